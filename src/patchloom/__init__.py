@@ -1,0 +1,3 @@
+"""Patchloom."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,175 @@
+"""The one place where axes move: a source's own order ↔ `SC(Z)YX`.
+
+A source may hold its axes `S` (sample), `T` (time), `C` (channel), `Z`, `Y`, `X` in any order. Everything else in
+Patchloom sees `SC(Z)YX`. Sample and time fold into one sample axis, `S` outermost: sample `s` at time `t` is
+`s * T + t`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.errors import AxesError
+
+LEGAL_AXES = "STCZYX"
+SPATIAL_AXES = "ZYX"
+
+
+def spatial_axes(n_dims: int) -> str:
+    """Names of the spatial axes of a 2D or 3D image, in the order of every spatial tuple.
+
+    Examples
+    --------
+    >>> spatial_axes(2), spatial_axes(3)
+    ('YX', 'ZYX')
+    """
+    return SPATIAL_AXES[-n_dims:]
+
+
+@dataclass(frozen=True, slots=True)
+class AxesMap:
+    """How an array with named axes reads as `SC(Z)YX`, and back.
+
+    Parameters
+    ----------
+    axes : str
+        The array's own axes, outermost first; each of `STCZYX` at most once, `Y` and `X` always. Lower case is accepted.
+    shape : sequence of int
+        The array's own shape.
+
+    Raises
+    ------
+    AxesError
+        If the axes are not legal, or their number is not the shape's.
+
+    Examples
+    --------
+    >>> movie = AxesMap("TYXC", (10, 64, 48, 3))
+    >>> movie.data_shape
+    (10, 3, 64, 48)
+    >>> movie.to_data(np.zeros((10, 64, 48, 3))).shape
+    (10, 3, 64, 48)
+    >>> AxesMap("ZYX", (64, 48))
+    Traceback (most recent call last):
+        ...
+    patchloom.errors.AxesError: axes 'ZYX' name 3 axes, but the image has 2: shape (64, 48)
+    """
+
+    axes: str
+    """The array's own axes, upper case."""
+
+    shape: tuple[int, ...]
+    """The array's own shape."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.axes, str):
+            raise AxesError(f"axes must be a string such as 'CYX', not {self.axes!r}")
+        object.__setattr__(self, "axes", self.axes.upper())
+        object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
+        _check_axes(self.axes)
+        if len(self.axes) != len(self.shape):
+            raise AxesError(
+                f"axes {self.axes!r} name {len(self.axes)} axes, but the image has {len(self.shape)}: shape {self.shape}"
+            )
+        for axis, size in zip(self.axes, self.shape, strict=True):
+            if size < 1:
+                raise AxesError(f"the image has no voxels: axis {axis} of shape {self.shape} has size {size}")
+
+    def size(self, axis: str) -> int:
+        """Size along one axis; 1 for an axis that the array does not have."""
+        position = self.axes.find(axis)
+        return 1 if position < 0 else self.shape[position]
+
+    @property
+    def spatial(self) -> str:
+        """The spatial axes: `"YX"` or `"ZYX"`."""
+        return "ZYX" if "Z" in self.axes else "YX"
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """The shape as `SC(Z)YX`."""
+        return (self.size("S") * self.size("T"), self.size("C"), *(self.size(axis) for axis in self.spatial))
+
+    def selection(self, sample_idx: int, channels: slice | int, window: Sequence[slice]) -> tuple[slice | int, ...]:
+        """Index the array in its own axes for one sample, some channels and a spatial window.
+
+        Parameters
+        ----------
+        sample_idx : int
+            Sample, time folded in.
+        channels : slice or int
+            Channels to select; ignored where the array has no channel axis.
+        window : sequence of slice
+            One slice for each spatial axis, `(z,) y, x`.
+
+        Returns
+        -------
+        tuple
+            One index for each axis. `S` and `T` (and `C`, if it is an `int`) are integers and vanish on indexing.
+        """
+        sample, time = divmod(sample_idx, self.size("T"))
+        index: dict[str, slice | int] = {"S": sample, "T": time, "C": channels}
+        index.update(zip(self.spatial, window, strict=True))
+        return tuple(index[axis] for axis in self.axes)
+
+    def arrange(self, region: NDArray[Any]) -> NDArray[Any]:
+        """Turn what `selection` (with a slice of channels) read into `C(Z)YX`; a view.
+
+        Parameters
+        ----------
+        region : array
+            In the array's own order of axes, `S` and `T` gone.
+        """
+        kept = [axis for axis in self.axes if axis not in "ST"]
+        order = [axis for axis in "C" + self.spatial if axis in kept]
+        moved = region.transpose([kept.index(axis) for axis in order])
+        return moved if "C" in kept else moved[np.newaxis]
+
+    def to_data(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Turn a whole array into `SC(Z)YX`; a view where memory order allows one."""
+        order = [axis for axis in "STC" + self.spatial if axis in self.axes]
+        return array.transpose([self.axes.index(axis) for axis in order]).reshape(self.data_shape)
+
+    def from_data(self, data: NDArray[Any]) -> NDArray[Any]:
+        """Turn an `SC(Z)YX` array of this map's `data_shape` back into the array's own axes."""
+        order = [axis for axis in "STC" + self.spatial if axis in self.axes]
+        unfolded = data.reshape([self.size(axis) for axis in order])
+        return unfolded.transpose([order.index(axis) for axis in self.axes])
+
+    def with_channels(self, n_channels: int) -> AxesMap:
+        """Map of an array that is like this one but has another number of channels.
+
+        Where there is no `C` axis and more than one channel is asked for, `C` is put before the first spatial axis.
+
+        Examples
+        --------
+        >>> AxesMap("TYX", (5, 64, 48)).with_channels(2)
+        AxesMap(axes='TCYX', shape=(5, 2, 64, 48))
+        >>> AxesMap("TYX", (5, 64, 48)).with_channels(1)
+        AxesMap(axes='TYX', shape=(5, 64, 48))
+        """
+        axes = self.axes
+        if "C" not in axes and n_channels > 1:
+            first = min(axes.index(axis) for axis in self.spatial)
+            axes = f"{axes[:first]}C{axes[first:]}"
+        shape = tuple(n_channels if axis == "C" else self.size(axis) for axis in axes)
+        return AxesMap(axes, shape)
+
+
+def _check_axes(axes: str) -> None:
+    unknown = sorted(set(axes) - set(LEGAL_AXES))
+    if unknown:
+        raise AxesError(
+            f"axes {axes!r} have an unknown axis {unknown[0]!r}: use letters of {LEGAL_AXES!r}, such as 'CYX'"
+        )
+    repeated = sorted({axis for axis in axes if axes.count(axis) > 1})
+    if repeated:
+        raise AxesError(f"axes {axes!r} name {repeated[0]!r} more than once")
+    for axis in "YX":
+        if axis not in axes:
+            raise AxesError(f"axes {axes!r} lack {axis!r}: every image has Y and X")

@@ -1,0 +1,70 @@
+"""What can go wrong, as a hierarchy in which every class is a built-in as well.
+
+::
+
+    PatchloomError
+    ├── AxesError              (ValueError)         an axes string does not fit an image
+    ├── GeometryError          (ValueError)         a size, overlap or shape makes no sense
+    ├── SpecError              (ValueError)         a patch specification is wrong
+    ├── StitchError            (ValueError)         a tile is missing, repeated or foreign
+    ├── SourceError            (OSError)            an image cannot be read
+    │   └── SourceNotFoundError (FileNotFoundError) there is no image at that place
+    ├── SinkError              (OSError)            an output cannot be written
+    │   └── OutputExistsError  (FileExistsError)    the output is there already, and stays as it is
+    ├── ModelError             (RuntimeError)       a model cannot be loaded, or failed on a tile
+    │   └── ModelOutputError   (ValueError)         a model ran and returned something unusable
+    └── MissingExtraError      (ImportError)        an optional dependency is not installed
+
+Code that catches the built-in keeps working; code that wants to know whether the trouble is Patchloom's catches
+`PatchloomError`.
+"""
+
+from __future__ import annotations
+
+
+class PatchloomError(Exception):
+    """Anything that Patchloom raises on purpose."""
+
+
+class AxesError(PatchloomError, ValueError):
+    """An axes string is not legal, or does not fit the image it is said of."""
+
+
+class GeometryError(PatchloomError, ValueError):
+    """A patch size, overlap, shape or index map that makes no sense, with the axis and both numbers."""
+
+
+class SpecError(PatchloomError, ValueError):
+    """A patch specification that lacks a field, or that points outside the series it belongs to."""
+
+
+class StitchError(PatchloomError, ValueError):
+    """The tiles given do not make up the image: one is missing, repeated or foreign."""
+
+
+class SourceError(PatchloomError, OSError):
+    """An image source that cannot be opened or read."""
+
+
+class SourceNotFoundError(SourceError, FileNotFoundError):
+    """There is no image at the place named."""
+
+
+class SinkError(PatchloomError, OSError):
+    """An output that cannot be written at the place named."""
+
+
+class OutputExistsError(SinkError, FileExistsError):
+    """The output exists already. It was not touched."""
+
+
+class ModelError(PatchloomError, RuntimeError):
+    """A model that cannot be loaded, or that failed; the message names the tile it failed on."""
+
+
+class ModelOutputError(ModelError, ValueError):
+    """A model ran, and what it returned cannot be stitched."""
+
+
+class MissingExtraError(PatchloomError, ImportError):
+    """An optional dependency is not installed; the message says which extra brings it."""

@@ -1,0 +1,1 @@
+"""Specs + stacks → pixels."""

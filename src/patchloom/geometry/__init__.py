@@ -1,0 +1,1 @@
+"""Arithmetic on one axis and on windows: no pixels, no images, only whole numbers."""

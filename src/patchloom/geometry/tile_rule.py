@@ -1,0 +1,178 @@
+"""How tiles follow each other along one axis, and which part of each is kept.
+
+Given an axis of size `A`, tiles of size `P` that share `O` voxels and so advance by the core `K = P - O`: how many tiles
+are there, where does tile `j` start, and which voxels of it are kept? Each answer is arithmetic on `A` and `j`, so a
+plan of a billion tiles costs what a plan of ten costs. The kept windows partition `[0, A)` for every `A`, `P` and `O`.
+
+`seams="centered"` takes the fewest tiles possible. The seam between `j` and `j + 1` lies at `(j + 1) K + O // 2`, so
+that both neighbours see at least `O // 2` voxels past it; the last tile is moved back inside the image::
+
+    A = 20, P = 8, O = 3      0       4       8      12      16      20
+    tile 0   start 0          [keep  .  . ]. |
+    tile 1   start 5                    [ |keep  .  . ]. |
+    tile 2   start 10                             [ |keep  . . ]. |
+    tile 3   start 12 (moved)                           [ . .  .  |keep ]
+
+`seams="grid"` puts every seam on a multiple of `K`, so that kept windows coincide with the chunks of an output. Seams
+then have `O // 2` voxels of context or all that the image has, whichever is less.
+
+The formulas are written so that they hold for one `int` and for arrays of `int64` alike: a comparison is a 0 or 1 that
+multiplies. One tile in plain `int` and a million in NumPy take the same lines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, TypeVar, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.errors import GeometryError
+
+Seams = Literal["centered", "grid"]
+Whole = TypeVar("Whole", int, NDArray[np.int64])
+
+
+class TileWindow(NamedTuple):
+    """Where tiles lie along one axis, in image coordinates: numbers, or arrays of numbers."""
+
+    start: int
+    """First voxel of the tile."""
+
+    keep_start: int
+    """First voxel kept."""
+
+    keep_stop: int
+    """One past the last voxel kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class TileRule:
+    """The rule by which tiles cover one axis, whatever its size.
+
+    Parameters
+    ----------
+    patch_size : int
+        Size of a tile, in voxels.
+    overlap : int
+        Voxels that neighbours share, at least 0 and less than `patch_size`.
+    seams : {"centered", "grid"}
+        Where kept windows meet; see the module's own text.
+    origin_multiple : int
+        Every start is a multiple of this (a network's stride). The core is rounded down to a multiple of it, which
+        makes the overlap larger, never smaller; a last tile that would start off the grid starts at the next multiple
+        and reaches past the image's end.
+    axis : str
+        Name of the axis, for messages.
+
+    Raises
+    ------
+    GeometryError
+        If a number makes no sense, or no core is left.
+
+    Examples
+    --------
+    >>> rule = TileRule(patch_size=8, overlap=3)
+    >>> [tuple(rule.window(j, 20)) for j in range(rule.count(20))]
+    [(0, 0, 6), (5, 6, 11), (10, 11, 16), (12, 16, 20)]
+    >>> grid = TileRule(patch_size=8, overlap=3, seams="grid")
+    >>> [tuple(grid.window(j, 20)) for j in range(grid.count(20))]
+    [(0, 0, 5), (4, 5, 10), (9, 10, 15), (12, 15, 20)]
+    """
+
+    patch_size: int
+    overlap: int
+    seams: Seams = "centered"
+    origin_multiple: int = 1
+    axis: str = "X"
+    core: int = field(init=False)
+    """Distance from one start to the next, in voxels."""
+    margin: int = field(init=False)
+    """Distance from a tile's start to the seam before it, where the tile was not moved."""
+
+    def __post_init__(self) -> None:
+        if self.seams not in get_args(Seams):
+            raise GeometryError(f"seams is {self.seams!r}: it must be one of {', '.join(map(repr, get_args(Seams)))}")
+        if self.patch_size < 1:
+            raise GeometryError(f"patch_size is {self.patch_size} along {self.axis}: it must be at least 1")
+        if not 0 <= self.overlap < self.patch_size:
+            raise GeometryError(
+                f"overlap is {self.overlap} along {self.axis} and patch_size is {self.patch_size}: the overlap must be at "
+                "least 0 and less than the patch size"
+            )
+        if self.origin_multiple < 1:
+            raise GeometryError(f"origin_multiple is {self.origin_multiple} along {self.axis}: it must be at least 1")
+        context = self.overlap // 2
+        core = self.patch_size - self.overlap
+        if self.seams == "grid":
+            # A start is a seam less the margin: both must be multiples, and both sides still need their context.
+            margin = context + -context % self.origin_multiple
+            core = min(core, self.patch_size - margin - context)
+        core -= core % self.origin_multiple
+        if core < 1:
+            raise GeometryError(
+                f"patch_size {self.patch_size} with overlap {self.overlap} along {self.axis} leaves no core that is a "
+                f"multiple of origin_multiple {self.origin_multiple}: take a larger patch or a smaller overlap"
+            )
+        if self.seams == "centered":
+            margin = (self.patch_size - core) // 2
+        object.__setattr__(self, "core", core)
+        object.__setattr__(self, "margin", margin)
+
+    def count(self, size: Whole) -> Whole:
+        """Count the tiles that cover an axis.
+
+        Parameters
+        ----------
+        size : int or array of int64
+            Size of the axis, at least 1.
+        """
+        if self.seams == "centered":
+            tiles = -((self.patch_size - self.core - size) // self.core)
+            return tiles + (1 - tiles) * (tiles < 1)
+        tiles = -(-size // self.core)
+        return tiles + (1 - tiles) * (size <= self.patch_size)
+
+    def window(self, tile: Whole, size: Whole) -> TileWindow:
+        """Where a tile starts, and which part of it is kept.
+
+        Parameters
+        ----------
+        tile : int or array of int64
+            Number of the tile along the axis, from 0 to `count(size) - 1`; not checked.
+        size : int or array of int64
+            Size of the axis.
+        """
+        offset = self.margin if self.seams == "centered" else 0
+        regular = tile * self.core - (self.margin - offset)
+        regular = regular - regular * (regular < 0)
+        last = size - self.patch_size
+        last = last - last * (last < 0)
+        last = last + -last % self.origin_multiple
+        start = regular + (last - regular) * (regular > last)
+        keep_start = (tile * self.core + offset) * (tile > 0)
+        keep_stop = (tile + 1) * self.core + offset
+        keep_stop = keep_stop + (size - keep_stop) * (tile + 1 >= self.count(size))
+        return TileWindow(start, keep_start, keep_stop)  # type: ignore[arg-type]  # arrays in, arrays out
+
+    def touching(self, start: int, stop: int, size: int) -> range:
+        """Tiles whose kept windows meet `[start, stop)` of an axis.
+
+        Parameters
+        ----------
+        start, stop : int
+            A window of the image, not empty and inside `[0, size)`.
+        size : int
+            Size of the axis.
+
+        Examples
+        --------
+        >>> TileRule(patch_size=8, overlap=3).touching(6, 12, size=20)
+        range(1, 3)
+        """
+        offset = self.margin if self.seams == "centered" else 0
+        last = self.count(size) - 1
+        return range(
+            min(max((start - offset) // self.core, 0), last), min(max((stop - 1 - offset) // self.core, 0), last) + 1
+        )

@@ -1,0 +1,1 @@
+"""Pixels in: image stacks of any source, read lazily as `SC(Z)YX`."""

@@ -1,0 +1,109 @@
+"""The part that all image stacks share: from a patch to a slice of the source, and back to `C(Z)YX`.
+
+A new kind of source has to say only how a box of it is read, in its own axes: see `SlicedStack.read`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.axes import AxesMap
+from patchloom.errors import GeometryError
+from patchloom.geometry.checks import spatial_tuple, whole_number
+from patchloom.image_stacks.image_metadata import ImageMetadata
+from patchloom.image_stacks.image_stack import Region
+
+
+class SlicedStack(ABC):
+    """An `ImageStack` over anything that can read a box of itself.
+
+    Parameters
+    ----------
+    source : str or Path
+        Where the image is.
+    axes_map : AxesMap
+        The source's own axes and shape.
+    dtype : numpy dtype
+        The source's own dtype.
+    metadata : ImageMetadata, optional
+        What the source says of its voxels and channels.
+    """
+
+    def __init__(
+        self, source: str | Path, axes_map: AxesMap, dtype: np.dtype[Any], metadata: ImageMetadata | None = None
+    ) -> None:
+        self.source = source
+        self.axes_map = axes_map
+        self.data_shape = axes_map.data_shape
+        self.data_dtype = dtype
+        self.original_axes = axes_map.axes
+        self.original_data_shape = axes_map.shape
+        self.metadata = metadata or ImageMetadata()
+
+    @abstractmethod
+    def read(self, selection: tuple[slice | int, ...]) -> NDArray[Any]:
+        """Read a box of the source.
+
+        Parameters
+        ----------
+        selection : tuple
+            One index for each of the source's own axes: an `int` drops the axis, a slice has start and stop inside the
+            image and step 1.
+
+        Returns
+        -------
+        array
+            In the source's own axes and dtype. May be a view of the source: it is copied before it is handed out.
+
+        Raises
+        ------
+        SourceError
+            If the pixels cannot be read; the message names the source.
+        """
+
+    def read_region(self, region: Region) -> NDArray[Any]:
+        """Read one box as `C(Z)YX`; may be a view of the source."""
+        return self.axes_map.arrange(self.read(self.axes_map.selection(*region)))
+
+    def extract_patch(
+        self, sample_idx: int, channels: Sequence[int] | None, coords: Sequence[int], patch_size: Sequence[int]
+    ) -> NDArray[Any]:
+        """Read one patch; see `ImageStack.extract_patch`."""
+        spatial_shape = self.data_shape[2:]
+        starts = spatial_tuple("coords", coords, len(spatial_shape), least=-(2**62))
+        sizes = spatial_tuple("patch_size", patch_size, len(spatial_shape), least=1)
+        sample = self._checked("sample_idx", sample_idx, self.data_shape[0])
+        wanted = [
+            self._checked("channels", c, self.data_shape[1])
+            for c in (range(self.data_shape[1]) if channels is None else channels)
+        ]
+        patch = np.zeros((len(wanted), *sizes), self.data_dtype)
+        inside = tuple(
+            slice(max(start, 0), min(start + size, limit))
+            for start, size, limit in zip(starts, sizes, spatial_shape, strict=True)
+        )
+        if wanted and all(window.start < window.stop for window in inside):
+            first = min(wanted)
+            region = self.read_region(Region(sample, slice(first, max(wanted) + 1), inside))
+            landing = tuple(
+                slice(window.start - start, window.stop - start) for window, start in zip(inside, starts, strict=True)
+            )
+            patch[(slice(None), *landing)] = region[[channel - first for channel in wanted]]
+        return patch
+
+    def _checked(self, name: str, value: int, limit: int) -> int:
+        number = whole_number(name, value)
+        if not 0 <= number < limit:
+            raise GeometryError(
+                f"{name} is {number}, but {self.source} has {limit}: shape SC(Z)YX is {self.data_shape}"
+            )
+        return number
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.source)!r}, {self.original_axes} {self.original_data_shape}, {self.data_dtype})"

@@ -1,0 +1,1 @@
+"""Shapes → specs: the strategies that decide where patches lie."""

@@ -1,0 +1,1 @@
+"""A model run over images that are too big for it."""

@@ -1,0 +1,1 @@
+"""Models that other people trained, as callables `(B, C, (Z), Y, X) -> array`."""

@@ -1,0 +1,82 @@
+"""What a model is to Patchloom: a callable on batches, that may say what it wants to be fed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from numpy.typing import NDArray
+
+
+class Model(Protocol):
+    """Any callable from a batch of tiles to a batch of predictions."""
+
+    def __call__(self, batch: NDArray[Any], /) -> Any:
+        """Predict a batch.
+
+        Parameters
+        ----------
+        batch : array
+            `(B, C, (Z), Y, X)` in the source's dtype. It is the model's to change: no caller's array is behind it.
+
+        Returns
+        -------
+        array-like
+            `(B, C', (Z), Y, X)`: any number of channels, the same spatial size.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDescription:
+    """What a model says of its own input and output; `None` or empty where it is silent.
+
+    Parameters
+    ----------
+    patch_size : tuple of int, optional
+        The only tile size the model takes, `(z,) y, x`.
+    overlaps : tuple of int, optional
+        The overlap that its makers declare to be enough, `(z,) y, x`.
+    batch_size : int, optional
+        The only batch size the model takes.
+    n_dims : int, optional
+        2 or 3.
+    in_channels, out_channels : int, optional
+        Number of channels.
+    out_channel_names : tuple of str
+        One name an output channel, such as the classes of a segmentation.
+    out_channel_colors : tuple of str
+        One colour an output channel, as `RRGGBB`.
+    out_dtype : str, optional
+        Name of the dtype of the output.
+    """
+
+    patch_size: tuple[int, ...] | None = None
+    overlaps: tuple[int, ...] | None = None
+    batch_size: int | None = None
+    n_dims: int | None = None
+    in_channels: int | None = None
+    out_channels: int | None = None
+    out_channel_names: tuple[str, ...] = ()
+    out_channel_colors: tuple[str, ...] = ()
+    out_dtype: str | None = None
+
+
+@runtime_checkable
+class DescribesItself(Protocol):
+    """A model that knows what it wants to be fed."""
+
+    @property
+    def description(self) -> ModelDescription:
+        """What the model says of itself."""
+
+
+def describe(model: Model) -> ModelDescription:
+    """Ask a model what it wants to be fed; a plain callable says nothing.
+
+    Examples
+    --------
+    >>> describe(lambda batch: batch)
+    ModelDescription(patch_size=None, overlaps=None, batch_size=None, n_dims=None, in_channels=None, out_channels=None,
+    out_channel_names=(), out_channel_colors=(), out_dtype=None)
+    """
+    return model.description if isinstance(model, DescribesItself) else ModelDescription()

@@ -1,0 +1,1 @@
+"""Pixels out: where predicted images land."""
