@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from patchloom.axes import AxesMap
 from patchloom.errors import SourceError
-from patchloom.image_stacks.image_metadata import ImageMetadata
+from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks.sliced_stack import SlicedStack
 
 

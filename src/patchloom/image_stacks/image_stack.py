@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.image_stacks.image_metadata import ImageMetadata
+from patchloom.image_metadata import ImageMetadata
 
 
 @runtime_checkable

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from patchloom.axes import AxesMap
 from patchloom.errors import GeometryError
 from patchloom.geometry.checks import spatial_tuple, whole_number
-from patchloom.image_stacks.image_metadata import ImageMetadata
+from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks.image_stack import Region
 
 
