@@ -5,6 +5,8 @@
     PatchloomError
     ├── AxesError              (ValueError)         an axes string does not fit an image
     ├── GeometryError          (ValueError)         a size, overlap or shape makes no sense
+    │   └── NotWholeError      (TypeError)          a size or index is a float or a bool
+    ├── PatchIndexError        (IndexError)         a plan has no such patch, a series no such stack
     ├── SpecError              (ValueError)         a patch specification is wrong
     ├── StitchError            (ValueError)         a tile is missing, repeated or foreign
     ├── SourceError            (OSError)            an image cannot be read
@@ -31,7 +33,15 @@ class AxesError(PatchloomError, ValueError):
 
 
 class GeometryError(PatchloomError, ValueError):
-    """A patch size, overlap, shape or index map that makes no sense, with the axis and both numbers."""
+    """A patch size, overlap or shape that makes no sense; the message has the axis and both numbers."""
+
+
+class NotWholeError(GeometryError, TypeError):
+    """A size or an index that is no whole number."""
+
+
+class PatchIndexError(PatchloomError, IndexError):
+    """A plan has no patch of that number, or a series no image stack of that number."""
 
 
 class SpecError(PatchloomError, ValueError):

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Sequence
 
 from patchloom.axes import spatial_axes
-from patchloom.errors import GeometryError
+from patchloom.errors import GeometryError, NotWholeError
 
 
 def whole_number(name: str, value: object) -> int:
@@ -14,7 +14,7 @@ def whole_number(name: str, value: object) -> int:
 
     Raises
     ------
-    GeometryError
+    NotWholeError
         If `value` is no integer.
 
     Examples
@@ -22,14 +22,14 @@ def whole_number(name: str, value: object) -> int:
     >>> whole_number("index", 3.0)
     Traceback (most recent call last):
         ...
-    patchloom.errors.GeometryError: index is 3.0: it must be a whole number
+    patchloom.errors.NotWholeError: index is 3.0: it must be a whole number
     """
     if not isinstance(value, bool):
         try:
             return operator.index(value)  # type: ignore[arg-type]  # what is no integer raises TypeError
         except TypeError:
             pass
-    raise GeometryError(f"{name} is {value!r}: it must be a whole number")
+    raise NotWholeError(f"{name} is {value!r}: it must be a whole number")
 
 
 def spatial_tuple(name: str, values: Sequence[int], n_dims: int | None = None, *, least: int) -> tuple[int, ...]:

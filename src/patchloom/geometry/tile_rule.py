@@ -74,10 +74,10 @@ class TileRule:
     Examples
     --------
     >>> rule = TileRule(patch_size=8, overlap=3)
-    >>> [tuple(rule.window(j, 20)) for j in range(rule.count(20))]
+    >>> [tuple(rule.window(j, 20, count=4)) for j in range(rule.count(20))]
     [(0, 0, 6), (5, 6, 11), (10, 11, 16), (12, 16, 20)]
     >>> grid = TileRule(patch_size=8, overlap=3, seams="grid")
-    >>> [tuple(grid.window(j, 20)) for j in range(grid.count(20))]
+    >>> [tuple(grid.window(j, 20, count=4)) for j in range(grid.count(20))]
     [(0, 0, 5), (4, 5, 10), (9, 10, 15), (12, 15, 20)]
     """
 
@@ -120,6 +120,11 @@ class TileRule:
         object.__setattr__(self, "core", core)
         object.__setattr__(self, "margin", margin)
 
+    @property
+    def _offset(self) -> int:
+        """How far a seam lies behind the multiple of the core it belongs to."""
+        return self.margin if self.seams == "centered" else 0
+
     def count(self, size: Whole) -> Whole:
         """Count the tiles that cover an axis.
 
@@ -134,26 +139,28 @@ class TileRule:
         tiles = -(-size // self.core)
         return tiles + (1 - tiles) * (size <= self.patch_size)
 
-    def window(self, tile: Whole, size: Whole) -> TileWindow:
+    def window(self, tile: Whole, size: Whole, count: Whole) -> TileWindow:
         """Where a tile starts, and which part of it is kept.
 
         Parameters
         ----------
         tile : int or array of int64
-            Number of the tile along the axis, from 0 to `count(size) - 1`; not checked.
+            Number of the tile along the axis, from 0 to `count - 1`; not checked.
         size : int or array of int64
             Size of the axis.
+        count : int or array of int64
+            Number of tiles along the axis: `count(size)`, which a plan works out once.
         """
-        offset = self.margin if self.seams == "centered" else 0
-        regular = tile * self.core - (self.margin - offset)
-        regular = regular - regular * (regular < 0)
-        last = size - self.patch_size
-        last = last - last * (last < 0)
-        last = last + -last % self.origin_multiple
-        start = regular + (last - regular) * (regular > last)
-        keep_start = (tile * self.core + offset) * (tile > 0)
-        keep_stop = (tile + 1) * self.core + offset
-        keep_stop = keep_stop + (size - keep_stop) * (tile + 1 >= self.count(size))
+        first_seam = tile * self.core + self._offset
+        start = first_seam - self.margin
+        start -= start * (start < 0)
+        last_start = size - self.patch_size
+        last_start = last_start - last_start * (last_start < 0)
+        last_start = last_start + -last_start % self.origin_multiple
+        start -= (start - last_start) * (start > last_start)
+        keep_start = first_seam * (tile > 0)
+        keep_stop = first_seam + self.core
+        keep_stop += (size - keep_stop) * (tile + 1 == count)
         return TileWindow(start, keep_start, keep_stop)  # type: ignore[arg-type]  # arrays in, arrays out
 
     def touching(self, start: int, stop: int, size: int) -> range:
@@ -171,7 +178,7 @@ class TileRule:
         >>> TileRule(patch_size=8, overlap=3).touching(6, 12, size=20)
         range(1, 3)
         """
-        offset = self.margin if self.seams == "centered" else 0
+        offset = self._offset
         last = self.count(size) - 1
         return range(
             min(max((start - offset) // self.core, 0), last), min(max((stop - 1 - offset) // self.core, 0), last) + 1
