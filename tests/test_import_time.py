@@ -1,0 +1,38 @@
+"""What an import brings along: nothing heavy for the package, nothing optional for any of its modules."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+# Each in a fresh interpreter, as the tests' own has imported everything already.
+IMPORT_PACKAGE = "import patchloom"
+IMPORT_EVERY_MODULE = """
+import importlib, pkgutil, patchloom
+for module in pkgutil.walk_packages(patchloom.__path__, "patchloom."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+"""
+OPTIONAL = {
+    *("dask", "distributed", "h5py", "lightning", "matplotlib", "numba", "onnx", "onnxruntime", "pylibCZIrw", "scipy"),
+    *("skimage", "torch", "xarray", "zarr"),
+}
+HEAVY = {"imagecodecs", "numpy", "pydantic", "rich", "tensorstore", "tifffile", "typer", "yaozarrs"}
+
+
+def imported_by(statements: str) -> set[str]:
+    """Return the top-level modules that a fresh interpreter has after some statements."""
+    code = f"{statements}\nimport sys\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_the_package_alone_imports_nothing_heavy():
+    assert imported_by(IMPORT_PACKAGE).isdisjoint(HEAVY | OPTIONAL)
+
+
+def test_no_module_imports_anything_optional():
+    imported = imported_by(IMPORT_EVERY_MODULE)
+
+    assert "numpy" in imported
+    assert imported.isdisjoint(OPTIONAL)
