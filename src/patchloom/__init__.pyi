@@ -22,6 +22,8 @@ from patchloom.patch_specs import TileSpecs as TileSpecs
 from patchloom.patch_specs import UncorrelatedPatchSpecs as UncorrelatedPatchSpecs
 from patchloom.patch_specs import is_tile_specs as is_tile_specs
 from patchloom.patch_specs import is_uncorrelated_specs as is_uncorrelated_specs
+from patchloom.patching.tiled_patching import TiledPatching as TiledPatching
+from patchloom.patching.whole_sample_patching import WholeSamplePatching as WholeSamplePatching
 from patchloom.spec_table import SpecTable as SpecTable
 from patchloom.spec_validation import validate_specs as validate_specs
 
