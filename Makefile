@@ -28,7 +28,7 @@ lint: $(VENV)/.lint  ## Check style, types and layers
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 format: $(VENV)/.lint  ## Mend what can be mended without thinking
 	$(BIN)/ruff check --fix
@@ -49,7 +49,7 @@ constraints:  ## Pin the newest versions that everything installs with
 
 clean:  ## Remove all that make has made
 	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # A stamp is touched last, so that an installation that was cut short starts again.
 $(VENV)/.made:
