@@ -14,6 +14,7 @@
     ├── SinkError              (OSError)            an output cannot be written
     │   └── OutputExistsError  (FileExistsError)    the output is there already, and stays as it is
     ├── ModelError             (RuntimeError)       a model cannot be loaded, or failed on a tile
+    │   ├── ModelNotFoundError (FileNotFoundError)  there is no model at that place
     │   └── ModelOutputError   (ValueError)         a model ran and returned something unusable
     └── MissingExtraError      (ImportError)        an optional dependency is not installed
 
@@ -70,6 +71,10 @@ class OutputExistsError(SinkError, FileExistsError):
 
 class ModelError(PatchloomError, RuntimeError):
     """A model that cannot be loaded, or that failed; the message names the tile it failed on."""
+
+
+class ModelNotFoundError(ModelError, FileNotFoundError):
+    """There is no model at the place named."""
 
 
 class ModelOutputError(ModelError, ValueError):

@@ -1,1 +1,18 @@
 """Models that other people trained, as callables `(B, C, (Z), Y, X) -> array`."""
+
+from patchloom.prediction.models.czann_model import CzannModel
+from patchloom.prediction.models.load_model import load_model
+from patchloom.prediction.models.model import DescribesItself, Model, ModelDescription, describe
+from patchloom.prediction.models.onnx_model import OnnxModel
+from patchloom.prediction.models.tensor_layout import TensorLayout
+
+__all__ = [
+    "CzannModel",
+    "DescribesItself",
+    "Model",
+    "ModelDescription",
+    "OnnxModel",
+    "TensorLayout",
+    "describe",
+    "load_model",
+]

@@ -1,0 +1,153 @@
+"""In which order a network's tensor holds batch, channels and space."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.errors import ModelError
+
+MOST_CHANNELS = 16
+"""The most channels that a size is taken for where nothing else tells channels from space."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorLayout:
+    """The axes of a tensor, outermost first: `N` batch, `C` channels, `D`, `H` and `W` space.
+
+    Parameters
+    ----------
+    letters : str
+        Such as `"NCHW"` or `"NDHWC"`. `H` and `W` are always there, `D` makes it 3D, and `N` or `C` are left out where the
+        tensor has no such axis. Lower case is accepted.
+
+    Raises
+    ------
+    ModelError
+        If the letters are no such order.
+
+    Examples
+    --------
+    >>> layout = TensorLayout("NHWC")
+    >>> layout.from_batch(np.zeros((4, 3, 64, 48))).shape
+    (4, 64, 48, 3)
+    >>> layout.to_batch(np.zeros((4, 64, 48, 2))).shape
+    (4, 2, 64, 48)
+    """
+
+    letters: str
+    """The axes, upper case."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "letters", str(self.letters).upper())
+        if not re.fullmatch("N?(C?D?HW|D?HWC)", self.letters):
+            raise ModelError(
+                f"layout must be NCHW, NHWC, NCDHW or NDHWC, or one of these without N or C, not {self.letters!r}"
+            )
+
+    @property
+    def n_dims(self) -> int:
+        """Number of spatial axes."""
+        return 3 if "D" in self.letters else 2
+
+    def without_channels(self) -> TensorLayout:
+        """Give the same order without the channel axis."""
+        return TensorLayout(self.letters.replace("C", ""))
+
+    def batch_shape(self, shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        """Sort a tensor's shape as `(B, C, (Z), Y, X)`; an axis that it does not have counts 1.
+
+        Examples
+        --------
+        >>> TensorLayout("HWC").batch_shape((None, None, 3))
+        (1, 3, None, None)
+        """
+        sizes = dict(zip(self.letters, shape, strict=True))
+        return tuple(sizes.get(letter, 1) for letter in self._batch_letters)
+
+    def from_batch(self, batch: NDArray[Any]) -> NDArray[Any]:
+        """View a batch `(B, C, (Z), Y, X)` in this order; `B` or `C` must be 1 where the tensor has no such axis."""
+        present = tuple(slice(None) if letter in self.letters else 0 for letter in self._batch_letters)
+        return batch[present].transpose([self._present_letters.index(letter) for letter in self.letters])
+
+    def to_batch(self, tensor: NDArray[Any]) -> NDArray[Any]:
+        """View a tensor in this order as a batch `(B, C, (Z), Y, X)`."""
+        present = tensor.transpose([self.letters.index(letter) for letter in self._present_letters])
+        return present[tuple(slice(None) if letter in self.letters else np.newaxis for letter in self._batch_letters)]
+
+    @property
+    def _batch_letters(self) -> str:
+        return "NCDHW" if self.n_dims == 3 else "NCHW"
+
+    @property
+    def _present_letters(self) -> str:
+        return "".join(letter for letter in self._batch_letters if letter in self.letters)
+
+
+_READINGS = {2: ("HW",), 3: ("CHW", "HWC"), 4: ("NCHW", "NHWC"), 5: ("NCDHW", "NDHWC")}
+
+
+def infer_layout(shape: Sequence[int | None]) -> TensorLayout:
+    """Read the layout of a network's input off its declared shape, where that leaves no doubt.
+
+    Parameters
+    ----------
+    shape : sequence of int or None
+        Declared sizes, `None` for a symbolic one.
+
+    Returns
+    -------
+    TensorLayout
+        `HW` for two axes. Otherwise channels come before space or after it (`CHW` or `HWC`, `NCHW` or `NHWC`, `NCDHW` or
+        `NDHWC`), by the first of these rules that leaves one reading:
+
+        1. height and width are both fixed or both symbolic;
+        2. there is one channel;
+        3. there are at most 16 channels.
+
+    Raises
+    ------
+    ModelError
+        If the rules leave both readings, or the number of axes is none of these.
+
+    Examples
+    --------
+    >>> [infer_layout(shape).letters for shape in ((None, 1, None, None), (1, 1024, 1024, 3), (None, 32, 64, 64, 1))]
+    ['NCHW', 'NHWC', 'NDHWC']
+    >>> infer_layout((None, None, None, None))
+    Traceback (most recent call last):
+        ...
+    patchloom.errors.ModelError: an input of shape (?, ?, ?, ?) may be NCHW or NHWC: say which, such as layout='NCHW'
+    """
+    if len(shape) not in _READINGS:
+        raise ModelError(f"an input of shape {shape_text(shape)} is no image: layout= may name 2 to 5 axes")
+    readings = [TensorLayout(letters) for letters in _READINGS[len(shape)]]
+    sizes = {reading: reading.batch_shape(shape) for reading in readings}
+    channels = {reading: sizes[reading][1] or MOST_CHANNELS + 1 for reading in readings}
+    for possible in (
+        [reading for reading in readings if (sizes[reading][-2] is None) == (sizes[reading][-1] is None)],
+        [reading for reading in readings if channels[reading] == 1],
+        [reading for reading in readings if channels[reading] <= MOST_CHANNELS],
+    ):
+        if len(possible) == 1:
+            return possible[0]
+    names = [reading.letters for reading in readings]
+    raise ModelError(
+        f"an input of shape {shape_text(shape)} may be {' or '.join(names)}: say which, such as layout={names[0]!r}"
+    )
+
+
+def shape_text(shape: Sequence[int | None]) -> str:
+    """Write a shape with `?` for sizes that are not fixed.
+
+    Examples
+    --------
+    >>> shape_text((None, 1, 64, 64))
+    '(?, 1, 64, 64)'
+    """
+    return f"({', '.join('?' if size is None else str(size) for size in shape)})"
