@@ -4,6 +4,7 @@ from patchloom.errors import AxesError as AxesError
 from patchloom.errors import GeometryError as GeometryError
 from patchloom.errors import MissingExtraError as MissingExtraError
 from patchloom.errors import ModelError as ModelError
+from patchloom.errors import ModelNotFoundError as ModelNotFoundError
 from patchloom.errors import ModelOutputError as ModelOutputError
 from patchloom.errors import NotWholeError as NotWholeError
 from patchloom.errors import OutputExistsError as OutputExistsError
@@ -24,6 +25,10 @@ from patchloom.patch_specs import is_tile_specs as is_tile_specs
 from patchloom.patch_specs import is_uncorrelated_specs as is_uncorrelated_specs
 from patchloom.patching.tiled_patching import TiledPatching as TiledPatching
 from patchloom.patching.whole_sample_patching import WholeSamplePatching as WholeSamplePatching
+from patchloom.prediction.models.czann_model import CzannModel as CzannModel
+from patchloom.prediction.models.load_model import load_model as load_model
+from patchloom.prediction.models.model import ModelDescription as ModelDescription
+from patchloom.prediction.models.onnx_model import OnnxModel as OnnxModel
 from patchloom.spec_table import SpecTable as SpecTable
 from patchloom.spec_validation import validate_specs as validate_specs
 
