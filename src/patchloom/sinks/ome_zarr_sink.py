@@ -1,0 +1,260 @@
+"""A sink that is an OME-Zarr 0.5 image on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from patchloom.axes import AxesMap
+from patchloom.errors import GeometryError, SinkError
+from patchloom.geometry.checks import whole_number
+from patchloom.image_metadata import ImageMetadata
+from patchloom.sinks.destination import check_destination, claim, publish, remove_folder
+from patchloom.sinks.pyramid import downsample, halving, level_shapes, pyramid_method
+from patchloom.sinks.region import check_block, show
+from patchloom.sinks.shard_grid import Region, ShardGrid
+from patchloom.sinks.value_range import ChannelRanges
+from patchloom.sinks.zarr_array import STORABLE, ZarrArray
+
+
+class OmeZarrSink:
+    """An `ImageSink` that writes an OME-Zarr 0.5 image: sharded Zarr v3, with a pyramid, readable by any viewer.
+
+    Every shard is written once, whole, and is durable when `write` returns. All is written to `<path>.partial`; `finalise`
+    makes the lower levels and the metadata and then renames the folder, so that an image at `path` is always complete.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where the image is to be: a local path, by custom ending in `.ome.zarr`.
+    axes_map : AxesMap
+        The axes and shape that the image has for its user. Stored are `tczyx`, in this order, as OME-Zarr wants it: `c` if
+        there is a `C`, `t` if there is a `T` or an `S` (OME-Zarr knows no samples; `S` and `T` together fold into `t`).
+        The axes and shape themselves are kept in the attributes, under `"patchloom"`.
+    dtype : dtype-like
+        Boolean, integer or floating-point.
+    chunk_shape, shard_shape : sequence of int
+        `SC(Z)YX`; what is decoded at once, and what a file holds: a whole number of chunks. Both are clipped to the image.
+        Equal ones make plain chunks, without the sharding codec.
+    metadata : ImageMetadata, optional
+        Voxel sizes, units, and names and colours of the channels, carried over.
+    pyramid : {"mean", "nearest"} or None
+        How each lower level, half the size of the one above it along each spatial axis, is made. Truth values are always
+        halved by `"nearest"`, which is right for labels as well. `None` makes no lower levels.
+    levels : int, optional
+        How many levels to make, the full image among them. Without it, levels are made until no axis is larger than 256
+        voxels or one chunk.
+    overwrite : bool
+        Whether a Zarr that is at `path` already may be replaced. It stays until the new image is complete.
+
+    Raises
+    ------
+    OutputExistsError
+        If something is at `path` that is not to be replaced.
+    SinkError
+        If the place cannot be written to, another run is writing there, the dtype cannot be stored, or the metadata do not
+        fit the channels.
+    GeometryError
+        If chunks, shards, levels or pyramid make no sense.
+
+    Notes
+    -----
+    Memory: `write` needs the block and the compressed bytes of a shard or of 64 MiB, whichever is more. `finalise` needs
+    one shard more, whatever the size of the image.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> sink = OmeZarrSink(
+    ...     folder / "movie.ome.zarr", axes_map=AxesMap("TYX", (3, 600, 400)), dtype="uint8",
+    ...     chunk_shape=(1, 1, 256, 256), shard_shape=(1, 1, 512, 512),
+    ... )
+    >>> for start, stop in ((0, 512), (512, 600)):
+    ...     region = (slice(0, 3), slice(0, 1), slice(start, stop), slice(0, 400))
+    ...     sink.write(region, np.ones((3, 1, stop - start, 400), "uint8"))
+    >>> sink.finalise().name
+    'movie.ome.zarr'
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        axes_map: AxesMap,
+        dtype: DTypeLike,
+        chunk_shape: Sequence[int],
+        shard_shape: Sequence[int],
+        metadata: ImageMetadata | None = None,
+        pyramid: Literal["mean", "nearest"] | None = "mean",
+        levels: int | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self.axes_map = axes_map
+        self.data_shape = axes_map.data_shape
+        self.data_dtype = _storable(dtype)
+        self.grid = ShardGrid(self.data_shape, tuple(chunk_shape), tuple(shard_shape))
+        self.level_shapes = level_shapes(self.data_shape[2:], self.grid.chunk_shape[2:], _n_levels(pyramid, levels))
+        self.method = None if pyramid is None else pyramid_method(pyramid, self.data_dtype)
+        self.metadata = replace(metadata or ImageMetadata(), name=_image_name(self.path, metadata))
+        self._overwrite = overwrite
+        self._written = np.zeros(self.grid.counts, bool)
+        self._ranges = ChannelRanges(self.data_shape[1])
+        self._attributes()  # so that metadata which do not fit are found before there is anything to lose
+        check_destination(path, overwrite=overwrite)
+        self._partial = claim(path)
+        self._state = "open"
+        try:
+            self._full = self._level_array(0)
+        except BaseException:
+            self.abort()
+            raise
+
+    @property
+    def chunk_shape(self) -> tuple[int, ...]:
+        """What is decoded at once, `SC(Z)YX`, clipped to the image."""
+        return self.grid.chunk_shape
+
+    @property
+    def shard_shape(self) -> tuple[int, ...]:
+        """What a file holds, `SC(Z)YX`, clipped to the image: blocks are whole shards."""
+        return self.grid.shard_shape
+
+    def write(self, region: tuple[slice, ...], block: NDArray[Any]) -> None:
+        """Write whole shards, each for the only time; see `ImageSink.write`.
+
+        Raises
+        ------
+        SinkError
+            Also if the region holds a part of a shard, or a shard that was written before. A write that failed may be
+            tried again.
+        """
+        self._check_open()
+        check_block(region, block, self.data_shape, self.data_dtype)
+        shards = self.grid.shard_indices(region)
+        if self._written[shards].any():
+            raise SinkError(
+                f"{self.path}: region {show(region)} was written already, at least in part: each shard is once"
+            )
+        self._full.write(region, block)
+        self._written[shards] = True
+        self._ranges.include(block, region[1].start)
+
+    def finalise(self) -> Path:
+        """Make the lower levels and the metadata, and show the image; see `ImageSink.finalise`.
+
+        Raises
+        ------
+        SinkError
+            If shards are missing, or something cannot be written. The image is not shown then; `abort` removes it.
+        """
+        self._check_open()
+        missing = self._written.size - int(self._written.sum())
+        if missing:
+            raise SinkError(
+                f"{self.path}: {missing} of {self._written.size} shards were never written: it is incomplete"
+            )
+        array = self._full
+        for level in range(1, len(self.level_shapes)):
+            array = self._make_level(level, array)
+        _write_durably(self._partial / "zarr.json", self._group_document())
+        publish(self.path, overwrite=self._overwrite)
+        self._state = "finalised"
+        return self.path
+
+    def abort(self) -> None:
+        """Remove what was written; see `ImageSink.abort`."""
+        if self._state == "open":
+            self._state = "aborted"
+            remove_folder(self._partial)
+
+    def _make_level(self, level: int, above: ZarrArray) -> ZarrArray:
+        """Make one level from the one above it, shard by shard, reading each of the upper's chunks once."""
+        array = self._level_array(level)
+        factors = (1, 1, *halving(self.level_shapes[level - 1]))
+        for shard in array.grid.shards(array.grid.whole):
+            block = np.empty([part.stop - part.start for part in shard], self.data_dtype)
+            chunks = list(array.grid.chunks(shard))
+            for chunk, pixels in zip(chunks, above.read(_spanned(c, factors, above) for c in chunks), strict=True):
+                inside = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(chunk, shard, strict=True))
+                block[inside] = downsample(pixels, factors, self.method or "nearest")
+            array.write(shard, block)
+        return array
+
+    def _level_array(self, level: int) -> ZarrArray:
+        from patchloom.sinks.ome_metadata import ome_axes  # noqa: PLC0415  # slow to import
+
+        shape = (*self.data_shape[:2], *self.level_shapes[level])
+        grid = ShardGrid(shape, self.chunk_shape, self.shard_shape)
+        return ZarrArray(self._partial / str(level), grid, self.data_dtype, ome_axes(self.axes_map))
+
+    def _attributes(self) -> dict[str, Any]:
+        from patchloom.sinks.ome_metadata import group_attributes  # noqa: PLC0415  # slow to import
+
+        factors = [(1,) * len(self.level_shapes[0])]
+        for shape in self.level_shapes[:-1]:
+            factors.append(tuple(a * b for a, b in zip(factors[-1], halving(shape), strict=True)))
+        return group_attributes(
+            self.axes_map,
+            self.metadata,
+            level_factors=factors,
+            method=self.method if len(factors) > 1 else None,
+            value_ranges=self._ranges.pairs(),
+        )
+
+    def _group_document(self) -> str:
+        document = {"zarr_format": 3, "node_type": "group", "attributes": self._attributes()}
+        return json.dumps(document, indent=2, allow_nan=False)
+
+    def _check_open(self) -> None:
+        if self._state != "open":
+            raise SinkError(f"{self.path}: the sink is closed: it was {self._state}")
+
+    def __repr__(self) -> str:
+        return f"OmeZarrSink({str(self.path)!r}, {self.data_shape}, {self.data_dtype}, {self._state})"
+
+
+def _spanned(chunk: Region, factors: Sequence[int], above: ZarrArray) -> Region:
+    """Return the region of the level above that a chunk is made of."""
+    return tuple(
+        slice(part.start * factor, min(part.stop * factor, size))
+        for part, factor, size in zip(chunk, factors, above.grid.data_shape, strict=True)
+    )
+
+
+def _storable(dtype: DTypeLike) -> np.dtype[Any]:
+    native = np.dtype(dtype).newbyteorder("=")
+    if native.name not in STORABLE:
+        remedy = "store its parts as channels" if native.kind == "c" else f"use one of {', '.join(sorted(STORABLE))}"
+        raise SinkError(f"dtype {native} cannot be stored as OME-Zarr: {remedy}")
+    return native
+
+
+def _n_levels(pyramid: str | None, levels: int | None) -> int | None:
+    if levels is not None and whole_number("levels", levels) < 1:
+        raise GeometryError(f"levels is {levels}: it must be at least 1, the full image")
+    return 1 if pyramid is None else levels
+
+
+def _image_name(path: Path, metadata: ImageMetadata | None) -> str:
+    if metadata and metadata.name:
+        return metadata.name
+    return path.name.removesuffix(".zarr").removesuffix(".ome")
+
+
+def _write_durably(path: Path, text: str) -> None:
+    try:
+        with path.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise SinkError(f"cannot write {path}: {error.strerror}") from error
