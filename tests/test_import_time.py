@@ -15,7 +15,7 @@ for module in pkgutil.walk_packages(patchloom.__path__, "patchloom."):
 """
 OPTIONAL = {
     *("dask", "distributed", "h5py", "lightning", "matplotlib", "numba", "onnx", "onnxruntime", "pylibCZIrw", "scipy"),
-    *("skimage", "torch", "xarray", "zarr"),
+    *("hypothesis", "pytest", "skimage", "torch", "xarray", "zarr"),
 }
 HEAVY = {"imagecodecs", "numpy", "pydantic", "rich", "tensorstore", "tifffile", "typer", "yaozarrs"}
 
