@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from dataclasses import replace
 from functools import partial
 from os import PathLike
@@ -20,9 +19,6 @@ from patchloom.prediction.models.onnx_model import OnnxModel
 LARGEST_METADATA = 2**20
 LARGEST_NETWORK = 2**31
 """Bytes that a member of the archive may unpack to. No ONNX file is larger than 2 GiB: Protocol Buffers allow no more."""
-
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
-"""What `zipfile` raises for a file that is no archive, cut off, damaged, encrypted or packed in a way it does not know."""
 
 
 class CzannModel:
@@ -139,7 +135,7 @@ def _read_archive(path: Path) -> tuple[CzannMetadata, bytes]:
             return declared, _read_member(archive, network, LARGEST_NETWORK)
     except ModelError as error:
         raise ModelError(f"{path} is no ZEISS model file that can be run: {error}") from error
-    except _ZIP_ERRORS as error:
+    except Exception as error:  # each way to pack a member, to damage it or to encrypt it has an error of its own
         raise ModelError(f"{path} is no ZEISS model file, or it is damaged: {error}") from error
 
 
@@ -152,9 +148,10 @@ def _find_member(archive: zipfile.ZipFile, suffixes: tuple[str, ...]) -> zipfile
 
 
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, largest: int) -> bytes:
-    # zipfile never unpacks more than the size that the archive states, so that its statement is a bound.
     if member.file_size > largest:
         raise ModelError(
             f"{member.filename} in its archive is said to be of {member.file_size} bytes: at most {largest}"
         )
-    return archive.read(member)
+    with archive.open(member) as packed:
+        # Unpacks no more than asked for, should the archive say less than the truth; which then shows in the checksum.
+        return packed.read(member.file_size)

@@ -155,7 +155,7 @@ class OnnxModel:
         return self._run(full)[: len(batch)]
 
     def _run(self, batch: NDArray[Any]) -> NDArray[Any]:
-        tensor = np.ascontiguousarray(self._layout.from_batch(batch))
+        tensor = self._layout.from_batch(batch)
         try:
             (predicted,) = self._session.run([self._output.name], {self._input.name: tensor})
         except Exception as error:  # onnxruntime's errors have no base class of their own
@@ -282,7 +282,7 @@ def _names(tensors: Sequence[Any]) -> str:
 
 def _sizes(tensor: Any) -> tuple[int | None, ...]:
     """List the declared sizes, `None` for symbolic ones; none at all where the file declares no shape."""
-    return tuple(size if isinstance(size, int) and size > 0 else None for size in tensor.shape)
+    return tuple(size if isinstance(size, int) else None for size in tensor.shape)
 
 
 def _tensor_dtype(tensor: Any, name: str) -> np.dtype[Any]:

@@ -1,0 +1,88 @@
+"""Layouts move axes there and back, and are read off a shape only where there is no doubt."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from patchloom.errors import ModelError
+from patchloom.prediction.models.tensor_layout import TensorLayout, infer_layout
+
+SPATIAL = ("HW", "DHW")
+LAYOUTS = [
+    batch + order
+    for batch in ("", "N")
+    for space in SPATIAL
+    for order in dict.fromkeys((space, f"C{space}", f"{space}C"))
+]
+
+
+@given(letters=st.sampled_from(LAYOUTS), data=st.data())
+def test_a_batch_comes_back_as_it_went_in(letters, data):
+    layout = TensorLayout(letters)
+    sizes = [data.draw(st.integers(1, 4)) for _ in range(2 + layout.n_dims)]
+    sizes[0] = sizes[0] if "N" in letters else 1
+    sizes[1] = sizes[1] if "C" in letters else 1
+    batch = np.arange(np.prod(sizes)).reshape(sizes)
+
+    tensor = layout.from_batch(batch)
+
+    assert tensor.ndim == len(letters)
+    assert layout.batch_shape(tensor.shape) == tuple(sizes)
+    np.testing.assert_array_equal(layout.to_batch(tensor), batch)
+
+
+def test_channels_last_puts_the_channels_last():
+    batch = np.arange(2 * 3 * 4 * 5 * 6).reshape(2, 3, 4, 5, 6)
+
+    np.testing.assert_array_equal(TensorLayout("ndhwc").from_batch(batch), np.moveaxis(batch, 1, -1))
+
+
+@pytest.mark.parametrize("letters", ["", "NC", "WH", "NCWH", "CNHW", "NCHWC", "NHCW", "NCTHW", "NCHW ", "NCYX"])
+def test_letters_that_are_no_layout_are_refused(letters):
+    with pytest.raises(ModelError, match="layout must be NCHW"):
+        TensorLayout(letters)
+
+
+@pytest.mark.parametrize(
+    ("shape", "letters"),
+    [
+        ((None, 1, None, None), "NCHW"),
+        ((1, 3, 512, 512), "NCHW"),
+        ((None, 64, None, None), "NCHW"),  # many channels, and nothing else is fixed
+        ((None, None, None, 3), "NHWC"),
+        ((None, 1024, 1024, 1), "NHWC"),
+        ((None, 256, 256, None), "NHWC"),
+        ((None, 1, 16, 16), "NCHW"),
+        ((8, 16, 16, 2), None),  # 2 × 16 × 16 with 16 channels, or 16 × 16 with 2
+        ((None, None, None, None), None),
+        ((None, 64, 64, 64), None),
+        ((None, 3, 3, 3), None),
+        ((None, 1, None, None, None), "NCDHW"),
+        ((None, 1, None, 64, 64), "NCDHW"),
+        ((None, None, 64, 64, 1), "NDHWC"),
+        ((1, 2, 64, 64, 64), "NCDHW"),
+        ((1, 64, 64, 64, 2), "NDHWC"),
+        ((1, 16, 64, 64, 1), "NDHWC"),
+        ((None, 8, 64, 64, 2), None),
+        ((1, 64, 64), "CHW"),
+        ((64, 64, 3), "HWC"),
+        ((64, 64, 64), None),
+        ((64, 64), "HW"),
+        ((None, None), "HW"),
+    ],
+)
+def test_a_layout_is_inferred_where_there_is_no_doubt(shape, letters):
+    if letters is not None:
+        assert infer_layout(shape).letters == letters
+    else:
+        with pytest.raises(ModelError, match=r"may be .* or .*say which.*layout="):
+            infer_layout(shape)
+
+
+@pytest.mark.parametrize("shape", [(), (None,), (1, 1, 1, 1, 8, 8)])
+def test_a_shape_that_is_no_image_is_refused(shape):
+    with pytest.raises(ModelError, match="is no image"):
+        infer_layout(shape)
