@@ -83,6 +83,6 @@ def test_a_layout_is_inferred_where_there_is_no_doubt(shape, letters):
 
 
 @pytest.mark.parametrize("shape", [(), (None,), (1, 1, 1, 1, 8, 8)])
-def test_a_shape_that_is_no_image_is_refused(shape):
-    with pytest.raises(ModelError, match="is no image"):
+def test_a_shape_that_says_nothing_needs_a_layout(shape):
+    with pytest.raises(ModelError, match="does not say what its axes are: name them, such as layout='NCHW'"):
         infer_layout(shape)

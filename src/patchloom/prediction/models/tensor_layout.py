@@ -125,7 +125,9 @@ def infer_layout(shape: Sequence[int | None]) -> TensorLayout:
     patchloom.errors.ModelError: an input of shape (?, ?, ?, ?) may be NCHW or NHWC: say which, such as layout='NCHW'
     """
     if len(shape) not in _READINGS:
-        raise ModelError(f"an input of shape {shape_text(shape)} is no image: layout= may name 2 to 5 axes")
+        raise ModelError(
+            f"an input of shape {shape_text(shape)} does not say what its axes are: name them, such as layout='NCHW'"
+        )
     readings = [TensorLayout(letters) for letters in _READINGS[len(shape)]]
     sizes = {reading: reading.batch_shape(shape) for reading in readings}
     channels = {reading: sizes[reading][1] or MOST_CHANNELS + 1 for reading in readings}
