@@ -66,21 +66,22 @@ class OmeZarrSink:
 
     Notes
     -----
-    Memory: `write` needs the block and the compressed bytes of a shard or of 64 MiB, whichever is more. `finalise` needs
-    one shard more, whatever the size of the image.
+    Memory, beside the block written: a few times 16 MiB, or what a shard takes once more compressed, whichever is more;
+    `finalise` takes a shard on top. Neither depends on the size of the image.
 
     Examples
     --------
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> sink = OmeZarrSink(
-    ...     folder / "movie.ome.zarr", axes_map=AxesMap("TYX", (3, 600, 400)), dtype="uint8",
-    ...     chunk_shape=(1, 1, 256, 256), shard_shape=(1, 1, 512, 512),
-    ... )
-    >>> for start, stop in ((0, 512), (512, 600)):
-    ...     region = (slice(0, 3), slice(0, 1), slice(start, stop), slice(0, 400))
-    ...     sink.write(region, np.ones((3, 1, stop - start, 400), "uint8"))
-    >>> sink.finalise().name
+    >>> from tempfile import TemporaryDirectory
+    >>> image = np.ones((3, 1, 600, 400), "uint8")
+    >>> with TemporaryDirectory() as folder:
+    ...     sink = OmeZarrSink(
+    ...         Path(folder, "movie.ome.zarr"), axes_map=AxesMap("TYX", (3, 600, 400)), dtype="uint8",
+    ...         chunk_shape=(1, 1, 256, 256), shard_shape=(1, 1, 512, 512),
+    ...     )
+    ...     for start, stop in ((0, 512), (512, 600)):
+    ...         region = (slice(0, 3), slice(0, 1), slice(start, stop), slice(0, 400))
+    ...         sink.write(region, image[region])
+    ...     sink.finalise().name
     'movie.ome.zarr'
     """
 
@@ -110,7 +111,8 @@ class OmeZarrSink:
         self._ranges = ChannelRanges(self.data_shape[1])
         self._attributes()  # so that metadata which do not fit are found before there is anything to lose
         check_destination(path, overwrite=overwrite)
-        self._partial = claim(path)
+        self._destination = self.path.resolve()  # stays where it is when the working directory does not
+        self._partial = claim(self._destination)
         self._state = "open"
         try:
             self._full = self._level_array(0)
@@ -166,7 +168,7 @@ class OmeZarrSink:
         for level in range(1, len(self.level_shapes)):
             array = self._make_level(level, array)
         _write_durably(self._partial / "zarr.json", self._group_document())
-        publish(self.path, overwrite=self._overwrite)
+        publish(self._destination, overwrite=self._overwrite)
         self._state = "finalised"
         return self.path
 

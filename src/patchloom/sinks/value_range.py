@@ -49,7 +49,8 @@ class ChannelRanges:
 
 
 def _finite_range(values: NDArray[Any]) -> tuple[float, float]:
-    low, high = float(np.fmin.reduce(values, axis=None)), float(np.fmax.reduce(values, axis=None))
+    with np.errstate(invalid="ignore"):
+        low, high = float(np.fmin.reduce(values, axis=None)), float(np.fmax.reduce(values, axis=None))
     if np.isfinite([low, high]).all():
         return low, high
     finite = values[np.isfinite(values)]

@@ -30,8 +30,8 @@ STORABLE = frozenset(
 ZSTD_LEVEL = 3
 """Where a higher level costs much more time and saves next to nothing on microscope images and predictions."""
 
-BYTES_IN_FLIGHT = 64 << 20
-"""How much is read or written at once; but always at least one shard or chunk."""
+BYTES_IN_FLIGHT = 16 << 20
+"""How much is read or written at once, but always at least one shard or chunk: enough to keep threads and disk busy."""
 
 
 class ZarrArray:
@@ -119,8 +119,6 @@ class ZarrArray:
         try:
             yield
         except (ValueError, OSError, RuntimeError) as error:
-            if isinstance(error, SinkError):
-                raise
             raise SinkError(f"{self.folder} cannot {what}: {_reason(error)}") from error
 
 

@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+
+from patchloom.axes import AxesMap
+from patchloom.errors import SinkError
+from patchloom.sinks import MemorySink
+from patchloom.testing.sink_conformance import ImageSinkConformance
+
+
+class TestMemorySink(ImageSinkConformance):
+    dtypes = (*ImageSinkConformance.dtypes, ">u2", "float16", "complex64")
+
+    def make_sink(self, folder, axes_map, dtype):
+        return MemorySink(axes_map, dtype)
+
+    def read_back(self, result, axes_map):
+        assert result.shape == axes_map.shape
+        assert result.flags.c_contiguous
+        return axes_map.to_data(result)
+
+
+def test_regions_that_overlap_are_named():
+    sink = MemorySink(AxesMap("YX", (8, 8)), "uint8")
+    one = slice(0, 1)
+    sink.write((one, one, slice(0, 4), slice(0, 8)), np.zeros((1, 1, 4, 8), "uint8"))
+    with pytest.raises(SinkError, match="Y 3:8, X 0:8 meets one that was written already, S 0:1, C 0:1, Y 0:4, X 0:8"):
+        sink.write((one, one, slice(3, 8), slice(0, 8)), np.zeros((1, 1, 5, 8), "uint8"))
+
+
+def test_any_partition_into_blocks_is_taken_and_any_voxel_missing_is_noticed(rng):
+    """More blocks than are kept track of at first, in random order, one left out."""
+    sink = MemorySink(AxesMap("YX", (40, 40)), "uint8")
+    regions = [
+        (slice(0, 1), slice(0, 1), slice(y, y + 2), slice(x, x + 4)) for y in range(0, 40, 2) for x in range(0, 40, 4)
+    ]
+    order = rng.permutation(len(regions))
+    for index in order[1:]:
+        sink.write(regions[index], np.full((1, 1, 2, 4), index, "uint8"))
+    with pytest.raises(SinkError, match="8 of 1600 voxels were never written"):
+        sink.finalise()
+    sink.write(regions[order[0]], np.full((1, 1, 2, 4), order[0], "uint8"))
+    assert sink.finalise()[::2, ::4].ravel().tolist() == list(range(200))
