@@ -1,31 +1,38 @@
 """Flat index ↔ (image stack, sample, local index): the only place that keeps bins.
 
 A plan numbers its patches through: all patches of the first sample of the first stack, then its second sample, and so
-on. Every sample of a stack has the same number of patches, so one bin edge a stack is all there is to keep.
+on. Where every sample of a stack has the same number of patches (`FlatIndex`), one bin edge a stack is all there is to
+keep; where samples differ (`UnevenIndex`), it is one a sample. Runs of samples with one number of patches are *rows*.
 """
 
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
+from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.errors import PatchIndexError
+from patchloom.errors import GeometryError, PatchIndexError
 from patchloom.geometry.checks import whole_number
 
 
 class Place(NamedTuple):
-    """Where a flat index points: numbers, or arrays of numbers."""
+    """Where a flat index points."""
 
     data_idx: int
     sample_idx: int
     local: int
     """Number of the patch within its sample."""
+    row: int
+    """Which number of `n_local` counts the patches of that sample."""
+    flat: int
+    """The flat index itself."""
 
 
 class Places(NamedTuple):
@@ -34,14 +41,72 @@ class Places(NamedTuple):
     data_idx: NDArray[np.int64]
     sample_idx: NDArray[np.int64]
     local: NDArray[np.int64]
+    row: NDArray[np.int64]
+    flat: NDArray[np.int64]
 
     one_stack: bool
     """Whether all of them are known to lie in one image stack."""
 
+    def of_stacks(self, table: NDArray[np.int64]) -> list[Any]:
+        """Columns of a table that has one row a stack, for every place.
+
+        Where all places lie in one stack the columns are plain numbers: they broadcast, and arithmetic with a number is
+        several times faster than with an array.
+        """
+        if self.one_stack:
+            row: list[int] = table[self.data_idx[0] if len(self.data_idx) else 0].tolist()
+            return row
+        return list(table[self.data_idx].T)
+
+
+class PatchNumbering(ABC):
+    """How the patches of a plan are numbered."""
+
+    __slots__ = ()
+
+    edges: array[int]
+    """First flat index of each row, and the length at the end."""
+
+    n_local: array[int]
+    """Patches of each sample of a row."""
+
+    def __len__(self) -> int:
+        return self.edges[-1]
+
+    def check(self, index: object, *, from_end: bool = False) -> int:
+        """Return a flat index as a plain `int` inside the plan; see `check_index`."""
+        return check_index(index, self.edges[-1], from_end=from_end)
+
+    @abstractmethod
+    def locate(self, index: int) -> Place:
+        """Find the place of one flat index, which `check` has passed."""
+
+    @abstractmethod
+    def locate_many(self, indices: Sequence[int] | NDArray[Any]) -> Places:
+        """Find the places of many flat indices at once.
+
+        Raises
+        ------
+        PatchIndexError
+            If one of them is not in the plan.
+        NotWholeError
+            If they are no integers.
+        """
+
+    @abstractmethod
+    def of_stack(self, data_idx: int) -> range:
+        """Give all flat indices of one image stack.
+
+        Raises
+        ------
+        PatchIndexError
+            If there is no such stack.
+        """
+
 
 @dataclass(frozen=True, slots=True)
-class FlatIndex:
-    """The numbering of a plan.
+class FlatIndex(PatchNumbering):
+    """The numbering of a plan in which all samples of a stack have equally many patches; a row is a stack.
 
     Parameters
     ----------
@@ -54,97 +119,171 @@ class FlatIndex:
     --------
     >>> index = FlatIndex(n_samples=(1, 2), n_local=(4, 3))
     >>> len(index), index.locate(8), index.of_stack(1)
-    (10, Place(data_idx=1, sample_idx=1, local=1), range(4, 10))
+    (10, Place(data_idx=1, sample_idx=1, local=1, row=1, flat=8), range(4, 10))
     """
 
     n_samples: Sequence[int]
-    n_local: Sequence[int]
-    edges: tuple[int, ...] = field(init=False)
-    """First flat index of each stack, and the length at the end."""
+    n_local: array[int]
+    edges: array[int] = field(init=False)
 
-    def __post_init__(self) -> None:
+    def __init__(self, n_samples: Sequence[int], n_local: Iterable[int]) -> None:
+        object.__setattr__(self, "n_samples", n_samples)
+        object.__setattr__(self, "n_local", _whole_array(n_local))
         totals = (samples * local for samples, local in zip(self.n_samples, self.n_local, strict=True))
-        object.__setattr__(self, "edges", tuple(itertools.accumulate(totals, initial=0)))
-
-    def __len__(self) -> int:
-        return self.edges[-1]
-
-    def check(self, index: object, *, from_end: bool = False) -> int:
-        """Return a flat index as a plain `int` inside the plan.
-
-        Parameters
-        ----------
-        index : int
-            A whole number of any make.
-        from_end : bool
-            Whether a negative index counts from the end.
-
-        Raises
-        ------
-        PatchIndexError
-            If there is no such patch.
-        NotWholeError
-            If the index is no integer.
-        """
-        number = whole_number("index", index)
-        length = self.edges[-1]
-        if from_end and -length <= number < 0:
-            return number + length
-        if not 0 <= number < length:
-            raise PatchIndexError(f"index is {number}, but the plan has {length} patches")
-        return number
+        object.__setattr__(self, "edges", _whole_array(itertools.accumulate(totals, initial=0)))
 
     def locate(self, index: int) -> Place:
-        """Find the place of one flat index, which `check` has passed."""
+        """Find the place of one flat index; see `PatchNumbering.locate`."""
         data_idx = bisect_right(self.edges, index) - 1
         sample_idx, local = divmod(index - self.edges[data_idx], self.n_local[data_idx])
-        return Place(data_idx, sample_idx, local)
+        return Place(data_idx, sample_idx, local, data_idx, index)
 
     def locate_many(self, indices: Sequence[int] | NDArray[Any]) -> Places:
-        """Find the places of many flat indices at once.
-
-        Raises
-        ------
-        PatchIndexError
-            If one of them is not in the plan.
-        NotWholeError
-            If they are no integers.
-        """
-        numbers = _as_int64(indices)
+        """Find the places of many flat indices; see `PatchNumbering.locate_many`."""
+        numbers = check_indices(indices, len(self))
         if not len(numbers):
-            return Places(numbers, numbers, numbers, one_stack=True)
-        first = self.locate(self.check(int(numbers.min()))).data_idx
-        last = self.locate(self.check(int(numbers.max()))).data_idx
+            return Places(numbers, numbers, numbers, numbers, numbers, one_stack=True)
+        first = bisect_right(self.edges, int(numbers.min())) - 1
+        last = bisect_right(self.edges, int(numbers.max())) - 1
         if first == last:
             data_idx = np.full(len(numbers), first, dtype=np.int64)
             sample_idx, local = _divide(numbers - self.edges[first], self.n_local[first])
         else:
-            edges = np.asarray(self.edges, dtype=np.int64)
+            edges, n_local = np.frombuffer(self.edges, np.int64), np.frombuffer(self.n_local, np.int64)
             data_idx = np.searchsorted(edges, numbers, side="right") - 1
-            sample_idx, local = _divide(numbers - edges[data_idx], np.asarray(self.n_local, dtype=np.int64)[data_idx])
-        return Places(data_idx, sample_idx, local, one_stack=first == last)
+            sample_idx, local = _divide(numbers - edges[data_idx], n_local[data_idx])
+        return Places(data_idx, sample_idx, local, data_idx, numbers, one_stack=first == last)
 
     def of_stack(self, data_idx: int) -> range:
-        """Give all flat indices of one image stack.
-
-        Raises
-        ------
-        PatchIndexError
-            If there is no such stack.
-        """
+        """Give all flat indices of one image stack; see `PatchNumbering.of_stack`."""
         number = whole_number("data_idx", data_idx)
         if not 0 <= number < len(self.n_local):
             raise PatchIndexError(f"data_idx is {number}, but the series has {len(self.n_local)} image stacks")
         return range(self.edges[number], self.edges[number + 1])
 
 
-def _as_int64(indices: Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
+class UnevenIndex(PatchNumbering):
+    """The numbering of a plan in which every sample has its own number of patches; a row is a sample.
+
+    Parameters
+    ----------
+    n_samples : sequence of int
+        Samples of each image stack.
+    n_local : iterable of int
+        Patches of each sample, stack by stack; may be 0.
+
+    Examples
+    --------
+    >>> index = UnevenIndex(n_samples=(2, 1), n_local=(4, 0, 3))
+    >>> len(index), index.locate(5), index.of_stack(1)
+    (7, Place(data_idx=1, sample_idx=0, local=1, row=2, flat=5), range(4, 7))
+    """
+
+    __slots__ = ("_patches", "_samples", "edges", "n_local")
+
+    def __init__(self, n_samples: Sequence[int], n_local: Iterable[int]) -> None:
+        # Two even numberings in a row: patch → sample of the series → stack and sample.
+        self._samples = FlatIndex(n_samples, [1] * len(n_samples))
+        self._patches = FlatIndex([1] * len(self._samples), n_local)
+        self.edges, self.n_local = self._patches.edges, self._patches.n_local
+
+    @classmethod
+    def spread(cls, n_samples: Sequence[int], weights: NDArray[Any], n_patches: int, start: float) -> UnevenIndex:
+        """Spread a number of patches over samples in proportion to weights.
+
+        Patch `i` goes to the sample in whose stretch of the running sum of weights the point `(i + start) / n_patches`
+        lies [1]_. So a sample's number differs from its exact share by less than one, and with `start` drawn evenly from
+        [0, 1) its expectation is the share: no sample is left out for good, however few patches there are.
+
+        Parameters
+        ----------
+        n_samples : sequence of int
+            Samples of each image stack.
+        weights : array
+            One a sample, stack by stack; none negative, not all zero.
+        n_patches : int
+            How many patches.
+        start : float
+            From 0 up to 1.
+
+        References
+        ----------
+        .. [1] W. G. Madow, "On the theory of systematic sampling, II", Ann. Math. Statist. 20 (1949),
+           doi:10.1214/aoms/1177729988
+        """
+        sums = np.cumsum(weights, dtype=np.float64)
+        edges = np.clip(np.ceil(sums / sums[-1] * n_patches - start), 0, n_patches).astype(np.int64)
+        edges[sums == sums[-1]] = n_patches
+        return cls(n_samples, np.diff(edges, prepend=0).tolist())
+
+    def locate(self, index: int) -> Place:
+        """Find the place of one flat index; see `PatchNumbering.locate`."""
+        row, _, local, _, _ = self._patches.locate(index)
+        sample = self._samples.locate(row)
+        return Place(sample.data_idx, sample.sample_idx, local, row, index)
+
+    def locate_many(self, indices: Sequence[int] | NDArray[Any]) -> Places:
+        """Find the places of many flat indices; see `PatchNumbering.locate_many`."""
+        patches = self._patches.locate_many(indices)
+        samples = self._samples.locate_many(patches.data_idx)
+        return patches._replace(
+            data_idx=samples.data_idx, sample_idx=samples.sample_idx, row=patches.data_idx, one_stack=samples.one_stack
+        )
+
+    def of_stack(self, data_idx: int) -> range:
+        """Give all flat indices of one image stack; see `PatchNumbering.of_stack`."""
+        samples = self._samples.of_stack(data_idx)
+        return range(self.edges[samples.start], self.edges[samples.stop])
+
+
+def check_index(index: object, length: int, *, from_end: bool = False) -> int:
+    """Return an index as a plain `int` inside a plan of some length.
+
+    Parameters
+    ----------
+    index : int
+        A whole number of any make.
+    length : int
+        Number of patches.
+    from_end : bool
+        Whether a negative index counts from the end.
+
+    Raises
+    ------
+    PatchIndexError
+        If there is no such patch.
+    NotWholeError
+        If the index is no integer.
+    """
+    number = whole_number("index", index)
+    if from_end and -length <= number < 0:
+        return number + length
+    if not 0 <= number < length:
+        raise PatchIndexError(f"index is {number}, but the plan has {length} patches")
+    return number
+
+
+def check_indices(indices: Sequence[int] | NDArray[Any], length: int) -> NDArray[np.int64]:
+    """Return many indices as an array inside a plan of some length; refuses what `check_index` refuses."""
     if isinstance(indices, range):
-        return np.arange(indices.start, indices.stop, indices.step, dtype=np.int64)
-    numbers = np.asarray(indices)
-    if numbers.size and not np.issubdtype(numbers.dtype, np.integer):
-        whole_number("index", numbers.ravel()[0].item())  # names the culprit where it is a float or a bool
-    return numbers.astype(np.int64, copy=False).ravel()
+        numbers = np.arange(indices.start, indices.stop, indices.step, dtype=np.int64)
+    else:
+        values = np.asarray(indices)
+        if values.size and not np.issubdtype(values.dtype, np.integer):
+            whole_number("index", values.ravel()[0].item())  # names the culprit where it is a float or a bool
+        numbers = values.astype(np.int64, copy=False).ravel()
+    if len(numbers):
+        check_index(int(numbers.min()), length)
+        check_index(int(numbers.max()), length)
+    return numbers
+
+
+def _whole_array(numbers: Iterable[int]) -> array[int]:
+    """Eight bytes a number, and plain `int` when read."""
+    try:
+        return array("q", numbers)
+    except OverflowError:
+        raise GeometryError("a plan has at most 2**63 - 1 patches: take fewer, or larger ones") from None
 
 
 def _divide(numbers: NDArray[np.int64], by: int | NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

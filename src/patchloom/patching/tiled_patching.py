@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from operator import sub
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.axes import spatial_axes
 from patchloom.errors import GeometryError
-from patchloom.geometry.checks import series_shapes, spatial_tuple
-from patchloom.geometry.tile_rule import Seams, TileRule
 from patchloom.patch_specs import TileSpecs
-from patchloom.patching.flat_index import FlatIndex, Place, Places
-from patchloom.patching.patching import IndexedPatching
+from patchloom.patching.flat_index import Place, Places
+from patchloom.patching.grid_patching import GridPatching
 
 
-class TiledPatching(IndexedPatching[TileSpecs]):
+class TiledPatching(GridPatching[TileSpecs]):
     """Tiles of one size for images of any size; what is kept of each partitions the image.
 
     Tiles are numbered in raster order within a sample, X fastest. Nothing is stored a tile: a plan of 10¹² tiles is made
@@ -56,97 +55,40 @@ class TiledPatching(IndexedPatching[TileSpecs]):
     tiles; see `patchloom.geometry.tile_rule` for where they lie.
     """
 
-    def __init__(
-        self,
-        data_shapes: Sequence[Sequence[int]],
-        patch_size: Sequence[int],
-        overlaps: Sequence[int],
-        *,
-        seams: Seams = "centered",
-        origin_multiple: int | Sequence[int] = 1,
-    ) -> None:
-        self.patch_size = spatial_tuple("patch_size", patch_size, least=1)
-        n_dims = len(self.patch_size)
-        self.overlaps = spatial_tuple("overlaps", overlaps, n_dims, least=0)
-        self.seams: Seams = seams
-        multiples = (origin_multiple,) * n_dims if isinstance(origin_multiple, int) else origin_multiple
-        self.origin_multiple = spatial_tuple("origin_multiple", multiples, n_dims, least=1)
-        self.data_shapes = series_shapes(data_shapes, n_dims)
-        self.rules = tuple(
-            TileRule(patch, overlap, seams, multiple, axis)
-            for patch, overlap, multiple, axis in zip(
-                self.patch_size, self.overlaps, self.origin_multiple, spatial_axes(n_dims), strict=True
-            )
-        )
-        grids = [
-            tuple(rule.count(size) for rule, size in zip(self.rules, shape[2:], strict=True))
-            for shape in self.data_shapes
-        ]
-        self._grids = grids
-        super().__init__(FlatIndex([shape[0] for shape in self.data_shapes], [prod(grid) for grid in grids]))
-
     @property
     def tile_specs(self) -> TiledPatching:
         """All specifications as a lazy sequence: the plan itself."""
         return self
 
-    def grid_shape(self, data_idx: int) -> tuple[int, ...]:
-        """How many tiles cover each spatial axis of one sample of an image stack.
-
-        Raises
-        ------
-        PatchIndexError
-            If there is no such stack.
-        """
-        self._index.of_stack(data_idx)
-        return self._grids[data_idx]
-
     def _spec(self, place: Place) -> TileSpecs:
-        shape, grid = self.data_shapes[place.data_idx], self._grids[place.data_idx]
-        remainder = place.local
-        coords, crop_coords, crop_size, stitch_coords = [], [], [], []
-        for axis in range(len(grid) - 1, -1, -1):
-            remainder, tile = divmod(remainder, grid[axis])
-            start, keep_start, keep_stop = self.rules[axis].window(tile, shape[2 + axis], grid[axis])
-            coords.append(start)
-            crop_coords.append(keep_start - start)
-            crop_size.append(keep_stop - keep_start)
-            stitch_coords.append(keep_start)
+        starts, keep_starts, keep_stops = zip(*self._windows(place), strict=True)
         return {
             "data_idx": place.data_idx,
             "sample_idx": place.sample_idx,
-            "coords": tuple(coords[::-1]),
+            "coords": starts,
             "patch_size": self.patch_size,
-            "crop_coords": tuple(crop_coords[::-1]),
-            "crop_size": tuple(crop_size[::-1]),
-            "stitch_coords": tuple(stitch_coords[::-1]),
-            "total_tiles": shape[0] * prod(grid),
+            "crop_coords": tuple(map(sub, keep_starts, starts)),
+            "crop_size": tuple(map(sub, keep_stops, keep_starts)),
+            "stitch_coords": keep_starts,
+            "total_tiles": len(self._index.of_stack(place.data_idx)),
         }
 
     def _columns(self, places: Places) -> dict[str, NDArray[np.int64]]:
-        # Sizes of one stack broadcast against all tiles, which spares most of the work of a plan of one large image.
-        stacks = places.data_idx[:1] if places.one_stack else places.data_idx
-        remainder = places.local
-        columns = np.empty((4, len(remainder), len(self.rules)), dtype=np.int64)
+        columns = np.empty((4, len(places.local), len(self.rules)), dtype=np.int64)
         coords, crop_coords, crop_size, stitch_coords = columns
-        for axis in reversed(range(len(self.rules))):
-            sizes = np.asarray([shape[2 + axis] for shape in self.data_shapes], dtype=np.int64)[stacks]
-            counts = np.asarray([grid[axis] for grid in self._grids], dtype=np.int64)[stacks]
-            tile, remainder = remainder, remainder // counts
-            tile = tile - remainder * counts
-            start, keep_start, keep_stop = self.rules[axis].window(tile, sizes, counts)
+        for axis, (start, keep_start, keep_stop) in enumerate(self._many_windows(places)):
             coords[:, axis] = start
             crop_coords[:, axis] = keep_start - start
             crop_size[:, axis] = keep_stop - keep_start
             stitch_coords[:, axis] = keep_start
-        totals = np.asarray([shape[0] * prod(grid) for shape, grid in zip(self.data_shapes, self._grids, strict=True)])
+        edges = np.frombuffer(self._index.edges, dtype=np.int64)
         return {
             "coords": coords,
             "patch_size": np.broadcast_to(np.asarray(self.patch_size, dtype=np.int64), coords.shape),
             "crop_coords": crop_coords,
             "crop_size": crop_size,
             "stitch_coords": stitch_coords,
-            "total_tiles": totals[places.data_idx],
+            "total_tiles": (edges[1:] - edges[:-1])[places.data_idx],
         }
 
     def tiles_touching(self, data_idx: int, sample_idx: int, window: Sequence[slice]) -> NDArray[np.int64]:

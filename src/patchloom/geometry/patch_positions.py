@@ -1,0 +1,124 @@
+"""Where in an image a patch may lie, numbered: the positions of a patch, and the positions within a cell of a grid.
+
+A position is the first voxel of a patch. On an axis of size `A` a patch of size `P` that stays inside has `A - P + 1` of
+them; one that may hang over, but touches the image, has `A + P - 1`. The positions of a whole sample are numbered
+through, so that drawing a patch is drawing one whole number.
+
+The formulas hold for one `int` and for arrays of `int64` alike, as in `tile_rule`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any, Literal, get_args
+
+from patchloom.axes import spatial_axes
+from patchloom.errors import GeometryError
+
+Coverage = Literal["inside", "uniform"]
+
+
+def position_counts(
+    data_shapes: Sequence[Sequence[int]], patch_size: Sequence[int], coverage: Coverage = "inside"
+) -> list[tuple[int, ...]]:
+    """Count the positions of a patch along each spatial axis of each image stack.
+
+    Parameters
+    ----------
+    data_shapes : sequence of sequence of int
+        `SC(Z)YX` each.
+    patch_size : sequence of int
+        `(z,) y, x`.
+    coverage : {"inside", "uniform"}
+        Whether patches stay inside the image, or may hang over its border by all but one voxel.
+
+    Raises
+    ------
+    GeometryError
+        If patches stay inside and are larger than an image, or have too many positions to be numbered.
+
+    Examples
+    --------
+    >>> position_counts([(1, 1, 10, 8)], (4, 8)), position_counts([(1, 1, 10, 8)], (4, 8), "uniform")
+    ([(7, 1)], [(13, 15)])
+    """
+    if coverage not in get_args(Coverage):
+        raise GeometryError(f"coverage is {coverage!r}: it must be one of {', '.join(map(repr, get_args(Coverage)))}")
+    sign = -1 if coverage == "inside" else 1
+    counts = []
+    for data_idx, shape in enumerate(data_shapes):
+        positions = tuple(size + sign * (patch - 1) for size, patch in zip(shape[2:], patch_size, strict=True))
+        if min(positions) < 1:
+            axis = min(range(len(positions)), key=positions.__getitem__)
+            raise GeometryError(
+                f"patch_size is {patch_size[axis]} along {spatial_axes(len(positions))[axis]}, but image stack {data_idx} "
+                f"has size {shape[2 + axis]} there (shape {tuple(shape)}): take a smaller patch, leave the stack out, or "
+                'draw with coverage="uniform", which lets patches hang over the border'
+            )
+        if prod(positions) >= 2**63:
+            raise GeometryError(
+                f"image stack {data_idx} has shape {tuple(shape)}: its samples have more than 2**63 - 1 positions of a "
+                "patch, which is more than can be numbered"
+            )
+        counts.append(positions)
+    return counts
+
+
+def unravel(number: Any, extents: Sequence[Any]) -> list[Any]:
+    """Coordinates of an element of a box by its number in raster order, the last axis fastest.
+
+    Parameters
+    ----------
+    number : int or array of int64
+        At least 0 and less than the product of the extents; not checked.
+    extents : sequence of int or array of int64
+        Of each axis.
+
+    Examples
+    --------
+    >>> unravel(17, (3, 2, 5))
+    [1, 1, 2]
+    """
+    coords = []
+    for extent in extents[:0:-1]:
+        quotient = number // extent
+        coords.append(number - quotient * extent)
+        number = quotient
+    return [number, *coords[::-1]]
+
+
+def unravel_by_cells(number: Any, extents: Sequence[Any], cell_size: Sequence[int]) -> list[Any]:
+    """Coordinates of an element of a box by its number, where all elements of a cell are numbered before the next cell's.
+
+    Cells and the elements within each are in raster order; the last cell along an axis may be cut.
+
+    Parameters
+    ----------
+    number : int or array of int64
+        At least 0 and less than the product of the extents; not checked.
+    extents : sequence of int or array of int64
+        Of each axis.
+    cell_size : sequence of int
+        Of each axis.
+
+    Examples
+    --------
+    >>> [unravel_by_cells(number, extents=(2, 5), cell_size=(2, 3)) for number in (4, 5, 6)]
+    [[1, 1], [1, 2], [0, 3]]
+    """
+    starts, widths = [], []
+    outer, inner = 1, 1
+    for extent in extents:
+        inner = inner * extent
+    for extent, cell in zip(extents, cell_size, strict=True):
+        inner = inner // extent
+        slab = outer * cell * inner  # elements of one cell along this axis, and of all cells along the axes after it
+        start = number // slab * cell
+        number = number - start * (outer * inner)
+        left = extent - start
+        width = left - (left - cell) * (left > cell)
+        outer = outer * width
+        starts.append(start)
+        widths.append(width)
+    return [start + offset for start, offset in zip(starts, unravel(number, widths), strict=True)]

@@ -1,0 +1,75 @@
+"""What plans have in common whose patches lie on a regular grid, with overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from patchloom.axes import spatial_axes
+from patchloom.geometry.checks import series_shapes, spatial_tuple
+from patchloom.geometry.patch_positions import unravel
+from patchloom.geometry.tile_rule import Seams, TileRule, TileWindow
+from patchloom.patching.flat_index import FlatIndex, Place, Places
+from patchloom.patching.patching import IndexedPatching, Spec_co
+
+
+class GridPatching(IndexedPatching[Spec_co]):
+    """A plan whose patches are numbered in raster order within a sample, X fastest, and placed by one rule an axis."""
+
+    def __init__(
+        self,
+        data_shapes: Sequence[Sequence[int]],
+        patch_size: Sequence[int],
+        overlaps: Sequence[int],
+        *,
+        seams: Seams = "centered",
+        origin_multiple: int | Sequence[int] = 1,
+    ) -> None:
+        self.patch_size = spatial_tuple("patch_size", patch_size, least=1)
+        n_dims = len(self.patch_size)
+        self.overlaps = spatial_tuple("overlaps", overlaps, n_dims, least=0)
+        self.seams: Seams = seams
+        multiples = (origin_multiple,) * n_dims if isinstance(origin_multiple, int) else origin_multiple
+        self.origin_multiple = spatial_tuple("origin_multiple", multiples, n_dims, least=1)
+        self.data_shapes = series_shapes(data_shapes, n_dims)
+        self.rules = tuple(
+            TileRule(patch, overlap, seams, multiple, axis)
+            for patch, overlap, multiple, axis in zip(
+                self.patch_size, self.overlaps, self.origin_multiple, spatial_axes(n_dims), strict=True
+            )
+        )
+        self._grids = [
+            tuple(rule.count(size) for rule, size in zip(self.rules, shape[2:], strict=True))
+            for shape in self.data_shapes
+        ]
+        self._grid_table = np.array(self._grids, dtype=np.int64)
+        self._size_table = np.array([shape[2:] for shape in self.data_shapes], dtype=np.int64)
+        super().__init__(FlatIndex([shape[0] for shape in self.data_shapes], map(prod, self._grids)))
+
+    def grid_shape(self, data_idx: int) -> tuple[int, ...]:
+        """How many patches cover each spatial axis of one sample of an image stack.
+
+        Raises
+        ------
+        PatchIndexError
+            If there is no such stack.
+        """
+        self._index.of_stack(data_idx)
+        return self._grids[data_idx]
+
+    def _windows(self, place: Place) -> list[TileWindow]:
+        """Where one patch lies along each axis."""
+        return self._windows_on(place.local, self.data_shapes[place.data_idx][2:], self._grids[place.data_idx])
+
+    def _many_windows(self, places: Places) -> list[TileWindow]:
+        """Where many patches lie along each axis."""
+        return self._windows_on(places.local, places.of_stacks(self._size_table), places.of_stacks(self._grid_table))
+
+    def _windows_on(self, local: Any, sizes: Sequence[Any], counts: Sequence[Any]) -> list[TileWindow]:
+        return [
+            rule.window(tile, size, count)
+            for rule, tile, size, count in zip(self.rules, unravel(local, counts), sizes, counts, strict=True)
+        ]

@@ -1,0 +1,77 @@
+"""In which order patches visit stored chunks so that each chunk is decoded once and the fewest are held meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.errors import GeometryError
+from patchloom.geometry.checks import whole_number
+from patchloom.spec_table import SpecTable
+
+
+def storage_order(specs: SpecTable, grid: Sequence[int] | Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """Sort patches by the stored chunk that they start in.
+
+    Chunks are swept in raster order with the axis of the most chunks outermost: the front that has to be held while
+    neighbouring patches still need it is then the smallest cross-section of the image. Patches that start in one chunk
+    follow each other, in raster order too.
+
+    Parameters
+    ----------
+    specs : SpecTable
+        The patches.
+    grid : sequence of int, or sequence of sequence of int
+        Shape of a stored chunk, `SC(Z)YX`: one for all image stacks, or one for each.
+
+    Returns
+    -------
+    array of int64
+        Every row of the table once.
+
+    Raises
+    ------
+    GeometryError
+        If a chunk shape makes no sense, or there are fewer of them than image stacks.
+
+    Examples
+    --------
+    >>> from patchloom import TiledPatching
+    >>> tiling = TiledPatching([(1, 1, 16, 32)], patch_size=(8, 8), overlaps=(0, 0))
+    >>> tiling.storage_order((1, 1, 16, 8)).tolist()
+    [0, 4, 1, 5, 2, 6, 3, 7]
+
+    Notes
+    -----
+    The time is `O(n log n)`. A pass in this order decodes each chunk once with a cache of about one cross-section and one
+    row of chunks, or two cross-sections where the cache only knows which chunk was used last.
+    """
+    if not len(specs):
+        return np.empty(0, dtype=np.int64)
+    data_idx, sample_idx, coords = (specs.columns[name] for name in ("data_idx", "sample_idx", "coords"))
+    chunks = _chunk_shapes(grid, int(data_idx.max()) + 1, coords.shape[1])
+    chunk = coords // chunks[data_idx, 2:]
+    most = np.zeros((len(chunks), coords.shape[1]), dtype=np.int64)
+    np.maximum.at(most, data_idx, chunk)
+    axes = np.argsort(-most, axis=1, kind="stable")[data_idx]
+    chunk, coords = np.take_along_axis(chunk, axes, axis=1), np.take_along_axis(coords, axes, axis=1)
+    keys = [data_idx, sample_idx // chunks[data_idx, 0], *chunk.T, sample_idx, *coords.T]
+    return np.lexsort(keys[::-1]).astype(np.int64, copy=False)
+
+
+def _chunk_shapes(grid: Sequence[Any], n_stacks: int, n_dims: int) -> NDArray[np.int64]:
+    """One row a stack, checked."""
+    shapes = list(grid) if len(grid) and hasattr(grid[0], "__len__") else [grid] * n_stacks
+    if len(shapes) < n_stacks:
+        raise GeometryError(f"grid has {len(shapes)} chunk shapes, but the patches lie in {n_stacks} image stacks")
+    for data_idx, shape in enumerate(shapes):
+        sizes = [whole_number("grid", size) for size in shape]
+        if len(sizes) != 2 + n_dims or min(sizes) < 1:
+            raise GeometryError(
+                f"the chunk shape of image stack {data_idx} is {tuple(shape)}: it must be {2 + n_dims} sizes of at least 1, "
+                f"one for each of SC{'ZYX'[-n_dims:]}"
+            )
+    return np.array(shapes, dtype=np.int64)
