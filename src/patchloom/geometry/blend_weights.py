@@ -1,0 +1,115 @@
+"""How overlapping tiles share a voxel: weights along one axis that sum to one everywhere.
+
+A blending window is separable and a tiling is a product of axes, so the weight of a tile at a voxel is the product of one
+number an axis. Dividing, on each axis, a tile's window by the sum of the windows that lie over it therefore normalises the
+whole: the products sum to one at every voxel. Nobody needs an image of weights, or a division by one::
+
+    Σ_tiles Π_axes w(x - s) / Σ_s' w(x - s')  =  Π_axes ( Σ_s w(x - s) / Σ_s' w(x - s') )  =  1
+
+This holds while every tile of the plan is there; where tiles are skipped, weights have to be summed up instead.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.errors import GeometryError
+from patchloom.geometry.tile_rule import TileRule
+
+BlendWindow = Literal["hann", "gaussian", "linear", "mean"]
+
+_GAUSSIAN_SIGMA = 1 / 8
+"""Standard deviation of the Gaussian, as a part of the tile."""
+
+
+def check_blend(window: str) -> BlendWindow:
+    """Return a legal blending window.
+
+    Raises
+    ------
+    GeometryError
+        If it is none of `"hann"`, `"gaussian"`, `"linear"`, `"mean"`.
+    """
+    for known in get_args(BlendWindow):
+        if window == known:
+            return known  # type: ignore[no-any-return]  # get_args is untyped
+    raise GeometryError(f"blend is {window!r}: it must be one of {', '.join(map(repr, get_args(BlendWindow)))}")
+
+
+def window_profile(window: BlendWindow, size: int) -> NDArray[np.float64]:
+    """Weigh the voxels of a tile along one axis, before they are normalised; symmetric, and positive everywhere.
+
+    Parameters
+    ----------
+    window : {"hann", "gaussian", "linear", "mean"}
+        A raised cosine, a Gaussian with a standard deviation of an eighth of the tile, a triangle, or all alike.
+    size : int
+        Size of the tile.
+
+    Examples
+    --------
+    >>> window_profile("linear", 4).tolist(), window_profile("mean", 3).tolist()
+    ([0.25, 0.75, 0.75, 0.25], [1.0, 1.0, 1.0])
+    """
+    # Voxel centres lie at halves, so that no weight is zero and a voxel with one tile keeps that tile's value.
+    place = (np.arange(size) + 0.5) / size
+    if window == "hann":
+        return np.sin(np.pi * place) ** 2
+    if window == "gaussian":
+        return np.exp(-0.5 * ((place - 0.5) / _GAUSSIAN_SIGMA) ** 2)
+    if window == "linear":
+        return 1 - np.abs(2 * place - 1)
+    return np.ones(size)
+
+
+def axis_weights(window: BlendWindow, rule: TileRule, size: int, count: int, tile: int) -> NDArray[np.float64]:
+    """Weigh the voxels of one tile along one axis so that all tiles' weights sum to one at each voxel of the image.
+
+    Parameters
+    ----------
+    window : {"hann", "gaussian", "linear", "mean"}
+        The blending window.
+    rule : TileRule
+        How tiles cover the axis.
+    size, count, tile : int
+        Size of the axis, number of tiles along it, number of this tile.
+
+    Returns
+    -------
+    array of float64
+        One weight for each voxel of the tile; read-only. What a weight past the image's end says means nothing.
+
+    Examples
+    --------
+    >>> rule = TileRule(patch_size=4, overlap=2)
+    >>> axis_weights("linear", rule, size=6, count=2, tile=0).tolist()
+    [1.0, 1.0, 0.75, 0.25]
+    """
+    start = rule.window(tile, size, count).start
+    shifts = []
+    for step in (-1, 1):
+        other = tile + step
+        while 0 <= other < count:
+            shift = rule.window(other, size, count).start - start
+            if abs(shift) >= rule.patch_size:
+                break
+            shifts.append(shift)
+            other += step
+    return _shared_weights(window, rule.patch_size, tuple(sorted(shifts)))
+
+
+@lru_cache(maxsize=1024)
+def _shared_weights(window: BlendWindow, size: int, shifts: tuple[int, ...]) -> NDArray[np.float64]:
+    """Weights of a tile whose neighbours start so many voxels before or after it; nearly all tiles share one array."""
+    profile = window_profile(window, size)
+    total = profile.copy()
+    for shift in shifts:
+        overlap = slice(max(shift, 0), size + min(shift, 0))
+        total[overlap] += profile[max(-shift, 0) : size - max(shift, 0)]
+    weights: NDArray[np.float64] = profile / total
+    weights.flags.writeable = False
+    return weights
