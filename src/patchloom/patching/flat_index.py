@@ -200,7 +200,7 @@ class UnevenIndex(PatchNumbering):
         n_samples : sequence of int
             Samples of each image stack.
         weights : array
-            One a sample, stack by stack; none negative, not all zero.
+            One a sample, stack by stack; none negative, and not all zero unless there are no patches.
         n_patches : int
             How many patches.
         start : float
@@ -211,6 +211,8 @@ class UnevenIndex(PatchNumbering):
         .. [1] W. G. Madow, "On the theory of systematic sampling, II", Ann. Math. Statist. 20 (1949),
            doi:10.1214/aoms/1177729988
         """
+        if not n_patches:
+            return cls(n_samples, [0] * len(weights))
         sums = np.cumsum(weights, dtype=np.float64)
         edges = np.clip(np.ceil(sums / sums[-1] * n_patches - start), 0, n_patches).astype(np.int64)
         edges[sums == sums[-1]] = n_patches

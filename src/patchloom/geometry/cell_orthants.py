@@ -1,0 +1,119 @@
+"""Which positions in a grid cell a patch may take where neighbouring cells must not be touched.
+
+Cells have the size of the patch. A patch that starts in cell `g` with an offset of 0 along an axis lies in `g` alone along
+that axis; with any other offset it reaches into `g + 1` as well. So the offsets of a cell fall apart into `2ⁿ` *orthants*,
+each of which touches one set of cells, and a set of forbidden cells rules out whole orthants. In 2D, of a cell with
+offsets from 0 to 3::
+
+                0   1   2   3
+              ┌───┬───────────┐
+            0 │ 0 │  2: and → │     orthant 0 touches g alone, 1 the cell below too, 2 the one to the right,
+              ├───┼───────────┤     3 both of these and the one across
+            1 │ 1:│           │
+            2 │and│     3     │     bit a of an orthant's number: the offset along axis a is not 0
+            3 │ ↓ │           │
+              └───┴───────────┘
+
+`free_orthants` takes whole grids. The other functions hold for one `int` and for arrays of `int64` alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def free_orthants(allowed: NDArray[np.bool_], grid_shape: Sequence[int]) -> NDArray[np.uint8]:
+    """Find the orthants of each cell that touch no forbidden cell.
+
+    Parameters
+    ----------
+    allowed : array of bool
+        Whether patches may touch a cell, for every cell of an image; one that the image's end cuts is a cell too.
+    grid_shape : sequence of int
+        How many cells along each axis, from the first, a patch may start in.
+
+    Returns
+    -------
+    array of uint8
+        A set of orthants for each cell of the grid: bit `o` for orthant `o`.
+
+    Examples
+    --------
+    >>> free_orthants(np.array([[True, True, False]]), (1, 3)).tolist()
+    [[15, 3, 0]]
+    """
+    # What lies past the image is never forbidden; a patch does not reach there anyway.
+    free = [np.pad(allowed, [(0, 1)] * allowed.ndim, constant_values=True)]
+    for axis in range(allowed.ndim):
+        free += [mask & np.roll(mask, -1, axis) for mask in free]
+    cells = tuple(map(slice, grid_shape))
+    orthants = np.zeros(tuple(grid_shape), dtype=np.uint8)
+    for orthant, mask in enumerate(free):
+        orthants |= mask[cells].astype(np.uint8) << np.uint8(orthant)
+    return orthants
+
+
+def count_positions(orthants: Any, widths: Sequence[Any]) -> Any:
+    """Count the offsets in a set of orthants of a cell.
+
+    Parameters
+    ----------
+    orthants : int or array of int64
+        The set, as of `free_orthants`.
+    widths : sequence of int or array of int64
+        How many offsets the cell has along each axis.
+
+    Examples
+    --------
+    >>> count_positions(0b0011, widths=(4, 4))
+    4
+    """
+    total = 0
+    for orthant in range(1 << len(widths)):
+        total = total + _size(orthant, orthants, widths)
+    return total
+
+
+def unravel_orthants(number: Any, orthants: Any, widths: Sequence[Any]) -> list[Any]:
+    """Offsets of a position by its number among those in a set of orthants.
+
+    Parameters
+    ----------
+    number : int or array of int64
+        At least 0 and less than `count_positions`; not checked.
+    orthants, widths
+        As for `count_positions`.
+
+    Examples
+    --------
+    >>> [unravel_orthants(number, 0b0011, widths=(4, 4)) for number in range(4)]
+    [[0, 0], [1, 0], [2, 0], [3, 0]]
+    """
+    rest, own, within = number, 0, 0
+    for orthant in range(1 << len(widths)):
+        size = _size(orthant, orthants, widths)
+        here = (rest >= 0) & (rest < size)
+        own = own + here * orthant
+        within = within + here * rest
+        rest = rest - size
+    offsets = []
+    for axis in range(len(widths) - 1, -1, -1):
+        bit = own >> axis & 1
+        extent = 1 + bit * (widths[axis] - 2)  # 1 offset that is 0, or all the others
+        quotient = within // extent
+        offsets.append(bit + within - quotient * extent)
+        within = quotient
+    return offsets[::-1]
+
+
+def _size(orthant: int, orthants: Any, widths: Sequence[Any]) -> Any:
+    """How many offsets an orthant has; 0 if it is not in the set."""
+    size = orthants >> orthant & 1
+    for axis, width in enumerate(widths):
+        if orthant >> axis & 1:
+            size = size * (width - 1)
+    return size

@@ -1,0 +1,83 @@
+"""Patches that somebody listed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.errors import PatchIndexError
+from patchloom.geometry.checks import whole_number
+from patchloom.patch_specs import PatchSpecs
+from patchloom.patching.flat_index import check_indices
+from patchloom.patching.patching import SpecSequence
+from patchloom.spec_table import SpecTable
+
+
+class FixedPatching(SpecSequence[PatchSpecs]):
+    """Given patches in the given order, the same in every epoch.
+
+    Parameters
+    ----------
+    fixed_patch_specs : iterable of PatchSpecs
+        Specifications of one kind, whichever; a `SpecTable` is taken as it is. There may be none.
+
+    Raises
+    ------
+    SpecError
+        If they are of different kinds, dimensions or numbers of channels.
+
+    Examples
+    --------
+    >>> spec = {"data_idx": 1, "sample_idx": 0, "coords": (3, 5), "patch_size": (8, 8)}
+    >>> patching = FixedPatching([spec])
+    >>> patching[0], patching.get_patch_indices(1), patching.get_patch_indices(0)
+    ({'data_idx': 1, 'sample_idx': 0, 'coords': (3, 5), 'patch_size': (8, 8)}, range(0, 1), range(0, 0))
+    """
+
+    def __init__(self, fixed_patch_specs: Iterable[PatchSpecs]) -> None:
+        rows = fixed_patch_specs if isinstance(fixed_patch_specs, SpecTable) else list(fixed_patch_specs)
+        self._table = SpecTable.from_specs(rows) if len(rows) else _no_specs()
+        stacks = self._table.columns["data_idx"]
+        self._by_stack = bool((stacks[1:] >= stacks[:-1]).all())
+
+    @property
+    def fixed_patch_specs(self) -> SpecTable:
+        """All specifications."""
+        return self._table
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def _spec_at(self, index: int) -> PatchSpecs:
+        return self._table[index]
+
+    def specs(self, indices: Sequence[int] | NDArray[Any]) -> SpecTable:
+        """Give many specifications; see `Patching.specs`."""
+        return self._table[check_indices(indices, len(self))]
+
+    def get_patch_indices(self, data_idx: int) -> Sequence[int]:
+        """Give the indices of all patches of one image stack, a `range` where patches are listed stack by stack.
+
+        Raises
+        ------
+        PatchIndexError
+            If `data_idx` is negative. A list of patches does not tell how many stacks there are: one that no patch lies
+            in has no indices.
+        """
+        number = whole_number("data_idx", data_idx)
+        if number < 0:
+            raise PatchIndexError(f"data_idx is {number}: it must be at least 0")
+        stacks = self._table.columns["data_idx"]
+        if self._by_stack:
+            first, last = np.searchsorted(stacks, (number, number + 1)).tolist()
+            return range(first, last)
+        indices: list[int] = np.flatnonzero(stacks == number).tolist()
+        return indices
+
+
+def _no_specs() -> SpecTable:
+    numbers, coords = np.empty(0, dtype=np.int64), np.empty((0, 2), dtype=np.int64)
+    return SpecTable({"data_idx": numbers, "sample_idx": numbers, "coords": coords, "patch_size": coords})

@@ -1,0 +1,71 @@
+"""Patches side by side, from the first corner to the last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.geometry.checks import spatial_tuple
+from patchloom.geometry.patch_positions import position_counts
+from patchloom.patch_specs import PatchSpecs
+from patchloom.patching.flat_index import Place, Places
+from patchloom.patching.grid_patching import GridPatching
+
+
+class SequentialPatching(GridPatching[PatchSpecs]):
+    """Patches on a grid that cover every image and stay inside it.
+
+    They are the tiles of a `TiledPatching` without what is kept of each: on an axis of size `A`, patches of size `P`
+    that share `O` voxels start at multiples of `P - O`, and the last one at `A - P`.
+
+    Parameters
+    ----------
+    data_shapes : sequence of sequence of int
+        Shape of each image stack, `SC(Z)YX`.
+    patch_size : sequence of int
+        `(z,) y, x`.
+    overlaps : sequence of int, optional
+        Voxels that neighbours share, `(z,) y, x`; none where not given.
+
+    Raises
+    ------
+    GeometryError
+        If a size or overlap makes no sense, or a patch is larger than an image.
+
+    Examples
+    --------
+    >>> patching = SequentialPatching([(1, 1, 64, 100)], patch_size=(64, 64))
+    >>> [spec["coords"] for spec in patching.patch_specs]
+    [(0, 0), (0, 36)]
+    """
+
+    def __init__(
+        self,
+        data_shapes: Sequence[Sequence[int]],
+        patch_size: Sequence[int],
+        overlaps: Sequence[int] | None = None,
+    ) -> None:
+        size = spatial_tuple("patch_size", patch_size, least=1)
+        super().__init__(data_shapes, size, (0,) * len(size) if overlaps is None else overlaps)
+        position_counts(self.data_shapes, self.patch_size)  # refuses patches that are larger than an image
+
+    @property
+    def patch_specs(self) -> SequentialPatching:
+        """All specifications as a lazy sequence: the plan itself."""
+        return self
+
+    def _spec(self, place: Place) -> PatchSpecs:
+        return {
+            "data_idx": place.data_idx,
+            "sample_idx": place.sample_idx,
+            "coords": tuple(window.start for window in self._windows(place)),
+            "patch_size": self.patch_size,
+        }
+
+    def _columns(self, places: Places) -> dict[str, NDArray[np.int64]]:
+        coords = np.empty((len(places.local), len(self.rules)), dtype=np.int64)
+        for axis, window in enumerate(self._many_windows(places)):
+            coords[:, axis] = window.start
+        return {"coords": coords, "patch_size": np.broadcast_to(np.array(self.patch_size), coords.shape)}

@@ -1,0 +1,336 @@
+"""Random patches that are spread evenly over every image, and that keep off what is set aside."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from math import ceil, prod
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.axes import spatial_axes
+from patchloom.errors import GeometryError, PatchIndexError
+from patchloom.geometry.cell_orthants import count_positions, unravel_orthants
+from patchloom.geometry.checks import whole_number
+from patchloom.geometry.patch_positions import position_counts, unravel, unravel_by_cells
+from patchloom.patching.flat_index import FlatIndex, PatchNumbering, Place, Places, UnevenIndex
+from patchloom.patching.position_lines import Found, PositionLines, Restriction
+from patchloom.patching.randomised_patching import RandomisedPatching
+
+_ROUNDING = 1e-9
+"""Of a number of patches that is a sum of probabilities: 10 times 0.1 is one patch, not two."""
+
+_MOST_PATCHES = 3_037_000_499
+"""Of one sample: the square of the number of strata has to fit into 63 bits."""
+
+
+class StratifiedPatching(RandomisedPatching):
+    """Patches at random places, others in every epoch, evenly spread in each; parts of images can be set aside.
+
+    Every image is divided into cells of the patch size, from its first voxel on. The places a patch may take in a sample
+    (those in one cell first, then those in the next) are cut into as many strata of equal size as the sample has
+    patches, and patch `i` of an epoch is drawn from stratum `i`. So each place is equally likely, and still no epoch
+    leaves a region out or crowds another; patch `i` comes from the same region in every epoch.
+
+    Parameters
+    ----------
+    data_shapes : sequence of sequence of int
+        Shape of each image stack, `SC(Z)YX`.
+    patch_size : sequence of int
+        `(z,) y, x`.
+    seed : int, optional
+        Two plans of one seed are the same. Where not given it is drawn, once; see the attribute `seed`.
+    n_patches : int, optional
+        How many patches make an epoch, shared out among samples in proportion to the voxels that patches may touch; of
+        which sample patch `i` is may then change from epoch to epoch. Where not given, a sample has as many patches as
+        have its voxels together, rounded up: `⌈∏ (A / P)⌉`.
+
+    Raises
+    ------
+    GeometryError
+        If a size makes no sense, or a patch is larger than an image.
+
+    Examples
+    --------
+    >>> patching = StratifiedPatching([(1, 1, 96, 64)], patch_size=(32, 32), seed=7)
+    >>> len(patching), patching.grid_shape(0)
+    (6, (3, 2))
+    >>> patching.exclude_patches(0, 0, [(0, 0), (0, 1)])
+    >>> len(patching), min(spec["coords"][0] for spec in patching) >= 32
+    (4, True)
+
+    Notes
+    -----
+    In an epoch, a voxel that patches may touch is expected in one patch on average over a sample (in a few more where
+    the number of patches was rounded up), in fewer near borders and excluded cells, in more away from them. Nothing is
+    stored for each cell of a sample until cells of that sample are excluded or given a probability; from then on, some
+    20 bytes.
+    """
+
+    def __init__(
+        self,
+        data_shapes: Sequence[Sequence[int]],
+        patch_size: Sequence[int],
+        seed: int | None = None,
+        *,
+        n_patches: int | None = None,
+    ) -> None:
+        super().__init__(data_shapes, patch_size, seed, n_patches)
+        self._extents = position_counts(self.data_shapes, self.patch_size)
+        self._extent_table = np.array(self._extents, dtype=np.int64)
+        self._restrictions: dict[tuple[int, int], Restriction] = {}
+
+    def at_epoch(self, epoch: int) -> Self:
+        """Give the plan at another epoch; see `Patching.at_epoch`. What is excluded later is excluded in one plan only."""
+        plan = super().at_epoch(epoch)
+        plan._restrictions = dict(self._restrictions)  # noqa: SLF001  # of the same class
+        return plan
+
+    def grid_shape(self, data_idx: int) -> tuple[int, ...]:
+        """How many whole cells each spatial axis of an image stack has: `⌊A / P⌋`.
+
+        Raises
+        ------
+        PatchIndexError
+            If there is no such stack.
+        """
+        shape = self.data_shapes[self._checked_sample(data_idx, 0)[0]]
+        return tuple(size // patch for size, patch in zip(shape[2:], self.patch_size, strict=True))
+
+    def exclude_patches(
+        self, data_idx: int, sample_idx: int, grid_coords: Sequence[tuple[int, ...]] | NDArray[Any]
+    ) -> None:
+        """Set cells of one sample aside: no voxel of any patch touches them from now on.
+
+        The number of patches falls by those that the cells would hold.
+
+        Parameters
+        ----------
+        data_idx, sample_idx : int
+            Which sample.
+        grid_coords : sequence of tuple of int, or array
+            Cells, one a row: cell `g` begins at voxel `g * patch_size`. Those that the image's end cuts count as well.
+
+        Raises
+        ------
+        PatchIndexError
+            If there is no such sample or cell.
+        GeometryError
+            If a cell has not one whole number for each spatial axis.
+        """
+        key = self._checked_sample(data_idx, sample_idx)
+        cells = _cell_rows(grid_coords, len(self.patch_size))
+        restriction = self._restriction(key)
+        _check_cells(cells, restriction.allowed.shape, f"sample {key[1]} of image stack {key[0]}")
+        if len(cells):
+            self._restrict(key, restriction.without(cells))
+
+    def set_region_probs(
+        self, data_idx: int, sample_idx: int, probs: Mapping[tuple[int, ...], float] | NDArray[Any]
+    ) -> None:
+        """Say how probable it is that a patch starts in a cell, compared with a cell of probability 1.
+
+        The number of patches falls in proportion: a cell of probability 0.1 counts as a tenth of a cell.
+
+        Parameters
+        ----------
+        data_idx, sample_idx : int
+            Which sample.
+        probs : mapping of tuple of int to float, or array of float
+            The probability of some cells (others keep theirs), or of all in an array of `grid_shape`.
+
+        Raises
+        ------
+        PatchIndexError
+            If there is no such sample, or no patch can start in such a cell.
+        GeometryError
+            If a probability is not from 0 to 1, or all are 0.
+        """
+        key = self._checked_sample(data_idx, sample_idx)
+        where = f"sample {key[1]} of image stack {key[0]}"
+        grid = self.grid_shape(key[0])
+        restriction = self._restriction(key)
+        known = restriction.probabilities
+        probabilities = np.ones(grid) if known is None else known.copy()
+        if isinstance(probs, Mapping):
+            cells = _cell_rows(list(probs), len(self.patch_size))
+            _check_cells(cells, grid, where)
+            probabilities[tuple(cells.T)] = list(probs.values())
+        elif np.shape(probs) == grid:
+            probabilities[...] = probs
+        else:
+            raise GeometryError(f"probs has shape {np.shape(probs)}, but {where} has {grid} whole cells")
+        _check_probabilities(probabilities, restriction.allowed, where)
+        self._restrict(key, Restriction(restriction.allowed, probabilities))
+
+    def get_all_grid_coords(self) -> dict[tuple[int, int], list[tuple[int, ...]]]:
+        """List the whole cells of every sample, by `(data_idx, sample_idx)`."""
+        return {
+            (data_idx, sample_idx): list(itertools.product(*map(range, self.grid_shape(data_idx))))
+            for data_idx, shape in enumerate(self.data_shapes)
+            for sample_idx in range(shape[0])
+        }
+
+    def get_included_grid_coords(self) -> dict[tuple[int, int], list[tuple[int, ...]]]:
+        """List the whole cells of every sample that are not excluded, by `(data_idx, sample_idx)`."""
+        included = self.get_all_grid_coords()
+        for (data_idx, sample_idx), restriction in self._restrictions.items():
+            whole = restriction.allowed[tuple(map(slice, self.grid_shape(data_idx)))]
+            included[data_idx, sample_idx] = list(map(tuple, np.argwhere(whole).tolist()))
+        return included
+
+    def _checked_sample(self, data_idx: int, sample_idx: int) -> tuple[int, int]:
+        stack, sample = whole_number("data_idx", data_idx), whole_number("sample_idx", sample_idx)
+        if not 0 <= stack < len(self.data_shapes):
+            raise PatchIndexError(f"data_idx is {stack}, but the series has {len(self.data_shapes)} image stacks")
+        if not 0 <= sample < self.data_shapes[stack][0]:
+            raise PatchIndexError(
+                f"sample_idx is {sample}, but image stack {stack} has {self.data_shapes[stack][0]} samples"
+            )
+        return stack, sample
+
+    def _restriction(self, key: tuple[int, int]) -> Restriction:
+        if key in self._restrictions:
+            return self._restrictions[key]
+        shape = self.data_shapes[key[0]][2:]
+        cells = (-(-size // patch) for size, patch in zip(shape, self.patch_size, strict=True))
+        return Restriction(np.ones(tuple(cells), dtype=np.bool_))
+
+    def _restrict(self, key: tuple[int, int], restriction: Restriction) -> None:
+        self._restrictions[key] = restriction
+        self.__dict__.pop("_lines", None)
+        self._forget_numbering()
+
+    @property
+    def _n_samples(self) -> list[int]:
+        return [shape[0] for shape in self.data_shapes]
+
+    @property
+    def _row_is_sample(self) -> bool:
+        """Whether samples of one stack may differ in their number of patches; if not, a row is a stack."""
+        return bool(self._restrictions) or self._requested is not None
+
+    def _by_row(self, of_stacks: list[int]) -> NDArray[np.int64]:
+        numbers = np.array(of_stacks, dtype=np.int64)
+        return np.repeat(numbers, self._n_samples) if self._row_is_sample else numbers
+
+    def _restricted_rows(self) -> dict[int, tuple[int, Restriction]]:
+        """For each restricted row: its stack and its restriction."""
+        samples = FlatIndex(self._n_samples, [1] * len(self.data_shapes))
+        return {samples.of_stack(key[0])[key[1]]: (key[0], value) for key, value in self._restrictions.items()}
+
+    @cached_property
+    def _lines(self) -> PositionLines:
+        rows = self._restricted_rows()
+        return PositionLines.build(
+            self._by_row([prod(extents) for extents in self._extents]),
+            {row: self._extents[data_idx] for row, (data_idx, _) in rows.items()},
+            {row: restriction for row, (_, restriction) in rows.items()},
+            self.patch_size,
+        )
+
+    def _numbering(self) -> PatchNumbering:
+        patch_volume = prod(self.patch_size)
+        volumes = self._by_row([prod(shape[2:]) for shape in self.data_shapes])
+        counts = -(-volumes // patch_volume)
+        weights = volumes.astype(np.float64)
+        for row, (data_idx, restriction) in self._restricted_rows().items():
+            weights[row] = restriction.volume(self.data_shapes[data_idx][2:], self.patch_size)
+            counts[row] = ceil(weights[row] / patch_volume - _ROUNDING)
+        drawable = self._lines.units > 0
+        counts, weights = counts * drawable, weights * drawable
+        if self._requested is not None:
+            numbering: PatchNumbering = self._spread(weights, self._requested if drawable.any() else 0)
+        else:
+            numbering = (UnevenIndex if self._row_is_sample else FlatIndex)(self._n_samples, counts.tolist())
+        if max(numbering.n_local) > _MOST_PATCHES:
+            raise GeometryError(
+                f"a sample has {max(numbering.n_local)} patches of size {self.patch_size}: at most {_MOST_PATCHES} can be "
+                "stratified, so take larger ones, or give n_patches"
+            )
+        return numbering
+
+    def _coords(self, place: Place) -> list[int]:
+        n_units, n_strata = self._lines.units.item(place.row), self._index.n_local[place.row]
+        unit = _unit_in_stratum(place.local, n_strata, n_units, self._draws.below(n_units, place.flat))
+        extents = self._extents[place.data_idx]
+        if self._lines.restricted[place.row]:
+            return _free_position(self._lines.find(place.row, unit), extents, self.patch_size)
+        return unravel_by_cells(unit, extents, self.patch_size)
+
+    def _many_coords(self, places: Places) -> list[NDArray[np.int64]]:
+        n_units = self._lines.units[places.row]
+        n_strata = np.frombuffer(self._index.n_local, dtype=np.int64)[places.row]
+        units = _unit_in_stratum(places.local, n_strata, n_units, self._draws.below_many(n_units, places.flat))
+        restricted = self._lines.restricted[places.row]
+        if not restricted.any():
+            return unravel_by_cells(units, places.of_stacks(self._extent_table), self.patch_size)
+        free = ~restricted
+        extents = self._extent_table[places.data_idx].T
+        coords = np.empty_like(extents)
+        coords[:, free] = unravel_by_cells(units[free], list(extents[:, free]), self.patch_size)
+        found = self._lines.find_many(places.row[restricted], units[restricted])
+        coords[:, restricted] = _free_position(found, list(extents[:, restricted]), self.patch_size)
+        return list(coords)
+
+
+def _unit_in_stratum(stratum: Any, n_strata: Any, n_units: Any, draw: Any) -> Any:
+    """Find the unit that a draw from one of the equal strata of a line falls on; for numbers and arrays alike.
+
+    A stratum begins and ends within a unit in general. So each unit is cut into `n_strata` parts, of which every stratum
+    has exactly `n_units`; `draw` is one of these. No unit is favoured, and no number is rounded.
+    """
+    whole = n_units // n_strata
+    over = stratum * (n_units - whole * n_strata)
+    carry = over // n_strata
+    return stratum * whole + carry + (over - carry * n_strata + draw) // n_strata
+
+
+def _free_position(found: Found, extents: Sequence[Any], cell_size: Sequence[int]) -> list[Any]:
+    """Find the coordinates of a unit of the line of a restricted sample; for numbers and arrays alike."""
+    grid = [-(-extent // cell) for extent, cell in zip(extents, cell_size, strict=True)]
+    corner = [index * cell for index, cell in zip(unravel(found.cell, grid), cell_size, strict=True)]
+    widths = []
+    for extent, start, cell in zip(extents, corner, cell_size, strict=True):
+        left = extent - start
+        widths.append(left - (left - cell) * (left > cell))
+    units_of_position = found.n_units // count_positions(found.orthants, widths)
+    offsets = unravel_orthants(found.unit // units_of_position, found.orthants, widths)
+    return [start + offset for start, offset in zip(corner, offsets, strict=True)]
+
+
+def _cell_rows(grid_coords: Sequence[Sequence[int]] | NDArray[Any], n_dims: int) -> NDArray[np.int64]:
+    """Cells as an array, one a row."""
+    try:
+        cells = np.asarray(grid_coords)
+    except ValueError:
+        cells = np.empty((1, 0))  # of different lengths: refused below
+    if not cells.size:
+        return np.empty((0, n_dims), dtype=np.int64)
+    if cells.ndim != 2 or cells.shape[1] != n_dims or not np.issubdtype(cells.dtype, np.integer):
+        raise GeometryError(
+            f"grid_coords is {grid_coords!r}: it must be a list of cells with one whole number for each of "
+            f"{', '.join(spatial_axes(n_dims))}, such as [{(0,) * n_dims}]"
+        )
+    return cells.astype(np.int64)
+
+
+def _check_cells(cells: NDArray[np.int64], grid: Sequence[int], where: str) -> None:
+    outside = np.flatnonzero(((cells < 0) | (cells >= np.array(grid))).any(axis=1))
+    if len(outside):
+        raise PatchIndexError(
+            f"cell {tuple(cells[outside[0]].tolist())} does not exist: {where} has {tuple(grid)} cells"
+        )
+
+
+def _check_probabilities(probabilities: NDArray[np.float64], allowed: NDArray[np.bool_], where: str) -> None:
+    wrong = ~((probabilities >= 0) & (probabilities <= 1))  # NaN is wrong too
+    if wrong.any():
+        cell = tuple(np.argwhere(wrong)[0].tolist())
+        raise GeometryError(f"probability is {probabilities[cell]} for cell {cell} of {where}: it must be from 0 to 1")
+    drawable = allowed[tuple(map(slice, probabilities.shape))]
+    if drawable.any() and not probabilities[drawable].any():
+        raise GeometryError(f"all probabilities of {where} are 0: exclude its cells if nothing is to be drawn there")
