@@ -1,1 +1,27 @@
 """Pixels in: image stacks of any source, read lazily as `SC(Z)YX`."""
+
+from patchloom.image_stacks.array_stack import ArrayStack
+from patchloom.image_stacks.czi_stack import CziStack
+from patchloom.image_stacks.image_stack import HasMetadata, HasStorageGrid, ImageStack, ReadsRegions, Region
+from patchloom.image_stacks.open_stacks import Source, is_series, open_stacks
+from patchloom.image_stacks.series_check import check_series
+from patchloom.image_stacks.sliced_stack import SlicedStack
+from patchloom.image_stacks.tiff_stack import TiffStack
+from patchloom.image_stacks.zarr_stack import ZarrStack
+
+__all__ = [
+    "ArrayStack",
+    "CziStack",
+    "HasMetadata",
+    "HasStorageGrid",
+    "ImageStack",
+    "ReadsRegions",
+    "Region",
+    "SlicedStack",
+    "Source",
+    "TiffStack",
+    "ZarrStack",
+    "check_series",
+    "is_series",
+    "open_stacks",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from patchloom.axes import AxesMap
 from patchloom.errors import SourceError
 from patchloom.image_metadata import ImageMetadata
-from patchloom.image_stacks.sliced_stack import SlicedStack
+from patchloom.image_stacks.sliced_stack import SlicedStack, describe_selection
+from patchloom.image_stacks.source_axes import axes_from_names, unknown_axes
 
 
 class ArrayLike(Protocol):
@@ -32,12 +34,16 @@ class ArrayLike(Protocol):
 class ArrayStack(SlicedStack):
     """An image stack over an array; nothing is copied until a patch is read.
 
+    It pickles as the array does: a memory map by the name of its file, other arrays with their pixels, and an open HDF5
+    dataset not at all.
+
     Parameters
     ----------
     array : array-like
         Anything with `shape`, `dtype` and slicing.
-    axes : str
-        The array's own axes, letters of `STCZYX`, outermost first.
+    axes : str, optional
+        The array's own axes, letters of `STCZYX`, outermost first. May be left out where the array names its dimensions by
+        these letters, as xarray's do.
     source : str or Path
         What to call it in messages.
     metadata : ImageMetadata, optional
@@ -46,7 +52,9 @@ class ArrayStack(SlicedStack):
     Raises
     ------
     AxesError
-        If the axes are not legal or not as many as the array's.
+        If the axes are not known, not legal, or not as many as the array's.
+    SourceError
+        If the array does not hold numbers.
 
     Examples
     --------
@@ -58,14 +66,59 @@ class ArrayStack(SlicedStack):
     """
 
     def __init__(
-        self, array: ArrayLike, axes: str, *, source: str | Path = "array", metadata: ImageMetadata | None = None
+        self,
+        array: ArrayLike,
+        axes: str | None = None,
+        *,
+        source: str | Path = "array",
+        metadata: ImageMetadata | None = None,
     ) -> None:
-        super().__init__(source, AxesMap(axes, tuple(array.shape)), np.dtype(array.dtype), metadata)
+        axes_map = AxesMap(_own_axes(source, array) if axes is None else axes, tuple(array.shape))
+        super().__init__(source, axes_map, _numpy_dtype(source, array.dtype), metadata)
         self.array = array
 
     def read(self, selection: tuple[slice | int, ...]) -> NDArray[Any]:
         """Cut a box out of the array; see `SlicedStack.read`."""
         try:
             return np.asarray(self.array[selection])
-        except OSError as error:
-            raise SourceError(f"{self.source}: cannot read {selection}: {error}") from error
+        except (OSError, RuntimeError, ValueError) as error:
+            where = describe_selection(self.original_axes, selection)
+            raise SourceError(f"{self.source} cannot be read at {where}: {error}") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        by_name = isinstance(self.array, np.memmap) and isinstance(self.array.base, mmap.mmap)
+        return {**self.__dict__, "array": _ByFileName(self.array)} if by_name else dict(self.__dict__)
+
+
+class _ByFileName:
+    """Stands for a memory map in a pickle, which comes out as a memory map again; its pixels do not travel."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        array = self.array
+        if array.filename is None or array.mode == "c":
+            # A copy on write may differ from its file, and a nameless file cannot be opened again.
+            return np.array, (np.asarray(array),)
+        order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
+        return np.memmap, (array.filename, array.dtype, "r", array.offset, array.shape, order)
+
+
+def _own_axes(source: str | Path, array: ArrayLike) -> str:
+    names = getattr(array, "dims", None)
+    axes = axes_from_names(names) if isinstance(names, tuple) else None
+    if axes is None:
+        said = f"and names its dimensions {names}" if isinstance(names, tuple) else ""
+        raise unknown_axes(source, array.shape, said)
+    return axes
+
+
+def _numpy_dtype(source: str | Path, dtype: Any) -> np.dtype[Any]:
+    try:
+        numpy_dtype: np.dtype[Any] = np.dtype(dtype)
+    except TypeError as error:
+        raise SourceError(
+            f"{source} has dtype {dtype}, which is none of NumPy's: turn it into a NumPy array first"
+        ) from error
+    return numpy_dtype

@@ -14,10 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.axes import AxesMap
-from patchloom.errors import GeometryError
+from patchloom.errors import GeometryError, SourceError
 from patchloom.geometry.checks import spatial_tuple, whole_number
 from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks.image_stack import Region
+
+
+def describe_selection(axes: str, selection: Sequence[slice | int]) -> str:
+    """Say in a message which box of a source is meant.
+
+    Examples
+    --------
+    >>> describe_selection("TYX", (3, slice(0, 64), slice(32, 96)))
+    'T 3, Y 0:64, X 32:96'
+    """
+    return ", ".join(
+        f"{axis} {index.start}:{index.stop}" if isinstance(index, slice) else f"{axis} {index}"
+        for axis, index in zip(axes, selection, strict=True)
+    )
 
 
 class SlicedStack(ABC):
@@ -30,18 +44,25 @@ class SlicedStack(ABC):
     axes_map : AxesMap
         The source's own axes and shape.
     dtype : numpy dtype
-        The source's own dtype.
+        The source's own dtype; patches have it in the machine's byte order.
     metadata : ImageMetadata, optional
         What the source says of its voxels and channels.
+
+    Raises
+    ------
+    SourceError
+        If the dtype is not one of numbers.
     """
 
     def __init__(
         self, source: str | Path, axes_map: AxesMap, dtype: np.dtype[Any], metadata: ImageMetadata | None = None
     ) -> None:
+        if dtype.kind not in "biufc":
+            raise SourceError(f"{source} has dtype {dtype}: the pixels of an image are numbers")
         self.source = source
         self.axes_map = axes_map
         self.data_shape = axes_map.data_shape
-        self.data_dtype = dtype
+        self.data_dtype = dtype.newbyteorder("=")
         self.original_axes = axes_map.axes
         self.original_data_shape = axes_map.shape
         self.metadata = metadata or ImageMetadata()

@@ -1,0 +1,185 @@
+"""From whatever a user has, paths, URLs, arrays or open stacks, to image stacks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from patchloom.errors import AxesError, GeometryError, PatchloomError, SourceError, SourceNotFoundError
+from patchloom.image_stacks.array_stack import ArrayLike, ArrayStack
+from patchloom.image_stacks.czi_stack import CziStack
+from patchloom.image_stacks.image_stack import ImageStack
+from patchloom.image_stacks.source_paths import image_format, images_of, is_collection, split_scene
+from patchloom.image_stacks.tiff_stack import TiffStack
+from patchloom.image_stacks.zarr_stack import ZarrStack
+
+Source = str | os.PathLike[str] | ArrayLike | ImageStack
+"""One image, or the name of several: a path, a URL, a folder, a glob pattern, an array or a stack."""
+
+
+def open_stacks(
+    sources: Source | Sequence[Source], axes: str | Sequence[str | None] | None = None, *, level: int | None = None
+) -> list[ImageStack]:
+    """Open images lazily; no pixel is read.
+
+    Parameters
+    ----------
+    sources : source or sequence of sources
+        Paths, URLs (of Zarrs), folders of images, glob patterns, arrays and array-likes, or stacks, which pass through.
+        Images of a folder or pattern come in natural order (`img2` before `img10`). A level of an OME-Zarr is named by
+        `image.ome.zarr/1`, a scene of a CZI by `slide.czi@2`.
+    axes : str or sequence of str or None, optional
+        The sources' own axes, letters of `STCZYX`, outermost first: one string for all, or one for each source as given,
+        in which `None` means that the metadata tell. They overrule the metadata.
+    level : int, optional
+        Which level of the images' pyramids; the full images by default.
+
+    Returns
+    -------
+    list of ImageStack
+        They need not fit together: see `check_series`.
+
+    Raises
+    ------
+    SourceNotFoundError, SourceError, AxesError, MissingExtraError
+        If a source cannot be opened. Where several cannot, one error lists them all.
+    GeometryError
+        If there are no sources.
+
+    Examples
+    --------
+    >>> [stack.data_shape for stack in open_stacks([np.zeros((3, 64, 48)), np.zeros((9, 9))], axes=["CYX", "YX"])]
+    [(1, 3, 64, 48), (1, 1, 9, 9)]
+    >>> open_stacks(np.zeros((3, 64, 48)))
+    Traceback (most recent call last):
+        ...
+    patchloom.errors.AxesError: array has shape (3, 64, 48), but not what its axes are: say so with one letter of 'STCZYX'
+    for each, such as axes='ZYX'
+    """
+    given = _listed(sources)
+    stacks: list[ImageStack] = []
+    failures: list[PatchloomError] = []
+    for source, own_axes in zip(given, _axes_of_each(axes, len(given)), strict=True):
+        for stack in _opened(source, own_axes, level):
+            if isinstance(stack, PatchloomError):
+                failures.append(stack)
+            else:
+                stacks.append(stack)
+    if failures:
+        raise _one_error(failures, len(failures) + len(stacks))
+    return stacks
+
+
+def is_series(sources: Source | Sequence[Source]) -> bool:
+    """Whether sources stand for a series, even of a single image: a sequence, a folder or a pattern.
+
+    Examples
+    --------
+    >>> is_series(np.zeros((4, 4))), is_series("a.tif"), is_series(["a.tif"]), is_series("*.tif")
+    (False, False, True, True)
+    """
+    if isinstance(sources, (str, os.PathLike)):
+        return is_collection(_path(sources))
+    return not _is_image(sources)
+
+
+def _opened(source: Source, axes: str | None, level: int | None) -> Iterator[ImageStack | PatchloomError]:
+    """Open what one source stands for; what fails comes as its error."""
+    try:
+        images: Iterable[Source] = images_of(_path(source)) if isinstance(source, (str, os.PathLike)) else [source]
+    except PatchloomError as error:
+        yield error
+        return
+    for image in images:
+        try:
+            yield _open(image, axes, level)
+        except PatchloomError as error:
+            yield error
+
+
+def _open(source: Source, axes: str | None, level: int | None) -> ImageStack:
+    if isinstance(source, (str, os.PathLike)):
+        return _open_path(_path(source), axes, level)
+    if isinstance(source, ImageStack):
+        _check_no_level(source.source, level)
+        if axes not in (None, source.original_axes):
+            raise AxesError(
+                f"axes are {axes!r}, but {source.source} is an open stack with axes {source.original_axes!r}: give None"
+            )
+        return source
+    if not _is_image(source):
+        raise SourceError(f"{source!r} is no source of images: give a path, a URL, an array or an image stack")
+    _check_no_level("array", level)
+    return ArrayStack(source, axes)
+
+
+def _open_path(path: str | Path, axes: str | None, level: int | None) -> ImageStack:
+    match image_format(path):
+        case "zarr":
+            return ZarrStack(path, axes, level)
+        case "tiff":
+            return TiffStack(path, axes, level=level or 0)
+        case "czi":
+            _check_no_level(path, level)
+            return CziStack(*split_scene(path), axes=axes)
+        case _:
+            _check_no_level(path, level)
+            return ArrayStack(_memory_map(path), axes, source=path)
+
+
+def _memory_map(path: str | Path) -> ArrayLike:
+    try:
+        array: ArrayLike = np.load(path, mmap_mode="r")
+    except FileNotFoundError as error:
+        raise SourceNotFoundError(f"there is no file {path}") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise SourceError(f"{path} cannot be read as a NumPy array: {error}") from error
+    return array
+
+
+def _check_no_level(source: str | Path, level: int | None) -> None:
+    if level not in (None, 0):
+        raise SourceNotFoundError(f"{source} has no level {level}: it is a single image")
+
+
+def _listed(sources: Source | Sequence[Source]) -> list[Source]:
+    if isinstance(sources, (str, os.PathLike)) or _is_image(sources):
+        return [cast("Source", sources)]
+    if not isinstance(sources, Iterable):
+        raise SourceError(f"{sources!r} is no source of images: give a path, a URL, an array or an image stack")
+    listed = list(cast("Iterable[Source]", sources))
+    if not listed:
+        raise GeometryError("the series is empty: give at least one source")
+    return listed
+
+
+def _axes_of_each(axes: str | Sequence[str | None] | None, n_sources: int) -> list[str | None]:
+    if axes is None or isinstance(axes, str):
+        return [axes] * n_sources
+    if len(axes) != n_sources:
+        raise AxesError(
+            f"axes are given for {len(axes)} sources, but there are {n_sources}: give one string for all, or one for each"
+        )
+    return list(axes)
+
+
+def _is_image(source: object) -> bool:
+    return isinstance(source, ImageStack) or (hasattr(source, "shape") and hasattr(source, "dtype"))
+
+
+def _path(source: str | os.PathLike[str]) -> str | Path:
+    return source if isinstance(source, str) else Path(source)
+
+
+def _one_error(failures: Sequence[PatchloomError], n_images: int) -> PatchloomError:
+    """Return the only error, or one that lists them all and is of their kind if they are of one."""
+    if len(failures) == 1:
+        return failures[0]
+    kinds = {type(failure) for failure in failures}
+    kind = kinds.pop() if len(kinds) == 1 else SourceError
+    listed = "\n".join(f"  {failure}" for failure in failures)
+    return kind(f"{len(failures)} of {n_images} images cannot be opened:\n{listed}")

@@ -1,0 +1,53 @@
+"""What the image stacks of one series have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from patchloom.axes import spatial_axes
+from patchloom.errors import GeometryError
+from patchloom.image_stacks.image_stack import ImageStack
+
+
+def check_series(stacks: Sequence[ImageStack]) -> None:
+    """Refuse stacks that one model cannot take one after the other.
+
+    Parameters
+    ----------
+    stacks : sequence of ImageStack
+        The series. Sizes and dtypes may differ.
+
+    Raises
+    ------
+    GeometryError
+        If there is no stack, or two differ in their number of dimensions or channels; the message names both.
+
+    Examples
+    --------
+    >>> from patchloom.image_stacks import ArrayStack
+    >>> import numpy as np
+    >>> check_series([ArrayStack(np.zeros((4, 9, 9)), axes) for axes in ("ZYX", "CYX")])
+    Traceback (most recent call last):
+        ...
+    patchloom.errors.GeometryError: the stacks of a series differ: array (stack 0) is 3D with shape SCZYX (1, 1, 4, 9, 9)
+    and array (stack 1) is 2D with shape SCYX (1, 4, 9, 9)
+    """
+    if not stacks:
+        raise GeometryError("the series is empty: it needs at least one image stack")
+    first = stacks[0]
+    for data_idx, stack in enumerate(stacks):
+        if len(stack.data_shape) != len(first.data_shape):
+            raise GeometryError(
+                f"the stacks of a series differ: {_dimensions(0, first)} and {_dimensions(data_idx, stack)}"
+            )
+        if stack.data_shape[1] != first.data_shape[1]:
+            raise GeometryError(
+                f"the stacks of a series differ: {first.source} (stack 0) has {first.data_shape[1]} channels and "
+                f"{stack.source} (stack {data_idx}) has {stack.data_shape[1]}"
+            )
+
+
+def _dimensions(data_idx: int, stack: ImageStack) -> str:
+    n_dims = len(stack.data_shape) - 2
+    axes = "SC" + spatial_axes(n_dims)
+    return f"{stack.source} (stack {data_idx}) is {n_dims}D with shape {axes} {tuple(stack.data_shape)}"

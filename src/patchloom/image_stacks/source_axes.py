@@ -1,0 +1,64 @@
+"""Which axes a source has: what it says itself, in our letters, and what to say where it is silent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from patchloom.axes import LEGAL_AXES
+from patchloom.errors import AxesError
+
+_LETTERS = {"sample": "S", "time": "T", "channel": "C"}
+_EXAMPLES = {2: "YX", 3: "ZYX", 4: "CZYX", 5: "TCZYX", 6: "STCZYX"}
+
+
+def axes_from_names(names: Sequence[object]) -> str | None:
+    """Axes that a source's names of dimensions spell, or `None` where they do not.
+
+    Parameters
+    ----------
+    names : sequence
+        One name a dimension: a letter of `STCZYX`, in lower case too, or `"sample"`, `"time"`, `"channel"`.
+
+    Examples
+    --------
+    >>> axes_from_names(["time", "c", "y", "x"])
+    'TCYX'
+    >>> axes_from_names(["dim_0", "dim_1"]) is None
+    True
+    """
+    words = [str(name).lower() for name in names]
+    letters = [_LETTERS.get(word, word.upper()) for word in words]
+    legal = set(letters) <= set(LEGAL_AXES) and len(set(letters)) == len(letters) and {"Y", "X"} <= set(letters)
+    return "".join(letters) if legal else None
+
+
+def unknown_axes(source: str | Path, shape: Sequence[int], said: str = "") -> AxesError:
+    """Return the error for a source whose axes nobody named; it shows the shape and an example.
+
+    Parameters
+    ----------
+    source : str or Path
+        What to call it.
+    shape : sequence of int
+        Its own shape.
+    said : str
+        What the source says of its axes, as the end of a sentence; nothing where it says nothing.
+
+    Examples
+    --------
+    >>> raise unknown_axes("array", (60, 256, 256))
+    Traceback (most recent call last):
+        ...
+    patchloom.errors.AxesError: array has shape (60, 256, 256), but not what its axes are: say so with one letter of
+    'STCZYX' for each, such as axes='ZYX'
+    """
+    sizes = tuple(int(size) for size in shape)
+    example = "YXC" if len(sizes) == 3 and sizes[-1] in (3, 4) else _EXAMPLES.get(len(sizes))
+    if example is None:
+        return AxesError(f"{source} has shape {sizes}: an image has 2 to 6 axes, Y and X always among them")
+    reason = said or "but not what its axes are"
+    return AxesError(
+        f"{source} has shape {sizes}, {reason}: say so with one letter of {LEGAL_AXES!r} for each, such as "
+        f"axes={example!r}"
+    )

@@ -1,0 +1,106 @@
+"""Which image a name stands for: one file, a Zarr, all that is in a folder, or all that a pattern matches."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from patchloom.errors import SourceError, SourceNotFoundError
+from patchloom.image_stacks.zarr_node import is_url, is_zarr_folder
+
+ImageFormat = Literal["tiff", "czi", "zarr", "npy"]
+
+SUPPORTED = "TIFF (.tif, .tiff, .btf, .tf8), Zarr and OME-Zarr (.zarr), N5 (.n5), CZI (.czi) and NumPy (.npy)"
+
+_SUFFIXES: dict[str, ImageFormat] = {
+    ".tif": "tiff",
+    ".tiff": "tiff",
+    ".btf": "tiff",
+    ".tf8": "tiff",
+    ".czi": "czi",
+    ".npy": "npy",
+}
+_ZARR_SUFFIXES = (".zarr", ".n5")
+_SCENE = re.compile(r"(?P<path>.+\.czi)@(?P<scene>\d+)", re.IGNORECASE)
+
+
+def image_format(source: str | Path) -> ImageFormat | None:
+    """Tell the format of one image by its name, and of a folder by what is in it; `None` if there is none.
+
+    Examples
+    --------
+    >>> image_format("cells.OME.TIF"), image_format("plate.ome.zarr/A/1/0"), image_format("slide.czi@2")
+    ('tiff', 'zarr', 'czi')
+    >>> image_format("holiday.png") is None
+    True
+    """
+    path = Path(split_scene(source)[0])
+    if is_url(source) or any(part.lower().endswith(_ZARR_SUFFIXES) for part in path.parts):
+        return "zarr"
+    if path.is_dir():
+        return "zarr" if is_zarr_folder(path) else None
+    return _SUFFIXES.get(path.suffix.lower())
+
+
+def split_scene(source: str | Path) -> tuple[str | Path, int | None]:
+    """Split the number of a scene off the name of a CZI.
+
+    Examples
+    --------
+    >>> split_scene("slide.czi@2"), split_scene("slide.czi")
+    (('slide.czi', 2), ('slide.czi', None))
+    """
+    match = _SCENE.fullmatch(str(source))
+    return (match["path"], int(match["scene"])) if match else (source, None)
+
+
+def is_collection(source: str | Path) -> bool:
+    """Whether a name stands for a number of images, even if that is 1: a folder that is no Zarr, or a pattern."""
+    if image_format(source) == "zarr" and not _is_pattern(source):
+        return False
+    return Path(source).is_dir() or _is_pattern(source)
+
+
+def images_of(source: str | Path) -> list[str | Path]:
+    """List the images that a name stands for, in natural order; hidden files and what is no image are passed over.
+
+    Raises
+    ------
+    SourceNotFoundError
+        If there is nothing of that name, or no image in the folder or among what the pattern matches.
+    SourceError
+        If it is a file that is no image of a supported format.
+    """
+    if _is_pattern(source):
+        matches = glob.glob(str(source), recursive=True)  # noqa: PTH207  # Path.glob refuses absolute patterns
+        return _only_images(f"{source} matches", map(Path, matches))
+    if is_collection(source):
+        return _only_images(f"{source} holds", Path(source).iterdir())
+    if image_format(source) is None:
+        if not Path(source).exists():
+            raise SourceNotFoundError(f"there is no file or folder {source}")
+        raise SourceError(f"{source} is not a supported image: supported are {SUPPORTED}")
+    return [source]
+
+
+def _only_images(what: str, paths: Iterable[Path]) -> list[str | Path]:
+    visible = [path for path in paths if not path.name.startswith(".")]
+    images = [path for path in visible if image_format(path) is not None]
+    if not images:
+        raise SourceNotFoundError(
+            f"{what} {len(visible)} files and folders, none of them an image: supported are {SUPPORTED}"
+        )
+    return [*sorted(images, key=_natural_order)]
+
+
+def _is_pattern(source: str | Path) -> bool:
+    return not is_url(source) and glob.has_magic(str(source)) and not Path(source).exists()
+
+
+def _natural_order(path: Path) -> tuple[list[tuple[str, int]], str]:
+    """Sort `img2` before `img10`: words by letter, the numbers after them by value."""
+    words = re.findall(r"(\D*)(\d*)", str(path).lower())
+    return [(word, int(number or -1)) for word, number in words], str(path)

@@ -1,0 +1,231 @@
+"""Image stacks over Zarr v2 and v3, OME-Zarr, N5 and neuroglancer precomputed, on disk or remote, by TensorStore."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorstore as ts
+from numpy.typing import NDArray
+
+from patchloom.axes import AxesMap
+from patchloom.errors import SourceError, SourceNotFoundError
+from patchloom.image_metadata import ImageMetadata
+from patchloom.image_stacks.fitting_metadata import fitting_metadata
+from patchloom.image_stacks.image_stack import Region
+from patchloom.image_stacks.ome_zarr_image import OmeZarrImage, ome_zarr_image
+from patchloom.image_stacks.sliced_stack import SlicedStack, describe_selection
+from patchloom.image_stacks.source_axes import axes_from_names, unknown_axes
+from patchloom.image_stacks.storage_grid import as_data_box
+from patchloom.image_stacks.zarr_node import ZarrNode, context, is_url, is_zarr_folder, place, read_node, reason
+
+
+class ZarrStack(SlicedStack):
+    """An image stack over one array of a Zarr.
+
+    The regions of a batch are read all together (`ReadsRegions`), and the stack knows its chunks and shards
+    (`HasStorageGrid`). A chunk that was never written has the array's fill value, as in any Zarr.
+
+    Parameters
+    ----------
+    source : str or Path
+        Path or URL (`http`, `https`, `s3`, `gs`) of an array, of a level of an OME-Zarr image, or of the image itself.
+    axes : str, optional
+        The array's own axes, letters of `STCZYX`, outermost first; they overrule what the metadata say. Without them the
+        metadata must say: OME-Zarr's do, and so may the names of the dimensions. A `Z` of size 1 is then left out, as
+        many OME-Zarrs are five-dimensional whatever the image.
+    level : int, optional
+        Which level of an OME-Zarr image, or which scale of a precomputed one; 0, the full image, by default.
+
+    Raises
+    ------
+    SourceNotFoundError
+        If nothing is there, or no such level.
+    SourceError
+        If what is there cannot be read, or is no single image; the message then names one.
+    AxesError
+        If the axes are not known or do not fit the array.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     array = ts.open(
+    ...         {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{folder}/cells.zarr"}},
+    ...         create=True, dtype=ts.uint8, shape=[3, 64, 48], chunk_layout=ts.ChunkLayout(chunk_shape=[1, 32, 32]),
+    ...         dimension_units=None, domain=ts.IndexDomain(labels=["c", "y", "x"], shape=[3, 64, 48]),
+    ...     ).result()
+    ...     array[...] = 7
+    ...     stack = ZarrStack(Path(folder, "cells.zarr"))
+    ...     print(stack.original_axes, stack.chunk_shape, stack.extract_patch(0, [2], (63, 0), (2, 2)).tolist())
+    CYX (1, 1, 32, 32) [[[7, 7], [0, 0]]]
+    """
+
+    def __init__(self, source: str | Path, axes: str | None = None, level: int | None = None) -> None:
+        found = _find_array(source, level, axes_given=axes is not None)
+        self._spec = found.spec
+        whole = _open(source, found.spec)
+        own = AxesMap(axes, whole.shape) if axes is not None else _own_axes(source, whole, found)
+        # A single slice is a 2D image, unless the user says otherwise.
+        drop_z = axes is None and "Z" in own.axes and own.size("Z") == 1
+        self._view = tuple(0 if drop_z and axis == "Z" else slice(None) for axis in own.axes)
+        self._store = whole[self._view]
+        axes_map = AxesMap(own.axes.replace("Z", "") if drop_z else own.axes, self._store.shape)
+        dtype = np.dtype(self._store.dtype.numpy_dtype)
+        super().__init__(source, axes_map, dtype, _metadata(axes_map, own.axes, whole, found))
+        layout = self._store.chunk_layout
+        self._chunk_shape = as_data_box(axes_map, layout.read_chunk.shape)
+        self._shard_shape = as_data_box(axes_map, layout.write_chunk.shape)
+
+    @property
+    def chunk_shape(self) -> tuple[int, ...]:
+        """What is decoded at once, `SC(Z)YX`."""
+        return self._chunk_shape
+
+    @property
+    def shard_shape(self) -> tuple[int, ...]:
+        """What one file or object holds, `SC(Z)YX`."""
+        return self._shard_shape
+
+    def read(self, selection: tuple[slice | int, ...]) -> NDArray[Any]:
+        """Read a box; see `SlicedStack.read`."""
+        return self._result(self._opened()[selection].read(), selection)
+
+    def read_regions(self, regions: Sequence[Region], out: Sequence[NDArray[Any]]) -> None:
+        """Read regions all together; see `ReadsRegions.read_regions`."""
+        store = self._opened()
+        selections = [self.axes_map.selection(*region) for region in regions]
+        reads = [store[selection].read() for selection in selections]
+        for selection, read, target in zip(selections, reads, out, strict=True):
+            target[...] = self.axes_map.arrange(self._result(read, selection))
+
+    def _opened(self) -> Any:
+        if self._store is None:
+            self._store = _open(self.source, self._spec)[self._view]
+        return self._store
+
+    def _result(self, read: Any, selection: tuple[slice | int, ...]) -> NDArray[Any]:
+        try:
+            pixels: NDArray[Any] = read.result()
+        except (ValueError, OSError, RuntimeError) as error:
+            where = describe_selection(self.original_axes, selection)
+            raise SourceError(f"{self.source} cannot be read at {where}: {reason(error)}") from error
+        return pixels
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_store": None}
+
+
+class _FoundArray(NamedTuple):
+    """An array, and what the groups around it say of it."""
+
+    spec: dict[str, Any]
+    attributes: dict[str, Any]
+    image: OmeZarrImage | None
+    level: int
+
+
+def _find_array(source: str | Path, level: int | None, *, axes_given: bool) -> _FoundArray:
+    node = read_node(place(source))
+    if node.kind == "none":
+        raise _nothing_there(source)
+    if node.kind == "group":
+        return _level_of_group(source, node, level or 0)
+    if node.driver == "neuroglancer_precomputed":
+        spec = {**_array_spec(node), "scale_index": level or 0}
+        return _FoundArray(spec, node.attributes, None, level or 0)
+    image, own_level = _image_around(source, node, axes_given=axes_given)
+    if level not in (None, own_level):
+        what = "a single array" if image is None else f"level {own_level} of its image"
+        raise SourceNotFoundError(f"{source} has no level {level}: it is {what}")
+    return _FoundArray(_array_spec(node), node.attributes, image, own_level)
+
+
+def _level_of_group(source: str | Path, group: ZarrNode, level: int) -> _FoundArray:
+    image = ome_zarr_image(str(source), group.attributes)
+    if image is None:
+        return _level_of_group(source, _only_image(source, group), level)
+    if level not in range(len(image.paths)):
+        raise SourceNotFoundError(f"{source} has no level {level}: it has {len(image.paths)}, counted from 0")
+    array = group.child(image.paths[level])
+    if array.kind != "array":
+        raise SourceError(f"{source} is incomplete: its level {level} should be at {image.paths[level]!r}")
+    return _FoundArray(_array_spec(array), array.attributes, image, level)
+
+
+def _only_image(source: str | Path, group: ZarrNode) -> ZarrNode:
+    """Find the image of a group that holds a single one; otherwise say how to name one."""
+    ome = group.attributes.get("ome", group.attributes)
+    if "bioformats2raw.layout" in ome:
+        first, second = group.child("0"), group.child("1")
+        if first.kind == "group" and ome_zarr_image(f"{source}/0", first.attributes) and second.kind == "none":
+            return first
+        raise SourceError(f"{source} holds several images: name one, such as {source}/0")
+    if "plate" in ome:
+        wells = [well.get("path") for well in ome["plate"].get("wells", ())]
+        raise SourceError(f"{source} is a plate: name an image of it, such as {source}/{(wells or ['A/1'])[0]}/0")
+    inside = [] if is_url(source) else sorted(path.name for path in Path(source).iterdir() if is_zarr_folder(path))
+    example = inside[0] if inside else "0"
+    raise SourceError(f"{source} is a group without OME-Zarr metadata: name an array in it, such as {source}/{example}")
+
+
+def _image_around(source: str | Path, array: ZarrNode, *, axes_given: bool) -> tuple[OmeZarrImage | None, int]:
+    """Find the OME-Zarr image of which an array is a level, and which level it is."""
+    for group, path in array.parents():
+        try:
+            image = ome_zarr_image(str(source).rstrip("/").removesuffix(f"/{path}"), group.attributes)
+        except SourceError:
+            if axes_given:  # then metadata of another version are no loss
+                break
+            raise
+        if image is not None:
+            return (image, image.paths.index(path)) if path in image.paths else (None, 0)
+    return None, 0
+
+
+def _array_spec(node: ZarrNode) -> dict[str, Any]:
+    return {"driver": node.driver, "kvstore": node.kvstore}
+
+
+def _open(source: str | Path, spec: dict[str, Any]) -> Any:
+    # What is cached counts as current: an image does not change while it is read.
+    checks = {"recheck_cached_metadata": "open", "recheck_cached_data": "open"}
+    try:
+        store = ts.open({**spec, **checks}, open=True, read=True, context=context()).result()
+    except (ValueError, OSError, RuntimeError) as error:
+        raise SourceError(f"{source} cannot be opened: {reason(error)}") from error
+    return store[ts.d[:].translate_to[0]] if store.rank else store
+
+
+def _own_axes(source: str | Path, store: Any, found: _FoundArray) -> AxesMap:
+    names = found.image.axes if found.image else found.attributes.get("_ARRAY_DIMENSIONS", store.domain.labels)
+    axes = axes_from_names(names)
+    if axes is None:
+        said = f"and its dimensions are named {', '.join(map(str, names))}" if any(names) else ""
+        raise unknown_axes(source, store.shape, said)
+    return AxesMap(axes, store.shape)
+
+
+def _metadata(axes_map: AxesMap, axes: str, store: Any, found: _FoundArray) -> ImageMetadata:
+    """Metadata of the image; `axes` are those of the whole array."""
+    image = found.image
+    if image is not None and len(image.axes) == len(axes):
+        return fitting_metadata(
+            axes_map,
+            name=image.name,
+            steps=dict(zip(axes, zip(image.scales[found.level], image.units, strict=True), strict=True)),
+            channel_names=image.channel_names,
+            channel_colors=image.channel_colors,
+        )
+    units = [(None, "") if unit is None else (unit.multiplier, unit.base_unit) for unit in store.dimension_units]
+    return fitting_metadata(axes_map, steps=dict(zip(axes, units, strict=True)))
+
+
+def _nothing_there(source: str | Path) -> SourceError:
+    if not is_url(source) and Path(source).exists():
+        return SourceError(
+            f"{source} is no Zarr: it has neither zarr.json nor .zarray, .zgroup, attributes.json or info"
+        )
+    return SourceNotFoundError(f"there is no Zarr at {source}")
