@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 ARGS   ?=
+JOBS   ?= auto
 
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -21,8 +22,8 @@ help:  ## Say what there is to make
 demo: $(VENV)/.demo  ## Predict a real microscope image with a real model, and say where to look
 	$(BIN)/python examples/demo.py $(ARGS)
 
-test: $(VENV)/.test  ## Run the tests, the docstrings and the documents (make test ARGS="-k tile")
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.test  ## Run the tests, the docstrings and the documents (make test ARGS="-k tile" JOBS=0)
+	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
 lint: $(VENV)/.lint  ## Check style, types and layers
 	$(BIN)/ruff check
@@ -72,8 +73,8 @@ $(VENV)/.test: $(VENV)/.made $(LISTS)
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.made $(LISTS)
-	@echo "Installing what the checks need into $(VENV): once, half a minute"
-	$(PIP) --editable . --group lint
+	@echo "Installing what the checks need into $(VENV): once, a minute or two"
+	$(PIP) --editable '.[onnx,czi,plot]' --group lint
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.made $(LISTS)
