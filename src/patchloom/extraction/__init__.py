@@ -1,1 +1,5 @@
 """Specs + stacks → pixels."""
+
+from patchloom.extraction.patch_extractor import PatchExtractor
+
+__all__ = ["PatchExtractor"]

@@ -1,0 +1,230 @@
+"""Specifications + stacks → pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from patchloom.errors import GeometryError, SpecError
+from patchloom.extraction.window_reads import Window, read_windows
+from patchloom.geometry.checks import spatial_tuple
+from patchloom.geometry.padding import Padding, check_padding
+from patchloom.image_stacks import ImageStack, check_series
+from patchloom.patch_specs import PatchSpecs, is_uncorrelated_specs
+from patchloom.spec_table import SpecTable
+
+
+class PatchExtractor:
+    """Reads patches of a series of image stacks.
+
+    Parameters
+    ----------
+    image_stacks : sequence of ImageStack
+        The series; `data_idx` of a specification counts in it. All have the same number of spatial axes and channels.
+    padding : {"constant", "reflect", "edge", "wrap"}
+        What stands outside an image, as `numpy.pad` of the whole image would put it there; `"constant"` is 0.
+
+    Raises
+    ------
+    GeometryError
+        If the series is empty or its stacks differ in dimensions or channels, or the padding is unknown.
+
+    Examples
+    --------
+    >>> from patchloom import ArrayStack, PatchExtractor
+    >>> extractor = PatchExtractor([ArrayStack(np.arange(20).reshape(4, 5), axes="YX")], padding="reflect")
+    >>> extractor.extract({"data_idx": 0, "sample_idx": 0, "coords": (-1, 3), "patch_size": (2, 3)}).tolist()
+    [[[8, 9, 8], [3, 4, 3]]]
+    """
+
+    def __init__(self, image_stacks: Sequence[ImageStack], padding: Padding = "constant") -> None:
+        self.image_stacks = list(image_stacks)
+        check_series(self.image_stacks)
+        self.padding = check_padding(padding)
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shape of each image stack, `SC(Z)YX`."""
+        return [tuple(stack.data_shape) for stack in self.image_stacks]
+
+    @property
+    def n_spatial_dims(self) -> int:
+        """Number of spatial axes: 2 or 3."""
+        return len(self.image_stacks[0].data_shape) - 2
+
+    @property
+    def n_channels(self) -> int:
+        """Number of channels of every image stack."""
+        return int(self.image_stacks[0].data_shape[1])
+
+    @property
+    def data_dtype(self) -> np.dtype[Any]:
+        """The dtype that holds the pixels of every stack of the series: their own, where they share one."""
+        return np.result_type(*{np.dtype(stack.data_dtype) for stack in self.image_stacks})
+
+    def extract_patch(
+        self, data_idx: int, sample_idx: int, coords: Sequence[int], patch_size: Sequence[int]
+    ) -> NDArray[Any]:
+        """Read all channels of one patch.
+
+        Parameters
+        ----------
+        data_idx, sample_idx : int
+            Which stack, and which of its samples.
+        coords : sequence of int
+            First voxel inside, `(z,) y, x`; may be negative or past the image's end.
+        patch_size : sequence of int
+            Extent along each spatial axis.
+
+        Returns
+        -------
+        array
+            `C(Z)YX` in the stack's own dtype.
+
+        Raises
+        ------
+        SpecError
+            If there is no such stack or sample, or the dimensions are not the series'.
+        SourceError
+            If the pixels cannot be read.
+        """
+        return self.extract(
+            {"data_idx": data_idx, "sample_idx": sample_idx, "coords": coords, "patch_size": patch_size}
+        )
+
+    def extract(self, spec: PatchSpecs) -> NDArray[Any]:
+        """Read the patch that a specification of any kind describes.
+
+        Parameters
+        ----------
+        spec : PatchSpecs, TileSpecs or UncorrelatedPatchSpecs
+            Where the patch lies. With an `UncorrelatedPatchSpecs` channel `c` is read at its own place.
+
+        Returns
+        -------
+        array
+            `C(Z)YX` in the dtype of its stack (of the series, where channels come from several stacks).
+
+        Raises
+        ------
+        SpecError
+            If the specification points outside the series.
+        SourceError
+            If the pixels cannot be read.
+        """
+        data_idx = spec["data_idx"]
+        same_stack = not is_uncorrelated_specs(spec) and data_idx in range(len(self.image_stacks))
+        dtype = self.image_stacks[data_idx].data_dtype if same_stack else self.data_dtype
+        batch: NDArray[Any] = self.extract_batch([spec], dtype=dtype)[0]
+        return batch
+
+    def extract_batch(
+        self,
+        specs: SpecTable | Iterable[PatchSpecs],
+        out: NDArray[Any] | None = None,
+        dtype: DTypeLike | None = None,
+        scale: float | Sequence[float] | None = None,
+        offset: float | Sequence[float] | None = None,
+    ) -> NDArray[Any]:
+        """Read a whole batch of patches of one size in one call.
+
+        Parameters
+        ----------
+        specs : SpecTable or iterable of PatchSpecs
+            Specifications of one kind and one patch size.
+        out : array, optional
+            `(B, C, (Z), Y, X)` array to fill, which may be used again for the next batch.
+        dtype : dtype, optional
+            Of a new array; the series' own where not given (float32 with a `scale` or `offset`).
+        scale, offset : float or sequence of float, optional
+            The batch holds `pixel * scale + offset`; one number, or one a channel.
+
+        Returns
+        -------
+        array
+            `(B, C, (Z), Y, X)`; `out` where it was given.
+
+        Raises
+        ------
+        SpecError
+            If a specification points outside the series, or they differ in size or kind.
+        GeometryError
+            If `out`, `scale` or `offset` do not fit.
+        SourceError
+            If the pixels cannot be read.
+        """
+        table = SpecTable.from_specs(specs)
+        size = self._batch_size(table)
+        normalise = scale is not None or offset is not None
+        shape = (len(table), self.n_channels, *size)
+        if out is None:
+            out = np.empty(shape, dtype or (np.float32 if normalise else self.data_dtype))
+        elif out.shape != shape:
+            raise GeometryError(f"out has shape {out.shape}, but the batch has shape {shape}")
+        read_windows(self.image_stacks, self._windows(table, out), self.padding)
+        if normalise:
+            self._normalise(out, scale, offset)
+        return out
+
+    def _batch_size(self, table: SpecTable) -> tuple[int, ...]:
+        """Patch size of a batch, once its specifications are known to point into the series."""
+        columns = table.columns
+        n_dims = columns["patch_size"].shape[-1]
+        if n_dims != self.n_spatial_dims or columns["coords"].shape[-1] != n_dims:
+            raise SpecError(f"specifications are {n_dims}D, but the series is {self.n_spatial_dims}D")
+        sizes = np.unique(columns["patch_size"], axis=0)
+        if len(sizes) != 1:
+            raise SpecError(
+                f"a batch has patches of one size; there are {', '.join(map(str, map(tuple, sizes.tolist())))}"
+            )
+        self._check_places(columns["data_idx"], columns["sample_idx"])
+        if "all_data_idx" in columns:
+            if columns["all_data_idx"].shape[1] != self.n_channels:
+                raise SpecError(
+                    f"specifications place {columns['all_data_idx'].shape[1]} channels, but the series has {self.n_channels}"
+                )
+            self._check_places(columns["all_data_idx"].ravel(), columns["all_sample_idx"].ravel())
+        return spatial_tuple("patch_size", sizes[0].tolist(), least=1)
+
+    def _check_places(self, data_idx: NDArray[np.int64], sample_idx: NDArray[np.int64]) -> None:
+        n_samples = np.asarray([stack.data_shape[0] for stack in self.image_stacks])
+        for index in data_idx[(data_idx < 0) | (data_idx >= len(n_samples))][:1].tolist():
+            raise SpecError(f"data_idx is {index}, but the series has {len(n_samples)} image stacks")
+        wrong = (sample_idx < 0) | (sample_idx >= n_samples[data_idx])
+        for stack, sample in zip(data_idx[wrong].tolist(), sample_idx[wrong].tolist(), strict=True):
+            raise SpecError(f"sample_idx is {sample}, but image stack {stack} has {n_samples[stack]} samples")
+
+    def _windows(self, table: SpecTable, out: NDArray[Any]) -> Iterator[Window]:
+        columns = {field: column.tolist() for field, column in table.columns.items()}
+        if "all_data_idx" not in columns:
+            every_channel = slice(0, self.n_channels)
+            places = zip(columns["data_idx"], columns["sample_idx"], columns["coords"], out, strict=True)
+            for data_idx, sample_idx, coords, patch in places:
+                yield Window(data_idx, sample_idx, every_channel, coords, patch)
+            return
+        drawn = zip(columns["all_data_idx"], columns["all_sample_idx"], columns["all_coords"], out, strict=True)
+        for stacks, samples, coords, patch in drawn:
+            for channel, place in enumerate(zip(stacks, samples, coords, strict=True)):
+                yield Window(place[0], place[1], slice(channel, channel + 1), place[2], patch[channel : channel + 1])
+
+    def _normalise(
+        self, batch: NDArray[Any], scale: float | Sequence[float] | None, offset: float | Sequence[float] | None
+    ) -> None:
+        if not np.issubdtype(batch.dtype, np.inexact):
+            raise GeometryError(f"scale and offset need a batch of floats; its dtype is {batch.dtype}")
+        factor = self._per_channel("scale", 1.0 if scale is None else scale, batch)
+        shift = self._per_channel("offset", 0.0 if offset is None else offset, batch)
+        for patch in batch:  # one patch at a time stays in the processor's cache
+            np.multiply(patch, factor, out=patch)
+            np.add(patch, shift, out=patch)
+
+    def _per_channel(self, name: str, values: float | Sequence[float], batch: NDArray[Any]) -> NDArray[Any]:
+        numbers = np.atleast_1d(np.asarray(values, dtype=batch.dtype))
+        if numbers.shape not in {(1,), (self.n_channels,)}:
+            raise GeometryError(
+                f"{name} has shape {numbers.shape}: give one number, or one for each of {self.n_channels} channels"
+            )
+        return numbers.reshape(-1, *(1,) * self.n_spatial_dims)

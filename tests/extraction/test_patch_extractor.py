@@ -1,0 +1,222 @@
+"""Extraction: every patch is what numpy.pad of the whole image would give, bit for bit, by every way to ask."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from patchloom.errors import GeometryError, SourceError, SpecError
+from patchloom.extraction import PatchExtractor
+from patchloom.geometry.padding import Padding
+from patchloom.image_stacks import ArrayStack, Region
+from patchloom.patch_specs import PatchSpecs
+
+PADDINGS: list[Padding] = ["constant", "reflect", "edge", "wrap"]
+
+
+def padded_patch(
+    data: np.ndarray, sample: int, coords: Sequence[int], size: Sequence[int], padding: Padding
+) -> np.ndarray:
+    """What NumPy gives: the whole image padded until the window lies inside, then the window."""
+    before = [max(-start, 0) for start in coords]
+    after = [max(start + extent - limit, 0) for start, extent, limit in zip(coords, size, data.shape[2:], strict=True)]
+    whole = np.pad(data[sample], [(0, 0), *zip(before, after, strict=True)], mode=padding)
+    window = [slice(start + pad, start + pad + n) for start, pad, n in zip(coords, before, size, strict=True)]
+    return whole[(slice(None), *window)]
+
+
+def stack(data: np.ndarray) -> ArrayStack:
+    return ArrayStack(data, axes="SCYX" if data.ndim == 4 else "SCZYX")
+
+
+class OneByOne:
+    """A stack that has only what the protocol asks for, as another library's has."""
+
+    def __init__(self, data: np.ndarray) -> None:
+        self._whole = stack(data)
+        self.source = self._whole.source
+        self.data_shape = self._whole.data_shape
+        self.data_dtype = self._whole.data_dtype
+        self.original_axes = self._whole.original_axes
+        self.original_data_shape = self._whole.original_data_shape
+
+    def extract_patch(
+        self, sample_idx: int, channels: Sequence[int] | None, coords: Sequence[int], patch_size: Sequence[int]
+    ) -> np.ndarray:
+        assert all(
+            0 <= start < start + size <= limit
+            for start, size, limit in zip(coords, patch_size, self.data_shape[2:], strict=True)
+        ), "the extractor pads: a stack is never asked for what it does not have"
+        return self._whole.extract_patch(sample_idx, channels, coords, patch_size)
+
+
+@settings(deadline=None, max_examples=150)
+@given(data=st.data(), n_dims=st.integers(2, 3), padding=st.sampled_from(PADDINGS), seed=st.integers(0, 2**32))
+def test_padding_equals_numpys_wherever_the_patch_lies(
+    data: st.DataObject, n_dims: int, padding: Padding, seed: int
+) -> None:
+    shape = data.draw(st.tuples(st.integers(1, 2), st.integers(1, 3), *[st.integers(1, 7)] * n_dims))
+    size = data.draw(st.tuples(*[st.integers(1, 12)] * n_dims))
+    coords = data.draw(st.tuples(*[st.integers(-20, 20)] * n_dims))
+    sample = data.draw(st.integers(0, shape[0] - 1))
+    image = np.random.default_rng(seed).integers(0, 2**16, shape, np.uint16)
+    expected = padded_patch(image, sample, coords, size, padding)
+    for source in (stack(image), OneByOne(image)):
+        patch = PatchExtractor([source], padding).extract_patch(0, sample, coords, size)
+        assert patch.dtype == image.dtype
+        assert np.array_equal(patch, expected)
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_every_position_around_a_small_image_is_padded_right(padding: Padding, rng: np.random.Generator) -> None:
+    image = rng.integers(0, 255, (1, 1, 5, 4), np.uint8)
+    extractor = PatchExtractor([stack(image)], padding)
+    for y in range(-9, 10):
+        for x in range(-9, 10):
+            expected = padded_patch(image, 0, (y, x), (3, 7), padding)
+            assert np.array_equal(extractor.extract_patch(0, 0, (y, x), (3, 7)), expected), (y, x)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "i8", "f4", "f8", "?"])
+def test_pixels_keep_the_sources_dtype_bit_for_bit(dtype: str, rng: np.random.Generator) -> None:
+    bits = rng.integers(0, 256, (1, 2, 9, 8 * np.dtype(dtype).itemsize), np.uint8)
+    image = bits > 127 if dtype == "?" else bits.view(dtype)
+    patch = PatchExtractor([stack(image)], "wrap").extract_patch(0, 0, (-2, 3), (9, 8))
+    assert patch.dtype == image.dtype
+    assert patch.tobytes() == np.roll(np.roll(image[0], 2, axis=1), -3, axis=2).tobytes()
+
+
+def series(rng: np.random.Generator) -> list[np.ndarray]:
+    return [rng.integers(0, 2**16, (2, 3, 20, 17), np.uint16), rng.integers(0, 2**16, (1, 3, 9, 30), np.uint16)]
+
+
+def random_specs(rng: np.random.Generator, images: list[np.ndarray], n: int) -> list[PatchSpecs]:
+    def spec() -> PatchSpecs:
+        data_idx = int(rng.integers(len(images)))
+        coords = tuple(int(rng.integers(-6, limit + 2)) for limit in images[data_idx].shape[2:])
+        sample_idx = int(rng.integers(len(images[data_idx])))
+        return {"data_idx": data_idx, "sample_idx": sample_idx, "coords": coords, "patch_size": (8, 6)}
+
+    return [spec() for _ in range(n)]
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_a_batch_is_its_patches_one_by_one(padding: Padding, rng: np.random.Generator) -> None:
+    images = series(rng)
+    extractor = PatchExtractor([stack(images[0]), OneByOne(images[1])], padding)
+    specs = random_specs(rng, images, 40)
+    batch = extractor.extract_batch(specs)
+    assert batch.dtype == np.uint16
+    assert np.array_equal(batch, [extractor.extract(spec) for spec in specs])
+    again = extractor.extract_batch(specs, out=np.full(batch.shape, 7, np.float32))
+    assert again.dtype == np.float32
+    assert np.array_equal(again, batch)
+
+
+def test_scale_and_offset_are_applied_to_every_voxel_padding_included(rng: np.random.Generator) -> None:
+    images = series(rng)
+    extractor = PatchExtractor([stack(image) for image in images])
+    specs = random_specs(rng, images, 10)
+    raw = extractor.extract_batch(specs).astype(np.float32)
+    scale, offset = np.array([2.0, 0.5, 3.0], np.float32), np.array([1.0, -1.0, 0.25], np.float32)
+    expected = raw * scale[:, None, None] + offset[:, None, None]
+    batch = extractor.extract_batch(specs, scale=scale.tolist(), offset=offset.tolist())
+    assert batch.dtype == np.float32
+    np.testing.assert_array_equal(batch, expected)
+    np.testing.assert_array_equal(extractor.extract_batch(specs, scale=2.0), raw * 2)
+
+
+def test_an_uncorrelated_patch_takes_each_channel_from_its_own_place(rng: np.random.Generator) -> None:
+    images = series(rng)
+    extractor = PatchExtractor([stack(image) for image in images], "reflect")
+    drawn = [random_specs(rng, images, 3) for _ in range(5)]
+    specs: list[Any] = [
+        places[1]
+        | {
+            "principal_channel": 1,
+            "all_data_idx": tuple(place["data_idx"] for place in places),
+            "all_sample_idx": tuple(place["sample_idx"] for place in places),
+            "all_coords": tuple(place["coords"] for place in places),
+        }
+        for places in drawn
+    ]
+    expected = [[extractor.extract(place)[channel] for channel, place in enumerate(places)] for places in drawn]
+    assert np.array_equal(extractor.extract_batch(specs), expected)
+    assert np.array_equal(extractor.extract(specs[0]), expected[0])
+
+
+def test_a_patch_is_a_copy_and_the_source_stays_as_it_is(rng: np.random.Generator) -> None:
+    image = rng.integers(0, 255, (1, 1, 8, 8), np.uint8)
+    before = image.copy()
+    for coords in [(0, 0), (-1, 2)]:
+        PatchExtractor([stack(image)], "edge").extract_patch(0, 0, coords, (8, 8))[...] = 0
+    assert np.array_equal(image, before)
+
+
+def test_an_extractor_works_on_in_another_process(rng: np.random.Generator) -> None:
+    images = series(rng)
+    extractor = PatchExtractor([stack(image) for image in images], "wrap")
+    copied = pickle.loads(pickle.dumps(extractor))
+    specs = random_specs(rng, images, 5)
+    assert np.array_equal(copied.extract_batch(specs), extractor.extract_batch(specs))
+    assert copied.shapes == [image.shape for image in images]
+
+
+def test_an_error_of_the_source_is_raised_and_not_turned_into_pixels(rng: np.random.Generator) -> None:
+    class Broken(ArrayStack):
+        def read_regions(self, regions: Sequence[Region], out: Sequence[np.ndarray]) -> None:
+            raise SourceError("disk.tif: gone")
+
+    with pytest.raises(SourceError, match="gone"):
+        PatchExtractor([Broken(rng.random((4, 4)), axes="YX")]).extract_patch(0, 0, (0, 0), (2, 2))
+
+
+SPEC: PatchSpecs = {"data_idx": 0, "sample_idx": 0, "coords": (0, 0), "patch_size": (4, 4)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data_idx": 2}, "data_idx is 2, but the series has 2 image stacks"),
+        ({"data_idx": -1}, "data_idx is -1"),
+        ({"sample_idx": 2}, "sample_idx is 2, but image stack 0 has 2 samples"),
+        ({"coords": (0, 0, 0), "patch_size": (4, 4, 4)}, "specifications are 3D, but the series is 2D"),
+        ({"coords": (0, 0, 0)}, "specifications are 2D, but the series is 2D"),
+    ],
+)
+def test_specifications_that_point_nowhere_are_refused(change: Any, message: str, rng: np.random.Generator) -> None:
+    extractor = PatchExtractor([stack(image) for image in series(rng)])
+    with pytest.raises(SpecError, match=message):
+        extractor.extract(SPEC | change)
+
+
+def test_sizes_that_do_not_fit_are_refused(rng: np.random.Generator) -> None:
+    extractor = PatchExtractor([stack(image) for image in series(rng)])
+    with pytest.raises(SpecError, match=r"patches of one size; there are \(4, 4\), \(4, 5\)"):
+        extractor.extract_batch([SPEC, SPEC | {"patch_size": (4, 5)}])  # type: ignore[list-item]
+    with pytest.raises(GeometryError, match="patch_size is 0 along Y"):
+        extractor.extract(SPEC | {"patch_size": (0, 4)})  # type: ignore[arg-type]
+    with pytest.raises(GeometryError, match="out has shape \\(1, 3, 4, 5\\), but the batch has shape \\(1, 3, 4, 4\\)"):
+        extractor.extract_batch([SPEC], out=np.empty((1, 3, 4, 5)))
+    with pytest.raises(GeometryError, match="scale has shape \\(2,\\): give one number, or one for each of 3 channels"):
+        extractor.extract_batch([SPEC], scale=[1.0, 2.0])
+    with pytest.raises(GeometryError, match="need a batch of floats"):
+        extractor.extract_batch([SPEC], dtype=np.uint16, scale=2.0)
+
+
+def test_series_that_are_no_series_are_refused(rng: np.random.Generator) -> None:
+    flat, deep = stack(rng.random((1, 1, 4, 4))), stack(rng.random((1, 1, 4, 4, 4)))
+    with pytest.raises(ValueError, match="empty"):
+        PatchExtractor([])
+    with pytest.raises(GeometryError, match="3D"):
+        PatchExtractor([flat, deep])
+    with pytest.raises(GeometryError, match="channel"):
+        PatchExtractor([flat, stack(rng.random((1, 2, 4, 4)))])
+    with pytest.raises(GeometryError, match="padding is 'symmetric': it must be one of 'constant'"):
+        PatchExtractor([flat], "symmetric")  # type: ignore[arg-type]
