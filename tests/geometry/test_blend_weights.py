@@ -25,7 +25,7 @@ def test_weights_of_all_tiles_sum_to_one_at_every_voxel(
     total = np.zeros(size + patch)
     for tile in range(count):
         start = rule.window(tile, size, count).start
-        weights = axis_weights(window, rule, size, count, tile)
+        weights = axis_weights(window, rule, size, start)
         assert (weights > 0).all()
         total[start : start + patch] += weights
     np.testing.assert_allclose(total[:size], 1, rtol=0, atol=1e-14)

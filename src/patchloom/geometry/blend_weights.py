@@ -66,7 +66,7 @@ def window_profile(window: BlendWindow, size: int) -> NDArray[np.float64]:
     return np.ones(size)
 
 
-def axis_weights(window: BlendWindow, rule: TileRule, size: int, count: int, tile: int) -> NDArray[np.float64]:
+def axis_weights(window: BlendWindow, rule: TileRule, size: int, start: int) -> NDArray[np.float64]:
     """Weigh the voxels of one tile along one axis so that all tiles' weights sum to one at each voxel of the image.
 
     Parameters
@@ -75,8 +75,10 @@ def axis_weights(window: BlendWindow, rule: TileRule, size: int, count: int, til
         The blending window.
     rule : TileRule
         How tiles cover the axis.
-    size, count, tile : int
-        Size of the axis, number of tiles along it, number of this tile.
+    size : int
+        Size of the axis.
+    start : int
+        Where the tile starts.
 
     Returns
     -------
@@ -86,27 +88,27 @@ def axis_weights(window: BlendWindow, rule: TileRule, size: int, count: int, til
     Examples
     --------
     >>> rule = TileRule(patch_size=4, overlap=2)
-    >>> axis_weights("linear", rule, size=6, count=2, tile=0).tolist()
+    >>> axis_weights("linear", rule, size=6, start=0).tolist()
     [1.0, 1.0, 0.75, 0.25]
     """
-    start = rule.window(tile, size, count).start
-    shifts = []
-    for step in (-1, 1):
-        other = tile + step
-        while 0 <= other < count:
-            shift = rule.window(other, size, count).start - start
-            if abs(shift) >= rule.patch_size:
-                break
-            shifts.append(shift)
-            other += step
-    return _shared_weights(window, rule.patch_size, tuple(sorted(shifts)))
+    count = rule.count(size)
+    # Tiles that were moved inside the image crowd at its end; anywhere else starts are a core apart.
+    last_start = rule.window(count - 1, size, count).start
+    stop = count if start + rule.patch_size > last_start else (start + rule.patch_size + rule.margin) // rule.core + 1
+    first = max(0, (start - rule.patch_size) // rule.core)
+    starts = (rule.window(other, size, count).start for other in range(first, min(stop, count)))
+    return _shared_weights(
+        window,
+        rule.patch_size,
+        tuple(other - start for other in starts if abs(other - start) < rule.patch_size),
+    )
 
 
 @lru_cache(maxsize=1024)
 def _shared_weights(window: BlendWindow, size: int, shifts: tuple[int, ...]) -> NDArray[np.float64]:
-    """Weights of a tile whose neighbours start so many voxels before or after it; nearly all tiles share one array."""
+    """Weights of a tile where tiles start so many voxels before or after it, itself included; most share one array."""
     profile = window_profile(window, size)
-    total = profile.copy()
+    total = np.zeros(size)
     for shift in shifts:
         overlap = slice(max(shift, 0), size + min(shift, 0))
         total[overlap] += profile[max(-shift, 0) : size - max(shift, 0)]

@@ -1,1 +1,6 @@
 """Tiles → image."""
+
+from patchloom.stitching.crop_stitch import CropStitcher, paste_tile, stitch_tiles
+from patchloom.stitching.seam_quality import seam_jump_ratio
+
+__all__ = ["CropStitcher", "paste_tile", "seam_jump_ratio", "stitch_tiles"]

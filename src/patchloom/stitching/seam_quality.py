@@ -1,0 +1,64 @@
+"""How visible seams are, in one number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.errors import StitchError
+from patchloom.patching import TiledPatching
+
+
+def seam_jump_ratio(image: NDArray[Any], tiling: TiledPatching, data_idx: int = 0) -> float:
+    """Compare the jumps of an image across seams with its jumps elsewhere.
+
+    A jump is the absolute difference of two neighbouring voxels. The ratio of the mean jump across seams to the mean
+    jump elsewhere along the same axis is about 1 where seams cannot be seen, and larger where they can.
+
+    Parameters
+    ----------
+    image : array
+        The stitched image, `SC(Z)YX`.
+    tiling : TiledPatching
+        The plan it was stitched by.
+    data_idx : int
+        Which image stack of the plan it is.
+
+    Returns
+    -------
+    float
+        Mean jump across seams ÷ mean jump elsewhere; `nan` where the plan has no seam, or the image no jump.
+
+    Raises
+    ------
+    StitchError
+        If the image has another size than the plan says.
+
+    Examples
+    --------
+    >>> tiling = TiledPatching([(1, 1, 8, 8)], patch_size=(8, 4), overlaps=(0, 0))
+    >>> ramp = np.arange(8.0)[np.newaxis].repeat(8, axis=0)
+    >>> seam_jump_ratio(ramp[np.newaxis, np.newaxis], tiling)
+    1.0
+    >>> seam_jump_ratio((ramp + 3 * (ramp >= 4))[np.newaxis, np.newaxis], tiling)
+    4.0
+    """
+    spatial = tiling.data_shapes[data_idx][2:]
+    if image.shape[2:] != spatial:
+        raise StitchError(f"the image has spatial shape {image.shape[2:]}, but the plan has {spatial}")
+    seen = expected = 0.0
+    for axis, (rule, size, tiles) in enumerate(zip(tiling.rules, spatial, tiling.grid_shape(data_idx), strict=True)):
+        numbers = np.arange(tiles - 1)
+        seams = rule.window(numbers, np.full_like(numbers, size), np.full_like(numbers, tiles)).keep_stop
+        across = np.zeros(size - 1, dtype=bool)
+        across[seams - 1] = True
+        if across.all() or not across.any():
+            continue
+        for sample in image:
+            jumps = np.abs(np.diff(sample.astype(np.float64), axis=axis + 1))
+            along = jumps.sum(axis=tuple(other for other in range(jumps.ndim) if other != axis + 1))
+            seen += float(along[across].sum())
+            expected += float(along[~across].mean() * across.sum())
+    return seen / expected if expected else float("nan")

@@ -1,0 +1,67 @@
+"""Blending: tiles of an image blend to the image, in one piece or block by block."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from patchloom.extraction import PatchExtractor
+from patchloom.geometry.blend_weights import BlendWindow, window_profile
+from patchloom.image_stacks import ArrayStack
+from patchloom.patching import TiledPatching
+from patchloom.stitching.blend import add_blended_tile
+
+WINDOWS: list[BlendWindow] = ["hann", "gaussian", "linear", "mean"]
+
+
+@settings(deadline=None, max_examples=80)
+@given(data=st.data(), window=st.sampled_from(WINDOWS), n_dims=st.integers(2, 3), seed=st.integers(0, 2**32))
+def test_tiles_of_an_image_blend_to_the_image_in_any_blocks(
+    data: st.DataObject, window: BlendWindow, n_dims: int, seed: int
+) -> None:
+    shape = data.draw(st.tuples(st.just(1), st.integers(1, 2), *[st.integers(1, 17)] * n_dims))
+    patch_size = data.draw(st.tuples(*[st.integers(1, 9)] * n_dims))
+    overlaps = [data.draw(st.integers(0, size - 1)) for size in patch_size]
+    image = np.random.default_rng(seed).uniform(-1e3, 1e3, shape)
+    tiling = TiledPatching([shape], patch_size, overlaps, seams=data.draw(st.sampled_from(["centered", "grid"])))
+    tiles = PatchExtractor([ArrayStack(image, axes="SCYX" if n_dims == 2 else "SCZYX")]).extract_batch(tiling[:])
+    cut = data.draw(st.integers(0, shape[2] - 1))
+    blended = np.zeros(shape[1:])
+    for rows in (slice(0, cut), slice(cut, shape[2])):
+        part = (rows, *(slice(0, size) for size in shape[3:]))
+        for tile, spec in zip(tiles, tiling, strict=True):
+            add_blended_tile(
+                tile,
+                spec["coords"],
+                blended[:, rows],
+                part,
+                blend=window,
+                rules=tiling.rules,
+                spatial_shape=shape[2:],
+            )
+    np.testing.assert_allclose(blended, image[0], rtol=1e-13, atol=1e-10)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_each_tile_counts_as_much_as_its_window_says(window: BlendWindow, rng: np.random.Generator) -> None:
+    # Tiles that disagree, against the definition: the sum of window times value over the sum of windows.
+    tiling = TiledPatching([(1, 1, 23, 31)], (8, 10), (5, 3))
+    profile = window_profile(window, 8)[:, None] * window_profile(window, 10)
+    total, weight, blended = np.zeros((28, 38)), np.zeros((28, 38)), np.zeros((1, 23, 31))
+    for spec in tiling:
+        tile = rng.random((1, 8, 10))
+        (y, x) = spec["coords"]
+        total[y : y + 8, x : x + 10] += profile * tile[0]
+        weight[y : y + 8, x : x + 10] += profile
+        add_blended_tile(
+            tile,
+            (y, x),
+            blended,
+            (slice(0, 23), slice(0, 31)),
+            blend=window,
+            rules=tiling.rules,
+            spatial_shape=(23, 31),
+        )
+    np.testing.assert_allclose(blended[0], total[:23, :31] / weight[:23, :31], rtol=1e-12)

@@ -1,0 +1,104 @@
+"""Stitching by cropping: the image comes back bit for bit, and an image with a hole never does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from patchloom.errors import StitchError
+from patchloom.extraction import PatchExtractor
+from patchloom.image_stacks import ArrayStack
+from patchloom.patching import TiledPatching
+from patchloom.stitching import CropStitcher, stitch_tiles
+
+
+def cut(image: np.ndarray, tiling: TiledPatching) -> tuple[np.ndarray, list[Any]]:
+    extractor = PatchExtractor([ArrayStack(image, axes="SCYX" if image.ndim == 4 else "SCZYX")])
+    return extractor.extract_batch(tiling[:]), list(tiling)
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data(), n_dims=st.integers(2, 3), seed=st.integers(0, 2**32))
+def test_tiles_in_any_order_give_the_image_back(data: st.DataObject, n_dims: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    shape = data.draw(st.tuples(st.integers(1, 2), st.integers(1, 2), *[st.integers(1, 13)] * n_dims))
+    patch_size = data.draw(st.tuples(*[st.integers(1, 8)] * n_dims))
+    overlaps = [data.draw(st.integers(0, size - 1)) for size in patch_size]
+    image = rng.integers(-(2**62), 2**62, shape)
+    tiles, specs = cut(
+        image, TiledPatching([shape], patch_size, overlaps, seams=data.draw(st.sampled_from(["centered", "grid"])))
+    )
+    order = rng.permutation(len(specs))
+    stitched = stitch_tiles(tiles[order], [specs[i] for i in order])
+    assert stitched.dtype == image.dtype
+    assert np.array_equal(stitched, image)
+
+
+@pytest.fixture
+def torn(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[Any]]:
+    image = rng.random((2, 1, 20, 30))
+    return image, *cut(image, TiledPatching([image.shape], (8, 8), (2, 3)))
+
+
+def test_any_one_missing_tile_is_noticed(torn: tuple[np.ndarray, np.ndarray, list[Any]]) -> None:
+    image, tiles, specs = torn
+    for lost in range(len(specs)):
+        kept = [i for i in range(len(specs)) if i != lost]
+        with pytest.raises(StitchError, match="missing"):
+            stitch_tiles(tiles[kept], [specs[i] for i in kept], image.shape)
+
+
+def test_a_repeated_tile_is_refused_and_the_image_can_still_be_finished(torn: Any) -> None:
+    image, tiles, specs = torn
+    stitcher = CropStitcher(image.shape, image.dtype)
+    for tile, spec in zip(tiles, specs, strict=True):
+        stitcher.add(tile, spec)
+        with pytest.raises(StitchError, match="repeated"):
+            stitcher.add(np.zeros_like(tile), spec)
+    assert np.array_equal(stitcher.finish(), image)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data_idx": 1}, "foreign: tiles so far are of image stack 0"),
+        ({"total_tiles": 5}, "foreign: tiles so far are of image stack 0, 36 in all"),
+        ({"sample_idx": 2}, "foreign: the image has 2 samples"),
+        ({"coords": (0, 40), "stitch_coords": (0, 40)}, "foreign: it lands at 40:46 along X of size 30"),
+        ({"stitch_coords": (3, 3)}, "keeps .* along [YX], which is not inside the tile"),
+        ({"crop_size": (9, 9)}, "keeps 0:9 along Y, which is not inside the tile"),
+        ({"patch_size": (8, 9)}, "has shape \\(1, 8, 8\\), and must have \\(1, 8, 9\\)"),
+    ],
+)
+def test_a_foreign_tile_is_refused(torn: Any, change: dict[str, Any], message: str) -> None:
+    image, tiles, specs = torn
+    stitcher = CropStitcher(image.shape, image.dtype)
+    stitcher.add(tiles[10], specs[10])
+    with pytest.raises(StitchError, match=message):
+        stitcher.add(tiles[0], specs[0] | change)
+
+
+def test_as_many_tiles_that_overlap_and_leave_a_hole_are_noticed(rng: np.random.Generator) -> None:
+    image = rng.random((1, 1, 8, 8))
+    tiles, specs = cut(image, TiledPatching([image.shape], (4, 4), (0, 0)))
+    moved = specs[3] | {"coords": (4, 3), "stitch_coords": (4, 3)}
+    with pytest.raises(StitchError, match="overlap along X between"):
+        stitch_tiles(tiles, [*specs[:3], moved], image.shape)
+    narrow = [spec | {"crop_size": (4, 3)} for spec in specs]
+    with pytest.raises(StitchError, match="leave a hole along X"):
+        stitch_tiles(tiles, narrow, image.shape)
+
+
+def test_tiles_and_specifications_must_be_as_many(torn: Any) -> None:
+    _, tiles, specs = torn
+    with pytest.raises(StitchError, match="36 tiles and 35 specifications"):
+        stitch_tiles(tiles, specs[:-1])
+    with pytest.raises(StitchError, match="at least one"):
+        stitch_tiles([], [])
+    plain = {key: specs[0][key] for key in ("data_idx", "sample_idx", "coords", "patch_size")}
+    with pytest.raises(StitchError, match="says nothing of cropping"):
+        CropStitcher((1, 1, 8, 8), float).add(tiles[0], plain)  # type: ignore[arg-type]
