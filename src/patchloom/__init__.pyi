@@ -15,9 +15,11 @@ from patchloom.errors import SourceError as SourceError
 from patchloom.errors import SourceNotFoundError as SourceNotFoundError
 from patchloom.errors import SpecError as SpecError
 from patchloom.errors import StitchError as StitchError
+from patchloom.extraction.patch_extractor import PatchExtractor as PatchExtractor
 from patchloom.image_metadata import ImageMetadata as ImageMetadata
 from patchloom.image_stacks.array_stack import ArrayStack as ArrayStack
 from patchloom.image_stacks.image_stack import ImageStack as ImageStack
+from patchloom.image_stacks.open_stacks import open_stacks as open_stacks
 from patchloom.patch_specs import PatchSpecs as PatchSpecs
 from patchloom.patch_specs import TileSpecs as TileSpecs
 from patchloom.patch_specs import UncorrelatedPatchSpecs as UncorrelatedPatchSpecs
@@ -27,9 +29,18 @@ from patchloom.patching.tiled_patching import TiledPatching as TiledPatching
 from patchloom.patching.whole_sample_patching import WholeSamplePatching as WholeSamplePatching
 from patchloom.prediction.models.czann_model import CzannModel as CzannModel
 from patchloom.prediction.models.load_model import load_model as load_model
+from patchloom.prediction.models.model import Model as Model
 from patchloom.prediction.models.model import ModelDescription as ModelDescription
 from patchloom.prediction.models.onnx_model import OnnxModel as OnnxModel
+from patchloom.prediction.plan import PredictionPlan as PredictionPlan
+from patchloom.prediction.plan import plan as plan
+from patchloom.prediction.predict import predict as predict
+from patchloom.sinks.memory_sink import MemorySink as MemorySink
+from patchloom.sinks.ome_zarr_sink import OmeZarrSink as OmeZarrSink
 from patchloom.spec_table import SpecTable as SpecTable
 from patchloom.spec_validation import validate_specs as validate_specs
+from patchloom.stitching.crop_stitch import CropStitcher as CropStitcher
+from patchloom.stitching.crop_stitch import stitch_tiles as stitch_tiles
+from patchloom.stitching.seam_quality import seam_jump_ratio as seam_jump_ratio
 
 __version__: str

@@ -1,1 +1,6 @@
 """A model run over images that are too big for it."""
+
+from patchloom.prediction.plan import PredictionPlan, plan
+from patchloom.prediction.predict import predict, run_plan
+
+__all__ = ["PredictionPlan", "plan", "predict", "run_plan"]

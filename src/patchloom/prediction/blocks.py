@@ -1,0 +1,154 @@
+"""Blocks: the pieces of an output that are computed, written and recorded as one.
+
+A block is a set of whole stored objects (shards) of the output, so exactly one worker writes each of them, once. What a
+run holds in memory is one block and one batch, however large the image is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log, prod
+from typing import NamedTuple
+
+from patchloom.geometry.tile_rule import Seams
+
+MAX_BLOCK_VOXELS = 2**25
+"""Voxels of a block, in one channel: 128 MiB of float32."""
+
+_CHUNK_SIZE = {2: 256, 3: 64}
+"""Size along each axis that a chunk of the output comes close to: what viewers fetch at once."""
+
+
+class Block(NamedTuple):
+    """One block of one image."""
+
+    sample_idx: int
+    window: tuple[slice, ...]
+    """Where it lies, `(z,) y, x`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Size along each spatial axis."""
+        return tuple(part.stop - part.start for part in self.window)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockGrid:
+    """All blocks of one image: boxes of one size on a grid, cut off at the image's end.
+
+    Parameters
+    ----------
+    n_samples : int
+        Samples of the image.
+    spatial_shape : tuple of int
+        Size of a sample, `(z,) y, x`.
+    block_shape : tuple of int
+        Size of a block, `(z,) y, x`.
+    chunk_shape : tuple of int
+        Size of a stored chunk, `(z,) y, x`; divides the block.
+
+    Examples
+    --------
+    >>> grid = BlockGrid(n_samples=2, spatial_shape=(100, 80), block_shape=(64, 64), chunk_shape=(32, 32))
+    >>> len(grid), grid[5]
+    (8, Block(sample_idx=1, window=(slice(0, 64, None), slice(64, 80, None))))
+    """
+
+    n_samples: int
+    spatial_shape: tuple[int, ...]
+    block_shape: tuple[int, ...]
+    chunk_shape: tuple[int, ...]
+
+    @property
+    def grid_shape(self) -> tuple[int, ...]:
+        """How many blocks there are along each spatial axis."""
+        return tuple(-(-size // block) for size, block in zip(self.spatial_shape, self.block_shape, strict=True))
+
+    def __len__(self) -> int:
+        return self.n_samples * prod(self.grid_shape)
+
+    def __getitem__(self, index: int) -> Block:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index is {index}, but the image has {len(self)} blocks")
+        window: list[slice] = []
+        for size, block, count in zip(
+            reversed(self.spatial_shape), reversed(self.block_shape), reversed(self.grid_shape), strict=True
+        ):
+            index, position = divmod(index, count)
+            window.append(slice(position * block, min((position + 1) * block, size)))
+        return Block(index, tuple(reversed(window)))
+
+
+def choose_seams(data_shapes: Sequence[Sequence[int]]) -> Seams:
+    """Choose where seams lie: in the middle of overlaps while an image is one block, else on the blocks' own grid.
+
+    Centred seams take the fewest tiles. Once an image has several blocks they would cut through tiles, which would have
+    to be computed twice; on a grid no tile belongs to two blocks.
+
+    Examples
+    --------
+    >>> choose_seams([(1, 1, 2755, 3675)]), choose_seams([(1, 1, 65536, 65536)])
+    ('centered', 'grid')
+    """
+    return "centered" if all(prod(shape[2:]) <= MAX_BLOCK_VOXELS for shape in data_shapes) else "grid"
+
+
+def choose_blocks(data_shape: Sequence[int], cores: Sequence[int], seams: Seams) -> BlockGrid:
+    """Choose the blocks of one image.
+
+    Parameters
+    ----------
+    data_shape : sequence of int
+        `SC(Z)YX`.
+    cores : sequence of int
+        Distance between tile starts, `(z,) y, x`.
+    seams : {"centered", "grid"}
+        Where the tiling has its seams. On a grid, blocks consist of whole tiles.
+
+    Returns
+    -------
+    BlockGrid
+        Blocks of at most `MAX_BLOCK_VOXELS` voxels a channel, unless one tile has more; as cubic as the grid allows.
+
+    Examples
+    --------
+    >>> choose_blocks((1, 1, 2755, 3675), cores=(896, 896), seams="centered").block_shape
+    (2816, 3840)
+    >>> choose_blocks((1, 1, 65536, 65536), cores=(384, 384), seams="grid")
+    BlockGrid(n_samples=1, spatial_shape=(65536, 65536), block_shape=(5760, 5760), chunk_shape=(240, 240))
+    """
+    spatial = tuple(data_shape[2:])
+    target = _CHUNK_SIZE[len(spatial)]
+    # A chunk never needs to be larger than the image, so that thin stacks are not stored as padding.
+    units = tuple(cores) if seams == "grid" else tuple(min(target, size) for size in spatial)
+    limits = [-(-size // unit) for size, unit in zip(spatial, units, strict=True)]
+    repeats = _grow([1] * len(units), units, limits)
+    block = tuple(repeat * unit for repeat, unit in zip(repeats, units, strict=True))
+    chunk = units if seams == "centered" else tuple(_nearest_divisor(size, target) for size in block)
+    return BlockGrid(int(data_shape[0]), spatial, block, chunk)
+
+
+def _grow(repeats: list[int], units: Sequence[int], limits: Sequence[int]) -> list[int]:
+    """Lengthen the shortest side that may still grow, a unit at a time, while the block stays small enough."""
+    while True:
+        open_axes = [axis for axis, (repeat, limit) in enumerate(zip(repeats, limits, strict=True)) if repeat < limit]
+        for axis in sorted(open_axes, key=lambda axis: repeats[axis] * units[axis]):
+            grown = [repeat + (position == axis) for position, repeat in enumerate(repeats)]
+            if prod(repeat * unit for repeat, unit in zip(grown, units, strict=True)) <= MAX_BLOCK_VOXELS:
+                repeats = grown
+                break
+        else:
+            return repeats
+
+
+def _nearest_divisor(size: int, target: int) -> int:
+    """Divisor of `size` nearest to `target`, as a ratio.
+
+    Examples
+    --------
+    >>> _nearest_divisor(3584, 256), _nearest_divisor(251, 256), _nearest_divisor(4036, 256)
+    (256, 251, 1009)
+    """
+    divisors = (divisor for divisor in range(1, size + 1) if size % divisor == 0)
+    return min(divisors, key=lambda divisor: abs(log(divisor / target)))

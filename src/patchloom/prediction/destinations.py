@@ -1,0 +1,71 @@
+"""Where each result of a run lands: a pure function of the sources and the output asked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+OUTPUT_SUFFIX = ".ome.zarr"
+_SOURCE_SUFFIXES = (".ome.zarr", ".zarr", ".ome.tiff", ".ome.tif", ".tiff", ".tif", ".btf", ".czi", ".n5", ".npy")
+
+
+def series_destinations(sources: Sequence[str | Path], folder: Path) -> list[Path]:
+    """Name one output for each source of a series; no two are ever the same.
+
+    An output is called after its source. Where that is not enough to tell two apart, so many folders above are put
+    before the name as are; sources that are the same altogether are numbered.
+
+    Parameters
+    ----------
+    sources : sequence of str or Path
+        What the image stacks call their sources.
+    folder : Path
+        Where the outputs go.
+
+    Examples
+    --------
+    >>> [path.name for path in series_destinations(["a/0", "b/0", "c/cells.tif", "array", "array"], Path("out"))]
+    ['a-0.ome.zarr', 'b-0.ome.zarr', 'cells.ome.zarr', 'array.ome.zarr', 'array-2.ome.zarr']
+    """
+    parts = [
+        [_stem(part) for part in PurePosixPath(Path(source).as_posix()).parts if part != "/"] for source in sources
+    ]
+    depth = [1] * len(parts)
+    names = [_name(part, length) for part, length in zip(parts, depth, strict=True)]
+    while True:
+        repeated = {name for name, count in Counter(map(str.casefold, names)).items() if count > 1}
+        deeper = [
+            length + 1 if name.casefold() in repeated and length < len(part) else length
+            for name, part, length in zip(names, parts, depth, strict=True)
+        ]
+        if deeper == depth:
+            break
+        depth = deeper
+        names = [_name(part, length) for part, length in zip(parts, depth, strict=True)]
+    return [folder / f"{name}{OUTPUT_SUFFIX}" for name in _number_repeats(names)]
+
+
+def _stem(part: str) -> str:
+    for suffix in _SOURCE_SUFFIXES:
+        if part.lower().endswith(suffix) and len(part) > len(suffix):
+            return part[: -len(suffix)]
+    return part
+
+
+def _name(parts: Sequence[str], depth: int) -> str:
+    return "-".join(parts[-depth:]).replace(":", "") or "image"
+
+
+def _number_repeats(names: Sequence[str]) -> list[str]:
+    """Make names distinct, also where case does not count, by numbering from the second on."""
+    taken: set[str] = set()
+    distinct = []
+    for name in names:
+        number, candidate = 1, name
+        while candidate.casefold() in taken:
+            number += 1
+            candidate = f"{name}-{number}"
+        taken.add(candidate.casefold())
+        distinct.append(candidate)
+    return distinct

@@ -1,0 +1,108 @@
+"""How a long run shows that it goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Advance(Protocol):
+    """Called after each step with the number of things done in it."""
+
+    def __call__(self, number: int, /) -> None:
+        """Count `number` more as done."""
+
+
+@contextmanager
+def show_progress(label: str, total: int, *, shown: bool) -> Iterator[Advance]:
+    """Show a bar on a terminal or in a notebook, and a plain line now and then elsewhere; both on standard error.
+
+    Parameters
+    ----------
+    label : str
+        What is counted, such as `"tiles"`.
+    total : int
+        How many there are.
+    shown : bool
+        Whether to show anything.
+
+    Yields
+    ------
+    callable
+        To be called after each step.
+    """
+    if not shown:
+        yield lambda _number: None
+        return
+    console = Console(stderr=True)
+    if console.is_terminal or console.is_jupyter:
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn(label), TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task(label, total=total)
+            yield lambda number: bar.advance(task, number)
+        return
+    lines = ProgressLines(label, total, now=time.monotonic)
+
+    def print_line(number: int) -> None:
+        for line in lines.advance(number):
+            console.print(line, highlight=False)
+
+    yield print_line
+
+
+class ProgressLines:
+    """Plain lines of progress, at most one every ten seconds and one at the end.
+
+    Parameters
+    ----------
+    label : str
+        What is counted.
+    total : int
+        How many there are.
+    now : callable
+        Clock, in seconds.
+
+    Examples
+    --------
+    >>> seconds = iter([0.0, 5.0, 30.0, 60.0])
+    >>> lines = ProgressLines("tiles", 40, now=lambda: next(seconds))
+    >>> [list(lines.advance(number)) for number in (1, 19, 20)]
+    [[], ['20/40 tiles, 50 %, 0:30 gone, about 0:30 to go'], ['40/40 tiles, 100 %, 1:00 gone']]
+    """
+
+    def __init__(self, label: str, total: int, now: Clock) -> None:
+        self._label, self._total, self._now = label, total, now
+        self._done = 0
+        self._started = self._last_line = now()
+
+    def advance(self, number: int) -> Iterator[str]:
+        """Count `number` more as done, and give the line that is due, if one is."""
+        self._done += number
+        now = self._now()
+        finished = self._done >= self._total
+        if not finished and now - self._last_line < _SECONDS_BETWEEN_LINES:
+            return
+        self._last_line = now
+        gone = now - self._started
+        line = f"{self._done}/{self._total} {self._label}, {100 * self._done // self._total} %, {_clock(gone)} gone"
+        yield line if finished else f"{line}, about {_clock(gone * (self._total / self._done - 1))} to go"
+
+
+class Clock(Protocol):
+    """A source of time."""
+
+    def __call__(self) -> float:
+        """Seconds since whenever."""
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
