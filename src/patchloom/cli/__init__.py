@@ -1,1 +1,44 @@
 """The command line: parsing and printing only."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from patchloom import __version__
+from patchloom.cli.info_command import info_command
+from patchloom.cli.plan_command import plan_command
+from patchloom.cli.predict_command import predict_command
+
+app = typer.Typer(
+    name="patchloom",
+    help="Take image stacks apart into patches and put predictions back together, exactly.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("predict")(predict_command)
+app.command("plan")(plan_command)
+app.command("info")(info_command)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[  # handled by its callback
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; the exit code is 0 (done), 1 (failed) or 2 (wrong use)."""
+    app()

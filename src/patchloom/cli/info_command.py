@@ -1,0 +1,59 @@
+"""`patchloom info`: say what images are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from patchloom.cli import options
+from patchloom.cli.reporting import as_shape, print_json, reported_errors
+from patchloom.image_stacks import HasMetadata, HasStorageGrid, ImageStack, open_stacks
+
+
+def info_command(
+    sources: options.Sources,
+    axes: options.Axes = None,
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,
+) -> None:
+    """Show axes, shape, type, voxel size, channels and storage of images; no pixel is read."""
+    with reported_errors(debug=debug):
+        facts = [_facts(stack) for stack in open_stacks(sources, axes)]
+        if as_json:
+            print_json(facts)
+            return
+        console = Console(highlight=False, soft_wrap=True)
+        for image in facts:
+            console.print(image.pop("source"), style="bold", markup=False)
+            for name, value in image.items():
+                if value:
+                    console.print(f"  {name.replace('_', ' '):<12} {_readable(value)}", markup=False)
+
+
+def _facts(stack: ImageStack) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "source": str(stack.source),
+        "axes": stack.original_axes,
+        "shape": list(stack.original_data_shape),
+        "data_shape": list(stack.data_shape),
+        "dtype": str(stack.data_dtype),
+    }
+    if isinstance(stack, HasMetadata):
+        metadata = stack.metadata
+        facts["voxel_size"] = {
+            axis: {"size": size, "unit": metadata.units.get(axis, "")} for axis, size in metadata.voxel_size.items()
+        }
+        facts["channels"] = list(metadata.channel_names)
+    if isinstance(stack, HasStorageGrid):
+        facts["chunk_shape"] = list(stack.chunk_shape)
+        facts["shard_shape"] = list(stack.shard_shape)
+    return facts
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{axis} {entry['size']:g} {entry['unit']}".rstrip() for axis, entry in value.items())
+    if isinstance(value, list):
+        return as_shape(value) if all(isinstance(item, int) for item in value) else ", ".join(value)
+    return str(value)

@@ -1,0 +1,85 @@
+"""`patchloom plan`: say what a prediction would do, without doing it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from patchloom.cli import options
+from patchloom.cli.reporting import as_shape, as_size, print_json, reported_errors
+from patchloom.prediction import PredictionPlan, plan
+from patchloom.prediction.models import load_model
+
+
+def plan_command(
+    sources: options.Sources,
+    model: Annotated[
+        str | None, typer.Option(help="Ask this model for its tile size, overlap and channels; it is not run.")
+    ] = None,
+    axes: options.Axes = None,
+    patch_size: options.PatchSize = None,
+    overlaps: options.Overlaps = None,
+    seams: options.Seams = None,
+    padding: options.Padding = options.PaddingChoice.reflect,
+    batch_size: options.BatchSize = 1,
+    dtype: options.Dtype = None,
+    layout: options.Layout = None,
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,
+) -> None:
+    """Show the tiles, blocks, bytes and memory of a prediction without running it."""
+    with reported_errors(debug=debug):
+        prepared = plan(
+            sources if len(sources) > 1 else sources[0],
+            model=None if model is None else load_model(model, layout=layout),
+            axes=axes,
+            patch_size=patch_size,
+            overlaps=overlaps,
+            seams=None if seams is None else seams.value,
+            padding=padding.value,
+            batch_size=batch_size,
+            dtype=dtype,
+        )
+        if as_json:
+            print_json(prepared.summary())
+        else:
+            _print_plan(prepared)
+
+
+def _print_plan(prepared: PredictionPlan) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(_image_table(prepared))
+    tiling = prepared.tiling
+    again = prepared.n_tiles_computed / prepared.n_tiles - 1
+    channels, dtype = prepared.assumed_output
+    assumed = f" (for {channels} × {dtype}; the first batch decides)" if prepared.output_channels is None else ""
+    facts = {
+        "tile": f"{as_shape(tiling.patch_size)}, overlap {as_shape(tiling.overlaps)}, seams {prepared.seams}",
+        "tiles": f"{prepared.n_tiles}" + (f", {again:.1%} of them computed again for a second block" if again else ""),
+        "blocks": f"{prepared.n_blocks}, each written once",
+        "images, decoded": as_size(prepared.source_bytes),
+        "read into tiles": as_size(prepared.tile_bytes),
+        "output": as_size(prepared.output_bytes) + assumed,
+        "peak memory": as_size(prepared.peak_memory) + " and what the model needs itself" + assumed,
+        "fingerprint": prepared.fingerprint,
+    }
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        console.print(f"{name:<{width}}  {value}")
+
+
+def _image_table(prepared: PredictionPlan) -> Table:
+    table = Table("image", "axes", "shape", "type", "tiles", "output SC(Z)YX", box=None, padding=(0, 2, 0, 0))
+    for data_idx, stack in enumerate(prepared.stacks):
+        table.add_row(
+            str(stack.source),
+            stack.original_axes,
+            as_shape(stack.original_data_shape),
+            str(stack.data_dtype),
+            as_shape(prepared.tiling.grid_shape(data_idx)),
+            as_shape(prepared.output_shapes[data_idx]),
+        )
+    return table

@@ -1,0 +1,93 @@
+"""How the command line speaks: results on standard output, everything else on standard error, and exit codes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from patchloom.errors import (
+    AxesError,
+    GeometryError,
+    MissingExtraError,
+    OutputExistsError,
+    PatchloomError,
+    SourceNotFoundError,
+)
+
+FAILED = 1
+WRONG_USE = 2
+INTERRUPTED = 130
+
+_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
+
+_WRONG_USE_ERRORS = (
+    AxesError,
+    GeometryError,
+    MissingExtraError,
+    OutputExistsError,
+    SourceNotFoundError,
+    FileNotFoundError,
+)
+
+
+@contextmanager
+def reported_errors(*, debug: bool) -> Iterator[None]:
+    """Turn an error into one message and an exit code: 2 for wrong use, 1 for what failed.
+
+    With `debug` the error is raised as it is, with its trace.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say("stopped. No unfinished output was left behind.")
+        raise typer.Exit(INTERRUPTED) from None
+    except typer.Exit:
+        raise
+    except Exception as error:
+        if debug:
+            raise
+        message = (
+            str(error) if isinstance(error, PatchloomError) else f"{type(error).__name__}: {error} (--debug shows more)"
+        )
+        _say(message)
+        raise typer.Exit(WRONG_USE if isinstance(error, _WRONG_USE_ERRORS) else FAILED) from None
+
+
+def _say(message: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}", highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON on standard output."""
+    typer.echo(json.dumps(value, indent=2))
+
+
+def as_size(n_bytes: int) -> str:
+    """Write a number of bytes as a person reads it.
+
+    Examples
+    --------
+    >>> as_size(0), as_size(20_249_250), as_size(3 * 2**40)
+    ('0 B', '19.3 MiB', '3.0 TiB')
+    """
+    if n_bytes < 1024:
+        return f"{n_bytes} B"
+    power = min((n_bytes.bit_length() - 1) // 10, len(_UNITS))
+    return f"{n_bytes / 1024**power:.1f} {_UNITS[power - 1]}"
+
+
+def as_shape(shape: Any) -> str:
+    """Write a shape as a person reads it; `?` for what is not known yet.
+
+    Examples
+    --------
+    >>> as_shape((1, None, 64, 64))
+    '1 × ? × 64 × 64'
+    """
+    return " × ".join("?" if size is None else str(size) for size in shape)

@@ -1,0 +1,147 @@
+"""The command line: what is written, what is printed where, and the exit codes programs rely on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from typer.testing import CliRunner, Result
+
+from patchloom import __version__
+from patchloom.cli import app
+
+MODEL = """
+import numpy as np
+
+def invert(batch):
+    return 255 - batch
+
+def broken(batch):
+    raise RuntimeError("out of cheese")
+
+def interrupted(batch):
+    raise KeyboardInterrupt
+"""
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> Path:
+    """Make a folder with two images and a model in it, as a user has it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "my_model", raising=False)
+    (tmp_path / "my_model.py").write_text(MODEL)
+    for name in ("img2.tif", "img10.tif"):
+        image = rng.integers(0, 255, (60, 40), np.uint8)
+        tifffile.imwrite(
+            tmp_path / name, image, metadata={"axes": "YX"}, resolution=(4e4, 4e4), resolutionunit="CENTIMETER"
+        )
+    return tmp_path
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments)
+
+
+TILES = ("--patch-size", "16,16", "--overlaps", "4,4")
+
+
+def test_predict_writes_the_image_and_prints_where(workplace: Path) -> None:
+    result = run("predict", "img2.tif", "--model", "my_model:invert", "--output", "out.ome.zarr", *TILES)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "out.ome.zarr\n"
+    expected = 255 - tifffile.imread(workplace / "img2.tif")
+    assert np.array_equal(zarr.open_group(workplace / "out.ome.zarr", mode="r")["0"][:], expected)
+
+
+def test_predict_of_several_images_fills_a_folder_in_natural_order(workplace: Path) -> None:
+    result = run("predict", "*.tif", "--model", "my_model:invert", "-o", "out", "--json", "--quiet", *TILES)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    assert json.loads(result.stdout)["written"] == ["out/img2.ome.zarr", "out/img10.ome.zarr"]
+    for name in ("img2", "img10"):
+        expected = 255 - tifffile.imread(workplace / f"{name}.tif")
+        assert np.array_equal(zarr.open_group(workplace / f"out/{name}.ome.zarr", mode="r")["0"][:], expected)
+
+
+def test_plan_says_what_would_be_done_and_does_nothing(workplace: Path) -> None:
+    before = sorted(workplace.rglob("*"))
+    result = run("plan", "img2.tif", *TILES)
+    assert result.exit_code == 0, result.output
+    assert "60 × 40" in result.stdout
+    facts = json.loads(run("plan", "img2.tif", "--json", *TILES).stdout)
+    assert (facts["tiles"], facts["blocks"], facts["source_bytes"]) == (15, 1, 2400)
+    assert facts["sources"][0]["tiles"] == [5, 3]
+    assert sorted(workplace.rglob("*")) == before
+
+
+def test_info_says_what_an_image_is(workplace: Path) -> None:
+    result = run("info", "img2.tif")
+    assert result.exit_code == 0, result.output
+    assert "img2.tif" in result.stdout
+    assert "60 × 40" in result.stdout
+    facts = json.loads(run("info", "img2.tif", "img10.tif", "--json").stdout)
+    assert [image["axes"] for image in facts] == ["YX", "YX"]
+    assert facts[0]["shape"] == [60, 40]
+    assert facts[0]["dtype"] == "uint8"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("predict", "img2.tif"), 2, "Missing option"),
+        (("predict", "no.tif", "--model", "my_model:invert", "-o", "out.ome.zarr", *TILES), 2, "no.tif"),
+        (("predict", "img2.tif", "--model", "my_model:invert", "-o", "out.ome.zarr"), 2, "patch_size is not given"),
+        (("predict", "img2.tif", "--model", "my_model:nothing", "-o", "out.ome.zarr", *TILES), None, "nothing"),
+        (("predict", "img2.tif", "--model", "no.onnx", "-o", "out.ome.zarr", *TILES), 2, "no.onnx"),
+        (("predict", "img2.tif", "--model", "my_model:broken", "-o", "out.ome.zarr", *TILES), 1, "out of cheese"),
+        (("predict", "img2.tif", "--model", "my_model:interrupted", "-o", "out.ome.zarr", *TILES), 130, "stopped"),
+        (("plan", "img2.tif", "--patch-size", "16,x"), 2, "no list of whole numbers"),
+        (("plan", "img2.tif", "--patch-size", "16,16", "--overlaps", "16,0"), 2, "overlap is 16 along Y"),
+        (("plan", "img2.tif", "--patch-size", "16,16", "--seams", "none"), 2, "centered"),
+        (("plan", "img2.tif", "--patch-size", "16,16", "--axes", "CYX"), 2, "axes"),
+        (("info", "my_model.py"), None, "my_model.py"),
+        (("nonsense",), 2, "nonsense"),
+    ],
+)
+def test_errors_are_one_message_and_an_exit_code(
+    workplace: Path, arguments: Any, code: int | None, message: str
+) -> None:
+    result = run(*arguments)
+    assert result.exit_code == code if code is not None else result.exit_code in {1, 2}
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert sorted(path.name for path in workplace.iterdir() if path.name != "__pycache__") == [
+        "img10.tif",
+        "img2.tif",
+        "my_model.py",
+    ]
+
+
+def test_an_output_that_exists_is_replaced_only_when_asked(workplace: Path) -> None:
+    arguments = ("predict", "img2.tif", "--model", "my_model:invert", "-o", "out.ome.zarr", *TILES)
+    assert run(*arguments).exit_code == 0
+    refused = run(*arguments)
+    assert refused.exit_code == 2
+    assert "--overwrite" in refused.stderr
+    assert run(*arguments, "--overwrite").exit_code == 0
+
+
+def test_debug_shows_where_an_error_came_from(workplace: Path) -> None:
+    result = run("predict", "img2.tif", "--model", "my_model:broken", "-o", "out.ome.zarr", "--debug", *TILES)
+    assert result.exit_code == 1
+    assert "ModelError" in repr(result.exception)
+
+
+def test_help_and_version_are_there_for_a_newcomer() -> None:
+    assert run("--version").stdout == f"{__version__}\n"
+    for arguments in (("--help",), ("predict", "--help"), ("plan", "-h"), ("info", "--help")):
+        result = run(*arguments)
+        assert result.exit_code == 0
+        assert "patchloom" in result.stdout
