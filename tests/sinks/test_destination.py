@@ -5,6 +5,7 @@ import pytest
 
 from patchloom.errors import OutputExistsError, SinkError
 from patchloom.sinks import check_apart, check_destination
+from patchloom.sinks.destination import claim, publish
 
 
 def make_zarr(path):
@@ -97,3 +98,12 @@ def test_an_output_that_touches_an_input_is_refused(tmp_path, monkeypatch, outpu
 def test_an_output_beside_its_inputs_is_fine(tmp_path, monkeypatch, source):
     monkeypatch.chdir(tmp_path)
     check_apart("out.zarr", [source, Path(source)])
+
+
+def test_an_output_that_cannot_be_moved_leaves_the_old_one_in_place(tmp_path):
+    old = make_zarr(tmp_path / "a.zarr")
+    claim(old).rmdir()  # somebody tidied up
+    with pytest.raises(SinkError, match="cannot move the finished output"):
+        publish(old, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
+    assert (old / "zarr.json").read_text() == "{}"

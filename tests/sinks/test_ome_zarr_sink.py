@@ -234,6 +234,13 @@ def test_minus_zero_and_nan_are_kept_although_empty_chunks_are_not_stored(tmp_pa
     assert np.asarray(zarr.open_group(path, mode="r")["0"][...]).tobytes() == image.tobytes()
 
 
+def test_blocks_of_foreign_byte_order_are_stored_alike(tmp_path, rng):
+    axes_map = AxesMap("YX", (40, 40))
+    image = random_image(rng, axes_map.data_shape, "u2").astype(">u2")
+    group = zarr.open_group(write_all(make_sink(tmp_path / "a.zarr", axes_map, ">u2"), image), mode="r")
+    np.testing.assert_array_equal(group["0"][...], image[0, 0])
+
+
 def test_chunks_and_shards_are_clipped_and_equal_ones_make_plain_chunks(tmp_path):
     sink = OmeZarrSink(
         tmp_path / "a.zarr", axes_map=AxesMap("YX", (600, 100)), dtype="u1",

@@ -62,6 +62,12 @@ def test_means_of_floats_do_not_overflow(case):
         assert abs(Fraction(float(result[index])) - exact) <= Fraction(bound)
 
 
+def test_means_of_half_precision_are_rounded_once(rng):
+    block = rng.normal(size=(8, 32, 32)).astype("float16")
+    exact = block.astype(float).reshape(4, 2, 16, 2, 16, 2).mean(axis=(1, 3, 5))
+    np.testing.assert_array_equal(downsample(block, (2, 2, 2)), exact.astype("float16"))
+
+
 @given(
     blocks_and_factors(
         ["bool", "uint8", "float32"],

@@ -1,6 +1,7 @@
 """What is left after a full disk, a killed process, an interrupt: never half an image."""
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -48,10 +49,9 @@ def small_disk(tmp_path):
     """A disk of 1 MiB."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True, check=False
-    ) if Path("/bin/mount").exists() else None  # fmt: skip
-    if mounted is None or mounted.returncode:
+    mount = shutil.which("mount")
+    command = [mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", place]
+    if mount is None or subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("mounting a disk takes root")
     yield place
     subprocess.run(["umount", place], check=True)

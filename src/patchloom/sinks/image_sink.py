@@ -38,7 +38,9 @@ class ImageSink(Protocol):
         Raises
         ------
         SinkError
-            If the block cannot be written (a full disk, a lost connection).
+            If the block does not fit its region or the sink, the region was written before or is no whole number of shards,
+            or the bytes cannot be written (a full disk, a lost connection). Nothing counts as written then, and the block
+            may be tried again.
         """
 
     def finalise(self) -> NDArray[Any] | Path:
@@ -52,7 +54,7 @@ class ImageSink(Protocol):
         Raises
         ------
         SinkError
-            If that cannot be done.
+            If a part of the image was never written, or the image cannot be completed.
         """
 
     def abort(self) -> None:

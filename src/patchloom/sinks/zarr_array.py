@@ -78,19 +78,18 @@ class ZarrArray:
         region : tuple of slice
             Whole shards.
         block : array
-            `SC(Z)YX` of the region's shape and the array's dtype.
+            `SC(Z)YX` of the region's shape and the array's dtype, in any byte order.
 
         Raises
         ------
         SinkError
             If a shard cannot be written.
         """
-        native = block.astype(self.dtype, copy=False)
 
         def start(shard: Region) -> Any:
             inside = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(shard, region, strict=True))
             # The block is not copied, which is safe as nothing returns before all is written.
-            return self._store[shard].write(native[inside], can_reference_source_data_indefinitely=True)
+            return self._store[shard].write(block[inside], can_reference_source_data_indefinitely=True)
 
         with self._failing(f"be written at {show(region)}"):
             for _ in in_flight(start, self.grid.shards(region), self._n_in_flight(self.grid.shard_shape)):
