@@ -2,8 +2,16 @@
 
 from patchloom.image_stacks.array_stack import ArrayStack
 from patchloom.image_stacks.czi_stack import CziStack
-from patchloom.image_stacks.image_stack import HasMetadata, HasStorageGrid, ImageStack, ReadsRegions, Region
+from patchloom.image_stacks.image_stack import (
+    HasFiles,
+    HasMetadata,
+    HasStorageGrid,
+    ImageStack,
+    ReadsRegions,
+    Region,
+)
 from patchloom.image_stacks.open_stacks import Source, is_series, open_stacks
+from patchloom.image_stacks.region_reads import read_regions
 from patchloom.image_stacks.series_check import check_series
 from patchloom.image_stacks.sliced_stack import SlicedStack
 from patchloom.image_stacks.tiff_stack import TiffStack
@@ -12,6 +20,7 @@ from patchloom.image_stacks.zarr_stack import ZarrStack
 __all__ = [
     "ArrayStack",
     "CziStack",
+    "HasFiles",
     "HasMetadata",
     "HasStorageGrid",
     "ImageStack",
@@ -24,4 +33,5 @@ __all__ = [
     "check_series",
     "is_series",
     "open_stacks",
+    "read_regions",
 ]

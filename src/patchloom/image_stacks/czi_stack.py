@@ -96,6 +96,16 @@ class CziStack(SlicedStack):
         source = path if scene is None else f"{path}@{scene}"
         super().__init__(source, axes_map, self._planes.dtype, czi_metadata(document, axes_map))
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file; see `HasFiles.files`."""
+        return (Path(self._path),)
+
+    @property
+    def image_in_files(self) -> str:
+        """Which scene; see `HasFiles.image_in_files`."""
+        return f"scene {self._canvas.scene}"
+
     def read(self, selection: tuple[slice | int, ...]) -> NDArray[Any]:
         """Read a box plane by plane; see `SlicedStack.read`."""
         reader = self._reader or self._open()

@@ -122,6 +122,19 @@ class HasStorageGrid(Protocol):
 
 
 @runtime_checkable
+class HasFiles(Protocol):
+    """A stack of which all pixels lie in local files, and stay as they are while these do not change."""
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The files, and folders with all that is in them; none where the image is not local."""
+
+    @property
+    def image_in_files(self) -> str:
+        """Which image of these files: one of other pixels has another name."""
+
+
+@runtime_checkable
 class HasMetadata(Protocol):
     """A stack whose source says what its voxels and channels are."""
 

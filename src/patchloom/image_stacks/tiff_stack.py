@@ -93,9 +93,20 @@ class TiffStack(SlicedStack):
             super().__init__(path, axes_map, np.dtype(image.dtype), _metadata(tif, series, level, axes_map))
             self._table = table
             self._decode: Decoder | None = image.keyframe.decode
+        self._series, self._level = series, level
         self._n_leading = _leading_axes(path, axes_map.shape, self._table)
         if not self._table.mapped:
             self.chunk_shape = self.shard_shape = as_data_box(axes_map, self._in_own_axes(self._table.segment_shape))
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that pages lie in; see `HasFiles.files`."""
+        return tuple(map(Path, self._table.files))
+
+    @property
+    def image_in_files(self) -> str:
+        """Which series and level; see `HasFiles.image_in_files`."""
+        return f"series {self._series}, level {self._level}"
 
     def read(self, selection: tuple[slice | int, ...]) -> NDArray[Any]:
         """Read a box, a page at a time; see `SlicedStack.read`."""

@@ -65,7 +65,7 @@ class ZarrStack(SlicedStack):
 
     def __init__(self, source: str | Path, axes: str | None = None, level: int | None = None) -> None:
         found = _find_array(source, level, axes_given=axes is not None)
-        self._spec = found.spec
+        self._spec, self._level = found.spec, found.level
         whole = _open(source, found.spec)
         own = AxesMap(axes, whole.shape) if axes is not None else _own_axes(source, whole, found)
         # A single slice is a 2D image, unless the user says otherwise.
@@ -88,6 +88,16 @@ class ZarrStack(SlicedStack):
     def shard_shape(self) -> tuple[int, ...]:
         """What one file or object holds, `SC(Z)YX`."""
         return self._shard_shape
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The folder of the image or array, none of a remote one; see `HasFiles.files`."""
+        return () if is_url(self.source) else (Path(self.source),)
+
+    @property
+    def image_in_files(self) -> str:
+        """Which level; see `HasFiles.image_in_files`."""
+        return f"level {self._level}"
 
     def read(self, selection: tuple[slice | int, ...]) -> NDArray[Any]:
         """Read a box; see `SlicedStack.read`."""
