@@ -1,10 +1,10 @@
-"""Where in an image a patch may lie, numbered: the positions of a patch, and the positions within a cell of a grid.
+"""Where in an image a patch may lie, numbered.
 
 A position is the first voxel of a patch. On an axis of size `A` a patch of size `P` that stays inside has `A - P + 1` of
 them; one that may hang over, but touches the image, has `A + P - 1`. The positions of a whole sample are numbered
 through, so that drawing a patch is drawing one whole number.
 
-The formulas hold for one `int` and for arrays of `int64` alike, as in `tile_rule`.
+`unravel` holds for one `int` and for arrays of `int64` alike, as the formulas of `tile_rule` do.
 """
 
 from __future__ import annotations
@@ -86,39 +86,3 @@ def unravel(number: Any, extents: Sequence[Any]) -> list[Any]:
         coords.append(number - quotient * extent)
         number = quotient
     return [number, *coords[::-1]]
-
-
-def unravel_by_cells(number: Any, extents: Sequence[Any], cell_size: Sequence[int]) -> list[Any]:
-    """Coordinates of an element of a box by its number, where all elements of a cell are numbered before the next cell's.
-
-    Cells and the elements within each are in raster order; the last cell along an axis may be cut.
-
-    Parameters
-    ----------
-    number : int or array of int64
-        At least 0 and less than the product of the extents; not checked.
-    extents : sequence of int or array of int64
-        Of each axis.
-    cell_size : sequence of int
-        Of each axis.
-
-    Examples
-    --------
-    >>> [unravel_by_cells(number, extents=(2, 5), cell_size=(2, 3)) for number in (4, 5, 6)]
-    [[1, 1], [1, 2], [0, 3]]
-    """
-    starts, widths = [], []
-    outer, inner = 1, 1
-    for extent in extents:
-        inner = inner * extent
-    for extent, cell in zip(extents, cell_size, strict=True):
-        inner = inner // extent
-        slab = outer * cell * inner  # elements of one cell along this axis, and of all cells along the axes after it
-        start = number // slab * cell
-        number = number - start * (outer * inner)
-        left = extent - start
-        width = left - (left - cell) * (left > cell)
-        outer = outer * width
-        starts.append(start)
-        widths.append(width)
-    return [start + offset for start, offset in zip(starts, unravel(number, widths), strict=True)]

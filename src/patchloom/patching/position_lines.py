@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.geometry.cell_orthants import count_positions, free_orthants
+from patchloom.geometry.grid_cells import cell_counts, cell_sides
+from patchloom.patching.cell_lines import CellLines
 
 _FINEST = 30
 """A probability is met to one part in 2**30, or less finely where the line would grow too long."""
@@ -43,28 +44,11 @@ class Restriction:
 
     def volume(self, shape: Sequence[int], cell_size: Sequence[int]) -> float:
         """Voxels that patches may touch, each counted with its cell's probability."""
-        sizes = [
-            np.minimum(cell, size - cell * np.arange(count))
-            for size, cell, count in zip(shape, cell_size, self.allowed.shape, strict=True)
-        ]
-        volume = float((prod(np.ix_(*sizes)) * self.allowed).sum())
+        volume = float((prod(cell_sides(shape, cell_size)) * self.allowed).sum())
         if self.probabilities is None:
             return volume
         whole = self.allowed[tuple(map(slice, self.probabilities.shape))]
         return volume - prod(cell_size) * float((1 - self.probabilities)[whole].sum())
-
-
-class Found(NamedTuple):
-    """Where on the line of a restricted sample a unit lies: numbers, or arrays of numbers."""
-
-    cell: int
-    """Number of the cell in raster order."""
-    unit: int
-    """Number of the unit within the cell."""
-    n_units: int
-    """Units of the cell."""
-    orthants: int
-    """The free ones of the cell."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -73,13 +57,11 @@ class PositionLines:
 
     units: NDArray[np.int64]
     """Length of the line of each row."""
-    restricted: NDArray[np.bool_]
-    """Whether the row has restrictions."""
+    restricted: NDArray[np.int64]
+    """For each row, its number in `cells`; -1 where it has no restrictions."""
 
-    first_cell: NDArray[np.int64]
-    """For each row, the first of its cells in the arrays below."""
-    edges: NDArray[np.int64]
-    """For each cell of the restricted rows, where it begins, if their lines are laid end to end; and the end of the last."""
+    cells: CellLines
+    """Of the restricted rows, in order."""
     orthants: NDArray[np.uint8]
     """For each cell of the restricted rows, its free orthants."""
 
@@ -104,52 +86,24 @@ class PositionLines:
         cell_size : sequence of int
             Size of a cell, which is that of a patch.
         """
-        units, first_cell = units.copy(), np.zeros(len(units), dtype=np.int64)
-        restricted = np.zeros(len(units), dtype=np.bool_)
-        lengths, orthants = [np.zeros(1, dtype=np.int64)], [np.empty(0, dtype=np.uint8)]
         positions = sum(int(units[row]) for row in restrictions)
         scale = 2 ** max(0, min(_FINEST, _LONGEST - positions.bit_length()))
-        n_cells = 0
-        for row, restriction in restrictions.items():
-            free, length = _cells_of(restriction, extents[row], cell_size, scale)
-            units[row], restricted[row], first_cell[row] = length.sum(), True, n_cells
-            lengths.append(length)
-            orthants.append(free)
-            n_cells += len(free)
-        edges = np.cumsum(np.concatenate(lengths))
-        return cls(units, restricted, first_cell, edges, np.concatenate(orthants))
-
-    def find(self, row: int, unit: int) -> Found:
-        """Find the cell of a unit of the line of a restricted row."""
-        first = self.first_cell.item(row)
-        unit += self.edges.item(first)
-        cell = int(self.edges.searchsorted(unit, side="right")) - 1
-        start, stop = self.edges.item(cell), self.edges.item(cell + 1)
-        return Found(cell - first, unit - start, stop - start, self.orthants.item(cell))
-
-    def find_many(self, rows: NDArray[np.int64], units: NDArray[np.int64]) -> Found:
-        """Find the cells of many units; the same as `find` finds."""
-        first = self.first_cell[rows]
-        units = units + self.edges[first]
-        cells = self.edges.searchsorted(units, side="right") - 1
-        starts, stops = self.edges[cells], self.edges[cells + 1]
-        found = (cells - first, units - starts, stops - starts, self.orthants[cells].astype(np.int64))
-        return Found(*found)  # type: ignore[arg-type]  # arrays in, arrays out
+        parts = [_cells_of(restriction, extents[row], cell_size, scale) for row, restriction in restrictions.items()]
+        orthants = np.concatenate([np.empty(0, dtype=np.uint8), *(orthants for orthants, _ in parts)])
+        lengths = np.concatenate([np.empty(0, dtype=np.int64), *(lengths for _, lengths in parts)])
+        cells = CellLines.of_lengths(lengths, np.cumsum([0, *(len(part[0]) for part in parts)]))
+        rows = list(restrictions)
+        units, restricted = units.copy(), np.full(len(units), -1, dtype=np.int64)
+        units[rows], restricted[rows] = cells.n_units, np.arange(len(rows))
+        return cls(units, restricted, cells, orthants)
 
 
 def _cells_of(
     restriction: Restriction, extents: Sequence[int], cell_size: Sequence[int], scale: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Free orthants and units of the cells of a sample, in raster order."""
-    counts = tuple(-(-extent // cell) for extent, cell in zip(extents, cell_size, strict=True))
-    orthants = free_orthants(restriction.allowed, counts)
-    widths = np.ix_(
-        *(
-            np.minimum(cell, extent - cell * np.arange(count))
-            for extent, cell, count in zip(extents, cell_size, counts, strict=True)
-        )
-    )
-    units = count_positions(orthants.astype(np.int64), widths)
+    orthants = free_orthants(restriction.allowed, cell_counts(extents, cell_size))
+    units = count_positions(orthants.astype(np.int64), cell_sides(extents, cell_size))
     if restriction.probabilities is not None:
         shares = np.rint(restriction.probabilities * scale).astype(np.int64)
         units *= np.maximum(shares, restriction.probabilities > 0)  # what is possible at all stays possible

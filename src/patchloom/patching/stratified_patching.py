@@ -15,13 +15,18 @@ from patchloom.axes import spatial_axes
 from patchloom.errors import GeometryError, PatchIndexError
 from patchloom.geometry.cell_orthants import count_positions, unravel_orthants
 from patchloom.geometry.checks import whole_number
-from patchloom.geometry.patch_positions import position_counts, unravel, unravel_by_cells
+from patchloom.geometry.grid_cells import cell_box, cell_counts, unravel_by_cells
+from patchloom.geometry.patch_positions import position_counts
+from patchloom.patching.cell_lines import CellUnit
 from patchloom.patching.flat_index import FlatIndex, PatchNumbering, Place, Places, UnevenIndex
-from patchloom.patching.position_lines import Found, PositionLines, Restriction
+from patchloom.patching.position_lines import PositionLines, Restriction
 from patchloom.patching.randomised_patching import RandomisedPatching
 
 _ROUNDING = 1e-9
 """Of a number of patches that is a sum of probabilities: 10 times 0.1 is one patch, not two."""
+
+_EXCLUDED = -1.0
+"""In place of the probability of a cell."""
 
 _MOST_PATCHES = 3_037_000_499
 """Of one sample: the square of the number of strata has to fit into 63 bits."""
@@ -178,9 +183,28 @@ class StratifiedPatching(RandomisedPatching):
         """List the whole cells of every sample that are not excluded, by `(data_idx, sample_idx)`."""
         included = self.get_all_grid_coords()
         for (data_idx, sample_idx), restriction in self._restrictions.items():
-            whole = restriction.allowed[tuple(map(slice, self.grid_shape(data_idx)))]
-            included[data_idx, sample_idx] = list(map(tuple, np.argwhere(whole).tolist()))
+            cells = np.argwhere(self._whole(data_idx, restriction)).tolist()
+            included[data_idx, sample_idx] = list(map(tuple, cells))
         return included
+
+    def included_cells(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Give the whole cells of the series that are not excluded, and the probability of each.
+
+        Returns
+        -------
+        cells : array of int64
+            One row a cell: `data_idx`, `sample_idx` and its grid coordinates.
+        probabilities : array of float64
+            As set by `set_region_probs`; 1 where none was.
+        """
+        maps = [np.ones((n_samples, *self.grid_shape(stack))) for stack, n_samples in enumerate(self._n_samples)]
+        for (data_idx, sample_idx), restriction in self._restrictions.items():
+            known = 1.0 if restriction.probabilities is None else restriction.probabilities
+            maps[data_idx][sample_idx] = np.where(self._whole(data_idx, restriction), known, _EXCLUDED)
+        cells = [
+            np.insert(np.argwhere(of_stack != _EXCLUDED), 0, data_idx, axis=1) for data_idx, of_stack in enumerate(maps)
+        ]
+        return np.concatenate(cells), np.concatenate([of_stack[of_stack != _EXCLUDED] for of_stack in maps])
 
     def _checked_sample(self, data_idx: int, sample_idx: int) -> tuple[int, int]:
         stack, sample = whole_number("data_idx", data_idx), whole_number("sample_idx", sample_idx)
@@ -196,8 +220,11 @@ class StratifiedPatching(RandomisedPatching):
         if key in self._restrictions:
             return self._restrictions[key]
         shape = self.data_shapes[key[0]][2:]
-        cells = (-(-size // patch) for size, patch in zip(shape, self.patch_size, strict=True))
-        return Restriction(np.ones(tuple(cells), dtype=np.bool_))
+        return Restriction(np.ones(cell_counts(shape, self.patch_size), dtype=np.bool_))
+
+    def _whole(self, data_idx: int, restriction: Restriction) -> NDArray[np.bool_]:
+        """Which whole cells of a sample patches may touch."""
+        return restriction.allowed[tuple(map(slice, self.grid_shape(data_idx)))]
 
     def _restrict(self, key: tuple[int, int], restriction: Restriction) -> None:
         self._restrictions[key] = restriction
@@ -257,8 +284,10 @@ class StratifiedPatching(RandomisedPatching):
         n_units, n_strata = self._lines.units.item(place.row), self._index.n_local[place.row]
         unit = _unit_in_stratum(place.local, n_strata, n_units, self._draws.below(n_units, place.flat))
         extents = self._extents[place.data_idx]
-        if self._lines.restricted[place.row]:
-            return _free_position(self._lines.find(place.row, unit), extents, self.patch_size)
+        restricted = self._lines.restricted.item(place.row)
+        if restricted >= 0:
+            found = self._lines.cells.find(restricted, unit)
+            return _free_position(found, self._lines.orthants.item(found.entry), extents, self.patch_size)
         return unravel_by_cells(unit, extents, self.patch_size)
 
     def _many_coords(self, places: Places) -> list[NDArray[np.int64]]:
@@ -266,14 +295,15 @@ class StratifiedPatching(RandomisedPatching):
         n_strata = np.frombuffer(self._index.n_local, dtype=np.int64)[places.row]
         units = _unit_in_stratum(places.local, n_strata, n_units, self._draws.below_many(n_units, places.flat))
         restricted = self._lines.restricted[places.row]
-        if not restricted.any():
+        if (restricted < 0).all():
             return unravel_by_cells(units, places.of_stacks(self._extent_table), self.patch_size)
-        free = ~restricted
+        bound, free = restricted >= 0, restricted < 0
         extents = self._extent_table[places.data_idx].T
         coords = np.empty_like(extents)
         coords[:, free] = unravel_by_cells(units[free], list(extents[:, free]), self.patch_size)
-        found = self._lines.find_many(places.row[restricted], units[restricted])
-        coords[:, restricted] = _free_position(found, list(extents[:, restricted]), self.patch_size)
+        found = self._lines.cells.find_many(restricted[bound], units[bound])
+        orthants = self._lines.orthants[found.entry].astype(np.int64)
+        coords[:, bound] = _free_position(found, orthants, list(extents[:, bound]), self.patch_size)
         return list(coords)
 
 
@@ -289,16 +319,11 @@ def _unit_in_stratum(stratum: Any, n_strata: Any, n_units: Any, draw: Any) -> An
     return stratum * whole + carry + (over - carry * n_strata + draw) // n_strata
 
 
-def _free_position(found: Found, extents: Sequence[Any], cell_size: Sequence[int]) -> list[Any]:
+def _free_position(found: CellUnit, orthants: Any, extents: Sequence[Any], cell_size: Sequence[int]) -> list[Any]:
     """Find the coordinates of a unit of the line of a restricted sample; for numbers and arrays alike."""
-    grid = [-(-extent // cell) for extent, cell in zip(extents, cell_size, strict=True)]
-    corner = [index * cell for index, cell in zip(unravel(found.cell, grid), cell_size, strict=True)]
-    widths = []
-    for extent, start, cell in zip(extents, corner, cell_size, strict=True):
-        left = extent - start
-        widths.append(left - (left - cell) * (left > cell))
-    units_of_position = found.n_units // count_positions(found.orthants, widths)
-    offsets = unravel_orthants(found.unit // units_of_position, found.orthants, widths)
+    corner, sides = cell_box(found.cell, extents, cell_size)
+    units_of_position = found.n_units // count_positions(orthants, sides)
+    offsets = unravel_orthants(found.unit // units_of_position, orthants, sides)
     return [start + offset for start, offset in zip(corner, offsets, strict=True)]
 
 

@@ -1,0 +1,149 @@
+"""Parts of the images set aside for validation, that training never sees."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.errors import GeometryError
+from patchloom.geometry.checks import spatial_tuple, whole_number
+from patchloom.geometry.grid_cells import cell_counts
+from patchloom.patching.counter_random import CounterRandom, Stream, checked_seed
+from patchloom.patching.fixed_patching import FixedPatching
+from patchloom.patching.stratified_patching import StratifiedPatching
+from patchloom.spec_table import SpecTable
+
+
+def split_training_validation(
+    patching: StratifiedPatching, validation: float, *, seed: int = 0, margin: int | Sequence[int] = 0
+) -> tuple[StratifiedPatching, FixedPatching]:
+    """Set cells of a plan aside for validation.
+
+    The cells are drawn from those of all samples that are not excluded, in proportion to their probabilities, so that
+    validation sees what training sees. Training patches keep off them, and off all that is nearer to them than the margin.
+
+    Parameters
+    ----------
+    patching : StratifiedPatching
+        The plan to divide; stays as it is.
+    validation : int or float
+        How many cells, or which share of them (above 0 and below 1), rounded down.
+    seed : int
+        The same seed sets the same cells aside.
+    margin : int or sequence of int
+        Voxels between a training and a validation patch, at least; `(z,) y, x`, or one number for all. With lateral
+        context over `s` scales a patch of size `P` sees `(2 ** (s - 1) - 1) * P / 2` voxels past its border, rounded up:
+        this much keeps training off the validation patches, twice as much keeps their contexts apart as well.
+
+    Returns
+    -------
+    training : StratifiedPatching
+        The plan without those cells. A margin takes whole cells from it.
+    validation : FixedPatching
+        One patch for each cell, in order of stack, sample and place; all inside the images.
+
+    Raises
+    ------
+    GeometryError
+        If there are fewer cells than asked for, or nothing would be left to train on.
+
+    Examples
+    --------
+    >>> patching = StratifiedPatching([(1, 1, 256, 256)], patch_size=(32, 32), seed=7)
+    >>> training, validation = split_training_validation(patching, 0.1, seed=1)
+    >>> len(patching), len(training), len(validation)
+    (64, 58, 6)
+    """
+    margins = _margins(margin, len(patching.patch_size))
+    cells, probabilities = patching.included_cells()
+    count = _number_of_cells(validation, int((probabilities > 0).sum()), patching)
+    held_out = cells[_drawn(probabilities, count, seed)]
+    training = patching.at_epoch(patching.epoch)  # a copy
+    for of_sample in _by_sample(held_out):
+        data_idx, sample_idx = of_sample[0, :2].tolist()
+        training.exclude_patches(data_idx, sample_idx, _with_margin(of_sample[:, 2:], margins, training, data_idx))
+    if not len(training):
+        raise GeometryError(
+            f"nothing is left to train on: {count} of {len(cells)} cells are set aside for validation, and the margin of "
+            f"{margins} around them: ask for fewer, or take smaller patches or margins"
+        )
+    return training, _patches_of(held_out, patching.patch_size)
+
+
+def _margins(margin: int | Sequence[int], n_dims: int) -> tuple[int, ...]:
+    margins = margin if isinstance(margin, Sequence) else (whole_number("margin", margin),) * n_dims
+    return spatial_tuple("margin", margins, n_dims, least=0)
+
+
+def _number_of_cells(validation: float, available: int, patching: StratifiedPatching) -> int:
+    """Work out how many cells to set aside, and refuse more than there are."""
+    there_are = f"the images hold {available} cells of size {patching.patch_size} to choose from"
+    if isinstance(validation, float):
+        if not 0 < validation < 1:
+            raise GeometryError(
+                f"validation is {validation}: a share must be above 0 and below 1, a number must be whole"
+            )
+        count = int(validation * available)
+        if not count:
+            raise GeometryError(
+                f"validation is {validation}, which is not one patch: {there_are}; take smaller patches"
+            )
+        return count
+    count = whole_number("validation", validation)
+    if not 1 <= count <= available:
+        raise GeometryError(
+            f"validation is {count}, but {there_are}: ask for 1 to {available}, or take smaller patches"
+        )
+    return count
+
+
+def _drawn(probabilities: NDArray[np.float64], count: int, seed: int) -> NDArray[np.int64]:
+    """Draw cells without replacement, in proportion to their probabilities; in order.
+
+    Each cell has an alarm clock that rings the sooner, the more probable it is: the first to ring are drawn [1]_.
+
+    References
+    ----------
+    .. [1] P. S. Efraimidis, P. G. Spirakis, "Weighted random sampling with a reservoir", Information Processing Letters
+       97 (2006), doi:10.1016/j.ipl.2005.11.003
+    """
+    numbers = np.arange(len(probabilities))
+    uniform = (CounterRandom(checked_seed(seed), stream=Stream.HELD_OUT).words(numbers) + 1.0) / (2.0**64 + 1)
+    possible = probabilities > 0
+    rings = np.full(len(probabilities), np.inf)
+    rings[possible] = -np.log(uniform[possible]) / probabilities[possible]
+    return np.sort(np.argsort(rings, kind="stable")[:count])
+
+
+def _by_sample(cells: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    changes = (cells[1:, :2] != cells[:-1, :2]).any(axis=1)
+    return np.split(cells, np.flatnonzero(changes) + 1)
+
+
+def _with_margin(
+    cells: NDArray[np.int64], margins: Sequence[int], patching: StratifiedPatching, data_idx: int
+) -> NDArray[np.int64]:
+    """Cells of one sample, and all that are nearer to one of them than the margin."""
+    reach = [-(-margin // patch) for margin, patch in zip(margins, patching.patch_size, strict=True)]
+    steps = np.array(list(itertools.product(*(range(-cells_away, cells_away + 1) for cells_away in reach))))
+    near = (cells[:, np.newaxis] + steps).reshape(-1, cells.shape[1])
+    grid = cell_counts(patching.data_shapes[data_idx][2:], patching.patch_size)
+    return np.unique(near[((near >= 0) & (near < np.array(grid))).all(axis=1)], axis=0)
+
+
+def _patches_of(cells: NDArray[np.int64], patch_size: Sequence[int]) -> FixedPatching:
+    sizes = np.array(patch_size)
+    coords = cells[:, 2:] * sizes
+    return FixedPatching(
+        SpecTable(
+            {
+                "data_idx": cells[:, 0],
+                "sample_idx": cells[:, 1],
+                "coords": coords,
+                "patch_size": np.broadcast_to(sizes, coords.shape),
+            }
+        )
+    )

@@ -1,0 +1,216 @@
+"""Random patches where there is something to see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from patchloom.errors import GeometryError
+from patchloom.geometry.checks import series_shapes, spatial_tuple
+from patchloom.geometry.grid_cells import cell_box, cell_counts, cell_sides
+from patchloom.geometry.patch_positions import position_counts, unravel
+from patchloom.patching.cell_lines import CellLines
+from patchloom.patching.counter_random import CounterRandom, Stream
+from patchloom.patching.flat_index import PatchNumbering, Place, Places
+from patchloom.patching.label_weights import Balance, LabelStack, label_weights
+from patchloom.patching.random_patching import covering_patches
+from patchloom.patching.randomised_patching import RandomisedPatching
+
+_UNITS = 2**52
+"""Weights are kept to one part in this many of their sum."""
+
+
+class WeightedPatching(RandomisedPatching):
+    """Patches at random places, others in every epoch, drawn in proportion to a coarse weight map.
+
+    A cell of the map is drawn in proportion to its weight, then a voxel of the cell; the patch is centred on that voxel
+    and, where it would hang over the border, moved inside the image. So what is near the border is drawn as often as it
+    weighs.
+
+    Parameters
+    ----------
+    data_shapes : sequence of sequence of int
+        Shape of each image stack, `SC(Z)YX`.
+    patch_size : sequence of int
+        `(z,) y, x`.
+    weights : sequence of array
+        For each stack, one number of at least 0 a cell: an array `S(Z)YX`. The last cell along an axis may be cut by the
+        image's end; its weight is what the array says, however small it is.
+    cell_size : sequence of int
+        Voxels of a cell, `(z,) y, x`.
+    seed : int, optional
+        Two plans of one seed are the same. Where not given it is drawn, once; see the attribute `seed`.
+    n_patches : int, optional
+        How many patches make an epoch; where not given, as many as would cover all images without overlap. They are
+        shared out among samples in proportion to their weights; of which sample patch `i` is may change from epoch to
+        epoch.
+
+    Raises
+    ------
+    GeometryError
+        If a size or weight makes no sense, a patch is larger than an image, or nothing weighs anything.
+
+    Examples
+    --------
+    >>> weights = np.zeros((1, 8, 8))
+    >>> weights[0, 0, 7] = 1
+    >>> patching = WeightedPatching([(1, 1, 256, 256)], (64, 64), [weights], cell_size=(32, 32), seed=7)
+    >>> len(patching), {spec["coords"] for spec in patching}
+    (16, {(0, 192)})
+    """
+
+    def __init__(
+        self,
+        data_shapes: Sequence[Sequence[int]],
+        patch_size: Sequence[int],
+        weights: Sequence[ArrayLike],
+        cell_size: Sequence[int],
+        seed: int | None = None,
+        *,
+        n_patches: int | None = None,
+    ) -> None:
+        super().__init__(data_shapes, patch_size, seed, n_patches)
+        self.cell_size = spatial_tuple("cell_size", cell_size, len(self.patch_size), least=1)
+        position_counts(self.data_shapes, self.patch_size)  # refuses patches that are larger than an image
+        self._size_table = np.array([shape[2:] for shape in self.data_shapes], dtype=np.int64)
+        grids = [(shape[0], *cell_counts(shape[2:], self.cell_size)) for shape in self.data_shapes]
+        cells_of_rows = np.repeat([prod(grid[1:]) for grid in grids], [grid[0] for grid in grids])
+        self._cells = CellLines.of_lengths(
+            _units(_checked_weights(weights, grids)), np.cumsum(np.append(0, cells_of_rows))
+        )
+        self._row_units = self._cells.n_units
+
+    @classmethod
+    def from_labels(
+        cls,
+        data_shapes: Sequence[Sequence[int]],
+        patch_size: Sequence[int],
+        labels: Sequence[LabelStack],
+        seed: int | None = None,
+        *,
+        balance: Balance = "foreground",
+        share: float = 1.0,
+        cell_size: Sequence[int] | None = None,
+        n_patches: int | None = None,
+    ) -> Self:
+        """Draw patches by what label images show; they are read once, block by block.
+
+        Parameters
+        ----------
+        data_shapes, patch_size, seed, n_patches
+            As of the class.
+        labels : sequence of LabelStack
+            For each image stack, labels of the same samples and size, in one channel; 0 is background.
+        balance : {"foreground", "classes"}
+            `"foreground"`: every voxel that is not background is equally likely. `"classes"`: every label but the
+            background is equally likely, whether its voxels are few or many.
+        share : float
+            This share of the patches is drawn by labels, the rest anywhere.
+        cell_size : sequence of int, optional
+            How finely labels are told apart, in voxels; half a patch where not given.
+
+        Raises
+        ------
+        GeometryError
+            As the class does; also if label stacks do not have the shapes of the image stacks, or show nothing.
+
+        Examples
+        --------
+        >>> from patchloom import ArrayStack
+        >>> labels = np.zeros((1, 1, 256, 256), dtype=np.uint8)
+        >>> labels[0, 0, 100:110, 200:210] = 1
+        >>> patching = WeightedPatching.from_labels(
+        ...     [labels.shape], (64, 64), [ArrayStack(labels, axes="SCYX")], seed=7, cell_size=(8, 8)
+        ... )
+        >>> all(labels[0, 0][y : y + 64, x : x + 64].any() for y, x in (spec["coords"] for spec in patching))
+        True
+        """
+        size = spatial_tuple("patch_size", patch_size, least=1)
+        shapes = series_shapes(data_shapes, len(size))
+        cells = tuple(max(1, side // 2) for side in size) if cell_size is None else cell_size
+        if not 0 <= share <= 1:
+            raise GeometryError(f"share is {share}: it must be from 0 to 1")
+        _check_label_shapes(labels, shapes)
+        by_label = label_weights(labels, cells, balance)
+        if share and not any(weights.any() for weights in by_label):
+            raise GeometryError("labels are 0 everywhere: there is no foreground to draw patches from")
+        anywhere = 1 / sum(shape[0] * prod(shape[2:]) for shape in shapes)
+        weights = [
+            share * by_label_of_stack + (1 - share) * anywhere * prod(cell_sides(shape[2:], cells))
+            for by_label_of_stack, shape in zip(by_label, shapes, strict=True)
+        ]
+        return cls(shapes, size, weights, cells, seed, n_patches=n_patches)
+
+    def _begin_epoch(self, epoch: int) -> None:
+        super()._begin_epoch(epoch)
+        self._cell_draws = CounterRandom(self.seed, epoch, Stream.CELL)
+        self._forget_numbering()
+
+    def _numbering(self) -> PatchNumbering:
+        covering = sum(shape[0] * covering_patches(shape, self.patch_size) for shape in self.data_shapes)
+        return self._spread(self._row_units.astype(np.float64), self._requested or covering)
+
+    def _coords(self, place: Place) -> list[int]:
+        unit = self._cell_draws.below(self._row_units.item(place.row), place.flat)
+        found = self._cells.find(place.row, unit)
+        sizes = self.data_shapes[place.data_idx][2:]
+        corner, sides = cell_box(found.cell, sizes, self.cell_size)
+        voxel = unravel(self._draws.below(prod(sides), place.flat), sides)
+        return self._centred(corner, voxel, sizes)
+
+    def _many_coords(self, places: Places) -> list[NDArray[np.int64]]:
+        units = self._cell_draws.below_many(self._row_units[places.row], places.flat)
+        found = self._cells.find_many(places.row, units)
+        sizes = places.of_stacks(self._size_table)
+        corner, sides = cell_box(found.cell, sizes, self.cell_size)
+        voxel = unravel(self._draws.below_many(prod(sides), places.flat), sides)
+        return self._centred(corner, voxel, sizes)
+
+    def _centred(self, corner: Sequence[Any], voxel: Sequence[Any], sizes: Sequence[Any]) -> list[Any]:
+        """Centre a patch on a voxel of a cell, as far as the borders let it; for numbers and arrays alike."""
+        coords = []
+        for start, offset, patch, size in zip(corner, voxel, self.patch_size, sizes, strict=True):
+            coord = start + offset - patch // 2
+            coord = coord * (coord > 0)
+            coords.append(coord - (coord - (size - patch)) * (coord > size - patch))
+        return coords
+
+
+def _checked_weights(weights: Sequence[ArrayLike], grids: Sequence[tuple[int, ...]]) -> NDArray[np.float64]:
+    """All weights in one row, stack by stack."""
+    maps = [np.asarray(of_stack, dtype=np.float64) for of_stack in weights]
+    if len(maps) != len(grids):
+        raise GeometryError(f"there are {len(maps)} weight maps for {len(grids)} image stacks: give one for each")
+    for data_idx, (of_stack, grid) in enumerate(zip(maps, grids, strict=True)):
+        if of_stack.shape != grid:
+            raise GeometryError(
+                f"the weights of image stack {data_idx} have shape {of_stack.shape}, but it has {grid} samples and cells"
+            )
+        if not (np.isfinite(of_stack).all() and (of_stack >= 0).all()):
+            raise GeometryError(f"a weight of image stack {data_idx} is negative or not finite: it must be at least 0")
+    row = np.concatenate([of_stack.ravel() for of_stack in maps])
+    if not row.any():
+        raise GeometryError("all weights are 0: there is nothing to draw patches from")
+    return row
+
+
+def _units(weights: NDArray[np.float64]) -> NDArray[np.int64]:
+    units: NDArray[np.int64] = np.rint(weights * (_UNITS / weights.sum())).astype(np.int64)
+    units[(units == 0) & (weights > 0)] = 1  # what is possible at all stays possible
+    return units
+
+
+def _check_label_shapes(labels: Sequence[LabelStack], shapes: Sequence[tuple[int, ...]]) -> None:
+    if len(labels) != len(shapes):
+        raise GeometryError(f"there are {len(labels)} label stacks for {len(shapes)} image stacks: give one for each")
+    for data_idx, (stack, shape) in enumerate(zip(labels, shapes, strict=True)):
+        label_shape = tuple(stack.data_shape)
+        if (label_shape[0], *label_shape[2:]) != (shape[0], *shape[2:]):
+            raise GeometryError(
+                f"label stack {data_idx} has shape {label_shape}, but image stack {data_idx} has {shape}: they must have "
+                "the same samples and size"
+            )
