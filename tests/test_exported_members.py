@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 
 import patchloom
-from patchloom import errors, patch_specs
+from patchloom import errors, patch_specs, patching
 
 
 def test_public_names_are_sorted_and_none_is_listed_twice():
@@ -26,6 +26,10 @@ def test_the_whole_vocabulary_and_every_error_is_public():
             if getattr(member, "__module__", None) == module.__name__ and not name.startswith("_")
         }
         assert defined <= set(patchloom.__all__)
+
+
+def test_every_patching_is_public():
+    assert set(patching.__all__) <= set(patchloom.__all__)
 
 
 def test_editors_are_offered_every_public_name():

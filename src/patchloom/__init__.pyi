@@ -25,7 +25,16 @@ from patchloom.patch_specs import TileSpecs as TileSpecs
 from patchloom.patch_specs import UncorrelatedPatchSpecs as UncorrelatedPatchSpecs
 from patchloom.patch_specs import is_tile_specs as is_tile_specs
 from patchloom.patch_specs import is_uncorrelated_specs as is_uncorrelated_specs
+from patchloom.patching.fixed_patching import FixedPatching as FixedPatching
+from patchloom.patching.patching import Patching as Patching
+from patchloom.patching.random_patching import FixedRandomPatching as FixedRandomPatching
+from patchloom.patching.random_patching import RandomPatching as RandomPatching
+from patchloom.patching.sequential_patching import SequentialPatching as SequentialPatching
+from patchloom.patching.split import split_training_validation as split_training_validation
+from patchloom.patching.stratified_patching import StratifiedPatching as StratifiedPatching
 from patchloom.patching.tiled_patching import TiledPatching as TiledPatching
+from patchloom.patching.uncorrelated_patching import UncorrelatedPatching as UncorrelatedPatching
+from patchloom.patching.weighted_patching import WeightedPatching as WeightedPatching
 from patchloom.patching.whole_sample_patching import WholeSamplePatching as WholeSamplePatching
 from patchloom.prediction.models.czann_model import CzannModel as CzannModel
 from patchloom.prediction.models.load_model import load_model as load_model
