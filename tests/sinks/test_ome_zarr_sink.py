@@ -52,7 +52,7 @@ def files(folder):
 
 
 class TestOmeZarrSink(ImageSinkConformance):
-    dtypes = (*ImageSinkConformance.dtypes, "float16", "int16", "int32")
+    dtypes = ("bool", "uint8", "uint16", "uint32", "uint64", "int64", "float16", "float32", "float64")
 
     def make_sink(self, folder, axes_map, dtype):
         return make_sink(folder / "image.ome.zarr", axes_map, dtype, chunk=10)
@@ -168,7 +168,7 @@ def test_units_that_ome_zarr_does_not_know_are_left_out(tmp_path, unit):
 
 @pytest.mark.parametrize(
     ("dtype", "method"),
-    [("uint8", "mean"), ("int64", "mean"), ("float32", "mean"), ("bool", "mean"), ("uint16", "nearest")],
+    [("uint8", "mean"), ("float32", "mean"), ("bool", "mean"), ("int64", "nearest")],
 )
 @pytest.mark.parametrize(
     "axes_map", [AxesMap("CYX", (2, 93, 70)), AxesMap("TZYX", (2, 1, 37, 50)), AxesMap("ZYX", (11, 35, 66))]
@@ -176,7 +176,7 @@ def test_units_that_ome_zarr_does_not_know_are_left_out(tmp_path, unit):
 def test_levels_are_halved_from_the_whole_image_whatever_the_shards(tmp_path, rng, dtype, method, axes_map):
     image = random_image(rng, axes_map.data_shape, dtype)
     found = []
-    for n, (chunk, chunks_a_shard) in enumerate([(16, 1), (8, 4), (10, 3)]):
+    for n, (chunk, chunks_a_shard) in enumerate([(32, 1), (8, 4)]):
         sink = make_sink(
             tmp_path / f"{n}.zarr",
             axes_map,
