@@ -16,6 +16,17 @@ from patchloom.errors import SourceNotFoundError as SourceNotFoundError
 from patchloom.errors import SpecError as SpecError
 from patchloom.errors import StitchError as StitchError
 from patchloom.extraction.patch_extractor import PatchExtractor as PatchExtractor
+from patchloom.filters.background import exclude_below as exclude_below
+from patchloom.filters.background import thin_out_below as thin_out_below
+from patchloom.filters.cell_filters import EntropyFilter as EntropyFilter
+from patchloom.filters.cell_filters import MaskFilter as MaskFilter
+from patchloom.filters.cell_filters import MaxFilter as MaxFilter
+from patchloom.filters.cell_filters import MeanFilter as MeanFilter
+from patchloom.filters.cell_filters import NamedFilter as NamedFilter
+from patchloom.filters.cell_filters import PercentileFilter as PercentileFilter
+from patchloom.filters.cell_filters import StdFilter as StdFilter
+from patchloom.filters.score_cells import score_cells as score_cells
+from patchloom.filters.score_map import ScoreMap as ScoreMap
 from patchloom.image_metadata import ImageMetadata as ImageMetadata
 from patchloom.image_stacks.array_stack import ArrayStack as ArrayStack
 from patchloom.image_stacks.image_stack import ImageStack as ImageStack

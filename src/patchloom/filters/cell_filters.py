@@ -1,0 +1,264 @@
+"""What can be asked of a cell: functions from its pixels, `C(Z)YX`, to one number.
+
+Any such function is a filter. Those that are here can score many cells of one shape at once (`ScoresMany`), and have a
+name that says all that their scores depend on (`HasIdentity`), so that scores can be kept. A score is never a number of
+voxels: a cell that the image's end cuts is scored on the voxels it has, and compares with whole ones.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.errors import GeometryError
+
+_EULER = 0.57721566490153286
+
+
+class CellFilter(Protocol):
+    """Any function from the pixels of a cell to a number."""
+
+    def __call__(self, cell: NDArray[Any], /) -> float:
+        """Score one cell.
+
+        Parameters
+        ----------
+        cell : array
+            `C(Z)YX` in the stack's dtype, not to be changed.
+
+        Returns
+        -------
+        float
+            NaN where the cell has no score.
+        """
+
+
+@runtime_checkable
+class ScoresMany(Protocol):
+    """A filter that scores many cells faster together than one by one."""
+
+    def score_many(self, cells: NDArray[Any]) -> NDArray[Any]:
+        """Score cells of one shape.
+
+        Parameters
+        ----------
+        cells : array
+            `(N, C, (Z), Y, X)`, not to be changed.
+
+        Returns
+        -------
+        array
+            One number a cell; NaN where the cell has no score.
+        """
+
+
+@runtime_checkable
+class HasIdentity(Protocol):
+    """A filter whose scores can be kept and found again."""
+
+    @property
+    def identity(self) -> str:
+        """Name and parameters; two filters of one identity give the same scores."""
+
+
+class _BuiltInFilter(ABC):
+    """A filter that is told by its parameters, and that looks at the voxels of all channels of a cell together."""
+
+    @abstractmethod
+    def score_rows(self, voxels: NDArray[Any]) -> NDArray[Any]:
+        """Score cells given as `(N, voxels)`."""
+
+    def score_many(self, cells: NDArray[Any]) -> NDArray[Any]:
+        """Score cells of one shape; see `ScoresMany.score_many`."""
+        return self.score_rows(cells.reshape(len(cells), -1))
+
+    def __call__(self, cell: NDArray[Any], /) -> float:
+        """Score one cell; see `CellFilter`."""
+        return float(self.score_rows(cell.reshape(1, -1))[0])
+
+    @property
+    def identity(self) -> str:
+        """Name and parameters."""
+        return repr(self)
+
+
+@dataclass(frozen=True)
+class MaxFilter(_BuiltInFilter):
+    """The highest grey value.
+
+    Examples
+    --------
+    >>> MaxFilter()(np.array([[[3, 1, 4]]]))
+    4.0
+    """
+
+    def score_rows(self, voxels: NDArray[Any]) -> NDArray[Any]:
+        """Score cells given as `(N, voxels)`."""
+        return np.asarray(voxels.max(axis=1))
+
+
+@dataclass(frozen=True)
+class MeanFilter(_BuiltInFilter):
+    """The mean grey value.
+
+    Examples
+    --------
+    >>> MeanFilter()(np.array([[[3, 1, 5]]]))
+    3.0
+    """
+
+    def score_rows(self, voxels: NDArray[Any]) -> NDArray[Any]:
+        """Score cells given as `(N, voxels)`."""
+        return np.asarray(voxels.mean(axis=1, dtype=np.float64))
+
+
+@dataclass(frozen=True)
+class StdFilter(_BuiltInFilter):
+    """The standard deviation of the grey values.
+
+    Examples
+    --------
+    >>> StdFilter()(np.array([[[1, 3, 3, 1]]]))
+    1.0
+    """
+
+    def score_rows(self, voxels: NDArray[Any]) -> NDArray[Any]:
+        """Score cells given as `(N, voxels)`."""
+        return np.asarray(voxels.std(axis=1, dtype=np.float64))
+
+
+@dataclass(frozen=True)
+class PercentileFilter(_BuiltInFilter):
+    """The grey value below which a share of the voxels lie: a maximum that single hot pixels do not decide.
+
+    Parameters
+    ----------
+    percent : float
+        From 0 to 100.
+
+    Raises
+    ------
+    GeometryError
+        If `percent` is not from 0 to 100.
+
+    Examples
+    --------
+    >>> PercentileFilter(75)(np.array([[[1, 2, 3, 4, 1000]]]))
+    4.0
+    """
+
+    percent: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.percent <= 100:
+            raise GeometryError(f"percent is {self.percent}: it must be from 0 to 100")
+
+    def score_rows(self, voxels: NDArray[Any]) -> NDArray[Any]:
+        """Score cells given as `(N, voxels)`."""
+        return np.asarray(np.percentile(voxels, self.percent, axis=1))
+
+
+@dataclass(frozen=True)
+class EntropyFilter(_BuiltInFilter):
+    """The Shannon entropy of the grey values, in bits.
+
+    Grey values count as equal within bins of a fixed width, the same for all cells and images: neither the range of the
+    dtype nor a hot pixel elsewhere has a say. The estimate [1]_ is corrected for the number of voxels, of which a small cell
+    at the edge has few.
+
+    Parameters
+    ----------
+    bin_width : float
+        In grey values. 1 tells all values of an integer image apart. The standard deviation of the noise is a good choice:
+        with much narrower bins noise alone fills the cell with different values.
+
+    Raises
+    ------
+    GeometryError
+        If `bin_width` is not above 0.
+
+    Examples
+    --------
+    >>> checkers = np.indices((1, 64, 64)).sum(axis=0) % 2
+    >>> round(EntropyFilter()(checkers), 3), EntropyFilter(bin_width=2)(checkers)
+    (1.0, 0.0)
+
+    References
+    ----------
+    .. [1] P. Grassberger, "Entropy Estimates from Insufficient Samplings" (2003), arXiv:physics/0307138
+    """
+
+    bin_width: float = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.bin_width < np.inf:
+            raise GeometryError(f"bin_width is {self.bin_width}: it must be above 0, in grey values")
+
+    def score_rows(self, voxels: NDArray[Any]) -> NDArray[Any]:
+        """Score cells given as `(N, voxels)`."""
+        n_cells, n_voxels = voxels.shape
+        integers = voxels.dtype.kind in "iub"
+        bins = voxels if integers and self.bin_width == 1 else np.floor(voxels / self.bin_width)
+        ordered = np.sort(bins, axis=1)
+        begins = np.ones(ordered.shape, dtype=np.bool_)
+        np.not_equal(ordered[:, 1:], ordered[:, :-1], out=begins[:, 1:])
+        starts = np.flatnonzero(begins)
+        counts = np.diff(starts, append=ordered.size)
+        logarithms = np.bincount(
+            starts // n_voxels, weights=counts * _log_estimates(n_voxels)[counts], minlength=n_cells
+        )
+        entropy = np.maximum(np.log(n_voxels) - logarithms / n_voxels, 0) / np.log(2)
+        return np.asarray(np.where(np.isnan(ordered[:, -1]), np.nan, entropy))
+
+
+@dataclass(frozen=True)
+class MaskFilter(_BuiltInFilter):
+    """The share of voxels that are not 0: for stacks of masks or labels.
+
+    Examples
+    --------
+    >>> MaskFilter()(np.array([[[0, 7, 7, 0]]]))
+    0.5
+    """
+
+    def score_rows(self, voxels: NDArray[Any]) -> NDArray[Any]:
+        """Score cells given as `(N, voxels)`."""
+        return np.asarray(np.count_nonzero(voxels, axis=1) / voxels.shape[1])
+
+
+@dataclass(frozen=True)
+class NamedFilter:
+    """A function of your own under a name by which its scores are kept.
+
+    Parameters
+    ----------
+    identity : str
+        All that the scores depend on, such as `"gradient, sigma 2"`: with a changed function goes a changed name.
+    function : callable
+        From the pixels of one cell, `C(Z)YX`, to a number.
+
+    Examples
+    --------
+    >>> NamedFilter("range", lambda cell: np.ptp(cell))(np.array([[[3, 1, 5]]]))
+    4.0
+    """
+
+    identity: str
+    function: CellFilter
+
+    def __call__(self, cell: NDArray[Any], /) -> float:
+        """Score one cell; see `CellFilter`."""
+        return float(self.function(cell))
+
+
+@lru_cache(maxsize=16)  # of cells cut by the ends of an image there are eight shapes at most
+def _log_estimates(n_voxels: int) -> NDArray[np.float64]:
+    """Grassberger's G(n) for n up to a number of voxels: what takes the place of log n where n was counted in a sample."""
+    odd_reciprocals = np.cumsum(2 / np.arange(1, n_voxels + 1, 2))
+    pairs = np.arange(n_voxels + 1) // 2
+    return np.asarray(np.concatenate([[0.0], odd_reciprocals])[pairs] - _EULER - np.log(2))

@@ -1,0 +1,176 @@
+"""Scores kept in files, so that a series is scanned once.
+
+The scores of one filter on one image stack are one file. Its name says what was asked: which image, which cells, which
+channels, which filter. Within it stands in which state the image's own files were, their sizes and times; when they have
+changed the scores do not count, and the next scan writes them anew in the same place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.errors import SinkError
+from patchloom.filters.cell_filters import CellFilter, HasIdentity
+from patchloom.geometry.grid_cells import cell_counts
+from patchloom.image_stacks import HasFiles, ImageStack
+
+FOLDER_NAME = ".patchloom-scores"
+"""The folder beside the data."""
+
+_FORMAT = 1
+_ZARR_DOCUMENTS = ("zarr.json", ".zgroup", ".zattrs", ".zarray", "attributes.json")
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreFile:
+    """Where the scores of one filter on one image stack are kept."""
+
+    path: Path
+    question: str
+    """What was asked, as JSON."""
+
+    state: str
+    """A fingerprint of the image's files."""
+
+    shape: tuple[int, ...]
+    """Of the scores."""
+
+    def read(self) -> NDArray[np.float64] | None:
+        """Read the scores, if they are there and still hold."""
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                scores = file["scores"]
+                holds = str(file["state"]) == self.state and str(file["question"]) == self.question
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+        return scores if holds and scores.shape == self.shape else None
+
+    def write(self, scores: NDArray[np.float64]) -> None:
+        """Write the scores, all or nothing.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
+        try:
+            with unfinished.open("wb") as file:
+                np.savez_compressed(file, scores=scores, state=self.state, question=self.question)
+            unfinished.replace(self.path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def score_files(
+    stack: ImageStack,
+    cell_size: Sequence[int],
+    channels: Sequence[int] | None,
+    filters: Sequence[CellFilter],
+    folder: Path | None,
+) -> list[ScoreFile | None]:
+    """Say where the scores of an image stack are kept, for each of some filters; `None` where they cannot be.
+
+    Parameters
+    ----------
+    stack, cell_size, channels, filters
+        As of `score_cells`.
+    folder : Path, optional
+        Where to keep them; beside the data by default.
+    """
+    nowhere: list[ScoreFile | None] = [None] * len(filters)
+    if not isinstance(stack, HasFiles) or not stack.files:
+        return nowhere
+    first = Path(stack.files[0])
+    folder = beside(first) if folder is None else folder
+    try:
+        state = fingerprint(stack.files)
+    except OSError:  # the file is gone: reading says so
+        return nowhere
+    shape = (stack.data_shape[0], *cell_counts(stack.data_shape[2:], cell_size))
+    image = {
+        "format": _FORMAT,
+        "image": [_relative(first, folder), stack.image_in_files],
+        "axes": stack.original_axes,
+        "data_shape": list(stack.data_shape),
+        "cell_size": list(cell_size),
+        "channels": None if channels is None else list(channels),
+    }
+    return [
+        _score_file({**image, "filter": cell_filter.identity}, folder, first.name, state, shape)
+        if isinstance(cell_filter, HasIdentity)
+        else None
+        for cell_filter in filters
+    ]
+
+
+def _score_file(question: dict[str, Any], folder: Path, name: str, state: str, shape: tuple[int, ...]) -> ScoreFile:
+    text = json.dumps(question, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return ScoreFile(folder / f"{name}.{digest}.npz", text, state, shape)
+
+
+def beside(file: Path) -> Path:
+    """Find the folder beside an image in which its scores are kept; never inside a Zarr."""
+    folder = file.absolute().parent
+    while any((folder / document).exists() for document in _ZARR_DOCUMENTS):
+        folder = folder.parent
+    return folder / FOLDER_NAME
+
+
+def fingerprint(files: Sequence[Path]) -> str:
+    """Digest names, sizes and times of files, and of all files within folders."""
+    digest = hashlib.sha256()
+    for path in files:
+        for name, status in sorted(_statuses(path)):
+            digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _statuses(path: Path) -> Iterator[tuple[str, os.stat_result]]:
+    if not path.is_dir():
+        yield path.name, path.stat()
+        return
+    folders = [str(path)]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    folders.append(entry.path)
+                else:
+                    yield os.path.relpath(entry.path, path), entry.stat()
+
+
+def _relative(file: Path, folder: Path) -> str:
+    """Name a file by its place beside the scores, so that both can be moved together."""
+    absolute, data_folder = file.absolute(), folder.absolute().parent
+    return absolute.relative_to(data_folder).as_posix() if absolute.is_relative_to(data_folder) else absolute.as_posix()
+
+
+def prepare_folder(folder: Path) -> Path:
+    """Make a folder that scores are to be kept in, before any work is done.
+
+    Raises
+    ------
+    SinkError
+        If it cannot be made, or cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{os.getpid()}.tmp"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise SinkError(f"cache is {str(folder)!r}, where nothing can be written: {error}") from error
+    return folder
