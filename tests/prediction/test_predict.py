@@ -360,3 +360,14 @@ def test_a_plan_goes_to_json_and_its_fingerprint_follows_what_matters(rng: np.ra
     assert plan(source, patch_size=(16, 16), overlaps=(2, 4)).fingerprint != first.fingerprint
     tifffile.imwrite(source, rng.integers(0, 255, (40, 50), np.uint8), metadata={"axes": "YX"})
     assert plan(source, patch_size=(16, 16)).fingerprint != first.fingerprint
+
+
+def test_labels_keep_their_values_in_every_level_of_the_pyramid(rng: np.random.Generator, tmp_path: Path) -> None:
+    labels = rng.choice(np.array([0, 7, 4000], np.uint16), (600, 520))
+    options: dict[str, Any] = {"axes": "YX", "patch_size": (256, 256)}
+    output = quiet(identity, labels, tmp_path / "labels.ome.zarr", pyramid="nearest", **options)
+    levels = [array[:] for _, array in sorted(zarr.open_group(output, mode="r").arrays())]
+    assert [level.shape for level in levels] == [(600, 520), (300, 260), (150, 130)]
+    assert all(set(np.unique(level)) == {0, 7, 4000} for level in levels)
+    flat = quiet(identity, labels, tmp_path / "flat.ome.zarr", pyramid=None, **options)
+    assert [name for name, _ in zarr.open_group(flat, mode="r").arrays()] == ["0"]

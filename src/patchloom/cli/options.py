@@ -24,6 +24,14 @@ class PaddingChoice(StrEnum):
     constant = "constant"
 
 
+class PyramidChoice(StrEnum):
+    """How the lower levels of an output are made."""
+
+    mean = "mean"
+    nearest = "nearest"
+    none = "none"
+
+
 class Voxels(tuple[int, ...]):
     """One whole number a spatial axis; a class of its own, as typer takes a plain tuple for several arguments."""
 
@@ -77,6 +85,9 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Tiles that go through the m
 Dtype = Annotated[
     str | None,
     typer.Option(help="Type of the output, such as uint8; the model's own if left out. Integers are rounded."),
+]
+Pyramid = Annotated[
+    PyramidChoice, typer.Option(help="How the output's lower levels are made; nearest for labels, none for none.")
 ]
 Layout = Annotated[
     str | None,

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from patchloom.cli import options
 from patchloom.cli.reporting import as_shape, as_size, print_json, reported_errors
@@ -51,7 +50,9 @@ def plan_command(
 
 def _print_plan(prepared: PredictionPlan) -> None:
     console = Console(highlight=False, soft_wrap=True)
-    console.print(_image_table(prepared))
+    for data_idx, stack in enumerate(prepared.stacks):
+        console.print(str(stack.source), style="bold", markup=False)
+        console.print(_image_line(prepared, data_idx))
     tiling = prepared.tiling
     again = prepared.n_tiles_computed / prepared.n_tiles - 1
     channels, dtype = prepared.assumed_output
@@ -71,15 +72,11 @@ def _print_plan(prepared: PredictionPlan) -> None:
         console.print(f"{name:<{width}}  {value}")
 
 
-def _image_table(prepared: PredictionPlan) -> Table:
-    table = Table("image", "axes", "shape", "type", "tiles", "output SC(Z)YX", box=None, padding=(0, 2, 0, 0))
-    for data_idx, stack in enumerate(prepared.stacks):
-        table.add_row(
-            str(stack.source),
-            stack.original_axes,
-            as_shape(stack.original_data_shape),
-            str(stack.data_dtype),
-            as_shape(prepared.tiling.grid_shape(data_idx)),
-            as_shape(prepared.output_shapes[data_idx]),
-        )
-    return table
+def _image_line(prepared: PredictionPlan, data_idx: int) -> str:
+    stack = prepared.stacks[data_idx]
+    parts = (
+        f"{stack.original_axes} {as_shape(stack.original_data_shape)} {stack.data_dtype}",
+        f"{as_shape(prepared.tiling.grid_shape(data_idx))} tiles",
+        f"output {'SCYX' if len(stack.data_shape) == 4 else 'SCZYX'} {as_shape(prepared.output_shapes[data_idx])}",
+    )
+    return "  " + ", ".join(parts)

@@ -32,6 +32,7 @@ def predict_command(
     batch_size: options.BatchSize = 1,
     dtype: options.Dtype = None,
     layout: options.Layout = None,
+    pyramid: options.Pyramid = options.PyramidChoice.mean,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     as_json: options.AsJson = False,
@@ -51,6 +52,7 @@ def predict_command(
             padding=padding.value,
             batch_size=batch_size,
             dtype=dtype,
+            pyramid=None if pyramid is options.PyramidChoice.none else pyramid.value,
             overwrite=overwrite,
             progress=not quiet,
         )

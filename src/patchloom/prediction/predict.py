@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,7 @@ def predict(
     padding: Padding = "reflect",
     batch_size: int = 1,
     dtype: Any = None,
+    pyramid: Literal["mean", "nearest"] | None = "mean",
     overwrite: bool = False,
     progress: bool = True,
 ) -> Any:
@@ -64,6 +65,8 @@ def predict(
         An `.ome.zarr` to write; a folder of them for a series. Arrays are returned where not given.
     axes, patch_size, overlaps, seams, padding, batch_size, dtype
         As in `plan`.
+    pyramid : {"mean", "nearest"} or None
+        How the lower levels of an OME-Zarr are made; `"nearest"` for labels, `None` for none.
     overwrite : bool
         Whether an output that exists may be replaced. It stays whole until the new one is complete.
     progress : bool
@@ -105,7 +108,7 @@ def predict(
     )
     series = is_series(sources)
     destinations = _destinations(prepared.stacks, output, series=series)
-    results = run_plan(prepared, model, destinations, overwrite=overwrite, progress=progress)
+    results = run_plan(prepared, model, destinations, pyramid=pyramid, overwrite=overwrite, progress=progress)
     return results if series else results[0]
 
 
@@ -114,6 +117,7 @@ def run_plan(
     model: Model,
     destinations: Sequence[Path | None],
     *,
+    pyramid: Literal["mean", "nearest"] | None = "mean",
     overwrite: bool = False,
     progress: bool = True,
 ) -> list[NDArray[Any] | Path]:
@@ -127,7 +131,7 @@ def run_plan(
         As in `predict`.
     destinations : sequence of Path or None
         Where each image is written; `None` for an array.
-    overwrite, progress
+    pyramid, overwrite, progress
         As in `predict`.
 
     Returns
@@ -148,7 +152,7 @@ def run_plan(
             check_destination(place, overwrite=overwrite)
         with show_progress("tiles", prepared.n_tiles_computed, shown=progress) as advance:
             for data_idx, destination in enumerate(destinations):
-                results.append(_ImageRun(prepared, model, data_idx, destination, overwrite, advance).run())
+                results.append(_ImageRun(prepared, model, data_idx, destination, pyramid, overwrite, advance).run())
     return results
 
 
@@ -160,6 +164,7 @@ class _ImageRun:
     model: Model
     data_idx: int
     destination: Path | None
+    pyramid: Literal["mean", "nearest"] | None
     overwrite: bool
     advance: Advance
 
@@ -218,6 +223,7 @@ class _ImageRun:
             chunk_shape=(1, 1, *grid.chunk_shape),
             shard_shape=(1, 1, *grid.block_shape),
             metadata=_result_metadata(stack, self.prepared.model, n_channels),
+            pyramid=self.pyramid,
             overwrite=self.overwrite,
         )
 
