@@ -2,34 +2,9 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
-
-
-class SeamsChoice(StrEnum):
-    """Where kept windows meet."""
-
-    centered = "centered"
-    grid = "grid"
-
-
-class PaddingChoice(StrEnum):
-    """What stands outside an image."""
-
-    reflect = "reflect"
-    edge = "edge"
-    wrap = "wrap"
-    constant = "constant"
-
-
-class PyramidChoice(StrEnum):
-    """How the lower levels of an output are made."""
-
-    mean = "mean"
-    nearest = "nearest"
-    none = "none"
 
 
 class Voxels(tuple[int, ...]):
@@ -77,17 +52,21 @@ Overlaps = Annotated[
     ),
 ]
 Seams = Annotated[
-    SeamsChoice | None,
+    Literal["centered", "grid"] | None,
     typer.Option(help="Put seams in the middle of overlaps, or on the output's own grid; chosen by size if left out."),
 ]
-Padding = Annotated[PaddingChoice, typer.Option(help="What stands outside an image that is smaller than a tile.")]
+Padding = Annotated[
+    Literal["reflect", "edge", "wrap", "constant"],
+    typer.Option(help="What stands outside an image that is smaller than a tile."),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Tiles that go through the model together.")]
 Dtype = Annotated[
     str | None,
     typer.Option(help="Type of the output, such as uint8; the model's own if left out. Integers are rounded."),
 ]
 Pyramid = Annotated[
-    PyramidChoice, typer.Option(help="How the output's lower levels are made; nearest for labels, none for none.")
+    Literal["mean", "nearest", "none"],
+    typer.Option(help="How the output's lower levels are made; nearest for labels, none for none."),
 ]
 Layout = Annotated[
     str | None,
