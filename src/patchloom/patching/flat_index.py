@@ -270,10 +270,11 @@ def check_indices(indices: Sequence[int] | NDArray[Any], length: int) -> NDArray
     if isinstance(indices, range):
         numbers = np.arange(indices.start, indices.stop, indices.step, dtype=np.int64)
     else:
-        values = np.asarray(indices)
-        if values.size and not np.issubdtype(values.dtype, np.integer):
-            whole_number("index", values.ravel()[0].item())  # names the culprit where it is a float or a bool
-        numbers = values.astype(np.int64, copy=False).ravel()
+        values = np.asarray(indices).ravel()
+        if not np.issubdtype(values.dtype, np.integer):
+            # Names the culprit; what gets through is an empty list, or integers that NumPy made objects of.
+            values = np.array([check_index(value, length) for value in values.tolist()])
+        numbers = values.astype(np.int64, copy=False)
     if len(numbers):
         check_index(int(numbers.min()), length)
         check_index(int(numbers.max()), length)
