@@ -50,7 +50,7 @@ def thin_out_below(
     """Draw patches seldom that lie among cells of which none reaches a threshold.
 
     A patch that starts in a cell may reach into its neighbours below and to the right. It counts as background where none
-    of these reaches the threshold either; so what a background patch is does not depend on where cells begin.
+    of these reaches the threshold either.
 
     Parameters
     ----------
@@ -83,12 +83,11 @@ def thin_out_below(
     for data_idx, below in enumerate(score_map.below(threshold)):
         grid = patching.grid_shape(data_idx)
         for sample_idx, cells in enumerate(below):
-            background = _nothing_in_reach(cells, grid)
-            if probability == 0 and background.all():
-                patching.exclude_patches(data_idx, sample_idx, np.argwhere(cells))
-            else:
-                where = map(tuple, np.argwhere(background).tolist())
-                patching.set_region_probs(data_idx, sample_idx, dict.fromkeys(where, probability))
+            background = map(tuple, np.argwhere(_nothing_in_reach(cells, grid)).tolist())
+            try:
+                patching.set_region_probs(data_idx, sample_idx, dict.fromkeys(background, probability))
+            except GeometryError:  # with what was set before, nothing can be drawn from this sample any more
+                patching.exclude_patches(data_idx, sample_idx, np.argwhere(np.ones_like(cells)))
 
 
 def _nothing_in_reach(below: NDArray[np.bool_], grid: tuple[int, ...]) -> NDArray[np.bool_]:

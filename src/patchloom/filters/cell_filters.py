@@ -160,7 +160,8 @@ class PercentileFilter(_BuiltInFilter):
 
     def score_rows(self, voxels: NDArray[Any]) -> NDArray[Any]:
         """Score cells given as `(N, voxels)`."""
-        return np.asarray(np.percentile(voxels, self.percent, axis=1))
+        numbers = voxels.view(np.uint8) if voxels.dtype == np.bool_ else voxels
+        return np.asarray(np.percentile(numbers, self.percent, axis=1))
 
 
 @dataclass(frozen=True)
@@ -174,8 +175,9 @@ class EntropyFilter(_BuiltInFilter):
     Parameters
     ----------
     bin_width : float
-        In grey values. 1 tells all values of an integer image apart. The standard deviation of the noise is a good choice:
-        with much narrower bins noise alone fills the cell with different values.
+        In grey values. 1 tells all values of an integer image apart, and is too much for grey values between 0 and 1. The
+        standard deviation of the noise is a good choice: with much narrower bins noise alone fills the cell with different
+        values.
 
     Raises
     ------
@@ -213,7 +215,9 @@ class EntropyFilter(_BuiltInFilter):
             starts // n_voxels, weights=counts * _log_estimates(n_voxels)[counts], minlength=n_cells
         )
         entropy = np.maximum(np.log(n_voxels) - logarithms / n_voxels, 0) / np.log(2)
-        return np.asarray(np.where(np.isnan(ordered[:, -1]), np.nan, entropy))
+        entropy[ordered[:, 0] == ordered[:, -1]] = 0  # also of a single voxel
+        entropy[np.isnan(ordered[:, -1])] = np.nan
+        return np.asarray(entropy)
 
 
 @dataclass(frozen=True)

@@ -70,18 +70,21 @@ def scan_batches(
     ]
     batch: list[ScanBlock] = []
     voxels = 0
-    for first in range(0, data_shape[0], chunk_shape[0]):
-        samples = range(first, min(first + chunk_shape[0], data_shape[0]))
-        # Samples that share a chunk follow each other.
-        for window, sample_idx in itertools.product(itertools.product(*windows), samples):
-            block = ScanBlock(sample_idx, window)
-            if batch and voxels + prod(block.shape) > max_voxels:
-                yield batch
-                batch, voxels = [], 0
-            batch.append(block)
-            voxels += prod(block.shape)
-    if batch:
-        yield batch
+    for block in _blocks(windows, data_shape[0], chunk_shape[0]):
+        if batch and voxels + prod(block.shape) > max_voxels:
+            yield batch
+            batch, voxels = [], 0
+        batch.append(block)
+        voxels += prod(block.shape)
+    yield batch
+
+
+def _blocks(windows: Sequence[Sequence[slice]], n_samples: int, chunk_samples: int) -> Iterator[ScanBlock]:
+    """All blocks, of which those that share a chunk follow each other."""
+    for first in range(0, n_samples, chunk_samples):
+        for window in itertools.product(*windows):
+            for sample_idx in range(first, min(first + chunk_samples, n_samples)):
+                yield ScanBlock(sample_idx, window)
 
 
 @lru_cache(maxsize=256)

@@ -48,7 +48,8 @@ class ScoreFile:
     def read(self) -> NDArray[np.float64] | None:
         """Read the scores, if they are there and still hold."""
         try:
-            with np.load(self.path, allow_pickle=False) as file:
+            # Opened here, since `np.load` leaves a file open that is no archive.
+            with self.path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 scores = file["scores"]
                 holds = str(file["state"]) == self.state and str(file["question"]) == self.question
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):

@@ -1,0 +1,102 @@
+"""Filters: what each measures, and that cut cells compare with whole ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from patchloom.errors import GeometryError
+from patchloom.filters import (
+    EntropyFilter,
+    HasIdentity,
+    MaskFilter,
+    MaxFilter,
+    MeanFilter,
+    NamedFilter,
+    PercentileFilter,
+    ScoresMany,
+    StdFilter,
+)
+
+BUILT_IN = [MaxFilter(), MeanFilter(), StdFilter(), PercentileFilter(90), EntropyFilter(), MaskFilter()]
+
+
+@pytest.mark.parametrize("cell_filter", BUILT_IN, ids=str)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32", "float64", "bool"])
+def test_many_cells_together_have_the_scores_of_each(cell_filter, dtype, rng):
+    cells = rng.integers(0, 50, (7, 2, 3, 5, 4)).astype(dtype)
+    one_by_one = [cell_filter(cell) for cell in cells]
+    assert cell_filter.score_many(cells).tolist() == one_by_one
+    assert all(type(score) is float for score in one_by_one)
+
+
+def test_scores_are_numpys(rng):
+    cell = rng.normal(100, 20, (2, 9, 11)).astype("float32")
+    exact = cell.astype("float64")
+    assert MaxFilter()(cell) == cell.max()
+    assert MeanFilter()(cell) == pytest.approx(exact.mean(), rel=1e-12)
+    assert StdFilter()(cell) == pytest.approx(exact.std(), rel=1e-12)
+    assert PercentileFilter(30)(cell) == pytest.approx(np.percentile(exact, 30), rel=1e-6)
+    assert MaskFilter()(cell > 100) == np.mean(cell > 100)
+
+
+def test_large_integers_keep_their_mean_and_spread(rng):
+    cell = rng.integers(60_000, 65_535, (1, 64, 64)).astype("uint16")
+    assert MeanFilter()(cell) == pytest.approx(cell.astype(float).mean())
+    assert StdFilter()(cell) == pytest.approx(cell.astype(float).std())
+
+
+def test_entropy_counts_bits():
+    values = np.repeat(np.arange(8), 4096)
+    assert EntropyFilter()(values.reshape(1, 128, -1)) == pytest.approx(3, abs=1e-3)
+    assert EntropyFilter(bin_width=4)(values.reshape(1, 128, -1)) == pytest.approx(1, abs=1e-3)
+    assert EntropyFilter(bin_width=100)(values.reshape(1, 128, -1)) == 0
+
+
+def test_entropy_of_a_constant_is_nothing_however_small_the_cell():
+    assert [EntropyFilter()(np.full((1, side, side), 9)) for side in (1, 2, 16)] == [0, 0, 0]
+
+
+def test_entropy_does_not_depend_on_how_many_voxels_a_cell_has(rng):
+    noise = rng.poisson(50, (1, 400, 512, 8)).astype("uint16")
+    whole, cut = (EntropyFilter().score_many(noise[0, :, : width * 8].reshape(400, 1, -1)) for width in (64, 8))
+    plain = np.mean([_plug_in_entropy(part[:64].ravel()) for part in noise[0]])
+    assert abs(whole.mean() - cut.mean()) < 0.15 * abs(whole.mean() - plain)
+
+
+def _plug_in_entropy(values: np.ndarray) -> float:
+    shares = np.unique(values, return_counts=True)[1] / len(values)
+    return float(-(shares * np.log2(shares)).sum())
+
+
+def test_entropy_tells_negative_and_fractional_values_apart():
+    cell = np.repeat([-1.5, -0.5, 0.5, 1.5], 1024).reshape(1, 64, 64)
+    assert EntropyFilter(bin_width=1)(cell) == pytest.approx(2, abs=1e-3)
+    assert EntropyFilter(bin_width=2)(cell) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("cell_filter", BUILT_IN[:-1], ids=str)
+def test_a_cell_with_nan_has_no_score(cell_filter):
+    cells = np.ones((2, 1, 4, 4))
+    cells[1, 0, 2, 3] = np.nan
+    assert np.isnan(cell_filter.score_many(cells)).tolist() == [False, True]
+
+
+def test_two_filters_have_one_identity_only_if_they_score_alike():
+    filters = [*BUILT_IN, PercentileFilter(91), EntropyFilter(2), NamedFilter("mine", np.ptp)]
+    assert len({cell_filter.identity for cell_filter in filters}) == len(filters)
+    assert EntropyFilter(2.0).identity == EntropyFilter(bin_width=2.0).identity
+
+
+def test_a_plain_function_has_no_identity_and_a_named_one_has():
+    assert not isinstance(np.ptp, HasIdentity)
+    assert isinstance(NamedFilter("range", np.ptp), HasIdentity)
+    assert not isinstance(NamedFilter("range", np.ptp), ScoresMany)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: PercentileFilter(101), lambda: PercentileFilter(-1), lambda: EntropyFilter(0)]
+)
+def test_parameters_that_make_no_sense_are_refused(make):
+    with pytest.raises(GeometryError, match="must be"):
+        make()
