@@ -48,7 +48,7 @@ class TiffStack(SlicedStack):
     axes : str, optional
         The axes, letters of `STCZYX`, outermost first. They overrule what the file says, if they are as many as the axes it
         has, counted with or without those of size 1. Without them the file must say: OME-TIFF and ImageJ's hyperstacks
-        do, and the samples of an RGB image are `C`.
+        do, and the samples of an RGB image are `C`. A `Z` of size 1 is then left out.
     series : int
         Which image of a file with several.
     level : int
@@ -144,10 +144,10 @@ def _opened(path: str | Path) -> Iterator[tifffile.TiffFile]:
         try:
             with tifffile.TiffFile(path) as tif:
                 yield tif
-        except FileNotFoundError as error:
-            raise SourceNotFoundError(f"there is no file {path}") from error
         except SourceError:
             raise
+        except FileNotFoundError as error:
+            raise SourceNotFoundError(f"there is no file {path}") from error
         except (tifffile.TiffFileError, OSError, RuntimeError, IndexError, KeyError, TypeError, struct.error) as error:
             raise SourceError(f"{path} cannot be read as a TIFF: {error}") from error
 
@@ -193,8 +193,9 @@ def _axes_map(path: str | Path, image: tifffile.TiffPageSeries, axes: str | None
         return AxesMap(axes, shape)
     named = [("C" if axis == "S" else axis, size) for axis, size in zip(image.axes, image.shape, strict=True)]
     letters = [axis for axis, _ in named]
-    # An axis of size 1 says nothing; it goes where we have no letter for it, or the letter twice.
-    kept = [(axis, size) for axis, size in named if size > 1 or (axis in LEGAL_AXES and letters.count(axis) == 1)]
+    # A single slice is a 2D image, and any other axis of size 1 is no loss where we have no letter for it, or have it twice.
+    fits = {axis for axis in LEGAL_AXES if axis != "Z" and letters.count(axis) == 1}
+    kept = [(axis, size) for axis, size in named if size > 1 or axis in fits]
     own = axes_from_names([axis for axis, _ in kept])
     if own is None:
         raise unknown_axes(path, image.shape, f"and its axes are told as {image.axes!r}")

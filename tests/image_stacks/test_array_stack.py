@@ -1,0 +1,156 @@
+import pickle
+
+import dask.array as da
+import h5py
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+from patchloom.axes import AxesMap
+from patchloom.errors import AxesError, SourceError
+from patchloom.image_stacks import ArrayStack
+from patchloom.testing.stack_conformance import ImageStackConformance
+
+AXES = "TYXC"
+
+
+def movie(dtype="uint16"):
+    return np.random.default_rng(1).integers(0, 250, (4, 33, 26, 3)).astype(dtype)
+
+
+def as_data(array, axes=AXES):
+    return AxesMap(axes, array.shape).to_data(array)
+
+
+class TestNumpy(ImageStackConformance):
+    def make_stack(self, folder):
+        return ArrayStack(movie(), AXES), as_data(movie())
+
+
+class TestAllAxesInOddOrder(ImageStackConformance):
+    def make_stack(self, folder):
+        array = np.random.default_rng(2).random((2, 9, 3, 11, 2, 13))
+        return ArrayStack(array, "CYTXSZ"), as_data(array, "CYTXSZ")
+
+
+class TestTruthValuesInFortranOrder(ImageStackConformance):
+    def make_stack(self, folder):
+        array = np.asfortranarray(movie() > 100)
+        return ArrayStack(array, AXES), as_data(array)
+
+
+class TestOtherByteOrder(ImageStackConformance):
+    def make_stack(self, folder):
+        return ArrayStack(movie(">u4"), AXES), as_data(movie("u4"))
+
+
+class TestMemoryMap(ImageStackConformance):
+    def make_stack(self, folder):
+        array = np.memmap(folder / "movie.raw", "uint16", "w+", offset=64, shape=movie().shape, order="F")
+        array[...] = movie()
+        array.flush()
+        return ArrayStack(array, AXES), as_data(movie())
+
+
+class TestDask(ImageStackConformance):
+    def make_stack(self, folder):
+        return ArrayStack(da.from_array(movie(), chunks=(1, 10, 10, 2)), AXES), as_data(movie())
+
+
+class TestXarray(ImageStackConformance):
+    def make_stack(self, folder):
+        return ArrayStack(xr.DataArray(movie(), dims=("time", "y", "x", "channel"))), as_data(movie())
+
+
+class TestZarrPython(ImageStackConformance):
+    def make_stack(self, folder):
+        array = zarr.create_array(folder / "movie.zarr", data=movie(), chunks=(1, 10, 10, 2))
+        return ArrayStack(array, AXES), as_data(movie())
+
+
+class TestHdf5(ImageStackConformance):
+    @pytest.fixture(autouse=True)
+    def file(self, tmp_path):
+        with h5py.File(tmp_path / "movie.h5", "w") as self.opened:
+            self.opened.create_dataset("movie", data=movie(), chunks=(1, 10, 10, 2), compression="gzip")
+            yield
+
+    def make_stack(self, folder):
+        return ArrayStack(self.opened["movie"], AXES), as_data(movie())
+
+    def test_a_pickled_stack_reads_the_same(self, tmp_path):
+        stack, _ = self.make_stack(tmp_path)
+        with pytest.raises(TypeError, match="h5py objects cannot be pickled"):
+            pickle.dumps(stack)
+
+    def test_a_file_that_was_closed_is_reported(self, tmp_path):
+        stack, _ = self.make_stack(tmp_path)
+        self.opened.close()
+        with pytest.raises(SourceError, match=r"array cannot be read at T 0, Y 1:3, X 2:4, C 0:3: "):
+            stack.extract_patch(0, None, (1, 2), (2, 2))
+
+
+def test_a_memory_map_travels_by_name(tmp_path):
+    """However large it is, and it is read again where it arrives."""
+    array = np.memmap(tmp_path / "large.raw", "uint8", "w+", shape=(64, 512, 512))
+    array[5, 6, 7] = 9
+    array.flush()
+    pickled = pickle.dumps(ArrayStack(array, "ZYX"))
+    assert len(pickled) < 2000
+    again = pickle.loads(pickled)
+    assert again.extract_patch(0, None, (5, 6, 7), (1, 1, 1)).item() == 9
+    assert again.array.mode == "r"
+
+
+@pytest.mark.parametrize("mode", ["c", "r"])
+def test_what_differs_from_its_file_travels_with_its_pixels(tmp_path, mode):
+    """A private copy that was changed, and a part of a memory map."""
+    np.save(tmp_path / "image.npy", np.arange(100.0).reshape(10, 10))
+    array = np.load(tmp_path / "image.npy", mmap_mode=mode)
+    if mode == "c":
+        array[0, 0] = 5
+    else:
+        array = array[5:, 5:]
+    again = pickle.loads(pickle.dumps(ArrayStack(array, "YX")))
+    np.testing.assert_array_equal(again.extract_patch(0, None, (0, 0), array.shape)[0], array)
+
+
+def test_nothing_is_read_before_it_is_asked_for():
+    class Counting:
+        shape, dtype, voxels = (100, 100), np.dtype("uint8"), 0
+
+        def __getitem__(self, index):
+            box = np.zeros(self.shape, self.dtype)[index]
+            self.voxels += box.size
+            return box
+
+    array = Counting()
+    stack = ArrayStack(array, "YX")
+    assert array.voxels == 0
+    stack.extract_patch(0, None, (-10, 50), (20, 20))
+    assert array.voxels == 200
+
+
+@pytest.mark.parametrize(
+    ("array", "axes", "message"),
+    [
+        (np.zeros((60, 25, 25)), None, r"array has shape \(60, 25, 25\), but not what its axes are: .* axes='ZYX'"),
+        (np.zeros((60, 25, 3)), None, "such as axes='YXC'"),
+        (np.zeros(5), None, r"has shape \(5,\): an image has 2 to 6 axes"),
+        (np.zeros((4, 4)), "ZYX", "name 3 axes, but the image has 2"),
+        (np.zeros((4, 4)), "YY", "'Y' more than once"),
+        (np.zeros((4, 4)), "AX", "unknown axis 'A'"),
+        (np.zeros((4, 4)), "CX", "lack 'Y'"),
+        (xr.DataArray(np.zeros((4, 4)), dims=("lat", "lon")), None, r"names its dimensions \('lat', 'lon'\)"),
+    ],
+)
+def test_axes_that_are_unknown_or_contradict_are_refused(array, axes, message):
+    with pytest.raises(AxesError, match=message):
+        ArrayStack(array, axes)
+
+
+@pytest.mark.parametrize("array", [np.array([["a", "b"]]), np.zeros((2, 2), "datetime64[s]"), np.zeros((2, 2), object)])
+def test_what_is_no_number_is_refused(array):
+    with pytest.raises(SourceError, match="the pixels of an image are numbers"):
+        ArrayStack(array, "YX")

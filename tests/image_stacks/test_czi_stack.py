@@ -1,0 +1,205 @@
+import pickle
+import re
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pylibCZIrw import czi
+
+from patchloom.errors import AxesError, MissingExtraError, SourceError, SourceNotFoundError
+from patchloom.image_stacks import CziStack
+from patchloom.testing.stack_conformance import ImageStackConformance
+
+
+def random_image(shape, dtype="uint16"):
+    return np.random.default_rng(5).integers(0, 250, shape).astype(dtype)
+
+
+def write_czi(path, planes, *, compression="zstd1:", **metadata):
+    """Write tiles: for each its place on the stage, its coordinates and its pixels, `(y, x, samples)`."""
+    with czi.create_czi(str(path), compression_options=compression) as file:
+        for (x, y), plane, scene, pixels in planes:
+            file.write(pixels, location=(x, y), plane=plane, scene=scene)
+        file.write_metadata("cells", **metadata)
+    return path
+
+
+class TestMosaicOnAStage(ImageStackConformance):
+    """Times, slices and channels, each plane of six tiles, left of and above the stage's origin."""
+
+    def make_stack(self, folder):
+        image = random_image((2, 3, 4, 60, 90))  # T, C, Z
+        planes = [
+            ((x - 40, y - 25), {"T": t, "C": c, "Z": z}, 0, image[t, c, z, y : y + 30, x : x + 30, np.newaxis])
+            for t, c, z in np.ndindex(2, 3, 4)
+            for y in (0, 30)
+            for x in (0, 30, 60)
+        ]
+        stack = CziStack(write_czi(folder / "mosaic.czi", planes))
+        assert stack.original_axes == "TZCYX"
+        return stack, image
+
+
+class TestColors(ImageStackConformance):
+    """Red comes first, though blue is stored first."""
+
+    def make_stack(self, folder):
+        rgb = random_image((3, 40, 50, 3), "uint8")
+        planes = [((0, 0), {"Z": z, "C": 0}, 0, np.ascontiguousarray(rgb[z, ..., ::-1])) for z in range(3)]
+        stack = CziStack(write_czi(folder / "slide.czi", planes))
+        assert stack.original_axes == "ZYXC"
+        return stack, rgb.transpose(3, 0, 1, 2)[np.newaxis]
+
+
+class TestScene(ImageStackConformance):
+    def make_stack(self, folder):
+        _, second = images = random_image((2, 40, 30, 1), "uint8")
+        planes = [((500 * scene, 20 * scene), {"C": 0}, scene, image) for scene, image in enumerate(images)]
+        path = write_czi(folder / "scenes.czi", planes)
+        return CziStack(path, scene=1), second[np.newaxis, np.newaxis, ..., 0]
+
+
+class TestFloatingPoint(ImageStackConformance):
+    def make_stack(self, folder):
+        image = random_image((40, 30), "float32") / 7
+        path = write_czi(folder / "a.czi", [((3, 3), {"C": 0}, 0, image[..., np.newaxis])])
+        return CziStack(path), image[np.newaxis, np.newaxis]
+
+
+def test_where_no_tile_is_the_image_is_zero(tmp_path):
+    tile = random_image((20, 20, 1)) + 1
+    stack = CziStack(write_czi(tmp_path / "a.czi", [((0, 0), {"C": 0}, 0, tile), ((40, 30), {"C": 0}, 0, tile)]))
+    image = stack.extract_patch(0, None, (0, 0), (50, 60))[0]
+    assert stack.data_shape == (1, 1, 50, 60)
+    np.testing.assert_array_equal(image[30:, 40:], tile[..., 0])
+    assert np.count_nonzero(image) == 800
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="bytes read are counted in /proc")
+def test_a_region_reads_its_own_tiles_only(tmp_path):
+    tile = random_image((256, 256, 1))
+    planes = [((256 * x, 256 * y), {"C": 0}, 0, tile) for y in range(8) for x in range(8)]
+    path = write_czi(tmp_path / "mosaic.czi", planes, compression="uncompressed:")
+    stack = CziStack(path)
+
+    def bytes_read():
+        return int(re.search(r"rchar: (\d+)", Path("/proc/self/io").read_text())[1])
+
+    before = bytes_read()
+    stack.extract_patch(0, None, (250, 600), (100, 100))
+    assert tile.nbytes < bytes_read() - before < 3 * tile.nbytes
+
+
+def test_scenes_are_to_be_chosen(tmp_path):
+    tile = random_image((20, 30, 1))
+    path = write_czi(tmp_path / "a.czi", [((400 * scene, 0), {"C": 0}, scene, tile) for scene in range(2)])
+    with pytest.raises(SourceError, match=r"has 2 scenes: choose one of .*a\.czi@0 \(30 × 20 pixels\), .*a\.czi@1"):
+        CziStack(path)
+    with pytest.raises(SourceNotFoundError, match=r"has no scene 2: it has .*a\.czi@0 "):
+        CziStack(path, scene=2)
+    assert CziStack(path, scene=1).source == f"{path}@1"
+
+
+def test_axes_given_rename_the_files(tmp_path):
+    planes = [((0, 0), {"C": 0, "Z": z}, 0, random_image((20, 30, 1))) for z in range(4)]
+    path = write_czi(tmp_path / "a.czi", planes)
+    assert CziStack(path).data_shape == (1, 1, 4, 20, 30)
+    assert CziStack(path, axes="SYX").data_shape == (4, 1, 20, 30)
+    with pytest.raises(AxesError, match="'YX' name 2 axes, but the image has 3"):
+        CziStack(path, axes="YX")
+
+
+def test_an_axis_without_a_letter_is_not_guessed(tmp_path, monkeypatch):
+    # The writer leaves out dimensions beyond these, which the format has.
+    monkeypatch.setattr(czi.CziWriter, "_create_plane", staticmethod(lambda plane, scene: {**plane, "S": scene}))
+    planes = [((0, 0), {"C": 0, "H": phase}, 0, random_image((20, 30, 1))) for phase in range(5)]
+    path = write_czi(tmp_path / "phases.czi", planes)
+    with pytest.raises(AxesError, match=r"has shape \(5, 20, 30\), and its axes are 'HYX'"):
+        CziStack(path)
+    assert CziStack(path, axes="SYX").data_shape == (5, 1, 20, 30)
+
+
+def test_channels_of_different_depth_share_the_larger_dtype(tmp_path):
+    shallow, deep = random_image((20, 30, 1), "uint8"), random_image((20, 30, 1)) * 200
+    path = write_czi(tmp_path / "a.czi", [((0, 0), {"C": 0}, 0, shallow), ((0, 0), {"C": 1}, 0, deep)])
+    stack = CziStack(path)
+    assert stack.data_dtype == np.uint16
+    np.testing.assert_array_equal(stack.extract_patch(0, None, (0, 0), (20, 30)), [shallow[..., 0], deep[..., 0]])
+
+
+def test_what_the_file_tells_is_carried_over(tmp_path):
+    planes = [((0, 0), {"C": channel, "Z": z}, 0, random_image((20, 30, 1))) for channel in range(2) for z in range(2)]
+    colors = {
+        channel: czi.ChannelDisplaySettingsDataClass(
+            is_enabled=True, tinting_mode=czi.TintingMode.Color, tinting_color=color, black_point=0.0, white_point=1.0
+        )
+        for channel, color in enumerate((czi.Rgb8Color(255, 0, 16), czi.Rgb8Color(0, 255, 0)))
+    }
+    names = {0: "DAPI", 1: "GFP"}
+    scales = {"scale_x": 1e-7, "scale_y": 2e-7, "scale_z": 5e-7}
+    path = write_czi(tmp_path / "a.czi", planes, channel_names=names, display_settings=colors, **scales)
+    told = CziStack(path).metadata
+    assert told.voxel_size == {"Z": 0.5, "Y": 0.2, "X": 0.1}
+    assert set(told.units.values()) == {"micrometer"}
+    assert told.channel_names == ("DAPI", "GFP")
+    assert told.channel_colors == ("FF0010", "00FF00")
+
+
+def patch_sum(stack):
+    return int(stack.extract_patch(0, None, (1000, 1000), (300, 200)).sum())
+
+
+def test_a_real_image_is_read_also_in_a_worker(sample_file):
+    stack = CziStack(sample_file("napari-czann-segment", "PGC_20X.czi"))
+    assert (stack.original_axes, stack.data_shape, stack.data_dtype) == ("YX", (1, 1, 2755, 3675), np.uint16)
+    assert stack.metadata.voxel_size == pytest.approx({"Y": 0.227, "X": 0.227})
+    assert stack.metadata.channel_names == ("TL Phase Gradient",)
+    with czi.open_czi(str(stack.source)) as file:
+        expected = file.read(roi=(1000, 1000, 200, 300))[..., 0].sum()
+    assert len(pickle.dumps(stack)) < 3000
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as workers:
+        assert patch_sum(stack) == workers.submit(patch_sum, stack).result() == expected
+
+
+def test_a_real_stain_is_pink_and_violet(sample_file):
+    """Haematoxylin and eosin leave little green; more red than blue."""
+    stack = CziStack(sample_file("napari-czann-segment", "Tumor_HE_Stain_T76.czi"))
+    assert (stack.original_axes, stack.data_shape, stack.data_dtype) == ("YXC", (1, 3, 1200, 1600), np.uint8)
+    red, green, blue = stack.extract_patch(0, None, (0, 0), (1200, 1600)).mean((1, 2))
+    assert red > blue > green
+
+
+def test_what_is_no_czi_is_refused(tmp_path):
+    (tmp_path / "notes.czi").write_text("these are my notes")
+    with pytest.raises(SourceError, match=r"notes\.czi cannot be opened as a CZI: "):
+        CziStack(tmp_path / "notes.czi")
+    with pytest.raises(SourceNotFoundError, match=r"there is no file .*cells\.czi"):
+        CziStack(tmp_path / "cells.czi")
+
+
+@pytest.mark.parametrize("fraction", [0.02, 0.5, 0.99])
+def test_a_truncated_file_is_refused(tmp_path, fraction):
+    content = write_czi(tmp_path / "a.czi", [((0, 0), {"C": 0}, 0, random_image((200, 300, 1)))]).read_bytes()
+    (tmp_path / "cut.czi").write_bytes(content[: int(len(content) * fraction)])
+    with pytest.raises(SourceError, match=r"cut\.czi cannot be "):
+        CziStack(tmp_path / "cut.czi")
+
+
+def test_pixels_that_cannot_be_decoded_are_reported(tmp_path):
+    path = write_czi(tmp_path / "a.czi", [((0, 0), {"C": 0}, 0, random_image((200, 300, 1)))], compression="zstd0:")
+    content = bytearray(path.read_bytes())
+    start = content.index(b"\x28\xb5\x2f\xfd")  # how Zstandard begins
+    content[start : start + 2000] = bytes(2000)
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match=r"a\.czi cannot be read at Y 0:10, X 0:10: "):
+        CziStack(path).extract_patch(0, None, (0, 0), (10, 10))
+
+
+def test_a_missing_reader_is_named(tmp_path, monkeypatch):
+    path = write_czi(tmp_path / "a.czi", [((0, 0), {"C": 0}, 0, random_image((20, 30, 1)))])
+    monkeypatch.setitem(sys.modules, "pylibCZIrw.czi", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "patchloom\[czi\]"'):
+        CziStack(path)

@@ -1,0 +1,263 @@
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from patchloom.errors import AxesError, GeometryError, MissingExtraError, SourceError, SourceNotFoundError
+from patchloom.image_stacks import ArrayStack, CziStack, ImageStack, TiffStack, ZarrStack, is_series, open_stacks
+
+
+def write_tiff(path, size=8):
+    tifffile.imwrite(path, np.zeros((size, 9), "uint8"))
+    return path
+
+
+def write_zarr(path, shape=(8, 9)):
+    zarr.create_array(
+        path, data=np.zeros(shape, "uint8"), dimension_names=["c", "y", "x"][-len(shape) :], overwrite=True
+    )
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Return a folder with images of all formats, and with what is none."""
+    (tmp_path / "images").mkdir()
+    folder = tmp_path / "images"
+    for name in ("img10.tif", "img2.tif", "IMG1.TIFF", ".hidden.tif"):
+        write_tiff(folder / name)
+    write_zarr(folder / "img3.ome.zarr")
+    write_zarr(folder / "img4")
+    np.save(folder / "array.npy", np.zeros((3, 8, 9)))
+    for name in ("notes.txt", "picture.png", "img5.tif.txt"):
+        (folder / name).write_text("no image")
+    (folder / "subfolder").mkdir()
+    write_tiff(folder / "subfolder" / "deeper.tif")
+    return folder
+
+
+def names(stacks):
+    return [stack.source.name for stack in stacks]
+
+
+def test_every_kind_of_source_is_opened(folder, sample_file):
+    czi = sample_file("napari-czann-segment", "PGC_20X.czi")
+    stack = ArrayStack(np.zeros((4, 5)), "YX")
+    sources = [
+        folder / "img2.tif",
+        str(folder / "img3.ome.zarr"),
+        czi,
+        np.zeros((3, 8, 9)),
+        stack,
+        folder / "array.npy",
+    ]
+    stacks = open_stacks(sources, axes=[None, None, None, "CYX", None, "ZYX"])
+    assert [type(stack) for stack in stacks] == [TiffStack, ZarrStack, CziStack, ArrayStack, ArrayStack, ArrayStack]
+    assert stacks[4] is stack
+    assert all(isinstance(stack, ImageStack) for stack in stacks)
+    assert stacks[5].data_shape == (1, 1, 3, 8, 9)
+
+
+def test_one_source_is_a_list_of_one(folder):
+    for source in (folder / "img2.tif", str(folder / "img2.tif"), np.zeros((8, 9)), ArrayStack(np.zeros((8, 9)), "YX")):
+        (stack,) = open_stacks(source, "YX")
+        assert stack.data_shape == (1, 1, 8, 9)
+
+
+def test_a_stack_of_somebody_elses_passes_through():
+    class Foreign:
+        source, data_shape, data_dtype = "theirs", (1, 1, 4, 4), np.dtype("uint8")
+        original_axes, original_data_shape = "YX", (4, 4)
+
+        def extract_patch(self, sample_idx, channels, coords, patch_size):
+            raise NotImplementedError
+
+    foreign = Foreign()
+    assert open_stacks(foreign) == [foreign]
+    assert open_stacks([foreign], "YX") == [foreign]
+    with pytest.raises(AxesError, match="axes are 'XY', but theirs is an open stack with axes 'YX'"):
+        open_stacks(foreign, "XY")
+
+
+def test_a_folder_is_its_images_in_natural_order(folder):
+    (folder / "array.npy").unlink()
+    assert names(open_stacks(folder)) == ["IMG1.TIFF", "img2.tif", "img3.ome.zarr", "img4", "img10.tif"]
+
+
+def test_a_pattern_is_its_images_in_natural_order(folder):
+    assert names(open_stacks(str(folder / "img*.tif"))) == ["img2.tif", "img10.tif"]
+    assert names(open_stacks(folder / "**" / "[di]*.tif")) == ["img2.tif", "img10.tif", "deeper.tif"]
+    assert names(open_stacks(str(folder / "img[23]*"))) == ["img2.tif", "img3.ome.zarr"]
+
+
+def test_a_name_with_a_bracket_is_a_name(tmp_path):
+    write_tiff(tmp_path / "cells[1].tif")
+    assert names(open_stacks(tmp_path / "cells[1].tif")) == ["cells[1].tif"]
+
+
+def test_axes_of_a_folder_are_those_of_each_image(folder):
+    sources = [folder / "subfolder", np.zeros((4, 4))]
+    assert [stack.original_axes for stack in open_stacks(sources, axes=["XY", "YX"])] == ["XY", "YX"]
+
+
+def test_a_zarr_is_one_image_whatever_it_is_called(folder):
+    (stack,) = open_stacks(folder / "img4")
+    assert isinstance(stack, ZarrStack)
+
+
+def test_levels_reach_what_has_them(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif") as tif:
+        tif.write(np.zeros((64, 64), "uint8"), subifds=1, metadata={"axes": "YX"})
+        tif.write(np.zeros((32, 32), "uint8"), subfiletype=1)
+    (half,) = open_stacks(tmp_path / "a.ome.tif", level=1)
+    assert half.data_shape == (1, 1, 32, 32)
+    assert open_stacks(np.zeros((4, 4)), "YX", level=0)[0].data_shape == (1, 1, 4, 4)
+    np.save(tmp_path / "a.npy", np.zeros((4, 4)))
+    for source in (np.zeros((4, 4)), ArrayStack(np.zeros((4, 4)), "YX"), tmp_path / "a.npy"):
+        with pytest.raises(SourceNotFoundError, match="has no level 1: it is a single image"):
+            open_stacks(source, "YX", level=1)
+
+
+def test_a_scene_is_named_after_the_file(sample_file):
+    czi = sample_file("napari-czann-segment", "Tumor_HE_Stain_T76.czi")
+    (stack,) = open_stacks(f"{czi}@0")
+    assert stack.data_shape == (1, 3, 1200, 1600)
+    with pytest.raises(SourceNotFoundError, match="has no scene 3"):
+        open_stacks(f"{czi}@3")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: folder / "none.tif", r"there is no file .*none\.tif"),
+        (lambda folder: folder / "none.czi", r"there is no file .*none\.czi"),
+        (lambda folder: folder / "none.npy", r"there is no file .*none\.npy"),
+        (lambda folder: folder / "none.zarr", r"there is no Zarr at .*none\.zarr"),
+        (lambda folder: folder / "none", "there is no file or folder .*none"),
+        (lambda folder: folder / "none*.tif", r"none\*\.tif matches 0 files and folders, none of them an image"),
+        (
+            lambda folder: folder / "*.txt",
+            r"\*\.txt matches 2 files and folders, none of them an image: supported are TIFF",
+        ),
+    ],
+)
+def test_what_is_not_there_is_not_found(folder, make, message):
+    with pytest.raises(SourceNotFoundError, match=message):
+        open_stacks(make(folder))
+    with pytest.raises(FileNotFoundError):
+        open_stacks(str(make(folder)))
+
+
+def test_a_folder_without_images_is_not_found(tmp_path):
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(
+        SourceNotFoundError, match="holds 1 files and folders, none of them an image: supported are TIFF"
+    ):
+        open_stacks(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["picture.png", "notes.txt"])
+def test_what_is_no_supported_image_is_refused(folder, name):
+    with pytest.raises(
+        SourceError, match=rf"{name} is not a supported image: supported are TIFF \(\.tif.*NumPy \(\.npy\)"
+    ):
+        open_stacks(folder / name)
+
+
+@pytest.mark.parametrize("source", [None, 7, [7], [None], [[[1, 2], [3, 4]]]])
+def test_what_is_no_source_is_refused(source):
+    with pytest.raises(SourceError, match="is no source of images: give a path, a URL, an array or an image stack"):
+        open_stacks(source, "YX")
+
+
+def test_an_empty_series_is_refused():
+    with pytest.raises(GeometryError, match="the series is empty: give at least one source"):
+        open_stacks([])
+
+
+def test_axes_are_as_many_as_the_sources_given(folder):
+    with pytest.raises(AxesError, match="axes are given for 2 sources, but there are 1"):
+        open_stacks([folder], axes=["YX", "YX"])
+    with pytest.raises(AxesError, match="axes are given for 1 sources, but there are 2"):
+        open_stacks([folder, folder], axes=["YX"])
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"), [("QYX", "unknown axis 'Q'"), ("ZYX", "name 3 axes"), (5, "must be a string")]
+)
+def test_axes_that_contradict_are_refused(axes, message):
+    with pytest.raises(AxesError, match=message):
+        open_stacks([np.zeros((4, 4))], axes=[axes])
+
+
+def test_one_error_lists_every_source_that_failed(folder):
+    (folder / "broken.tif").write_bytes(b"II*\0")
+    sources = [
+        folder / "img2.tif",
+        folder / "broken.tif",
+        folder / "none.tif",
+        folder / "picture.png",
+        np.zeros((3, 4, 4)),
+    ]
+    with pytest.raises(SourceError) as caught:
+        open_stacks(sources)
+    first, *listed = str(caught.value).splitlines()
+    assert first == "4 of 5 images cannot be opened:"
+    for word, line in zip(("broken.tif", "none.tif", "picture.png", "array has shape"), listed, strict=True):
+        assert word in line
+    assert not isinstance(caught.value, SourceNotFoundError)
+
+
+def test_errors_of_one_kind_stay_of_that_kind(tmp_path):
+    with pytest.raises(SourceNotFoundError, match=r"2 of 2 images cannot be opened:\n.*a\.tif\n.*b\.tif"):
+        open_stacks([tmp_path / "a.tif", tmp_path / "b.tif"])
+    with pytest.raises(AxesError, match="2 of 3 images cannot be opened"):
+        open_stacks([np.zeros((3, 4, 4)), np.zeros((3, 4, 4)), ArrayStack(np.zeros((4, 4)), "YX")])
+
+
+def test_images_that_fail_in_a_folder_are_listed(folder):
+    (folder / "img7.tif").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"2 of 7 images cannot be opened:\n.*array\.npy has shape.*\n.*img7\.tif"):
+        open_stacks(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an array", b"\x93NUMPY\x01\x00"])
+def test_a_broken_array_file_is_refused(tmp_path, content):
+    (tmp_path / "a.npy").write_bytes(content)
+    with pytest.raises(SourceError, match=r"a\.npy cannot be read as a NumPy array"):
+        open_stacks(tmp_path / "a.npy", "YX")
+
+
+def test_an_array_file_that_is_cut_short_is_refused(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((100, 100)))
+    (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:5000])
+    with pytest.raises(SourceError, match=r"a\.npy cannot be read as a NumPy array"):
+        open_stacks(tmp_path / "a.npy", "YX")
+
+
+def test_a_missing_extra_is_named(tmp_path, sample_file, monkeypatch):
+    shutil.copy(sample_file("napari-czann-segment", "PGC_20X.czi"), tmp_path)
+    monkeypatch.setitem(sys.modules, "pylibCZIrw.czi", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "patchloom\[czi\]"'):
+        open_stacks(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        (np.zeros((4, 4)), False),
+        (ArrayStack(np.zeros((4, 4)), "YX"), False),
+        ("a.tif", False),
+        ("a.ome.zarr", False),
+        ("s3://bucket/a?b.zarr", False),
+        ([np.zeros((4, 4))], True),
+        (("a.tif",), True),
+        ("*.tif", True),
+        (".", True),
+    ],
+)
+def test_a_series_is_told_from_a_single_image(sources, expected):
+    assert is_series(sources) is expected
