@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchloom.errors import GeometryError
-from patchloom.geometry.blend_weights import BlendWindow, axis_weights, check_blend, window_profile
+from patchloom.geometry.blend_weights import (
+    BlendWindow,
+    check_blend,
+    neighbour_shifts,
+    shared_weights,
+    window_profile,
+)
 from patchloom.geometry.tile_rule import TileRule
 
 WINDOWS: list[BlendWindow] = ["hann", "gaussian", "linear", "mean"]
@@ -25,7 +31,7 @@ def test_weights_of_all_tiles_sum_to_one_at_every_voxel(
     total = np.zeros(size + patch)
     for tile in range(count):
         start = rule.window(tile, size, count).start
-        weights = axis_weights(window, rule, size, start)
+        weights = shared_weights(window, patch, neighbour_shifts(rule, size, start))
         assert (weights > 0).all()
         total[start : start + patch] += weights
     np.testing.assert_allclose(total[:size], 1, rtol=0, atol=1e-14)

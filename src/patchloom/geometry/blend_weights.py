@@ -66,19 +66,44 @@ def window_profile(window: BlendWindow, size: int) -> NDArray[np.float64]:
     return np.ones(size)
 
 
-def axis_weights(window: BlendWindow, rule: TileRule, size: int, start: int) -> NDArray[np.float64]:
-    """Weigh the voxels of one tile along one axis so that all tiles' weights sum to one at each voxel of the image.
+def neighbour_shifts(rule: TileRule, size: int, start: int) -> tuple[int, ...]:
+    """Find where the tiles that overlap a tile along one axis start, relative to it; it is among them itself, as 0.
 
     Parameters
     ----------
-    window : {"hann", "gaussian", "linear", "mean"}
-        The blending window.
     rule : TileRule
         How tiles cover the axis.
     size : int
         Size of the axis.
     start : int
         Where the tile starts.
+
+    Examples
+    --------
+    >>> neighbour_shifts(TileRule(patch_size=8, overlap=3), size=20, start=10)
+    (-5, 0, 2)
+    """
+    count = rule.count(size)
+    # Tiles that were moved inside the image crowd at its end; anywhere else starts are a core apart.
+    last_start = rule.window(count - 1, size, count).start
+    stop = count if start + rule.patch_size > last_start else (start + rule.patch_size + rule.margin) // rule.core + 1
+    first = max(0, (start - rule.patch_size) // rule.core)
+    starts = (rule.window(other, size, count).start for other in range(first, min(stop, count)))
+    return tuple(other - start for other in starts if abs(other - start) < rule.patch_size)
+
+
+@lru_cache(maxsize=1024)
+def shared_weights(window: BlendWindow, size: int, shifts: tuple[int, ...]) -> NDArray[np.float64]:
+    """Weigh the voxels of a tile along one axis so that the weights of all tiles over a voxel of the image sum to one.
+
+    Parameters
+    ----------
+    window : {"hann", "gaussian", "linear", "mean"}
+        The blending window.
+    size : int
+        Size of the tile.
+    shifts : tuple of int
+        What `neighbour_shifts` found. It is the same for nearly all tiles of a plan, and so is the array returned.
 
     Returns
     -------
@@ -87,26 +112,9 @@ def axis_weights(window: BlendWindow, rule: TileRule, size: int, start: int) -> 
 
     Examples
     --------
-    >>> rule = TileRule(patch_size=4, overlap=2)
-    >>> axis_weights("linear", rule, size=6, start=0).tolist()
+    >>> shared_weights("linear", 4, (0, 2)).tolist()
     [1.0, 1.0, 0.75, 0.25]
     """
-    count = rule.count(size)
-    # Tiles that were moved inside the image crowd at its end; anywhere else starts are a core apart.
-    last_start = rule.window(count - 1, size, count).start
-    stop = count if start + rule.patch_size > last_start else (start + rule.patch_size + rule.margin) // rule.core + 1
-    first = max(0, (start - rule.patch_size) // rule.core)
-    starts = (rule.window(other, size, count).start for other in range(first, min(stop, count)))
-    return _shared_weights(
-        window,
-        rule.patch_size,
-        tuple(other - start for other in starts if abs(other - start) < rule.patch_size),
-    )
-
-
-@lru_cache(maxsize=1024)
-def _shared_weights(window: BlendWindow, size: int, shifts: tuple[int, ...]) -> NDArray[np.float64]:
-    """Weights of a tile where tiles start so many voxels before or after it, itself included; most share one array."""
     profile = window_profile(window, size)
     total = np.zeros(size)
     for shift in shifts:

@@ -68,16 +68,38 @@ class BlockGrid:
     def __len__(self) -> int:
         return self.n_samples * prod(self.grid_shape)
 
-    def __getitem__(self, index: int) -> Block:
-        if not 0 <= index < len(self):
-            raise IndexError(f"index is {index}, but the image has {len(self)} blocks")
-        window: list[slice] = []
-        for size, block, count in zip(
-            reversed(self.spatial_shape), reversed(self.block_shape), reversed(self.grid_shape), strict=True
-        ):
-            index, position = divmod(index, count)
-            window.append(slice(position * block, min((position + 1) * block, size)))
-        return Block(index, tuple(reversed(window)))
+    def __getitem__(self, number: int) -> Block:
+        sample_idx, position = self.position(number)
+        return Block(
+            sample_idx,
+            tuple(
+                slice(place * block, min((place + 1) * block, size))
+                for place, block, size in zip(position, self.block_shape, self.spatial_shape, strict=True)
+            ),
+        )
+
+    def position(self, number: int) -> tuple[int, tuple[int, ...]]:
+        """Find the sample and the place on the grid, `(z,) y, x`, of a block.
+
+        Raises
+        ------
+        IndexError
+            If there is no block of that number.
+        """
+        if not 0 <= number < len(self):
+            raise IndexError(f"index is {number}, but the image has {len(self)} blocks")
+        position: list[int] = []
+        for count in reversed(self.grid_shape):
+            number, place = divmod(number, count)
+            position.append(place)
+        return number, tuple(reversed(position))
+
+    def number(self, sample_idx: int, position: Sequence[int]) -> int:
+        """Give the number of the block of a sample at a place on the grid: raster order, X fastest."""
+        number = sample_idx
+        for place, count in zip(position, self.grid_shape, strict=True):
+            number = number * count + place
+        return number
 
 
 def choose_seams(data_shapes: Sequence[Sequence[int]]) -> Seams:

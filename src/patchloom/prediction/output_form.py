@@ -1,0 +1,140 @@
+"""What a model makes of a tile: how many channels, which dtype, how much larger or smaller, and how much less."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.errors import ModelOutputError
+
+
+@dataclass(frozen=True, slots=True)
+class OutputForm:
+    """The form of one output of a model.
+
+    Parameters
+    ----------
+    n_channels : int
+        Channels.
+    dtype : numpy dtype
+        Dtype.
+    scale : tuple of Fraction
+        Voxels of the output for one voxel of the input, along each spatial axis: a whole number or one over it.
+    margin : tuple of int
+        Voxels of the input, on each side along each spatial axis, that the output does not cover: what valid
+        convolutions eat.
+    name : str
+        Name of the output where the model has several; may be empty.
+
+    Examples
+    --------
+    >>> doubled = OutputForm(3, np.dtype("float32"), (Fraction(2), Fraction(2)), (7, 7))
+    >>> doubled.place((10, 20)), doubled.size((5, 5))
+    ((20, 40), (10, 10))
+    """
+
+    n_channels: int
+    dtype: np.dtype[Any]
+    scale: tuple[Fraction, ...]
+    margin: tuple[int, ...]
+    name: str = ""
+
+    def place(self, coords: Sequence[int]) -> tuple[int, ...]:
+        """Turn a position in the input, `(z,) y, x`, into one in the output; it must be a whole number there."""
+        return tuple(int(coord * factor) for coord, factor in zip(coords, self.scale, strict=True))
+
+    def size(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        """Turn a size or an end of the input into one of the output; a part of a voxel counts as one."""
+        return tuple(-int(-size * factor // 1) for size, factor in zip(sizes, self.scale, strict=True))
+
+    def window(self, window: Sequence[slice]) -> tuple[slice, ...]:
+        """Turn a window of the input into one of the output."""
+        starts, stops = self.place([part.start for part in window]), self.size([part.stop for part in window])
+        return tuple(map(slice, starts, stops))
+
+
+def as_outputs(returned: Any) -> dict[str, Any]:
+    """Name what a model returned: one array, or several in a sequence of arrays or a mapping.
+
+    Examples
+    --------
+    >>> sorted(as_outputs({"mask": np.zeros(1), "flow": np.zeros(2)})), list(as_outputs((np.zeros(1), np.zeros(2))))
+    (['flow', 'mask'], ['0', '1'])
+    """
+    if isinstance(returned, Mapping):
+        return {str(name): value for name, value in returned.items()}
+    if isinstance(returned, tuple) or (
+        isinstance(returned, list) and all(hasattr(value, "shape") for value in returned)
+    ):
+        return {str(number): value for number, value in enumerate(returned)}
+    return {"": returned}
+
+
+def output_form(
+    name: str, prediction: NDArray[Any], patch_size: Sequence[int], scale: Sequence[Fraction] | None
+) -> OutputForm:
+    """Read the form of an output off the prediction of one batch.
+
+    Parameters
+    ----------
+    name : str
+        Name of the output.
+    prediction : array
+        `(B, C, (Z), Y, X)`.
+    patch_size : sequence of int
+        Size of the tiles that went in.
+    scale : sequence of Fraction, optional
+        Voxels of the output for one of the input. Where it is not given, an output that is a whole number of times
+        larger or smaller is taken as scaled, and any other as lacking a margin.
+
+    Raises
+    ------
+    ModelOutputError
+        If sizes do not fit any scale and margin.
+
+    Examples
+    --------
+    >>> form = output_form("", np.zeros((1, 3, 228, 228), np.float32), (128, 128), None)
+    >>> [str(factor) for factor in form.scale], form.margin
+    (['2', '2'], (7, 7))
+    """
+    factors = tuple(scale) if scale is not None else tuple(map(_likely_scale, prediction.shape[2:], patch_size))
+    margin = []
+    for out, size, factor in zip(prediction.shape[2:], patch_size, factors, strict=True):
+        lacking = size - out / factor
+        if lacking < 0 or lacking % 2 or (lacking / 2).denominator != 1:
+            raise ModelOutputError(
+                f"the model returned size {prediction.shape[2:]} for tiles of size {tuple(patch_size)}: that is not "
+                f"{' × '.join(map(str, factors))} times as much, less the same margin on both sides; say scale="
+            )
+        margin.append(int(lacking / 2))
+    return OutputForm(int(prediction.shape[1]), prediction.dtype, factors, tuple(margin), name)
+
+
+def _likely_scale(out: int, size: int) -> Fraction:
+    ratio = Fraction(out, size)
+    if ratio.denominator == 1 or ratio.numerator == 1:
+        return ratio
+    return Fraction(-(-out // size))
+
+
+def keep_core(prediction: NDArray[Any], form: OutputForm, margin: Sequence[int]) -> NDArray[Any]:
+    """Cut a prediction down to what all outputs of a model cover.
+
+    Parameters
+    ----------
+    prediction : array
+        `(B, C, (Z), Y, X)` of this form.
+    form : OutputForm
+        Its form.
+    margin : sequence of int
+        The largest margin of all outputs, in voxels of the input.
+    """
+    cuts = [int((largest - own) * factor) for largest, own, factor in zip(margin, form.margin, form.scale, strict=True)]
+    kept = [slice(cut, size - cut) for cut, size in zip(cuts, prediction.shape[2:], strict=True)]
+    return prediction[(slice(None), slice(None), *kept)]

@@ -1,0 +1,134 @@
+"""In which order tiles go through the model, and which blocks each of them serves.
+
+Blocks are finished one after the other in raster order. A tile that reaches into several blocks is computed in the turn of
+the first, and what it gives to later ones is handed over to them: each tile is computed once, but the blocks it served are
+open until their own turn. How many are open depends on how many axes are handed over along, counted from the innermost::
+
+    0 axes   every block computes all its tiles     1 open block
+    1 axis   X is handed over                       2 blocks, as a rule
+    2 axes   Y and X are                            a row of blocks and one more
+    3 axes   all are                                a plane, a row and one more
+
+Along an axis that is not handed over, each block computes the tiles it needs itself, some of them again. The order in which
+a block gets its tiles depends on the schedule only, so a run that was resumed adds up the same numbers in the same order.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.patching import TiledPatching
+from patchloom.prediction.blocks import BlockGrid
+
+
+@dataclass(frozen=True)
+class TileSchedule:
+    """The order of work on one image.
+
+    Parameters
+    ----------
+    tiling : TiledPatching
+        The tiles of the series.
+    data_idx : int
+        Which image stack.
+    blocks : BlockGrid
+        Its blocks, in voxels of the input.
+    handed_over : int
+        Along how many axes, from the innermost, tiles are handed over.
+    whole_tiles : bool
+        Whether a tile serves every block that it overlaps, as in blending, or only those that what it keeps lies in.
+    """
+
+    tiling: TiledPatching
+    data_idx: int
+    blocks: BlockGrid
+    handed_over: int
+    whole_tiles: bool
+    _served: tuple[NDArray[np.int64], ...] = field(init=False, repr=False)
+    """For each axis, the first and last block that each tile serves: `(2, tiles)`."""
+
+    def __post_init__(self) -> None:
+        served = tuple(self._served_along(axis) for axis in range(len(self.blocks.spatial_shape)))
+        object.__setattr__(self, "_served", served)
+
+    def _served_along(self, axis: int) -> NDArray[np.int64]:
+        rule, size = self.tiling.rules[axis], self.blocks.spatial_shape[axis]
+        count = self.tiling.grid_shape(self.data_idx)[axis]
+        tiles = np.arange(count, dtype=np.int64)
+        windows = rule.window(tiles, np.full_like(tiles, size), np.full_like(tiles, count))
+        start, stop = np.asarray(windows.keep_start), np.asarray(windows.keep_stop)
+        if self.whole_tiles:
+            start = np.asarray(windows.start)
+            stop = np.minimum(start + rule.patch_size, size)
+        return np.stack([start, stop - 1]) // self.blocks.block_shape[axis]
+
+    def _is_handed_over(self, axis: int) -> bool:
+        return axis >= len(self._served) - self.handed_over
+
+    def _tiles_along(self, axis: int, block: int) -> NDArray[np.int64]:
+        """Tiles along one axis that are computed in the turn of a block."""
+        first, last = self._served[axis]
+        mine = first == block if self._is_handed_over(axis) else (first <= block) & (block <= last)
+        return np.flatnonzero(mine)
+
+    def tiles_of(self, number: int) -> NDArray[np.int64]:
+        """Find the flat indices of the tiles that are computed in the turn of a block, in order.
+
+        Parameters
+        ----------
+        number : int
+            Number of the block.
+        """
+        sample_idx, position = self.blocks.position(number)
+        along = [self._tiles_along(axis, block) for axis, block in enumerate(position)]
+        grid = self.tiling.grid_shape(self.data_idx)
+        first = self.tiling.get_patch_indices(self.data_idx).start + sample_idx * prod(grid)
+        return np.asarray(first + np.ravel_multi_index(np.ix_(*along), grid), dtype=np.int64).ravel()
+
+    def blocks_served(self, tile: int, number: int) -> Iterator[int]:
+        """Yield the numbers of the blocks to which a tile that is computed in the turn of a block contributes.
+
+        Parameters
+        ----------
+        tile : int
+            Flat index of the tile.
+        number : int
+            Number of the block in whose turn it is computed.
+        """
+        sample_idx, position = self.blocks.position(number)
+        grid = self.tiling.grid_shape(self.data_idx)
+        local = (tile - self.tiling.get_patch_indices(self.data_idx).start) % prod(grid)
+        ranges = []
+        for axis, tile_number in enumerate(np.unravel_index(local, grid)):
+            first, last = self._served[axis][:, tile_number].tolist()
+            ranges.append(range(first, last + 1) if self._is_handed_over(axis) else [position[axis]])
+        for served in itertools.product(*ranges):
+            yield self.blocks.number(sample_idx, served)
+
+    @property
+    def n_computed(self) -> int:
+        """How many tiles go through the model, those that are computed again counted again."""
+        along = 1
+        for axis, (first, last) in enumerate(self._served):
+            along *= len(first) if self._is_handed_over(axis) else int((last - first + 1).sum())
+        return along * self.blocks.n_samples
+
+    @property
+    def n_open(self) -> int:
+        """How many blocks are open at the same time, at most."""
+        grid = self.blocks.grid_shape
+        ahead = [int((last - first).max()) for first, last in self._served]
+        # The farthest block ahead, in raster order, that a tile of the current one may serve.
+        strides = [prod(grid[axis + 1 :]) for axis in range(len(grid))]
+        reach = sum(
+            steps * stride
+            for axis, (steps, stride) in enumerate(zip(ahead, strides, strict=True))
+            if self._is_handed_over(axis)
+        )
+        return min(1 + reach, prod(grid))
