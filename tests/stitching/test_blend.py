@@ -8,12 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchloom.extraction import PatchExtractor
-from patchloom.geometry.blend_weights import BlendWindow, window_profile
+from patchloom.geometry.blend_weights import BlendWindow, neighbour_shifts, shared_weights, window_profile
 from patchloom.image_stacks import ArrayStack
+from patchloom.patch_specs import PatchSpecs
 from patchloom.patching import TiledPatching
 from patchloom.stitching.blend import add_blended_tile
 
 WINDOWS: list[BlendWindow] = ["hann", "gaussian", "linear", "mean"]
+
+
+def weights(window: BlendWindow, tiling: TiledPatching, spec: PatchSpecs) -> list[np.ndarray]:
+    return [
+        shared_weights(window, rule.patch_size, neighbour_shifts(rule, size, start))
+        for rule, size, start in zip(tiling.rules, tiling.data_shapes[0][2:], spec["coords"], strict=True)
+    ]
 
 
 @settings(deadline=None, max_examples=80)
@@ -32,15 +40,7 @@ def test_tiles_of_an_image_blend_to_the_image_in_any_blocks(
     for rows in (slice(0, cut), slice(cut, shape[2])):
         part = (rows, *(slice(0, size) for size in shape[3:]))
         for tile, spec in zip(tiles, tiling, strict=True):
-            add_blended_tile(
-                tile,
-                spec["coords"],
-                blended[:, rows],
-                part,
-                blend=window,
-                rules=tiling.rules,
-                spatial_shape=shape[2:],
-            )
+            add_blended_tile(tile, spec["coords"], weights(window, tiling, spec), blended[:, rows], part)
     np.testing.assert_allclose(blended, image[0], rtol=1e-13, atol=1e-10)
 
 
@@ -55,13 +55,5 @@ def test_each_tile_counts_as_much_as_its_window_says(window: BlendWindow, rng: n
         (y, x) = spec["coords"]
         total[y : y + 8, x : x + 10] += profile * tile[0]
         weight[y : y + 8, x : x + 10] += profile
-        add_blended_tile(
-            tile,
-            (y, x),
-            blended,
-            (slice(0, 23), slice(0, 31)),
-            blend=window,
-            rules=tiling.rules,
-            spatial_shape=(23, 31),
-        )
+        add_blended_tile(tile, (y, x), weights(window, tiling, spec), blended, (slice(0, 23), slice(0, 31)))
     np.testing.assert_allclose(blended[0], total[:23, :31] / weight[:23, :31], rtol=1e-12)
