@@ -63,7 +63,7 @@ def test_cells_of_a_block_are_its_own_voxels(scan) -> None:
 def test_each_chunk_is_decoded_once_where_cells_and_chunks_meet_within_memory(cell, chunk):
     shape = (1, 1, 1000, 900)
     touched = Counter()
-    for batch in scan_batches(shape, cell, (1, 1, *chunk), max_voxels=200_000):
+    for batch in scan_batches(shape, cell, (1, 1, *chunk), max_voxels=100_000):
         for block in batch:
             spans = [
                 range(part.start // side, -(-part.stop // side)) for part, side in zip(block.window, chunk, strict=True)
