@@ -1,4 +1,4 @@
-"""Pictures of plans and predictions, drawn with matplotlib (extra `plot`)."""
+"""Pictures of plans, scores and predictions, drawn with matplotlib (extra `plot`)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from patchloom._optional import require
 from patchloom.errors import GeometryError
+from patchloom.filters import ScoreMap
 from patchloom.patching import TiledPatching
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
     from matplotlib.figure import Figure
 
 _SEAM_COLOR = "#ffd43b"
@@ -54,6 +56,54 @@ def draw_tiling(axes: Axes, tiling: TiledPatching, data_idx: int = 0) -> None:
     axes.add_patch(
         rectangle((x - 0.5, y - 0.5), columns, rows, fill=False, edgecolor=_TILE_COLOR, linewidth=1.6, linestyle="--")
     )
+
+
+def draw_scores(
+    axes: Axes,
+    score_map: ScoreMap,
+    data_idx: int = 0,
+    sample_idx: int = 0,
+    *,
+    threshold: float | None = None,
+    layer: int | None = None,
+) -> QuadMesh:
+    """Lay the scores of one sample over its picture, each over its own voxels.
+
+    Parameters
+    ----------
+    axes : matplotlib Axes
+        Where the picture is shown, in voxels.
+    score_map : ScoreMap
+        What `score_cells` found.
+    data_idx, sample_idx : int
+        Which sample.
+    threshold : float, optional
+        Cells that do not reach it are left out: there the picture alone is seen.
+    layer : int, optional
+        Which layer of cells of a 3D image; the middle one by default.
+
+    Returns
+    -------
+    matplotlib QuadMesh
+        For a colour bar: `axes.figure.colorbar(mesh)`.
+
+    Raises
+    ------
+    MissingExtraError
+        If matplotlib is not installed.
+    """
+    require("matplotlib", extra="plot")
+    scores = score_map.scores[data_idx][sample_idx]
+    if scores.ndim == 3:
+        scores = scores[len(scores) // 2 if layer is None else layer]
+    kept = ~np.isnan(scores) if threshold is None else scores >= threshold
+    height, width = score_map.data_shapes[data_idx][-2:]
+    # Pixels are drawn around their centres; the last cells end where the image does.
+    y, x = (
+        np.minimum(np.arange(n_cells + 1) * side, size) - 0.5
+        for n_cells, side, size in zip(scores.shape, score_map.cell_size[-2:], (height, width), strict=True)
+    )
+    return axes.pcolormesh(x, y, np.ma.masked_where(~kept, scores), cmap="magma", alpha=0.5)
 
 
 def prediction_figure(
