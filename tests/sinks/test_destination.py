@@ -5,7 +5,8 @@ import pytest
 
 from patchloom.errors import OutputExistsError, SinkError
 from patchloom.sinks import check_apart, check_destination
-from patchloom.sinks.destination import claim, publish
+from patchloom.sinks.destination import publish
+from patchloom.sinks.output_kind import ZARR
 
 
 def make_zarr(path):
@@ -51,7 +52,7 @@ def test_what_exists_is_replaced_only_if_asked_and_only_if_it_is_a_zarr(tmp_path
 
 @pytest.mark.parametrize("kind", ["file", "empty folder", "folder of images", "home"])
 def test_what_is_no_zarr_is_never_replaced(tmp_path, kind):
-    path = tmp_path / "out"
+    path = tmp_path / "out.zarr"
     if kind == "file":
         path.write_text("thesis")
     elif kind != "home":
@@ -61,15 +62,17 @@ def test_what_is_no_zarr_is_never_replaced(tmp_path, kind):
     else:
         path = Path("/")
     with pytest.raises(OutputExistsError, match="is no Zarr, so it is not replaced"):
-        check_destination(path, overwrite=True)
+        check_destination(path, overwrite=True, kind=ZARR)
 
 
-@pytest.mark.parametrize(("ending", "message"), [(".partial", "another run"), (".replaced", "the old one is there")])
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_what_an_interrupted_run_left_is_named(tmp_path, ending, message, overwrite):
-    (tmp_path / f"a.zarr{ending}").mkdir()
-    with pytest.raises(SinkError, match=rf"a\.zarr{ending} exists: .*{message}"):
-        check_destination(tmp_path / "a.zarr", overwrite=overwrite)
+@pytest.mark.parametrize("ending", [".partial", ".replaced"])
+@pytest.mark.parametrize(("name", "message"), [("a.zarr", "resume it or start afresh"), ("a.tif", "cannot be resumed")])
+def test_what_an_interrupted_run_left_is_named(tmp_path, ending, name, message):
+    (tmp_path / f"{name}{ending}").mkdir()
+    with pytest.raises(SinkError, match=rf"{name}{ending} exists: a run was interrupted here: .*{message}"):
+        check_destination(tmp_path / name)
+    check_destination(tmp_path / name, overwrite=True)
+    check_destination(tmp_path / name, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -102,8 +105,7 @@ def test_an_output_beside_its_inputs_is_fine(tmp_path, monkeypatch, source):
 
 def test_an_output_that_cannot_be_moved_leaves_the_old_one_in_place(tmp_path):
     old = make_zarr(tmp_path / "a.zarr")
-    claim(old).rmdir()  # somebody tidied up
     with pytest.raises(SinkError, match="cannot move the finished output"):
-        publish(old, overwrite=True)
+        publish(old, ZARR, overwrite=True)  # somebody has tidied up
     assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
     assert (old / "zarr.json").read_text() == "{}"

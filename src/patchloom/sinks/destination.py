@@ -2,7 +2,8 @@
 
 While it is being written, an output lives beside its destination under the destination's name with `.partial` added. When
 it is complete, one rename shows it. So whoever looks at the destination sees the whole output or none; and a run that was
-killed leaves a `.partial` behind that tells of it.
+killed leaves a `.partial` behind that tells of it. A folder that is replaced is called `.replaced` for the moment between
+two renames; a file is replaced by one.
 """
 
 from __future__ import annotations
@@ -14,16 +15,22 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from patchloom.errors import OutputExistsError, SinkError
-
-_ZARR_MARKS = ("zarr.json", ".zgroup", ".zattrs", ".zarray")
+from patchloom.sinks.output_kind import OutputKind, output_kind
 
 
 def partial_path(path: str | Path) -> Path:
-    """Where an output is while it is being written; links in its path are followed."""
+    """Return where an output is while it is being written; links in its path are followed."""
     return _beside(path, ".partial")
 
 
-def check_destination(path: str | Path, *, overwrite: bool = False) -> None:
+def lock_path(path: str | Path) -> Path:
+    """Return the file that is locked while an output is written."""
+    return _beside(path, ".lock")
+
+
+def check_destination(
+    path: str | Path, *, overwrite: bool = False, resume: bool = False, kind: OutputKind | None = None
+) -> None:
     """Check that an output can be written at a place, before any work is done; touches nothing.
 
     Parameters
@@ -31,14 +38,40 @@ def check_destination(path: str | Path, *, overwrite: bool = False) -> None:
     path : str or Path
         Where the output is to be.
     overwrite : bool
-        Whether a Zarr that is there may be replaced.
+        Whether an output of the same kind that is there may be replaced, and one that was left unfinished be discarded.
+    resume : bool
+        Whether one that was left unfinished is gone on with.
+    kind : OutputKind, optional
+        What is to be written; by default what the name's ending says.
 
     Raises
     ------
     OutputExistsError
         If something is there that is not to be replaced.
     SinkError
-        If the place is no local path, its folder is missing or cannot be written to, or another run is writing there.
+        If the place is no local path, its folder is missing or cannot be written to, the ending says nothing, or a run left
+        an unfinished output there that is neither resumed nor discarded.
+    """
+    check_folder(path)
+    kind = kind or output_kind(path)
+    check_replaceable(path, kind, overwrite=overwrite)
+    if overwrite or resume:
+        return
+    remedy = "resume it or start afresh" if kind.resumable else f"a {kind.name} cannot be resumed, so start afresh"
+    for leftover in (partial_path(path), _replaced_path(path)):
+        if os.path.lexists(leftover):
+            raise SinkError(
+                f"{path}: {leftover} exists: a run was interrupted here: {remedy} with overwrite=True (--overwrite)"
+            )
+
+
+def check_folder(path: str | Path) -> None:
+    """Check that something can be written beside a path.
+
+    Raises
+    ------
+    SinkError
+        If it is no local path, or its folder is missing or cannot be written to.
     """
     if "://" in str(path):
         raise SinkError(f"{path}: outputs are written to local paths only; write to a folder and copy it from there")
@@ -47,16 +80,28 @@ def check_destination(path: str | Path, *, overwrite: bool = False) -> None:
         raise SinkError(f"{path}: the folder {folder} does not exist: make it first")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise SinkError(f"{path}: the folder {folder} cannot be written to")
-    _check_replaceable(path, overwrite=overwrite)
-    for leftover, remedy in (
-        (partial_path(path), "another run may be writing this output; if none is, a run was interrupted: remove it"),
-        (
-            _replaced_path(path),
-            "a run was interrupted while it replaced this output, and the old one is there: move it",
-        ),
-    ):
-        if os.path.lexists(leftover):
-            raise SinkError(f"{path}: {leftover} exists: {remedy}, and run again")
+
+
+def check_replaceable(path: str | Path, kind: OutputKind, *, overwrite: bool) -> None:
+    """Check that nothing is at a place, or something that may be replaced.
+
+    Raises
+    ------
+    OutputExistsError
+        If something is there and is not to be replaced, or is of another kind.
+    """
+    destination = Path(path).resolve()
+    if not os.path.lexists(destination):
+        return
+    if not overwrite:
+        raise OutputExistsError(
+            f"{path}: exists already and stays as it is: choose another output, or replace it with overwrite=True "
+            "(--overwrite)"
+        )
+    if not kind.is_at(destination):
+        raise OutputExistsError(
+            f"{path}: exists and is no {kind.name}, so it is not replaced: choose another output, or remove it yourself"
+        )
 
 
 def check_apart(path: str | Path, sources: Iterable[str | Path]) -> None:
@@ -98,26 +143,10 @@ def check_apart(path: str | Path, sources: Iterable[str | Path]) -> None:
         raise SinkError(f"the output {path} {relation} {source}: choose another output")
 
 
-def claim(path: str | Path) -> Path:
-    """Make the folder in which an output is written; only one run can.
-
-    Raises
-    ------
-    SinkError
-        If it is there already, or cannot be made.
-    """
-    partial = partial_path(path)
-    try:
-        partial.mkdir()
-    except OSError as error:
-        raise SinkError(f"{path}: cannot make {partial}: {error.strerror}") from error
-    return partial
-
-
-def publish(path: str | Path, *, overwrite: bool) -> None:
+def publish(path: str | Path, kind: OutputKind, *, overwrite: bool) -> None:
     """Show a complete output at its destination by renaming it; what it replaces is removed after that.
 
-    Everything written before is on disk first: folders are synced here, files by whoever wrote them.
+    What is in the output is durable before; the renames are when this returns.
 
     Raises
     ------
@@ -125,14 +154,12 @@ def publish(path: str | Path, *, overwrite: bool) -> None:
         If that cannot be done; what was at the destination is there still.
     """
     partial, replaced, destination = partial_path(path), _replaced_path(path), Path(path).resolve()
-    _check_replaceable(path, overwrite=overwrite)
+    check_replaceable(path, kind, overwrite=overwrite)
     try:
-        for folder, _, _ in os.walk(partial):
-            sync_folder(Path(folder))
-        if os.path.lexists(destination):
+        if destination.is_dir():
             destination.rename(replaced)
         try:
-            partial.rename(destination)
+            partial.replace(destination)
         except OSError:
             if os.path.lexists(replaced):
                 replaced.rename(destination)
@@ -140,11 +167,31 @@ def publish(path: str | Path, *, overwrite: bool) -> None:
         sync_folder(destination.parent)
     except OSError as error:
         raise SinkError(f"{path}: cannot move the finished output from {partial}: {error.strerror}") from error
-    remove_folder(replaced)
+    remove(replaced)
 
 
-def remove_folder(folder: Path) -> None:
-    """Remove a folder and all in it, if it is there.
+def undo_interrupted_replacement(path: str | Path) -> None:
+    """Bring a destination back in order that a run was killed at while it was replacing it.
+
+    Either the new output is there already, then the old one is removed; or neither is, then the old one is put back.
+
+    Raises
+    ------
+    SinkError
+        If that cannot be done.
+    """
+    replaced, destination = _replaced_path(path), Path(path).resolve()
+    if os.path.lexists(destination):
+        remove(replaced)
+    elif os.path.lexists(replaced):
+        try:
+            replaced.rename(destination)
+        except OSError as error:
+            raise SinkError(f"{path}: cannot move it back from {replaced}: {error.strerror}") from error
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder and all in it, if it is there.
 
     Raises
     ------
@@ -152,11 +199,12 @@ def remove_folder(folder: Path) -> None:
         If it cannot be removed.
     """
     try:
-        shutil.rmtree(folder)
-    except FileNotFoundError:
-        return
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
     except OSError as error:
-        raise SinkError(f"cannot remove {folder}: {error.strerror}: remove it by hand") from error
+        raise SinkError(f"cannot remove {path}: {error.strerror}: remove it by hand") from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -168,21 +216,6 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _check_replaceable(path: str | Path, *, overwrite: bool) -> None:
-    destination = Path(path).resolve()
-    if not os.path.lexists(destination):
-        return
-    if not overwrite:
-        raise OutputExistsError(
-            f"{path}: exists already and stays as it is: choose another output, or replace it with overwrite=True "
-            "(--overwrite)"
-        )
-    if not any((destination / mark).is_file() for mark in _ZARR_MARKS):
-        raise OutputExistsError(
-            f"{path}: exists and is no Zarr, so it is not replaced: choose another output, or remove it yourself"
-        )
 
 
 def _beside(path: str | Path, ending: str) -> Path:

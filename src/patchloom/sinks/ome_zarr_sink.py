@@ -1,4 +1,4 @@
-"""A sink that is an OME-Zarr 0.5 image on disk."""
+"""A sink that is an OME-Zarr image on disk."""
 
 from __future__ import annotations
 
@@ -16,19 +16,25 @@ from patchloom.axes import AxesMap
 from patchloom.errors import GeometryError, SinkError
 from patchloom.geometry.checks import whole_number
 from patchloom.image_metadata import ImageMetadata
-from patchloom.sinks.destination import check_destination, claim, publish, remove_folder
+from patchloom.sinks.block_record import block_record, read_record
+from patchloom.sinks.destination import remove, sync_folder
+from patchloom.sinks.output_kind import ZARR
+from patchloom.sinks.output_lock import OutputLock
+from patchloom.sinks.pending_output import PendingOutput
 from patchloom.sinks.pyramid import downsample, halving, level_shapes, pyramid_method
 from patchloom.sinks.region import check_block, show
 from patchloom.sinks.shard_grid import Region, ShardGrid
-from patchloom.sinks.value_range import ChannelRanges
-from patchloom.sinks.zarr_array import STORABLE, ZarrArray
+from patchloom.sinks.value_range import ChannelRanges, ValueRange, block_ranges
+from patchloom.sinks.zarr_array import ZarrArray
+from patchloom.sinks.zarr_format import STORABLE
 
 
 class OmeZarrSink:
     """An `ImageSink` that writes an OME-Zarr 0.5 image: sharded Zarr v3, with a pyramid, readable by any viewer.
 
     Every shard is written once, whole, and is durable when `write` returns. All is written to `<path>.partial`; `finalise`
-    makes the lower levels and the metadata and then renames the folder, so that an image at `path` is always complete.
+    makes the lower levels and the metadata and then renames the folder, so that an image at `path` is always complete. What
+    a killed process left there can be gone on with: see `ResumableSink`.
 
     Parameters
     ----------
@@ -52,15 +58,20 @@ class OmeZarrSink:
         How many levels to make, the full image among them. Without it, levels are made until no axis is larger than 256
         voxels or one chunk.
     overwrite : bool
-        Whether a Zarr that is at `path` already may be replaced. It stays until the new image is complete.
+        Whether a Zarr that is at `path` already may be replaced, and an unfinished one be discarded. The former stays until
+        the new image is complete.
+    resume : bool
+        Whether to go on with the unfinished image at `path`, which must have been begun with the same arguments.
+    lock : OutputLock, optional
+        The lock on `path`, if the caller holds it; else the sink holds one for as long as it is open.
 
     Raises
     ------
     OutputExistsError
         If something is at `path` that is not to be replaced.
     SinkError
-        If the place cannot be written to, another run is writing there, the dtype cannot be stored, or the metadata do not
-        fit the channels.
+        If the place cannot be written to, another run is writing there, the dtype cannot be stored, the metadata do not
+        fit the channels, or what is to be resumed is not there or has another shape, dtype, chunks or shards.
     GeometryError
         If chunks, shards, levels or pyramid make no sense.
 
@@ -97,6 +108,8 @@ class OmeZarrSink:
         pyramid: Literal["mean", "nearest"] | None = "mean",
         levels: int | None = None,
         overwrite: bool = False,
+        resume: bool = False,
+        lock: OutputLock | None = None,
     ) -> None:
         self.path = Path(path)
         self.axes_map = axes_map
@@ -106,18 +119,17 @@ class OmeZarrSink:
         self.level_shapes = level_shapes(self.data_shape[2:], self.grid.chunk_shape[2:], _n_levels(pyramid, levels))
         self.method = None if pyramid is None else pyramid_method(pyramid, self.data_dtype)
         self.metadata = replace(metadata or ImageMetadata(), name=_image_name(self.path, metadata))
-        self._overwrite = overwrite
+        self._records: dict[tuple[tuple[int, int], ...], dict[str, Any]] = {}
         self._written = np.zeros(self.grid.counts, bool)
         self._ranges = ChannelRanges(self.data_shape[1])
         self._attributes()  # so that metadata which do not fit are found before there is anything to lose
-        check_destination(path, overwrite=overwrite)
-        self._destination = self.path.resolve()  # stays where it is when the working directory does not
-        self._partial = claim(self._destination)
-        self._state = "open"
+        self._output = PendingOutput(path, ZARR, overwrite=overwrite, resume=resume, lock=lock)
         try:
+            self._output.make_folder()
             self._full = self._level_array(0)
         except BaseException:
-            self.abort()
+            # What was there before is not ours to remove.
+            (self._output.close if resume else self._output.abort)()
             raise
 
     @property
@@ -139,16 +151,33 @@ class OmeZarrSink:
             Also if the region holds a part of a shard, or a shard that was written before. A write that failed may be
             tried again.
         """
-        self._check_open()
+        self._output.check_open()
         check_block(region, block, self.data_shape, self.data_dtype)
-        shards = self.grid.shard_indices(region)
-        if self._written[shards].any():
-            raise SinkError(
-                f"{self.path}: region {show(region)} was written already, at least in part: each shard is once"
-            )
+        self._check_unwritten(region)
         self._full.write(region, block)
-        self._written[shards] = True
-        self._ranges.include(block, region[1].start)
+        ranges = block_ranges(block)
+        self._count(region, ranges, block_record(region, ranges, self._full.stored_bytes(region)))
+
+    def block_record(self, region: tuple[slice, ...]) -> dict[str, Any]:
+        """Return what to keep of a block: its region, its values' range and the sizes of its files; see `ResumableSink`."""
+        try:
+            return self._records[_bounds(region)]
+        except KeyError:
+            raise SinkError(f"{self.path}: no block was written at {show(region)}") from None
+
+    def restore(self, record: dict[str, Any]) -> Region:
+        """Count a block as written that was written by an earlier sink; see `ResumableSink.restore`."""
+        self._output.check_open()
+        region, ranges, stored = read_record(record, self.data_shape)
+        self._check_unwritten(region)
+        found = self._full.stored_bytes(region)
+        if found != stored:
+            raise SinkError(
+                f"{self.path}: what was written at {show(region)} is gone or changed: its files have {found} bytes, "
+                f"and {stored} were written"
+            )
+        self._count(region, ranges, record)
+        return region
 
     def finalise(self) -> Path:
         """Make the lower levels and the metadata, and show the image; see `ImageSink.finalise`.
@@ -156,27 +185,42 @@ class OmeZarrSink:
         Raises
         ------
         SinkError
-            If shards are missing, or something cannot be written. The image is not shown then; `abort` removes it.
+            If shards are missing, or something cannot be written. The image is not shown then, and may be finalised again.
         """
-        self._check_open()
+        self._output.check_open()
         missing = self._written.size - int(self._written.sum())
         if missing:
             raise SinkError(
                 f"{self.path}: {missing} of {self._written.size} shards were never written: it is incomplete"
             )
+        for leftover in self._output.partial.iterdir():  # of a process that was killed here
+            if leftover != self._full.folder:
+                remove(leftover)
         array = self._full
         for level in range(1, len(self.level_shapes)):
             array = self._make_level(level, array)
-        _write_durably(self._partial / "zarr.json", self._group_document())
-        publish(self._destination, overwrite=self._overwrite)
-        self._state = "finalised"
+        self._write_documents()
+        self._output.publish()
         return self.path
 
     def abort(self) -> None:
         """Remove what was written; see `ImageSink.abort`."""
-        if self._state == "open":
-            self._state = "aborted"
-            remove_folder(self._partial)
+        self._output.abort()
+
+    def close(self) -> None:
+        """Leave what was written to be resumed; see `ResumableSink.close`."""
+        self._output.close()
+
+    def _check_unwritten(self, region: Region) -> None:
+        if self._written[self.grid.shard_indices(region)].any():
+            raise SinkError(
+                f"{self.path}: region {show(region)} was written already, at least in part: each shard is once"
+            )
+
+    def _count(self, region: Region, ranges: Sequence[ValueRange], record: dict[str, Any]) -> None:
+        self._written[self.grid.shard_indices(region)] = True
+        self._ranges.include(ranges, region[1].start)
+        self._records[_bounds(region)] = record
 
     def _make_level(self, level: int, above: ZarrArray) -> ZarrArray:
         """Make one level from the one above it, shard by shard, reading each of the upper's chunks once."""
@@ -196,7 +240,7 @@ class OmeZarrSink:
 
         shape = (*self.data_shape[:2], *self.level_shapes[level])
         grid = ShardGrid(shape, self.chunk_shape, self.shard_shape)
-        return ZarrArray(self._partial / str(level), grid, self.data_dtype, ome_axes(self.axes_map))
+        return ZarrArray(self._output.partial / str(level), grid, self.data_dtype, ome_axes(self.axes_map))
 
     def _attributes(self) -> dict[str, Any]:
         from patchloom.sinks.ome_metadata import group_attributes  # noqa: PLC0415  # slow to import
@@ -212,16 +256,12 @@ class OmeZarrSink:
             value_ranges=self._ranges.pairs(),
         )
 
-    def _group_document(self) -> str:
+    def _write_documents(self) -> None:
         document = {"zarr_format": 3, "node_type": "group", "attributes": self._attributes()}
-        return json.dumps(document, indent=2, allow_nan=False)
-
-    def _check_open(self) -> None:
-        if self._state != "open":
-            raise SinkError(f"{self.path}: the sink is closed: it was {self._state}")
+        _write_durably(self._output.partial / "zarr.json", json.dumps(document, indent=2, allow_nan=False))
 
     def __repr__(self) -> str:
-        return f"OmeZarrSink({str(self.path)!r}, {self.data_shape}, {self.data_dtype}, {self._state})"
+        return f"OmeZarrSink({str(self.path)!r}, {self.data_shape}, {self.data_dtype}, {self._output.state})"
 
 
 def _spanned(chunk: Region, factors: Sequence[int], above: ZarrArray) -> Region:
@@ -230,6 +270,10 @@ def _spanned(chunk: Region, factors: Sequence[int], above: ZarrArray) -> Region:
         slice(part.start * factor, min(part.stop * factor, size))
         for part, factor, size in zip(chunk, factors, above.grid.data_shape, strict=True)
     )
+
+
+def _bounds(region: Region) -> tuple[tuple[int, int], ...]:
+    return tuple((part.start, part.stop) for part in region)
 
 
 def _storable(dtype: DTypeLike) -> np.dtype[Any]:
@@ -258,5 +302,6 @@ def _write_durably(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+        sync_folder(path.parent)
     except OSError as error:
         raise SinkError(f"cannot write {path}: {error.strerror}") from error

@@ -1,7 +1,7 @@
-"""One Zarr v3 array, written in whole shards by TensorStore.
+"""One Zarr array, written in whole shards by TensorStore.
 
 The array is handled as `SC(Z)YX`, whichever of its first two axes are stored. TensorStore writes a shard to a file of
-another name, syncs it and renames it; so each shard is there whole or not at all.
+another name, syncs it and renames it; so each shard is there whole or not at all. See docs/durability.md.
 """
 
 from __future__ import annotations
@@ -19,56 +19,60 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from patchloom.errors import SinkError
+from patchloom.sinks.destination import remove, sync_folder
 from patchloom.sinks.region import show
 from patchloom.sinks.shard_grid import Region, ShardGrid
-
-STORABLE = frozenset(
-    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split()  # noqa: SIM905  # reads well
-)
-"""Names of the dtypes that an OME-Zarr image may have."""
-
-ZSTD_LEVEL = 3
-"""Where a higher level costs much more time and saves next to nothing on microscope images and predictions."""
+from patchloom.sinks.zarr_format import DRIVERS, ZarrFormat, array_metadata, chunk_file
 
 BYTES_IN_FLIGHT = 16 << 20
 """How much is read or written at once, but always at least one shard or chunk: enough to keep threads and disk busy."""
 
 
 class ZarrArray:
-    """A new Zarr v3 array.
+    """A Zarr array that is new, or that a killed process began.
 
     Parameters
     ----------
     folder : Path
-        Where it goes; made here.
+        Where it is; made here if need be. What is there already must be the same array, unfinished or not.
     grid : ShardGrid
         Shape, chunks and shards, as `SC(Z)YX`.
     dtype : numpy dtype
         One of `STORABLE`.
     axes : str
         The axes stored, a part of `tczyx` in this order; `t` stands for samples.
+    zarr_format : {2, 3}
+        In 2, shards are chunks.
 
     Raises
     ------
     SinkError
-        If it cannot be made.
+        If it cannot be made, or another array is there; the message lists in what they differ.
     """
 
-    def __init__(self, folder: Path, grid: ShardGrid, dtype: np.dtype[Any], axes: str) -> None:
+    def __init__(
+        self, folder: Path, grid: ShardGrid, dtype: np.dtype[Any], axes: str, zarr_format: ZarrFormat = 3
+    ) -> None:
         self.folder = folder
         self.grid = grid
         self.dtype = dtype
-        stored = [axis in axes for axis in "tczyx" if axis != "z" or len(grid.data_shape) == 5]
+        self.zarr_format = zarr_format
+        self._stored = [axis in axes for axis in "tczyx" if axis != "z" or len(grid.data_shape) == 5]
+        self._durable_folders = {folder.parent}
+        metadata = array_metadata(zarr_format, grid, self._stored, dtype, axes)
         spec = {
-            "driver": "zarr3",
+            "driver": DRIVERS[zarr_format],
             "kvstore": {"driver": "file", "path": f"{folder}/"},
-            "metadata": _metadata(grid, stored, dtype, axes),
+            "metadata": metadata,
             # Each chunk is written once and read once: nothing to keep.
             "context": {"cache_pool": {"total_bytes_limit": 0}},
         }
+        _remove_leftovers(folder)
         with self._failing("be made"):
-            array = ts.open(spec, create=True).result()
-        self._store = array[tuple(slice(None) if kept else ts.newaxis for kept in stored)]
+            self._check_same(spec)
+            array = ts.open(spec, open=True, create=True).result()
+            self._sync_folders(folder)
+        self._store = array[tuple(slice(None) if kept else ts.newaxis for kept in self._stored)]
 
     def write(self, region: Region, block: NDArray[Any]) -> None:
         """Write whole shards; their bytes are durable when this returns.
@@ -94,6 +98,15 @@ class ZarrArray:
         with self._failing(f"be written at {show(region)}"):
             for _ in in_flight(start, self.grid.shards(region), self._n_in_flight(self.grid.shard_shape)):
                 pass
+            for file in self._files(region):
+                self._sync_folders(file.parent)
+
+    def stored_bytes(self, region: Region) -> list[int]:
+        """Sizes of the files that a region of whole shards is stored in, in raster order; 0 for one that is not there.
+
+        A shard without any value but 0 is not stored.
+        """
+        return [_size(file) for file in self._files(region)]
 
     def read(self, regions: Iterable[Region]) -> Iterator[NDArray[Any]]:
         """Read regions one after the other, some ahead of the one handed out.
@@ -110,6 +123,42 @@ class ZarrArray:
         with self._failing("be read back"):
             yield from in_flight(lambda region: self._store[region].read(), regions, self._n_in_flight(largest))
 
+    def _files(self, region: Region) -> Iterator[Path]:
+        for shard in self.grid.shards(region):
+            positions = zip(shard, self.grid.shard_shape, self._stored, strict=True)
+            position = [part.start // size for part, size, kept in positions if kept]
+            yield self.folder / chunk_file(self.zarr_format, position)
+
+    def _sync_folders(self, folder: Path) -> None:
+        """Make the names of a folder and of those around it durable: TensorStore syncs only the one a file is in."""
+        while folder not in self._durable_folders and folder.is_dir():
+            sync_folder(folder.parent)
+            self._durable_folders.add(folder)
+            folder = folder.parent
+
+    def _check_same(self, spec: dict[str, Any]) -> None:
+        """Check that what is there, if anything, is this array."""
+        try:
+            there = ts.open({key: value for key, value in spec.items() if key != "metadata"}).result()
+        except ValueError as error:
+            if "NOT_FOUND" in str(error):
+                return
+            raise
+        metadata = spec["metadata"]
+        wanted = ts.Spec(spec)
+        described = {
+            "shape": (there.shape, tuple(metadata["shape"])),
+            "dtype": (there.dtype.name, self.dtype.name),
+            "chunk shape": (there.chunk_layout.read_chunk.shape, wanted.chunk_layout.read_chunk.shape),
+            "shard shape": (there.chunk_layout.write_chunk.shape, wanted.chunk_layout.write_chunk.shape),
+        }
+        differing = [f"{what} is {old}, not {new}" for what, (old, new) in described.items() if old != new]
+        if differing:
+            raise SinkError(
+                f"{self.folder} was begun for another image: its {', its '.join(differing)}: "
+                "start afresh with overwrite=True (--overwrite)"
+            )
+
     def _n_in_flight(self, shape: tuple[int, ...]) -> int:
         return max(1, BYTES_IN_FLIGHT // (int(np.prod(shape)) * self.dtype.itemsize))
 
@@ -117,6 +166,8 @@ class ZarrArray:
     def _failing(self, what: str) -> Iterator[None]:
         try:
             yield
+        except SinkError:
+            raise
         except (ValueError, OSError, RuntimeError) as error:
             raise SinkError(f"{self.folder} cannot {what}: {_reason(error)}") from error
 
@@ -145,31 +196,25 @@ def _first_result(running: deque[Any]) -> Any:
     return result
 
 
-def _metadata(grid: ShardGrid, stored: list[bool], dtype: np.dtype[Any], axes: str) -> dict[str, Any]:
-    def kept(shape: tuple[int, ...]) -> list[int]:
-        return [size for size, keep in zip(shape, stored, strict=True) if keep]
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the files that a killed TensorStore was writing.
 
-    little = {"name": "bytes", "configuration": {"endian": "little"}}
-    codecs: list[dict[str, Any]] = [little, {"name": "zstd", "configuration": {"level": ZSTD_LEVEL}}]
-    if grid.shard_shape != grid.chunk_shape:
-        inner = {
-            "chunk_shape": kept(grid.chunk_shape),
-            "codecs": codecs,
-            "index_codecs": [little, {"name": "crc32c"}],
-        }
-        codecs = [{"name": "sharding_indexed", "configuration": inner}]
-    return {
-        "shape": kept(grid.data_shape),
-        "data_type": dtype.name,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": kept(grid.shard_shape)}},
-        "chunk_key_encoding": {"name": "default"},
-        "dimension_names": list(axes),
-        "fill_value": False if dtype.kind == "b" else 0,
-        "codecs": codecs,
-    }
+    It writes into such a file again without emptying it first, and what was longer would end up in the new shard.
+    """
+    for leftover in folder.rglob("*.__lock"):
+        remove(leftover)
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
 
 
 def _reason(error: Exception) -> str:
     """Return the system's own words where there are some, or the first words of TensorStore's."""
     code = re.search(r"os_error_code='(\d+)'", str(error))
-    return os.strerror(int(code[1])) if code else str(error).split(" [", 1)[0]
+    if code:
+        return os.strerror(int(code[1]))
+    return getattr(error, "strerror", None) or str(error).split(" [", 1)[0]

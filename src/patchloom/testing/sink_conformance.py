@@ -57,8 +57,8 @@ class ImageSinkConformance:
         return tuple(max(1, -(-size // 3)) for size in sink.data_shape)
 
     def seen(self, folder: Path) -> list[Path]:
-        """Return what a user would take for an output; by default all but what is named as partial."""
-        return [path for path in folder.iterdir() if path.suffix != ".partial"] if folder.exists() else []
+        """Return what a user would take for an output; by default all but what is named as partial or lock."""
+        return [path for path in folder.iterdir() if path.suffix not in (".partial", ".lock")] if folder.exists() else []
 
     def test_the_sink_is_one(self, tmp_path: Path) -> None:
         """A sink has the members of the protocol, and tells its shape and dtype."""

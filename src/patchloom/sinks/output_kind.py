@@ -1,0 +1,85 @@
+"""What kinds of output there are, told apart by how a name ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from patchloom.errors import SinkError
+
+
+@dataclass(frozen=True, slots=True)
+class OutputKind:
+    """One kind of output.
+
+    Parameters
+    ----------
+    name : str
+        What it is called.
+    suffixes : tuple of str
+        Endings of names that ask for it, the longest first.
+    resumable : bool
+        Whether an output that a killed run left behind can be gone on with.
+    files_inside : tuple of str
+        One of these is in every folder of this kind; empty if the kind is no folder.
+    first_bytes : tuple of bytes
+        Every file of this kind begins with one of these; empty if the kind is a folder.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    resumable: bool
+    files_inside: tuple[str, ...] = ()
+    first_bytes: tuple[bytes, ...] = ()
+
+    def is_at(self, path: Path) -> bool:
+        """Whether what is at a place is of this kind."""
+        if self.files_inside:
+            return any((path / name).is_file() for name in self.files_inside)
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(8).startswith(self.first_bytes)
+
+
+ZARR = OutputKind(
+    "Zarr", (".ome.zarr", ".zarr"), resumable=True, files_inside=("zarr.json", ".zgroup", ".zattrs", ".zarray")
+)
+TIFF = OutputKind(
+    "TIFF",
+    (".ome.tiff", ".ome.tif", ".tiff", ".tif", ".btf"),
+    resumable=False,
+    first_bytes=(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+)
+NPY = OutputKind("NumPy file", (".npy",), resumable=False, first_bytes=(b"\x93NUMPY",))
+
+OUTPUT_KINDS = (ZARR, TIFF, NPY)
+SINK_SUFFIXES = tuple(suffix for kind in OUTPUT_KINDS for suffix in kind.suffixes)
+"""Endings of names that ask for some kind of output, a longer one before those that it ends in."""
+
+SUPPORTED_OUTPUTS = "OME-Zarr (.ome.zarr, .zarr), OME-TIFF (.ome.tif, .ome.tiff, .tif, .tiff, .btf) or NumPy (.npy)"
+"""All of them, as a part of a sentence."""
+
+
+def output_kind(path: str | Path) -> OutputKind:
+    """Return the kind of output that a name asks for by its ending; case does not count.
+
+    Raises
+    ------
+    SinkError
+        If no kind has such an ending; the message lists those that have one.
+
+    Examples
+    --------
+    >>> output_kind("cells.ome.zarr").name, output_kind("cells.OME.TIF").name
+    ('Zarr', 'TIFF')
+    >>> output_kind("cells.png")
+    Traceback (most recent call last):
+        ...
+    patchloom.errors.SinkError: cells.png: the ending says what to write: take a name for OME-Zarr (.ome.zarr, .zarr),
+    OME-TIFF (.ome.tif, .ome.tiff, .tif, .tiff, .btf) or NumPy (.npy)
+    """
+    for kind in OUTPUT_KINDS:
+        if str(path).lower().endswith(kind.suffixes):
+            return kind
+    raise SinkError(f"{path}: the ending says what to write: take a name for {SUPPORTED_OUTPUTS}")
