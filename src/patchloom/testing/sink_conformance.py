@@ -58,7 +58,9 @@ class ImageSinkConformance:
 
     def seen(self, folder: Path) -> list[Path]:
         """Return what a user would take for an output; by default all but what is named as partial or lock."""
-        return [path for path in folder.iterdir() if path.suffix not in (".partial", ".lock")] if folder.exists() else []
+        return (
+            [path for path in folder.iterdir() if path.suffix not in (".partial", ".lock")] if folder.exists() else []
+        )
 
     def test_the_sink_is_one(self, tmp_path: Path) -> None:
         """A sink has the members of the protocol, and tells its shape and dtype."""
