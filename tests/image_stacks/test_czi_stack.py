@@ -103,6 +103,14 @@ def test_scenes_are_to_be_chosen(tmp_path):
     assert CziStack(path, scene=1).source == f"{path}@1"
 
 
+def test_scenes_that_overlap_are_kept_apart(tmp_path):
+    tiles = random_image((2, 20, 30, 1))
+    path = write_czi(tmp_path / "a.czi", [((5 * scene, 0), {"C": 0}, scene, tiles[scene]) for scene in range(2)])
+    for scene in range(2):
+        pixels = CziStack(path, scene=scene).extract_patch(0, None, (0, 0), (20, 30))
+        np.testing.assert_array_equal(pixels[0], tiles[scene, ..., 0])
+
+
 def test_axes_given_rename_the_files(tmp_path):
     planes = [((0, 0), {"C": 0, "Z": z}, 0, random_image((20, 30, 1))) for z in range(4)]
     path = write_czi(tmp_path / "a.czi", planes)

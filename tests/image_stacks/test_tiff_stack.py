@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from imagecodecs import jpeg_decode, jpeg_encode
 
 from patchloom.axes import AxesMap
 from patchloom.errors import AxesError, SourceError, SourceNotFoundError
@@ -61,6 +62,13 @@ class TestUncompressed(TiffConformance):
 
 class TestUncompressedTiles(TiffConformance):
     options = written(tile=(16, 16), bigtiff=True)
+
+
+class TestOnePageTellsOfAll(TiffConformance):
+    """As ImageJ does beyond 4 GB: the pages follow each other, and only the first has a directory."""
+
+    options = written(truncate=True)
+    stored = "plain"
 
 
 class TestPlainPagesApart(TiffConformance):
@@ -124,6 +132,33 @@ class TestLossyColors(ImageStackConformance):
         return TiffStack(folder / "slide.tif"), tifffile.imread(folder / "slide.tif").transpose(2, 0, 1)[np.newaxis]
 
 
+class TestTablesShared(ImageStackConformance):
+    """JPEG tiles without the tables that they share, as slide scanners write them."""
+
+    def make_stack(self, folder):
+        image = random_image((64, 96), "uint8")
+        whole = [jpeg_encode(image[y : y + 32, x : x + 32], level=90) for y in (0, 32) for x in (0, 32, 64)]
+        tiles, tables = zip(*map(split_tables, whole), strict=True)
+        assert len(set(tables)) == 1
+        options = written(shape=image.shape, dtype=image.dtype, tile=(32, 32), compression="jpeg", jpegtables=tables[0])
+        tifffile.imwrite(folder / "slide.tif", iter(tiles), **options)
+        decoded = np.vstack([np.hstack([jpeg_decode(tile) for tile in whole[row : row + 3]]) for row in (0, 3)])
+        return TiffStack(folder / "slide.tif"), decoded[np.newaxis, np.newaxis]
+
+
+def split_tables(jpeg):
+    """Split a JPEG into its pixels and its quantisation and Huffman tables."""
+    pixels, tables, position = jpeg[:2], jpeg[:2], 2
+    while jpeg[position + 1] != 0xDA:  # the pixels begin
+        end = position + 2 + int.from_bytes(jpeg[position + 2 : position + 4], "big")
+        if jpeg[position + 1] in {0xDB, 0xC4}:
+            tables += jpeg[position:end]
+        else:
+            pixels += jpeg[position:end]
+        position = end
+    return pixels + jpeg[position:], tables + jpeg[-2:]
+
+
 class TestSeveralFiles(ImageStackConformance):
     """An OME-TIFF of one file for each time."""
 
@@ -141,8 +176,18 @@ class TestSeveralFiles(ImageStackConformance):
             TiffStack(first)
 
 
-def write_file_set(folder, image):
-    """Write one OME-TIFF a time, each with a description of them all."""
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_planes_never_acquired_are_zero(tmp_path, compression):
+    image = random_image((3, 2, 30, 20))
+    path = write_file_set(tmp_path, image[:1], n_times=3, compression=compression)[0]
+    stack = TiffStack(path)
+    assert stack.data_shape == image.shape
+    np.testing.assert_array_equal(stack.extract_patch(0, None, (0, 0), (30, 20)), image[0])
+    assert not stack.extract_patch(2, None, (0, 0), (30, 20)).any()
+
+
+def write_file_set(folder, image, *, n_times=None, compression="zlib"):
+    """Write one OME-TIFF a time, each with a description of them all; of some times there may be no planes."""
     paths = [folder / f"t{time}.ome.tif" for time in range(len(image))]
     planes = "".join(
         f'<TiffData FirstT="{time}" FirstC="{channel}" IFD="{channel}" PlaneCount="1">'
@@ -151,7 +196,7 @@ def write_file_set(folder, image):
         for channel in range(image.shape[1])
     )
     sizes = {
-        "SizeT": image.shape[0],
+        "SizeT": n_times or len(image),
         "SizeC": image.shape[1],
         "SizeZ": 1,
         "SizeY": image.shape[2],
@@ -164,7 +209,12 @@ def write_file_set(folder, image):
             f'<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" {told}>'
             f'<Channel ID="Channel:0:0"/><Channel ID="Channel:0:1"/>{planes}</Pixels></Image></OME>'
         )
-        options = {"compression": "zlib", "description": description, "metadata": None, "photometric": "minisblack"}
+        options = {
+            "compression": compression,
+            "description": description,
+            "metadata": None,
+            "photometric": "minisblack",
+        }
         tifffile.imwrite(path, image[time], **options)
     return paths
 
@@ -283,6 +333,15 @@ def test_a_truncated_file_is_refused_when_it_is_opened(tmp_path, options, fracti
     with pytest.raises(SourceError, match=r"cut\.tif (is truncated|cannot be read as a TIFF)"):
         TiffStack(tmp_path / "cut.tif", axes="ZYX")
     assert not caplog.records
+
+
+def test_what_tifffile_warns_of_is_logged_where_the_file_can_be_read(tmp_path, caplog):
+    """Its description is cut off; its pixels are not."""
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, random_image((3, 64, 64)), ome=True, metadata={"axes": "ZYX"}, photometric="minisblack")
+    os.truncate(path, path.stat().st_size - 20)
+    assert TiffStack(path, axes="ZYX").data_shape == (1, 1, 3, 64, 64)
+    assert "invalid value offset" in caplog.text
 
 
 @pytest.mark.parametrize("options", [{}, {"compression": "zlib"}])

@@ -1,4 +1,5 @@
 import pickle
+import shutil
 import socket
 import threading
 from concurrent.futures import ProcessPoolExecutor
@@ -277,6 +278,14 @@ def test_a_worker_reads_the_same(cells):
     assert len(pickle.dumps(stack)) < 3000
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as workers:
         assert workers.submit(patch_sum, stack).result() == image[1].sum()
+
+
+def test_unpickling_opens_nothing(cells):
+    pickled = pickle.dumps(ZarrStack(cells[0]))
+    shutil.rmtree(cells[0])
+    stack = pickle.loads(pickled)
+    with pytest.raises(SourceError, match=r"cells\.ome\.zarr cannot be opened"):
+        patch_sum(stack)
 
 
 @pytest.fixture

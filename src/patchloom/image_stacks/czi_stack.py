@@ -9,7 +9,7 @@ whole planes otherwise, and bioio-czi stands on these two.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,13 +82,10 @@ class CziStack(SlicedStack):
             self._canvas = _canvas(path, reader, scene)
             self._planes = _planes(path, reader)
             document = reader.metadata
-        named = [axis for axis, plane in self._planes.ranges.items() if len(plane) > 1]
-        shape = [len(self._planes.ranges[axis]) for axis in named] + [self._canvas.height, self._canvas.width]
-        self._numbered = tuple(named)
-        named += [*"YX"]
-        if self._planes.is_rgb:
-            named.append("C")
-            shape.append(3)
+        self._numbered = tuple(axis for axis, size in self._planes.sizes.items() if size > 1)
+        named = [*self._numbered, "Y", "X", *("C" * self._planes.is_rgb)]
+        shape = [self._planes.sizes[axis] for axis in self._numbered] + [self._canvas.height, self._canvas.width]
+        shape += [3] * self._planes.is_rgb
         own = axes_from_names(named) if axes is None else axes
         if own is None:
             raise unknown_axes(path, shape, f"and its axes are {''.join(named)!r}")
@@ -116,16 +113,14 @@ class CziStack(SlicedStack):
         box = np.empty([window.stop - window.start for window in windows], self.data_dtype)
         with _failing(self.source, f"read at {describe_selection(self.original_axes, selection)}"):
             for place in np.ndindex(*box.shape[:n_numbered]):
-                numbers = [window.start + offset for window, offset in zip(windows, place, strict=False)]
-                pixels = reader.read(roi=roi, plane=self._plane(numbers), scene=self._canvas.scene)
+                plane = {
+                    axis: window.start + offset
+                    for axis, window, offset in zip(self._numbered, windows, place, strict=False)
+                }
+                pixels = reader.read(roi=roi, plane=plane, scene=self._canvas.scene)
                 # The samples of a colour are stored blue first; a grey plane has one sample.
                 box[place] = pixels[..., ::-1][..., windows[-1]] if self._planes.is_rgb else pixels[..., 0]
         return box.reshape([index.stop - index.start for index in selection if isinstance(index, slice)])
-
-    def _plane(self, numbers: Sequence[int]) -> dict[str, int]:
-        """Turn numbers along the axes that have several planes into coordinates of one plane."""
-        chosen = dict(zip(self._numbered, numbers, strict=True))
-        return {axis: plane[chosen.get(axis, 0)] for axis, plane in self._planes.ranges.items()}
 
     def _open(self) -> Any:
         czi = require("pylibCZIrw.czi", extra="czi")
@@ -153,7 +148,8 @@ class _Canvas(NamedTuple):
 class _Planes(NamedTuple):
     """Which planes there are, and what is in one."""
 
-    ranges: dict[str, range]
+    sizes: dict[str, int]
+    """How many there are along each dimension that numbers them; others have one."""
     is_rgb: bool
     dtype: np.dtype[Any]
 
@@ -186,9 +182,9 @@ def _canvas(path: str | Path, reader: Any, scene: int | None) -> _Canvas:
 
 def _planes(path: str | Path, reader: Any) -> _Planes:
     bounds = reader.total_bounding_box_no_pyramid
-    ranges = {axis: range(*map(int, bounds[axis])) for axis in _PLANE_DIMENSIONS if axis in bounds}
-    types = {reader.get_channel_pixel_type(channel) for channel in ranges.get("C", range(1))}
+    sizes = {axis: int(bounds[axis][1]) for axis in _PLANE_DIMENSIONS if axis in bounds}
+    types = {reader.get_channel_pixel_type(channel) for channel in range(sizes.get("C", 1))}
     is_rgb = {name.startswith("Bgr") for name in types}
     if not types <= set(_DTYPES) or len(is_rgb) > 1:
         raise SourceError(f"{path} has pixels of the types {', '.join(sorted(types))}, which make up no array")
-    return _Planes(ranges, is_rgb.pop(), np.result_type(*(_DTYPES[name] for name in types)))
+    return _Planes(sizes, is_rgb.pop(), np.result_type(*(_DTYPES[name] for name in types)))

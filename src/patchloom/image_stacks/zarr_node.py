@@ -115,16 +115,16 @@ def read_node(kvstore: dict[str, Any]) -> ZarrNode:
         If the place cannot be reached, or a document there is corrupt.
     """
     found = _documents(kvstore)
-    v3, n5 = found.get("zarr.json", {}), found.get("attributes.json", {})
+    v3 = found.get("zarr.json", {})
     arrays = {
         "zarr3": v3.get("node_type") == "array",
         "zarr": ".zarray" in found,
-        "n5": "dimensions" in n5,
+        "n5": "dimensions" in found.get("attributes.json", {}),
         "neuroglancer_precomputed": "scales" in found.get("info", {}),
     }
     driver = next((driver for driver, is_there in arrays.items() if is_there), "")
     kind = "array" if driver else "group" if found.keys() - {"info"} else "none"
-    return ZarrNode(kvstore, kind, driver, v3.get("attributes") or found.get(".zattrs") or n5)
+    return ZarrNode(kvstore, kind, driver, v3.get("attributes") or found.get(".zattrs", {}))
 
 
 def is_zarr_folder(path: Path) -> bool:
