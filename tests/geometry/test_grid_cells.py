@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from math import prod
 
 import numpy as np
 from hypothesis import given, settings
@@ -34,7 +35,12 @@ def test_numbers_go_to_every_element_once(box: Box) -> None:
     assert [tuple(unravel(number, extents)) for number in numbers] == everything
     by_cells = [tuple(unravel_by_cells(number, extents, cell_size)) for number in numbers]
     cell_of = [tuple(c // size for c, size in zip(coords, cell_size, strict=True)) for coords in by_cells]
-    assert by_cells == [coords for _, coords in sorted(zip(cell_of, by_cells, strict=True))]
+    cells = [cell for cell, _ in itertools.groupby(cell_of)]
+    assert len(cells) == len(set(cells)), "all elements of a cell follow each other"
+    sizes = [cell_of.count(cell) for cell in cells]
+    whole = sizes.count(prod(cell_size))
+    assert sizes[:whole] == [prod(cell_size)] * whole, "whole cells come first"
+    assert cells[:whole] == sorted(cells[:whole])
     assert sorted(by_cells) == everything
     assert plain(unravel(np.array(numbers), extents)) == everything
     assert plain(unravel_by_cells(np.array(numbers), extents, cell_size)) == by_cells

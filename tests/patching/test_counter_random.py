@@ -49,7 +49,9 @@ def test_numbers_are_the_same_one_by_one_and_together(
     indices = np.array([index for index, _ in draws])
     bounds = np.array([bound for _, bound in draws])
     one_by_one = [random.below(bound, index) for index, bound in draws]
-    assert all(type(number) is int and 0 <= number < bound for number, (_, bound) in zip(one_by_one, draws, strict=True))
+    assert all(
+        type(number) is int and 0 <= number < bound for number, (_, bound) in zip(one_by_one, draws, strict=True)
+    )
     assert random.below_many(bounds, indices).tolist() == one_by_one
     assert random.below_many(draws[0][1], indices).tolist() == [random.below(draws[0][1], index) for index, _ in draws]
     assert random.chances(0.3, indices).tolist() == [random.chance(0.3, index) for index, _ in draws]

@@ -44,7 +44,7 @@ def weighted(shapes: Shapes, patch: Sequence[int]) -> WeightedPatching:
     rng = np.random.default_rng(4)
     grids = [(shape[0], *(-(-size // 5) for size in shape[2:])) for shape in shapes]
     weights = [rng.random(grid) * (rng.random(grid) < 0.4) for grid in grids]
-    return WeightedPatching(shapes, patch, weights, (5,) * len(patch), 3, n_patches=61)
+    return WeightedPatching(shapes, patch, weights, (5,) * (len(shapes[0]) - 2 if shapes else 2), 3, n_patches=61)
 
 
 STRATEGIES: dict[str, Callable[[Shapes, Sequence[int]], Patching[Any]]] = {
@@ -108,7 +108,7 @@ def test_indices_of_stacks_partition_the_plan_into_ranges(patching: Patching[Any
         assert list(indices) == np.flatnonzero(stacks == data_idx).tolist()
     with pytest.raises(PatchIndexError, match="data_idx is -1"):
         patching.get_patch_indices(-1)
-    with pytest.raises(NotWholeError, match="data_idx is 0.0"):
+    with pytest.raises(NotWholeError, match=r"data_idx is 0\.0"):
         patching.get_patch_indices(0.0)  # type: ignore[arg-type]
 
 
@@ -146,7 +146,7 @@ def test_epochs_and_pickles_give_the_same_again(patching: Patching[Any]) -> None
     assert moved.at_epoch(0).specs(everything) == patching.specs(everything)
     with pytest.raises(GeometryError, match="epoch is -1"):
         patching.at_epoch(-1)
-    with pytest.raises(NotWholeError, match="epoch is 1.5"):
+    with pytest.raises(NotWholeError, match=r"epoch is 1\.5"):
         patching.at_epoch(1.5)  # type: ignore[arg-type]
 
 
@@ -188,10 +188,7 @@ def test_geometry_that_makes_no_sense_is_refused(
     name: str, shapes: Shapes, patch_size: Sequence[int], message: str
 ) -> None:
     with pytest.raises(GeometryError, match=message):
-        if name == "weighted":
-            WeightedPatching(shapes, patch_size, [np.ones((2, 4, 4))] * 2, (8, 8))
-        else:
-            STRATEGIES[name](shapes, patch_size)
+        STRATEGIES[name](shapes, patch_size)
 
 
 @pytest.mark.parametrize(

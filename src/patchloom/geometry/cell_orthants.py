@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.geometry.patch_positions import unravel
+
 
 def free_orthants(allowed: NDArray[np.bool_], grid_shape: Sequence[int]) -> NDArray[np.uint8]:
     """Find the orthants of each cell that touch no forbidden cell.
@@ -72,48 +74,44 @@ def count_positions(orthants: Any, widths: Sequence[Any]) -> Any:
     >>> count_positions(0b0011, widths=(4, 4))
     4
     """
-    total = 0
-    for orthant in range(1 << len(widths)):
-        total = total + _size(orthant, orthants, widths)
-    return total
+    return sum(_sizes(orthants, widths))
 
 
-def unravel_orthants(number: Any, orthants: Any, widths: Sequence[Any]) -> list[Any]:
-    """Offsets of a position by its number among those in a set of orthants.
+def unravel_orthants(number: Any, n_numbers: Any, orthants: Any, widths: Sequence[Any]) -> list[Any]:
+    """Find the offsets that a number stands for, if every position in a set of orthants has equally many numbers.
 
     Parameters
     ----------
     number : int or array of int64
-        At least 0 and less than `count_positions`; not checked.
+        At least 0 and less than `n_numbers`; not checked.
+    n_numbers : int or array of int64
+        A multiple of `count_positions`.
     orthants, widths
         As for `count_positions`.
 
     Examples
     --------
-    >>> [unravel_orthants(number, 0b0011, widths=(4, 4)) for number in range(4)]
-    [[0, 0], [1, 0], [2, 0], [3, 0]]
+    >>> [unravel_orthants(number, 8, 0b0011, widths=(4, 4)) for number in (0, 1, 2, 7)]
+    [[1, 0], [1, 0], [2, 0], [0, 0]]
     """
-    rest, own, within = number, 0, 0
-    for orthant in range(1 << len(widths)):
-        size = _size(orthant, orthants, widths)
-        here = (rest >= 0) & (rest < size)
+    sizes = _sizes(orthants, widths)
+    rest, own, within = number // (n_numbers // sum(sizes)), 0, 0
+    for orthant in reversed(range(len(sizes))):  # the largest comes first
+        here = (rest >= 0) & (rest < sizes[orthant])
         own = own + here * orthant
         within = within + here * rest
-        rest = rest - size
-    offsets = []
-    for axis in range(len(widths) - 1, -1, -1):
-        bit = own >> axis & 1
-        extent = 1 + bit * (widths[axis] - 2)  # 1 offset that is 0, or all the others
-        quotient = within // extent
-        offsets.append(bit + within - quotient * extent)
-        within = quotient
-    return offsets[::-1]
+        rest = rest - sizes[orthant]
+        if isinstance(rest, int) and rest < 0:
+            break  # one number has found its place
+    bits = [own >> axis & 1 for axis in range(len(widths))]
+    # Within an orthant, an axis has one offset, which is 0, or all the others.
+    offsets = unravel(within, [1 + bit * (width - 2) for bit, width in zip(bits, widths, strict=True)])
+    return [bit + offset for bit, offset in zip(bits, offsets, strict=True)]
 
 
-def _size(orthant: int, orthants: Any, widths: Sequence[Any]) -> Any:
-    """How many offsets an orthant has; 0 if it is not in the set."""
-    size = orthants >> orthant & 1
-    for axis, width in enumerate(widths):
-        if orthant >> axis & 1:
-            size = size * (width - 1)
-    return size
+def _sizes(orthants: Any, widths: Sequence[Any]) -> list[Any]:
+    """How many offsets each orthant has; 0 if it is not in the set."""
+    sizes: list[Any] = [1]
+    for width in widths:
+        sizes += [size * (width - 1) for size in sizes]
+    return [size * (orthants >> orthant & 1) for orthant, size in enumerate(sizes)]

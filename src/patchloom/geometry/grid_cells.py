@@ -68,7 +68,8 @@ def cell_box(number: Any, extents: Sequence[Any], cell_size: Sequence[int]) -> t
 def unravel_by_cells(number: Any, extents: Sequence[Any], cell_size: Sequence[int]) -> list[Any]:
     """Coordinates of an element of a box by its number, where all elements of a cell are numbered before the next cell's.
 
-    Cells are in raster order, and so are the elements within each.
+    Whole cells come first, then those that are cut along one axis or more. Otherwise cells are in raster order, and so are
+    the elements within each.
 
     Parameters
     ----------
@@ -81,25 +82,46 @@ def unravel_by_cells(number: Any, extents: Sequence[Any], cell_size: Sequence[in
 
     Examples
     --------
-    >>> [unravel_by_cells(number, extents=(2, 5), cell_size=(2, 3)) for number in (4, 5, 6)]
-    [[1, 1], [1, 2], [0, 3]]
+    >>> [unravel_by_cells(number, extents=(4, 5), cell_size=(2, 3)) for number in (5, 6, 12, 13)]
+    [[1, 2], [2, 0], [0, 3], [0, 4]]
     """
-    corner, sides = [], []
+    cuts = [extent % cell for extent, cell in zip(extents, cell_size, strict=True)]
+    rest, own, within = number, 0, 0
+    for cut_axes in range(1 << len(cuts)):
+        size = 1
+        for axis, (extent, cut) in enumerate(zip(extents, cuts, strict=True)):
+            size = size * (cut if cut_axes >> axis & 1 else extent - cut)
+        here = (rest >= 0) & (rest < size)
+        own = own + here * cut_axes
+        within = within + here * rest
+        rest = rest - size
+        if isinstance(rest, int) and rest < 0:
+            break  # one number has found its place, which mostly is among the whole cells
+    starts, sides = [], []
+    for axis, (extent, cut) in enumerate(zip(extents, cuts, strict=True)):
+        is_cut = own >> axis & 1
+        starts.append(is_cut * (extent - cut))
+        sides.append(extent - cut + is_cut * (2 * cut - extent))
+    return [start + coord for start, coord in zip(starts, _unravel_raster(within, sides, cell_size), strict=True)]
+
+
+def _unravel_raster(number: Any, extents: Sequence[Any], cell_size: Sequence[int]) -> list[Any]:
+    """Unravel as `unravel_by_cells` does, where no axis is longer than a cell unless it is divided without a cut."""
+    corner = []
     outer, inner = 1, 1
     for extent in extents:
         inner = inner * extent
     for extent, cell in zip(extents, cell_size, strict=True):
+        side = _cut(extent, cell)
         inner = inner // extent
-        slab = outer * cell * inner  # elements of one cell along this axis, and of all cells along the axes after it
-        start = number // slab * cell
-        number = number - start * (outer * inner)
-        side = _cut(extent - start, cell)
+        step = number // (outer * side * inner) * side
+        number = number - step * (outer * inner)
         outer = outer * side
-        corner.append(start)
-        sides.append(side)
+        corner.append(step)
+    sides = [_cut(extent, cell) for extent, cell in zip(extents, cell_size, strict=True)]
     return [start + offset for start, offset in zip(corner, unravel(number, sides), strict=True)]
 
 
 def _cut(left: Any, cell: int) -> Any:
-    """Side of a cell from whose start on this much of the box is left: the lesser of the two."""
+    """Side of a cell from whose start on this much of the box is left: the lesser of the two numbers."""
     return left - (left - cell) * (left > cell)

@@ -52,6 +52,8 @@ class Stream(IntEnum):
     """Which cell of a weight map a patch is drawn from."""
     UNCORRELATED = 3
     """Whether the channels of a patch are drawn independently."""
+    REDRAW = 5
+    """Where a patch lies whose stratum reaches past the last place."""
     HELD_OUT = 4
     """Which cells are set aside for validation."""
     CHANNEL = 256

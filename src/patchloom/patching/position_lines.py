@@ -1,9 +1,9 @@
 """The positions that patches may take in each sample, laid end to end on a line.
 
-The cells of a sample follow each other on its line, and so do the positions within a cell. A position takes up one unit
-of its line; where cells have probabilities, it takes up more units the more probable its cell is. To draw a patch is then
-to draw a unit. A sample without restrictions needs no memory for this: all about its line is arithmetic. A restricted
-one keeps, for each cell, where on the line it begins and which of its orthants are free.
+The cells of a sample follow each other on its line, the largest first, and so do the positions within a cell. A position
+takes up one unit of its line; where cells have probabilities, it takes up more units the more probable its cell is. To
+draw a patch is then to draw a unit. A sample without restrictions needs no memory for this: all about its line is
+arithmetic. A restricted one keeps, for each cell, where on the line it begins and which of its orthants are free.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,6 @@ from patchloom.patching.cell_lines import CellLines
 
 _FINEST = 30
 """A probability is met to one part in 2**30, or less finely where the line would grow too long."""
-
-_LONGEST = 60
-"""All lines together have fewer than 2**60 units."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -57,54 +55,77 @@ class PositionLines:
 
     units: NDArray[np.int64]
     """Length of the line of each row."""
+    largest: NDArray[np.int64]
+    """Units of the largest cells of each row."""
     restricted: NDArray[np.int64]
     """For each row, its number in `cells`; -1 where it has no restrictions."""
 
     cells: CellLines
     """Of the restricted rows, in order."""
+    number: NDArray[np.int64]
+    """For each cell of the restricted rows, its number in raster order."""
     orthants: NDArray[np.uint8]
     """For each cell of the restricted rows, its free orthants."""
 
     @classmethod
     def build(
         cls,
-        units: NDArray[np.int64],
-        extents: Mapping[int, Sequence[int]],
-        restrictions: Mapping[int, Restriction],
+        extents: Sequence[Sequence[int]],
+        repeats: Sequence[int],
+        restrictions: Mapping[int, tuple[int, Restriction]],
         cell_size: Sequence[int],
+        most_draws: int,
     ) -> PositionLines:
         """Lay out the lines.
 
         Parameters
         ----------
-        units : array of int64
-            Number of positions of each row, as if it had no restrictions.
-        extents : mapping of int to sequence of int
-            For each restricted row, the number of positions along each axis.
-        restrictions : mapping of int to Restriction
-            For each restricted row, its restrictions.
+        extents : sequence of sequence of int
+            For each stack, the number of positions along each axis.
+        repeats : sequence of int
+            For each stack, its rows.
+        restrictions : mapping of int to tuple of int and Restriction
+            For each restricted row, its stack and its restrictions.
         cell_size : sequence of int
             Size of a cell, which is that of a patch.
+        most_draws : int
+            How many draws from one line there may be.
         """
-        positions = sum(int(units[row]) for row in restrictions)
-        scale = 2 ** max(0, min(_FINEST, _LONGEST - positions.bit_length()))
-        parts = [_cells_of(restriction, extents[row], cell_size, scale) for row, restriction in restrictions.items()]
-        orthants = np.concatenate([np.empty(0, dtype=np.uint8), *(orthants for orthants, _ in parts)])
-        lengths = np.concatenate([np.empty(0, dtype=np.int64), *(lengths for _, lengths in parts)])
-        cells = CellLines.of_lengths(lengths, np.cumsum([0, *(len(part[0]) for part in parts)]))
+        units = np.repeat([prod(extent) for extent in extents], repeats)
+        largest = np.repeat([prod(map(min, extent, cell_size)) for extent in extents], repeats)
         rows = list(restrictions)
-        units, restricted = units.copy(), np.full(len(units), -1, dtype=np.int64)
-        units[rows], restricted[rows] = cells.n_units, np.arange(len(rows))
-        return cls(units, restricted, cells, orthants)
+        # All lines together, and the draws times a cell, stay below 2**62 units.
+        longest = max(int(units[rows].sum()), most_draws * prod(cell_size))
+        finest = 2 ** max(0, min(_FINEST, 61 - longest.bit_length()))
+        parts = [
+            _cells_of(restriction, extents[stack], cell_size, finest) for stack, restriction in restrictions.values()
+        ]
+        cells = CellLines.of_lengths(
+            _joined([part.units for part in parts]), np.cumsum([0, *(len(part.units) for part in parts)])
+        )
+        restricted = np.full(len(units), -1, dtype=np.int64)
+        restricted[rows] = np.arange(len(rows))
+        units[rows], largest[rows] = cells.n_units, [part.units[0] for part in parts]
+        number, orthants = _joined([part.number for part in parts]), _joined([part.orthants for part in parts])
+        return cls(units, largest, restricted, cells, number, orthants)
 
 
-def _cells_of(
-    restriction: Restriction, extents: Sequence[int], cell_size: Sequence[int], scale: int
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Free orthants and units of the cells of a sample, in raster order."""
+class _Cells(NamedTuple):
+    number: NDArray[np.int64]
+    orthants: NDArray[np.uint8]
+    units: NDArray[np.int64]
+
+
+def _cells_of(restriction: Restriction, extents: Sequence[int], cell_size: Sequence[int], finest: int) -> _Cells:
+    """Lay out the cells of a sample, the largest first and otherwise in raster order."""
     orthants = free_orthants(restriction.allowed, cell_counts(extents, cell_size))
     units = count_positions(orthants.astype(np.int64), cell_sides(extents, cell_size))
     if restriction.probabilities is not None:
-        shares = np.rint(restriction.probabilities * scale).astype(np.int64)
+        shares = np.rint(restriction.probabilities * finest).astype(np.int64)
         units *= np.maximum(shares, restriction.probabilities > 0)  # what is possible at all stays possible
-    return orthants.ravel(), units.ravel()
+    order = np.argsort(units.ravel() != units.max(), kind="stable")
+    return _Cells(order, orthants.ravel()[order], units.ravel()[order])
+
+
+def _joined(columns: list[NDArray[Any]]) -> NDArray[Any]:
+    return np.concatenate(columns) if columns else np.empty(0, dtype=np.int64)

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from patchloom.axes import spatial_axes
 from patchloom.errors import GeometryError, PatchIndexError
-from patchloom.geometry.cell_orthants import count_positions, unravel_orthants
+from patchloom.geometry.cell_orthants import unravel_orthants
 from patchloom.geometry.checks import whole_number
 from patchloom.geometry.grid_cells import cell_box, cell_counts, unravel_by_cells
 from patchloom.geometry.patch_positions import position_counts
+from patchloom.geometry.strata import stratum_of
 from patchloom.patching.cell_lines import CellUnit
+from patchloom.patching.counter_random import CounterRandom, Stream
 from patchloom.patching.flat_index import FlatIndex, PatchNumbering, Place, Places, UnevenIndex
 from patchloom.patching.position_lines import PositionLines, Restriction
 from patchloom.patching.randomised_patching import RandomisedPatching
@@ -36,9 +38,9 @@ class StratifiedPatching(RandomisedPatching):
     """Patches at random places, others in every epoch, evenly spread in each; parts of images can be set aside.
 
     Every image is divided into cells of the patch size, from its first voxel on. The places a patch may take in a sample
-    (those in one cell first, then those in the next) are cut into as many strata of equal size as the sample has
-    patches, and patch `i` of an epoch is drawn from stratum `i`. So each place is equally likely, and still no epoch
-    leaves a region out or crowds another; patch `i` comes from the same region in every epoch.
+    (those in one cell first, then those in the next) are cut into strata, and patch `i` of an epoch is drawn from stratum
+    `i`. So each place is equally likely, and yet no epoch leaves a region out or crowds another: a patch starts in every
+    cell that has all its places (if there are enough patches), and patch `i` starts in the same one in every epoch.
 
     Parameters
     ----------
@@ -69,10 +71,10 @@ class StratifiedPatching(RandomisedPatching):
 
     Notes
     -----
-    In an epoch, a voxel that patches may touch is expected in one patch on average over a sample (in a few more where
-    the number of patches was rounded up), in fewer near borders and excluded cells, in more away from them. Nothing is
-    stored for each cell of a sample until cells of that sample are excluded or given a probability; from then on, some
-    20 bytes.
+    In an epoch, a voxel that patches may touch is in one patch on average over a sample (in slightly more where the number
+    of patches was rounded up): in fewer near borders and excluded cells, in more away from them. Nothing is stored for a
+    cell until cells of its sample are excluded or given a probability; from then on, some 30 bytes. `geometry.strata`
+    and `geometry.cell_orthants` tell how it is done.
     """
 
     def __init__(
@@ -206,6 +208,10 @@ class StratifiedPatching(RandomisedPatching):
         ]
         return np.concatenate(cells), np.concatenate([of_stack[of_stack != _EXCLUDED] for of_stack in maps])
 
+    def _begin_epoch(self, epoch: int) -> None:
+        super()._begin_epoch(epoch)
+        self._redraws = CounterRandom(self.seed, epoch, Stream.REDRAW)
+
     def _checked_sample(self, data_idx: int, sample_idx: int) -> tuple[int, int]:
         stack, sample = whole_number("data_idx", data_idx), whole_number("sample_idx", sample_idx)
         if not 0 <= stack < len(self.data_shapes):
@@ -251,12 +257,10 @@ class StratifiedPatching(RandomisedPatching):
 
     @cached_property
     def _lines(self) -> PositionLines:
-        rows = self._restricted_rows()
+        repeats = self._n_samples if self._row_is_sample else [1] * len(self._extents)
+        most = max(prod(shape[2:]) for shape in self.data_shapes) // prod(self.patch_size) + 1
         return PositionLines.build(
-            self._by_row([prod(extents) for extents in self._extents]),
-            {row: self._extents[data_idx] for row, (data_idx, _) in rows.items()},
-            {row: restriction for row, (_, restriction) in rows.items()},
-            self.patch_size,
+            self._extents, repeats, self._restricted_rows(), self.patch_size, max(most, self._requested or 0)
         )
 
     def _numbering(self) -> PatchNumbering:
@@ -266,64 +270,62 @@ class StratifiedPatching(RandomisedPatching):
         weights = volumes.astype(np.float64)
         for row, (data_idx, restriction) in self._restricted_rows().items():
             weights[row] = restriction.volume(self.data_shapes[data_idx][2:], self.patch_size)
-            counts[row] = ceil(weights[row] / patch_volume - _ROUNDING)
+            counts[row] = max(1, ceil(weights[row] / patch_volume - _ROUNDING))
         drawable = self._lines.units > 0
         counts, weights = counts * drawable, weights * drawable
         if self._requested is not None:
             numbering: PatchNumbering = self._spread(weights, self._requested if drawable.any() else 0)
         else:
             numbering = (UnevenIndex if self._row_is_sample else FlatIndex)(self._n_samples, counts.tolist())
-        if max(numbering.n_local) > _MOST_PATCHES:
+        most = max(numbering.n_local)
+        if most > _MOST_PATCHES or most * int(self._lines.largest.max()) >= 2**62:
             raise GeometryError(
-                f"a sample has {max(numbering.n_local)} patches of size {self.patch_size}: at most {_MOST_PATCHES} can be "
-                "stratified, so take larger ones, or give n_patches"
+                f"a sample has {most} patches of size {self.patch_size}, which is more than can be stratified "
+                f"({_MOST_PATCHES}, and fewer of very large ones): take larger ones, or give n_patches"
             )
         return numbering
 
     def _coords(self, place: Place) -> list[int]:
-        n_units, n_strata = self._lines.units.item(place.row), self._index.n_local[place.row]
-        unit = _unit_in_stratum(place.local, n_strata, n_units, self._draws.below(n_units, place.flat))
-        extents = self._extents[place.data_idx]
-        restricted = self._lines.restricted.item(place.row)
-        if restricted >= 0:
-            found = self._lines.cells.find(restricted, unit)
-            return _free_position(found, self._lines.orthants.item(found.entry), extents, self.patch_size)
-        return unravel_by_cells(unit, extents, self.patch_size)
+        lines, row = self._lines, place.row
+        n_units = lines.units.item(row)
+        stratum = stratum_of(place.local, self._index.n_local[row], n_units, lines.largest.item(row))
+        unit = stratum.unit(self._draws.below(stratum.n_parts, place.flat))
+        if unit >= n_units:
+            unit = self._redraws.below(n_units, place.flat)
+        extents, restricted = self._extents[place.data_idx], lines.restricted.item(row)
+        if restricted < 0:
+            return unravel_by_cells(unit, extents, self.patch_size)
+        found = lines.cells.find(restricted, unit)
+        number, orthants = lines.number.item(found.entry), lines.orthants.item(found.entry)
+        return _free_position(found, number, orthants, extents, self.patch_size)
 
     def _many_coords(self, places: Places) -> list[NDArray[np.int64]]:
-        n_units = self._lines.units[places.row]
-        n_strata = np.frombuffer(self._index.n_local, dtype=np.int64)[places.row]
-        units = _unit_in_stratum(places.local, n_strata, n_units, self._draws.below_many(n_units, places.flat))
-        restricted = self._lines.restricted[places.row]
+        lines, rows = self._lines, places.row
+        n_units = lines.units[rows]
+        n_draws = np.frombuffer(self._index.n_local, dtype=np.int64)[rows]
+        stratum = stratum_of(places.local, n_draws, n_units, lines.largest[rows])
+        units = stratum.unit(self._draws.below_many(stratum.n_parts, places.flat))
+        past_end = np.flatnonzero(units >= n_units)
+        units[past_end] = self._redraws.below_many(n_units[past_end], places.flat[past_end])
+        restricted = lines.restricted[rows]
         if (restricted < 0).all():
             return unravel_by_cells(units, places.of_stacks(self._extent_table), self.patch_size)
         bound, free = restricted >= 0, restricted < 0
         extents = self._extent_table[places.data_idx].T
         coords = np.empty_like(extents)
         coords[:, free] = unravel_by_cells(units[free], list(extents[:, free]), self.patch_size)
-        found = self._lines.cells.find_many(restricted[bound], units[bound])
-        orthants = self._lines.orthants[found.entry].astype(np.int64)
-        coords[:, bound] = _free_position(found, orthants, list(extents[:, bound]), self.patch_size)
+        found = lines.cells.find_many(restricted[bound], units[bound])
+        number, orthants = lines.number[found.entry], lines.orthants[found.entry].astype(np.int64)
+        coords[:, bound] = _free_position(found, number, orthants, list(extents[:, bound]), self.patch_size)
         return list(coords)
 
 
-def _unit_in_stratum(stratum: Any, n_strata: Any, n_units: Any, draw: Any) -> Any:
-    """Find the unit that a draw from one of the equal strata of a line falls on; for numbers and arrays alike.
-
-    A stratum begins and ends within a unit in general. So each unit is cut into `n_strata` parts, of which every stratum
-    has exactly `n_units`; `draw` is one of these. No unit is favoured, and no number is rounded.
-    """
-    whole = n_units // n_strata
-    over = stratum * (n_units - whole * n_strata)
-    carry = over // n_strata
-    return stratum * whole + carry + (over - carry * n_strata + draw) // n_strata
-
-
-def _free_position(found: CellUnit, orthants: Any, extents: Sequence[Any], cell_size: Sequence[int]) -> list[Any]:
+def _free_position(
+    found: CellUnit, number: Any, orthants: Any, extents: Sequence[Any], cell_size: Sequence[int]
+) -> list[Any]:
     """Find the coordinates of a unit of the line of a restricted sample; for numbers and arrays alike."""
-    corner, sides = cell_box(found.cell, extents, cell_size)
-    units_of_position = found.n_units // count_positions(orthants, sides)
-    offsets = unravel_orthants(found.unit // units_of_position, orthants, sides)
+    corner, sides = cell_box(number, extents, cell_size)
+    offsets = unravel_orthants(found.unit, found.n_units, orthants, sides)
     return [start + offset for start, offset in zip(corner, offsets, strict=True)]
 
 
@@ -332,7 +334,7 @@ def _cell_rows(grid_coords: Sequence[Sequence[int]] | NDArray[Any], n_dims: int)
     try:
         cells = np.asarray(grid_coords)
     except ValueError:
-        cells = np.empty((1, 0))  # of different lengths: refused below
+        cells = np.empty(1)  # of different lengths: refused below
     if not cells.size:
         return np.empty((0, n_dims), dtype=np.int64)
     if cells.ndim != 2 or cells.shape[1] != n_dims or not np.issubdtype(cells.dtype, np.integer):

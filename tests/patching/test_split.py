@@ -1,0 +1,134 @@
+"""Training and validation never meet, whatever the margin, and nobody asks for more than there is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from patchloom.errors import GeometryError, NotWholeError
+from patchloom.patching import FixedPatching, StratifiedPatching, split_training_validation
+from patchloom.spec_validation import validate_specs
+
+
+def gaps(training: StratifiedPatching, validation: FixedPatching) -> np.ndarray:
+    """Voxels between each training patch and the nearest validation patch of its sample, along the widest axis."""
+    one, other = (plan.specs(range(len(plan))).columns for plan in (training, validation))
+    apart = np.abs(one["coords"][:, None] - other["coords"][None]) - np.array(training.patch_size)
+    same = np.ones(apart.shape[:2], dtype=bool)
+    for name in ("data_idx", "sample_idx"):
+        same &= one[name][:, None] == other[name][None]
+    return apart.max(axis=2)[same]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_the_two_never_meet(data: st.DataObject) -> None:
+    n_dims = data.draw(st.integers(2, 3))
+    patch = data.draw(st.tuples(*[st.integers(2, 6)] * n_dims))
+    shapes = [
+        (
+            data.draw(st.integers(1, 2)),
+            1,
+            *(side * data.draw(st.integers(2, 5)) + data.draw(st.integers(0, 5)) for side in patch),
+        )
+        for _ in range(2)
+    ]
+    margin = data.draw(st.tuples(*[st.integers(0, 9)] * n_dims))
+    whole = StratifiedPatching(shapes, patch, 1)
+    try:
+        training, validation = split_training_validation(whole, 3, seed=data.draw(st.integers(0, 99)), margin=margin)
+    except GeometryError as error:
+        assume("nothing is left to train on" not in str(error))
+        raise
+    assert len(validation) == 3
+    validate_specs(list(validation), shapes)
+    for spec in validation:
+        assert all(start % side == 0 for start, side in zip(spec["coords"], patch, strict=True))
+        end = [start + side for start, side in zip(spec["coords"], patch, strict=True)]
+        assert all(stop <= size for stop, size in zip(end, shapes[spec["data_idx"]][2:], strict=True)), "never outside"
+    for epoch in range(3):
+        one, other = (plan.specs(range(len(plan))).columns for plan in (training.at_epoch(epoch), validation))
+        apart = np.abs(one["coords"][:, None] - other["coords"][None]) - np.array(patch)
+        elsewhere = np.zeros(apart.shape[:2], dtype=bool)
+        for name in ("data_idx", "sample_idx"):
+            elsewhere |= one[name][:, None] != other[name][None]
+        assert (elsewhere | (apart >= np.array(margin)).any(axis=2)).all()
+
+
+def test_lateral_context_does_not_show_what_is_held_out() -> None:
+    # Three scales: the widest covers four patch sizes, 1.5 of them on each side.
+    patching = StratifiedPatching([(1, 1, 640, 640)], (32, 32), 1)
+    training, validation = split_training_validation(patching, 4, seed=1, margin=48)
+    for epoch in range(5):
+        assert gaps(training.at_epoch(epoch), validation).min() >= 48
+    bare, held_out = split_training_validation(patching, 4, seed=1)
+    assert gaps(bare, held_out).min() < 48
+
+
+def test_the_plan_given_stays_as_it_is_and_the_split_repeats() -> None:
+    patching = StratifiedPatching([(2, 1, 100, 100)], (10, 10), 1).at_epoch(3)
+    before = list(patching)
+    training, validation = split_training_validation(patching, 20, seed=5)
+    assert list(patching) == before
+    assert training.epoch == 3
+    assert len(training) == 180
+    again = split_training_validation(patching.at_epoch(8), 20, seed=5)[1]
+    assert list(again) == list(validation)
+    assert list(split_training_validation(patching, 20, seed=6)[1]) != list(validation)
+    assert [spec["coords"] for spec in list(validation)[:3]] == [(10, 40), (20, 10), (20, 80)], "on every machine"
+
+
+def test_cells_are_held_out_as_often_as_training_would_draw_them() -> None:
+    patching = StratifiedPatching([(1, 1, 40, 100), (3, 1, 20, 20)], (10, 10), 1)
+    patching.exclude_patches(0, 0, [(0, 0)])
+    patching.set_region_probs(0, 0, {(1, 1): 0.0, (2, 2): 0.2})
+    counts = np.zeros((4, 10))
+    elsewhere = 0
+    for seed in range(600):
+        for spec in split_training_validation(patching, 5, seed=seed)[1]:
+            if spec["data_idx"]:
+                elsewhere += 1
+            else:
+                counts[tuple(coord // 10 for coord in spec["coords"])] += 1
+    assert counts[0, 0] == counts[1, 1] == 0
+    assert elsewhere / 3000 == pytest.approx(12 / 49.2, abs=0.03)
+    usual = np.delete(counts.ravel(), [0, 11, 22])
+    assert counts[2, 2] / usual.mean() == pytest.approx(0.2, abs=0.12)
+    assert usual.std() < 1.3 * usual.mean() ** 0.5
+
+
+def test_a_share_is_rounded_down() -> None:
+    patching = StratifiedPatching([(1, 1, 50, 50)], (10, 10), 1)
+    assert [len(split_training_validation(patching, share)[1]) for share in (0.04, 0.1, 0.5, 0.99)] == [1, 2, 12, 24]
+
+
+@pytest.mark.parametrize(
+    ("validation", "options", "error", "message"),
+    [
+        (10, {}, GeometryError, r"validation is 10, but the images hold 9 cells of size \(10, 10\) .* ask for 1 to 9"),
+        (9, {}, GeometryError, "nothing is left to train on: 9 of 9 cells are set aside"),
+        (1, {"margin": 30}, GeometryError, r"nothing is left to train on: 1 of 9 cells .* margin of \(30, 30\)"),
+        (0, {}, GeometryError, "validation is 0"),
+        (-2, {}, GeometryError, "validation is -2"),
+        (0.1, {}, GeometryError, r"validation is 0\.1, which is not one patch: the images hold 9 cells"),
+        (1.0, {}, GeometryError, r"validation is 1\.0: a share must be above 0 and below 1"),
+        (-0.5, {}, GeometryError, r"validation is -0\.5: a share must be above 0 and below 1"),
+        (True, {}, NotWholeError, "validation is True"),
+        ("3", {}, NotWholeError, "validation is '3'"),
+        (1, {"margin": -1}, GeometryError, "margin is -1 along Y"),
+        (1, {"margin": (1, 2, 3)}, GeometryError, "margin is"),
+        (1, {"margin": 1.5}, NotWholeError, r"margin is 1\.5"),
+        (1, {"seed": -1}, GeometryError, "seed is -1"),
+    ],
+)
+def test_what_cannot_be_held_out_is_refused(
+    validation: Any, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    patching = StratifiedPatching([(1, 1, 30, 35)], (10, 10), 1)
+    with pytest.raises(error, match=message):
+        split_training_validation(patching, validation, **options)
+    assert len(patching) == 11

@@ -1,0 +1,186 @@
+"""Weighted patches: drawn where the weights are, as often as they say, from maps or from labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from patchloom.errors import GeometryError
+from patchloom.patching import WeightedPatching
+from patchloom.patching.label_weights import label_weights
+
+Departure = Callable[..., float]
+
+
+class Labels:
+    """Labels in memory that count how they are read."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.array = array
+        self.data_shape = array.shape
+        self.voxels_read = 0
+        self.largest_read = 0
+
+    def extract_patch(
+        self, sample_idx: int, channels: Sequence[int] | None, coords: Sequence[int], patch_size: Sequence[int]
+    ) -> NDArray[Any]:
+        window = tuple(slice(start, start + size) for start, size in zip(coords, patch_size, strict=True))
+        patch = self.array[sample_idx][(slice(None), *window)]
+        assert patch.shape[1:] == tuple(patch_size), "labels are read inside the image only"
+        self.voxels_read += patch.size
+        self.largest_read = max(self.largest_read, patch.size)
+        return patch
+
+
+def coords_of(patching: WeightedPatching) -> np.ndarray:
+    return patching.specs(range(len(patching))).columns["coords"]
+
+
+def test_cells_are_drawn_in_proportion_to_their_weights(departure: Departure) -> None:
+    rng = np.random.default_rng(1)
+    shapes = [(2, 1, 60, 50), (1, 1, 33, 47)]
+    weights = [rng.random((2, 12, 10)) * (rng.random((2, 12, 10)) < 0.3), rng.random((1, 7, 10))]
+    patching = WeightedPatching(shapes, (1, 1), weights, (5, 5), 3, n_patches=100_000)  # a patch is the voxel drawn
+    table = patching.specs(range(len(patching))).columns
+    counts = [np.zeros_like(of_stack) for of_stack in weights]
+    for data_idx, of_stack in enumerate(counts):
+        own = table["data_idx"] == data_idx
+        np.add.at(of_stack, (table["sample_idx"][own], *(table["coords"][own] // 5).T), 1)
+    drawn, expected = (np.concatenate([part.ravel() for part in parts]) for parts in (counts, weights))
+    assert (drawn[expected == 0] == 0).all()
+    likely = expected > 0.01
+    expected = expected * 100_000 / expected.sum()
+    assert departure(drawn[likely], expected[likely]) < 4
+    biased = drawn[likely]
+    biased[::2] = biased[::2] * 1.1
+    assert departure(biased, expected[likely] * biased.sum() / expected[likely].sum()) > 6
+    within = np.bincount((table["coords"] % 5)[table["data_idx"] == 0] @ [5, 1], minlength=25)
+    assert departure(within, within.mean()) < 4, "all voxels of a cell are equally likely"
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.data())
+def test_a_patch_holds_the_voxel_it_was_drawn_for_and_stays_inside(data: st.DataObject) -> None:
+    n_dims = data.draw(st.integers(2, 3))
+    patch = data.draw(st.tuples(*[st.integers(1, 7)] * n_dims))
+    shape = tuple(side + data.draw(st.integers(0, 12)) for side in patch)
+    cell_size = data.draw(st.tuples(*[st.integers(1, 5)] * n_dims))
+    weights = np.zeros((1, *(-(-size // cell) for size, cell in zip(shape, cell_size, strict=True))))
+    cell = tuple(data.draw(st.integers(0, count - 1)) for count in weights.shape[1:])
+    weights[0][cell] = data.draw(st.floats(1e-12, 1e12))
+    coords = coords_of(WeightedPatching([(1, 1, *shape)], patch, [weights], cell_size, 5, n_patches=40))
+    assert (coords >= 0).all()
+    assert (coords + patch <= shape).all()
+    low = np.array(cell) * cell_size
+    high = np.minimum(low + cell_size, shape)
+    assert ((coords < high) & (coords + patch > low)).all(), "it meets the cell"
+    centre = coords + np.array(patch) // 2
+    moved = (coords == 0) | (coords + patch == shape)
+    assert (moved | ((centre >= low) & (centre < high))).all(), "it is centred in the cell, unless moved inside"
+
+
+def test_patches_are_shared_out_by_weight_and_epochs_differ() -> None:
+    weights = [np.full((3, 4, 4), [[[1.0]], [[0.0]], [[3.0]]]), np.full((1, 4, 4), 4.0)]
+    patching = WeightedPatching([(3, 1, 40, 40), (1, 1, 40, 40)], (8, 8), weights, (10, 10), 3)
+    assert len(patching) == 4 * 25
+    assert [len(patching.get_patch_indices(data_idx)) for data_idx in (0, 1)] == [50, 50]
+    samples = patching.specs(patching.get_patch_indices(0)).columns["sample_idx"]
+    assert np.abs(np.bincount(samples, minlength=3) - [12.5, 0, 37.5]).max() <= 1
+    assert not np.array_equal(coords_of(patching), coords_of(patching.at_epoch(1)))
+    drawn = [patching.at_epoch(epoch)[index]["coords"] for epoch, index in ((0, 0), (0, 80), (4, 1))]
+    assert drawn == [(7, 17), (32, 13), (30, 11)], "on every machine"
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint64, np.float32])
+@pytest.mark.parametrize("block", [1, 100, 10**6])
+def test_label_weights_are_counts_of_voxels(dtype: Any, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("patchloom.patching.label_weights._BLOCK_VOXELS", block)
+    rng = np.random.default_rng(2)
+    shapes, cell_size = [(2, 1, 23, 31), (1, 1, 40, 17)], (5, 7)
+    stacks = [Labels((rng.integers(0, 5, shape) * rng.integers(0, 2, shape)).astype(dtype)) for shape in shapes]
+    everything = np.concatenate([stack.array.ravel() for stack in stacks])
+    foreground = label_weights(stacks, cell_size, "foreground")
+    classes = label_weights(stacks, cell_size, "classes")
+    totals = np.bincount(everything.astype(int))
+    for stack, by_voxels, by_class in zip(stacks, foreground, classes, strict=True):
+        for sample, row, column in np.ndindex(by_voxels.shape):
+            cell = stack.array[sample, 0, row * 5 : row * 5 + 5, column * 7 : column * 7 + 7].astype(int)
+            counts = np.bincount(cell.ravel(), minlength=5)[1:]
+            assert by_voxels[sample, row, column] == pytest.approx(counts.sum() / (everything > 0).sum())
+            assert by_class[sample, row, column] == pytest.approx((counts / totals[1:]).sum() / 4)
+        assert stack.voxels_read == 2 * stack.array.size, "once for each of the two"
+        assert stack.largest_read <= max(block, 35)
+
+
+def test_labels_of_three_dimensions_are_weighed_alike() -> None:
+    labels = np.zeros((1, 1, 6, 8, 10), dtype=np.uint8)
+    labels[0, 0, 4, 7, 9] = 7
+    (weights,) = label_weights([Labels(labels)], (4, 4, 4), "classes")
+    assert weights.shape == (1, 2, 2, 3)
+    assert np.argwhere(weights).tolist() == [[0, 1, 1, 2]]
+
+
+def test_patches_by_labels_show_rare_classes_as_often_as_frequent_ones() -> None:
+    labels = np.zeros((1, 1, 128, 128), dtype=np.uint8)
+    labels[0, 0, :64, 64:] = 1
+    labels[0, 0, 100:104, 20:24] = 2
+
+    def rare(**options: Any) -> float:
+        patching = WeightedPatching.from_labels(
+            [labels.shape], (8, 8), [Labels(labels)], 3, cell_size=(4, 4), n_patches=4000, **options
+        )
+        windows = np.lib.stride_tricks.sliding_window_view(labels[0, 0], (8, 8))[tuple(coords_of(patching).T)]
+        return float((windows == 2).any(axis=(1, 2)).mean())
+
+    assert rare(balance="classes") == pytest.approx(0.5, abs=0.03)
+    assert rare(balance="foreground") < 0.02
+    assert rare(balance="classes", share=0.4) == pytest.approx(0.2, abs=0.03)
+    assert rare(share=0.0) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("weights", "cell_size", "message"),
+    [
+        ([np.ones((1, 4, 5))], (10, 10), r"weights of image stack 0 have shape \(1, 4, 5\), but it has \(1, 4, 4\)"),
+        ([np.ones((4, 4))], (10, 10), r"weights of image stack 0 have shape \(4, 4\)"),
+        ([np.ones((1, 4, 4))] * 2, (10, 10), "there are 2 weight maps for 1 image stacks"),
+        ([np.zeros((1, 4, 4))], (10, 10), "all weights are 0"),
+        ([np.full((1, 4, 4), -1.0)], (10, 10), "a weight of image stack 0 is negative or not finite"),
+        ([np.full((1, 4, 4), np.nan)], (10, 10), "a weight of image stack 0 is negative or not finite"),
+        ([np.full((1, 4, 4), np.inf)], (10, 10), "a weight of image stack 0 is negative or not finite"),
+        ([np.ones((1, 4, 4))], (10,), "cell_size is"),
+        ([np.ones((1, 4, 4))], (10, 0), "cell_size is 0 along X"),
+    ],
+)
+def test_weights_that_make_no_sense_are_refused(weights: Any, cell_size: Any, message: str) -> None:
+    with pytest.raises(GeometryError, match=message):
+        WeightedPatching([(1, 1, 40, 40)], (8, 8), weights, cell_size)
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "message"),
+    [
+        (
+            np.ones((1, 1, 40, 41)),
+            {},
+            r"label stack 0 has shape \(1, 1, 40, 41\), but image stack 0 has \(1, 3, 40, 40\)",
+        ),
+        (np.ones((2, 1, 40, 40)), {}, r"label stack 0 has shape \(2, 1, 40, 40\), but image stack 0 has"),
+        (np.ones((1, 2, 40, 40)), {}, "label stack 0 has 2 channels"),
+        (np.zeros((1, 1, 40, 40)), {}, "labels are 0 everywhere"),
+        (np.ones((1, 1, 40, 40)), {"share": 1.5}, "share is 1.5: it must be from 0 to 1"),
+        (np.ones((1, 1, 40, 40)), {"balance": "even"}, "balance is 'even': it must be one of 'foreground', 'classes'"),
+        (np.ones((1, 1, 40, 40)), {"cell_size": (4, 4, 4)}, "image stack 0 is 2D"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels: NDArray[Any], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(GeometryError, match=message):
+        WeightedPatching.from_labels([(1, 3, 40, 40)], (8, 8), [Labels(labels)], **options)
+    with pytest.raises(GeometryError, match="there are 0 label stacks for 1 image stacks"):
+        WeightedPatching.from_labels([(1, 3, 40, 40)], (8, 8), [], 1)
