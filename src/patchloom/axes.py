@@ -160,6 +160,17 @@ class AxesMap:
         shape = tuple(n_channels if axis == "C" else self.size(axis) for axis in axes)
         return AxesMap(axes, shape)
 
+    def with_spatial(self, spatial_shape: Sequence[int]) -> AxesMap:
+        """Map of an array that is like this one but has another size along its spatial axes.
+
+        Examples
+        --------
+        >>> AxesMap("YXC", (64, 48, 3)).with_spatial((128, 96))
+        AxesMap(axes='YXC', shape=(128, 96, 3))
+        """
+        sizes = dict(zip(self.spatial, spatial_shape, strict=True))
+        return AxesMap(self.axes, tuple(sizes.get(axis, self.size(axis)) for axis in self.axes))
+
 
 def _check_axes(axes: str) -> None:
     unknown = sorted(set(axes) - set(LEGAL_AXES))

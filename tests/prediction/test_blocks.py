@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from patchloom.patching import TiledPatching
 from patchloom.prediction import blocks
-from patchloom.prediction.blocks import choose_blocks
+from patchloom.prediction.blocks import choose_blocks, choose_chunk
 
 
 @settings(deadline=None, max_examples=80)
@@ -26,9 +26,8 @@ def test_blocks_cover_every_voxel_once_and_share_no_tile_on_a_grid(
     tiling = TiledPatching([shape], patch_size, overlaps, seams=seams)
     cores = [rule.core for rule in tiling.rules]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "MAX_BLOCK_VOXELS", limit)
         patch.setattr(blocks, "_CHUNK_SIZE", {2: 4, 3: 3})
-        grid = choose_blocks(shape, cores, seams)
+        grid = choose_blocks(shape, cores, seams, limit)
     coverage = np.zeros((shape[0], *shape[2:]), int)
     owners = np.zeros(len(tiling), int)
     for number in range(len(grid)):
@@ -39,7 +38,8 @@ def test_blocks_cover_every_voxel_once_and_share_no_tile_on_a_grid(
     assert (owners >= 1).all()
     if seams == "grid" and all(size > patch for size, patch in zip(shape[2:], patch_size, strict=True)):
         assert (owners == 1).all()
-    assert all(size % chunk == 0 for size, chunk in zip(grid.block_shape, grid.chunk_shape, strict=True))
+    chunk_shape = choose_chunk(grid.block_shape)
+    assert all(size % chunk == 0 for size, chunk in zip(grid.block_shape, chunk_shape, strict=True))
     unit = cores if seams == "grid" else [min(size, {2: 4, 3: 3}[n_dims]) for size in shape[2:]]
     assert prod(grid.block_shape) <= max(limit, prod(unit))
 

@@ -24,8 +24,9 @@ from patchloom.errors import (
     SourceNotFoundError,
 )
 from patchloom.patching import TiledPatching
-from patchloom.prediction import blocks, plan, predict
+from patchloom.prediction import blocks, make_plan, plan, predict
 from patchloom.prediction.models import ModelDescription
+from patchloom.prediction.plan_summary import summarise
 
 
 def identity(batch: np.ndarray) -> np.ndarray:
@@ -39,7 +40,7 @@ def quiet(*args: Any, **kwargs: Any) -> Any:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Blocks so small that a test image has many."""
-    monkeypatch.setattr(blocks, "MAX_BLOCK_VOXELS", 300)
+    monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [300])
     monkeypatch.setattr(blocks, "_CHUNK_SIZE", {2: 6, 3: 4})
     return
 
@@ -128,7 +129,9 @@ def test_every_block_is_computed_once_and_the_plan_knows_how_many_tiles(rng: np.
         prepared = plan(image, **options)
         assert prepared.n_blocks > 4
         assert np.array_equal(quiet(counting, image, **options), image)
-        assert sum(seen) == prepared.n_tiles_computed
+        assert sum(seen) == prepared.n_tiles_computed + 1, (
+            "one tile is run beforehand, to see what the model makes of it"
+        )
         if seams == "grid":
             assert prepared.n_tiles_computed == prepared.n_tiles
 
@@ -209,7 +212,7 @@ def test_a_model_that_knows_its_tile_size_needs_none_given(rng: np.random.Genera
     image = rng.random((40, 50))
     prepared = plan(image, model=Fixed(), axes="YX")
     assert (prepared.tiling.patch_size, prepared.tiling.overlaps) == ((16, 16), (6, 6))
-    assert prepared.output_shapes == [(1, 2, 40, 50)]
+    assert prepared.output_shapes == [[(1, 2, 40, 50)]]
     output = quiet(Fixed(), image, tmp_path / "out.ome.zarr", axes="YX")
     group = zarr.open_group(output, mode="r")
     assert np.array_equal(group["0"][1], image)
@@ -237,22 +240,26 @@ def breaks_on_tile(number: int) -> Callable[[np.ndarray], np.ndarray]:
     ("make_model", "error", "message"),
     [
         (lambda: breaks_on_tile(0), ModelError, r"failed on the tile at \(0, 0\) of sample 0 .*: RuntimeError: out of"),
-        (lambda: breaks_on_tile(29), ModelError, r"failed on the tile at \(\d+, \d+\) of sample 0"),
+        (lambda: breaks_on_tile(2), ModelError, r"failed on the tile at \(\d+, \d+\) of sample 0"),
         (
             lambda: lambda b: b[..., 1:],
             ModelOutputError,
-            r"returned shape \(1, 1, 8, 7\) .* must be \(1, any .*, 8, 8\)",
+            r"returned size \(8, 7\) for tiles of size \(8, 8\)",
         ),
         (lambda: lambda b: b[0], ModelOutputError, r"returned shape \(1, 8, 8\)"),
         (lambda: lambda b: np.repeat(b, 2, axis=0), ModelOutputError, r"returned shape \(2, 1, 8, 8\)"),
         (lambda: lambda _: None, ModelOutputError, "returned NoneType, which is no array of numbers"),
         (lambda: lambda _: "cells", ModelOutputError, "returned str"),
         (lambda: lambda b: b * np.nan, ModelOutputError, r"returned NaN for the tile at \(0, 0\) .* no NaN"),
-        (lambda: lambda b: np.repeat(b, 1 + (b.flat[0] < 0.5), axis=1), ModelOutputError, "channels of float64 for"),
+        (
+            lambda: lambda b: np.repeat(b, 1 + (b.flat[0] < 0.5), axis=1),
+            ModelOutputError,
+            r"2 channels of float64.* before",
+        ),
     ],
 )
 @pytest.mark.usefixtures("small_blocks")
-def test_a_model_that_fails_leaves_nothing_behind(
+def test_a_model_that_fails_at_once_leaves_nothing_behind(
     make_model: Callable[[], Any], error: type[Exception], message: str, rng: np.random.Generator, tmp_path: Path
 ) -> None:
     image = rng.random((40, 50))
@@ -268,18 +275,34 @@ def test_a_model_that_fails_leaves_nothing_behind(
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_an_interrupt_leaves_nothing_behind(rng: np.random.Generator, tmp_path: Path) -> None:
-    calls = iter(range(100))
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ModelError])
+def test_what_was_finished_is_kept_and_gone_on_with(
+    error: type[BaseException], rng: np.random.Generator, tmp_path: Path
+) -> None:
+    image, output = rng.random((60, 60)), tmp_path / "out.ome.zarr"
+    calls: list[int] = []
 
-    def interrupted(batch: np.ndarray) -> np.ndarray:
-        if next(calls) == 30:
-            raise KeyboardInterrupt
+    def model(batch: np.ndarray, stop_after: int = 40) -> np.ndarray:
+        calls.append(len(batch))
+        if len(calls) == stop_after:
+            raise error
         return batch
 
-    with pytest.raises(KeyboardInterrupt):
-        quiet(interrupted, rng.random((60, 60)), tmp_path / "out.ome.zarr", axes="YX", patch_size=(8, 8))
-    assert list(tmp_path.iterdir()) == []
-    assert threading.active_count() == 1 or all(thread.daemon for thread in threading.enumerate()[1:])
+    options: dict[str, Any] = {"axes": "YX", "patch_size": (8, 8), "overlaps": (2, 2)}
+    with pytest.raises(error) as caught:
+        quiet(model, image, output, **options)
+    assert any("blocks are finished and kept" in note for note in caught.value.__notes__)
+    assert not output.exists()
+    assert {entry.name for entry in tmp_path.iterdir()} == {"out.ome.zarr.partial", "out.ome.zarr.ledger"}
+    assert [thread for thread in threading.enumerate() if thread.name.startswith("patchloom")] == []
+
+    with pytest.raises(SinkError, match=r"unfinished run of another plan:\n  overlaps: \[2, 2\] before, \[0, 0\] now"):
+        quiet(model, image, output, **options | {"overlaps": (0, 0)})
+    before = sum(calls)
+    quiet(model, image, output, **options)
+    assert sum(calls) - before < plan(image, **options).n_tiles_computed
+    assert np.array_equal(zarr.open_group(output, mode="r")["0"][:], image)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out.ome.zarr"]
 
 
 def test_outputs_are_never_destroyed_unasked(rng: np.random.Generator, tmp_path: Path) -> None:
@@ -292,6 +315,7 @@ def test_outputs_are_never_destroyed_unasked(rng: np.random.Generator, tmp_path:
     assert np.array_equal(zarr.open_group(output, mode="r")["0"][:], first)
     with pytest.raises(ModelError):
         quiet(breaks_on_tile(2), second, output, overwrite=True, **options)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out.ome.zarr"]
     assert np.array_equal(zarr.open_group(output, mode="r")["0"][:], first)
     quiet(identity, second, output, overwrite=True, **options)
     assert np.array_equal(zarr.open_group(output, mode="r")["0"][:], second)
@@ -353,7 +377,7 @@ def test_a_plan_goes_to_json_and_its_fingerprint_follows_what_matters(rng: np.ra
     source = tmp_path / "a.tif"
     tifffile.imwrite(source, rng.integers(0, 255, (40, 50), np.uint8), metadata={"axes": "YX"})
     first = plan(source, patch_size=(16, 16))
-    summary = json.loads(json.dumps(first.summary()))
+    summary = json.loads(json.dumps(summarise(first)))
     assert summary["tiles"] == len(TiledPatching([(1, 1, 40, 50)], (16, 16), (4, 4))) == 12
     assert summary["source_bytes"] == 2000
     assert plan(source, patch_size=(16, 16)).fingerprint == first.fingerprint

@@ -24,7 +24,7 @@ def test_every_block_gets_each_of_its_tiles_once_before_it_is_closed(data: st.Da
     )
     block_shape = data.draw(st.tuples(*[st.integers(2, 9)] * n_dims))
     whole_tiles = data.draw(st.booleans())
-    blocks = BlockGrid(shape[0], shape[2:], block_shape, (1,) * n_dims)
+    blocks = BlockGrid(shape[0], shape[2:], block_shape)
 
     needed = defaultdict(list)
     for number in range(len(blocks)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 import typer
@@ -25,6 +26,23 @@ def voxels(text: str) -> Voxels:
         return Voxels(int(part) for part in text.split(","))
     except ValueError:
         raise typer.BadParameter(f"{text!r} is no list of whole numbers such as 256,256") from None
+
+
+def n_bytes(text: str) -> int:
+    """Read a size in memory.
+
+    Examples
+    --------
+    >>> n_bytes("1.5GiB"), n_bytes("200 MB"), n_bytes("4096")
+    (1610612736, 200000000, 4096)
+    """
+    match = re.fullmatch(r"\s*([\d.]+)\s*(?:([KMGT])(i?)B?|B)?\s*", text, re.IGNORECASE)
+    try:
+        number, prefix, binary = float(match[1]), match[2] or "", match[3]  # type: ignore[index]  # no match is no size
+    except (TypeError, ValueError):
+        raise typer.BadParameter(f"{text!r} is no size such as 2GiB or 500MB") from None
+    power = " KMGT".index(prefix.upper() or " ")
+    return int(number * (1024 if binary else 1000) ** power)
 
 
 Sources = Annotated[
@@ -51,6 +69,10 @@ Overlaps = Annotated[
         help="Voxels that neighbouring tiles share; what the model declares, else a quarter of the tile.",
     ),
 ]
+Blend = Annotated[
+    Literal["hann", "gaussian", "linear", "mean"] | None,
+    typer.Option(help="Blend overlapping tiles with this window; by default each voxel is cropped from one tile."),
+]
 Seams = Annotated[
     Literal["centered", "grid"] | None,
     typer.Option(help="Put seams in the middle of overlaps, or on the output's own grid; chosen by size if left out."),
@@ -67,6 +89,14 @@ Dtype = Annotated[
 Pyramid = Annotated[
     Literal["mean", "nearest", "none"],
     typer.Option(help="How the output's lower levels are made; nearest for labels, none for none."),
+]
+MemoryLimit = Annotated[
+    int | None,
+    typer.Option(
+        parser=n_bytes,
+        metavar="SIZE",
+        help="What the run may take, the model's own needs not counted, such as 2GiB; half of what is free if left out.",
+    ),
 ]
 Layout = Annotated[
     str | None,

@@ -11,6 +11,7 @@ from patchloom.cli import options
 from patchloom.cli.reporting import as_shape, as_size, print_json, reported_errors
 from patchloom.prediction import PredictionPlan, plan
 from patchloom.prediction.models import load_model
+from patchloom.prediction.plan_summary import summarise
 
 
 def plan_command(
@@ -21,10 +22,12 @@ def plan_command(
     axes: options.Axes = None,
     patch_size: options.PatchSize = None,
     overlaps: options.Overlaps = None,
+    blend: options.Blend = None,
     seams: options.Seams = None,
     padding: options.Padding = "reflect",
     batch_size: options.BatchSize = 1,
     dtype: options.Dtype = None,
+    memory_limit: options.MemoryLimit = None,
     layout: options.Layout = None,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
@@ -37,13 +40,15 @@ def plan_command(
             axes=axes,
             patch_size=patch_size,
             overlaps=overlaps,
+            blend=blend,
             seams=seams,
             padding=padding,
             batch_size=batch_size,
             dtype=dtype,
+            memory_limit=memory_limit,
         )
         if as_json:
-            print_json(prepared.summary())
+            print_json(summarise(prepared))
         else:
             _print_plan(prepared)
 
@@ -55,16 +60,15 @@ def _print_plan(prepared: PredictionPlan) -> None:
         console.print(_image_line(prepared, data_idx))
     tiling = prepared.tiling
     again = prepared.n_tiles_computed / prepared.n_tiles - 1
-    channels, dtype = prepared.assumed_output
-    assumed = f" (for {channels} × {dtype}; the first batch decides)" if prepared.output_channels is None else ""
+    assumed = "" if prepared.output_known else ", if the model gives one channel of float32"
     facts = {
-        "tile": f"{as_shape(tiling.patch_size)}, overlap {as_shape(tiling.overlaps)}, seams {prepared.seams}",
+        "tile": f"{as_shape(prepared.patch_size)}, overlap {as_shape(tiling.overlaps)}, {_seams(prepared)}",
         "tiles": f"{prepared.n_tiles}" + (f", {again:.1%} of them computed again for a second block" if again else ""),
         "blocks": f"{prepared.n_blocks}, each written once",
         "images, decoded": as_size(prepared.source_bytes),
         "read into tiles": as_size(prepared.tile_bytes),
         "output": as_size(prepared.output_bytes) + assumed,
-        "peak memory": as_size(prepared.peak_memory) + " and what the model needs itself" + assumed,
+        "peak memory": f"{as_size(prepared.memory.total)} and what the model needs itself{assumed}",
         "fingerprint": prepared.fingerprint,
     }
     width = max(map(len, facts))
@@ -77,6 +81,10 @@ def _image_line(prepared: PredictionPlan, data_idx: int) -> str:
     parts = (
         f"{stack.original_axes} {as_shape(stack.original_data_shape)} {stack.data_dtype}",
         f"{as_shape(prepared.tiling.grid_shape(data_idx))} tiles",
-        f"output {'SCYX' if len(stack.data_shape) == 4 else 'SCZYX'} {as_shape(prepared.output_shapes[data_idx])}",
+        f"output {'SCYX' if len(stack.data_shape) == 4 else 'SCZYX'} {as_shape(prepared.output_shapes[data_idx][0])}",
     )
     return "  " + ", ".join(parts)
+
+
+def _seams(prepared: PredictionPlan) -> str:
+    return f"seams {prepared.seams}" if prepared.blend is None else f"blended ({prepared.blend})"

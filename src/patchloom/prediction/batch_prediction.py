@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,11 @@ from numpy.typing import NDArray
 from patchloom.errors import ModelError, ModelOutputError
 from patchloom.patch_specs import PatchSpecs
 from patchloom.prediction.models.model import Model
+from patchloom.prediction.output_form import OutputForm, as_outputs, output_form
 
 
-def predict_batch(model: Model, batch: NDArray[Any], specs: Sequence[PatchSpecs]) -> NDArray[Any]:
-    """Run a model on a batch of tiles and check what it returns.
+def predict_batch(model: Model, batch: NDArray[Any], specs: Sequence[PatchSpecs]) -> dict[str, NDArray[Any]]:
+    """Run a model on a batch of tiles and check that it returns images.
 
     Parameters
     ----------
@@ -27,38 +29,99 @@ def predict_batch(model: Model, batch: NDArray[Any], specs: Sequence[PatchSpecs]
 
     Returns
     -------
-    array
-        `(B, C', (Z), Y, X)` in the model's own dtype.
+    dict of str to array
+        `(B, C', (Z), Y, X)` in the model's own dtype, by the name of the output; the name is empty where there is only one.
 
     Raises
     ------
     ModelError
         If the model raises; the message says on which tiles.
     ModelOutputError
-        If what it returns is no array of numbers, or of another size.
+        If what it returns is no array of numbers, or not as many as tiles went in.
     """
     # Taken before the call: a batch is the model's to change, its shape too.
-    n_tiles, spatial = len(batch), batch.shape[2:]
+    n_tiles, n_axes = len(batch), batch.ndim
     try:
-        output = model(batch)
+        returned = model(batch)
     except Exception as error:
         raise ModelError(f"the model failed on {name_tiles(specs)}: {type(error).__name__}: {error}") from error
-    prediction = np.asarray(output)
-    if prediction.dtype.kind not in "buifc":
-        raise ModelOutputError(
-            f"the model returned {type(output).__name__}, which is no array of numbers, on {name_tiles(specs)}"
-        )
-    if prediction.ndim != len(spatial) + 2 or prediction.shape[0] != n_tiles or prediction.shape[2:] != spatial:
-        expected = ", ".join(map(str, [n_tiles, "any number of channels", *spatial]))
-        raise ModelOutputError(
-            f"the model returned shape {prediction.shape} for {name_tiles(specs)}: it must be ({expected}), as the input was "
-            f"({', '.join(map(str, [n_tiles, 'C', *spatial]))})"
-        )
-    return prediction
+    predictions = {}
+    for name, output in as_outputs(returned).items():
+        prediction = np.asarray(output)
+        if prediction.dtype.kind not in "buifc":
+            raise ModelOutputError(
+                f"the model returned {type(output).__name__}, which is no array of numbers, on {name_tiles(specs)}"
+            )
+        if prediction.ndim != n_axes or prediction.shape[0] != n_tiles or not prediction.size:
+            axes = "(B, C, Y, X)" if n_axes == 4 else "(B, C, Z, Y, X)"
+            raise ModelOutputError(
+                f"the model returned shape {prediction.shape} for {name_tiles(specs)}: it must be {axes} with B {n_tiles}"
+            )
+        predictions[name] = prediction
+    if not predictions:
+        raise ModelOutputError(f"the model returned nothing for {name_tiles(specs)}")
+    return predictions
 
 
-def to_dtype(prediction: NDArray[Any], dtype: np.dtype[Any], specs: Sequence[PatchSpecs]) -> NDArray[Any]:
-    """Convert a prediction to the dtype asked for.
+def read_forms(
+    predictions: dict[str, NDArray[Any]],
+    patch_size: Sequence[int],
+    scale: Sequence[Fraction] | None,
+    specs: Sequence[PatchSpecs],
+) -> tuple[OutputForm, ...]:
+    """Read the forms of all outputs off the prediction of one batch.
+
+    Raises
+    ------
+    ModelOutputError
+        If a size does not fit any scale and margin; the message says for which tiles.
+    """
+    try:
+        return tuple(output_form(name, prediction, patch_size, scale) for name, prediction in predictions.items())
+    except ModelOutputError as error:
+        raise ModelOutputError(f"{error}, for {name_tiles(specs)}") from None
+
+
+def check_forms(
+    predictions: dict[str, NDArray[Any]],
+    forms: Sequence[OutputForm],
+    patch_size: Sequence[int],
+    specs: Sequence[PatchSpecs],
+) -> None:
+    """Check that a model goes on returning what it returned before.
+
+    Raises
+    ------
+    ModelOutputError
+        If outputs, channels, dtype or size have changed.
+    """
+    scale = forms[0].scale if forms else None
+    now = {
+        name: (prediction.shape[1], prediction.dtype, prediction.shape[2:]) for name, prediction in predictions.items()
+    }
+    before = {
+        form.name: (
+            form.n_channels,
+            form.dtype,
+            form.size([size - 2 * lost for size, lost in zip(patch_size, form.margin, strict=True)]),
+        )
+        for form in forms
+    }
+    if now == before or scale is None:
+        return
+    described = [
+        f"{channels} channels of {dtype}, {' × '.join(map(str, size))}" for channels, dtype, size in (*now.values(),)
+    ]
+    expected = [
+        f"{channels} channels of {dtype}, {' × '.join(map(str, size))}" for channels, dtype, size in before.values()
+    ]
+    raise ModelOutputError(
+        f"the model returned {'; '.join(described)} for {name_tiles(specs)}, and {'; '.join(expected)} before"
+    )
+
+
+def to_dtype(values: NDArray[Any], dtype: np.dtype[Any], specs: Sequence[PatchSpecs]) -> NDArray[Any]:
+    """Convert predictions to the dtype asked for.
 
     Floats turn into integers by rounding to the nearest (halves to even); values past the range stop at its ends.
 
@@ -72,33 +135,43 @@ def to_dtype(prediction: NDArray[Any], dtype: np.dtype[Any], specs: Sequence[Pat
     >>> to_dtype(np.array([[[[1.5, 260.0, -3.0]]]]), np.dtype(np.uint8), []).tolist()
     [[[[2, 255, 0]]]]
     """
-    if prediction.dtype == dtype:
-        return prediction
+    if values.dtype == dtype:
+        return values
+    if dtype.kind == "b":
+        return values >= 0.5 if values.dtype.kind == "f" else values.astype(dtype)  # half way
     if dtype.kind not in "ui":
-        return prediction.astype(dtype)
-    if prediction.dtype.kind == "f":
-        _refuse_nan(prediction, dtype, specs)
-        prediction = np.rint(prediction)
-    return _saturate(prediction, dtype)
+        return values.astype(dtype)
+    if values.dtype.kind == "f":
+        refuse_nan(values, dtype, specs)
+        values = np.rint(values)
+    return _saturate(values, dtype)
 
 
-def _refuse_nan(prediction: NDArray[Any], dtype: np.dtype[Any], specs: Sequence[PatchSpecs]) -> None:
-    for tile, spec in zip(prediction, specs, strict=False):
-        if np.isnan(tile).any():
-            raise ModelOutputError(
-                f"the model returned NaN for {name_tiles([spec])}, and {dtype} was asked for, which has no NaN: ask for a "
-                "float dtype, or mend the model"
-            )
+def refuse_nan(values: NDArray[Any], dtype: np.dtype[Any], specs: Sequence[PatchSpecs]) -> None:
+    """Check that values which are to become integers have no NaN among them.
+
+    Raises
+    ------
+    ModelOutputError
+        If one has; the message says in which tile, where specifications are given.
+    """
+    if values.dtype.kind != "f" or dtype.kind not in "ui" or not np.isnan(values).any():
+        return
+    found = [spec for tile, spec in zip(values, specs, strict=False) if np.isnan(tile).any()]
+    raise ModelOutputError(
+        f"the model returned NaN for {name_tiles(found) if found else 'a block'}, and {dtype} was asked for, which has no "
+        "NaN: ask for a float dtype, or mend the model"
+    )
 
 
-def _saturate(prediction: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+def _saturate(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     limits = np.iinfo(dtype)
     converted: NDArray[Any]
     with np.errstate(invalid="ignore"):  # the voxels this warns of are set right below
-        converted = prediction.astype(dtype)
+        converted = values.astype(dtype)
     # The ends of a 64-bit range are no floats: compare so that what rounds up to the end counts as past it.
-    converted[prediction >= limits.max] = limits.max
-    converted[prediction <= limits.min] = limits.min
+    converted[values >= limits.max] = limits.max
+    converted[values <= limits.min] = limits.min
     return converted
 
 

@@ -45,12 +45,10 @@ class BlockGrid:
         Size of a sample, `(z,) y, x`.
     block_shape : tuple of int
         Size of a block, `(z,) y, x`.
-    chunk_shape : tuple of int
-        Size of a stored chunk, `(z,) y, x`; divides the block.
 
     Examples
     --------
-    >>> grid = BlockGrid(n_samples=2, spatial_shape=(100, 80), block_shape=(64, 64), chunk_shape=(32, 32))
+    >>> grid = BlockGrid(n_samples=2, spatial_shape=(100, 80), block_shape=(64, 64))
     >>> len(grid), grid[5]
     (8, Block(sample_idx=1, window=(slice(0, 64, None), slice(64, 80, None))))
     """
@@ -58,7 +56,6 @@ class BlockGrid:
     n_samples: int
     spatial_shape: tuple[int, ...]
     block_shape: tuple[int, ...]
-    chunk_shape: tuple[int, ...]
 
     @property
     def grid_shape(self) -> tuple[int, ...]:
@@ -116,7 +113,9 @@ def choose_seams(data_shapes: Sequence[Sequence[int]]) -> Seams:
     return "centered" if all(prod(shape[2:]) <= MAX_BLOCK_VOXELS for shape in data_shapes) else "grid"
 
 
-def choose_blocks(data_shape: Sequence[int], cores: Sequence[int], seams: Seams) -> BlockGrid:
+def choose_blocks(
+    data_shape: Sequence[int], cores: Sequence[int], seams: Seams, max_voxels: int = MAX_BLOCK_VOXELS
+) -> BlockGrid:
     """Choose the blocks of one image.
 
     Parameters
@@ -127,37 +126,51 @@ def choose_blocks(data_shape: Sequence[int], cores: Sequence[int], seams: Seams)
         Distance between tile starts, `(z,) y, x`.
     seams : {"centered", "grid"}
         Where the tiling has its seams. On a grid, blocks consist of whole tiles.
+    max_voxels : int
+        Voxels of a block, in one channel, that are not to be passed unless one tile has more.
 
     Returns
     -------
     BlockGrid
-        Blocks of at most `MAX_BLOCK_VOXELS` voxels a channel, unless one tile has more; as cubic as the grid allows.
+        Blocks as cubic as the grid allows.
 
     Examples
     --------
     >>> choose_blocks((1, 1, 2755, 3675), cores=(896, 896), seams="centered").block_shape
     (2816, 3840)
-    >>> choose_blocks((1, 1, 65536, 65536), cores=(384, 384), seams="grid")
-    BlockGrid(n_samples=1, spatial_shape=(65536, 65536), block_shape=(5760, 5760), chunk_shape=(240, 240))
+    >>> choose_blocks((1, 1, 65536, 65536), cores=(384, 384), seams="grid").block_shape
+    (5760, 5760)
     """
     spatial = tuple(data_shape[2:])
     target = _CHUNK_SIZE[len(spatial)]
     # A chunk never needs to be larger than the image, so that thin stacks are not stored as padding.
     units = tuple(cores) if seams == "grid" else tuple(min(target, size) for size in spatial)
     limits = [-(-size // unit) for size, unit in zip(spatial, units, strict=True)]
-    repeats = _grow([1] * len(units), units, limits)
-    block = tuple(repeat * unit for repeat, unit in zip(repeats, units, strict=True))
-    chunk = units if seams == "centered" else tuple(_nearest_divisor(size, target) for size in block)
-    return BlockGrid(int(data_shape[0]), spatial, block, chunk)
+    repeats = _grow([1] * len(units), units, limits, max_voxels)
+    return BlockGrid(
+        int(data_shape[0]), spatial, tuple(repeat * unit for repeat, unit in zip(repeats, units, strict=True))
+    )
 
 
-def _grow(repeats: list[int], units: Sequence[int], limits: Sequence[int]) -> list[int]:
+def choose_chunk(block_shape: Sequence[int]) -> tuple[int, ...]:
+    """Choose how a block is stored: in chunks that divide it and are about as large as viewers fetch at once.
+
+    Examples
+    --------
+    >>> choose_chunk((5760, 5760)), choose_chunk((96, 251, 4036))
+    ((240, 240), (48, 251, 1009))
+    """
+    target = _CHUNK_SIZE[len(block_shape)]
+    return tuple(_nearest_divisor(size, target) for size in block_shape)
+
+
+def _grow(repeats: list[int], units: Sequence[int], limits: Sequence[int], max_voxels: int) -> list[int]:
     """Lengthen the shortest side that may still grow, a unit at a time, while the block stays small enough."""
     while True:
         open_axes = [axis for axis, (repeat, limit) in enumerate(zip(repeats, limits, strict=True)) if repeat < limit]
         for axis in sorted(open_axes, key=lambda axis: repeats[axis] * units[axis]):
             grown = [repeat + (position == axis) for position, repeat in enumerate(repeats)]
-            if prod(repeat * unit for repeat, unit in zip(grown, units, strict=True)) <= MAX_BLOCK_VOXELS:
+            if prod(repeat * unit for repeat, unit in zip(grown, units, strict=True)) <= max_voxels:
                 repeats = grown
                 break
         else:

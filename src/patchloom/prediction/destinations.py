@@ -46,6 +46,18 @@ def series_destinations(sources: Sequence[str | Path], folder: Path) -> list[Pat
     return [folder / f"{name}{OUTPUT_SUFFIX}" for name in _number_repeats(names)]
 
 
+def output_path(destination: Path, name: str) -> Path:
+    """Name one of several outputs of an image: the output's own name goes before the ending.
+
+    Examples
+    --------
+    >>> output_path(Path("cells.ome.zarr"), "flow").name, output_path(Path("cells.ome.zarr"), "").name
+    ('cells-flow.ome.zarr', 'cells.ome.zarr')
+    """
+    stem = _stem(destination.name)
+    return destination.with_name(f"{stem}-{name}{destination.name[len(stem) :]}") if name else destination
+
+
 def _stem(part: str) -> str:
     for suffix in _SOURCE_SUFFIXES:
         if part.lower().endswith(suffix) and len(part) > len(suffix):

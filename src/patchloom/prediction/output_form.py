@@ -110,7 +110,7 @@ def output_form(
         if lacking < 0 or lacking % 2 or (lacking / 2).denominator != 1:
             raise ModelOutputError(
                 f"the model returned size {prediction.shape[2:]} for tiles of size {tuple(patch_size)}: that is not "
-                f"{' × '.join(map(str, factors))} times as much, less the same margin on both sides; say scale="
+                f"{' × '.join(map(str, factors))} times as much, less the same margin on both sides, and its description declares no other scale"
             )
         margin.append(int(lacking / 2))
     return OutputForm(int(prediction.shape[1]), prediction.dtype, factors, tuple(margin), name)

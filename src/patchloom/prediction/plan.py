@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from patchloom.axes import spatial_axes
-from patchloom.errors import GeometryError
-from patchloom.geometry.checks import spatial_tuple, whole_number
-from patchloom.geometry.padding import Padding, check_padding
+from patchloom.geometry.blend_weights import BlendWindow
+from patchloom.geometry.padding import Padding
 from patchloom.geometry.tile_rule import Seams
-from patchloom.image_stacks import ImageStack, Source, check_series, open_stacks
+from patchloom.image_stacks import ImageStack
 from patchloom.patching import TiledPatching
-from patchloom.prediction.blocks import BlockGrid, choose_blocks, choose_seams
-from patchloom.prediction.models.model import Model, ModelDescription, describe
+from patchloom.prediction.blocks import BlockGrid
+from patchloom.prediction.memory import READ_AHEAD, SINK_BYTES, WRITE_BEHIND, MemoryUse
+from patchloom.prediction.models.model import ModelDescription
+from patchloom.prediction.output_form import OutputForm
+from patchloom.prediction.schedule import TileSchedule
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,19 @@ class PredictionPlan:
     """The series."""
 
     tiling: TiledPatching
-    """The tiles of the whole series."""
+    """The tiles of the whole series, without the margin that the model's output does not cover."""
+
+    margin: tuple[int, ...]
+    """Voxels that are read around each tile, because the model's output lacks them."""
 
     blocks: tuple[BlockGrid, ...]
-    """The blocks of each image."""
+    """The blocks of each image, in voxels of the input."""
+
+    handed_over: int
+    """Along how many axes, from the innermost, tiles that two blocks share are handed over; see `TileSchedule`."""
+
+    blend: BlendWindow | None
+    """How overlapping tiles share a voxel; `None` where each voxel is cropped from one tile."""
 
     batch_size: int
     """Tiles that go through the model together."""
@@ -57,7 +66,13 @@ class PredictionPlan:
     """What the model says of itself."""
 
     dtype: np.dtype[Any] | None
-    """Dtype asked for; `None` for that of the model's first batch."""
+    """Dtype asked for; `None` for the model's own."""
+
+    forms: tuple[tuple[OutputForm, ...], ...]
+    """For each image, what the model makes of a tile, output by output; empty where that is not known yet."""
+
+    memory_limit: int
+    """Bytes that the run may take."""
 
     source_identities: tuple[tuple[Any, ...], ...]
     """What each source was when the plan was made: name, axes, shape, dtype; a file's size and time of change."""
@@ -78,12 +93,20 @@ class PredictionPlan:
         return self.tiling.seams
 
     @property
-    def n_tiles_computed(self) -> int:
-        """Tiles that go through the model: one that two blocks share is computed for each."""
-        return sum(
-            grid.n_samples * prod(self._tiles_along(data_idx, axis) for axis in range(len(grid.spatial_shape)))
-            for data_idx, grid in enumerate(self.blocks)
+    def patch_size(self) -> tuple[int, ...]:
+        """Size of the tiles that the model gets, margin included."""
+        return tuple(size + 2 * margin for size, margin in zip(self.tiling.patch_size, self.margin, strict=True))
+
+    def schedule(self, data_idx: int) -> TileSchedule:
+        """Give the order of work on one image."""
+        return TileSchedule(
+            self.tiling, data_idx, self.blocks[data_idx], self.handed_over, whole_tiles=self.blend is not None
         )
+
+    @property
+    def n_tiles_computed(self) -> int:
+        """Tiles that go through the model: one that two blocks share may be computed for each."""
+        return sum(self.schedule(data_idx).n_computed for data_idx in range(len(self.stacks)))
 
     @property
     def source_bytes(self) -> int:
@@ -93,223 +116,110 @@ class PredictionPlan:
     @property
     def tile_bytes(self) -> int:
         """Size of all tiles that are read, overlaps and padding included."""
-        tile = prod(self.tiling.patch_size) * int(self.stacks[0].data_shape[1])
-        return self.n_tiles_computed * tile * max(np.dtype(stack.data_dtype).itemsize for stack in self.stacks)
+        return self.n_tiles_computed * self._bytes_of_one_tile
 
     @property
-    def output_channels(self) -> int | None:
-        """Channels of the output, where the model says so beforehand."""
-        return self.model.out_channels
+    def _bytes_of_one_tile(self) -> int:
+        itemsize = max(np.dtype(stack.data_dtype).itemsize for stack in self.stacks)
+        return prod(self.patch_size) * int(self.stacks[0].data_shape[1]) * itemsize
 
     @property
-    def output_dtype(self) -> np.dtype[Any] | None:
-        """Dtype of the output: what was asked for, else what the model says, else `None`."""
-        declared = None if self.model.out_dtype is None else np.dtype(self.model.out_dtype)
-        return declared if self.dtype is None else self.dtype
+    def output_known(self) -> bool:
+        """Whether channels and dtype of the output are known, or one channel of float32 is assumed."""
+        return bool(self.forms) or (self.model.out_channels is not None and self.model.out_dtype is not None)
+
+    def output_forms(self, data_idx: int) -> tuple[OutputForm, ...]:
+        """Give the outputs of one image; where they are not known, one channel of float32 is assumed."""
+        if self.forms:
+            return self.forms[data_idx]
+        grid = self.blocks[data_idx]
+        return (assumed_form(len(grid.spatial_shape), self.model, self.dtype),)
+
+    def output_dtype(self, form: OutputForm) -> np.dtype[Any]:
+        """Dtype of an output: what was asked for, else the model's."""
+        return form.dtype if self.dtype is None else self.dtype
 
     @property
-    def output_shapes(self) -> list[tuple[int | None, ...]]:
-        """Shape of each output as `SC(Z)YX`; `C` is `None` where the first batch decides."""
-        return [(grid.n_samples, self.output_channels, *grid.spatial_shape) for grid in self.blocks]
+    def output_shapes(self) -> list[list[tuple[int | None, ...]]]:
+        """For each image and output, the shape as `SC(Z)YX`; `C` is `None` where it is not known yet."""
+        return [
+            [
+                (
+                    grid.n_samples,
+                    form.n_channels if self.forms or self.model.out_channels else None,
+                    *form.size(grid.spatial_shape),
+                )
+                for form in self.output_forms(data_idx)
+            ]
+            for data_idx, grid in enumerate(self.blocks)
+        ]
 
     @property
     def output_bytes(self) -> int:
-        """Size of the outputs before compression, by `assumed_output`."""
-        channels, dtype = self.assumed_output
-        return sum(grid.n_samples * prod(grid.spatial_shape) for grid in self.blocks) * channels * dtype.itemsize
-
-    @property
-    def assumed_output(self) -> tuple[int, np.dtype[Any]]:
-        """Channels and dtype that sizes are estimated with: one of float32 where nobody says more."""
-        return self.output_channels or 1, self.output_dtype or np.dtype(np.float32)
-
-    @property
-    def peak_memory(self) -> int:
-        """Bytes that one block and one batch take, by `assumed_output`; what the model needs itself is not known."""
-        channels, dtype = self.assumed_output
-        block = max(prod(map(min, grid.block_shape, grid.spatial_shape)) for grid in self.blocks)
-        tile = prod(self.tiling.patch_size)
-        batch_in = self.batch_size * tile * int(self.stacks[0].data_shape[1])
-        itemsize = max(np.dtype(stack.data_dtype).itemsize for stack in self.stacks)
-        return (
-            block * channels * dtype.itemsize + batch_in * itemsize + self.batch_size * tile * channels * dtype.itemsize
+        """Size of the outputs before compression."""
+        return sum(
+            grid.n_samples * prod(form.size(grid.spatial_shape)) * form.n_channels * self.output_dtype(form).itemsize
+            for data_idx, grid in enumerate(self.blocks)
+            for form in self.output_forms(data_idx)
         )
+
+    def accumulator(self, form: OutputForm) -> np.dtype[Any]:
+        """Dtype in which an output is put together: a float for blending that holds the output's own exactly enough."""
+        if self.blend is None:
+            return self.output_dtype(form)
+        return np.result_type(form.dtype, np.float32) if form.dtype != bool else np.dtype(np.float32)
+
+    @property
+    def memory(self) -> MemoryUse:
+        """What the run takes at its peak, the model's own needs not counted."""
+        batch = self.batch_size * self._bytes_of_one_tile
+        prediction = open_blocks = written = 0
+        for data_idx, grid in enumerate(self.blocks):
+            block_shape = tuple(map(min, grid.block_shape, grid.spatial_shape))
+            of_tile = of_block = of_output = 0
+            for form in self.output_forms(data_idx):
+                voxels = form.n_channels * prod(form.size(block_shape))
+                of_block += voxels * self.accumulator(form).itemsize
+                of_output += voxels * self.output_dtype(form).itemsize
+                of_tile += form.n_channels * prod(form.size(self.patch_size)) * form.dtype.itemsize
+            prediction = max(prediction, 2 * self.batch_size * of_tile)
+            open_blocks = max(open_blocks, self.schedule(data_idx).n_open * of_block)
+            written = max(written, (WRITE_BEHIND - 1) * max(of_block, of_output) + min(of_output, SINK_BYTES))
+        # Twice a batch while it is read: what the storage decodes, and the batch it is copied to.
+        return MemoryUse((READ_AHEAD + 2) * batch, prediction, open_blocks, written)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that the bytes of the result depend on, by name, as plain values that go to JSON."""
+        settings = {
+            "sources": self.source_identities,
+            "patch size": self.patch_size,
+            "overlaps": self.tiling.overlaps,
+            "margin": self.margin,
+            "seams": self.seams,
+            "origin multiple": self.tiling.origin_multiple,
+            "padding": self.padding,
+            "blend": self.blend,
+            "batch size": self.batch_size,
+            "blocks": [grid.block_shape for grid in self.blocks],
+            "handed over": self.handed_over,
+            "dtype": None if self.dtype is None else str(self.dtype),
+            "outputs": [
+                [(form.name, form.n_channels, str(form.dtype), list(map(str, form.scale))) for form in forms]
+                for forms in self.forms
+            ],
+            "model": self.model.identity,
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(settings))
+        return plain
 
     @property
     def fingerprint(self) -> str:
-        """Short digest that is the same for the same geometry, settings and source files."""
-        identity = {
-            "sources": self.source_identities,
-            "tiling": [self.tiling.patch_size, self.tiling.overlaps, self.tiling.origin_multiple, self.seams],
-            "blocks": [[grid.block_shape, grid.chunk_shape] for grid in self.blocks],
-            "padding": self.padding,
-            "dtype": str(self.dtype),
-        }
-        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-
-    def _tiles_along(self, data_idx: int, axis: int) -> int:
-        """Tiles along one axis, those shared by blocks counted for each."""
-        grid, rule = self.blocks[data_idx], self.tiling.rules[axis]
-        size, block = grid.spatial_shape[axis], grid.block_shape[axis]
-        return sum(len(rule.touching(start, min(start + block, size), size)) for start in range(0, size, block))
-
-    def summary(self) -> dict[str, Any]:
-        """Give the plan as plain values that go to JSON."""
-        channels, dtype = self.assumed_output
-        return {
-            "sources": [
-                {
-                    "source": str(stack.source),
-                    "axes": stack.original_axes,
-                    "shape": list(stack.original_data_shape),
-                    "dtype": str(np.dtype(stack.data_dtype)),
-                    "tiles": list(self.tiling.grid_shape(data_idx)),
-                    "block_shape": list(self.blocks[data_idx].block_shape),
-                    "output_shape": list(self.output_shapes[data_idx]),
-                }
-                for data_idx, stack in enumerate(self.stacks)
-            ],
-            "patch_size": list(self.tiling.patch_size),
-            "overlaps": list(self.tiling.overlaps),
-            "seams": self.seams,
-            "padding": self.padding,
-            "batch_size": self.batch_size,
-            "tiles": self.n_tiles,
-            "tiles_computed": self.n_tiles_computed,
-            "blocks": self.n_blocks,
-            "output_dtype": None if self.output_dtype is None else str(self.output_dtype),
-            "source_bytes": self.source_bytes,
-            "tile_bytes": self.tile_bytes,
-            "output_bytes": self.output_bytes,
-            "peak_memory": self.peak_memory,
-            "assumed_output": {"channels": channels, "dtype": str(dtype)},
-            "fingerprint": self.fingerprint,
-        }
+        """Short digest of `settings`: the same for the same sources, geometry and model."""
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def plan(
-    sources: Source | Sequence[Source],
-    *,
-    model: Model | None = None,
-    axes: str | Sequence[str | None] | None = None,
-    patch_size: Sequence[int] | None = None,
-    overlaps: Sequence[int] | None = None,
-    seams: Seams | None = None,
-    padding: Padding = "reflect",
-    batch_size: int = 1,
-    dtype: Any = None,
-) -> PredictionPlan:
-    """Work out a prediction without running it.
-
-    Parameters
-    ----------
-    sources : path, URL, array, ImageStack or sequence of these
-        The images, as `open_stacks` takes them.
-    model : callable, optional
-        Asked only for what it says of itself: its tile size, overlap and channels.
-    axes : str or sequence of str, optional
-        Axes of the sources, where their metadata do not say.
-    patch_size : sequence of int, optional
-        Size of a tile, `(z,) y, x`; needed where the model takes any.
-    overlaps : sequence of int, optional
-        Voxels that neighbouring tiles share; what the model declares, else a quarter of the patch size.
-    seams : {"centered", "grid"}, optional
-        Where kept windows meet, see `TiledPatching`; chosen by the size of the images where not given.
-    padding : {"reflect", "edge", "wrap", "constant"}
-        What stands outside an image, where it is smaller than a tile.
-    batch_size : int
-        Tiles that go through the model together.
-    dtype : dtype, optional
-        Of the output. Floats turn into integers by rounding, and stop at the ends of the range.
-
-    Returns
-    -------
-    PredictionPlan
-        The plan.
-
-    Raises
-    ------
-    GeometryError
-        If sizes make no sense, do not fit the images, or contradict the model.
-    AxesError
-        If the axes of a source are not known, or not legal.
-    SourceError
-        If a source cannot be opened.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> plan(np.zeros((3, 100, 80)), axes="CYX", patch_size=(64, 64)).tiling.overlaps
-    (16, 16)
-    """
-    stacks = open_stacks(sources, axes)
-    check_series(stacks)
-    description = ModelDescription() if model is None else describe(model)
-    n_dims = len(stacks[0].data_shape) - 2
-    size = _agree("patch_size", patch_size, description.patch_size, n_dims)
-    if size is None:
-        example = ",".join(["256"] * 2 if n_dims == 2 else ["32", "128", "128"])
-        raise GeometryError(
-            f"patch_size is not given and the model takes any: give one number for each of "
-            f"{', '.join(spatial_axes(n_dims))}, such as {example}"
-        )
-    _check_channels(stacks, description)
-    shared = description.overlaps if overlaps is None else overlaps
-    data_shapes = [stack.data_shape for stack in stacks]
-    tiling = TiledPatching(
-        data_shapes,
-        size,
-        [side // 4 for side in size] if shared is None else shared,
-        seams=seams or choose_seams(data_shapes),
-    )
-    cores = [rule.core for rule in tiling.rules]
-    if whole_number("batch_size", batch_size) < 1:
-        raise GeometryError(f"batch_size is {batch_size}: it must be at least 1")
-    return PredictionPlan(
-        stacks=tuple(stacks),
-        tiling=tiling,
-        blocks=tuple(choose_blocks(shape, cores, tiling.seams) for shape in tiling.data_shapes),
-        batch_size=int(batch_size),
-        padding=check_padding(padding),
-        model=description,
-        dtype=None if dtype is None else np.dtype(dtype),
-        source_identities=tuple(map(_source_identity, stacks)),
-    )
-
-
-def _agree(
-    name: str, given: Sequence[int] | None, declared: tuple[int, ...] | None, n_dims: int
-) -> tuple[int, ...] | None:
-    """Return what is given or what the model declares; both must be the same."""
-    if given is None:
-        return declared
-    wanted = spatial_tuple(name, given, least=1)
-    if declared is not None and wanted != declared:
-        raise GeometryError(f"{name} is {wanted}, but the model takes {declared} only: leave {name} out")
-    if len(wanted) != n_dims:
-        raise GeometryError(
-            f"{name} is {wanted}, which is {len(wanted)}D, but the images are {n_dims}D: give one number for each of "
-            f"{', '.join(spatial_axes(n_dims))}, or name the axes so that the dimensions fit (a stack of slices read one "
-            "by one has axes 'SYX')"
-        )
-    return wanted
-
-
-def _check_channels(stacks: Sequence[ImageStack], description: ModelDescription) -> None:
-    channels = int(stacks[0].data_shape[1])
-    if description.in_channels not in (None, channels):
-        raise GeometryError(
-            f"the model takes {description.in_channels} channels, but {stacks[0].source} has {channels}"
-        )
-
-
-def _source_identity(stack: ImageStack) -> tuple[Any, ...]:
-    path = Path(str(stack.source))
-    status = path.stat() if path.exists() else None
-    return (
-        str(stack.source),
-        stack.original_axes,
-        tuple(stack.original_data_shape),
-        str(stack.data_dtype),
-        *(() if status is None else (status.st_size, status.st_mtime_ns)),
-    )
+def assumed_form(n_dims: int, model: ModelDescription, dtype: np.dtype[Any] | None) -> OutputForm:
+    """Assume the form of an output by what the model says of it: one channel of float32 where it says nothing."""
+    declared = np.dtype(model.out_dtype) if model.out_dtype else dtype or np.dtype(np.float32)
+    return OutputForm(model.out_channels or 1, declared, (Fraction(1),) * n_dims, (0,) * n_dims)

@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from patchloom.axes import AxesMap
-from patchloom.errors import ModelOutputError, SinkError, StitchError
-from patchloom.extraction import PatchExtractor
+from patchloom import __version__
+from patchloom.errors import SinkError
+from patchloom.geometry.blend_weights import BlendWindow
 from patchloom.geometry.padding import Padding
 from patchloom.geometry.tile_rule import Seams
-from patchloom.image_metadata import ImageMetadata
-from patchloom.image_stacks import HasMetadata, ImageStack, Source, is_series
-from patchloom.patch_specs import PatchSpecs, TileSpecs
-from patchloom.prediction.batch_prediction import name_tiles, predict_batch, to_dtype
-from patchloom.prediction.blocks import Block
+from patchloom.image_stacks import ImageStack, Source, is_series
 from patchloom.prediction.destinations import series_destinations
-from patchloom.prediction.models.model import Model, ModelDescription
-from patchloom.prediction.plan import PredictionPlan, plan
-from patchloom.prediction.progress import Advance, show_progress
-from patchloom.sinks import ImageSink, MemorySink, OmeZarrSink, check_apart, check_destination
-from patchloom.stitching import paste_tile
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from patchloom.prediction.engine import Engine, learn_forms
+from patchloom.prediction.ledger import Ledger, ledger_path, read_header
+from patchloom.prediction.make_plan import plan
+from patchloom.prediction.models.model import Model
+from patchloom.prediction.output_form import OutputForm
+from patchloom.prediction.outputs import Outputs, Pyramid, Result
+from patchloom.prediction.plan import PredictionPlan
+from patchloom.prediction.progress import show_progress
+from patchloom.prediction.work import batches
+from patchloom.sinks import OutputLock, check_apart, check_destination
 
 
 def predict(
@@ -41,34 +36,39 @@ def predict(
     axes: str | Sequence[str | None] | None = None,
     patch_size: Sequence[int] | None = None,
     overlaps: Sequence[int] | None = None,
+    blend: BlendWindow | None = None,
     seams: Seams | None = None,
+    origin_multiple: int | Sequence[int] = 1,
     padding: Padding = "reflect",
     batch_size: int = 1,
     dtype: Any = None,
-    pyramid: Literal["mean", "nearest"] | None = "mean",
+    memory_limit: int | None = None,
+    pyramid: Pyramid | None = "mean",
     overwrite: bool = False,
     progress: bool = True,
 ) -> Any:
     """Predict images of any size, tile by tile.
 
-    Memory does not grow with the image where the output is a file: one block of the output and one batch of tiles are
-    held at a time.
+    Memory does not grow with the image where the output is a file: it stays under `memory_limit`. A run that was killed or
+    failed goes on where it was when it is started again in the same way, and ends in the same bytes.
 
     Parameters
     ----------
     model : callable
-        Takes a batch `(B, C, (Z), Y, X)` in the sources' dtype and returns an array-like `(B, C', (Z), Y, X)`: any
-        number of channels, any dtype, the same size.
+        Takes a batch `(B, C, (Z), Y, X)` in the sources' dtype and returns an array-like of that kind: any number of
+        channels, any dtype; as large, or a whole number of times larger or smaller; with or without the margin that valid
+        convolutions eat. A tuple, list or mapping of such arrays gives several outputs. One tile is run beforehand to see.
     sources : path, URL, array, ImageStack or sequence of these
         The images, as `open_stacks` takes them.
     output : str or Path, optional
         An `.ome.zarr` to write; a folder of them for a series. Arrays are returned where not given.
-    axes, patch_size, overlaps, seams, padding, batch_size, dtype
+    axes, patch_size, overlaps, blend, seams, origin_multiple, padding, batch_size, dtype, memory_limit
         As in `plan`.
     pyramid : {"mean", "nearest"} or None
         How the lower levels of an OME-Zarr are made; `"nearest"` for labels, `None` for none.
     overwrite : bool
-        Whether an output that exists may be replaced. It stays whole until the new one is complete.
+        Whether an output that exists may be replaced, and an unfinished one be discarded. What exists stays whole until
+        the new one is complete.
     progress : bool
         Whether to show progress on standard error.
 
@@ -76,16 +76,17 @@ def predict(
     -------
     array or Path, or list of these
         The image in its source's own axes (with more than one channel, a source without `C` gets one before its spatial
-        axes), or where it was written; a list, one for each image, where `sources` is a series.
+        axes), or where it was written; a mapping of these where the model has several outputs; a list, one for each image,
+        where `sources` is a series.
 
     Raises
     ------
     GeometryError, AxesError, SourceError
-        As in `plan`, before anything is read or written.
+        As in `plan`, before anything is written.
     SinkError
-        If the output exists, would destroy a source, or cannot be written.
+        If the output exists, belongs to an unfinished run of another plan, would destroy a source, or cannot be written.
     ModelError
-        If the model fails or returns something unusable; the message says on which tile. Nothing of that image is left.
+        If the model fails or returns something unusable; the message says on which tile. Finished blocks are kept.
 
     Examples
     --------
@@ -95,163 +96,85 @@ def predict(
     >>> bool((result == image).all()), result.dtype
     (True, dtype('uint8'))
     """
-    prepared = plan(
-        sources,
-        model=model,
-        axes=axes,
-        patch_size=patch_size,
-        overlaps=overlaps,
-        seams=seams,
-        padding=padding,
-        batch_size=batch_size,
-        dtype=dtype,
-    )
     series = is_series(sources)
+    begun = None if output is None or overwrite else read_header(ledger_path(output))
+    if memory_limit is None and begun is not None:
+        memory_limit = begun["memory limit"]  # another one would mean other blocks
+    settings: dict[str, Any] = {
+        "model": model,
+        "patch_size": patch_size,
+        "overlaps": overlaps,
+        "blend": blend,
+        "seams": seams,
+        "origin_multiple": origin_multiple,
+        "padding": padding,
+        "batch_size": batch_size,
+        "dtype": dtype,
+        "memory_limit": memory_limit,
+    }
+    prepared = plan(sources, axes=axes, **settings)
     destinations = _destinations(prepared.stacks, output, series=series)
-    results = run_plan(prepared, model, destinations, pyramid=pyramid, overwrite=overwrite, progress=progress)
+    with _claimed(output, destinations, prepared.stacks, overwrite=overwrite, begun=begun is not None) as lock:
+        forms = declared_forms(prepared) or learn_forms(prepared, model)
+        prepared = plan(prepared.stacks, forms=forms, **settings)
+        with _ledger(output, prepared, overwrite=overwrite) as ledger:
+            results = run_plan(
+                prepared,
+                model,
+                Outputs(prepared, destinations, ledger=ledger, lock=lock, pyramid=pyramid, overwrite=overwrite),
+                progress=progress,
+            )
     return results if series else results[0]
 
 
-def run_plan(
-    prepared: PredictionPlan,
-    model: Model,
-    destinations: Sequence[Path | None],
-    *,
-    pyramid: Literal["mean", "nearest"] | None = "mean",
-    overwrite: bool = False,
-    progress: bool = True,
-) -> list[NDArray[Any] | Path]:
-    """Run a plan.
+def run_plan(prepared: PredictionPlan, model: Model, outputs: Outputs, *, progress: bool = True) -> list[Result]:
+    """Run a plan into outputs that were made for it.
 
     Parameters
     ----------
     prepared : PredictionPlan
-        What `plan` made for these sources and this model.
+        What `plan` made for these sources and this model, with the forms of its outputs.
     model : callable
         As in `predict`.
-    destinations : sequence of Path or None
-        Where each image is written; `None` for an array.
-    pyramid, overwrite, progress
+    outputs : Outputs
+        Where the blocks go.
+    progress : bool
         As in `predict`.
 
     Returns
     -------
-    list of array or Path
+    list of array or Path, or mapping of these
         One result for each image.
 
     Raises
     ------
-    SinkError, ModelError
-        As in `predict`.
+    SourceError, SinkError, ModelError
+        As in `predict`; a note says how many blocks are kept for another run.
     """
-    results: list[NDArray[Any] | Path] = []
-    places = [destination for destination in destinations if destination is not None]
-    with _folders({place.parent for place in places}):
-        for place in places:
-            check_apart(place, [stack.source for stack in prepared.stacks])
-            check_destination(place, overwrite=overwrite)
-        with show_progress("tiles", prepared.n_tiles_computed, shown=progress) as advance:
-            for data_idx, destination in enumerate(destinations):
-                results.append(_ImageRun(prepared, model, data_idx, destination, pyramid, overwrite, advance).run())
-    return results
-
-
-@dataclass(frozen=True, slots=True)
-class _ImageRun:
-    """One image on its way through the model."""
-
-    prepared: PredictionPlan
-    model: Model
-    data_idx: int
-    destination: Path | None
-    pyramid: Literal["mean", "nearest"] | None
-    overwrite: bool
-    advance: Advance
-
-    def run(self) -> NDArray[Any] | Path:
-        """Compute and write all blocks; leave nothing behind if that fails."""
-        extractor = PatchExtractor(self.prepared.stacks, padding=self.prepared.padding)
-        grid = self.prepared.blocks[self.data_idx]
-        values = self._predict_block(extractor, grid[0], expected=None)
-        expected = (len(values), values.dtype)
-        sink = self._open_sink(*expected)
-        try:
-            _write_block(sink, grid[0], values)
-            for number in range(1, len(grid)):
-                _write_block(sink, grid[number], self._predict_block(extractor, grid[number], expected))
-            return sink.finalise()
-        except BaseException:  # Ctrl-C as well: what is half-written is of no use to anybody
-            sink.abort()
-            raise
-
-    def _predict_block(
-        self, extractor: PatchExtractor, block: Block, expected: tuple[int, np.dtype[Any]] | None
-    ) -> NDArray[Any]:
-        """Compute one block as `C(Z)YX`; the first batch decides channels and dtype where nothing is expected yet."""
-        tiling, batch_size = self.prepared.tiling, self.prepared.batch_size
-        indices = tiling.tiles_touching(self.data_idx, block.sample_idx, block.window)
-        values: NDArray[Any] | None = None
-        copied = 0
-        for start in range(0, len(indices), batch_size):
-            table = tiling.specs(indices[start : start + batch_size])
-            specs: list[TileSpecs] = table.to_specs()  # type: ignore[assignment]  # a tiling has no other specs
-            batch = extractor.extract_batch(table, dtype=self.prepared.stacks[self.data_idx].data_dtype)
-            prediction = predict_batch(self.model, batch, specs)
-            if self.prepared.dtype is not None:
-                prediction = to_dtype(prediction, self.prepared.dtype, specs)
-            expected = expected or (prediction.shape[1], prediction.dtype)
-            _check_alike(prediction, expected, specs)
-            if values is None:
-                values = np.empty((prediction.shape[1], *block.shape), prediction.dtype)
-            copied += sum(
-                paste_tile(tile, spec, values, block.window) for tile, spec in zip(prediction, specs, strict=True)
+    try:
+        with outputs:
+            outputs.finalise_complete()
+            total = prepared.n_tiles_computed
+            if outputs.n_kept:
+                total = sum(len(batch.tiles) for batch in batches(prepared, is_done=outputs.is_done))
+            with show_progress("tiles", total, shown=progress) as advance:
+                Engine(prepared, model, outputs, advance).run()
+    except BaseException as error:
+        if outputs.n_kept:
+            error.add_note(
+                f"{outputs.n_kept} of {prepared.n_blocks} blocks are finished and kept: run the same again to go on"
             )
-            self.advance(len(specs))
-        if values is None or copied != prod(block.shape):
-            raise StitchError(f"{copied} voxels were predicted for a block of {prod(block.shape)}: the plan has a hole")
-        return values
-
-    def _open_sink(self, n_channels: int, dtype: np.dtype[Any]) -> ImageSink:
-        stack, grid = self.prepared.stacks[self.data_idx], self.prepared.blocks[self.data_idx]
-        axes_map = AxesMap(stack.original_axes, tuple(stack.original_data_shape)).with_channels(n_channels)
-        if self.destination is None:
-            return MemorySink(axes_map, dtype)
-        return OmeZarrSink(
-            self.destination,
-            axes_map=axes_map,
-            dtype=dtype,
-            chunk_shape=(1, 1, *grid.chunk_shape),
-            shard_shape=(1, 1, *grid.block_shape),
-            metadata=_result_metadata(stack, self.prepared.model, n_channels),
-            pyramid=self.pyramid,
-            overwrite=self.overwrite,
-        )
+        raise
+    return [outputs.results[data_idx] for data_idx in range(len(prepared.stacks))]
 
 
-def _write_block(sink: ImageSink, block: Block, values: NDArray[Any]) -> None:
-    sample = slice(block.sample_idx, block.sample_idx + 1)
-    sink.write((sample, slice(0, len(values)), *block.window), values[np.newaxis])
-
-
-def _check_alike(prediction: NDArray[Any], expected: tuple[int, np.dtype[Any]], specs: Sequence[PatchSpecs]) -> None:
-    if (prediction.shape[1], prediction.dtype) != expected:
-        raise ModelOutputError(
-            f"the model returned {prediction.shape[1]} channels of {prediction.dtype} for {name_tiles(specs)}, and "
-            f"{expected[0]} of {expected[1]} for the tiles before"
-        )
-
-
-def _result_metadata(stack: ImageStack, model: ModelDescription, n_channels: int) -> ImageMetadata:
-    """Voxel sizes of the source; channels of the model, else of the source where there are as many."""
-    source = stack.metadata if isinstance(stack, HasMetadata) else ImageMetadata()
-    names, colors = model.out_channel_names, model.out_channel_colors
-    if not names and n_channels == stack.data_shape[1]:
-        names, colors = source.channel_names, source.channel_colors
-    return replace(
-        source,
-        channel_names=names if len(names) == n_channels else (),
-        channel_colors=colors if len(colors) == n_channels else (),
-    )
+def declared_forms(prepared: PredictionPlan) -> tuple[tuple[OutputForm, ...], ...]:
+    """Give the outputs for each image as the model declares them; nothing if it leaves anything open."""
+    said = prepared.model
+    if said.out_channels is None or said.out_dtype is None or said.scale is None:
+        return ()
+    form = OutputForm(said.out_channels, np.dtype(said.out_dtype), said.scale, (0,) * len(said.scale))
+    return ((form,),) * len(prepared.stacks)
 
 
 def _destinations(stacks: Sequence[ImageStack], output: str | Path | None, *, series: bool) -> Sequence[Path | None]:
@@ -270,15 +193,61 @@ def _destinations(stacks: Sequence[ImageStack], output: str | Path | None, *, se
 
 
 @contextmanager
-def _folders(folders: set[Path]) -> Iterator[None]:
-    """Make the folders that outputs go to; one that is still empty after a failure is removed again."""
-    made = [folder for folder in sorted(folders) if not folder.exists() and folder.parent.is_dir()]
-    for folder in made:
+def _claimed(
+    output: str | Path | None,
+    destinations: Sequence[Path | None],
+    stacks: Sequence[ImageStack],
+    *,
+    overwrite: bool,
+    begun: bool,
+) -> Iterator[OutputLock | None]:
+    """Check all destinations and keep other runs away from them; a folder made for them is removed if it stays empty."""
+    places = [destination for destination in destinations if destination is not None]
+    if output is None or not places:
+        yield None
+        return
+    with OutputLock(output) as lock, _folder(places[0].parent):
+        for place in places:
+            check_apart(place, [stack.source for stack in stacks])
+            if not begun:
+                check_destination(place, overwrite=overwrite)
+        yield lock
+
+
+@contextmanager
+def _folder(folder: Path) -> Iterator[None]:
+    made = not folder.exists() and folder.parent.is_dir()
+    if made:
         folder.mkdir()
     try:
         yield
     except BaseException:
-        for folder in made:
+        if made:
             with suppress(OSError):
                 folder.rmdir()
         raise
+
+
+@contextmanager
+def _ledger(output: str | Path | None, prepared: PredictionPlan, *, overwrite: bool) -> Iterator[Ledger | None]:
+    """Open the ledger of a run; it goes when the run is complete, or when there is nothing in it to go on with."""
+    if output is None:
+        yield None
+        return
+    path = ledger_path(output)
+    if overwrite:
+        path.unlink(missing_ok=True)
+    header = {
+        "patchloom": __version__,
+        "memory limit": prepared.memory_limit,
+        "n_blocks": prepared.n_blocks,
+        "n_images": len(prepared.stacks),
+        "settings": prepared.settings,
+    }
+    ledger = Ledger(path, header)
+    try:
+        yield ledger
+    except BaseException:
+        ledger.close() if ledger.blocks else ledger.remove()
+        raise
+    ledger.remove()

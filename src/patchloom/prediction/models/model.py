@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
@@ -48,6 +49,10 @@ class ModelDescription:
         One colour an output channel, as `RRGGBB`.
     out_dtype : str, optional
         Name of the dtype of the output.
+    scale : tuple of Fraction, optional
+        Voxels of the output for one of the input, along each spatial axis: a whole number or one over it.
+    identity : str
+        Tells this model from any other, as the hash of its file does; a run is not resumed with another model.
     """
 
     patch_size: tuple[int, ...] | None = None
@@ -59,6 +64,8 @@ class ModelDescription:
     out_channel_names: tuple[str, ...] = ()
     out_channel_colors: tuple[str, ...] = ()
     out_dtype: str | None = None
+    scale: tuple[Fraction, ...] | None = None
+    identity: str = ""
 
 
 @runtime_checkable
@@ -71,12 +78,16 @@ class DescribesItself(Protocol):
 
 
 def describe(model: Model) -> ModelDescription:
-    """Ask a model what it wants to be fed; a plain callable says nothing.
+    """Ask a model what it wants to be fed; a plain callable says nothing but its name.
 
     Examples
     --------
-    >>> describe(lambda batch: batch)
-    ModelDescription(patch_size=None, overlaps=None, batch_size=None, n_dims=None, in_channels=None, out_channels=None,
-    out_channel_names=(), out_channel_colors=(), out_dtype=None)
+    >>> def sharpen(batch):
+    ...     return batch
+    >>> describe(sharpen).identity.rpartition(".")[2], describe(sharpen).patch_size
+    ('sharpen', None)
     """
-    return model.description if isinstance(model, DescribesItself) else ModelDescription()
+    if isinstance(model, DescribesItself):
+        return model.description
+    named = model if hasattr(model, "__qualname__") else type(model)
+    return ModelDescription(identity=f"{getattr(named, '__module__', '')}.{getattr(named, '__qualname__', '')}")

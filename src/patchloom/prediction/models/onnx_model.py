@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -114,6 +115,8 @@ class OnnxModel:
             name=self._name,
         )
         self._session = _open_session(source, self._name, threads, providers)
+        content = source if isinstance(source, bytes) else source.read_bytes()
+        self._identity = f"{hashlib.sha256(content).hexdigest()[:16]} {layout} {output} {scale} {channel_order}"
         self._input = _only_input(self._session, self._name)
         self._output = _choose_output(self._session, output, self._name)
         self._layout = self._input_layout(layout)
@@ -208,6 +211,7 @@ class OnnxModel:
             in_channels=in_channels or (len(self._channel_order) if self._channel_order else None),
             out_channels=self._count_out_channels(),
             out_dtype=_tensor_dtype(self._output, self._name).name,
+            identity=self._identity,
         )
 
     def _count_out_channels(self) -> int | None:

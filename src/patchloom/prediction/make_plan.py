@@ -1,0 +1,246 @@
+"""From sources and settings to a plan: what is not given is chosen here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from math import lcm
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from patchloom.axes import spatial_axes
+from patchloom.errors import GeometryError
+from patchloom.geometry.blend_weights import BlendWindow, check_blend
+from patchloom.geometry.checks import spatial_tuple, whole_number
+from patchloom.geometry.padding import Padding, check_padding
+from patchloom.geometry.tile_rule import Seams
+from patchloom.image_stacks import ImageStack, Source, check_series, open_stacks
+from patchloom.patching import TiledPatching
+from patchloom.prediction.blocks import choose_blocks, choose_seams
+from patchloom.prediction.memory import check_memory_limit
+from patchloom.prediction.models.model import Model, ModelDescription, describe
+from patchloom.prediction.output_form import OutputForm
+from patchloom.prediction.plan import PredictionPlan
+
+_BLOCK_SIZES = [2**power for power in range(25, 19, -1)]
+"""Voxels of a block, in one channel, that are tried: from 128 MiB of float32 to 4 MiB, below which files get too small."""
+
+_SMALL_BLOCK_SIZES = [2**power for power in range(19, 9, -1)]
+"""What is tried where memory is too short for those."""
+
+
+def plan(
+    sources: Source | Sequence[Source],
+    *,
+    model: Model | None = None,
+    axes: str | Sequence[str | None] | None = None,
+    patch_size: Sequence[int] | None = None,
+    overlaps: Sequence[int] | None = None,
+    blend: BlendWindow | None = None,
+    seams: Seams | None = None,
+    origin_multiple: int | Sequence[int] = 1,
+    padding: Padding = "reflect",
+    batch_size: int = 1,
+    dtype: Any = None,
+    memory_limit: int | None = None,
+    forms: Sequence[Sequence[OutputForm]] = (),
+) -> PredictionPlan:
+    """Work out a prediction without running it.
+
+    Parameters
+    ----------
+    sources : path, URL, array, ImageStack or sequence of these
+        The images, as `open_stacks` takes them.
+    model : callable, optional
+        Asked only for what it says of itself: its tile size, overlap and channels.
+    axes : str or sequence of str, optional
+        Axes of the sources, where their metadata do not say.
+    patch_size : sequence of int, optional
+        Size of a tile, `(z,) y, x`; needed where the model takes any.
+    overlaps : sequence of int, optional
+        Voxels that neighbouring tiles share; what the model declares, else a quarter of the patch size.
+    blend : {"hann", "gaussian", "linear", "mean"}, optional
+        Blend overlapping tiles with this window. By default each voxel is cropped from one tile.
+    seams : {"centered", "grid"}, optional
+        Where kept windows meet, see `TiledPatching`; chosen by the size of the images where not given.
+    origin_multiple : int or sequence of int
+        Every tile starts on a multiple of this: the stride of a network whose output depends on it.
+    padding : {"reflect", "edge", "wrap", "constant"}
+        What stands outside an image, where a tile passes its end.
+    batch_size : int
+        Tiles that go through the model together.
+    dtype : dtype, optional
+        Of the output. Floats turn into integers by rounding, and stop at the ends of the range.
+    memory_limit : int, optional
+        Bytes that the run may take, the model's own needs not counted; half of what is free by default.
+    forms : sequence of sequence of OutputForm, optional
+        For each image, what the model makes of a tile, where that is known beforehand.
+
+    Returns
+    -------
+    PredictionPlan
+        The plan.
+
+    Raises
+    ------
+    GeometryError
+        If sizes make no sense, do not fit the images or the memory, or contradict the model.
+    AxesError
+        If the axes of a source are not known, or not legal.
+    SourceError
+        If a source cannot be opened.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> plan(np.zeros((3, 100, 80)), axes="CYX", patch_size=(64, 64)).tiling.overlaps
+    (16, 16)
+    """
+    stacks = open_stacks(sources, axes)
+    check_series(stacks)
+    description = ModelDescription() if model is None else describe(model)
+    n_dims = len(stacks[0].data_shape) - 2
+    size = _patch_size(patch_size, description, n_dims)
+    _check_channels(stacks, description)
+    if whole_number("batch_size", batch_size) < 1:
+        raise GeometryError(f"batch_size is {batch_size}: it must be at least 1")
+    margin, coarsest = _margin_and_coarsest(forms, n_dims)
+    tiling = _tiling(
+        stacks,
+        size,
+        overlaps=overlaps,
+        description=description,
+        seams=seams,
+        origin_multiple=origin_multiple,
+        margin=margin,
+        coarsest=coarsest,
+    )
+    unbound = PredictionPlan(
+        stacks=tuple(stacks),
+        tiling=tiling,
+        margin=margin,
+        blocks=(),
+        handed_over=0,
+        blend=None if blend is None else check_blend(blend),
+        batch_size=int(batch_size),
+        padding=check_padding(padding),
+        model=description,
+        dtype=None if dtype is None else np.dtype(dtype),
+        forms=tuple(map(tuple, forms)),
+        memory_limit=check_memory_limit(memory_limit),
+        source_identities=tuple(map(_source_identity, stacks)),
+    )
+    return _fit_into_memory(unbound)
+
+
+def _fit_into_memory(unbound: PredictionPlan) -> PredictionPlan:
+    """Choose blocks and handing over: the fewest tiles computed again that fit into memory, then the largest blocks."""
+    least = None
+    for sizes in (_BLOCK_SIZES, _SMALL_BLOCK_SIZES):
+        fitting = []
+        for candidate in _candidates(unbound, sizes):
+            needed = candidate.memory.total
+            least = needed if least is None else min(least, needed)
+            if needed <= unbound.memory_limit:
+                if candidate.n_tiles_computed == candidate.n_tiles:
+                    return candidate
+                fitting.append(candidate)
+        if fitting:
+            # A tile in a hundred does not count: of equals, min takes the first, which has the largest blocks.
+            return min(fitting, key=lambda candidate: round(candidate.n_tiles_computed / candidate.n_tiles, 2))
+    raise GeometryError(
+        f"memory_limit is {unbound.memory_limit} bytes, and this plan needs {least} at least: allow more, or take a smaller "
+        "patch_size or batch_size"
+    )
+
+
+def _candidates(unbound: PredictionPlan, block_sizes: Sequence[int]) -> Iterator[PredictionPlan]:
+    cores = [rule.core for rule in unbound.tiling.rules]
+    for voxels in block_sizes:
+        blocks = tuple(
+            choose_blocks(shape, cores, unbound.tiling.seams, voxels) for shape in unbound.tiling.data_shapes
+        )
+        for handed_over in range(len(cores) + 1):
+            yield replace(unbound, blocks=blocks, handed_over=handed_over)
+
+
+def _tiling(
+    stacks: Sequence[ImageStack],
+    size: tuple[int, ...],
+    *,
+    overlaps: Sequence[int] | None,
+    description: ModelDescription,
+    seams: Seams | None,
+    origin_multiple: int | Sequence[int],
+    margin: tuple[int, ...],
+    coarsest: tuple[int, ...],
+) -> TiledPatching:
+    n_dims = len(size)
+    shared = description.overlaps if overlaps is None else spatial_tuple("overlaps", overlaps, n_dims, least=0)
+    if shared is None:
+        shared = tuple(max(side // 4, 2 * lost) for side, lost in zip(size, margin, strict=True))
+    multiples = [origin_multiple] * n_dims if isinstance(origin_multiple, int) else list(origin_multiple)
+    data_shapes = [stack.data_shape for stack in stacks]
+    if max(coarsest) > 1:
+        if seams == "centered":
+            raise GeometryError("seams is 'centered', but the model makes images smaller: use seams='grid'")
+        seams = "grid"
+    return TiledPatching(
+        data_shapes,
+        [side - 2 * lost for side, lost in zip(size, margin, strict=True)],
+        [max(0, voxels - 2 * lost) for voxels, lost in zip(shared, margin, strict=True)],
+        seams=seams or choose_seams(data_shapes),
+        origin_multiple=[lcm(own, step) for own, step in zip(multiples, coarsest, strict=True)],
+    )
+
+
+def _margin_and_coarsest(forms: Sequence[Sequence[OutputForm]], n_dims: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Largest margin of all outputs, and how many voxels of the input the coarsest output makes one of."""
+    every = [form for of_image in forms for form in of_image]
+    margin = tuple(max((form.margin[axis] for form in every), default=0) for axis in range(n_dims))
+    steps = tuple(lcm(*(Fraction(form.scale[axis]).denominator for form in every)) for axis in range(n_dims))
+    return margin, steps
+
+
+def _patch_size(given: Sequence[int] | None, description: ModelDescription, n_dims: int) -> tuple[int, ...]:
+    """Return what is given or what the model declares; both must be the same, and fit the images."""
+    declared = description.patch_size
+    size = declared if given is None else spatial_tuple("patch_size", given, least=1)
+    if size is None:
+        example = ",".join(["256"] * 2 if n_dims == 2 else ["32", "128", "128"])
+        raise GeometryError(
+            f"patch_size is not given and the model takes any: give one number for each of "
+            f"{', '.join(spatial_axes(n_dims))}, such as {example}"
+        )
+    if declared is not None and size != declared:
+        raise GeometryError(f"patch_size is {size}, but the model takes {declared} only: leave patch_size out")
+    if len(size) != n_dims:
+        raise GeometryError(
+            f"patch_size is {size}, which is {len(size)}D, but the images are {n_dims}D: give one number for each of "
+            f"{', '.join(spatial_axes(n_dims))}, or name the axes so that the dimensions fit (a stack of slices read one "
+            "by one has axes 'SYX')"
+        )
+    return size
+
+
+def _check_channels(stacks: Sequence[ImageStack], description: ModelDescription) -> None:
+    channels = int(stacks[0].data_shape[1])
+    if description.in_channels not in (None, channels):
+        raise GeometryError(
+            f"the model takes {description.in_channels} channels, but {stacks[0].source} has {channels}"
+        )
+
+
+def _source_identity(stack: ImageStack) -> tuple[Any, ...]:
+    path = Path(str(stack.source))
+    status = path.stat() if path.exists() else None
+    return (
+        str(stack.source),
+        stack.original_axes,
+        tuple(stack.original_data_shape),
+        str(stack.data_dtype),
+        *(() if status is None else (status.st_size, status.st_mtime_ns)),
+    )

@@ -1,0 +1,98 @@
+"""How much memory a run may take, and how much it takes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from patchloom.errors import GeometryError
+
+_SHARE_OF_FREE = 2
+"""By default a run takes at most one in so many of the bytes that are free."""
+
+READ_AHEAD = 2
+"""Batches that are read while the model is busy with another."""
+
+WRITE_BEHIND = 2
+"""Finished blocks that wait to be written, the one being written included."""
+
+SINK_BYTES = 64 * 2**20
+"""What a sink holds while it compresses: at most this, whatever the block."""
+
+
+def free_memory() -> int:
+    """Tell how many bytes a process may still take here, by the system and its control group; 4 GiB where nobody says."""
+    return min([*_free_of_system(), *_free_of_control_group(), *_free_of_address_space()], default=4 * 2**30)
+
+
+def check_memory_limit(memory_limit: int | None) -> int:
+    """Return the limit in bytes: what is given, else half of what is free.
+
+    Raises
+    ------
+    GeometryError
+        If it is no positive number.
+    """
+    if memory_limit is None:
+        return max(free_memory() // _SHARE_OF_FREE, 2**28)
+    if memory_limit < 1:
+        raise GeometryError(f"memory_limit is {memory_limit}: it must be a positive number of bytes")
+    return int(memory_limit)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """What the parts of a run take, in bytes; what the model needs itself is not known.
+
+    Parameters
+    ----------
+    batches : int
+        Batches of tiles that are read, waiting, or in the model.
+    predictions : int
+        What the model makes of a batch.
+    open_blocks : int
+        Blocks that tiles are still added to.
+    writing : int
+        Finished blocks on their way to the output.
+    """
+
+    batches: int
+    predictions: int
+    open_blocks: int
+    writing: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.batches + self.predictions + self.open_blocks + self.writing
+
+
+def _free_of_system() -> Iterator[int]:
+    with suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        yield next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        return
+    with suppress(OSError, ValueError, AttributeError):
+        yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _free_of_control_group() -> Iterator[int]:
+    folder = Path("/sys/fs/cgroup")
+    with suppress(OSError, ValueError):  # "max" is no number: there is no limit
+        yield int((folder / "memory.max").read_text()) - int((folder / "memory.current").read_text())
+
+
+def _free_of_address_space() -> Iterator[int]:
+    if sys.platform == "win32":
+        return
+    import resource  # noqa: PLC0415  # there is none on Windows
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        with suppress(OSError, ValueError, IndexError):
+            pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+            yield max(limit - pages * os.sysconf("SC_PAGE_SIZE"), 0)

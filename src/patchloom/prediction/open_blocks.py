@@ -1,0 +1,129 @@
+"""The blocks that tiles are being added to, and what comes out when one is complete."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.errors import StitchError
+from patchloom.geometry.blend_weights import neighbour_shifts, shared_weights
+from patchloom.patch_specs import TileSpecs
+from patchloom.prediction.batch_prediction import to_dtype
+from patchloom.prediction.output_form import OutputForm
+from patchloom.prediction.plan import PredictionPlan
+from patchloom.stitching import add_blended_tile, paste_tile
+
+
+@dataclass(slots=True)
+class _Buffer:
+    """One output of one open block."""
+
+    values: NDArray[Any]
+    copied: int = 0
+    """Voxels that were pasted, counted in one channel."""
+
+
+@dataclass(frozen=True)
+class OpenBlocks:
+    """The open blocks of one image.
+
+    Parameters
+    ----------
+    plan : PredictionPlan
+        The plan.
+    data_idx : int
+        Which image.
+    forms : sequence of OutputForm
+        The outputs of the model for this image.
+    """
+
+    plan: PredictionPlan
+    data_idx: int
+    forms: Sequence[OutputForm]
+    _buffers: dict[int, list[_Buffer]] = field(default_factory=dict)
+
+    def add(self, number: int, spec: TileSpecs, tiles: Sequence[NDArray[Any]]) -> None:
+        """Add what a tile gives to one block.
+
+        Parameters
+        ----------
+        number : int
+            Number of the block.
+        spec : TileSpecs
+            The tile, in voxels of the input.
+        tiles : sequence of array
+            `C(Z)YX` for each output: the prediction without its margin, in voxels of the output.
+        """
+        window = self.plan.blocks[self.data_idx][number].window
+        if number not in self._buffers:
+            self._buffers[number] = [self._empty(form, window) for form in self.forms]
+        for form, tile, buffer in zip(self.forms, tiles, self._buffers[number], strict=True):
+            if self.plan.blend is None:
+                buffer.copied += paste_tile(tile, _scaled(spec, form), buffer.values, form.window(window))
+            else:
+                weights = self._weights(spec, form)
+                add_blended_tile(tile, form.place(spec["coords"]), weights, buffer.values, form.window(window))
+
+    def close(self, number: int) -> list[NDArray[Any]]:
+        """Take a block out, complete.
+
+        Returns
+        -------
+        list of array
+            `C(Z)YX` for each output, in the dtype of the output.
+
+        Raises
+        ------
+        StitchError
+            If the plan has a hole, which would be a fault of Patchloom.
+        """
+        window = self.plan.blocks[self.data_idx][number].window
+        closed = []
+        for form, buffer in zip(self.forms, self._buffers.pop(number), strict=True):
+            voxels = prod(part.stop - part.start for part in form.window(window))
+            if self.plan.blend is None and buffer.copied != voxels:
+                raise StitchError(
+                    f"{buffer.copied} of {voxels} voxels of block {number} were predicted: the plan has a hole"
+                )
+            closed.append(to_dtype(buffer.values, self.plan.output_dtype(form), []))
+        return closed
+
+    def _empty(self, form: OutputForm, window: Sequence[slice]) -> _Buffer:
+        shape = (form.n_channels, *(part.stop - part.start for part in form.window(window)))
+        make = np.empty if self.plan.blend is None else np.zeros
+        return _Buffer(make(shape, self.plan.accumulator(form)))
+
+    def _weights(self, spec: TileSpecs, form: OutputForm) -> list[NDArray[np.float64]]:
+        blend = self.plan.blend
+        assert blend is not None  # noqa: S101  # add asks only then
+        spatial_shape = self.plan.blocks[self.data_idx].spatial_shape
+        axes = zip(self.plan.tiling.rules, spatial_shape, spec["coords"], form.scale, strict=True)
+        return [
+            shared_weights(
+                blend,
+                int(rule.patch_size * factor),
+                tuple(int(shift * factor) for shift in neighbour_shifts(rule, size, start)),
+            )
+            for rule, size, start, factor in axes
+        ]
+
+
+def _scaled(spec: TileSpecs, form: OutputForm) -> TileSpecs:
+    """Turn a tile of the input into one of the output."""
+    if all(factor == 1 for factor in form.scale):
+        return spec
+    coords, landing = form.place(spec["coords"]), form.place(spec["stitch_coords"])
+    ends = form.size([start + size for start, size in zip(spec["stitch_coords"], spec["crop_size"], strict=True)])
+    return {
+        **spec,
+        "coords": coords,
+        "patch_size": form.size(spec["patch_size"]),
+        "crop_coords": tuple(place - start for place, start in zip(landing, coords, strict=True)),
+        "crop_size": tuple(end - place for end, place in zip(ends, landing, strict=True)),
+        "stitch_coords": landing,
+    }

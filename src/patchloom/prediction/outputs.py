@@ -1,0 +1,228 @@
+"""The outputs of a run: one sink an image and output of the model, the ledger, and the lock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.axes import AxesMap
+from patchloom.errors import SinkError
+from patchloom.image_metadata import ImageMetadata
+from patchloom.image_stacks import HasMetadata, ImageStack
+from patchloom.prediction.blocks import choose_chunk
+from patchloom.prediction.destinations import output_path
+from patchloom.prediction.ledger import Ledger
+from patchloom.prediction.output_form import OutputForm
+from patchloom.prediction.plan import PredictionPlan
+from patchloom.sinks import ImageSink, MemorySink, OmeZarrSink, OutputLock, ResumableSink, partial_path
+
+Result = NDArray[Any] | Path | dict[str, Any]
+"""An image or where it is; by the names of the outputs, where a model has several."""
+
+Pyramid = Literal["mean", "nearest"]
+
+
+class Outputs:
+    """Where the blocks of all images of a run go; a context manager.
+
+    Blocks that the ledger lists are not computed again. Leaving the context with an error keeps what can be resumed and
+    removes the rest.
+
+    Parameters
+    ----------
+    plan : PredictionPlan
+        The plan, with forms.
+    destinations : sequence of Path or None
+        Where each image goes; `None` for an array.
+    ledger : Ledger, optional
+        What is done already. Without one nothing can be resumed.
+    lock : OutputLock, optional
+        The lock on the output of a single image, held by the caller.
+    pyramid : {"mean", "nearest"} or None
+        As in `OmeZarrSink`.
+    overwrite : bool
+        Whether an output that exists may be replaced.
+    """
+
+    def __init__(
+        self,
+        plan: PredictionPlan,
+        destinations: Sequence[Path | None],
+        *,
+        ledger: Ledger | None = None,
+        lock: OutputLock | None = None,
+        pyramid: Pyramid | None = "mean",
+        overwrite: bool = False,
+    ) -> None:
+        self._plan = plan
+        self._destinations = destinations
+        self._ledger = ledger
+        self._lock = lock
+        self._pyramid = pyramid
+        self._overwrite = overwrite
+        self._sinks: dict[int, list[ImageSink]] = {}
+        self._done: dict[int, set[int]] = {data_idx: set() for data_idx in range(len(plan.stacks))}
+        self.results: dict[int, Result] = {}
+        """What came of each image that is complete."""
+
+    def __enter__(self) -> Self:
+        for data_idx in range(len(self._plan.stacks)):
+            if self._ledger is None:
+                break
+            if data_idx in self._ledger.finished and all(path.exists() for path in self._paths(data_idx)):
+                self._done[data_idx] = set(range(len(self._plan.blocks[data_idx])))
+                self.results[data_idx] = self._named(data_idx, self._paths(data_idx))
+            elif all(partial_path(path).exists() for path in self._paths(data_idx)):
+                self._resume(data_idx, self._ledger)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with ExitStack() as every:  # also when closing one of them fails
+            for data_idx in list(self._sinks):
+                every.callback(self.drop, data_idx)
+
+    def is_done(self, data_idx: int, block: int) -> bool:
+        """Whether a block was written, now or by an earlier run."""
+        return block in self._done[data_idx]
+
+    def write(self, data_idx: int, block: int, outputs: Sequence[NDArray[Any]]) -> None:
+        """Write one block to all outputs, write it down, and complete the image if it was the last.
+
+        Raises
+        ------
+        SinkError
+            If an output cannot be written.
+        """
+        if data_idx not in self._sinks:
+            self._sinks[data_idx] = self._open(data_idx, resume=False)
+        records = []
+        for sink, form, values in zip(self._sinks[data_idx], self._plan.forms[data_idx], outputs, strict=True):
+            region = self._region(data_idx, block, form)
+            sink.write(region, values[np.newaxis])
+            if isinstance(sink, ResumableSink):
+                records.append(sink.block_record(region))
+        if self._ledger is not None:
+            self._ledger.record(data_idx, block, records)
+        self._done[data_idx].add(block)
+        if len(self._done[data_idx]) == len(self._plan.blocks[data_idx]):
+            self._finalise(data_idx)
+
+    def finalise_complete(self) -> None:
+        """Complete the images of which all blocks were written by a run that was killed right then.
+
+        Raises
+        ------
+        SinkError
+            If one cannot be completed.
+        """
+        for data_idx in list(self._sinks):
+            if len(self._done[data_idx]) == len(self._plan.blocks[data_idx]):
+                self._finalise(data_idx)
+
+    def drop(self, data_idx: int) -> None:
+        """Let go of an image that will not be completed now: keep what can be resumed, remove the rest."""
+        for sink in self._sinks.pop(data_idx, []):
+            if self._ledger is not None and isinstance(sink, ResumableSink) and self._done[data_idx]:
+                sink.close()
+            else:
+                sink.abort()
+
+    @property
+    def n_kept(self) -> int:
+        """Blocks that a later run need not compute again."""
+        return 0 if self._ledger is None else len(self._ledger.blocks)
+
+    def _finalise(self, data_idx: int) -> None:
+        results = [sink.finalise() for sink in self._sinks[data_idx]]
+        del self._sinks[data_idx]
+        self.results[data_idx] = self._named(data_idx, results)
+        if self._ledger is not None:
+            self._ledger.finish(data_idx)
+
+    def _resume(self, data_idx: int, ledger: Ledger) -> None:
+        """Open the outputs that an earlier run began, and take over what it finished."""
+        self._sinks[data_idx] = sinks = self._open(data_idx, resume=True)
+        for (image, block), records in list(ledger.blocks.items()):
+            if image == data_idx and len(records) == len(sinks) and _restored(sinks, records):
+                self._done[data_idx].add(block)
+
+    def _open(self, data_idx: int, *, resume: bool) -> list[ImageSink]:
+        sinks: list[ImageSink] = []
+        try:
+            for form in self._plan.forms[data_idx]:
+                sinks.append(self._open_one(data_idx, form, resume=resume))  # noqa: PERF401  # to abort those opened
+        except BaseException:
+            for sink in sinks:
+                sink.abort()
+            raise
+        return sinks
+
+    def _open_one(self, data_idx: int, form: OutputForm, *, resume: bool) -> ImageSink:
+        stack, grid = self._plan.stacks[data_idx], self._plan.blocks[data_idx]
+        axes_map = AxesMap(stack.original_axes, tuple(stack.original_data_shape))
+        axes_map = axes_map.with_channels(form.n_channels).with_spatial(form.size(grid.spatial_shape))
+        dtype = self._plan.output_dtype(form)
+        destination = self._destinations[data_idx]
+        if destination is None:
+            return MemorySink(axes_map, dtype)
+        block_shape = form.size(grid.block_shape)
+        return OmeZarrSink(
+            output_path(destination, form.name),
+            axes_map=axes_map,
+            dtype=dtype,
+            chunk_shape=(1, 1, *choose_chunk(block_shape)),
+            shard_shape=(1, 1, *block_shape),
+            metadata=result_metadata(stack, self._plan, form),
+            pyramid=self._pyramid,
+            overwrite=self._overwrite,
+            resume=resume,
+            lock=self._lock if len(self._plan.stacks) == 1 and not form.name else None,
+        )
+
+    def _region(self, data_idx: int, block: int, form: OutputForm) -> tuple[slice, ...]:
+        place = self._plan.blocks[data_idx][block]
+        return (slice(place.sample_idx, place.sample_idx + 1), slice(0, form.n_channels), *form.window(place.window))
+
+    def _paths(self, data_idx: int) -> list[Path]:
+        destination = self._destinations[data_idx]
+        names = [form.name for form in self._plan.forms[data_idx]]
+        return [] if destination is None else [output_path(destination, name) for name in names]
+
+    def _named(self, data_idx: int, results: Sequence[NDArray[Any] | Path]) -> Result:
+        names = [form.name for form in self._plan.forms[data_idx]]
+        return results[0] if names == [""] else dict(zip(names, results, strict=True))
+
+
+def _restored(sinks: Sequence[ImageSink], records: Sequence[Any]) -> bool:
+    """Whether all outputs of a block are still there; if one is not, the block is computed again."""
+    try:
+        for sink, record in zip(sinks, records, strict=True):
+            if isinstance(sink, ResumableSink):
+                sink.restore(record)
+    except SinkError:
+        return False
+    return True
+
+
+def result_metadata(stack: ImageStack, plan: PredictionPlan, form: OutputForm) -> ImageMetadata:
+    """Give an output the voxel sizes of its source, and the channels of the model or of a source that has as many."""
+    source = stack.metadata if isinstance(stack, HasMetadata) else ImageMetadata()
+    names, colors = plan.model.out_channel_names, plan.model.out_channel_colors
+    if not names and form.n_channels == stack.data_shape[1]:
+        names, colors = source.channel_names, source.channel_colors
+    factors = dict(zip("ZYX"[-len(form.scale) :], form.scale, strict=True))
+    return replace(
+        source,
+        voxel_size={axis: size / float(factors.get(axis, 1)) for axis, size in source.voxel_size.items()},
+        channel_names=names if len(names) == form.n_channels else (),
+        channel_colors=colors if len(colors) == form.n_channels else (),
+    )

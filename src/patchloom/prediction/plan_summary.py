@@ -1,0 +1,52 @@
+"""A plan as plain values, for people and for programs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from patchloom.prediction.plan import PredictionPlan
+
+
+def summarise(plan: PredictionPlan) -> dict[str, Any]:
+    """Give what a plan will do as plain values that go to JSON.
+
+    Examples
+    --------
+    >>> from patchloom.prediction import plan
+    >>> summary = summarise(plan(np.zeros((100, 80), np.uint8), axes="YX", patch_size=(64, 64)))
+    >>> summary["tiles"], summary["blocks"], summary["sources"][0]["shape"]
+    (4, 1, [100, 80])
+    """
+    return {
+        "sources": [
+            {
+                "source": str(stack.source),
+                "axes": stack.original_axes,
+                "shape": list(stack.original_data_shape),
+                "dtype": str(np.dtype(stack.data_dtype)),
+                "tiles": list(plan.tiling.grid_shape(data_idx)),
+                "block_shape": list(plan.blocks[data_idx].block_shape),
+                "output_shapes": [list(shape) for shape in plan.output_shapes[data_idx]],
+            }
+            for data_idx, stack in enumerate(plan.stacks)
+        ],
+        "patch_size": list(plan.patch_size),
+        "overlaps": [shared + 2 * margin for shared, margin in zip(plan.tiling.overlaps, plan.margin, strict=True)],
+        "seams": plan.seams,
+        "blend": plan.blend,
+        "padding": plan.padding,
+        "batch_size": plan.batch_size,
+        "tiles": plan.n_tiles,
+        "tiles_computed": plan.n_tiles_computed,
+        "blocks": plan.n_blocks,
+        "output_known": plan.output_known,
+        "output_dtypes": [str(plan.output_dtype(form)) for form in plan.output_forms(0)],
+        "source_bytes": plan.source_bytes,
+        "tile_bytes": plan.tile_bytes,
+        "output_bytes": plan.output_bytes,
+        "memory": {**asdict(plan.memory), "total": plan.memory.total, "limit": plan.memory_limit},
+        "fingerprint": plan.fingerprint,
+    }
