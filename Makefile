@@ -37,7 +37,7 @@ format: $(VENV)/.lint  ## Mend what can be mended without thinking
 	$(BIN)/ruff format
 
 bench: $(VENV)/.test  ## Measure, as ratios against a floor
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
+	@for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
 
 changelog: $(VENV)/.docs  ## Show what the next release notes say
 	$(BIN)/towncrier build --draft --version next
