@@ -297,15 +297,28 @@ OPEN_FILES = Path("/proc/self/fd")
 
 
 @pytest.mark.skipif(not OPEN_FILES.exists(), reason="open files are counted in /proc")
-@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}])
-def test_no_file_stays_open(tmp_path, options):
+@pytest.mark.parametrize(("options", "kept"), [({}, tiff_pages.MAPS_KEPT), ({"compression": "zlib"}, 0)])
+def test_thousands_of_files_need_few_open_ones(tmp_path, options, kept):
+    tiff_pages._mapping.cache_clear()
     before = len(list(OPEN_FILES.iterdir()))
     stacks = []
-    for number in range(20):
+    for number in range(tiff_pages.MAPS_KEPT + 10):
         tifffile.imwrite(tmp_path / f"{number}.tif", random_image((20, 20)), **options)
         stacks.append(TiffStack(tmp_path / f"{number}.tif"))
         stacks[-1].extract_patch(0, None, (0, 0), (5, 5))
-    assert len(list(OPEN_FILES.iterdir())) == before
+    assert len(list(OPEN_FILES.iterdir())) == before + kept
+    tiff_pages._mapping.cache_clear()
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}])
+def test_a_file_written_anew_is_read_anew(tmp_path, options):
+    """By a stack opened after that: the map of the old one is not used for it."""
+    for seed in range(3):
+        image = np.random.default_rng(seed).integers(0, 999, (20, 20))
+        tifffile.imwrite(tmp_path / "new.tif", image, **options)
+        (tmp_path / "new.tif").replace(tmp_path / "a.tif")
+        stack = TiffStack(tmp_path / "a.tif")
+        np.testing.assert_array_equal(stack.extract_patch(0, None, (0, 0), (20, 20))[0], image)
 
 
 def patch_sum(stack):

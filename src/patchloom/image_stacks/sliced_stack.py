@@ -92,6 +92,11 @@ class SlicedStack(ABC):
         """Read one box as `C(Z)YX`; may be a view of the source."""
         return self.axes_map.arrange(self.read(self.axes_map.selection(*region)))
 
+    def read_regions(self, regions: Sequence[Region], out: Sequence[NDArray[Any]]) -> None:
+        """Read regions straight to where they are wanted; see `ReadsRegions.read_regions`."""
+        for region, target in zip(regions, out, strict=True):
+            target[...] = self.read_region(region)
+
     def extract_patch(
         self, sample_idx: int, channels: Sequence[int] | None, coords: Sequence[int], patch_size: Sequence[int]
     ) -> NDArray[Any]:
@@ -115,7 +120,8 @@ class SlicedStack(ABC):
             landing = tuple(
                 slice(window.start - start, window.stop - start) for window, start in zip(inside, starts, strict=True)
             )
-            patch[(slice(None), *landing)] = region[[channel - first for channel in wanted]]
+            in_order = wanted == list(range(first, first + len(wanted)))
+            patch[(slice(None), *landing)] = region if in_order else region[[channel - first for channel in wanted]]
         return patch
 
     def _checked(self, name: str, value: int, limit: int) -> int:

@@ -11,7 +11,8 @@ offsets and byte counts, is taken once, when the file is opened; from then on a 
 Pages that are neither compressed nor cut up are mapped into memory instead, so that only the rows needed are read.
 
 Everything here sees a page as `(planar samples, depth, length, width, interleaved samples)`, as tifffile does. Files are
-opened for each read: a series of thousands of TIFFs would run into the limit on open files otherwise.
+opened for each read, and only the maps last used are kept: a series of thousands of TIFFs would run into the limit on open
+files otherwise.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -32,6 +34,9 @@ from patchloom.errors import SourceError
 
 Decoder = Callable[..., tuple[NDArray[Any] | None, tuple[int, ...], tuple[int, ...]]]
 """tifffile's: from the bytes and number of a segment to its pixels, its place and its shape."""
+
+MAPS_KEPT = 32
+"""How many files stay mapped into memory. Mapped anew, a file costs a page fault for every page read."""
 
 MISSING = -1
 """The file number of a page that was never written; its pixels are 0."""
@@ -177,27 +182,38 @@ def read_pages(
         if number == MISSING:
             continue
         path = table.files[number]
+        places = list(group)
         try:
+            if table.mapped:
+                _copy_mapped(table, path, places, box, out)
+                continue
             with open(path, "rb") as file:  # noqa: PTH123  # a string
-                if table.mapped:
-                    _copy_mapped(table, file, list(group), box, out)
-                else:
-                    for place, page in group:
-                        for segment in _decoded_segments(table, file, page, box, decode):
-                            _copy_segment(segment, box, out[place])
+                for place, page in places:
+                    for segment in _decoded_segments(table, file, page, box, decode):
+                        _copy_segment(segment, box, out[place])
+        except SourceError:
+            raise
         except OSError as error:
             raise SourceError(f"{path} cannot be read: {error}") from error
 
 
 def _copy_mapped(
-    table: PageTable, file: BinaryIO, places: Sequence[tuple[int, int]], box: tuple[slice, ...], out: NDArray[Any]
+    table: PageTable, path: str, places: Sequence[tuple[int, int]], box: tuple[slice, ...], out: NDArray[Any]
 ) -> None:
-    if os.fstat(file.fileno()).st_size < max(table.offsets[page, 0] + table.byte_counts[page, 0] for _, page in places):
-        raise SourceError(f"{file.name} has become shorter since it was opened")
-    mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    status = os.stat(path)  # noqa: PTH116  # a string
+    if status.st_size < max(table.offsets[page, 0] + table.byte_counts[page, 0] for _, page in places):
+        # To read on would end the process.
+        raise SourceError(f"{path} has become shorter since it was opened")
+    mapping = _mapping(path, status.st_size, status.st_mtime_ns)
     for place, page in places:
-        pixels = np.ndarray(table.page_shape, table.dtype, mapping, int(table.offsets[page, 0]))
+        pixels: NDArray[Any] = np.ndarray(table.page_shape, table.dtype, mapping, int(table.offsets[page, 0]))
         out[place] = pixels[box]
+
+
+@lru_cache(MAPS_KEPT)
+def _mapping(path: str, size: int, changed: int) -> mmap.mmap:  # noqa: ARG001  # another size or time is another file
+    with open(path, "rb") as file:  # noqa: PTH123  # a string
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 class _Segment(NamedTuple):

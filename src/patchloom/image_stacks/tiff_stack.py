@@ -38,8 +38,7 @@ from patchloom.image_stacks.tiff_pages import (
 class TiffStack(SlicedStack):
     """An image stack over a TIFF; a region read touches its own strips or tiles only.
 
-    The file is closed between reads. Where its pixels are compressed or cut up, the stack has a storage grid
-    (`HasStorageGrid`).
+    No stack keeps its file open. Where the pixels are compressed or cut up, it has a storage grid (`HasStorageGrid`).
 
     Parameters
     ----------

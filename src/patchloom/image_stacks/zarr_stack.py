@@ -25,8 +25,8 @@ from patchloom.image_stacks.zarr_node import ZarrNode, context, is_url, is_zarr_
 class ZarrStack(SlicedStack):
     """An image stack over one array of a Zarr.
 
-    The regions of a batch are read all together (`ReadsRegions`), and the stack knows its chunks and shards
-    (`HasStorageGrid`). A chunk that was never written has the array's fill value, as in any Zarr.
+    The regions of a batch are all under way together, and the stack knows its chunks and shards (`HasStorageGrid`). A chunk
+    that was never written has the array's fill value, as in any Zarr.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ class ZarrStack(SlicedStack):
         return self._result(self._opened()[selection].read(), selection)
 
     def read_regions(self, regions: Sequence[Region], out: Sequence[NDArray[Any]]) -> None:
-        """Read regions all together; see `ReadsRegions.read_regions`."""
+        """Read regions, all of them requested before the first is awaited; see `ReadsRegions.read_regions`."""
         store = self._opened()
         selections = [self.axes_map.selection(*region) for region in regions]
         reads = [store[selection].read() for selection in selections]
