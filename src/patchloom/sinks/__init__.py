@@ -3,22 +3,28 @@
 from patchloom.sinks.destination import check_apart, check_destination, partial_path
 from patchloom.sinks.image_sink import ImageSink
 from patchloom.sinks.memory_sink import MemorySink
+from patchloom.sinks.npy_sink import NpySink
 from patchloom.sinks.ome_zarr_sink import OmeZarrSink
+from patchloom.sinks.open_sink import open_sink
 from patchloom.sinks.output_kind import SINK_SUFFIXES, SUPPORTED_OUTPUTS, output_kind
 from patchloom.sinks.output_lock import OutputLock
 from patchloom.sinks.sink_capabilities import OffersBuffer, ResumableSink
+from patchloom.sinks.tiff_sink import TiffSink
 
 __all__ = [
     "SINK_SUFFIXES",
     "SUPPORTED_OUTPUTS",
     "ImageSink",
     "MemorySink",
+    "NpySink",
     "OffersBuffer",
     "OmeZarrSink",
     "OutputLock",
     "ResumableSink",
+    "TiffSink",
     "check_apart",
     "check_destination",
+    "open_sink",
     "output_kind",
     "partial_path",
 ]

@@ -1,4 +1,4 @@
-"""What an OME-Zarr 0.5 says of itself, built with yaozarrs' models so that it is valid.
+"""What an OME-Zarr says of itself, built with yaozarrs' models so that it is valid.
 
 Import this module where it is used: pydantic, beneath yaozarrs, takes its time.
 """
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import cycle, islice
 from typing import Any
 
-from yaozarrs import v05
+from yaozarrs import v04, v05
 
 from patchloom.axes import AxesMap
 from patchloom.errors import SinkError
@@ -43,6 +43,7 @@ def group_attributes(
     axes_map: AxesMap,
     metadata: ImageMetadata,
     *,
+    version: str = "0.5",
     level_factors: Sequence[Sequence[int]],
     method: PyramidMethod | None,
     value_ranges: Sequence[tuple[float, float]],
@@ -57,6 +58,8 @@ def group_attributes(
     metadata : ImageMetadata
         Voxel sizes, units and channels. A size that is not positive counts as unknown, and a unit that OME-Zarr does not
         know is left out.
+    version : {"0.5", "0.4"}
+        Of OME-Zarr. In 0.4 the attributes are not gathered under `"ome"`.
     level_factors : sequence of sequence of int
         For each level how many voxels of the full image one of its voxels spans, `(z,) y, x`.
     method : {"mean", "nearest"} or None
@@ -69,40 +72,43 @@ def group_attributes(
     SinkError
         If the channels' names or colours are not as many as the channels, or a colour is none.
     """
+    models = {"0.4": v04, "0.5": v05}[version]
     try:
-        image = v05.Image(
-            multiscales=[_multiscale(axes_map, metadata, level_factors, method)],
-            omero=v05.Omero(channels=_channels(axes_map, metadata, value_ranges)),
+        image = models.Image(
+            multiscales=[_multiscale(models, axes_map, metadata, level_factors, method)],
+            omero=models.Omero(channels=_channels(axes_map, metadata, value_ranges)),
         )
     except ValueError as error:
         raise SinkError(f"metadata cannot be written as OME-Zarr: {error}") from error
+    said = image.model_dump(mode="json", exclude_none=True)
     return {
-        "ome": image.model_dump(mode="json", exclude_none=True),
+        **({"ome": said} if version == "0.5" else said),
         "patchloom": {"axes": axes_map.axes, "shape": list(axes_map.shape)},
     }
 
 
 def _multiscale(
+    models: Any,
     axes_map: AxesMap,
     metadata: ImageMetadata,
     level_factors: Sequence[Sequence[int]],
     method: PyramidMethod | None,
-) -> v05.Multiscale:
+) -> Any:
     axes = ome_axes(axes_map)
     sizes = {axis: metadata.voxel_size.get(axis.upper(), math.nan) for axis in axes}
     known = {axis: size for axis, size in sizes.items() if math.isfinite(size) and size > 0}
     datasets = []
     for level, spatial_factors in enumerate(level_factors):
         factors = dict.fromkeys(axes, 1) | dict(zip(axes_map.spatial.lower(), spatial_factors, strict=True))
-        transformations: list[v05.ScaleTransformation | v05.TranslationTransformation] = [
-            v05.ScaleTransformation(scale=[known.get(axis, 1.0) * factors[axis] for axis in axes])
+        transformations: list[Any] = [
+            models.ScaleTransformation(scale=[known.get(axis, 1.0) * factors[axis] for axis in axes])
         ]
         if level and method == "mean":
             # A mean lies at the centre of the voxels it was taken of; every second voxel lies where it was.
             shift = [known.get(axis, 1.0) * (factors[axis] - 1) / 2 for axis in axes]
-            transformations.append(v05.TranslationTransformation(translation=shift))
-        datasets.append(v05.Dataset(path=str(level), coordinateTransformations=transformations))
-    return v05.Multiscale(
+            transformations.append(models.TranslationTransformation(translation=shift))
+        datasets.append(models.Dataset(path=str(level), coordinateTransformations=transformations))
+    return models.Multiscale(
         name=metadata.name or None,
         axes=[_axis(axis, metadata.units.get(axis.upper()) if axis in known else None) for axis in axes],
         datasets=datasets,

@@ -26,11 +26,13 @@ from patchloom.sinks.region import check_block, show
 from patchloom.sinks.shard_grid import Region, ShardGrid
 from patchloom.sinks.value_range import ChannelRanges, ValueRange, block_ranges
 from patchloom.sinks.zarr_array import ZarrArray
-from patchloom.sinks.zarr_format import STORABLE
+from patchloom.sinks.zarr_format import STORABLE, ZarrFormat
+
+OmeZarrVersion = Literal["0.4", "0.5"]
 
 
 class OmeZarrSink:
-    """An `ImageSink` that writes an OME-Zarr 0.5 image: sharded Zarr v3, with a pyramid, readable by any viewer.
+    """An `ImageSink` that writes an OME-Zarr image with a pyramid: sharded Zarr v3, or Zarr v2 where a viewer wants that.
 
     Every shard is written once, whole, and is durable when `write` returns. All is written to `<path>.partial`; `finalise`
     makes the lower levels and the metadata and then renames the folder, so that an image at `path` is always complete. What
@@ -48,7 +50,7 @@ class OmeZarrSink:
         Boolean, integer or floating-point.
     chunk_shape, shard_shape : sequence of int
         `SC(Z)YX`; what is decoded at once, and what a file holds: a whole number of chunks. Both are clipped to the image.
-        Equal ones make plain chunks, without the sharding codec.
+        Equal ones make plain chunks, without the sharding codec. OME-Zarr 0.4 has no shards: a chunk is a file.
     metadata : ImageMetadata, optional
         Voxel sizes, units, and names and colours of the channels, carried over.
     pyramid : {"mean", "nearest"} or None
@@ -57,6 +59,8 @@ class OmeZarrSink:
     levels : int, optional
         How many levels to make, the full image among them. Without it, levels are made until no axis is larger than 256
         voxels or one chunk.
+    version : {"0.5", "0.4"}
+        Of OME-Zarr; 0.5 is Zarr v3, 0.4 is Zarr v2.
     overwrite : bool
         Whether a Zarr that is at `path` already may be replaced, and an unfinished one be discarded. The former stays until
         the new image is complete.
@@ -73,7 +77,7 @@ class OmeZarrSink:
         If the place cannot be written to, another run is writing there, the dtype cannot be stored, the metadata do not
         fit the channels, or what is to be resumed is not there or has another shape, dtype, chunks or shards.
     GeometryError
-        If chunks, shards, levels or pyramid make no sense.
+        If chunks, shards, levels, pyramid or version make no sense.
 
     Notes
     -----
@@ -107,6 +111,7 @@ class OmeZarrSink:
         metadata: ImageMetadata | None = None,
         pyramid: Literal["mean", "nearest"] | None = "mean",
         levels: int | None = None,
+        version: OmeZarrVersion = "0.5",
         overwrite: bool = False,
         resume: bool = False,
         lock: OutputLock | None = None,
@@ -115,6 +120,8 @@ class OmeZarrSink:
         self.axes_map = axes_map
         self.data_shape = axes_map.data_shape
         self.data_dtype = _storable(dtype)
+        self.version, self.zarr_format = version, _zarr_format(version)
+        shard_shape = chunk_shape if self.zarr_format == 2 else shard_shape
         self.grid = ShardGrid(self.data_shape, tuple(chunk_shape), tuple(shard_shape))
         self.level_shapes = level_shapes(self.data_shape[2:], self.grid.chunk_shape[2:], _n_levels(pyramid, levels))
         self.method = None if pyramid is None else pyramid_method(pyramid, self.data_dtype)
@@ -240,7 +247,9 @@ class OmeZarrSink:
 
         shape = (*self.data_shape[:2], *self.level_shapes[level])
         grid = ShardGrid(shape, self.chunk_shape, self.shard_shape)
-        return ZarrArray(self._output.partial / str(level), grid, self.data_dtype, ome_axes(self.axes_map))
+        return ZarrArray(
+            self._output.partial / str(level), grid, self.data_dtype, ome_axes(self.axes_map), self.zarr_format
+        )
 
     def _attributes(self) -> dict[str, Any]:
         from patchloom.sinks.ome_metadata import group_attributes  # noqa: PLC0415  # slow to import
@@ -251,14 +260,20 @@ class OmeZarrSink:
         return group_attributes(
             self.axes_map,
             self.metadata,
+            version=self.version,
             level_factors=factors,
             method=self.method if len(factors) > 1 else None,
             value_ranges=self._ranges.pairs(),
         )
 
     def _write_documents(self) -> None:
-        document = {"zarr_format": 3, "node_type": "group", "attributes": self._attributes()}
-        _write_durably(self._output.partial / "zarr.json", json.dumps(document, indent=2, allow_nan=False))
+        documents: dict[str, Any]
+        if self.zarr_format == 2:
+            documents = {".zattrs": self._attributes(), ".zgroup": {"zarr_format": 2}}
+        else:
+            documents = {"zarr.json": {"zarr_format": 3, "node_type": "group", "attributes": self._attributes()}}
+        for name, document in documents.items():
+            _write_durably(self._output.partial / name, json.dumps(document, indent=2, allow_nan=False))
 
     def __repr__(self) -> str:
         return f"OmeZarrSink({str(self.path)!r}, {self.data_shape}, {self.data_dtype}, {self._output.state})"
@@ -282,6 +297,13 @@ def _storable(dtype: DTypeLike) -> np.dtype[Any]:
         remedy = "store its parts as channels" if native.kind == "c" else f"use one of {', '.join(sorted(STORABLE))}"
         raise SinkError(f"dtype {native} cannot be stored as OME-Zarr: {remedy}")
     return native
+
+
+def _zarr_format(version: str) -> ZarrFormat:
+    formats: dict[str, ZarrFormat] = {"0.4": 2, "0.5": 3}
+    if version not in formats:
+        raise GeometryError(f"version is {version!r}: OME-Zarr is written as '0.4' or '0.5'")
+    return formats[version]
 
 
 def _n_levels(pyramid: str | None, levels: int | None) -> int | None:

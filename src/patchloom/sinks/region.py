@@ -43,6 +43,29 @@ def check_block(
     SinkError
         If the region is no box inside the image, or the block has another shape or dtype.
     """
+    check_region(region, data_shape)
+    shape = tuple(part.stop - part.start for part in region)
+    if block.shape != shape:
+        raise SinkError(f"block has shape {block.shape}, but its region has {shape}: {show(region)}")
+    if block.dtype.newbyteorder("=") != data_dtype.newbyteorder("="):
+        raise SinkError(f"block is {block.dtype}, but the sink stores {data_dtype}: convert it first")
+
+
+def check_region(region: tuple[slice, ...], data_shape: tuple[int, ...]) -> None:
+    """Check that a region lies inside an image.
+
+    Parameters
+    ----------
+    region : tuple of slice
+        One slice for each axis of `SC(Z)YX`, start and stop given.
+    data_shape : tuple of int
+        Shape of the image, `SC(Z)YX`.
+
+    Raises
+    ------
+    SinkError
+        If it is no box inside the image.
+    """
     axes = data_axes(len(data_shape))
     if len(region) != len(data_shape):
         raise SinkError(
@@ -54,11 +77,6 @@ def check_block(
             raise SinkError(
                 f"region is {part} along {axis}: it must be a window inside [0, {size}), start and stop given"
             )
-    shape = tuple(part.stop - part.start for part in region)
-    if block.shape != shape:
-        raise SinkError(f"block has shape {block.shape}, but its region has {shape}: {show(region)}")
-    if block.dtype.newbyteorder("=") != data_dtype.newbyteorder("="):
-        raise SinkError(f"block is {block.dtype}, but the sink stores {data_dtype}: convert it first")
 
 
 def show(region: tuple[slice, ...]) -> str:

@@ -1,0 +1,122 @@
+"""What sinks that write one uncompressed file have in common: every voxel has its place in it from the start."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from patchloom.axes import AxesMap
+from patchloom.errors import SinkError
+from patchloom.sinks.output_kind import OutputKind
+from patchloom.sinks.output_lock import OutputLock
+from patchloom.sinks.pending_output import PendingOutput
+from patchloom.sinks.region import check_block, show
+from patchloom.sinks.shard_grid import Region
+from patchloom.sinks.strided_write import write_strided
+from patchloom.sinks.written_boxes import WrittenBoxes
+
+
+class Piece(NamedTuple):
+    """A part of a block, and where it goes in the file, as `write_strided` takes them."""
+
+    values: NDArray[Any]
+    offset: int
+    strides: tuple[int, ...]
+
+
+class FileSink(ABC):
+    """An `ImageSink` over a file whose layout is known before its first voxel.
+
+    So blocks may be of any size and come in any order, nothing waits in memory, and a disk that is too small is noticed at
+    the start.
+    """
+
+    kind: ClassVar[OutputKind]
+
+    def __init__(
+        self, path: str | Path, axes_map: AxesMap, dtype: DTypeLike, *, overwrite: bool, lock: OutputLock | None
+    ) -> None:
+        self.path = Path(path)
+        self.axes_map = axes_map
+        self.data_shape = axes_map.data_shape
+        self.data_dtype = np.dtype(dtype)
+        self._boxes = WrittenBoxes(len(self.data_shape))
+        self._file: FileIO | None = None
+        self._output = PendingOutput(path, self.kind, overwrite=overwrite, lock=lock)
+        try:
+            with self._failing("cannot be begun"):
+                self._begin(self._output.partial)
+        except BaseException:
+            self.abort()
+            raise
+
+    @abstractmethod
+    def _lay_out(self, path: Path) -> int:
+        """Write all but the voxels, and return how many bytes the whole file has."""
+
+    @abstractmethod
+    def _pieces(self, region: Region, block: NDArray[Any]) -> Iterator[Piece]:
+        """Cut a block into pieces, each of which is contiguous in the file or nearly so."""
+
+    def write(self, region: tuple[slice, ...], block: NDArray[Any]) -> None:
+        """Write one block, of any size; see `ImageSink.write`."""
+        self._output.check_open()
+        check_block(region, block, self.data_shape, self.data_dtype)
+        self._boxes.check_free(region)
+        with self._failing(f"cannot be written at {show(region)}"):
+            for piece in self._pieces(region, block.astype(self.data_dtype, copy=False)):
+                write_strided(self._open_file(), *piece)
+        self._boxes.add(region)
+
+    def finalise(self) -> Path:
+        """Show the file; see `ImageSink.finalise`."""
+        self._output.check_open()
+        self._boxes.check_complete(self.data_shape)
+        with self._failing("cannot be completed"):
+            os.fsync(self._open_file())
+            self._close_file()
+        self._output.publish()
+        return self.path
+
+    def abort(self) -> None:
+        """Remove what was written; see `ImageSink.abort`."""
+        self._close_file()
+        self._output.abort()
+
+    def _begin(self, partial: Path) -> None:
+        size = self._lay_out(partial)
+        free = shutil.disk_usage(partial.parent).free
+        if size > free:
+            raise SinkError(f"{self.path} takes {size} bytes, and the disk has {free} left: make room for it")
+        os.truncate(partial, size)
+
+    def _open_file(self) -> FileIO:
+        if self._file is None:
+            self._file = FileIO(self._output.partial, "r+b")
+        return self._file
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    @contextmanager
+    def _failing(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except SinkError:
+            raise
+        except OSError as error:
+            raise SinkError(f"{self.path} {what}: {error.strerror}") from error
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r}, {self.data_shape}, {self.data_dtype}, {self._output.state})"
