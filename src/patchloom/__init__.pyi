@@ -1,6 +1,7 @@
 # The public names, one line each: the only list of them.
 from patchloom.axes import AxesMap as AxesMap
 from patchloom.errors import AxesError as AxesError
+from patchloom.errors import ForkedProcessError as ForkedProcessError
 from patchloom.errors import GeometryError as GeometryError
 from patchloom.errors import MissingExtraError as MissingExtraError
 from patchloom.errors import ModelError as ModelError
@@ -15,6 +16,7 @@ from patchloom.errors import SourceError as SourceError
 from patchloom.errors import SourceNotFoundError as SourceNotFoundError
 from patchloom.errors import SpecError as SpecError
 from patchloom.errors import StitchError as StitchError
+from patchloom.errors import TransformError as TransformError
 from patchloom.extraction.patch_extractor import PatchExtractor as PatchExtractor
 from patchloom.filters.background import exclude_below as exclude_below
 from patchloom.filters.background import thin_out_below as thin_out_below
@@ -47,13 +49,13 @@ from patchloom.patching.tiled_patching import TiledPatching as TiledPatching
 from patchloom.patching.uncorrelated_patching import UncorrelatedPatching as UncorrelatedPatching
 from patchloom.patching.weighted_patching import WeightedPatching as WeightedPatching
 from patchloom.patching.whole_sample_patching import WholeSamplePatching as WholeSamplePatching
+from patchloom.prediction.make_plan import plan as plan
 from patchloom.prediction.models.czann_model import CzannModel as CzannModel
 from patchloom.prediction.models.load_model import load_model as load_model
 from patchloom.prediction.models.model import Model as Model
 from patchloom.prediction.models.model import ModelDescription as ModelDescription
 from patchloom.prediction.models.onnx_model import OnnxModel as OnnxModel
 from patchloom.prediction.plan import PredictionPlan as PredictionPlan
-from patchloom.prediction.plan import plan as plan
 from patchloom.prediction.predict import predict as predict
 from patchloom.sinks.memory_sink import MemorySink as MemorySink
 from patchloom.sinks.ome_zarr_sink import OmeZarrSink as OmeZarrSink

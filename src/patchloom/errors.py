@@ -16,6 +16,8 @@
     ├── ModelError             (RuntimeError)       a model cannot be loaded, or failed on a tile
     │   ├── ModelNotFoundError (FileNotFoundError)  there is no model at that place
     │   └── ModelOutputError   (ValueError)         a model ran and returned something unusable
+    ├── TransformError         (RuntimeError)       a transform of the user's failed on a patch
+    ├── ForkedProcessError     (RuntimeError)       a process was forked that has used TensorStore
     └── MissingExtraError      (ImportError)        an optional dependency is not installed
 
 Code that catches the built-in keeps working; code that wants to know whether the trouble is Patchloom's catches
@@ -79,6 +81,14 @@ class ModelNotFoundError(ModelError, FileNotFoundError):
 
 class ModelOutputError(ModelError, ValueError):
     """A model ran, and what it returned cannot be stitched."""
+
+
+class TransformError(PatchloomError, RuntimeError):
+    """A transform of the user's failed, or returned no patch; the message names the patch."""
+
+
+class ForkedProcessError(PatchloomError, RuntimeError):
+    """A process that has used TensorStore was forked, and the child cannot use it."""
 
 
 class MissingExtraError(PatchloomError, ImportError):

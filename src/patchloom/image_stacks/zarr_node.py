@@ -16,6 +16,7 @@ from typing import Any
 import tensorstore as ts
 
 from patchloom.errors import SourceError
+from patchloom.forked_process import check_not_forked
 
 CACHE_BYTES = 128 << 20
 """Decoded chunks that TensorStore keeps, all stacks of a process together."""
@@ -139,6 +140,7 @@ def reason(error: Exception) -> str:
 
 def _documents(kvstore: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Read the JSON objects of all formats, as far as they are there."""
+    check_not_forked()
     found = {}
     try:
         store = ts.KvStore.open(kvstore, context=context()).result()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from patchloom.axes import AxesMap
 from patchloom.errors import SourceError, SourceNotFoundError
+from patchloom.forked_process import check_not_forked
 from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks.fitting_metadata import fitting_metadata
 from patchloom.image_stacks.image_stack import Region
@@ -25,17 +26,17 @@ from patchloom.image_stacks.zarr_node import ZarrNode, context, is_url, is_zarr_
 class ZarrStack(SlicedStack):
     """An image stack over one array of a Zarr.
 
-    The regions of a batch are all under way together, and the stack knows its chunks and shards (`HasStorageGrid`). A chunk
-    that was never written has the array's fill value, as in any Zarr.
+    The regions of a batch are all under way together, and the stack knows its chunks and shards (`HasStorageGrid`). A
+    chunk that was never written has the array's fill value, as in any Zarr.
 
     Parameters
     ----------
     source : str or Path
         Path or URL (`http`, `https`, `s3`, `gs`) of an array, of a level of an OME-Zarr image, or of the image itself.
     axes : str, optional
-        The array's own axes, letters of `STCZYX`, outermost first; they overrule what the metadata say. Without them the
-        metadata must say: OME-Zarr's do, and so may the names of the dimensions. A `Z` of size 1 is then left out, as
-        many OME-Zarrs are five-dimensional whatever the image.
+        The array's own axes, letters of `STCZYX`, outermost first; they overrule what the metadata say. Without them
+        the metadata must say: OME-Zarr's do, and so may the names of the dimensions. A `Z` of size 1 is then left out,
+        as many OME-Zarrs are five-dimensional whatever the image.
     level : int, optional
         Which level of an OME-Zarr image, or which scale of a precomputed one; 0, the full image, by default.
 
@@ -112,6 +113,7 @@ class ZarrStack(SlicedStack):
             target[...] = self.axes_map.arrange(self._result(read, selection))
 
     def _opened(self) -> Any:
+        check_not_forked()
         if self._store is None:
             self._store = _open(self.source, self._spec)[self._view]
         return self._store

@@ -19,6 +19,7 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from patchloom.errors import SinkError
+from patchloom.forked_process import check_not_forked
 from patchloom.sinks.destination import remove, sync_folder
 from patchloom.sinks.region import show
 from patchloom.sinks.shard_grid import Region, ShardGrid
@@ -53,6 +54,7 @@ class ZarrArray:
     def __init__(
         self, folder: Path, grid: ShardGrid, dtype: np.dtype[Any], axes: str, zarr_format: ZarrFormat = 3
     ) -> None:
+        check_not_forked()
         self.folder = folder
         self.grid = grid
         self.dtype = dtype
