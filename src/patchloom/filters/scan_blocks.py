@@ -63,28 +63,35 @@ def scan_batches(
     ([2, 1], ScanBlock(sample_idx=2, window=(slice(0, 64, None), slice(0, 96, None))))
     """
     spatial_shape = tuple(data_shape[2:])
-    extent = block_extent(spatial_shape, tuple(cell_size), tuple(chunk_shape[2:]), max_voxels)
+    together = min(chunk_shape[0], data_shape[0])
+    if together * prod(map(min, cell_size, spatial_shape)) > max_voxels:
+        together = 1  # then a chunk is decoded for each of its samples
+    extent = block_extent(spatial_shape, tuple(cell_size), tuple(chunk_shape[2:]), max_voxels // together)
     windows = [
         [slice(start, min(start + step, size)) for start in range(0, size, step)]
         for size, step in zip(spatial_shape, extent, strict=True)
     ]
     batch: list[ScanBlock] = []
     voxels = 0
-    for block in _blocks(windows, data_shape[0], chunk_shape[0]):
-        if batch and voxels + prod(block.shape) > max_voxels:
+    for blocks in _blocks(windows, data_shape[0], chunk_shape[0], together):
+        added = sum(prod(block.shape) for block in blocks)
+        if batch and voxels + added > max_voxels:
             yield batch
             batch, voxels = [], 0
-        batch.append(block)
-        voxels += prod(block.shape)
+        batch += blocks
+        voxels += added
     yield batch
 
 
-def _blocks(windows: Sequence[Sequence[slice]], n_samples: int, chunk_samples: int) -> Iterator[ScanBlock]:
-    """All blocks, of which those that share a chunk follow each other."""
+def _blocks(
+    windows: Sequence[Sequence[slice]], n_samples: int, chunk_samples: int, together: int
+) -> Iterator[list[ScanBlock]]:
+    """All blocks; those of so many samples that share their chunks are together, and all that do follow each other."""
     for first in range(0, n_samples, chunk_samples):
+        samples = range(first, min(first + chunk_samples, n_samples))
         for window in itertools.product(*windows):
-            for sample_idx in range(first, min(first + chunk_samples, n_samples)):
-                yield ScanBlock(sample_idx, window)
+            for at in range(0, len(samples), together):
+                yield [ScanBlock(sample_idx, window) for sample_idx in samples[at : at + together]]
 
 
 @lru_cache(maxsize=256)

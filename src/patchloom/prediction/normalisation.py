@@ -1,0 +1,266 @@
+"""Grey values brought to the range that a model was trained on, by statistics of the whole source and never of a tile.
+
+Statistics of a tile differ from those of its neighbour, and so would the two predictions at their seam.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from math import isfinite
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.errors import GeometryError, SourceError
+from patchloom.geometry.checks import whole_number
+from patchloom.image_stacks import ImageStack
+from patchloom.prediction.percentile_search import PercentileSearch
+from patchloom.prediction.source_scan import MAX_BYTES
+from patchloom.prediction.source_statistics import Division, Measured, Part, Statistic, measure_parts
+from patchloom.prediction.streamed_moments import CountedMoments, StreamedMoments
+
+Method = Literal["mean_std", "percentile"]
+Per = Literal["source", "channel", "sample", "sample_channel"]
+
+_COUNTS_BYTES = 2**16 * 8
+"""A count of each value of 16 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Normalisation:
+    """What turns the grey values of one image into what a model is fed: `pixel * scale + offset`.
+
+    Made by `measure_normalisation`. All of it are plain values, and JSON keeps them exactly. `scale[sample_idx]` and
+    `offset[sample_idx]` are what `PatchExtractor.extract_batch` takes for tiles of one sample.
+
+    Raises
+    ------
+    GeometryError
+        If `scale` and `offset` are not of one form, or one of their numbers is not finite, or a scale is 0.
+
+    Examples
+    --------
+    >>> brighter = Normalisation("mean_std", "channel", (), scale=((0.5, 1.0),), offset=((-3.0, 0.0),))
+    >>> Normalisation.from_dict(brighter.to_dict()) == brighter
+    True
+    >>> brighter.undo(np.array([[[1.0]], [[2.0]]]), sample_idx=0).tolist()
+    [[[8.0]], [[2.0]]]
+    """
+
+    method: Method
+    """How it was measured."""
+
+    per: Per
+    """What has values of its own."""
+
+    percentiles: tuple[float, ...]
+    """Those that become 0 and 1; none where `method` is `"mean_std"`."""
+
+    scale: tuple[tuple[float, ...], ...]
+    """One number for each channel of each sample."""
+
+    offset: tuple[tuple[float, ...], ...]
+    """One number for each channel of each sample."""
+
+    n_ignored: int = 0
+    """Pixels that are NaN or infinite: they had no say."""
+
+    n_flat: int = 0
+    """Of the sources, channels or samples measured: how many have no spread, and are shifted only."""
+
+    def __post_init__(self) -> None:
+        lengths = {len(numbers) for numbers in (*self.scale, *self.offset)}
+        if len(self.scale) != len(self.offset) or len(lengths) != 1:
+            raise GeometryError("scale and offset must both have one number for each channel of each sample")
+        for name, samples in (("scale", self.scale), ("offset", self.offset)):
+            for number in (number for numbers in samples for number in numbers):
+                if not isfinite(number) or (name == "scale" and not number):
+                    raise GeometryError(f"{name} is {number} for some channel: it must be finite, and a scale not 0")
+
+    def undo(
+        self, prediction: NDArray[Any], sample_idx: int, channels: Sequence[int] | None = None
+    ) -> NDArray[np.floating[Any]]:
+        """Give a prediction the grey values of the source again: `(value - offset) / scale`.
+
+        Parameters
+        ----------
+        prediction : array
+            `C(Z)YX`, all of it of one sample.
+        sample_idx : int
+            Which sample.
+        channels : sequence of int, optional
+            For each channel of the prediction, the channel of the source whose grey values it gets. It may be left out
+            where both have as many, or where all channels of the source have the same scale and offset.
+
+        Returns
+        -------
+        array
+            Of the same shape, float64 or float32 as the prediction's dtype asks for.
+
+        Raises
+        ------
+        GeometryError
+            If it is not clear which channel belongs to which, or there is no such sample or channel.
+        """
+        scale, offset = self._of_sample(sample_idx)
+        chosen = self._source_channels(len(prediction), scale, offset, channels)
+        dtype = np.result_type(prediction.dtype, np.float32)
+        broad = (-1, *(1,) * (prediction.ndim - 1))
+        shift, factor = (
+            np.array([numbers[channel] for channel in chosen], dtype).reshape(broad) for numbers in (offset, scale)
+        )
+        restored: NDArray[np.floating[Any]] = np.subtract(prediction, shift, dtype=dtype)
+        restored /= factor
+        return restored
+
+    def _of_sample(self, sample_idx: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        number = whole_number("sample_idx", sample_idx)
+        if not 0 <= number < len(self.scale):
+            raise GeometryError(f"sample_idx is {number}, but {len(self.scale)} samples were measured")
+        return self.scale[number], self.offset[number]
+
+    @staticmethod
+    def _source_channels(
+        n_channels: int, scale: tuple[float, ...], offset: tuple[float, ...], channels: Sequence[int] | None
+    ) -> list[int]:
+        if channels is None and len(scale) == n_channels:
+            return list(range(n_channels))
+        if channels is None and len(set(scale)) == len(set(offset)) == 1:
+            return [0] * n_channels
+        chosen = [whole_number("channels", channel) for channel in channels or ()]
+        if len(chosen) != n_channels or not all(0 <= channel < len(scale) for channel in chosen):
+            raise GeometryError(
+                f"channels is {channels}: name for each of {n_channels} predicted channels one of the source's "
+                f"{len(scale)}, counted from 0"
+            )
+        return chosen
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain values that go to JSON and come back exactly."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Normalisation:
+        """Make it of what `to_dict` gave, before or after JSON."""
+        tables = {name: tuple(map(tuple, values[name])) for name in ("scale", "offset")}
+        return cls(**{**values, **tables, "percentiles": tuple(values["percentiles"])})
+
+
+def measure_normalisation(
+    stack: ImageStack,
+    method: Method = "mean_std",
+    *,
+    percentiles: tuple[float, float] = (1, 99.8),
+    per: Per = "source",
+    max_bytes: int = MAX_BYTES,
+) -> Normalisation:
+    """Measure an image so that its grey values can be normalised.
+
+    The pixels are read chunk by chunk; memory does not grow with the image.
+
+    Parameters
+    ----------
+    stack : ImageStack
+        The image, of integers or floats of up to 64 bits.
+    method : {"mean_std", "percentile"}
+        `"mean_std"`: the mean becomes 0 and the standard deviation 1. `"percentile"`: the two percentiles become 0 and 1;
+        what lies beyond them goes beyond 0 and 1.
+    percentiles : (float, float)
+        The lower and the upper one, from 0 to 100; for `"percentile"` only.
+    per : {"source", "channel", "sample", "sample_channel"}
+        What gets numbers of its own: nothing but the whole image, each channel, each sample (a time point is one), or each
+        channel of each sample.
+    max_bytes : int
+        How many bytes of pixels are held at once. Counting takes another 64 MiB at most.
+
+    Returns
+    -------
+    Normalisation
+        One scale and offset for each channel of each sample, equal within what `per` takes together.
+
+    Raises
+    ------
+    GeometryError
+        If an argument is none of those that exist.
+    SourceError
+        If pixels cannot be read, or are complex, or what is to be measured has no finite pixel.
+
+    Notes
+    -----
+    Pixels that are NaN or infinite are left out and counted (`n_ignored`). Where there is no spread (all pixels are the same,
+    or both percentiles are), the scale is 1: such an image becomes 0, and is counted (`n_flat`).
+
+    Precision: mean and standard deviation of integers of 8 and 16 bits are exact before the last rounding, of other pixels to
+    within the rounding of float64. Percentiles are exact and the same as `numpy.percentile` gives for the whole image in
+    float64. They take one pass over the pixels for 8 and 16 bits, two for 32, four for 64; mean and deviation take one.
+
+    Examples
+    --------
+    >>> from patchloom import ArrayStack
+    >>> stack = ArrayStack(np.arange(101, dtype=np.uint8).reshape(1, 101), axes="YX")
+    >>> measured = measure_normalisation(stack, "percentile", percentiles=(10, 90))
+    >>> measured.scale, measured.offset
+    (((0.0125,),), ((-0.125,),))
+    """
+    _check_arguments(stack, method, percentiles, per)
+    division = Division(by_sample=per in {"sample", "sample_channel"}, by_channel=per in {"channel", "sample_channel"})
+    if method == "mean_std":
+        means = measure_parts(stack, division, *_moments(np.dtype(stack.data_dtype)), max_bytes)
+        return _normalisation(stack, division, means, method=method, per=per, percentiles=())
+    lower, upper = map(float, percentiles)
+    search = partial(PercentileSearch, np.dtype(stack.data_dtype), (lower, upper))
+    ends = measure_parts(stack, division, search, 2 * 2 * _COUNTS_BYTES, max_bytes)
+    ranges = {part: (low, high - low) for part, (low, high) in ends.results.items()}
+    return _normalisation(
+        stack, division, ends._replace(results=ranges), method=method, per=per, percentiles=(lower, upper)
+    )
+
+
+def _moments(dtype: np.dtype[Any]) -> tuple[Callable[[], Statistic], int]:
+    """How mean and deviation are measured, and the bytes that takes a part."""
+    if dtype.kind in "iub" and dtype.itemsize <= 2:
+        return partial(CountedMoments, dtype), _COUNTS_BYTES
+    return StreamedMoments, 1
+
+
+def _check_arguments(stack: ImageStack, method: str, percentiles: Sequence[float], per: str) -> None:
+    for name, value, legal in (("method", method, get_args(Method)), ("per", per, get_args(Per))):
+        if value not in legal:
+            raise GeometryError(f"{name} is {value!r}: it must be one of {', '.join(map(repr, legal))}")
+    if len(percentiles) != 2 or not 0 <= percentiles[0] < percentiles[1] <= 100:
+        raise GeometryError(f"percentiles is {percentiles}: it must be two numbers from 0 to 100, the lower one first")
+    dtype = np.dtype(stack.data_dtype)
+    if dtype.kind not in "iubf" or dtype.itemsize > 8:
+        raise SourceError(f"{stack.source} has dtype {dtype}: only integers and floats of up to 64 bits are normalised")
+
+
+def _normalisation(
+    stack: ImageStack,
+    division: Division,
+    measured: Measured,
+    *,
+    method: Method,
+    per: Per,
+    percentiles: tuple[float, ...],
+) -> Normalisation:
+    """Turn what becomes 0 in each part, and by how much more becomes 1, into scale and offset of every channel."""
+    transforms: dict[Part, tuple[float, float]] = {}
+    n_flat = 0
+    for part, (zero, spread) in measured.results.items():
+        if not isfinite(zero) or not isfinite(spread):
+            raise SourceError(f"{stack.source} has pixels too large to be normalised: their spread is no float64")
+        flat = not spread or not isfinite(1 / spread) or not isfinite(zero / spread)
+        n_flat += flat
+        transforms[part] = (1.0, -zero) if flat else (1 / spread, -zero / spread)
+    n_samples, n_channels = stack.data_shape[:2]
+    scale, offset = (
+        tuple(
+            tuple(transforms[division.part_of(sample, channel)][which] for channel in range(n_channels))
+            for sample in range(n_samples)
+        )
+        for which in (0, 1)
+    )
+    return Normalisation(method, per, percentiles, scale, offset, measured.n_ignored, n_flat)

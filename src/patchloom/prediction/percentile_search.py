@@ -1,0 +1,149 @@
+"""Exact percentiles of values that come a portion at a time, as often as need be.
+
+Every value has a key, an unsigned integer of as many bits, and keys have the order of the values. In one pass the values are
+counted by the first 16 bits of their keys; that tells in which of these 65,536 classes each value sought lies, and how many
+of its class come before it. The next pass counts the next 16 bits of that class alone, until all bits are known: one pass
+for 8 and 16 bits, two for 32, four for 64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import floor
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+_DIGIT_BITS = 16
+
+
+class _Sought(NamedTuple):
+    """A value that is looked for by its rank."""
+
+    prefix: int
+    """Those bits of its key that are known."""
+
+    rank: int
+    """How many values with this prefix come before it."""
+
+
+class PercentileSearch:
+    """Percentiles as `numpy.percentile` defines them by default, without a copy of the values and without error.
+
+    A percentile between two values is interpolated in float64. Memory is 512 KiB at most for each different value sought,
+    of which there are two a percentile.
+
+    Parameters
+    ----------
+    dtype : numpy dtype
+        Of the values: bool, integers or floats of up to 64 bits.
+    percents : sequence of float
+        From 0 to 100.
+
+    Examples
+    --------
+    >>> values = np.array([3.5, -1, 0, 10])
+    >>> search = PercentileSearch(values.dtype, (0, 50, 100))
+    >>> passes = 1
+    >>> search.add(values)
+    >>> while search.end_pass():
+    ...     search.add(values)
+    ...     passes += 1
+    >>> search.result(), passes
+    ((-1.0, 1.75, 10.0), 4)
+    """
+
+    def __init__(self, dtype: np.dtype[Any], percents: Sequence[float]) -> None:
+        self._dtype = dtype
+        self._percents = tuple(percents)
+        self._digit_bits = min(_DIGIT_BITS, 8 * dtype.itemsize)
+        self._shift = 8 * dtype.itemsize - self._digit_bits
+        self._sought: list[_Sought] = []
+        self._counts = {0: np.zeros(2**self._digit_bits, np.int64)}
+        self.count = 0
+
+    def add(self, values: NDArray[Any]) -> None:
+        """Take in a portion; none is NaN."""
+        keys = ordered_keys(values)
+        if not self._sought:
+            self.count += len(values)
+            self._count(0, keys)
+            return
+        prefixes = keys >> (self._shift + self._digit_bits)
+        for prefix in self._counts:
+            self._count(prefix, keys[prefixes == prefix])
+
+    def _count(self, prefix: int, keys: NDArray[Any]) -> None:
+        digits = (keys >> self._shift) & (2**self._digit_bits - 1)
+        self._counts[prefix] += np.bincount(digits.astype(np.intp), minlength=2**self._digit_bits)
+
+    def end_pass(self) -> bool:
+        """Learn from what was counted; say whether all values are needed once more, the same and in any order."""
+        if not self._sought:
+            self._sought = [_Sought(0, rank) for rank in self._ranks()]
+        self._sought = [self._narrow(sought) for sought in self._sought]
+        self._counts = {}
+        if not self._shift:
+            return False
+        self._shift -= self._digit_bits
+        self._counts = {sought.prefix: np.zeros(2**self._digit_bits, np.int64) for sought in self._sought}
+        return True
+
+    def _ranks(self) -> list[int]:
+        """Ranks of the values that the percentiles lie between, two for each."""
+        last = self.count - 1
+        below = [floor(self._position(percent)) for percent in self._percents]
+        return [rank for lower in below for rank in (lower, min(lower + 1, last))]
+
+    def _position(self, percent: float) -> float:
+        return percent / 100 * (self.count - 1)
+
+    def _narrow(self, sought: _Sought) -> _Sought:
+        until = self._counts[sought.prefix].cumsum()
+        digit = int(np.searchsorted(until, sought.rank, side="right"))
+        before = int(until[digit - 1]) if digit else 0
+        return _Sought(sought.prefix << self._digit_bits | digit, sought.rank - before)
+
+    def result(self) -> tuple[float, ...]:
+        """Give the percentiles, once no pass is needed any more."""
+        values = [value_of_key(sought.prefix, self._dtype) for sought in self._sought]
+        percentiles = []
+        for percent, lower, upper in zip(self._percents, values[::2], values[1::2], strict=True):
+            share, gap = self._position(percent) % 1, upper - lower
+            percentiles.append(lower + gap * share if share < 0.5 else upper - gap * (1 - share))
+        return tuple(percentiles)
+
+
+def ordered_keys(values: NDArray[Any]) -> NDArray[Any]:
+    """Give values unsigned integers of their own size that have the same order.
+
+    Examples
+    --------
+    >>> ordered_keys(np.array([-2, -1, 0, 1], np.int8)).tolist()
+    [126, 127, 128, 129]
+    >>> keys = ordered_keys(np.array([-np.inf, -1.5, -0.0, 0.0, 1e-45, 1.5], np.float32)).tolist()
+    >>> keys == sorted(keys)
+    True
+    """
+    bits = values.view(f"u{values.dtype.itemsize}")
+    sign = bits.dtype.type(1 << (8 * values.dtype.itemsize - 1))
+    if values.dtype.kind == "f":  # sign and magnitude: of negative values the larger comes first
+        return np.where(bits & sign, ~bits, bits | sign)
+    return bits ^ sign if values.dtype.kind == "i" else bits
+
+
+def value_of_key(key: int, dtype: np.dtype[Any]) -> float:
+    """Turn a key back into its value.
+
+    Examples
+    --------
+    >>> value_of_key(126, np.dtype("int8")), value_of_key(2**15, np.dtype("float16"))
+    (-2.0, 0.0)
+    """
+    sign = 1 << (8 * dtype.itemsize - 1)
+    if dtype.kind == "f":
+        key = key ^ sign if key & sign else key ^ (2 * sign - 1)
+    elif dtype.kind == "i":
+        key ^= sign
+    return float(np.array([key], f"u{dtype.itemsize}").view(dtype)[0])
