@@ -38,7 +38,7 @@ def read_regions(stack: ImageStack, regions: Sequence[Region], out: Sequence[NDA
         stack.read_regions(regions, out)
         return
     for region, target in zip(regions, out, strict=True):
-        channels = range(region.channels.start, region.channels.stop)
+        channels = list(range(region.channels.start, region.channels.stop))  # other libraries index by it
         coords = [part.start for part in region.window]
         sizes = [part.stop - part.start for part in region.window]
         target[...] = stack.extract_patch(region.sample_idx, channels, coords, sizes)
