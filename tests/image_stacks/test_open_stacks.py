@@ -1,3 +1,4 @@
+import pickle
 import shutil
 import sys
 
@@ -191,6 +192,28 @@ def test_axes_are_as_many_as_the_sources_given(folder):
 def test_axes_that_contradict_are_refused(axes, message):
     with pytest.raises(AxesError, match=message):
         open_stacks([np.zeros((4, 4))], axes=[axes])
+
+
+def test_axes_that_are_no_string_are_refused_by_every_format(folder, sample_file):
+    czi = sample_file("napari-czann-segment", "PGC_20X.czi")
+    for source in (folder / "img2.tif", folder / "img4", folder / "array.npy", czi):
+        with pytest.raises(AxesError, match="axes must be a string such as 'CYX', not 5"):
+            open_stacks([source], axes=[5])
+
+
+def test_a_relative_name_holds_elsewhere(folder, sample_file, monkeypatch):
+    """A worker may have another working directory."""
+    shutil.copy(sample_file("napari-czann-segment", "Tumor_HE_Stain_T76.czi"), folder / "slide.czi")
+    tifffile.imwrite(folder / "packed.tif", np.zeros((8, 9), "uint8"), compression="zlib")
+    monkeypatch.chdir(folder)
+    stacks = open_stacks(
+        ["img2.tif", "packed.tif", "img4", "array.npy", "slide.czi"], axes=[None, None, None, "ZYX", None]
+    )
+    pickled = pickle.dumps(stacks)
+    monkeypatch.chdir(folder.parent)
+    for stack in pickle.loads(pickled):
+        n_dims = len(stack.data_shape) - 2
+        assert stack.extract_patch(0, [0], [0] * n_dims, [1] * n_dims).shape == (1,) * (n_dims + 1)
 
 
 def test_one_error_lists_every_source_that_failed(folder):

@@ -76,7 +76,7 @@ class CziStack(SlicedStack):
     def __init__(self, path: str | Path, scene: int | None = None, axes: str | None = None) -> None:
         if not Path(path).is_file():
             raise SourceNotFoundError(f"there is no file {path}")
-        self._path = str(path)
+        self._path = str(Path(path).absolute())
         reader = self._open()
         with _failing(path, "read"):
             self._canvas = _canvas(path, reader, scene)

@@ -10,9 +10,9 @@ offsets and byte counts, is taken once, when the file is opened; from then on a 
 
 Pages that are neither compressed nor cut up are mapped into memory instead, so that only the rows needed are read.
 
-Everything here sees a page as `(planar samples, depth, length, width, interleaved samples)`, as tifffile does. Files are
-opened for each read, and only the maps last used are kept: a series of thousands of TIFFs would run into the limit on open
-files otherwise.
+Everything here sees a page as `(planar samples, depth, length, width, interleaved samples)`, as tifffile does. Files
+are opened for each read, and only the maps last used are kept: a series of thousands of TIFFs would run into the limit
+on open files otherwise.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class PageTable:
     Examples
     --------
     >>> table = PageTable(
-    ...     files=("a.tif",), file_of_page=np.zeros(2, int), offsets=np.array([[8], [40]]), byte_counts=np.full((2, 1), 32),
+    ...     files=("a.tif",), file_of_page=np.zeros(2, int),
+    ...     offsets=np.array([[8], [40]]), byte_counts=np.full((2, 1), 32),
     ...     page_shape=(1, 1, 4, 4, 1), segment_shape=(1, 1, 4, 4, 1), dtype=np.dtype("<u2"), mapped=True, fill=0,
     ...     keyframe=("a.tif", 72), jpeg_tables=(), jpeg_header=None,
     ... )

@@ -45,9 +45,9 @@ class TiffStack(SlicedStack):
     path : str or Path
         The file. Of an OME-TIFF made of several files, any one that describes them all.
     axes : str, optional
-        The axes, letters of `STCZYX`, outermost first. They overrule what the file says, if they are as many as the axes it
-        has, counted with or without those of size 1. Without them the file must say: OME-TIFF and ImageJ's hyperstacks
-        do, and the samples of an RGB image are `C`. A `Z` of size 1 is then left out.
+        The axes, letters of `STCZYX`, outermost first. They overrule what the file says, if they are as many as the
+        axes it has, counted with or without those of size 1. Without them the file must say: OME-TIFF and ImageJ's
+        hyperstacks do, and the samples of an RGB image are `C`. A `Z` of size 1 is then left out.
     series : int
         Which image of a file with several.
     level : int
@@ -121,7 +121,7 @@ class TiffStack(SlicedStack):
         return boxes.reshape([index.stop - index.start for index in selection if isinstance(index, slice)])
 
     def _in_page(self, windows: Sequence[slice]) -> tuple[slice, ...]:
-        """Turn windows of the axes within a page into a box of a page; the axes that only one of them has have size 1."""
+        """Turn windows of the axes within a page into a box of a page; an axis that only one of them has is of size 1."""
         shape = self.original_data_shape[self._n_leading :]
         long = iter(window for window, size in zip(windows, shape, strict=True) if size > 1)
         return tuple(next(long) if size > 1 else slice(0, 1) for size in self._table.page_shape)
@@ -188,11 +188,12 @@ def _image(path: str | Path, tif: tifffile.TiffFile, series: int, level: int) ->
 def _axes_map(path: str | Path, image: tifffile.TiffPageSeries, axes: str | None) -> AxesMap:
     if axes is not None:
         shapes = [image.get_shape(squeeze) for squeeze in (None, True, False)]
-        shape = next((shape for shape in shapes if len(shape) == len(axes)), shapes[0])
+        shape = next((shape for shape in shapes if len(shape) == len(str(axes))), shapes[0])
         return AxesMap(axes, shape)
     named = [("C" if axis == "S" else axis, size) for axis, size in zip(image.axes, image.shape, strict=True)]
     letters = [axis for axis, _ in named]
-    # A single slice is a 2D image, and any other axis of size 1 is no loss where we have no letter for it, or have it twice.
+    # A single slice is a 2D image, and any other axis of size 1 is no loss where there is no letter for it, or it is there
+    # twice.
     fits = {axis for axis in LEGAL_AXES if axis != "Z" and letters.count(axis) == 1}
     kept = [(axis, size) for axis, size in named if size > 1 or axis in fits]
     own = axes_from_names([axis for axis, _ in kept])
