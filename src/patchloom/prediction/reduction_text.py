@@ -1,0 +1,75 @@
+"""Reductions by their text, as they are written on a command line."""
+
+from __future__ import annotations
+
+from patchloom.errors import GeometryError
+from patchloom.prediction.reductions import (
+    DTYPES,
+    Argmax,
+    AsDtype,
+    Reduction,
+    ReductionChain,
+    SelectChannels,
+    Threshold,
+)
+
+_HELP = "write argmax, threshold:0.5, threshold:0.5@1 (of channel 1), channels:0,2, uint8 or uint8*255; several as a|b"
+
+
+def parse_reduction(text: str) -> Reduction:
+    """Read a reduction.
+
+    Parameters
+    ----------
+    text : str
+        `argmax`; `threshold:VALUE` or `threshold:VALUE@CHANNEL`; `channels:I,J`; `DTYPE` or `DTYPE*SCALE`; or several of
+        these, the first first, with `|` between them. It is what `identity` of a reduction gives.
+
+    Returns
+    -------
+    Reduction
+        What the text says.
+
+    Raises
+    ------
+    GeometryError
+        If it says nothing that is known, or a value makes no sense.
+
+    Examples
+    --------
+    >>> parse_reduction("threshold:0.5"), parse_reduction("uint8*255")
+    (Threshold(value=0.5, channel=None), AsDtype(dtype=dtype('uint8'), scale=255.0))
+    >>> parse_reduction("channels:0,2 | argmax").identity
+    'channels:0,2|argmax'
+    >>> parse_reduction("softmax")
+    Traceback (most recent call last):
+        ...
+    patchloom.errors.GeometryError: 'softmax' is no reduction: write argmax, threshold:0.5, threshold:0.5@1 (of channel 1),
+    channels:0,2, uint8 or uint8*255; several as a|b
+    """
+    steps = tuple(_parse_step(step.strip()) for step in text.split("|"))
+    return steps[0] if len(steps) == 1 else ReductionChain(steps)
+
+
+def _parse_step(text: str) -> Reduction:
+    try:
+        return _step(text)
+    except GeometryError:  # its own message says more
+        raise
+    except ValueError as error:
+        raise GeometryError(f"{text!r} is no reduction: {_HELP}") from error
+
+
+def _step(text: str) -> Reduction:
+    name, _, values = text.partition(":")
+    dtype, times, scale = text.partition("*")
+    if text == "argmax":
+        return Argmax()
+    if name == "threshold":
+        value, at, channel = values.partition("@")
+        return Threshold(float(value), int(channel) if at else None)
+    if name == "channels":
+        return SelectChannels(tuple(int(channel) for channel in values.split(",")))
+    if dtype in DTYPES:
+        return AsDtype(dtype, float(scale) if times else 1.0)
+    raise ValueError(text)
