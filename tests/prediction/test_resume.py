@@ -1,0 +1,199 @@
+"""Runs that are killed, and go on: the output has the same bytes as if nothing had happened. `make torture` kills more."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from patchloom.errors import SinkError
+from patchloom.prediction import blocks, make_plan, predict
+from patchloom.prediction.ledger import ledger_path
+
+KILLS = int(os.environ.get("PATCHLOOM_TORTURE", "3"))
+
+SCRIPT = """
+import json, sys, time
+import numpy as np
+from patchloom.prediction import blocks, make_plan, predict
+
+blocks._CHUNK_SIZE = {2: 40, 3: 16}
+make_plan._BLOCK_SIZES = [2000]
+arguments = json.loads(sys.argv[1])
+pause = arguments.pop("pause")
+
+def model(batch):
+    time.sleep(pause)
+    return np.sqrt(batch.astype(np.float32) + 1)
+
+print("begun", flush=True)
+predict(model, "image.npy", arguments.pop("output"), axes="TYX", progress=False, batch_size=3, **arguments)
+"""
+
+CROP: dict[str, Any] = {"patch_size": (32, 24), "overlaps": (8, 6)}
+BLEND: dict[str, Any] = {**CROP, "blend": "hann"}
+
+
+def start(folder: Path, **arguments: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, json.dumps(arguments)],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(run: subprocess.Popen[str]) -> None:
+    _, errors = run.communicate()
+    assert run.returncode == 0, errors
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Everything in an output, byte by byte."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def image(tmp_path: Path, rng: np.random.Generator) -> np.ndarray:
+    pixels = rng.integers(0, 2**16, (2, 150, 130), np.uint16)
+    np.save(tmp_path / "image.npy", pixels)
+    return pixels
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+@pytest.mark.parametrize("settings", [CROP, BLEND], ids=["crop", "blend"])
+@pytest.mark.usefixtures("image")
+def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(settings: dict[str, Any], tmp_path: Path) -> None:
+    finish(start(tmp_path, pause=0, output="whole.ome.zarr", **settings))
+    expected = files(tmp_path / "whole.ome.zarr")
+
+    moments = random.Random(7)
+    killed = 0
+    for _ in range(KILLS):
+        run = start(tmp_path, pause=0.02, output="killed.ome.zarr", **settings)
+        assert run.stdout is not None
+        run.stdout.readline()
+        time.sleep(moments.uniform(0.02, 0.9))
+        run.send_signal(signal.SIGKILL)
+        run.communicate()
+        killed += run.returncode == -signal.SIGKILL
+        assert not (tmp_path / "killed.ome.zarr").exists() or run.returncode == 0
+        if run.returncode == 0:
+            break
+    assert killed, "no run was killed: the test shows nothing"
+    finish(start(tmp_path, pause=0, output="killed.ome.zarr", **settings))
+    assert files(tmp_path / "killed.ome.zarr") == {
+        name: content.replace(b"whole", b"killed") if name == "zarr.json" else content
+        for name, content in expected.items()
+    }
+    assert {path.name for path in tmp_path.iterdir()} == {"image.npy", "whole.ome.zarr", "killed.ome.zarr"}
+
+
+@pytest.fixture
+def interrupted(tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An output that a failing model left unfinished."""
+    monkeypatch.setattr(blocks, "_CHUNK_SIZE", {2: 40, 3: 16})
+    monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [2000])
+    output = tmp_path / "out.ome.zarr"
+    with pytest.raises(RuntimeError):
+        go_on(output, Copy(fail_at=30))
+    assert ledger_path(output).exists()
+    return output
+
+
+class Copy:
+    """An identity model that may fail on one of its batches."""
+
+    def __init__(self, fail_at: int = -1) -> None:
+        self.calls = itertools.count()
+        self.fail_at = fail_at
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        if next(self.calls) == self.fail_at:
+            raise RuntimeError
+        return batch
+
+
+def go_on(output: Path, model: Any = None, **changes: Any) -> Any:
+    return predict(model or Copy(), output.parent / "image.npy", output, axes="TYX", progress=False, **CROP | changes)
+
+
+def assert_complete(output: Path, image: np.ndarray) -> None:
+    found = predict(Copy(), output, patch_size=(64, 64), progress=False)
+    assert np.array_equal(found, image)
+    assert {path.name for path in output.parent.iterdir()} == {"image.npy", "out.ome.zarr"}
+
+
+@pytest.mark.parametrize("lost", [1, 7, 40])
+def test_a_ledger_whose_last_line_was_cut_off_is_gone_on_with(interrupted: Path, image: np.ndarray, lost: int) -> None:
+    ledger = ledger_path(interrupted)
+    ledger.write_bytes(ledger.read_bytes()[:-lost])
+    go_on(interrupted)
+    assert_complete(interrupted, image)
+
+
+@pytest.mark.parametrize("garbage", [b"", b"\0" * 100, b"{}\n", b'["settings"]\n'])
+def test_a_ledger_that_says_nothing_is_refused_or_started_afresh(
+    interrupted: Path, image: np.ndarray, garbage: bytes
+) -> None:
+    ledger_path(interrupted).write_bytes(garbage)
+    with pytest.raises(SinkError, match="overwrite"):
+        go_on(interrupted)
+    go_on(interrupted, overwrite=True)
+    assert_complete(interrupted, image)
+
+
+def test_an_output_that_was_deleted_meanwhile_is_written_again(interrupted: Path, image: np.ndarray) -> None:
+    partial = interrupted.with_name("out.ome.zarr.partial")
+    for path in sorted(partial.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    partial.rmdir()
+    go_on(interrupted)
+    assert_complete(interrupted, image)
+
+
+def test_a_shard_that_was_deleted_meanwhile_is_written_again(interrupted: Path, image: np.ndarray) -> None:
+    shards = [
+        path
+        for path in interrupted.with_name("out.ome.zarr.partial").rglob("*")
+        if path.is_file() and path.name != "zarr.json"
+    ]
+    shards[0].unlink()
+    go_on(interrupted)
+    assert_complete(interrupted, image)
+
+
+def test_another_plan_is_refused_with_what_differs(interrupted: Path, image: np.ndarray) -> None:
+    with pytest.raises(SinkError, match=r"blend: None before, hann now"):
+        go_on(interrupted, blend="hann")
+    np.save(interrupted.parent / "image.npy", image[:, ::-1])
+    os.utime(interrupted.parent / "image.npy", ns=(1, 1))
+    with pytest.raises(SinkError, match=r"sources: .*image\.npy"):
+        go_on(interrupted)
+
+
+def test_a_second_run_on_the_same_output_is_refused_at_once(tmp_path: Path, image: np.ndarray) -> None:
+    output = tmp_path / "out.ome.zarr"
+    refused = []
+
+    def model(batch: np.ndarray) -> np.ndarray:
+        if output.with_name("out.ome.zarr.ledger").exists() and not refused:
+            with pytest.raises(SinkError, match="another run is writing this output") as caught:
+                go_on(output)
+            refused.append(caught)
+        return batch
+
+    go_on(output, model)
+    assert refused
+    assert_complete(output, image)
