@@ -57,6 +57,15 @@ def test_numbers_are_the_same_one_by_one_and_together(
     assert random.chances(0.3, indices).tolist() == [random.chance(0.3, index) for index, _ in draws]
 
 
+@pytest.mark.parametrize("bound", [3 * 2**61, 5 * 2**60, 2**62 + 1])
+def test_rejected_draws_are_repeated_alike_one_by_one_and_together(bound: int) -> None:
+    random, indices = CounterRandom(4), np.arange(300)
+    one_by_one = [random.below(bound, index) for index in range(300)]
+    assert random.below_many(bound, indices).tolist() == one_by_one
+    first_draws = [random.word(index) * bound >> 64 for index in range(300)]
+    assert 10 < sum(one != other for one, other in zip(one_by_one, first_draws, strict=True)) < 290
+
+
 def test_blocks_join_without_a_gap() -> None:
     random = CounterRandom(3)
     words = random.words(np.arange(40_000))

@@ -126,12 +126,12 @@ def _by_sample(cells: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 def _with_margin(
     cells: NDArray[np.int64], margins: Sequence[int], patching: StratifiedPatching, data_idx: int
 ) -> NDArray[np.int64]:
-    """Cells of one sample, and all that are nearer to one of them than the margin."""
+    """Give cells of one sample and all that are nearer to one of them than the margin, some of them repeatedly."""
     reach = [-(-margin // patch) for margin, patch in zip(margins, patching.patch_size, strict=True)]
     steps = np.array(list(itertools.product(*(range(-cells_away, cells_away + 1) for cells_away in reach))))
     near = (cells[:, np.newaxis] + steps).reshape(-1, cells.shape[1])
     grid = cell_counts(patching.data_shapes[data_idx][2:], patching.patch_size)
-    return np.unique(near[((near >= 0) & (near < np.array(grid))).all(axis=1)], axis=0)
+    return np.asarray(near[((near >= 0) & (near < np.array(grid))).all(axis=1)])
 
 
 def _patches_of(cells: NDArray[np.int64], patch_size: Sequence[int]) -> FixedPatching:
