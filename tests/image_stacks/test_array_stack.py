@@ -154,3 +154,22 @@ def test_axes_that_are_unknown_or_contradict_are_refused(array, axes, message):
 def test_what_is_no_number_is_refused(array):
     with pytest.raises(SourceError, match="the pixels of an image are numbers"):
         ArrayStack(array, "YX")
+
+
+@pytest.mark.parametrize("axes", ["STZYXC", "CYX", "XY", "TCSYX"])
+def test_pixels_in_memory_are_a_view_or_not_given(axes):
+    array = np.zeros([3, 2, 4, 5, 6, 7][: len(axes)])
+    pixels = ArrayStack(array, axes).pixels
+    if axes == "TCSYX":  # samples and times do not fold
+        assert pixels is None
+    else:
+        assert np.shares_memory(pixels, array)
+
+
+def test_pixels_that_are_not_in_memory_are_not_given():
+    class Corrected(ArrayStack):
+        def read(self, selection):
+            return super().read(selection) + 1
+
+    assert Corrected(np.zeros((4, 4)), "YX").pixels is None
+    assert ArrayStack(da.zeros((4, 4)), "YX").pixels is None

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from patchloom.errors import GeometryError, SpecError
-from patchloom.extraction.window_reads import Window, read_windows
+from patchloom.extraction.box_reads import box_reader
+from patchloom.extraction.window_reads import Normalisation, Windows, read_windows
 from patchloom.geometry.checks import spatial_tuple
 from patchloom.geometry.padding import Padding, check_padding
 from patchloom.image_stacks import ImageStack, check_series
@@ -43,6 +44,7 @@ class PatchExtractor:
     def __init__(self, image_stacks: Sequence[ImageStack], padding: Padding = "constant") -> None:
         self.image_stacks = list(image_stacks)
         check_series(self.image_stacks)
+        self._readers = list(map(box_reader, self.image_stacks))
         self.padding = check_padding(padding)
 
     @property
@@ -164,9 +166,10 @@ class PatchExtractor:
             out = np.empty(shape, dtype or (np.float32 if normalise else self.data_dtype))
         elif out.shape != shape:
             raise GeometryError(f"out has shape {out.shape}, but the batch has shape {shape}")
-        read_windows(self.image_stacks, self._windows(table, out), self.padding)
-        if normalise:
-            self._normalise(out, scale, offset)
+        normalisation = self._normalisation(out, scale, offset) if normalise else None
+        for data_idx, windows in self._windows(table, size):
+            stack, read = self.image_stacks[data_idx], self._readers[data_idx]
+            read_windows(stack, windows, out, read, padding=self.padding, normalisation=normalisation)
         return out
 
     def _batch_size(self, table: SpecTable) -> tuple[int, ...]:
@@ -175,8 +178,9 @@ class PatchExtractor:
         n_dims = columns["patch_size"].shape[-1]
         if n_dims != self.n_spatial_dims or columns["coords"].shape[-1] != n_dims:
             raise SpecError(f"specifications are {n_dims}D, but the series is {self.n_spatial_dims}D")
-        sizes = np.unique(columns["patch_size"], axis=0)
-        if len(sizes) != 1:
+        sizes = columns["patch_size"]
+        if (sizes != sizes[:1]).any():
+            sizes = np.unique(sizes, axis=0)
             raise SpecError(
                 f"a batch has patches of one size; there are {', '.join(map(str, map(tuple, sizes.tolist())))}"
             )
@@ -197,34 +201,42 @@ class PatchExtractor:
         for stack, sample in zip(data_idx[wrong].tolist(), sample_idx[wrong].tolist(), strict=True):
             raise SpecError(f"sample_idx is {sample}, but image stack {stack} has {n_samples[stack]} samples")
 
-    def _windows(self, table: SpecTable, out: NDArray[Any]) -> Iterator[Window]:
-        columns = {field: column.tolist() for field, column in table.columns.items()}
-        if "all_data_idx" not in columns:
-            every_channel = slice(0, self.n_channels)
-            places = zip(columns["data_idx"], columns["sample_idx"], columns["coords"], out, strict=True)
-            for data_idx, sample_idx, coords, patch in places:
-                yield Window(data_idx, sample_idx, every_channel, coords, patch)
-            return
-        drawn = zip(columns["all_data_idx"], columns["all_sample_idx"], columns["all_coords"], out, strict=True)
-        for stacks, samples, coords, patch in drawn:
-            for channel, place in enumerate(zip(stacks, samples, coords, strict=True)):
-                yield Window(place[0], place[1], slice(channel, channel + 1), place[2], patch[channel : channel + 1])
+    def _windows(self, table: SpecTable, size: tuple[int, ...]) -> Iterator[tuple[int, Windows]]:
+        """Say for each image stack which windows of it a batch is made of."""
+        columns = table.columns
+        if "all_data_idx" in columns:
+            data_idx, sample_idx = columns["all_data_idx"].ravel(), columns["all_sample_idx"].ravel()
+            coords = columns["all_coords"].reshape(len(data_idx), -1)
+            numbers, channels = np.divmod(np.arange(len(data_idx)), self.n_channels)
+            extent = (1, *size)
+        else:
+            data_idx, sample_idx, coords = columns["data_idx"], columns["sample_idx"], columns["coords"]
+            numbers, channels = np.arange(len(data_idx)), np.zeros(len(data_idx), np.int64)
+            extent = (self.n_channels, *size)
+        corners, places = np.zeros((2, len(data_idx), len(size) + 2), np.int64)
+        corners[:, 0], corners[:, 1], corners[:, 2:] = sample_idx, channels, coords
+        places[:, 0], places[:, 1] = numbers, channels
+        stacks = data_idx[:1].tolist() if (data_idx == data_idx[:1]).all() else np.unique(data_idx).tolist()
+        for stack in stacks:
+            chosen = slice(None) if len(stacks) == 1 else data_idx == stack
+            yield stack, Windows(corners[chosen], extent, places[chosen])
 
-    def _normalise(
+    def _normalisation(
         self, batch: NDArray[Any], scale: float | Sequence[float] | None, offset: float | Sequence[float] | None
-    ) -> None:
+    ) -> Normalisation:
         if not np.issubdtype(batch.dtype, np.inexact):
             raise GeometryError(f"scale and offset need a batch of floats; its dtype is {batch.dtype}")
-        factor = self._per_channel("scale", 1.0 if scale is None else scale, batch)
-        shift = self._per_channel("offset", 0.0 if offset is None else offset, batch)
-        for patch in batch:  # one patch at a time stays in the processor's cache
-            np.multiply(patch, factor, out=patch)
-            np.add(patch, shift, out=patch)
+        return Normalisation(
+            self._per_channel("scale", 1.0 if scale is None else scale, batch.dtype),
+            self._per_channel("offset", 0.0 if offset is None else offset, batch.dtype),
+        )
 
-    def _per_channel(self, name: str, values: float | Sequence[float], batch: NDArray[Any]) -> NDArray[Any]:
-        numbers = np.atleast_1d(np.asarray(values, dtype=batch.dtype))
-        if numbers.shape not in {(1,), (self.n_channels,)}:
+    def _per_channel(self, name: str, values: float | Sequence[float], dtype: np.dtype[Any]) -> NDArray[Any]:
+        numbers = np.asarray(values, dtype=dtype)
+        if numbers.shape not in {(), (1,), (self.n_channels,)}:
             raise GeometryError(
                 f"{name} has shape {numbers.shape}: give one number, or one for each of {self.n_channels} channels"
             )
-        return numbers.reshape(-1, *(1,) * self.n_spatial_dims)
+        per_channel = np.empty(self.n_channels, dtype)
+        per_channel[:] = numbers
+        return per_channel

@@ -1,11 +1,13 @@
 """Pixels in: image stacks of any source, read lazily as `SC(Z)YX`."""
 
 from patchloom.image_stacks.array_stack import ArrayStack
+from patchloom.image_stacks.channel_selection import select_channels
 from patchloom.image_stacks.czi_stack import CziStack
 from patchloom.image_stacks.image_stack import (
     HasFiles,
     HasMetadata,
     HasStorageGrid,
+    HoldsPixels,
     ImageStack,
     ReadsRegions,
     Region,
@@ -23,6 +25,7 @@ __all__ = [
     "HasFiles",
     "HasMetadata",
     "HasStorageGrid",
+    "HoldsPixels",
     "ImageStack",
     "ReadsRegions",
     "Region",
@@ -34,4 +37,5 @@ __all__ = [
     "is_series",
     "open_stacks",
     "read_regions",
+    "select_channels",
 ]

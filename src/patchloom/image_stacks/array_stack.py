@@ -77,6 +77,16 @@ class ArrayStack(SlicedStack):
         super().__init__(source, axes_map, _numpy_dtype(source, array.dtype), metadata)
         self.array = array
 
+    @property
+    def pixels(self) -> NDArray[Any] | None:
+        """The whole image as a view; see `HoldsPixels.pixels`."""
+        if type(self) is not ArrayStack or not isinstance(self.array, np.ndarray):
+            return None  # what is derived from this class may read in a way of its own
+        steps = dict(zip(self.original_axes, self.array.strides, strict=True))
+        if "S" in steps and "T" in steps and steps["S"] != steps["T"] * self.axes_map.size("T"):
+            return None  # samples and times do not fold into one axis without a copy
+        return self.axes_map.to_data(self.array.view(np.ndarray))
+
     def read(self, selection: tuple[slice | int, ...]) -> NDArray[Any]:
         """Cut a box out of the array; see `SlicedStack.read`."""
         try:

@@ -109,6 +109,15 @@ class ReadsRegions(Protocol):
 
 
 @runtime_checkable
+class HoldsPixels(Protocol):
+    """A stack that may hold its pixels in memory, to be read without being asked."""
+
+    @property
+    def pixels(self) -> NDArray[Any] | None:
+        """The whole image, `SC(Z)YX`, as a view; `None` where it is not in memory, or is no array in this order."""
+
+
+@runtime_checkable
 class HasStorageGrid(Protocol):
     """A stack whose pixels are stored in boxes that are decoded whole."""
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from patchloom.axes import AxesMap
 from patchloom.errors import GeometryError
-from patchloom.image_stacks import HasMetadata, HasStorageGrid, ImageStack, ReadsRegions, Region
+from patchloom.image_stacks import HasMetadata, HasStorageGrid, HoldsPixels, ImageStack, ReadsRegions, Region
 
 
 class ImageStackConformance:
@@ -60,6 +60,12 @@ class ImageStackConformance:
         for sample_idx, sample in enumerate(image):
             whole = stack.extract_patch(sample_idx, None, [0] * (image.ndim - 2), image.shape[2:])
             np.testing.assert_array_equal(whole, sample)
+
+    def test_pixels_in_memory_are_those_of_the_image(self, tmp_path: Path) -> None:
+        """Where the stack holds them."""
+        stack, image = self.make_stack(tmp_path)
+        if isinstance(stack, HoldsPixels) and stack.pixels is not None:
+            np.testing.assert_array_equal(stack.pixels, image)
 
     def test_channels_come_as_asked_for(self, tmp_path: Path) -> None:
         """Some, in any order, or one twice."""

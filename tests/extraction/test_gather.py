@@ -1,0 +1,146 @@
+"""Copying boxes: the compiled loop, and the same loop uncompiled, give what NumPy's slices give, bit for bit."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from patchloom.extraction.gather import Boxes, gather_by_numpy
+
+# `patchloom.extraction.gather` is the function once something has imported it from the package.
+gather_module = importlib.import_module("patchloom.extraction.gather")
+KERNELS = (gather_module._copy_rows, gather_module._normalise_rows)
+
+
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gather_module, "_FEW", 0)
+    monkeypatch.setattr(gather_module, "_compiled", lambda kernel: kernel)
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    pytest.importorskip("numba")
+    monkeypatch.setattr(gather_module, "_FEW", 0)
+    yield
+    assert all(gather_module._compiled(kernel) is not None for kernel in KERNELS)
+
+
+def random_boxes(rng: np.random.Generator, source: np.ndarray, target: np.ndarray, n_boxes: int, n_axes: int) -> Boxes:
+    """Boxes that lie inside both arrays, no two of them in one row of the target."""
+    extents = np.ones((n_boxes, n_axes), np.int64)
+    shortest = np.minimum(source.shape[-n_axes:], target.shape[-n_axes:])
+    extents[:] = rng.integers(1, shortest + 1, extents.shape)
+
+    def corners(array: np.ndarray) -> np.ndarray:
+        room = np.tile(array.shape, (n_boxes, 1))
+        room[:, -n_axes:] -= extents - 1
+        room[:, :-n_axes] = array.shape[:-n_axes]
+        return rng.integers(0, room)
+
+    places = corners(target)
+    places[:, 0] = rng.permutation(target.shape[0])[:n_boxes]
+    return Boxes(corners(source), places, extents)
+
+
+def same_as_numpy(
+    rng: np.random.Generator, source: np.ndarray, target: np.ndarray, n_axes: int, *, normalised: bool
+) -> None:
+    boxes = random_boxes(rng, source, target, len(target), n_axes)
+    values = rng.normal(size=(2, target.shape[-n_axes])).astype(target.dtype) if normalised else (None, None)
+    expected = target.copy()
+    gather_by_numpy(source, expected, boxes, *values)
+    gather_module.gather(source, target, boxes, *values)
+    assert target.dtype == expected.dtype
+    assert target.tobytes() == expected.tobytes()
+
+
+LAYOUTS = ["plain", "read-only", "transposed", "cropped", "upside down", "backwards"]
+
+
+def laid_out(rng: np.random.Generator, dtype: str, shape: tuple[int, ...], layout: str) -> np.ndarray:
+    bits = rng.integers(0, 200, shape)
+    array = (bits > 99 if dtype == "?" else bits).astype(dtype)
+    if layout == "transposed":
+        return np.ascontiguousarray(array.swapaxes(0, 1)).swapaxes(0, 1)
+    if layout == "cropped":
+        return np.pad(array, 1)[(slice(1, -1),) * array.ndim]
+    if layout in ("upside down", "backwards"):
+        return np.flip(np.flip(array, -1 - (layout == "upside down")).copy(), -1 - (layout == "upside down"))
+    array.flags.writeable = layout == "plain"
+    return array
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    n_dims=st.integers(2, 3),
+    dtypes=st.sampled_from([("u2", "f4"), ("u2", "u2"), ("?", "f4"), (">u2", "f4"), ("f2", "f4"), ("i8", "f8")]),
+    layout=st.sampled_from(LAYOUTS),
+    normalised=st.booleans(),
+    chunked=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
+def test_the_loop_copies_what_slices_copy(
+    n_dims: int, dtypes: tuple[str, str], layout: str, normalised: bool, chunked: bool, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 7, n_dims + 3)
+    source = laid_out(rng, dtypes[0], tuple(sizes if chunked else sizes[1:]), layout)
+    target = np.zeros((5, *rng.integers(1, 6, n_dims + 1)), dtypes[1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gather_module, "_FEW", 0)
+        patch.setattr(gather_module, "_compiled", lambda kernel: kernel)
+        same_as_numpy(rng, source, target, n_dims + 1, normalised=normalised and target.dtype.kind == "f")
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize(("dtype", "to"), [("u2", "f4"), ("u1", "f4"), ("u2", "u2"), ("f4", "f4")])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_compiled_loop_copies_what_slices_copy(dtype: str, to: str, layout: str, rng: np.random.Generator) -> None:
+    source = laid_out(rng, dtype, (2, 3, 9, 40, 80), layout)
+    for n_axes, shape in ((3, (20, 3, 30, 70)), (4, (20, 2, 8, 30, 70))):
+        pixels = source if n_axes == 4 else source[:, :, 4]
+        for normalised in (False, True)[: 1 + (to == "f4")]:
+            same_as_numpy(rng, pixels, np.zeros(shape, to), n_axes, normalised=normalised)
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize(("source", "target"), [("f8", "u2"), ("c8", "c8"), ("u2", "f2"), (">f4", "f4")])
+def test_dtypes_that_the_loop_does_not_know_are_left_to_numpy(source: str, target: str) -> None:
+    arrays = np.zeros((1, 1, 2, 2), source), np.zeros((1, 1, 2, 2), target)
+    assert not gather_module._is_rows(*arrays)
+
+
+def test_without_numba_numpy_copies_all_boxes(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    gather_module._compiled.cache_clear()
+    try:
+        same_as_numpy(
+            rng, laid_out(rng, "u2", (2, 3, 40, 80), "plain"), np.zeros((30, 3, 9, 9), "f4"), 3, normalised=True
+        )
+        assert gather_module._compiled(KERNELS[0]) is None
+    finally:
+        gather_module._compiled.cache_clear()
+
+
+def test_where_nothing_can_be_kept_the_loop_is_compiled_all_the_same(tmp_path: object) -> None:
+    pytest.importorskip("numba")
+    code = """
+import numpy as np, numba, importlib
+gather = importlib.import_module("patchloom.extraction.gather")
+njit = numba.njit
+def refuse(**options):
+    if options.pop("cache", False):
+        raise RuntimeError("cannot cache function: no locator available")
+    return njit(**options)
+numba.njit = refuse
+assert gather._compiled(gather._copy_rows) is not None
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
