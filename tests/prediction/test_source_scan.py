@@ -91,6 +91,12 @@ def test_a_box_that_begins_within_a_chunk_is_cut_where_chunks_are(rng):
     assert len(stack.decoded) == 4 * 3
 
 
+def test_samples_that_begin_within_a_chunk_are_cut_where_chunks_are(rng):
+    stack = ChunkedStack(rng.integers(0, 9, (7, 1, 8, 8), np.uint8), (2, 1, 8, 8))
+    list(scan_source(stack, samples=range(1, 6), max_bytes=2 * 64))
+    assert stack.decoded == {(chunk, 0, 0, 0): 1 for chunk in range(3)}
+
+
 def test_what_cannot_be_read_is_an_error_of_the_source(rng):
     class Broken:
         shape, dtype = (4, 4), np.dtype("uint8")

@@ -1,5 +1,6 @@
 """Models that other people trained, as callables `(B, C, (Z), Y, X) -> array`."""
 
+from patchloom.prediction.models.augmented_model import AugmentedModel
 from patchloom.prediction.models.czann_model import CzannModel
 from patchloom.prediction.models.load_model import load_model
 from patchloom.prediction.models.model import DescribesItself, Model, ModelDescription, describe
@@ -7,6 +8,7 @@ from patchloom.prediction.models.onnx_model import OnnxModel
 from patchloom.prediction.models.tensor_layout import TensorLayout
 
 __all__ = [
+    "AugmentedModel",
     "CzannModel",
     "DescribesItself",
     "Model",
