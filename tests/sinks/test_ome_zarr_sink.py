@@ -12,7 +12,7 @@ from patchloom.errors import GeometryError, OutputExistsError, SinkError
 from patchloom.image_metadata import ImageMetadata
 from patchloom.sinks import OmeZarrSink
 from patchloom.sinks.pyramid import downsample, halving
-from patchloom.testing.sink_conformance import ImageSinkConformance
+from patchloom.testing.sink_conformance import ResumableSinkConformance
 
 
 def make_sink(path, axes_map, dtype="uint16", *, chunk=16, chunks_a_shard=2, **options):
@@ -51,11 +51,15 @@ def files(folder):
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-class TestOmeZarrSink(ImageSinkConformance):
+class TestOmeZarrSink(ResumableSinkConformance):
     dtypes = ("bool", "uint8", "uint16", "uint32", "uint64", "int64", "float16", "float32", "float64")
+    version = "0.5"
 
     def make_sink(self, folder, axes_map, dtype):
-        return make_sink(folder / "image.ome.zarr", axes_map, dtype, chunk=10)
+        return make_sink(folder / "image.ome.zarr", axes_map, dtype, chunk=10, version=self.version)
+
+    def resume_sink(self, folder, axes_map, dtype):
+        return make_sink(folder / "image.ome.zarr", axes_map, dtype, chunk=10, resume=True, version=self.version)
 
     def block_shape(self, sink):
         return sink.shard_shape
@@ -71,6 +75,12 @@ class TestSeveralShardsABlock(TestOmeZarrSink):
 
     def block_shape(self, sink):
         return tuple(2 * size for size in sink.shard_shape)
+
+
+class TestOmeZarr04Sink(TestOmeZarrSink):
+    dtypes = ("bool", "uint16", "int64", "float16", "float64")
+    axes_maps = (AxesMap("YX", (37, 50)), AxesMap("STCZYX", (2, 1, 2, 5, 19, 21)))
+    version = "0.4"
 
 
 @pytest.mark.parametrize(

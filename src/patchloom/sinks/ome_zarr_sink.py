@@ -18,7 +18,7 @@ from patchloom.geometry.checks import whole_number
 from patchloom.image_metadata import ImageMetadata
 from patchloom.sinks.block_record import block_record, read_record
 from patchloom.sinks.destination import remove, sync_folder
-from patchloom.sinks.output_kind import ZARR
+from patchloom.sinks.output_kind import ZARR, image_name
 from patchloom.sinks.output_lock import OutputLock
 from patchloom.sinks.pending_output import PendingOutput
 from patchloom.sinks.pyramid import downsample, halving, level_shapes, pyramid_method
@@ -125,7 +125,8 @@ class OmeZarrSink:
         self.grid = ShardGrid(self.data_shape, tuple(chunk_shape), tuple(shard_shape))
         self.level_shapes = level_shapes(self.data_shape[2:], self.grid.chunk_shape[2:], _n_levels(pyramid, levels))
         self.method = None if pyramid is None else pyramid_method(pyramid, self.data_dtype)
-        self.metadata = replace(metadata or ImageMetadata(), name=_image_name(self.path, metadata))
+        self.metadata = metadata or ImageMetadata()
+        self.metadata = replace(self.metadata, name=self.metadata.name or image_name(path))
         self._records: dict[tuple[tuple[int, int], ...], dict[str, Any]] = {}
         self._written = np.zeros(self.grid.counts, bool)
         self._ranges = ChannelRanges(self.data_shape[1])
@@ -310,12 +311,6 @@ def _n_levels(pyramid: str | None, levels: int | None) -> int | None:
     if levels is not None and whole_number("levels", levels) < 1:
         raise GeometryError(f"levels is {levels}: it must be at least 1, the full image")
     return 1 if pyramid is None else levels
-
-
-def _image_name(path: Path, metadata: ImageMetadata | None) -> str:
-    if metadata and metadata.name:
-        return metadata.name
-    return path.name.removesuffix(".zarr").removesuffix(".ome")
 
 
 def _write_durably(path: Path, text: str) -> None:

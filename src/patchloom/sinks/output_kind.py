@@ -61,6 +61,19 @@ SUPPORTED_OUTPUTS = "OME-Zarr (.ome.zarr, .zarr), OME-TIFF (.ome.tif, .ome.tiff,
 """All of them, as a part of a sentence."""
 
 
+def image_name(path: str | Path) -> str:
+    """Name of an image that is called after its file.
+
+    Examples
+    --------
+    >>> image_name("out/day.2.ome.tif"), image_name("out/day 3")
+    ('day.2', 'day 3')
+    """
+    name = Path(path).name
+    ending = next((suffix for suffix in SINK_SUFFIXES if name.lower().endswith(suffix)), "")
+    return name[: len(name) - len(ending)]
+
+
 def output_kind(path: str | Path) -> OutputKind:
     """Return the kind of output that a name asks for by its ending; case does not count.
 

@@ -135,10 +135,15 @@ class TiffLayout:
         return steps
 
 
-def write_layout(path: Path, layout: TiffLayout, metadata: ImageMetadata) -> int:
-    """Write a new BigTIFF that has everything but its tiles, and return where these begin.
+def write_layout(path: Path, layout: TiffLayout, metadata: ImageMetadata) -> tuple[int, int]:
+    """Write a new BigTIFF that has everything but its tiles.
 
-    tifffile writes the pages as empty ones, and then their tables of tiles are filled in.
+    Returns
+    -------
+    int
+        Where the first tile begins.
+    int
+        How many bytes the file is going to have.
 
     Raises
     ------
@@ -146,9 +151,10 @@ def write_layout(path: Path, layout: TiffLayout, metadata: ImageMetadata) -> int
         If it cannot be written.
     """
     n_tiles = math.prod(layout.tile_counts)
+    one_tile_a_page = layout.tile_shape == layout.shape[-2:]
     with tifffile.TiffWriter(path, bigtiff=True, byteorder="<", ome=True) as writer:
         writer.write(
-            itertools.repeat(b"", n_tiles * layout.n_pages),
+            None if one_tile_a_page else itertools.repeat(b"", n_tiles * layout.n_pages),
             shape=layout.shape,
             dtype=layout.dtype,
             tile=layout.tile_shape,
@@ -156,14 +162,17 @@ def write_layout(path: Path, layout: TiffLayout, metadata: ImageMetadata) -> int
             software=False,
             metadata=ome_metadata(layout.axes, metadata, n_channels=layout.axes_map.size("C")),
         )
-    begin = offset = path.stat().st_size + -path.stat().st_size % 4096
     with tifffile.TiffFile(path, mode="r+") as tif:
+        if one_tile_a_page:  # tifffile puts these one after the other itself
+            return tif.pages.first.dataoffsets[0], path.stat().st_size
+        begin = offset = path.stat().st_size + -path.stat().st_size % 4096
+        # It has written the tiles as missing ones, and their tables are filled in here.
         for page in tif.pages:
             offsets = range(offset, offset + layout.page_bytes, layout.tile_bytes)
             page.aspage().tags["TileOffsets"].overwrite(list(offsets))
             page.aspage().tags["TileByteCounts"].overwrite([layout.tile_bytes] * n_tiles)
             offset += layout.page_bytes
-    return begin
+    return begin, offset
 
 
 def ome_metadata(axes: str, metadata: ImageMetadata, *, n_channels: int) -> dict[str, Any]:

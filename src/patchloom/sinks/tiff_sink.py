@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 from patchloom.axes import AxesMap
 from patchloom.image_metadata import ImageMetadata
 from patchloom.sinks.file_sink import FileSink, Piece
-from patchloom.sinks.output_kind import TIFF, OutputKind
+from patchloom.sinks.output_kind import TIFF, OutputKind, image_name
 from patchloom.sinks.output_lock import OutputLock
 from patchloom.sinks.shard_grid import Region, boxes
 
@@ -83,32 +83,31 @@ class TiffSink(FileSink):
         little = np.dtype(dtype).newbyteorder("<")
         self.layout = TiffLayout(axes_map, little)
         self.metadata = metadata or ImageMetadata()
-        if not self.metadata.name:
-            self.metadata = replace(self.metadata, name=Path(path).name.split(".")[0])
+        self.metadata = replace(self.metadata, name=self.metadata.name or image_name(path))
         ome_metadata(self.layout.axes, self.metadata, n_channels=axes_map.size("C"))  # before there is anything to lose
         super().__init__(path, axes_map, little, overwrite=overwrite, lock=lock)
 
     def _lay_out(self, path: Path) -> int:
         from patchloom.sinks.tiff_layout import write_layout  # noqa: PLC0415  # slow to import
 
-        self._begin_of_tiles = write_layout(path, self.layout, self.metadata)
-        return self._begin_of_tiles + self.layout.n_pages * self.layout.page_bytes
+        self._begin_of_tiles, size = write_layout(path, self.layout, self.metadata)
+        return size
 
     def _pieces(self, region: Region, block: NDArray[Any]) -> Iterator[Piece]:
         """Cut a block at the edges of tiles; a piece goes through all pages."""
         layout = self.layout
         height, width = layout.tile_shape
         pages = layout.page_steps()
-        leading = "TCZ"[: len(region) - 2]
-        strides = (*(pages[axis] * layout.page_bytes for axis in leading), width * self.data_dtype.itemsize)
+        item = self.data_dtype.itemsize
+        strides = tuple(pages[axis] * layout.page_bytes for axis in "TCZ"[: len(region) - 2])
         first = sum(part.start * stride for part, stride in zip(region, strides, strict=False))
         for y, x in _cut_at_tiles(region[-2:], layout.tile_shape):
             tile = y.start // height * layout.tile_counts[1] + x.start // width
             inside = y.start % height * width + x.start % width
             yield Piece(
                 block[..., _within(y, region[-2]), _within(x, region[-1])],
-                self._begin_of_tiles + first + tile * layout.tile_bytes + inside * self.data_dtype.itemsize,
-                (*strides, self.data_dtype.itemsize),
+                self._begin_of_tiles + first + tile * layout.tile_bytes + inside * item,
+                (*strides, width * item, item),
             )
 
 

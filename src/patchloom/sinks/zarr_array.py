@@ -98,6 +98,9 @@ class ZarrArray:
             return self._store[shard].write(block[inside], can_reference_source_data_indefinitely=True)
 
         with self._failing(f"be written at {show(region)}"):
+            for file in self._files(region):
+                # TensorStore would read what a killed process left of a shard at the image's end, to write the rest of it.
+                file.unlink(missing_ok=True)
             for _ in in_flight(start, self.grid.shards(region), self._n_in_flight(self.grid.shard_shape)):
                 pass
             for file in self._files(region):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from patchloom.axes import AxesMap
 from patchloom.errors import SinkError
-from patchloom.sinks import ImageSink
+from patchloom.sinks import ImageSink, OffersBuffer, ResumableSink
 
 Region = tuple[slice, ...]
 
@@ -188,6 +189,24 @@ class ImageSinkConformance:
             sink.write(region, image[region])
         np.testing.assert_array_equal(self.read_back(sink.finalise(), self.axes_maps[0]), image)
 
+    def test_a_block_may_be_computed_in_the_sinks_own_memory(self, tmp_path: Path) -> None:
+        """It counts as written when it is given back; if the sink offers its memory."""
+        sink, image, regions = self._begun(_new_folder(tmp_path))
+        if not isinstance(sink, OffersBuffer):
+            sink.abort()
+            return
+        for region in regions[1:]:
+            buffer = sink.buffer(region)
+            buffer[...] = image[region]
+            sink.write(region, buffer)
+            with np.testing.assert_raises(SinkError):
+                sink.buffer(region)
+        sink.buffer(regions[0])[...] = 0
+        with np.testing.assert_raises(SinkError):
+            sink.finalise()
+        sink.write(regions[0], image[regions[0]])
+        np.testing.assert_array_equal(self.read_back(sink.finalise(), self.axes_maps[0]), image)
+
     def _begun(self, folder: Path) -> tuple[ImageSink, NDArray[Any], list[Region]]:
         """Return a new sink, the image meant for it, and the blocks to write that in."""
         axes_map, dtype = self.axes_maps[0], self.dtypes[-1]
@@ -196,6 +215,114 @@ class ImageSinkConformance:
         regions = _blocks(sink.data_shape, self.block_shape(sink))
         np.testing.assert_array_less(1, len(regions), "the suite needs several blocks in its first image")
         return sink, image, regions
+
+
+class ResumableSinkConformance(ImageSinkConformance):
+    """Tests for an image sink that can be gone on with after a kill, beside those for every sink."""
+
+    def resume_sink(self, folder: Path, axes_map: AxesMap, dtype: str) -> ResumableSink:
+        """Return a sink like the one of `make_sink` that goes on with what that left in the folder."""
+        raise NotImplementedError
+
+    def test_an_unfinished_image_is_gone_on_with(self, tmp_path: Path) -> None:
+        """Some blocks of an earlier sink and some of a later one make one image, for all axes."""
+        rng = np.random.default_rng(10)
+        for dtype, axes_map in zip(itertools.cycle(self.dtypes), self.axes_maps, strict=False):
+            image = _random_image(rng, axes_map.data_shape, dtype)
+            folder = _new_folder(tmp_path)
+            first = _resumable(self.make_sink(folder, axes_map, dtype))
+            regions = _blocks(first.data_shape, self.block_shape(first))
+            half = len(regions) // 2
+            records = []
+            for region in regions[:half]:
+                first.write(region, image[region])
+                records.append(json.dumps(first.block_record(region)))
+            first.close()
+            second = self.resume_sink(folder, axes_map, dtype)
+            np.testing.assert_equal([second.restore(json.loads(record)) for record in records], regions[:half])
+            for region in regions[half:]:
+                second.write(region, image[region])
+            back = self.read_back(second.finalise(), axes_map)
+            np.testing.assert_equal(back.tobytes(), image.tobytes(), f"{dtype} {axes_map}")
+
+    def test_a_block_without_a_record_is_written_again(self, tmp_path: Path) -> None:
+        """With other values too: what counts is what was written last."""
+        folder = _new_folder(tmp_path)
+        first, image, regions = self._begun(folder)
+        for region in regions:
+            first.write(region, np.zeros_like(image[region]))
+        _resumable(first).close()
+        second = self.resume_sink(folder, self.axes_maps[0], self.dtypes[-1])
+        with np.testing.assert_raises(SinkError):
+            second.finalise()
+        with np.testing.assert_raises(SinkError):
+            second.block_record(regions[0])
+        for region in regions:
+            second.write(region, image[region])
+        np.testing.assert_array_equal(self.read_back(second.finalise(), self.axes_maps[0]), image)
+
+    def test_a_block_restored_is_a_block_written(self, tmp_path: Path) -> None:
+        """It is neither restored nor written a second time, and has the same record as before."""
+        folder = _new_folder(tmp_path)
+        sink, image, regions = self._begun(folder)
+        first = _resumable(sink)
+        first.write(regions[0], image[regions[0]])
+        record = first.block_record(regions[0])
+        with np.testing.assert_raises(SinkError):
+            first.restore(record)
+        first.close()
+        second = self.resume_sink(folder, self.axes_maps[0], self.dtypes[-1])
+        second.restore(record)
+        np.testing.assert_equal(second.block_record(regions[0]), record)
+        for again in (lambda: second.restore(record), lambda: second.write(regions[0], image[regions[0]])):
+            with np.testing.assert_raises(SinkError):
+                again()
+        second.abort()
+        np.testing.assert_equal(list(folder.iterdir()), [])
+
+    def test_what_is_no_record_is_refused(self, tmp_path: Path) -> None:
+        """And the sink can be used as if nothing had happened."""
+        sink, image, regions = self._begun(_new_folder(tmp_path))
+        resumable = _resumable(sink)
+        resumable.write(regions[0], image[regions[0]])
+        record = resumable.block_record(regions[0])
+        for wrong in ({}, record | {"region": [[0, 1]]}, record | {"region": [[0, 10**6]] * image.ndim}):
+            with np.testing.assert_raises(SinkError):
+                resumable.restore(wrong)
+        for region in regions[1:]:
+            resumable.write(region, image[region])
+        np.testing.assert_array_equal(self.read_back(resumable.finalise(), self.axes_maps[0]), image)
+
+    def test_a_sink_that_is_closed_is_left_alone(self, tmp_path: Path) -> None:
+        """It takes no more blocks, and what it wrote stays even when it is aborted."""
+        folder = _new_folder(tmp_path)
+        sink, image, regions = self._begun(folder)
+        _resumable(sink).close()
+        _resumable(sink).close()
+        sink.abort()
+        with np.testing.assert_raises(SinkError):
+            sink.write(regions[0], image[regions[0]])
+        self.resume_sink(folder, self.axes_maps[0], self.dtypes[-1]).abort()
+
+    def test_nothing_is_resumed_where_nothing_is(self, tmp_path: Path) -> None:
+        """Neither in an empty place nor where the image is complete."""
+        folder = _new_folder(tmp_path)
+        with np.testing.assert_raises(SinkError):
+            self.resume_sink(folder, self.axes_maps[0], self.dtypes[-1])
+        np.testing.assert_equal(list(folder.iterdir()), [])
+        sink, image, regions = self._begun(folder)
+        for region in regions:
+            sink.write(region, image[region])
+        result = sink.finalise()
+        with np.testing.assert_raises(SinkError):
+            self.resume_sink(folder, self.axes_maps[0], self.dtypes[-1])
+        np.testing.assert_array_equal(self.read_back(result, self.axes_maps[0]), image)
+
+
+def _resumable(sink: ImageSink) -> ResumableSink:
+    if not isinstance(sink, ResumableSink):
+        raise TypeError(f"{sink!r} lacks members of ResumableSink")
+    return sink
 
 
 def _new_folder(parent: Path) -> Path:
