@@ -18,6 +18,7 @@
     │   └── ModelOutputError   (ValueError)         a model ran and returned something unusable
     ├── TransformError         (RuntimeError)       a transform of the user's failed on a patch
     ├── ForkedProcessError     (RuntimeError)       a process was forked that has used TensorStore
+    ├── SeriesError            (RuntimeError)       some images of a series failed, the others are done
     └── MissingExtraError      (ImportError)        an optional dependency is not installed
 
 Code that catches the built-in keeps working; code that wants to know whether the trouble is Patchloom's catches
@@ -25,6 +26,8 @@ Code that catches the built-in keeps working; code that wants to know whether th
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class PatchloomError(Exception):
@@ -89,6 +92,17 @@ class TransformError(PatchloomError, RuntimeError):
 
 class ForkedProcessError(PatchloomError, RuntimeError):
     """A process that has used TensorStore was forked, and the child cannot use it."""
+
+
+class SeriesError(PatchloomError, RuntimeError):
+    """Some images of a series failed; the others are done, and stand in `results` beside `None` for those that failed.
+
+    The errors of the single images are listed in the message.
+    """
+
+    def __init__(self, message: str, results: Sequence[object] = ()) -> None:
+        super().__init__(message)
+        self.results = list(results)
 
 
 class MissingExtraError(PatchloomError, ImportError):

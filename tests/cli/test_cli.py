@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from patchloom import __version__
 from patchloom.cli import app
+from patchloom.prediction import blocks, make_plan
 
 MODEL = """
 import numpy as np
@@ -27,6 +28,20 @@ def broken(batch):
 
 def interrupted(batch):
     raise KeyboardInterrupt
+
+calls = 0
+
+def fails_once(batch):
+    global calls
+    calls += 1
+    if calls == 12:
+        raise RuntimeError("out of cheese")
+    return batch
+
+def superstitious(batch):
+    if (batch == 13).all():
+        raise RuntimeError("out of cheese")
+    return batch
 """
 
 
@@ -145,3 +160,50 @@ def test_help_and_version_are_there_for_a_newcomer() -> None:
         result = run(*arguments)
         assert result.exit_code == 0
         assert "patchloom" in result.stdout
+
+
+def test_status_tells_finished_from_unfinished_and_a_second_run_goes_on(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "_CHUNK_SIZE", {2: 16, 3: 8})
+    monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [300])
+    arguments = ("predict", "img2.tif", "--model", "my_model:fails_once", "-o", "out.ome.zarr", *TILES)
+    failed = run(*arguments)
+    assert failed.exit_code == 1
+    assert "blocks are finished and kept: run the same again to go on" in failed.stderr
+    unfinished = run("status", "out.ome.zarr")
+    assert unfinished.exit_code == 1
+    assert "unfinished" in unfinished.stdout
+    facts = json.loads(run("status", "out.ome.zarr", "--json").stdout)
+    assert 0 < facts["blocks"] < facts["of_blocks"] == 12
+    assert run(*arguments).exit_code == 0
+    assert np.array_equal(
+        zarr.open_group(workplace / "out.ome.zarr", mode="r")["0"][:], tifffile.imread(workplace / "img2.tif")
+    )
+    finished = run("status", "out.ome.zarr")
+    assert (finished.exit_code, finished.stdout) == (0, "out.ome.zarr: finished\n")
+    assert run("status", "nothing.ome.zarr").exit_code == 2
+
+
+def test_what_is_written_is_reduced_blended_and_of_the_kind_that_the_name_asks_for(workplace: Path) -> None:
+    source = tifffile.imread(workplace / "img2.tif")
+    model = ("--model", "my_model:invert", *TILES)
+    assert run("predict", "img2.tif", *model, "-o", "mask.npy", "--reduce", "threshold:100").exit_code == 0
+    assert np.array_equal(np.load(workplace / "mask.npy"), (255 - source > 100).astype(np.uint8))
+    assert run("predict", "img2.tif", *model, "-o", "out.ome.tif", "--blend", "hann").exit_code == 0
+    assert np.array_equal(tifffile.imread(workplace / "out.ome.tif"), 255 - source)
+    assert (
+        run("predict", "img2.tif", *model, "-o", "old.ome.zarr", "--ome-zarr", "0.4", "--augment", "all").exit_code == 0
+    )
+    assert np.array_equal(zarr.open_group(workplace / "old.ome.zarr", mode="r")["0"][:], 255 - source)
+    assert zarr.open_group(workplace / "old.ome.zarr", mode="r").metadata.zarr_format == 2
+
+
+def test_the_other_images_of_a_series_finish_when_one_fails(workplace: Path) -> None:
+    tifffile.imwrite(workplace / "img5.tif", np.full((60, 40), 13, np.uint8), metadata={"axes": "YX"})
+    arguments = ("predict", "*.tif", "--model", "my_model:superstitious", "-o", "out", "--keep-going", *TILES)
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert "1 of 3 images failed, the others are done" in result.stderr
+    assert "img5.tif" in result.stderr
+    assert sorted(path.name for path in (workplace / "out").iterdir()) == ["img10.ome.zarr", "img2.ome.zarr"]

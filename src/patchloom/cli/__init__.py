@@ -10,6 +10,7 @@ from patchloom import __version__
 from patchloom.cli.info_command import info_command
 from patchloom.cli.plan_command import plan_command
 from patchloom.cli.predict_command import predict_command
+from patchloom.cli.status_command import status_command
 
 app = typer.Typer(
     name="patchloom",
@@ -22,6 +23,7 @@ app = typer.Typer(
 app.command("predict")(predict_command)
 app.command("plan")(plan_command)
 app.command("info")(info_command)
+app.command("status")(status_command)
 
 
 def _print_version(asked: bool) -> None:

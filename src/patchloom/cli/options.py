@@ -98,6 +98,25 @@ MemoryLimit = Annotated[
         help="What the run may take, the model's own needs not counted, such as 2GiB; half of what is free if left out.",
     ),
 ]
+Reduce = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REDUCTION",
+        help="What to write of a prediction: argmax, threshold:0.5, channels:1, uint8*255; several joined by |.",
+    ),
+]
+Normalise = Annotated[
+    Literal["mean_std", "percentile"] | None,
+    typer.Option(help="Bring each image's grey values to the model's range, by statistics of the whole image."),
+]
+SkipDarker = Annotated[
+    float | None,
+    typer.Option(
+        "--skip-dark",
+        metavar="VALUE",
+        help="Do not run the model where no voxel is brighter than this; 0 is written there.",
+    ),
+]
 Layout = Annotated[
     str | None,
     typer.Option(help="Order of an ONNX model's axes, such as NCHW or NHWC, where it cannot be told from the file."),

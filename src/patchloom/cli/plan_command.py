@@ -10,6 +10,7 @@ from rich.console import Console
 from patchloom.cli import options
 from patchloom.cli.reporting import as_shape, as_size, print_json, reported_errors
 from patchloom.prediction import PredictionPlan, plan
+from patchloom.prediction.emptiness import SkipDark
 from patchloom.prediction.models import load_model
 from patchloom.prediction.plan_summary import summarise
 
@@ -27,6 +28,9 @@ def plan_command(
     padding: options.Padding = "reflect",
     batch_size: options.BatchSize = 1,
     dtype: options.Dtype = None,
+    reduce: options.Reduce = None,
+    normalise: options.Normalise = None,
+    skip_dark: options.SkipDarker = None,
     memory_limit: options.MemoryLimit = None,
     layout: options.Layout = None,
     as_json: options.AsJson = False,
@@ -45,6 +49,9 @@ def plan_command(
             padding=padding,
             batch_size=batch_size,
             dtype=dtype,
+            reduce=reduce,
+            normalise=normalise,
+            skip=None if skip_dark is None else SkipDark(skip_dark),
             memory_limit=memory_limit,
         )
         if as_json:

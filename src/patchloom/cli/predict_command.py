@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -12,7 +13,8 @@ from rich.console import Console
 from patchloom.cli import options
 from patchloom.cli.reporting import print_json, reported_errors
 from patchloom.prediction import predict
-from patchloom.prediction.models import load_model
+from patchloom.prediction.emptiness import SkipDark
+from patchloom.prediction.models import AugmentedModel, Model, load_model
 
 
 def predict_command(
@@ -22,7 +24,9 @@ def predict_command(
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="The .ome.zarr to write; a folder of them where there are several images."),
+        typer.Option(
+            "--output", "-o", help="The .ome.zarr, .ome.tif or .npy to write; a folder where there are several images."
+        ),
     ],
     axes: options.Axes = None,
     patch_size: options.PatchSize = None,
@@ -32,19 +36,32 @@ def predict_command(
     padding: options.Padding = "reflect",
     batch_size: options.BatchSize = 1,
     dtype: options.Dtype = None,
+    reduce: options.Reduce = None,
+    normalise: options.Normalise = None,
+    skip_dark: options.SkipDarker = None,
     memory_limit: options.MemoryLimit = None,
     layout: options.Layout = None,
+    augment: Annotated[
+        Literal["none", "flips", "all"],
+        typer.Option(help="Average over flips, or over flips and quarter turns too: 4 or 8 times the work."),
+    ] = "none",
     pyramid: options.Pyramid = "mean",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    ome_zarr: Annotated[Literal["0.5", "0.4"], typer.Option(help="Which OME-Zarr to write.")] = "0.5",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an output that exists, and discard one that is unfinished.")
+    ] = False,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Finish the other images of a series when one fails.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Run a model over images of any size and write a seamless OME-Zarr."""
+    """Run a model over images of any size and write a seamless result. A run that was killed goes on when started again."""
     with reported_errors(debug=debug):
         started = time.monotonic()
         result = predict(
-            load_model(model, layout=layout),
+            _augmented(load_model(model, layout=layout), augment),
             sources if len(sources) > 1 else sources[0],
             output,
             axes=axes,
@@ -55,12 +72,17 @@ def predict_command(
             padding=padding,
             batch_size=batch_size,
             dtype=dtype,
+            reduce=reduce,
+            normalise=normalise,
+            skip=None if skip_dark is None else SkipDark(skip_dark),
             memory_limit=memory_limit,
+            ome_zarr_version=ome_zarr,
+            keep_going=keep_going,
             pyramid=None if pyramid == "none" else pyramid,
             overwrite=overwrite,
             progress=not quiet,
         )
-        written = [str(path) for path in (result if isinstance(result, list) else [result])]
+        written = [str(path) for path in _paths(result)]
         if as_json:
             print_json({"written": written, "seconds": round(time.monotonic() - started, 3)})
             return
@@ -68,3 +90,20 @@ def predict_command(
             typer.echo(path)
         if not quiet:
             Console(stderr=True).print(f"done in {time.monotonic() - started:.1f} s", highlight=False)
+
+
+def _augmented(model: Model, augment: Literal["none", "flips", "all"]) -> Model:
+    if augment == "none":
+        return model
+    return AugmentedModel(model, quarter_turns=augment == "all")
+
+
+def _paths(result: Any) -> Iterator[Path]:
+    """Flatten what a run wrote: a series is a list, several outputs are a mapping."""
+    if isinstance(result, list):
+        for image in result:
+            yield from _paths(image)
+    elif isinstance(result, dict):
+        yield from result.values()
+    else:
+        yield result

@@ -44,8 +44,8 @@ def reported_errors(*, debug: bool) -> Iterator[None]:
     """
     try:
         yield
-    except KeyboardInterrupt:
-        _say("stopped. No unfinished output was left behind.")
+    except KeyboardInterrupt as error:
+        _say("\n".join(["stopped", *getattr(error, "__notes__", [])]))
         raise typer.Exit(INTERRUPTED) from None
     except typer.Exit:
         raise
@@ -55,7 +55,7 @@ def reported_errors(*, debug: bool) -> Iterator[None]:
         message = (
             str(error) if isinstance(error, PatchloomError) else f"{type(error).__name__}: {error} (--debug shows more)"
         )
-        _say(message)
+        _say("\n".join([message, *getattr(error, "__notes__", [])]))
         raise typer.Exit(WRONG_USE if isinstance(error, _WRONG_USE_ERRORS) else FAILED) from None
 
 

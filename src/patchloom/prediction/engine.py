@@ -2,7 +2,7 @@
 
 Three threads share the work. One reads batches ahead (TensorStore decodes on more of its own), the main thread runs the
 model and stitches, one writes finished blocks. What waits between them is bounded, so memory is. Whatever goes wrong in a
-thread is raised in the main one, and all threads have ended when `run_plan` returns or raises.
+thread is raised in the main one, and all threads have ended when a run returns or raises.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.errors import PatchloomError
 from patchloom.extraction import PatchExtractor
 from patchloom.patch_specs import TileSpecs
 from patchloom.prediction.batch_prediction import check_forms, predict_batch, read_forms, refuse_nan, to_dtype
@@ -27,15 +28,15 @@ from patchloom.prediction.output_form import OutputForm, keep_core
 from patchloom.prediction.plan import PredictionPlan
 from patchloom.prediction.progress import Advance
 from patchloom.prediction.stage_times import StageTimes
+from patchloom.prediction.tile_reading import read_tiles
 from patchloom.prediction.work import Batch, batches
-from patchloom.spec_table import SpecTable
 
 
 class BlockWriter(Protocol):
     """Where finished blocks of all images go."""
 
     def is_done(self, data_idx: int, block: int) -> bool:
-        """Whether a block was written by an earlier run."""
+        """Whether a block was written, now or by an earlier run."""
 
     def write(self, data_idx: int, block: int, outputs: Sequence[NDArray[Any]]) -> None:
         """Write one block, `C(Z)YX` for each output; called from one thread, in the order of the blocks."""
@@ -66,10 +67,10 @@ def learn_forms(plan: PredictionPlan, model: Model) -> tuple[tuple[OutputForm, .
     for data_idx, stack in enumerate(plan.stacks):
         dtype = np.dtype(stack.data_dtype)
         if dtype not in by_dtype:
-            table = plan.tiling.specs([plan.tiling.get_patch_indices(data_idx).start])
-            batch = extractor.extract_batch(table, dtype=dtype)
-            predictions = predict_batch(model, batch, list(table))
-            by_dtype[dtype] = read_forms(predictions, plan.patch_size, plan.model.scale, list(table))
+            first = [plan.tiling.get_patch_indices(data_idx).start]
+            specs = plan.tiling.specs(first).to_specs()
+            predictions = predict_batch(model, read_tiles(plan, extractor, first), specs)
+            by_dtype[dtype] = read_forms(predictions, plan.patch_size, plan.model.scale, specs)
     return tuple(by_dtype[np.dtype(stack.data_dtype)] for stack in plan.stacks)
 
 
@@ -85,18 +86,27 @@ class Engine:
         The model.
     writer : BlockWriter
         Where blocks go.
-    advance : callable
-        Told how many tiles are done.
+    keep_going : bool
+        Whether an image that fails is left behind and the others finish.
     """
 
     plan: PredictionPlan
     model: Model
     writer: BlockWriter
-    advance: Advance
+    keep_going: bool = False
     times: StageTimes = field(default_factory=StageTimes)
+    failures: dict[int, PatchloomError] = field(default_factory=dict)
+    """What went wrong with each image that was left behind."""
+    _skips: dict[tuple[int, int], bool] = field(default_factory=dict)
+    """What was decided of blocks that may need no model, by image and number: once for each."""
 
-    def run(self) -> StageTimes:
+    def run(self, advance: Advance) -> None:
         """Compute and write all blocks that are not done.
+
+        Parameters
+        ----------
+        advance : callable
+            Told how many tiles more are done.
 
         Raises
         ------
@@ -104,101 +114,127 @@ class Engine:
             If a stage fails. What was written stays written.
         """
         extractor = PatchExtractor(self.plan.stacks, padding=self.plan.padding)
-        open_blocks = {
-            data_idx: OpenBlocks(self.plan, data_idx, forms) for data_idx, forms in enumerate(self.plan.forms)
-        }
-        schedules = [self.plan.schedule(data_idx) for data_idx in range(len(self.plan.stacks))]
-        work = batches(self.plan, is_done=self.writer.is_done)
         with _background("read") as read, _background("write") as write:
-            pending_writes: deque[Future[None]] = deque()
-            for batch, pixels in self._read_ahead(work, extractor, read):
-                specs, predictions = self._predict(batch, pixels)
-                with self.times.spent("stitching"):
-                    position = 0
-                    for data_idx, turn, tile in batch.steps:
-                        blocks = open_blocks[data_idx]
-                        if tile is not None:
-                            parts = [prediction[position] for prediction in predictions]
-                            for number in schedules[data_idx].blocks_served(tile, turn):
-                                if not self.writer.is_done(data_idx, number):
-                                    blocks.add(number, specs[position], parts)
-                            position += 1
-                        else:
-                            outputs = blocks.close(turn)
-                            self._write_behind(pending_writes, write, data_idx, turn, outputs)
-                self.advance(len(specs))
-            self._finish_writes(pending_writes, leave=0)
-        return self.times
+            stitcher = _Stitcher(self, write)
+            for batch, pixels in self._read_ahead(extractor, read):
+                with self.leaving_behind(batch.steps[0].data_idx):
+                    if batch.steps[0].data_idx not in self.failures:
+                        specs, predictions = self._predict(batch, pixels)
+                        with self.times.spent("stitching"):
+                            stitcher.stitch(batch, specs, predictions)
+                advance(len(batch.tiles))
+            stitcher.finish_writes(leave=0)
+
+    def count_tiles(self) -> int:
+        """Count the tiles that are still to be run."""
+        return sum(len(batch.tiles) for batch in self._work())
+
+    def is_done(self, data_idx: int, block: int) -> bool:
+        """Whether nothing is left to do for a block."""
+        return data_idx in self.failures or self.writer.is_done(data_idx, block)
+
+    def needs_no_model(self, data_idx: int, block: int) -> bool:
+        """Whether a block is filled instead of computed."""
+        if self.plan.skip is None:
+            return False
+        if (data_idx, block) not in self._skips:
+            place = self.plan.blocks[data_idx][block]
+            skips = self.plan.skip.skips(self.plan.stacks, data_idx, place, self.plan.patch_size)
+            self._skips[data_idx, block] = skips
+        return self._skips[data_idx, block]
+
+    @property
+    def n_skipped(self) -> int:
+        """How many blocks were filled instead of computed."""
+        return sum(self._skips.values())
+
+    @contextmanager
+    def leaving_behind(self, data_idx: int) -> Iterator[None]:
+        """Leave an image behind if it fails and the others are to finish."""
+        try:
+            yield
+        except PatchloomError as error:
+            if not self.keep_going:
+                raise
+            self.failures.setdefault(data_idx, error)
+
+    def _work(self) -> Iterator[Batch]:
+        return batches(
+            self.plan, is_done=self.is_done, needs_no_model=self.needs_no_model, share_images=not self.keep_going
+        )
 
     def _read_ahead(
-        self, work: Iterator[Batch], extractor: PatchExtractor, read: Callable[..., Future[Any]]
-    ) -> Iterator[tuple[Batch, NDArray[Any] | None]]:
+        self, extractor: PatchExtractor, read: Callable[..., Future[Any]]
+    ) -> Iterator[tuple[Batch, Future[Any] | None]]:
         """Yield batches with their pixels, while the next ones are being read."""
-        pending: deque[tuple[Batch, Future[Any]]] = deque()
-        for batch in work:
-            pending.append((batch, read(self._read, extractor, batch)))
+        pending: deque[tuple[Batch, Future[Any] | None]] = deque()
+        for batch in self._work():
+            tiles = batch.tiles
+            pending.append((batch, read(read_tiles, self.plan, extractor, tiles) if tiles else None))
             if len(pending) > READ_AHEAD:
-                yield self._take(pending)
-        while pending:
-            yield self._take(pending)
+                yield pending.popleft()
+        yield from pending
 
-    def _take(self, pending: deque[tuple[Batch, Future[Any]]]) -> tuple[Batch, NDArray[Any] | None]:
-        batch, future = pending.popleft()
-        with self.times.spent("waiting for reads"):
-            return batch, future.result()
-
-    def _read(self, extractor: PatchExtractor, batch: Batch) -> NDArray[Any] | None:
-        tiles = batch.tiles
-        if not tiles:
-            return None
-        table = with_margin(self.plan.tiling.specs(tiles), self.plan.margin)
-        return extractor.extract_batch(table, dtype=self.plan.stacks[batch.steps[0].data_idx].data_dtype)
-
-    def _predict(self, batch: Batch, pixels: NDArray[Any] | None) -> tuple[list[TileSpecs], list[NDArray[Any]]]:
+    def _predict(self, batch: Batch, pixels: Future[Any] | None) -> tuple[list[TileSpecs], list[NDArray[Any]]]:
         """Run the model on a batch: for each output `(B, C, (Z), Y, X)` without margin, ready to be stitched."""
         if pixels is None:
             return [], []
+        with self.times.spent("waiting for reads"):
+            tiles = pixels.result()
         specs = cast("list[TileSpecs]", self.plan.tiling.specs(batch.tiles).to_specs())
         with self.times.spent("model"):
-            predictions = predict_batch(self.model, pixels, specs)
+            predictions = predict_batch(self.model, tiles, specs)
         forms = self.plan.forms[batch.steps[0].data_idx]
         check_forms(predictions, forms, self.plan.patch_size, specs)
-        ready = []
         with self.times.spent("stitching"):
-            for form in forms:
-                core = keep_core(predictions[form.name], form, self.plan.margin)
-                dtype = self.plan.output_dtype(form)
-                refuse_nan(core, dtype, specs)
-                ready.append(to_dtype(core, dtype, specs) if self.plan.blend is None else core)
-        return specs, ready
+            return specs, [self._ready(predictions[form.name], form, specs) for form in forms]
 
-    def _write_behind(
-        self,
-        pending: deque[Future[None]],
-        write: Callable[..., Future[Any]],
-        data_idx: int,
-        block: int,
-        outputs: list[NDArray[Any]],
-    ) -> None:
-        self._finish_writes(pending, leave=WRITE_BEHIND - 1)
-        pending.append(write(self.writer.write, data_idx, block, outputs))
-
-    def _finish_writes(self, pending: deque[Future[None]], *, leave: int) -> None:
-        with self.times.spent("waiting for writes"):
-            while len(pending) > leave:
-                pending.popleft().result()
+    def _ready(self, prediction: NDArray[Any], form: OutputForm, specs: list[TileSpecs]) -> NDArray[Any]:
+        core = keep_core(prediction, form, self.plan.margin)
+        if self.plan.reduction is not None:
+            return core
+        _, dtype = self.plan.stored(form)
+        refuse_nan(core, dtype, specs)
+        return to_dtype(core, dtype, specs) if self.plan.blend is None else core
 
 
-def with_margin(table: SpecTable, margin: Sequence[int]) -> SpecTable:
-    """Grow the tiles of a table by what the model's output will lack of them."""
-    if not any(margin):
-        return table
-    columns = dict(table.columns)
-    around = np.asarray(margin, dtype=np.int64)
-    columns["coords"] = columns["coords"] - around
-    columns["patch_size"] = columns["patch_size"] + 2 * around
-    columns["crop_coords"] = columns["crop_coords"] + around
-    return SpecTable(columns)
+class _Stitcher:
+    """Adds tiles to open blocks, and sends off those that are complete."""
+
+    def __init__(self, engine: Engine, write: Callable[..., Future[Any]]) -> None:
+        plan = engine.plan
+        self._engine = engine
+        self._write = write
+        self._blocks = [OpenBlocks(plan, data_idx, forms) for data_idx, forms in enumerate(plan.forms)]
+        self._schedules = [plan.schedule(data_idx) for data_idx in range(len(plan.stacks))]
+        self._pending: deque[tuple[int, Future[None]]] = deque()
+
+    def stitch(self, batch: Batch, specs: Sequence[TileSpecs], predictions: Sequence[NDArray[Any]]) -> None:
+        """Go through the steps of a batch."""
+        position = 0
+        for data_idx, turn, tile in batch.steps:
+            blocks = self._blocks[data_idx]
+            if tile is None:
+                empty = self._engine.needs_no_model(data_idx, turn)
+                self._send_off(data_idx, turn, blocks.filled(turn) if empty else blocks.close(turn))
+                continue
+            parts = [prediction[position] for prediction in predictions]
+            for number in self._schedules[data_idx].blocks_served(tile, turn):
+                if not (self._engine.is_done(data_idx, number) or self._engine.needs_no_model(data_idx, number)):
+                    blocks.add(number, specs[position], parts)
+            position += 1
+
+    def finish_writes(self, *, leave: int) -> None:
+        """Wait until at most so many blocks are being written."""
+        with self._engine.times.spent("waiting for writes"):
+            while len(self._pending) > leave:
+                data_idx, written = self._pending.popleft()
+                with self._engine.leaving_behind(data_idx):
+                    written.result()
+
+    def _send_off(self, data_idx: int, block: int, outputs: list[NDArray[Any]]) -> None:
+        self.finish_writes(leave=WRITE_BEHIND - 1)
+        self._pending.append((data_idx, self._write(self._engine.writer.write, data_idx, block, outputs)))
 
 
 @contextmanager

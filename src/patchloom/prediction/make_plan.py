@@ -20,10 +20,14 @@ from patchloom.geometry.tile_rule import Seams
 from patchloom.image_stacks import ImageStack, Source, check_series, open_stacks
 from patchloom.patching import TiledPatching
 from patchloom.prediction.blocks import choose_blocks, choose_seams
+from patchloom.prediction.emptiness import SkipRule
 from patchloom.prediction.memory import check_memory_limit
 from patchloom.prediction.models.model import Model, ModelDescription, describe
+from patchloom.prediction.normalisation import Method, Normalisation, measure_normalisation
 from patchloom.prediction.output_form import OutputForm
 from patchloom.prediction.plan import PredictionPlan
+from patchloom.prediction.reduction_text import parse_reduction
+from patchloom.prediction.reductions import Reduction
 
 _BLOCK_SIZES = [2**power for power in range(25, 19, -1)]
 """Voxels of a block, in one channel, that are tried: from 128 MiB of float32 to 4 MiB, below which files get too small."""
@@ -45,6 +49,10 @@ def plan(
     padding: Padding = "reflect",
     batch_size: int = 1,
     dtype: Any = None,
+    reduce: str | Reduction | None = None,
+    normalise: Method | Sequence[Normalisation] | None = None,
+    skip: SkipRule | None = None,
+    fill: float = 0,
     memory_limit: int | None = None,
     forms: Sequence[Sequence[OutputForm]] = (),
 ) -> PredictionPlan:
@@ -74,6 +82,16 @@ def plan(
         Tiles that go through the model together.
     dtype : dtype, optional
         Of the output. Floats turn into integers by rounding, and stop at the ends of the range.
+    reduce : str or Reduction, optional
+        What finished blocks are reduced to before they are written, such as `"argmax"`; see `parse_reduction`.
+    normalise : {"mean_std", "percentile"} or sequence of Normalisation, optional
+        Bring the grey values of each image to mean 0 and standard deviation 1, or its percentiles 1 and 99.8 to 0 and 1: by
+        statistics of the whole image, for which it is read once. Or one `Normalisation` for each image. By default the
+        model gets what the source has.
+    skip : SkipRule, optional
+        Which blocks need no model, such as `SkipDark(threshold=100)`.
+    fill : float
+        What those are filled with.
     memory_limit : int, optional
         Bytes that the run may take, the model's own needs not counted; half of what is free by default.
     forms : sequence of sequence of OutputForm, optional
@@ -107,6 +125,10 @@ def plan(
     _check_channels(stacks, description)
     if whole_number("batch_size", batch_size) < 1:
         raise GeometryError(f"batch_size is {batch_size}: it must be at least 1")
+    if reduce is not None and dtype is not None:
+        raise GeometryError(f"dtype is {dtype} and reduce is {reduce!r}: end the reduction with the dtype instead")
+    if skip is not None:
+        skip.check(stacks)
     margin, coarsest = _margin_and_coarsest(forms, n_dims)
     tiling = _tiling(
         stacks,
@@ -130,6 +152,10 @@ def plan(
         model=description,
         dtype=None if dtype is None else np.dtype(dtype),
         forms=tuple(map(tuple, forms)),
+        reduction=parse_reduction(reduce) if isinstance(reduce, str) else reduce,
+        normalisations=_normalisations(normalise, stacks),
+        skip=skip,
+        fill=fill,
         memory_limit=check_memory_limit(memory_limit),
         source_identities=tuple(map(_source_identity, stacks)),
     )
@@ -232,6 +258,20 @@ def _check_channels(stacks: Sequence[ImageStack], description: ModelDescription)
         raise GeometryError(
             f"the model takes {description.in_channels} channels, but {stacks[0].source} has {channels}"
         )
+
+
+def _normalisations(
+    normalise: Method | Sequence[Normalisation] | None, stacks: Sequence[ImageStack]
+) -> tuple[Normalisation, ...]:
+    if normalise is None:
+        return ()
+    if isinstance(normalise, str):
+        return tuple(measure_normalisation(stack, normalise) for stack in stacks)
+    if len(normalise) != len(stacks):
+        raise GeometryError(
+            f"normalise has {len(normalise)} entries and there are {len(stacks)} images: give one for each"
+        )
+    return tuple(normalise)
 
 
 def _source_identity(stack: ImageStack) -> tuple[Any, ...]:

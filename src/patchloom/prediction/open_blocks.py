@@ -75,7 +75,7 @@ class OpenBlocks:
         Returns
         -------
         list of array
-            `C(Z)YX` for each output, in the dtype of the output.
+            `C(Z)YX` for each output, as it is written.
 
         Raises
         ------
@@ -90,8 +90,20 @@ class OpenBlocks:
                 raise StitchError(
                     f"{buffer.copied} of {voxels} voxels of block {number} were predicted: the plan has a hole"
                 )
-            closed.append(to_dtype(buffer.values, self.plan.output_dtype(form), []))
+            if self.plan.reduction is not None:
+                closed.append(self.plan.reduction(buffer.values))
+            else:
+                closed.append(to_dtype(buffer.values, self.plan.stored(form)[1], []))
         return closed
+
+    def filled(self, number: int) -> list[NDArray[Any]]:
+        """Make a block that needs no model, `C(Z)YX` for each output."""
+        window = self.plan.blocks[self.data_idx][number].window
+        return [
+            np.full((channels, *(part.stop - part.start for part in form.window(window))), self.plan.fill, dtype)
+            for form in self.forms
+            for channels, dtype in [self.plan.stored(form)]
+        ]
 
     def _empty(self, form: OutputForm, window: Sequence[slice]) -> _Buffer:
         shape = (form.n_channels, *(part.stop - part.start for part in form.window(window)))

@@ -21,12 +21,13 @@ from patchloom.prediction.destinations import output_path
 from patchloom.prediction.ledger import Ledger
 from patchloom.prediction.output_form import OutputForm
 from patchloom.prediction.plan import PredictionPlan
-from patchloom.sinks import ImageSink, MemorySink, OmeZarrSink, OutputLock, ResumableSink, partial_path
+from patchloom.sinks import ImageSink, OutputLock, ResumableSink, open_sink, partial_path
 
 Result = NDArray[Any] | Path | dict[str, Any]
 """An image or where it is; by the names of the outputs, where a model has several."""
 
 Pyramid = Literal["mean", "nearest"]
+OmeZarrVersion = Literal["0.4", "0.5"]
 
 
 class Outputs:
@@ -45,7 +46,7 @@ class Outputs:
         What is done already. Without one nothing can be resumed.
     lock : OutputLock, optional
         The lock on the output of a single image, held by the caller.
-    pyramid : {"mean", "nearest"} or None
+    pyramid, version
         As in `OmeZarrSink`.
     overwrite : bool
         Whether an output that exists may be replaced.
@@ -59,6 +60,7 @@ class Outputs:
         ledger: Ledger | None = None,
         lock: OutputLock | None = None,
         pyramid: Pyramid | None = "mean",
+        version: OmeZarrVersion = "0.5",
         overwrite: bool = False,
     ) -> None:
         self._plan = plan
@@ -66,6 +68,7 @@ class Outputs:
         self._ledger = ledger
         self._lock = lock
         self._pyramid = pyramid
+        self._version: OmeZarrVersion = version
         self._overwrite = overwrite
         self._sinks: dict[int, list[ImageSink]] = {}
         self._done: dict[int, set[int]] = {data_idx: set() for data_idx in range(len(plan.stacks))}
@@ -88,7 +91,7 @@ class Outputs:
     ) -> None:
         with ExitStack() as every:  # also when closing one of them fails
             for data_idx in list(self._sinks):
-                every.callback(self.drop, data_idx)
+                every.callback(self._let_go, data_idx)
 
     def is_done(self, data_idx: int, block: int) -> bool:
         """Whether a block was written, now or by an earlier run."""
@@ -128,8 +131,8 @@ class Outputs:
             if len(self._done[data_idx]) == len(self._plan.blocks[data_idx]):
                 self._finalise(data_idx)
 
-    def drop(self, data_idx: int) -> None:
-        """Let go of an image that will not be completed now: keep what can be resumed, remove the rest."""
+    def _let_go(self, data_idx: int) -> None:
+        """Leave an image that will not be completed now: keep what can be resumed, remove the rest."""
         for sink in self._sinks.pop(data_idx, []):
             if self._ledger is not None and isinstance(sink, ResumableSink) and self._done[data_idx]:
                 sink.close()
@@ -168,21 +171,19 @@ class Outputs:
 
     def _open_one(self, data_idx: int, form: OutputForm, *, resume: bool) -> ImageSink:
         stack, grid = self._plan.stacks[data_idx], self._plan.blocks[data_idx]
+        n_channels, dtype = self._plan.stored(form)
         axes_map = AxesMap(stack.original_axes, tuple(stack.original_data_shape))
-        axes_map = axes_map.with_channels(form.n_channels).with_spatial(form.size(grid.spatial_shape))
-        dtype = self._plan.output_dtype(form)
         destination = self._destinations[data_idx]
-        if destination is None:
-            return MemorySink(axes_map, dtype)
         block_shape = form.size(grid.block_shape)
-        return OmeZarrSink(
-            output_path(destination, form.name),
-            axes_map=axes_map,
+        return open_sink(
+            None if destination is None else output_path(destination, form.name),
+            axes_map=axes_map.with_channels(n_channels).with_spatial(form.size(grid.spatial_shape)),
             dtype=dtype,
             chunk_shape=(1, 1, *choose_chunk(block_shape)),
             shard_shape=(1, 1, *block_shape),
             metadata=result_metadata(stack, self._plan, form),
             pyramid=self._pyramid,
+            version=self._version,
             overwrite=self._overwrite,
             resume=resume,
             lock=self._lock if len(self._plan.stacks) == 1 and not form.name else None,
@@ -190,7 +191,11 @@ class Outputs:
 
     def _region(self, data_idx: int, block: int, form: OutputForm) -> tuple[slice, ...]:
         place = self._plan.blocks[data_idx][block]
-        return (slice(place.sample_idx, place.sample_idx + 1), slice(0, form.n_channels), *form.window(place.window))
+        return (
+            slice(place.sample_idx, place.sample_idx + 1),
+            slice(0, self._plan.stored(form)[0]),
+            *form.window(place.window),
+        )
 
     def _paths(self, data_idx: int) -> list[Path]:
         destination = self._destinations[data_idx]
@@ -217,12 +222,13 @@ def result_metadata(stack: ImageStack, plan: PredictionPlan, form: OutputForm) -
     """Give an output the voxel sizes of its source, and the channels of the model or of a source that has as many."""
     source = stack.metadata if isinstance(stack, HasMetadata) else ImageMetadata()
     names, colors = plan.model.out_channel_names, plan.model.out_channel_colors
-    if not names and form.n_channels == stack.data_shape[1]:
+    n_channels, _ = plan.stored(form)
+    if not names and n_channels == stack.data_shape[1]:
         names, colors = source.channel_names, source.channel_colors
     factors = dict(zip("ZYX"[-len(form.scale) :], form.scale, strict=True))
     return replace(
         source,
         voxel_size={axis: size / float(factors.get(axis, 1)) for axis, size in source.voxel_size.items()},
-        channel_names=names if len(names) == form.n_channels else (),
-        channel_colors=colors if len(colors) == form.n_channels else (),
+        channel_names=names if len(names) == n_channels else (),
+        channel_colors=colors if len(colors) == n_channels else (),
     )

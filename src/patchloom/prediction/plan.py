@@ -17,9 +17,12 @@ from patchloom.geometry.tile_rule import Seams
 from patchloom.image_stacks import ImageStack
 from patchloom.patching import TiledPatching
 from patchloom.prediction.blocks import BlockGrid
+from patchloom.prediction.emptiness import SkipRule
 from patchloom.prediction.memory import READ_AHEAD, SINK_BYTES, WRITE_BEHIND, MemoryUse
 from patchloom.prediction.models.model import ModelDescription
+from patchloom.prediction.normalisation import Normalisation
 from patchloom.prediction.output_form import OutputForm
+from patchloom.prediction.reductions import Reduction
 from patchloom.prediction.schedule import TileSchedule
 
 
@@ -71,6 +74,18 @@ class PredictionPlan:
     forms: tuple[tuple[OutputForm, ...], ...]
     """For each image, what the model makes of a tile, output by output; empty where that is not known yet."""
 
+    reduction: Reduction | None
+    """What finished blocks are reduced to before they are written."""
+
+    normalisations: tuple[Normalisation, ...]
+    """For each image, how its grey values are brought to the model's range; empty where they go in as they are."""
+
+    skip: SkipRule | None
+    """Which blocks need no model."""
+
+    fill: float
+    """What blocks that need no model are filled with."""
+
     memory_limit: int
     """Bytes that the run may take."""
 
@@ -120,7 +135,7 @@ class PredictionPlan:
 
     @property
     def _bytes_of_one_tile(self) -> int:
-        itemsize = max(np.dtype(stack.data_dtype).itemsize for stack in self.stacks)
+        itemsize = 4 if self.normalisations else max(np.dtype(stack.data_dtype).itemsize for stack in self.stacks)
         return prod(self.patch_size) * int(self.stacks[0].data_shape[1]) * itemsize
 
     @property
@@ -135,9 +150,11 @@ class PredictionPlan:
         grid = self.blocks[data_idx]
         return (assumed_form(len(grid.spatial_shape), self.model, self.dtype),)
 
-    def output_dtype(self, form: OutputForm) -> np.dtype[Any]:
-        """Dtype of an output: what was asked for, else the model's."""
-        return form.dtype if self.dtype is None else self.dtype
+    def stored(self, form: OutputForm) -> tuple[int, np.dtype[Any]]:
+        """Give channels and dtype in which an output is written."""
+        if self.reduction is not None:
+            return self.reduction.output(form.n_channels, self.accumulator(form))
+        return form.n_channels, form.dtype if self.dtype is None else self.dtype
 
     @property
     def output_shapes(self) -> list[list[tuple[int | None, ...]]]:
@@ -146,7 +163,7 @@ class PredictionPlan:
             [
                 (
                     grid.n_samples,
-                    form.n_channels if self.forms or self.model.out_channels else None,
+                    self.stored(form)[0] if self.forms or self.model.out_channels else None,
                     *form.size(grid.spatial_shape),
                 )
                 for form in self.output_forms(data_idx)
@@ -158,16 +175,17 @@ class PredictionPlan:
     def output_bytes(self) -> int:
         """Size of the outputs before compression."""
         return sum(
-            grid.n_samples * prod(form.size(grid.spatial_shape)) * form.n_channels * self.output_dtype(form).itemsize
+            grid.n_samples * prod(form.size(grid.spatial_shape)) * channels * dtype.itemsize
             for data_idx, grid in enumerate(self.blocks)
             for form in self.output_forms(data_idx)
+            for channels, dtype in [self.stored(form)]
         )
 
     def accumulator(self, form: OutputForm) -> np.dtype[Any]:
-        """Dtype in which an output is put together: a float for blending that holds the output's own exactly enough."""
-        if self.blend is None:
-            return self.output_dtype(form)
-        return np.result_type(form.dtype, np.float32) if form.dtype != bool else np.dtype(np.float32)
+        """Dtype in which a block is put together: for blending a float that holds the model's own exactly enough."""
+        if self.blend is not None:
+            return np.dtype(np.float32) if form.dtype == bool else np.result_type(form.dtype, np.float32)
+        return form.dtype if self.reduction is not None or self.dtype is None else self.dtype
 
     @property
     def memory(self) -> MemoryUse:
@@ -180,7 +198,8 @@ class PredictionPlan:
             for form in self.output_forms(data_idx):
                 voxels = form.n_channels * prod(form.size(block_shape))
                 of_block += voxels * self.accumulator(form).itemsize
-                of_output += voxels * self.output_dtype(form).itemsize
+                channels, dtype = self.stored(form)
+                of_output += channels * prod(form.size(block_shape)) * dtype.itemsize
                 of_tile += form.n_channels * prod(form.size(self.patch_size)) * form.dtype.itemsize
             prediction = max(prediction, 2 * self.batch_size * of_tile)
             open_blocks = max(open_blocks, self.schedule(data_idx).n_open * of_block)
@@ -204,6 +223,9 @@ class PredictionPlan:
             "blocks": [grid.block_shape for grid in self.blocks],
             "handed over": self.handed_over,
             "dtype": None if self.dtype is None else str(self.dtype),
+            "reduction": None if self.reduction is None else self.reduction.identity,
+            "normalisation": [normalisation.to_dict() for normalisation in self.normalisations],
+            "skip": None if self.skip is None else [self.skip.identity, self.fill],
             "outputs": [
                 [(form.name, form.n_channels, str(form.dtype), list(map(str, form.scale))) for form in forms]
                 for forms in self.forms

@@ -9,23 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from patchloom import __version__
-from patchloom.errors import SinkError
+from patchloom.errors import PatchloomError, SeriesError, SinkError
 from patchloom.geometry.blend_weights import BlendWindow
 from patchloom.geometry.padding import Padding
 from patchloom.geometry.tile_rule import Seams
 from patchloom.image_stacks import ImageStack, Source, is_series
 from patchloom.prediction.destinations import series_destinations
+from patchloom.prediction.emptiness import SkipRule
 from patchloom.prediction.engine import Engine, learn_forms
 from patchloom.prediction.ledger import Ledger, ledger_path, read_header
 from patchloom.prediction.make_plan import plan
 from patchloom.prediction.models.model import Model
+from patchloom.prediction.normalisation import Method, Normalisation
 from patchloom.prediction.output_form import OutputForm
-from patchloom.prediction.outputs import Outputs, Pyramid, Result
+from patchloom.prediction.outputs import OmeZarrVersion, Outputs, Pyramid, Result
 from patchloom.prediction.plan import PredictionPlan
-from patchloom.prediction.progress import show_progress
-from patchloom.prediction.work import batches
-from patchloom.sinks import OutputLock, check_apart, check_destination
+from patchloom.prediction.progress import show_progress, show_summary
+from patchloom.prediction.reductions import Reduction
+from patchloom.sinks import SINK_SUFFIXES, OutputLock, check_apart, check_destination, output_kind
 
 
 def predict(
@@ -42,9 +43,15 @@ def predict(
     padding: Padding = "reflect",
     batch_size: int = 1,
     dtype: Any = None,
+    reduce: str | Reduction | None = None,
+    normalise: Method | Sequence[Normalisation] | None = None,
+    skip: SkipRule | None = None,
+    fill: float = 0,
     memory_limit: int | None = None,
     pyramid: Pyramid | None = "mean",
+    ome_zarr_version: OmeZarrVersion = "0.5",
     overwrite: bool = False,
+    keep_going: bool = False,
     progress: bool = True,
 ) -> Any:
     """Predict images of any size, tile by tile.
@@ -61,14 +68,19 @@ def predict(
     sources : path, URL, array, ImageStack or sequence of these
         The images, as `open_stacks` takes them.
     output : str or Path, optional
-        An `.ome.zarr` to write; a folder of them for a series. Arrays are returned where not given.
-    axes, patch_size, overlaps, blend, seams, origin_multiple, padding, batch_size, dtype, memory_limit
+        An `.ome.zarr`, `.ome.tif` or `.npy` to write; for a series a folder, which gets one `.ome.zarr` for each image.
+        Arrays are returned where not given. Only an OME-Zarr can be gone on with after a kill.
+    axes, patch_size, overlaps, blend, seams, origin_multiple, padding, batch_size, dtype, reduce, normalise, skip, fill, memory_limit
         As in `plan`.
     pyramid : {"mean", "nearest"} or None
         How the lower levels of an OME-Zarr are made; `"nearest"` for labels, `None` for none.
+    ome_zarr_version : {"0.5", "0.4"}
+        Which OME-Zarr is written: 0.5 is Zarr v3 with shards, 0.4 is Zarr v2.
     overwrite : bool
         Whether an output that exists may be replaced, and an unfinished one be discarded. What exists stays whole until
         the new one is complete.
+    keep_going : bool
+        Whether the other images of a series are finished when one fails.
     progress : bool
         Whether to show progress on standard error.
 
@@ -87,6 +99,8 @@ def predict(
         If the output exists, belongs to an unfinished run of another plan, would destroy a source, or cannot be written.
     ModelError
         If the model fails or returns something unusable; the message says on which tile. Finished blocks are kept.
+    SeriesError
+        With `keep_going`, when all is done that could be, if images failed.
 
     Examples
     --------
@@ -110,24 +124,39 @@ def predict(
         "padding": padding,
         "batch_size": batch_size,
         "dtype": dtype,
+        "reduce": reduce,
+        "skip": skip,
+        "fill": fill,
         "memory_limit": memory_limit,
     }
-    prepared = plan(sources, axes=axes, **settings)
+    measured = [] if begun is None else [Normalisation.from_dict(one) for one in begun["settings"]["normalisation"]]
+    prepared = plan(sources, axes=axes, normalise=measured or normalise, **settings)
     destinations = _destinations(prepared.stacks, output, series=series)
     with _claimed(output, destinations, prepared.stacks, overwrite=overwrite, begun=begun is not None) as lock:
         forms = declared_forms(prepared) or learn_forms(prepared, model)
-        prepared = plan(prepared.stacks, forms=forms, **settings)
+        prepared = plan(prepared.stacks, normalise=prepared.normalisations or None, forms=forms, **settings)
         with _ledger(output, prepared, overwrite=overwrite) as ledger:
             results = run_plan(
                 prepared,
                 model,
-                Outputs(prepared, destinations, ledger=ledger, lock=lock, pyramid=pyramid, overwrite=overwrite),
+                Outputs(
+                    prepared,
+                    destinations,
+                    ledger=ledger,
+                    lock=lock,
+                    pyramid=pyramid,
+                    version=ome_zarr_version,
+                    overwrite=overwrite,
+                ),
+                keep_going=keep_going,
                 progress=progress,
             )
     return results if series else results[0]
 
 
-def run_plan(prepared: PredictionPlan, model: Model, outputs: Outputs, *, progress: bool = True) -> list[Result]:
+def run_plan(
+    prepared: PredictionPlan, model: Model, outputs: Outputs, *, keep_going: bool = False, progress: bool = True
+) -> list[Result]:
     """Run a plan into outputs that were made for it.
 
     Parameters
@@ -138,7 +167,7 @@ def run_plan(prepared: PredictionPlan, model: Model, outputs: Outputs, *, progre
         As in `predict`.
     outputs : Outputs
         Where the blocks go.
-    progress : bool
+    keep_going, progress : bool
         As in `predict`.
 
     Returns
@@ -148,17 +177,19 @@ def run_plan(prepared: PredictionPlan, model: Model, outputs: Outputs, *, progre
 
     Raises
     ------
-    SourceError, SinkError, ModelError
+    SourceError, SinkError, ModelError, SeriesError
         As in `predict`; a note says how many blocks are kept for another run.
     """
     try:
         with outputs:
             outputs.finalise_complete()
-            total = prepared.n_tiles_computed
-            if outputs.n_kept:
-                total = sum(len(batch.tiles) for batch in batches(prepared, is_done=outputs.is_done))
+            engine = Engine(prepared, model, outputs, keep_going=keep_going)
+            total = prepared.n_tiles_computed if not outputs.n_kept else engine.count_tiles()
             with show_progress("tiles", total, shown=progress) as advance:
-                Engine(prepared, model, outputs, advance).run()
+                engine.run(advance)
+        if progress:
+            show_summary(engine.times.seconds, engine.n_skipped, prepared.n_blocks)
+        _check_failures(prepared, outputs, engine.failures)
     except BaseException as error:
         if outputs.n_kept:
             error.add_note(
@@ -166,6 +197,15 @@ def run_plan(prepared: PredictionPlan, model: Model, outputs: Outputs, *, progre
             )
         raise
     return [outputs.results[data_idx] for data_idx in range(len(prepared.stacks))]
+
+
+def _check_failures(prepared: PredictionPlan, outputs: Outputs, failures: dict[int, PatchloomError]) -> None:
+    if failures:
+        listed = "\n  ".join(f"{prepared.stacks[data_idx].source}: {error}" for data_idx, error in failures.items())
+        raise SeriesError(
+            f"{len(failures)} of {len(prepared.stacks)} images failed, the others are done:\n  {listed}",
+            [outputs.results.get(data_idx) for data_idx in range(len(prepared.stacks))],
+        )
 
 
 def declared_forms(prepared: PredictionPlan) -> tuple[tuple[OutputForm, ...], ...]:
@@ -180,16 +220,14 @@ def declared_forms(prepared: PredictionPlan) -> tuple[tuple[OutputForm, ...], ..
 def _destinations(stacks: Sequence[ImageStack], output: str | Path | None, *, series: bool) -> Sequence[Path | None]:
     if output is None:
         return [None] * len(stacks)
-    is_zarr = str(output).lower().endswith(".zarr")
-    if series and is_zarr:
+    if not series:
+        output_kind(output)  # so that a name that asks for nothing is refused
+        return [Path(output)]
+    if str(output).lower().endswith(SINK_SUFFIXES):
         raise SinkError(
             f"output is {str(output)!r}, but the sources are a series: name a folder, which gets one .ome.zarr for each"
         )
-    if series:
-        return series_destinations([stack.source for stack in stacks], Path(output))
-    if not is_zarr:
-        raise SinkError(f"output is {str(output)!r}, and only OME-Zarr is written: use a name that ends in .ome.zarr")
-    return [Path(output)]
+    return series_destinations([stack.source for stack in stacks], Path(output))
 
 
 @contextmanager
@@ -231,14 +269,14 @@ def _folder(folder: Path) -> Iterator[None]:
 @contextmanager
 def _ledger(output: str | Path | None, prepared: PredictionPlan, *, overwrite: bool) -> Iterator[Ledger | None]:
     """Open the ledger of a run; it goes when the run is complete, or when there is nothing in it to go on with."""
-    if output is None:
+    series = output is not None and not str(output).lower().endswith(SINK_SUFFIXES)
+    if output is None or not (series or output_kind(output).resumable):
         yield None
         return
     path = ledger_path(output)
     if overwrite:
         path.unlink(missing_ok=True)
     header = {
-        "patchloom": __version__,
         "memory limit": prepared.memory_limit,
         "n_blocks": prepared.n_blocks,
         "n_images": len(prepared.stacks),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -55,6 +55,23 @@ def show_progress(label: str, total: int, *, shown: bool) -> Iterator[Advance]:
             console.print(line, highlight=False)
 
     yield print_line
+
+
+def show_summary(seconds: Mapping[str, float], n_skipped: int, n_blocks: int) -> None:
+    """Say on standard error where the time of a run went, and what was skipped.
+
+    Parameters
+    ----------
+    seconds : mapping of str to float
+        Seconds by stage.
+    n_skipped, n_blocks : int
+        Blocks for which the model did not run, and all blocks.
+    """
+    parts = [f"{stage} {spent:.1f} s" for stage, spent in seconds.items()]
+    if n_skipped:
+        parts.append(f"{n_skipped} of {n_blocks} blocks skipped")
+    if parts:
+        Console(stderr=True, soft_wrap=True).print(", ".join(parts), highlight=False)
 
 
 class ProgressLines:

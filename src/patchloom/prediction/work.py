@@ -31,7 +31,13 @@ class Batch:
         return [step.tile for step in self.steps if step.tile is not None]
 
 
-def batches(plan: PredictionPlan, *, is_done: Callable[[int, int], bool], share_images: bool = True) -> Iterator[Batch]:
+def batches(
+    plan: PredictionPlan,
+    *,
+    is_done: Callable[[int, int], bool],
+    needs_no_model: Callable[[int, int], bool],
+    share_images: bool = True,
+) -> Iterator[Batch]:
     """Yield the work of a run, batch by batch.
 
     The tiles of a batch may belong to several blocks. Which tiles form a batch does not depend on what is done already:
@@ -44,6 +50,8 @@ def batches(plan: PredictionPlan, *, is_done: Callable[[int, int], bool], share_
         The plan.
     is_done : callable
         Says of an image and the number of a block whether the block is done already.
+    needs_no_model : callable
+        Says of a block that is not done whether the model need not run for it.
     share_images : bool
         Whether a batch may hold tiles of several images; they must be of one dtype then, and fail together.
     """
@@ -64,7 +72,10 @@ def batches(plan: PredictionPlan, *, is_done: Callable[[int, int], bool], share_
                     steps, n_tiles, needed = [], 0, False
                 steps.append(Step(data_idx, block, tile))
                 n_tiles += 1
-                needed = needed or any(not is_done(data_idx, served) for served in schedule.blocks_served(tile, block))
+                needed = needed or any(
+                    not is_done(data_idx, served) and not needs_no_model(data_idx, served)
+                    for served in schedule.blocks_served(tile, block)
+                )
             if open_block:
                 steps.append(Step(data_idx, block, None))
                 needed = True

@@ -1,0 +1,54 @@
+"""Tiles as the model gets them: with the margin its output will lack, and grey values in the range it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.extraction import PatchExtractor
+from patchloom.prediction.plan import PredictionPlan
+from patchloom.spec_table import SpecTable
+
+
+def read_tiles(plan: PredictionPlan, extractor: PatchExtractor, tiles: Sequence[int]) -> NDArray[Any]:
+    """Read a batch of tiles.
+
+    Parameters
+    ----------
+    plan : PredictionPlan
+        The plan.
+    extractor : PatchExtractor
+        Reads its series.
+    tiles : sequence of int
+        Flat indices; of images of one dtype.
+
+    Returns
+    -------
+    array
+        `(B, C, (Z), Y, X)`: in the dtype of the images, or float32 where the plan normalises.
+    """
+    table = _with_margin(plan.tiling.specs(tiles), plan.margin)
+    places = zip(table.columns["data_idx"].tolist(), table.columns["sample_idx"].tolist(), strict=True)
+    if not plan.normalisations:
+        return extractor.extract_batch(table, dtype=plan.stacks[next(places)[0]].data_dtype)
+    batch = extractor.extract_batch(table, dtype=np.float32)
+    for tile, (data_idx, sample_idx) in zip(batch, places, strict=True):
+        normalisation = plan.normalisations[data_idx]
+        per_channel = (-1, *(1,) * (tile.ndim - 1))
+        np.multiply(tile, np.asarray(normalisation.scale[sample_idx], np.float32).reshape(per_channel), out=tile)
+        np.add(tile, np.asarray(normalisation.offset[sample_idx], np.float32).reshape(per_channel), out=tile)
+    return batch
+
+
+def _with_margin(table: SpecTable, margin: Sequence[int]) -> SpecTable:
+    if not any(margin):
+        return table
+    columns = dict(table.columns)
+    around = np.asarray(margin, dtype=np.int64)
+    columns["coords"] = columns["coords"] - around
+    columns["patch_size"] = columns["patch_size"] + 2 * around
+    columns["crop_coords"] = columns["crop_coords"] + around
+    return SpecTable(columns)
