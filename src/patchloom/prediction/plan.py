@@ -151,8 +151,8 @@ class PredictionPlan:
         return (assumed_form(len(grid.spatial_shape), self.model, self.dtype),)
 
     def stored(self, form: OutputForm) -> tuple[int, np.dtype[Any]]:
-        """Give channels and dtype in which an output is written."""
-        if self.reduction is not None:
+        """Give channels and dtype in which an output is written; an output that is only assumed is not reduced."""
+        if self.reduction is not None and self.output_known:
             return self.reduction.output(form.n_channels, self.accumulator(form))
         return form.n_channels, form.dtype if self.dtype is None else self.dtype
 

@@ -1,0 +1,155 @@
+"""What a run can be told beyond its tiles: normalisation, reductions, what to skip; and what its sources do wrong."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorstore as ts
+
+from patchloom.errors import GeometryError, SeriesError, SinkError, SourceError
+from patchloom.image_stacks import ArrayStack
+from patchloom.prediction import blocks, make_plan, plan, predict
+from patchloom.prediction.emptiness import SkipDark, SkipOutside
+from patchloom.prediction.normalisation import measure_normalisation
+
+
+def identity(batch: np.ndarray) -> np.ndarray:
+    return batch
+
+
+def quiet(*args: Any, **kwargs: Any) -> Any:
+    return predict(*args, **kwargs, progress=False)
+
+
+TILES: dict[str, Any] = {"patch_size": (12, 10), "overlaps": (4, 3)}
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [300])
+    monkeypatch.setattr(blocks, "_CHUNK_SIZE", {2: 10, 3: 4})
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_tiles_are_normalised_by_the_whole_image_and_never_by_themselves(
+    rng: np.random.Generator, tmp_path: Path
+) -> None:
+    images = [rng.normal(100 * (i + 1), 20, (2, 40, 50)).astype(np.float32) for i in range(2)]
+    results = quiet(identity, images, axes="SYX", normalise="mean_std", batch_size=5, **TILES)
+    for image, result in zip(images, results, strict=True):
+        np.testing.assert_allclose(result, (image - image.mean()) / image.std(), atol=1e-4)
+    per_sample = measure_normalisation(ArrayStack(images[0], "SYX"), "mean_std", per="sample")
+    result = quiet(identity, images[0], axes="SYX", normalise=[per_sample], **TILES)
+    np.testing.assert_allclose(result.mean(axis=(1, 2)), 0, atol=1e-4)
+    # What was measured is kept for a run that goes on, and is the same.
+    calls = iter(range(100))
+
+    def fails(batch: np.ndarray) -> np.ndarray:
+        if next(calls) == 25:
+            raise RuntimeError
+        return batch
+
+    output, source = tmp_path / "out.ome.zarr", tmp_path / "image.npy"
+    np.save(source, images[0])
+    settings: dict[str, Any] = {"axes": "SYX", "normalise": "mean_std", **TILES}
+    with pytest.raises(RuntimeError):
+        quiet(fails, source, output, **settings)
+    quiet(fails, source, output, **settings)
+    np.testing.assert_allclose(
+        quiet(identity, output, patch_size=(64, 64)), (images[0] - images[0].mean()) / images[0].std(), atol=1e-4
+    )
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("blend", [None, "hann"])
+def test_a_reduction_of_blocks_is_the_reduction_of_the_image(
+    blend: Any, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    image = rng.random((3, 40, 50))
+    result = quiet(identity, image, axes="CYX", reduce="argmax", blend=blend, **TILES)
+    assert result.dtype == np.uint8
+    assert np.array_equal(result, image.argmax(axis=0)[None])
+    written = quiet(
+        identity, image, tmp_path / "out.ome.zarr", axes="CYX", reduce="channels:2|uint8*255", blend=blend, **TILES
+    )
+    assert np.array_equal(quiet(identity, written, patch_size=(64, 64)), np.rint(image[2:] * 255).astype(np.uint8))
+    with pytest.raises(GeometryError, match="end the reduction with the dtype instead"):
+        plan(image, axes="CYX", reduce="argmax", dtype="uint8", **TILES)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("blend", [None, "hann"])
+def test_skipped_blocks_are_filled_and_the_others_are_what_they_would_be(blend: Any, rng: np.random.Generator) -> None:
+    image = rng.integers(0, 10, (80, 90), np.uint8)
+    image[50:70, 60:80] = 200
+    seen = []
+
+    def model(batch: np.ndarray) -> np.ndarray:
+        seen.append(len(batch))
+        return batch.astype(np.float32) + 1
+
+    options: dict[str, Any] = {"axes": "YX", "blend": blend, **TILES}
+    whole = quiet(model, image, **options)
+    all_tiles = sum(seen)
+    seen.clear()
+    result = quiet(model, image, skip=SkipDark(threshold=20), fill=-5, **options)
+    assert sum(seen) < all_tiles / 2
+    ran = result != -5
+    np.testing.assert_array_equal(result[ran], whole[ran])
+    assert ran[50:70, 60:80].all()
+    assert not ran[:20, :20].any()
+    mask = np.zeros((8, 9), bool)
+    mask[0, 0] = True
+    outside = quiet(model, image, skip=SkipOutside([ArrayStack(mask, "YX")]), fill=0, **options)
+    assert outside[:10, :10].all()
+    assert not outside[40:, 40:].any()
+
+
+def corrupt_zarr(folder: Path, rng: np.random.Generator) -> Path:
+    """Make a Zarr with one chunk that is no chunk."""
+    store = ts.open(
+        {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{folder}/bad.zarr"}},
+        create=True,
+        dtype=ts.uint8,
+        domain=ts.IndexDomain(labels=["y", "x"], shape=[40, 50]),
+        chunk_layout=ts.ChunkLayout(chunk_shape=[10, 10]),
+        codec=ts.CodecSpec({"driver": "zarr3", "codecs": [{"name": "zstd"}]}),
+    ).result()
+    store.write(rng.integers(0, 255, (40, 50), np.uint8)).result()
+    (folder / "bad.zarr" / "c" / "2" / "3").write_bytes(b"this is no chunk")
+    return folder / "bad.zarr"
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_corrupt_chunk_names_array_and_place_and_the_other_images_finish(
+    rng: np.random.Generator, tmp_path: Path
+) -> None:
+    bad = corrupt_zarr(tmp_path, rng)
+    with pytest.raises(SourceError, match=r"bad\.zarr .*Y .*X "):
+        quiet(identity, bad, **TILES)
+    good = rng.integers(0, 255, (30, 30), np.uint8)
+    np.save(tmp_path / "good.npy", good)
+    with pytest.raises(SeriesError, match=r"1 of 2 images failed") as caught:
+        quiet(identity, [bad, tmp_path / "good.npy"], axes=[None, "YX"], keep_going=True, **TILES)
+    assert caught.value.results[0] is None
+    assert np.array_equal(caught.value.results[1], good)
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
+def test_an_output_folder_that_cannot_be_written_to_is_refused_at_once(
+    rng: np.random.Generator, tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(SinkError, match="cannot be written"):
+        quiet(identity, rng.random((20, 20)), tmp_path / "out.ome.zarr", axes="YX", **TILES)
+
+
+def test_nan_passes_where_floats_are_written(rng: np.random.Generator) -> None:
+    image = rng.random((40, 50)).astype(np.float32)
+    image[3, 4] = np.nan
+    result = quiet(identity, image, axes="YX", **TILES)
+    assert result.tobytes() == image.tobytes()
