@@ -75,8 +75,9 @@ class PercentileSearch:
             self._count(prefix, keys[prefixes == prefix])
 
     def _count(self, prefix: int, keys: NDArray[Any]) -> None:
-        digits = (keys >> self._shift) & (2**self._digit_bits - 1)
-        self._counts[prefix] += np.bincount(digits.astype(np.intp), minlength=2**self._digit_bits)
+        digits = ((keys >> self._shift) & (2**self._digit_bits - 1)).astype(np.intp)
+        counted = np.bincount(digits)
+        self._counts[prefix][: len(counted)] += counted
 
     def end_pass(self) -> bool:
         """Learn from what was counted; say whether all values are needed once more, the same and in any order."""
@@ -126,11 +127,15 @@ def ordered_keys(values: NDArray[Any]) -> NDArray[Any]:
     >>> keys == sorted(keys)
     True
     """
-    bits = values.view(f"u{values.dtype.itemsize}")
-    sign = bits.dtype.type(1 << (8 * values.dtype.itemsize - 1))
-    if values.dtype.kind == "f":  # sign and magnitude: of negative values the larger comes first
-        return np.where(bits & sign, ~bits, bits | sign)
-    return bits ^ sign if values.dtype.kind == "i" else bits
+    size = values.dtype.itemsize
+    bits: NDArray[Any] = values.view(f"u{size}")
+    if values.dtype.kind not in "if":
+        return bits
+    flips = np.array(1 << (8 * size - 1), bits.dtype)
+    if values.dtype.kind == "f":  # sign and magnitude: of negative values, all bits are flipped
+        flips = (values.view(f"i{size}") >> (8 * size - 1)).view(bits.dtype) | flips
+    keys: NDArray[Any] = bits ^ flips
+    return keys
 
 
 def value_of_key(key: int, dtype: np.dtype[Any]) -> float:

@@ -17,7 +17,7 @@ from patchloom.errors import SourceError
 from patchloom.image_stacks import ImageStack
 from patchloom.prediction.source_scan import MAX_BYTES, scan_source
 
-_PORTION = 2**18
+_PORTION = 2**16
 """Values worked on at once: so few that what is made of them stays in the processor's cache."""
 
 _STATISTIC_BYTES = 64 << 20
@@ -143,11 +143,18 @@ def _one_pass(
             values = box.reshape(-1)
             for start in range(0, len(values), _PORTION):
                 portion = values[start : start + _PORTION]
-                finite = portion[np.isfinite(portion)] if portion.dtype.kind == "f" else portion
+                finite = _finite(portion)
                 n_ignored += len(portion) - len(finite)
                 if len(finite):
                     statistic.add(finite)
     return n_ignored
+
+
+def _finite(values: NDArray[Any]) -> NDArray[Any]:
+    if values.dtype.kind != "f":
+        return values
+    is_finite = np.isfinite(values)
+    return values if is_finite.all() else values[is_finite]
 
 
 def _check_counts(stack: ImageStack, division: Division, statistics: Mapping[Part, Statistic]) -> None:
