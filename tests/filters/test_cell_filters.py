@@ -69,6 +69,14 @@ def _plug_in_entropy(values: np.ndarray) -> float:
     return float(-(shares * np.log2(shares)).sum())
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint32"])
+@pytest.mark.parametrize("width", [1, 2, 7, 127, 255, 300])
+def test_entropy_of_integers_is_that_of_their_bins(dtype, width, rng):
+    cell = rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, (1, 32, 32), dtype, endpoint=True)
+    bins = np.floor(cell.astype("float64") / width)
+    assert EntropyFilter(width)(cell) == EntropyFilter(1)(bins)
+
+
 def test_entropy_tells_negative_and_fractional_values_apart():
     cell = np.repeat([-1.5, -0.5, 0.5, 1.5], 1024).reshape(1, 64, 64)
     assert EntropyFilter(bin_width=1)(cell) == pytest.approx(2, abs=1e-3)
