@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from patchloom.filters.scan_blocks import ScanBlock, scan_batches
 from patchloom.image_stacks import HasStorageGrid, ImageStack, Region, read_regions
 
-MAX_BYTES = 64 << 20
+MAX_BYTES = 32 << 20
 """Pixels held at once."""
 
 
@@ -26,7 +26,7 @@ def scan_source(
     """Read a box of an image piece by piece; every voxel of it comes once.
 
     Pieces begin and end where stored chunks do as far as `max_bytes` allows, and as many as fit are read together. While
-    they are read, a stack may hold as much again.
+    they are read, a stack may hold as much again, and so may the caller of the pieces before.
 
     Parameters
     ----------
