@@ -1,0 +1,145 @@
+"""Some channels of an image stack, as a stack of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.errors import GeometryError
+from patchloom.geometry.checks import whole_number
+from patchloom.image_stacks.image_stack import HasFiles, HasStorageGrid, HoldsPixels, ImageStack, Region
+from patchloom.image_stacks.region_reads import read_regions
+
+
+def select_channels(stack: ImageStack, channels: Sequence[int]) -> ImageStack:
+    """Make a stack of some channels of another; the others are not read.
+
+    Parameters
+    ----------
+    stack : ImageStack
+        The whole image. The new stack has a storage grid (`HasStorageGrid`) if this one has.
+    channels : sequence of int
+        Which channels, in the order wanted; none twice.
+
+    Returns
+    -------
+    ImageStack
+        It says of its source and original shape what the whole one says.
+
+    Raises
+    ------
+    GeometryError
+        If there is no such channel, none is named, or one is named twice.
+
+    Examples
+    --------
+    >>> from patchloom.image_stacks import ArrayStack
+    >>> stack = ArrayStack(np.arange(12).reshape(4, 1, 3), axes="CYX")
+    >>> select_channels(stack, [3, 1]).extract_patch(0, None, (0, 0), (1, 2)).tolist()
+    [[[9, 10]], [[3, 4]]]
+    """
+    chosen = _checked(stack, channels)
+    if chosen == tuple(range(stack.data_shape[1])):
+        return stack
+    return _StoredChannels(stack, chosen) if isinstance(stack, HasStorageGrid) else _Channels(stack, chosen)
+
+
+class _Channels:
+    """Channels of an image stack; an `ImageStack` that `ReadsRegions`, and has what pixels and files the whole has."""
+
+    def __init__(self, whole: ImageStack, chosen: tuple[int, ...]) -> None:
+        self.whole = whole
+        self.chosen = chosen
+        self.source = whole.source
+        self.data_shape = (int(whole.data_shape[0]), len(chosen), *whole.data_shape[2:])
+        self.data_dtype = np.dtype(whole.data_dtype)
+        self.original_axes = whole.original_axes
+        self.original_data_shape = tuple(whole.original_data_shape)
+
+    @property
+    def pixels(self) -> NDArray[Any] | None:
+        """See `HoldsPixels.pixels`: a view, so only where the channels follow each other."""
+        pixels = self.whole.pixels if isinstance(self.whole, HoldsPixels) else None
+        runs = _runs(self.chosen)
+        return None if pixels is None or len(runs) > 1 else pixels[:, runs[0]]
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """See `HasFiles.files`."""
+        return self.whole.files if isinstance(self.whole, HasFiles) else ()
+
+    @property
+    def image_in_files(self) -> str:
+        """See `HasFiles.image_in_files`."""
+        of_whole = self.whole.image_in_files if isinstance(self.whole, HasFiles) else ""
+        return f"{of_whole}, channels {self.chosen}"
+
+    def extract_patch(
+        self, sample_idx: int, channels: Sequence[int] | None, coords: Sequence[int], patch_size: Sequence[int]
+    ) -> NDArray[Any]:
+        """Read one patch; see `ImageStack.extract_patch`."""
+        wanted = range(len(self.chosen)) if channels is None else [_channel(self, channel) for channel in channels]
+        return self.whole.extract_patch(sample_idx, [self.chosen[channel] for channel in wanted], coords, patch_size)
+
+    def read_regions(self, regions: Sequence[Region], out: Sequence[NDArray[Any]]) -> None:
+        """Read regions together; see `ReadsRegions.read_regions`."""
+        parts, targets = [], []
+        for region, target in zip(regions, out, strict=True):
+            place = 0
+            for run in _runs(self.chosen[region.channels]):
+                parts.append(region._replace(channels=run))
+                targets.append(target[place : place + run.stop - run.start])
+                place += run.stop - run.start
+        read_regions(self.whole, parts, targets)
+
+    def __repr__(self) -> str:
+        return f"{self.whole!r}, channels {self.chosen}"
+
+
+class _StoredChannels(_Channels):
+    """The same, of a stack that has a storage grid."""
+
+    @property
+    def chunk_shape(self) -> tuple[int, ...]:
+        """See `HasStorageGrid.chunk_shape`: of a chunk, at most the channels chosen count."""
+        return self._clipped(self.whole.chunk_shape)  # type: ignore[attr-defined]  # that is what it was made for
+
+    @property
+    def shard_shape(self) -> tuple[int, ...]:
+        """See `HasStorageGrid.shard_shape`."""
+        return self._clipped(self.whole.shard_shape)  # type: ignore[attr-defined]  # that is what it was made for
+
+    def _clipped(self, box: tuple[int, ...]) -> tuple[int, ...]:
+        return (box[0], min(box[1], len(self.chosen)), *box[2:])
+
+
+def _runs(channels: Sequence[int]) -> list[slice]:
+    """Channels that follow each other, as one."""
+    runs: list[slice] = []
+    for channel in channels:
+        if runs and runs[-1].stop == channel:
+            runs[-1] = slice(runs[-1].start, channel + 1)
+        else:
+            runs.append(slice(channel, channel + 1))
+    return runs
+
+
+def _channel(stack: ImageStack, channel: int) -> int:
+    number = whole_number("channels", channel)
+    if not 0 <= number < stack.data_shape[1]:
+        raise GeometryError(
+            f"channels has {number}, but {stack.source} has {stack.data_shape[1]}, counted from 0: shape SC(Z)YX is "
+            f"{tuple(stack.data_shape)}"
+        )
+    return number
+
+
+def _checked(stack: ImageStack, channels: Sequence[int]) -> tuple[int, ...]:
+    chosen = tuple(_channel(stack, channel) for channel in channels)
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise GeometryError(f"channels is {chosen}: name at least one, and none twice")
+    return chosen

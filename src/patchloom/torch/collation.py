@@ -1,0 +1,98 @@
+"""From patches to a batch, and from a batch back to exactly the specifications that went in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from patchloom.errors import SpecError
+from patchloom.patch_specs import PatchSpecs
+from patchloom.spec_table import SpecTable
+from patchloom.torch.patches import Allocate, PatchBatch, new_tensor, spec_tensors
+
+
+def collate(patches: Sequence[Any], allocate: Allocate = new_tensor) -> Any:
+    """Make a batch of patches; the `collate_fn` of a `torch.utils.data.DataLoader`.
+
+    Parameters
+    ----------
+    patches : sequence of Patch or PatchPair
+        What a dataset of Patchloom gave; their specifications are of one kind. Patches that lie in memory as a batch already
+        are not copied.
+    allocate : callable, optional
+        Where the batch goes.
+
+    Returns
+    -------
+    Patch or PatchPair
+        `(B, C, (Z), Y, X)` tensors; the specifications are a dictionary of `int64` tensors, which `decollate` undoes.
+
+    Raises
+    ------
+    SpecError
+        If patches differ in shape or in the kind of their specifications, or there are none.
+
+    Examples
+    --------
+    >>> from patchloom.torch import Patch, collate, decollate
+    >>> spec = {"data_idx": 0, "sample_idx": 0, "coords": (4, 6), "patch_size": (1, 2)}
+    >>> batch = collate([Patch(torch.zeros(1, 1, 2), spec), Patch(torch.ones(1, 1, 2), spec | {"coords": (5, 7)})])
+    >>> batch.input.shape, batch.specs["coords"].tolist()
+    (torch.Size([2, 1, 1, 2]), [[4, 6], [5, 7]])
+    >>> decollate(batch.specs)[1]
+    {'data_idx': 0, 'sample_idx': 0, 'coords': (5, 7), 'patch_size': (1, 2)}
+    """
+    if isinstance(patches, PatchBatch):
+        return patches.whole
+    if not patches:
+        raise SpecError("a batch needs at least one patch; there are none")
+    table = SpecTable.from_specs([patch.specs for patch in patches])
+    fields = [field for field in patches[0]._fields if field != "specs"]
+    stacked = {field: _stack(field, [getattr(patch, field) for patch in patches], table, allocate) for field in fields}
+    return patches[0]._replace(**stacked, specs=spec_tensors(table))
+
+
+def decollate(specs: Mapping[str, Any] | Sequence[PatchSpecs]) -> list[PatchSpecs]:
+    """Give back the specifications of a batch, exactly as they were.
+
+    Parameters
+    ----------
+    specs : mapping or sequence of PatchSpecs
+        The `specs` of a batch that was made by `collate`, or by PyTorch's `default_collate`, on whichever device.
+
+    Returns
+    -------
+    list of PatchSpecs
+        One for each patch of the batch: `PatchSpecs`, `TileSpecs` or `UncorrelatedPatchSpecs`, as they went in.
+
+    Raises
+    ------
+    SpecError
+        If these are no specifications of a batch.
+    """
+    if not isinstance(specs, Mapping):
+        return SpecTable.from_specs(specs).to_specs()
+    return SpecTable({field: _column(value).cpu().numpy() for field, value in specs.items()}).to_specs()
+
+
+def _column(value: Any) -> torch.Tensor:
+    """Make one tensor of what `default_collate` made of tuples: a list with one tensor for each place in the tuple."""
+    if isinstance(value, torch.Tensor):
+        return value
+    if not isinstance(value, (list, tuple)):
+        raise SpecError(f"a field of the specifications is {value!r}: these are no specifications of a batch")
+    return torch.stack([_column(part) for part in value], dim=1)
+
+
+def _stack(field: str, parts: Sequence[Any], table: SpecTable, allocate: Allocate) -> torch.Tensor:
+    tensors = [torch.as_tensor(part) for part in parts]
+    for tensor, spec in zip(tensors, table, strict=True):
+        if tensor.shape != tensors[0].shape:
+            raise SpecError(
+                f"the patches of a batch differ in shape: {field} is {tuple(tensors[0].shape)} for {table[0]} and "
+                f"{tuple(tensor.shape)} for {spec}; take patches of one size, or batches of one patch"
+            )
+    dtype = tensors[0].dtype
+    return torch.stack(tensors, out=allocate((len(tensors), *tensors[0].shape), dtype))

@@ -1,0 +1,218 @@
+"""In which order a training goes through the patches of an epoch, on any number of ranks, and from where it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sized
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch.distributed
+import torch.utils.data
+from numpy.typing import NDArray
+
+from patchloom.errors import GeometryError
+from patchloom.geometry.checks import whole_number
+from patchloom.patching.counter_random import CounterRandom, checked_epoch, checked_seed
+from patchloom.torch.patch_keys import PatchKey, PatchKeys
+from patchloom.torch.shuffled_order import ShuffledOrder
+from patchloom.torch.streams import Stream
+
+Order = Callable[[NDArray[np.int64]], NDArray[np.int64]]
+"""From places in an epoch to indices of patches."""
+
+_AT_ONCE = 4096
+"""Keys worked out at a time."""
+
+
+@runtime_checkable
+class YieldsKeyBatches(Protocol):
+    """A sampler that gives the keys of a whole batch as one."""
+
+    def key_batches(self, batch_size: int, *, drop_last: bool) -> Iterator[PatchKeys]:
+        """Begin an epoch, as `iter` does, and give its keys batch by batch."""
+
+
+@runtime_checkable
+class KeepsState(Protocol):
+    """A sampler that can go on in mid-epoch."""
+
+    def state_dict(self, used: int | None = None) -> dict[str, int]:
+        """Say where the epoch is; see `EpochSampler.state_dict`."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on there; see `EpochSampler.load_state_dict`."""
+
+
+class EpochSampler(torch.utils.data.Sampler[PatchKey]):
+    """Goes through all patches of a plan in each epoch; every key says which epoch it is of.
+
+    The order is a pure function of (seed, epoch), and no list is kept of it. Each `iter` begins the next epoch, so nothing
+    needs to be told when one ends; `set_epoch` begins another.
+
+    Parameters
+    ----------
+    patches : Sized or int
+        The dataset or patching, or how many patches an epoch has.
+    shuffle : bool
+        Whether patches come in random order, or in that of the plan.
+    seed : int
+        Of the order.
+    rank, n_ranks : int, optional
+        Which process this is, and of how many; as `torch.distributed` says where it is in use, one process otherwise. The
+        ranks share out the order of one process among them.
+    drop_last : bool
+        All ranks have equally many patches. Where they do not come out even, the last few are left out if this is true, and
+        some of the first are given a second time if it is not.
+
+    Raises
+    ------
+    GeometryError
+        If there is no such rank, or an epoch would be empty.
+
+    Examples
+    --------
+    >>> from patchloom.torch import EpochSampler
+    >>> sampler = EpochSampler(4, seed=1)
+    >>> [key.index for key in sampler], list(sampler)[0]
+    ([3, 0, 2, 1], PatchKey(epoch=1, index=3))
+
+    Notes
+    -----
+    A loader with worker processes asks for keys before their batches are used. `state_dict` counts the keys given, unless it
+    is told how many patches were used; `PatchLoader.state_dict` tells it.
+    """
+
+    def __init__(
+        self,
+        patches: Sized | int,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        rank: int | None = None,
+        n_ranks: int | None = None,
+        drop_last: bool = False,
+    ) -> None:
+        self.n_patches = len(patches) if isinstance(patches, Sized) else whole_number("patches", patches)
+        self.shuffle = shuffle
+        self.seed = checked_seed(seed)
+        self.rank, self.n_ranks = _checked_rank(rank, n_ranks)
+        self.drop_last = drop_last
+        self._length = self.n_patches // self.n_ranks if drop_last else -(-self.n_patches // self.n_ranks)
+        if self._length < 1:
+            raise GeometryError(
+                f"there are {self.n_patches} patches for {self.n_ranks} ranks: an epoch would be empty; take smaller patches, "
+                "or more of them"
+            )
+        self.epoch = 0
+        """The epoch that is under way, or comes first."""
+        self._next = 0
+        self._resume_at = 0
+        self._given = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[PatchKey]:
+        epoch, start, order = self._begin()
+        return self._keys(epoch, start, order)
+
+    def key_batches(self, batch_size: int, *, drop_last: bool) -> Iterator[PatchKeys]:
+        """Begin an epoch, and give its keys batch by batch; see `YieldsKeyBatches`."""
+        epoch, start, order = self._begin()
+        return self._key_batches(epoch, start, order, batch_size, drop_last=drop_last)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next `iter` begin an epoch; one that was to be resumed is, if it is this one."""
+        if checked_epoch(epoch) != self._next:
+            self._next, self._resume_at = epoch, 0
+
+    def state_dict(self, used: int | None = None) -> dict[str, int]:
+        """Say where the epoch is, as plain numbers.
+
+        Parameters
+        ----------
+        used : int, optional
+            How many patches of this epoch were used on this rank; as many as keys were given where not said.
+        """
+        position = self._given if used is None else used
+        return {
+            "epoch": self.epoch,
+            "position": position,
+            "seed": self.seed,
+            "n_patches": self.n_patches,
+            "n_ranks": self.n_ranks,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next `iter` go on where a state was taken.
+
+        Raises
+        ------
+        GeometryError
+            If the state is of a sampler with another seed, or another number of patches or ranks.
+        """
+        for name in ("seed", "n_patches", "n_ranks"):
+            if state[name] != getattr(self, name):
+                raise GeometryError(
+                    f"the state is of a sampler with {name} {state[name]}, but this one has {getattr(self, name)}: it would "
+                    "go on with other patches"
+                )
+        complete = state["position"] >= len(self)
+        self.epoch = self._next = state["epoch"] + complete
+        self._resume_at = self._given = 0 if complete else state["position"]
+
+    def _begin(self) -> tuple[int, int, Order]:
+        self.epoch, start = self._next, self._resume_at
+        self._next, self._resume_at, self._given = self.epoch + 1, 0, start
+        return self.epoch, start, self._order(self.epoch)
+
+    def _order(self, epoch: int) -> Order:
+        """Give the order of an epoch, of all ranks together."""
+        if not self.shuffle:
+            return _in_order
+        return ShuffledOrder(self.n_patches, CounterRandom(self.seed, epoch, Stream.ORDER)).at
+
+    def _places(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Places in the order that are this rank's: those with its numbers from `start` to `stop`."""
+        return np.arange(start, stop) * self.n_ranks + self.rank
+
+    def _indices(self, order: Order, start: int, stop: int) -> NDArray[np.int64]:
+        return order(self._places(start, stop) % self.n_patches)
+
+    def _keys(self, epoch: int, start: int, order: Order) -> Iterator[PatchKey]:
+        for first in range(start, len(self), _AT_ONCE):
+            for index in self._indices(order, first, min(first + _AT_ONCE, len(self))).tolist():
+                self._count(epoch, 1)
+                yield PatchKey(epoch, index)
+
+    def _key_batches(
+        self, epoch: int, start: int, order: Order, batch_size: int, *, drop_last: bool
+    ) -> Iterator[PatchKeys]:
+        at_once = max(_AT_ONCE // batch_size, 1) * batch_size
+        for first in range(start, len(self), at_once):
+            indices = self._indices(order, first, min(first + at_once, len(self)))
+            for place in range(0, len(indices), batch_size):
+                batch = indices[place : place + batch_size]
+                if len(batch) == batch_size or not drop_last:
+                    self._count(epoch, len(batch))
+                    yield PatchKeys(epoch, batch)
+
+    def _count(self, epoch: int, n_keys: int) -> None:
+        if epoch == self.epoch:  # an earlier iteration may still be alive
+            self._given += n_keys
+
+
+def _in_order(places: NDArray[np.int64]) -> NDArray[np.int64]:
+    return places
+
+
+def _checked_rank(rank: int | None, n_ranks: int | None) -> tuple[int, int]:
+    in_use = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if n_ranks is None:
+        n_ranks = torch.distributed.get_world_size() if in_use else 1
+    if rank is None:
+        rank = torch.distributed.get_rank() if in_use else 0
+    number, count = whole_number("rank", rank), whole_number("n_ranks", n_ranks)
+    if not 0 <= number < count:
+        raise GeometryError(f"rank is {number} of {count} ranks: it must be at least 0 and less than their number")
+    return number, count

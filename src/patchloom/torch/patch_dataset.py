@@ -1,0 +1,201 @@
+"""Patches of images, with or without a target, for `torch.utils.data`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import get_args
+
+import numpy as np
+import torch
+from numpy.typing import DTypeLike, NDArray
+
+from patchloom.errors import GeometryError, SourceError
+from patchloom.geometry.padding import Padding
+from patchloom.image_stacks import ImageStack
+from patchloom.patch_specs import PatchSpecs
+from patchloom.patching import Patching
+from patchloom.spec_table import SpecTable
+from patchloom.torch.flips_and_turns import FlipsAndTurns
+from patchloom.torch.grey_values import ScaleAndOffset
+from patchloom.torch.nan_search import NanPolicy, name_nan, rows_with_nan
+from patchloom.torch.patches import Allocate, Patch, PatchBatch, PatchPair
+from patchloom.torch.planned_dataset import PlannedDataset, Transform
+from patchloom.torch.series_reader import SeriesReader
+from patchloom.torch.streams import Stream
+
+_MOST_SUBSTITUTES = 100
+"""So many patches in a row are tried in place of one with a NaN."""
+
+
+class PatchDataset(PlannedDataset):
+    """Patches of a series of images, and of a paired series of targets.
+
+    A batch is read in one call, each series once. Every patch carries its specification. The dataset pickles as its image
+    stacks do, and gives the same patches in every process.
+
+    Parameters
+    ----------
+    inputs : sequence of ImageStack
+        The images; see `patchloom.open_stacks`.
+    patching : Patching
+        Where the patches lie.
+    targets : sequence of ImageStack, optional
+        The images that the network is to make of the inputs: as many, of the same samples and size.
+    channels, target_channels : sequence of int, optional
+        Which channels, in this order; all where not given. Others are not read.
+    dtype, target_dtype : dtype-like
+        Of the tensors.
+    normalisation, target_normalisation : ScaleAndOffset or sequence of them, optional
+        `pixel * scale + offset` with the `scale` and `offset` of these objects: one for the series, or one for each image. They
+        name all channels of the images, chosen or not; see `patchloom.prediction.normalisation.measure_normalisation`.
+    padding : {"constant", "reflect", "edge", "wrap"}
+        What stands outside the images.
+    nan : {"raise", "skip", "keep"}
+        What becomes of a patch with a NaN, in the input or the target. With `"skip"` another patch of the plan, drawn by
+        (seed, epoch, index), stands in for it. With `"skip"` and `"keep"` the place of the first is said in a warning, once.
+    augmentation, transform, seed
+        As of `PlannedDataset`.
+
+    Raises
+    ------
+    GeometryError
+        If the target does not pair with the input, the plan is of other images, a channel does not exist, or a dtype or
+        normalisation does not fit.
+
+    Examples
+    --------
+    >>> import patchloom as pl
+    >>> from patchloom.torch import PatchDataset
+    >>> inputs = pl.open_stacks(np.random.default_rng(0).integers(0, 255, (3, 80, 100), np.uint8), axes="CYX")
+    >>> patching = pl.RandomPatching([stack.data_shape for stack in inputs], patch_size=(32, 32), seed=7)
+    >>> dataset = PatchDataset(inputs, patching, channels=[2, 0])
+    >>> patch = dataset[5]
+    >>> patch.input.shape, patch.input.dtype, patch.specs["coords"] == patching[5]["coords"]
+    (torch.Size([2, 32, 32]), torch.float32, True)
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[ImageStack],
+        patching: Patching[PatchSpecs],
+        targets: Sequence[ImageStack] | None = None,
+        *,
+        channels: Sequence[int] | None = None,
+        target_channels: Sequence[int] | None = None,
+        dtype: DTypeLike = np.float32,
+        target_dtype: DTypeLike = np.float32,
+        normalisation: ScaleAndOffset | Sequence[ScaleAndOffset] | None = None,
+        target_normalisation: ScaleAndOffset | Sequence[ScaleAndOffset] | None = None,
+        padding: Padding = "reflect",
+        nan: NanPolicy = "raise",
+        augmentation: FlipsAndTurns | None = None,
+        transform: Transform | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(patching, augmentation=augmentation, transform=transform, seed=seed)
+        if nan not in get_args(NanPolicy):
+            raise GeometryError(f"nan is {nan!r}: it must be one of {', '.join(map(repr, get_args(NanPolicy)))}")
+        self.nan = nan
+        self._nan_reported = False
+        self._series = [
+            SeriesReader(inputs, channels=channels, dtype=dtype, normalisation=normalisation, padding=padding)
+        ]
+        if targets is not None:
+            _check_pairs(inputs, targets)
+            self._series.append(
+                SeriesReader(
+                    targets,
+                    channels=target_channels,
+                    dtype=target_dtype,
+                    normalisation=target_normalisation,
+                    padding=padding,
+                )
+            )
+        _check_plan(patching, inputs)
+
+    @property
+    def image_stacks(self) -> list[ImageStack]:
+        """The input series, with the channels chosen."""
+        return self._series[0].image_stacks
+
+    def _read(self, table: SpecTable, epoch: int, indices: NDArray[np.int64], allocate: Allocate) -> PatchBatch:
+        tensors = [series.read(table, allocate) for series in self._series]
+        if any(series.may_hold_nan for series in self._series):
+            table = self._without_nan(tensors, table, epoch, indices)
+        kind = Patch if len(tensors) == 1 else PatchPair
+        return PatchBatch(kind._make([*tensors, {}]), table)
+
+    def _without_nan(
+        self, tensors: Sequence[torch.Tensor], table: SpecTable, epoch: int, indices: NDArray[np.int64]
+    ) -> SpecTable:
+        """Treat the patches with a NaN as asked for; give the specifications of those that are there in the end."""
+        rows = self._rows_with_nan(tensors)
+        if not len(rows):
+            return table
+        found = self._name_first(tensors, rows, table)
+        if self.nan == "raise":
+            raise SourceError(f"there is a NaN in {found}: mend the image, or choose nan='skip' or nan='keep'")
+        if not self._nan_reported:
+            self._nan_reported = True
+            fate = "give place to others" if self.nan == "skip" else "stay as they are"
+            warnings.warn(f"there is a NaN in {found}: patches with one {fate}", RuntimeWarning, stacklevel=2)
+        return self._substituted(tensors, rows, table, epoch, indices) if self.nan == "skip" else table
+
+    def _rows_with_nan(self, tensors: Sequence[torch.Tensor]) -> NDArray[np.intp]:
+        return np.unique(np.concatenate([rows_with_nan(tensor.numpy()) for tensor in tensors]))
+
+    def _name_first(self, tensors: Sequence[torch.Tensor], rows: NDArray[np.intp], table: SpecTable) -> str:
+        row = int(rows[0])
+        for series, tensor in zip(self._series, tensors, strict=True):
+            batch = tensor.numpy()
+            if np.isnan(batch[row]).any():
+                return name_nan(batch, row, table, series.image_stacks)
+        raise AssertionError("the row has a NaN")
+
+    def _substituted(
+        self,
+        tensors: Sequence[torch.Tensor],
+        rows: NDArray[np.intp],
+        table: SpecTable,
+        epoch: int,
+        indices: NDArray[np.int64],
+    ) -> SpecTable:
+        """Put other patches in the place of those with a NaN, until there is none."""
+        random = self._random(Stream.SUBSTITUTE, epoch)
+        columns = {field: column.copy() for field, column in table.columns.items()}
+        for attempt in range(_MOST_SUBSTITUTES):
+            draws = indices[rows] * _MOST_SUBSTITUTES + attempt
+            others = self._plan(epoch).specs(random.below_many(len(self), draws))
+            for series, tensor in zip(self._series, tensors, strict=True):
+                read = np.empty((len(rows), *tensor.shape[1:]), tensor.numpy().dtype)
+                series.read_into(others, read)
+                tensor.numpy()[rows] = read
+            for field, column in columns.items():
+                column[rows] = others.columns[field]
+            rows = self._rows_with_nan(tensors)
+            if not len(rows):
+                return SpecTable(columns)
+        raise SourceError(f"{_MOST_SUBSTITUTES} patches in a row have a NaN: exclude these regions from the plan")
+
+
+def _check_pairs(inputs: Sequence[ImageStack], targets: Sequence[ImageStack]) -> None:
+    if len(inputs) != len(targets):
+        raise GeometryError(f"there are {len(targets)} targets for {len(inputs)} inputs: give one for each")
+    for data_idx, (one, other) in enumerate(zip(inputs, targets, strict=True)):
+        shape, target_shape = tuple(one.data_shape), tuple(other.data_shape)
+        if (shape[0], *shape[2:]) != (target_shape[0], *target_shape[2:]):
+            raise GeometryError(
+                f"input {data_idx}, {one.source}, has shape SC(Z)YX {shape} and its target, {other.source}, has "
+                f"{target_shape}: they must have the same samples and size, and may differ in channels"
+            )
+
+
+def _check_plan(patching: Patching[PatchSpecs], inputs: Sequence[ImageStack]) -> None:
+    """Refuse a plan that says it was made for other images."""
+    planned = getattr(patching, "data_shapes", None)
+    if planned is None:
+        return
+    shapes = [tuple(stack.data_shape) for stack in inputs]
+    if [(shape[0], *shape[2:]) for shape in planned] != [(shape[0], *shape[2:]) for shape in shapes]:
+        raise GeometryError(f"the patching is for images of shapes {list(planned)}, but the inputs have {shapes}")

@@ -1,0 +1,149 @@
+"""What all datasets of Patchloom share: from keys to specifications to patches, whole batches at a time."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, Self, SupportsIndex, runtime_checkable
+
+import numpy as np
+import torch.utils.data
+from numpy.typing import NDArray
+
+from patchloom.errors import TransformError
+from patchloom.patch_specs import PatchSpecs
+from patchloom.patching import Patching
+from patchloom.patching.counter_random import CounterRandom, checked_epoch, checked_seed
+from patchloom.patching.flat_index import check_index
+from patchloom.spec_table import SpecTable
+from patchloom.torch.collation import collate
+from patchloom.torch.flips_and_turns import FlipsAndTurns
+from patchloom.torch.patch_keys import PatchKey, PatchKeys
+from patchloom.torch.patches import Allocate, PatchBatch, new_tensor
+from patchloom.torch.streams import Stream
+
+Transform = Callable[[Any, np.random.Generator], Any]
+"""Gets a patch, a `Patch` or `PatchPair` of tensors `C(Z)YX` that it may change in place, and returns one or the other. Random
+numbers are to be taken from the generator, which is the same for the same (seed, epoch, index)."""
+
+
+@runtime_checkable
+class ReadsBatches(Protocol):
+    """A dataset that reads a whole batch in one call."""
+
+    def __len__(self) -> int:
+        """Count the patches of an epoch."""
+
+    def read_batch(self, keys: PatchKeys | Iterable[PatchKey | SupportsIndex], allocate: Allocate = new_tensor) -> Any:
+        """Read a batch as `collate` would make it.
+
+        Parameters
+        ----------
+        keys : PatchKeys or iterable of PatchKey or int
+            Which patches, of one epoch.
+        allocate : callable, optional
+            Makes the tensors that the batch is written to.
+        """
+
+
+class PlannedDataset(torch.utils.data.Dataset[Any]):
+    """A map-style dataset whose items are the patches of a plan.
+
+    A dataset says how a batch of specifications becomes pixels (`_read`).
+
+    Parameters
+    ----------
+    patching : Patching
+        The plan.
+    augmentation : FlipsAndTurns, optional
+        Which positions patches are put into.
+    transform : callable, optional
+        What becomes of each patch after that; see `Transform`.
+    seed : int
+        Of augmentation and transform. With it, they are a pure function of (seed, epoch, index).
+    """
+
+    def __init__(
+        self,
+        patching: Patching[PatchSpecs],
+        *,
+        augmentation: FlipsAndTurns | None = None,
+        transform: Transform | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.patching = patching
+        self.augmentation = augmentation
+        self.transform = transform
+        self.seed = checked_seed(seed)
+        self.epoch = int(getattr(patching, "epoch", 0))
+        self._latest: tuple[int, Patching[PatchSpecs]] = (self.epoch, patching)
+
+    @abstractmethod
+    def _read(self, table: SpecTable, epoch: int, indices: NDArray[np.int64], allocate: Allocate) -> PatchBatch:
+        """Read a batch; its specifications are those given unless patches had to be replaced."""
+
+    def __len__(self) -> int:
+        return len(self.patching)
+
+    def __getitem__(self, key: PatchKey | SupportsIndex) -> Any:
+        """Read one patch, by its index in the dataset's own epoch or by a `PatchKey`."""
+        if isinstance(key, tuple):
+            return self.__getitems__([PatchKey(key[0], check_index(key[1], len(self)))])[0]
+        return self.__getitems__([check_index(key, len(self), from_end=True)])[0]
+
+    def __getitems__(self, keys: PatchKeys | Iterable[PatchKey | SupportsIndex]) -> Sequence[Any]:
+        """Read many patches in one call, as `torch.utils.data.DataLoader` does for a batch."""
+        return self._patches(PatchKeys.of(keys), new_tensor)
+
+    def read_batch(self, keys: PatchKeys | Iterable[PatchKey | SupportsIndex], allocate: Allocate = new_tensor) -> Any:
+        """Read a batch; see `ReadsBatches.read_batch`."""
+        return collate(self._patches(PatchKeys.of(keys), allocate), allocate)
+
+    def at_epoch(self, epoch: int) -> Self:
+        """Give the same dataset at another epoch, for loaders that do not say the epoch in their keys."""
+        dataset = copy.copy(self)
+        dataset.epoch = checked_epoch(epoch)
+        return dataset
+
+    def _plan(self, epoch: int) -> Patching[PatchSpecs]:
+        of_epoch, plan = self._latest
+        if of_epoch != epoch:
+            plan = self.patching.at_epoch(epoch)
+            self._latest = (epoch, plan)
+        return plan
+
+    def _random(self, stream: Stream, epoch: int) -> CounterRandom:
+        return CounterRandom(self.seed, epoch, stream)
+
+    def _patches(self, keys: PatchKeys, allocate: Allocate) -> Sequence[Any]:
+        epoch = self.epoch if keys.epoch is None else checked_epoch(keys.epoch)
+        table = self._plan(epoch).specs(keys.indices)
+        batch = self._read(table, epoch, keys.indices, allocate)
+        if self.augmentation is not None:
+            size = batch.table.columns["patch_size"][0].tolist()
+            positions = self.augmentation.draw(self._random(Stream.POSITION, epoch), keys.indices, size)
+            for tensor in batch.pixels:
+                self.augmentation.put(tensor.numpy(), positions)
+        if self.transform is None:
+            return batch
+        generators = (self._generator(epoch, index) for index in keys.indices.tolist())
+        return [_transformed(self.transform, patch, random) for patch, random in zip(batch, generators, strict=True)]
+
+    def _generator(self, epoch: int, index: int) -> np.random.Generator:
+        return np.random.Generator(
+            np.random.Philox(key=[self.seed, epoch | int(Stream.TRANSFORM) << 32], counter=[0, index, 0, 0])
+        )
+
+
+def _transformed(transform: Transform, patch: Any, random: np.random.Generator) -> Any:
+    try:
+        changed = transform(patch, random)
+    except Exception as error:
+        raise TransformError(f"the transform failed for {patch.specs}: {type(error).__name__}: {error}") from error
+    if "specs" not in getattr(changed, "_fields", ()):
+        raise TransformError(
+            f"the transform returned a {type(changed).__name__} for {patch.specs}: it must return a Patch or PatchPair, such "
+            "as patch._replace(input=...)"
+        )
+    return changed

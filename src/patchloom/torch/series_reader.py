@@ -1,0 +1,121 @@
+"""One series of images on its way into batches: some channels, in one dtype, normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import DTypeLike, NDArray
+
+from patchloom.errors import GeometryError
+from patchloom.extraction import PatchExtractor
+from patchloom.geometry.padding import Padding
+from patchloom.image_stacks import ImageStack, select_channels
+from patchloom.spec_table import SpecTable
+from patchloom.torch.grey_values import GreyValues, ScaleAndOffset
+from patchloom.torch.patches import Allocate
+from patchloom.torch.series_watch import SeriesWatch
+
+
+class SeriesReader:
+    """Reads batches of patches of a series; pickles as its image stacks do.
+
+    Parameters
+    ----------
+    stacks : sequence of ImageStack
+        The series.
+    channels : sequence of int, optional
+        Which channels are read; all where not given.
+    dtype : dtype-like
+        Of the batches; one that PyTorch has.
+    normalisation : ScaleAndOffset or sequence of them, optional
+        For the whole series, or one for each stack.
+    padding : {"constant", "reflect", "edge", "wrap"}
+        What stands outside the images.
+
+    Raises
+    ------
+    GeometryError
+        If the stacks make no series, a channel does not exist, PyTorch has no such dtype, or an integer one is to be
+        normalised.
+    """
+
+    def __init__(
+        self,
+        stacks: Sequence[ImageStack],
+        *,
+        channels: Sequence[int] | None = None,
+        dtype: DTypeLike = np.float32,
+        normalisation: ScaleAndOffset | Sequence[ScaleAndOffset] | None = None,
+        padding: Padding = "reflect",
+    ) -> None:
+        chosen = stacks if channels is None else [select_channels(stack, channels) for stack in stacks]
+        self._extractor = PatchExtractor(chosen, padding)
+        self.image_stacks = self._extractor.image_stacks
+        self.dtype = np.dtype(dtype)
+        self._torch_dtype = _torch_dtype(self.dtype)
+        self._values = None if normalisation is None else GreyValues(normalisation, stacks, channels)
+        if self._values is not None and self.dtype.kind != "f":
+            raise GeometryError(f"dtype is {self.dtype}, which holds no normalised pixels: take a floating-point one")
+        self._watch = SeriesWatch(self.image_stacks)
+
+    @property
+    def n_channels(self) -> int:
+        """Channels of a batch."""
+        return self._extractor.n_channels
+
+    @property
+    def may_hold_nan(self) -> bool:
+        """Whether there can be a NaN in a batch at all."""
+        return self.dtype.kind in "fc" and any(stack.data_dtype.kind in "fc" for stack in self.image_stacks)
+
+    def read(self, table: SpecTable, allocate: Allocate) -> torch.Tensor:
+        """Read a batch.
+
+        Parameters
+        ----------
+        table : SpecTable
+            Patches of one size.
+        allocate : callable
+            Makes the tensor.
+
+        Returns
+        -------
+        torch.Tensor
+            `(B, C, (Z), Y, X)`.
+
+        Raises
+        ------
+        SpecError
+            If the patches differ in size or do not lie in the series.
+        SourceError
+            If pixels cannot be read, or an image has changed on disk.
+        """
+        size = table.columns["patch_size"][0].tolist()
+        batch = allocate((len(table), self.n_channels, *size), self._torch_dtype)
+        self.read_into(table, batch.numpy())
+        return batch
+
+    def read_into(self, table: SpecTable, out: NDArray[Any]) -> None:
+        """Read a batch to where it is wanted, `(B, C, (Z), Y, X)`; see `read`."""
+        stacks = table.columns.get("all_data_idx", table.columns["data_idx"])
+        self._watch.check(number for number in np.unique(stacks).tolist() if 0 <= number < len(self.image_stacks))
+        values = None if self._values is None else self._values.of(table)
+        if values is None:
+            self._extractor.extract_batch(table, out=out)
+        elif values.scale.ndim == 1:
+            self._extractor.extract_batch(table, out=out, scale=values.scale.tolist(), offset=values.offset.tolist())
+        else:
+            self._extractor.extract_batch(table, out=out)
+            beyond = (..., *(np.newaxis,) * (out.ndim - 2))
+            out *= values.scale[beyond].astype(out.dtype)
+            out += values.offset[beyond].astype(out.dtype)
+
+
+def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
+    try:
+        return torch.from_numpy(np.empty(0, dtype)).dtype
+    except TypeError as error:
+        raise GeometryError(f"dtype is {dtype}, which PyTorch does not have: take another, such as float32") from error

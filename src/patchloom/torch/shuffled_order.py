@@ -1,0 +1,76 @@
+"""A random order of any number of things, of which any place is worked out when asked for.
+
+Nothing is shuffled in memory: the order is a permutation of numbers, written as a Feistel network [1]_ on their bits. A number
+that comes out too large is put through again until it does not [2]_, which takes less than two passes on average. Each round
+mixes one half of the bits with the other by the finaliser of SplitMix64 [3]_, under a key of its own from (seed, epoch).
+
+References
+----------
+.. [1] M. Luby, C. Rackoff, "How to construct pseudorandom permutations from pseudorandom functions", SIAM J. Comput. 17
+   (1988), doi:10.1137/0217022
+.. [2] J. Black, P. Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002, doi:10.1007/3-540-45760-7_9
+.. [3] G. L. Steele, D. Lea, C. H. Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014,
+   doi:10.1145/2660193.2660195
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.patching.counter_random import CounterRandom
+
+_ROUNDS = 12
+_FEWEST_BITS = 6  # with fewer, a network has too few different rounds to make all orders alike
+
+
+class ShuffledOrder:
+    """A random order of the numbers below `n`.
+
+    Parameters
+    ----------
+    n : int
+        How many numbers.
+    random : CounterRandom
+        What makes the order: that of another seed, epoch or stream is another.
+
+    Examples
+    --------
+    >>> ShuffledOrder(5, CounterRandom(seed=7)).at(np.arange(5)).tolist()
+    [2, 0, 3, 1, 4]
+    """
+
+    def __init__(self, n: int, random: CounterRandom) -> None:
+        self._n = np.uint64(n)
+        bits = max((n - 1).bit_length(), _FEWEST_BITS)
+        self._low_bits = np.uint64(bits // 2)
+        self._low = np.uint64((1 << bits // 2) - 1)
+        self._high = np.uint64((1 << (bits - bits // 2)) - 1)
+        self._keys = random.words(np.arange(_ROUNDS))
+
+    def at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Say which numbers stand at some places; each place has one number, and each number one place."""
+        numbers = self._permuted(places.astype(np.uint64))
+        outside = np.flatnonzero(numbers >= self._n)
+        while len(outside):
+            numbers[outside] = self._permuted(numbers[outside])
+            outside = outside[numbers[outside] >= self._n]
+        return numbers.astype(np.int64)
+
+    def _permuted(self, numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        high, low = numbers >> self._low_bits, numbers & self._low
+        for number, key in enumerate(self._keys):
+            if number % 2:
+                low ^= _mixed(high + key) & self._low
+            else:
+                high ^= _mixed(low + key) & self._high
+        return high << self._low_bits | low
+
+
+def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    words ^= words >> np.uint64(30)
+    words *= np.uint64(0xBF58476D1CE4E5B9)
+    words ^= words >> np.uint64(27)
+    words *= np.uint64(0x94D049BB133111EB)
+    words ^= words >> np.uint64(31)
+    return words
