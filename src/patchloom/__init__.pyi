@@ -71,8 +71,15 @@ from patchloom.prediction.reductions import Reduction as Reduction
 from patchloom.prediction.reductions import ReductionChain as ReductionChain
 from patchloom.prediction.reductions import SelectChannels as SelectChannels
 from patchloom.prediction.reductions import Threshold as Threshold
+from patchloom.sinks.image_sink import ImageSink as ImageSink
 from patchloom.sinks.memory_sink import MemorySink as MemorySink
+from patchloom.sinks.npy_sink import NpySink as NpySink
 from patchloom.sinks.ome_zarr_sink import OmeZarrSink as OmeZarrSink
+from patchloom.sinks.open_sink import open_sink as open_sink
+from patchloom.sinks.output_lock import OutputLock as OutputLock
+from patchloom.sinks.sink_capabilities import OffersBuffer as OffersBuffer
+from patchloom.sinks.sink_capabilities import ResumableSink as ResumableSink
+from patchloom.sinks.tiff_sink import TiffSink as TiffSink
 from patchloom.spec_table import SpecTable as SpecTable
 from patchloom.spec_validation import validate_specs as validate_specs
 from patchloom.stitching.crop_stitch import CropStitcher as CropStitcher

@@ -1,7 +1,9 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 
 from patchloom.errors import OutputExistsError, SinkError
 from patchloom.sinks import check_apart, check_destination
@@ -63,6 +65,38 @@ def test_what_is_no_zarr_is_never_replaced(tmp_path, kind):
         path = Path("/")
     with pytest.raises(OutputExistsError, match="is no Zarr, so it is not replaced"):
         check_destination(path, overwrite=True, kind=ZARR)
+
+
+def make_file(path, kind):
+    if kind == "BigTIFF":
+        tifffile.imwrite(path, np.ones((9, 9), "u1"), bigtiff=True)
+    elif kind == "TIFF":
+        tifffile.imwrite(path, np.ones((9, 9), "u1"), byteorder=">")
+    elif kind == "array":
+        path.write_bytes(b"\x93NUMPY")
+    elif kind == "folder":
+        make_zarr(path)
+    else:
+        path.write_bytes(b"" if kind == "empty file" else b"my thesis")
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "BigTIFF", "array", "text", "empty file", "folder"])
+@pytest.mark.parametrize("name", ["a.ome.tif", "a.btf", "a.npy", "a.zarr"])
+def test_a_file_is_replaced_only_if_it_is_what_its_name_says(tmp_path, name, kind):
+    make_file(tmp_path / name, kind)
+    expected = {"npy": {"array"}, "zarr": {"folder"}}.get(name[2:], {"TIFF", "BigTIFF"})
+    if kind in expected:
+        check_destination(tmp_path / name, overwrite=True)
+    else:
+        with pytest.raises(OutputExistsError, match="so it is not replaced"):
+            check_destination(tmp_path / name, overwrite=True)
+    with pytest.raises(OutputExistsError, match="stays as it is"):
+        check_destination(tmp_path / name)
+
+
+def test_a_name_that_says_nothing_is_refused(tmp_path):
+    with pytest.raises(SinkError, match=r"take a name for OME-Zarr"):
+        check_destination(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("ending", [".partial", ".replaced"])

@@ -3,7 +3,7 @@ import pytest
 
 from patchloom.axes import AxesMap
 from patchloom.errors import SinkError
-from patchloom.sinks import MemorySink
+from patchloom.sinks import MemorySink, OffersBuffer
 from patchloom.testing.sink_conformance import ImageSinkConformance
 
 
@@ -40,3 +40,37 @@ def test_any_partition_into_blocks_is_taken_and_any_voxel_missing_is_noticed(rng
         sink.finalise()
     sink.write(regions[order[0]], np.full((1, 1, 2, 4), order[0], "uint8"))
     assert sink.finalise()[::2, ::4].ravel().tolist() == list(range(200))
+
+
+@pytest.mark.parametrize("axes", ["YX", "YXC", "ZCYX", "STYX"])
+def test_the_image_is_the_memory_that_was_lent(axes):
+    axes_map = AxesMap(axes, range(3, 3 + len(axes)))
+    sink = MemorySink(axes_map, "float32")
+    assert isinstance(sink, OffersBuffer)
+    whole = tuple(slice(0, size) for size in sink.data_shape)
+    buffer = sink.buffer(whole)
+    sink.write(whole, buffer)
+    assert np.shares_memory(sink.finalise(), buffer)
+
+
+def test_times_outside_of_samples_are_put_in_order(rng):
+    axes_map = AxesMap("TSYX", (2, 3, 4, 5))
+    image = rng.normal(size=axes_map.shape)
+    sink = MemorySink(axes_map, image.dtype)
+    for sample in range(6):
+        region = (slice(sample, sample + 1), slice(0, 1), slice(0, 4), slice(0, 5))
+        buffer = sink.buffer(region)
+        buffer[...] = axes_map.to_data(image)[region]
+        sink.write(region, buffer)
+    np.testing.assert_array_equal(sink.finalise(), image)
+
+
+def test_a_block_that_is_another_part_of_the_image_is_copied():
+    sink = MemorySink(AxesMap("YX", (4, 4)), "uint8")
+    one = slice(0, 1)
+    upper, lower = ((one, one, slice(y, y + 2), slice(0, 4)) for y in (0, 2))
+    buffer = sink.buffer(upper)
+    buffer[...] = 7
+    sink.write(lower, buffer)
+    sink.write(upper, buffer)
+    assert (sink.finalise() == 7).all()

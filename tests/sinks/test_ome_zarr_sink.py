@@ -1,3 +1,4 @@
+import json
 import warnings
 
 import numpy as np
@@ -5,14 +6,22 @@ import pytest
 import tensorstore as ts
 import yaozarrs
 import zarr
-from ome_zarr_models.v05 import Image
+from ome_zarr_models import v04, v05
 
 from patchloom.axes import AxesMap
 from patchloom.errors import GeometryError, OutputExistsError, SinkError
 from patchloom.image_metadata import ImageMetadata
+from patchloom.image_stacks import open_stacks
 from patchloom.sinks import OmeZarrSink
 from patchloom.sinks.pyramid import downsample, halving
 from patchloom.testing.sink_conformance import ResumableSinkConformance
+
+IN_MICRONS = ImageMetadata(
+    name="cells",
+    voxel_size={"Z": 2.0, "Y": 0.5, "X": 0.5},
+    units=dict.fromkeys("ZYX", "micrometer"),
+    channel_names=("a", "b"),
+)
 
 
 def make_sink(path, axes_map, dtype="uint16", *, chunk=16, chunks_a_shard=2, **options):
@@ -110,16 +119,41 @@ def test_axes_stored_mirror_those_of_the_image_and_its_own_order_can_be_restored
 
 @pytest.mark.parametrize("axes_map", [AxesMap("YX", (300, 1100)), AxesMap("TCZYX", (2, 2, 3, 40, 70))])
 @pytest.mark.parametrize("pyramid", ["mean", "nearest", None])
-def test_metadata_are_valid(tmp_path, rng, axes_map, pyramid):
+@pytest.mark.parametrize(("version", "reader"), [("0.4", v04.Image), ("0.5", v05.Image)])
+def test_metadata_are_valid(tmp_path, rng, axes_map, pyramid, version, reader):
     path = write_all(
-        make_sink(tmp_path / "a.ome.zarr", axes_map, chunk=64, pyramid=pyramid),
+        make_sink(tmp_path / "a.ome.zarr", axes_map, chunk=64, pyramid=pyramid, version=version),
         random_image(rng, axes_map.data_shape, "u2"),
     )
     yaozarrs.validate_zarr_store(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # ome-zarr-models' own
-        model = Image.from_zarr(zarr.open_group(path, mode="r"))
+        model = reader.from_zarr(zarr.open_group(path, mode="r"))
     assert len(model.datasets[0]) == len(list(zarr.open_group(path, mode="r").array_keys()))
+
+
+def test_ome_zarr_04_says_the_same_in_its_own_place_and_a_file_is_a_chunk(tmp_path, rng):
+    axes_map = AxesMap("CZYX", (2, 5, 70, 90))
+    image = random_image(rng, axes_map.data_shape, "u2") + 1
+    new, old = (
+        write_all(
+            make_sink(tmp_path / f"{version}.ome.zarr", axes_map, version=version, levels=2, metadata=IN_MICRONS), image
+        )
+        for version in ("0.5", "0.4")
+    )
+    said, said_before = dict(zarr.open_group(new, mode="r").attrs), dict(zarr.open_group(old, mode="r").attrs)
+    ome = said.pop("ome")
+    assert ome.pop("version") == "0.5"
+    assert [scale.pop("version") for scale in said_before["multiscales"]] == ["0.4"]
+    assert said_before == said | ome
+    stored = json.loads((old / "0" / ".zarray").read_text())
+    assert (stored["zarr_format"], stored["dimension_separator"], stored["chunks"]) == (2, "/", [1, 5, 16, 16])
+    assert len([file for file in files(old / "0") if file.name != ".zarray"]) == 2 * 1 * 5 * 6
+    (stack,) = open_stacks([old])
+    assert (stack.original_axes, stack.metadata.voxel_size, stack.metadata.channel_names) == (
+        "CZYX", {"Z": 2.0, "Y": 0.5, "X": 0.5}, ("a", "b"),
+    )  # fmt: skip
+    np.testing.assert_array_equal(stack.extract_patch(0, None, (0, 0, 0), (5, 70, 90)), image[0])
 
 
 def test_voxel_sizes_channels_and_name_are_carried_over(tmp_path, rng):

@@ -64,7 +64,7 @@ def test_tifffile_reads_axes_in_the_images_own_order(tmp_path, rng, axes, stored
 
 def test_voxel_sizes_channels_and_name_are_carried_over(tmp_path, rng):
     metadata = ImageMetadata(
-        name='embryo <3> & "µ"',
+        name="embryo <3> & 'µ'",
         voxel_size={"T": 30.0, "Z": 2000.0, "Y": 0.227, "X": 0.227},
         units={"T": "second", "Z": "nanometer", "Y": "micrometer", "X": "micrometer"},
         channel_names=("DAPI", "GFP"),
@@ -89,6 +89,13 @@ def test_blocks_of_foreign_byte_order_are_stored_alike(tmp_path, rng):
     image = rng.integers(0, 60000, axes_map.data_shape).astype(">u2")
     path = write_all(TiffSink(tmp_path / "a.tif", axes_map=axes_map, dtype=">u2"), image)
     np.testing.assert_array_equal(tifffile.imread(path), image[0, 0])
+
+
+def test_names_that_xml_cannot_hold_lose_what_it_cannot(tmp_path):
+    metadata = ImageMetadata(name='a "quote"\x00\n', channel_names=('"', "b"))
+    sink = TiffSink(tmp_path / "a.tif", axes_map=AxesMap("CYX", (2, 8, 8)), dtype="u1", metadata=metadata)
+    (stack,) = open_stacks([write_all(sink, np.zeros((1, 2, 8, 8), "u1"))])
+    assert (stack.metadata.name, stack.metadata.channel_names) == ("a 'quote'", ("'", "b"))
 
 
 def test_small_images_are_not_padded_to_large_tiles(tmp_path):

@@ -186,7 +186,7 @@ def ome_metadata(axes: str, metadata: ImageMetadata, *, n_channels: int) -> dict
     >>> ome_metadata("YX", known, n_channels=1)
     {'axes': 'YX', 'Name': 'cells', 'PhysicalSizeX': 0.5, 'PhysicalSizeXUnit': 'µm', 'Channel': {'Color': [-16776961]}}
     """
-    described: dict[str, Any] = {"axes": axes, "Name": metadata.name}
+    described: dict[str, Any] = {"axes": axes, "Name": _attribute(metadata.name)}
     for axis in axes:
         size, unit = metadata.voxel_size.get(axis, math.nan), _UNITS.get(metadata.units.get(axis, ""))
         if unit and math.isfinite(size) and size > 0:
@@ -194,13 +194,18 @@ def ome_metadata(axes: str, metadata: ImageMetadata, *, n_channels: int) -> dict
             described |= {name: size, f"{name}Unit": unit}
     channel: dict[str, Any] = {}
     if metadata.channel_names:
-        channel["Name"] = list(metadata.channel_names)
+        channel["Name"] = [_attribute(name) for name in metadata.channel_names]
     if metadata.channel_colors:
         channel["Color"] = [_signed_rgba(color) for color in metadata.channel_colors]
     for what, given in channel.items():
         if len(given) != n_channels:
             raise SinkError(f"metadata has {len(given)} channels ({what}: {given}), and the image has {n_channels}")
     return described | ({"Channel": channel} if channel else {})
+
+
+def _attribute(text: str) -> str:
+    """Text as an XML attribute can hold it; not every tifffile that we take escapes quotes."""
+    return "".join(character for character in text if character.isprintable()).replace('"', "'")
 
 
 def _tile_size(size: int) -> int:
