@@ -1,0 +1,227 @@
+"""In which order an epoch goes through its patches: every patch once, on any number of ranks, from wherever it goes on."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from math import factorial
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import patchloom as pl
+from patchloom.patching.counter_random import CounterRandom
+from patchloom.torch import EpochSampler, LocalitySampler
+from patchloom.torch.shuffled_order import ShuffledOrder
+
+PLAN = pl.RandomPatching([(2, 1, 256, 320), (1, 1, 200, 100)], (16, 16), n_patches=400, seed=2)
+CHUNKS = [(1, 1, 32, 32), (1, 1, 50, 50)]
+
+
+def epoch_sampler(**options) -> EpochSampler:
+    return EpochSampler(PLAN, seed=9, **options)
+
+
+def locality_sampler(**options) -> LocalitySampler:
+    return LocalitySampler(PLAN, CHUNKS, seed=9, **options)
+
+
+def in_plan_order(**options) -> EpochSampler:
+    return EpochSampler(PLAN, shuffle=False, **options)
+
+
+every_sampler = pytest.mark.parametrize("make", [epoch_sampler, locality_sampler, in_plan_order])
+
+
+@every_sampler
+def test_each_epoch_has_every_patch_once_and_says_so_in_its_keys(make):
+    sampler = make()
+
+    epochs = [list(sampler) for _ in range(3)]
+
+    for number, keys in enumerate(epochs):
+        assert {key.epoch for key in keys} == {number}
+        assert sorted(key.index for key in keys) == list(range(400))
+    orders = {tuple(key.index for key in keys) for keys in epochs}
+    assert len(orders) == (1 if make is in_plan_order else 3)
+
+
+@every_sampler
+@pytest.mark.parametrize("n_ranks", [1, 2, 3])
+def test_ranks_share_out_the_epoch_of_one_process(make, n_ranks):
+    ranks = [make(rank=rank, n_ranks=n_ranks) for rank in range(n_ranks)]
+
+    shares = [[key.index for key in sampler] for sampler in ranks]
+
+    assert {len(share) for share in shares} == {len(ranks[0])} == {-(-400 // n_ranks)}
+    assert set(itertools.chain(*shares)) == set(range(400))
+    alone = [key.index for key in make()]
+    if make is locality_sampler:
+        assert list(itertools.chain(*shares))[:400] == alone
+    else:
+        assert list(itertools.chain(*zip(*shares, strict=True)))[:400] == alone
+
+
+@every_sampler
+def test_ranks_have_equally_many_patches_and_none_twice_if_the_last_are_dropped(make):
+    shares = [[key.index for key in make(rank=rank, n_ranks=3, drop_last=True)] for rank in range(3)]
+
+    assert [len(share) for share in shares] == [133] * 3
+    assert len(set(itertools.chain(*shares))) == 399
+
+
+@every_sampler
+@pytest.mark.parametrize("stop", [0, 1, 150, 399, 400])
+def test_a_restart_in_mid_epoch_goes_on_where_it_was(make, stop):
+    undisturbed = make()
+    expected = [*undisturbed, *undisturbed, *undisturbed]
+    killed = make()
+    list(killed)
+    keys = list(itertools.islice(iter(killed), stop))
+
+    restarted = make()
+    restarted.load_state_dict(killed.state_dict())
+
+    assert [*expected[:400], *keys, *restarted, *restarted][: len(expected)] == expected
+
+
+def test_the_state_can_say_how_many_patches_were_used_where_more_keys_were_given():
+    sampler, other = epoch_sampler(), epoch_sampler()
+    keys = list(itertools.islice(iter(sampler), 50))
+
+    other.load_state_dict(sampler.state_dict(used=20))
+
+    assert next(iter(other)) == keys[20]
+
+
+def test_batches_of_keys_are_the_keys_in_batches():
+    one_by_one, in_batches = epoch_sampler(), epoch_sampler()
+
+    batches = list(in_batches.key_batches(60, drop_last=False))
+
+    assert [len(batch.indices) for batch in batches] == [60] * 6 + [40]
+    assert np.concatenate([batch.indices for batch in batches]).tolist() == [key.index for key in one_by_one]
+    assert {batch.epoch for batch in batches} == {0}
+    assert [len(batch.indices) for batch in in_batches.key_batches(60, drop_last=True)] == [60] * 6
+
+
+def test_an_abandoned_epoch_is_followed_by_the_next_and_any_epoch_can_be_asked_for():
+    sampler = epoch_sampler()
+    next(iter(sampler))
+
+    assert next(iter(sampler)).epoch == 1
+    sampler.set_epoch(7)
+    assert next(iter(sampler)).epoch == 7
+    assert next(iter(sampler)).epoch == 8
+
+
+def test_telling_the_epoch_that_is_resumed_does_not_begin_it_anew():
+    sampler = epoch_sampler()
+    sampler.load_state_dict({**sampler.state_dict(), "epoch": 4, "position": 100})
+
+    sampler.set_epoch(4)
+
+    assert len(list(sampler)) == 300
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"n_patches": 3}, {"n_ranks": 2}])
+def test_the_state_of_another_sampler_is_refused(other):
+    sampler = epoch_sampler()
+
+    with pytest.raises(pl.GeometryError, match=f"{next(iter(other))} {next(iter(other.values()))}"):
+        sampler.load_state_dict({**sampler.state_dict(), **other})
+
+
+def test_wrong_arguments_are_refused():
+    for patches, options in ((0, {}), (2, {"n_ranks": 3, "rank": 0, "drop_last": True})):
+        with pytest.raises(pl.GeometryError, match="would be empty"):
+            EpochSampler(patches, **options)
+    for rank, n_ranks in ((2, 2), (-1, 2), (0, 0)):
+        with pytest.raises(pl.GeometryError, match="rank"):
+            EpochSampler(5, rank=rank, n_ranks=n_ranks)
+    for wrong in ({"window": 0}, {"block": 0}, {"chunk_shapes": []}, {"chunk_shapes": [(1, 1, 0, 5)]}):
+        with pytest.raises(pl.GeometryError):
+            LocalitySampler(PLAN, **{"chunk_shapes": CHUNKS, **wrong})
+    with pytest.raises(pl.GeometryError, match="chunk shapes for 1 image stacks"):
+        list(LocalitySampler(PLAN, CHUNKS[:1]))
+
+
+@given(st.integers(1, 3000), st.integers(0, 2**63))
+def test_a_shuffled_order_has_every_number_once(n, seed):
+    order = ShuffledOrder(n, CounterRandom(seed)).at(np.arange(n))
+
+    assert np.array_equal(np.sort(order), np.arange(n))
+
+
+def test_all_orders_of_a_few_are_equally_likely():
+    n, each = 3, 60
+
+    seen = Counter(
+        tuple(ShuffledOrder(n, CounterRandom(seed)).at(np.arange(n)).tolist()) for seed in range(factorial(n) * each)
+    )
+
+    assert len(seen) == factorial(n)
+    assert (
+        sum((count - each) ** 2 / each for count in seen.values()) < 20.5
+    )  # chi-square of 5 degrees, one in a thousand
+
+
+def test_places_of_an_endless_order_are_worked_out_alone():
+    order = ShuffledOrder(10**12, CounterRandom(3))
+
+    numbers = order.at(np.array([5, 10**11, 7]))
+
+    assert (numbers < 10**12).all()
+    assert order.at(np.array([7]))[0] == numbers[2]
+
+
+# How far the order of a LocalitySampler is from an even one, on equal blocks of many patches each.
+
+GRID = 12
+BLOCKS = pl.RandomPatching([(1, 1, GRID * 64, GRID * 64)], (1, 1), n_patches=40 * GRID**2, seed=4)
+
+
+def same_block_share(window: int, apart: int = 1) -> float:
+    """Measure how often two patches are of one block, that come so many places after each other."""
+    sampler = LocalitySampler(BLOCKS, [(1, 1, 32, 32)], window=window, block=2, seed=1)
+    blocks = sampler.blocks(0)[[key.index for key in sampler]]
+    return float((blocks[apart:] == blocks[:-apart]).mean())
+
+
+@pytest.mark.parametrize("window", [1, 4, 16, GRID**2, 10 * GRID**2])
+def test_neighbours_in_time_are_of_one_block_as_often_as_stated(window):
+    expected = 1 / min(window, GRID**2)
+    error = np.sqrt(expected / len(BLOCKS))
+
+    assert same_block_share(window) == pytest.approx(expected, abs=6 * error)
+
+
+def test_patches_far_apart_in_time_are_never_of_one_block():
+    assert same_block_share(window=4, apart=1000) == 0
+
+
+def test_with_a_window_over_all_blocks_every_batch_is_spread_as_evenly_as_any():
+    sampler = LocalitySampler(BLOCKS, [(1, 1, 32, 32)], window=GRID**2, seed=1)
+    blocks = sampler.blocks(0)
+    counts = np.bincount(blocks[[key.index for key in itertools.islice(sampler, 2 * GRID**2)]], minlength=GRID**2)
+
+    assert ((counts - 2) ** 2 / 2).sum() < 200  # chi-square of 143 degrees, one in a thousand
+
+
+def test_a_patch_comes_at_any_moment_of_an_epoch_whatever_the_window():
+    sampler = LocalitySampler(PLAN, CHUNKS, window=2, seed=3)
+    moments = np.array([np.argsort([key.index for key in sampler])[0] for _ in range(300)])  # where patch 0 comes
+
+    counts = np.bincount(moments * 5 // 400, minlength=5)
+
+    assert ((counts - 60) ** 2 / 60).sum() < 18.5  # chi-square of 4 degrees, one in a thousand
+
+
+def test_few_blocks_are_open_at_a_time():
+    for window in (2, 8):
+        sampler = LocalitySampler(BLOCKS, [(1, 1, 32, 32)], window=window, seed=1)
+        blocks = sampler.blocks(0)[[key.index for key in sampler]]
+        in_batches = [len(set(blocks[start : start + 40].tolist())) for start in range(0, len(blocks), 40)]
+        assert max(in_batches) <= window + 3
