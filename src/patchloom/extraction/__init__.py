@@ -1,5 +1,6 @@
 """Specs + stacks → pixels."""
 
+from patchloom.extraction.chunk_pool import ChunkPool
 from patchloom.extraction.patch_extractor import PatchExtractor
 
-__all__ = ["PatchExtractor"]
+__all__ = ["ChunkPool", "PatchExtractor"]

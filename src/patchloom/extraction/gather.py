@@ -124,11 +124,15 @@ def _is_rows(source: NDArray[Any], target: NDArray[Any]) -> bool:
 
 
 def _has_rows(array: NDArray[Any]) -> bool:
-    if array.flags.c_contiguous:
-        return array.flags.aligned and array.dtype.isnative and array.size > 0
-    steps = array.strides
-    whole = all(step >= 0 and step % array.itemsize == 0 for step in steps) and steps[-1] == array.itemsize
+    *steps, last = _steps(array)
+    whole = array.flags.c_contiguous or (min(steps) >= 0 and last in (0, array.itemsize))
+    whole = whole and all(step % array.itemsize == 0 for step in steps)
     return whole and array.flags.aligned and array.dtype.isnative and array.size > 0
+
+
+def _steps(array: NDArray[Any]) -> list[int]:
+    """Give the bytes from one voxel to the next along each axis; what it says of an axis of size 1 may be anything."""
+    return [step if size > 1 else 0 for size, step in zip(array.shape, array.strides, strict=True)]
 
 
 class _Rows(NamedTuple):
@@ -143,7 +147,7 @@ class _Rows(NamedTuple):
 
 
 def _rows(array: NDArray[Any], first: NDArray[np.int64], rank: int) -> _Rows:
-    strides = [step // array.itemsize for step in array.strides]
+    strides = [step // array.itemsize for step in _steps(array)]
     if array.flags.c_contiguous:
         memory = array.reshape(-1)
     else:

@@ -10,7 +10,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from patchloom.errors import GeometryError, SpecError
 from patchloom.extraction.box_reads import box_reader
-from patchloom.extraction.window_reads import Normalisation, Windows, read_windows
+from patchloom.extraction.chunk_pool import Announced, ChunkPool
+from patchloom.extraction.window_reads import Normalisation, Windows, needed_boxes, read_windows
 from patchloom.geometry.checks import spatial_tuple
 from patchloom.geometry.padding import Padding, check_padding
 from patchloom.image_stacks import ImageStack, check_series
@@ -27,6 +28,8 @@ class PatchExtractor:
         The series; `data_idx` of a specification counts in it. All have the same number of spatial axes and channels.
     padding : {"constant", "reflect", "edge", "wrap"}
         What stands outside an image, as `numpy.pad` of the whole image would put it there; `"constant"` is 0.
+    pool : ChunkPool, optional
+        Keeps decoded chunks, so that each serves many patches. It is closed by whoever made it.
 
     Raises
     ------
@@ -41,11 +44,14 @@ class PatchExtractor:
     [[[8, 9, 8], [3, 4, 3]]]
     """
 
-    def __init__(self, image_stacks: Sequence[ImageStack], padding: Padding = "constant") -> None:
+    def __init__(
+        self, image_stacks: Sequence[ImageStack], padding: Padding = "constant", *, pool: ChunkPool | None = None
+    ) -> None:
         self.image_stacks = list(image_stacks)
         check_series(self.image_stacks)
-        self._readers = list(map(box_reader, self.image_stacks))
         self.padding = check_padding(padding)
+        self.pool = pool
+        self._readers = list(map(box_reader if pool is None else pool.reader, self.image_stacks))
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -172,6 +178,33 @@ class PatchExtractor:
             read_windows(stack, windows, out, read, padding=self.padding, normalisation=normalisation)
         return out
 
+    def expect(self, specs: SpecTable | Iterable[PatchSpecs]) -> None:
+        """Say which patches will be read next, and in which order: the pool then knows how long a chunk is needed.
+
+        Each is to be read once. May be called again while reading goes on, with what comes after; `pool.forget` takes
+        everything back. Without a pool nothing happens.
+
+        Parameters
+        ----------
+        specs : SpecTable or iterable of PatchSpecs
+            Specifications of one kind and one patch size.
+
+        Raises
+        ------
+        SpecError
+            If a specification points outside the series, or they differ in size or kind.
+        """
+        if self.pool is not None:
+            table = SpecTable.from_specs(specs)
+            announced = []
+            for data_idx, windows in self._windows(table, self._batch_size(table)):
+                stack = self.image_stacks[data_idx]
+                announced.append(Announced(stack, *needed_boxes(windows, stack.data_shape, self.padding)))
+            self.pool.expect(announced)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _make_again, (type(self), self.image_stacks, self.padding, self.pool)
+
     def _batch_size(self, table: SpecTable) -> tuple[int, ...]:
         """Patch size of a batch, once its specifications are known to point into the series."""
         columns = table.columns
@@ -240,3 +273,9 @@ class PatchExtractor:
         per_channel = np.empty(self.n_channels, dtype)
         per_channel[:] = numbers
         return per_channel
+
+
+def _make_again(
+    kind: type[PatchExtractor], stacks: Sequence[ImageStack], padding: Padding, pool: ChunkPool | None
+) -> PatchExtractor:
+    return kind(stacks, padding, pool=pool)

@@ -32,6 +32,12 @@ class Windows(NamedTuple):
     places: NDArray[np.int64]
     """`(n, axes)`: where the first voxel goes in the batch, `(N, C, (Z), Y, X)`."""
 
+    def boxes(self) -> Boxes:
+        """Give the windows as boxes, which they are where they lie inside the image."""
+        extents = np.empty((len(self.corners), len(self.extent)), np.int64)
+        extents[:] = self.extent
+        return Boxes(self.corners, self.places, extents)
+
 
 class Normalisation(NamedTuple):
     """What becomes of the voxels of a batch: `voxel * scale + offset`, one number a channel, in the batch's dtype."""
@@ -95,49 +101,79 @@ def read_windows(
     SourceError
         If pixels cannot be read.
     """
-    inside = _lie_inside(windows, stack.data_shape)
-    reads: list[BoxReads] = []
+    inside, outside = _divide(windows, stack.data_shape)
+    reads = [BoxReads(inside.boxes(), batch, *(normalisation or ()))] if len(inside.corners) else []
     padded: list[_PaddedWindow] = []
-    if inside.any():
-        chosen = slice(None) if inside.all() else inside
-        corners, places = windows.corners[chosen], windows.places[chosen]
-        extents = np.empty((len(corners), len(windows.extent)), np.int64)
-        extents[:] = windows.extent
-        reads.append(BoxReads(Boxes(corners, places, extents), batch, *(normalisation or ())))
-    if not inside.all():
-        outside = Windows(windows.corners[~inside], windows.extent, windows.places[~inside])
-        padded, boxes = _padded_windows(stack, outside, batch, padding)
-        reads.append(boxes)
+    if len(outside.corners):
+        sources = _axis_sources(outside, stack.data_shape, padding)
+        padded, staged = _padded_windows(outside, sources, batch, stack.data_dtype)
+        reads.append(BoxReads(_boxes_side_by_side(outside, sources), staged))
     read_boxes(reads)
     for window in padded:
         window.fill()
         normalise(window.target, window.first_channel, *(normalisation or (None, None)))
 
 
-def _lie_inside(windows: Windows, shape: Sequence[int]) -> NDArray[np.bool_]:
+def needed_boxes(windows: Windows, shape: Sequence[int], padding: Padding) -> tuple[Boxes, NDArray[np.int64]]:
+    """Say what `read_windows` will read.
+
+    Parameters
+    ----------
+    windows : Windows
+        What to read.
+    shape : tuple of int
+        Of the stack, `SC(Z)YX`.
+    padding : {"constant", "reflect", "edge", "wrap"}
+        What stands outside.
+
+    Returns
+    -------
+    Boxes
+        Boxes of the stack; where they go does not count.
+    array
+        For each box, which row of the batch it is read for.
+    """
+    inside, outside = _divide(windows, shape)
+    boxes = _boxes_side_by_side(outside, _axis_sources(outside, shape, padding))
+    rows = np.concatenate((inside.places[:, 0], outside.places[boxes.places[:, 0], 0]))
+    return Boxes(*map(np.concatenate, zip(inside.boxes(), boxes, strict=True))), rows
+
+
+def _divide(windows: Windows, shape: Sequence[int]) -> tuple[Windows, Windows]:
+    """Divide windows into those that lie inside the image and the others."""
     first = windows.corners[:, 2:]
     highest = np.array(shape[2:]) - windows.extent[1:]
-    inside: NDArray[np.bool_] = np.all((first >= 0) & (first <= highest), axis=1)
-    return inside
+    is_inside = np.all((first >= 0) & (first <= highest), axis=1)
+    if is_inside.all():
+        return windows, _chosen(windows, slice(0))
+    return _chosen(windows, is_inside), _chosen(windows, ~is_inside)
+
+
+def _chosen(windows: Windows, chosen: NDArray[np.bool_] | slice) -> Windows:
+    return Windows(windows.corners[chosen], windows.extent, windows.places[chosen])
+
+
+def _axis_sources(windows: Windows, shape: Sequence[int], padding: Padding) -> list[list[AxisSource]]:
+    """For each window and spatial axis, what it is made of."""
+    sizes = list(zip(windows.extent[1:], shape[2:], strict=True))
+    return [
+        [axis_source(start, *size, padding) for start, size in zip(corner, sizes, strict=True)]
+        for corner in windows.corners[:, 2:].tolist()
+    ]
 
 
 def _padded_windows(
-    stack: ImageStack, windows: Windows, batch: NDArray[Any], padding: Padding
-) -> tuple[list[_PaddedWindow], BoxReads]:
-    channels, *size = windows.extent
-    sources = [
-        [axis_source(*axis, padding) for axis in zip(corner, size, stack.data_shape[2:], strict=True)]
-        for corner in windows.corners[:, 2:].tolist()
-    ]
-    shapes = np.array([[sum(stop - start for start, stop in axis.runs) for axis in axes] for axes in sources])
-    staged = np.empty((len(sources), channels, *shapes.max(axis=0).tolist()), stack.data_dtype)
+    windows: Windows, sources: Sequence[Sequence[AxisSource]], batch: NDArray[Any], dtype: np.dtype[Any]
+) -> tuple[list[_PaddedWindow], NDArray[Any]]:
+    """Windows of a batch, and the array that they are picked from once it is filled."""
+    n_channels = windows.extent[0]
+    shapes = [[sum(stop - start for start, stop in axis.runs) for axis in axes] for axes in sources]
+    staged = np.empty((len(sources), n_channels, *map(max, zip(*shapes, strict=True))), dtype)
     padded = []
-    for boxes, axes, extent, (place, channel, *_) in zip(
-        staged, sources, shapes.tolist(), windows.places.tolist(), strict=True
-    ):
-        read = boxes[(slice(None), *map(slice, extent))]
-        padded.append(_PaddedWindow(read, axes, batch[place, channel : channel + channels], channel))
-    return padded, BoxReads(_boxes_side_by_side(windows, sources), staged)
+    for boxes, axes, shape, (row, channel, *_) in zip(staged, sources, shapes, windows.places.tolist(), strict=True):
+        target = batch[row, channel : channel + n_channels]
+        padded.append(_PaddedWindow(boxes[(slice(None), *map(slice, shape))], axes, target, channel))
+    return padded, staged
 
 
 def _boxes_side_by_side(windows: Windows, sources: Sequence[Sequence[AxisSource]]) -> Boxes:

@@ -1,0 +1,90 @@
+"""How an image stack is cut into stored chunks, each with a number of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.image_stacks import HasStorageGrid, ImageStack, Region, read_regions
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkGrid:
+    """The chunks of one image stack.
+
+    Parameters
+    ----------
+    stack : ImageStack
+        The image.
+    chunk_shape, data_shape : tuple of int
+        `SC(Z)YX`.
+    dtype : numpy dtype
+        Of the image.
+    first_number : int
+        The number of its first chunk.
+    """
+
+    stack: ImageStack
+    chunk_shape: tuple[int, ...]
+    data_shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    first_number: int
+
+    @classmethod
+    def of(cls, stack: ImageStack, first_number: int) -> ChunkGrid | None:
+        """Ask a stack for its grid; None where it has none."""
+        if not isinstance(stack, HasStorageGrid):
+            return None
+        return cls(stack, tuple(stack.chunk_shape), tuple(stack.data_shape), np.dtype(stack.data_dtype), first_number)
+
+    @property
+    def n_chunks(self) -> tuple[int, ...]:
+        """How many there are along each axis."""
+        return tuple(-(-size // chunk) for size, chunk in zip(self.data_shape, self.chunk_shape, strict=True))
+
+    @property
+    def next_number(self) -> int:
+        """One past the number of the last chunk."""
+        return self.first_number + prod(self.n_chunks)
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Size of a decoded chunk."""
+        return prod(self.chunk_shape) * self.dtype.itemsize
+
+    def numbers(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Give the numbers of chunks by their places in the grid, `(n, axes)`."""
+        strides = [prod(self.n_chunks[axis + 1 :]) for axis in range(len(self.n_chunks))]
+        return chunks @ np.array(strides, np.int64) + self.first_number
+
+    def read(self, numbers: Sequence[int], targets: Sequence[NDArray[Any]]) -> None:
+        """Read chunks, all issued together.
+
+        Parameters
+        ----------
+        numbers : sequence of int
+            Which.
+        targets : sequence of array
+            One `SC(Z)YX` array of `chunk_shape` for each; what a chunk has past the image's end is left as it is.
+
+        Raises
+        ------
+        SourceError
+            If pixels cannot be read.
+        """
+        regions, out = [], []
+        for number, target in zip(numbers, targets, strict=True):
+            places = np.unravel_index(number - self.first_number, self.n_chunks)
+            starts = [int(place) * chunk for place, chunk in zip(places, self.chunk_shape, strict=True)]
+            stops = map(min, map(sum, zip(starts, self.chunk_shape, strict=True)), self.data_shape)
+            samples, channels, *window = map(slice, starts, stops)
+            inside = [slice(part.stop - part.start) for part in (channels, *window)]
+            for place, sample_idx in enumerate(range(samples.start, samples.stop)):
+                regions.append(Region(sample_idx, channels, tuple(window)))
+                out.append(target[place][tuple(inside)])
+        read_regions(self.stack, regions, out)
