@@ -173,6 +173,15 @@ class OmeZarrSink:
         except KeyError:
             raise SinkError(f"{self.path}: no block was written at {show(region)}") from None
 
+    def has_block(self, record: dict[str, Any]) -> bool:
+        """Whether the files of a block have the sizes that they were written with; see `ResumableSink.has_block`."""
+        try:
+            region, _, stored = read_record(record, self.data_shape)
+            self._check_unwritten(region)
+        except SinkError:
+            return False
+        return self._full.stored_bytes(region) == stored
+
     def restore(self, record: dict[str, Any]) -> Region:
         """Count a block as written that was written by an earlier sink; see `ResumableSink.restore`."""
         self._output.check_open()

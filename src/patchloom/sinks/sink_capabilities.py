@@ -32,6 +32,17 @@ class ResumableSink(ImageSink, Protocol):
             If no block was written there.
         """
 
+    def has_block(self, record: dict[str, Any]) -> bool:
+        """Whether a block that an earlier sink wrote is stored as it was, and not yet restored.
+
+        Ask all sinks that share a block before any of them restores it, as that cannot be undone.
+
+        Parameters
+        ----------
+        record : dict
+            What `block_record` returned. For anything else the answer is no.
+        """
+
     def restore(self, record: dict[str, Any]) -> tuple[slice, ...]:
         """Count a block as written that was written by an earlier sink.
 

@@ -272,8 +272,10 @@ class ResumableSinkConformance(ImageSinkConformance):
             first.restore(record)
         first.close()
         second = self.resume_sink(folder, self.axes_maps[0], self.dtypes[-1])
+        np.testing.assert_equal(second.has_block(record), desired=True)
         second.restore(record)
         np.testing.assert_equal(second.block_record(regions[0]), record)
+        np.testing.assert_equal(second.has_block(record), desired=False)
         for again in (lambda: second.restore(record), lambda: second.write(regions[0], image[regions[0]])):
             with np.testing.assert_raises(SinkError):
                 again()
@@ -287,6 +289,7 @@ class ResumableSinkConformance(ImageSinkConformance):
         resumable.write(regions[0], image[regions[0]])
         record = resumable.block_record(regions[0])
         for wrong in ({}, record | {"region": [[0, 1]]}, record | {"region": [[0, 10**6]] * image.ndim}):
+            np.testing.assert_equal(resumable.has_block(wrong), desired=False)
             with np.testing.assert_raises(SinkError):
                 resumable.restore(wrong)
         for region in regions[1:]:
