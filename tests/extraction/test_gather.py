@@ -16,13 +16,13 @@ from patchloom.extraction.gather import Boxes, gather_by_numpy
 
 # `patchloom.extraction.gather` is the function once something has imported it from the package.
 gather_module = importlib.import_module("patchloom.extraction.gather")
-KERNELS = (gather_module._copy_rows, gather_module._normalise_rows)
+KERNELS = (gather_module.copy_rows, gather_module.normalise_rows)
 
 
 @pytest.fixture
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gather_module, "_FEW", 0)
-    monkeypatch.setattr(gather_module, "_compiled", lambda kernel: kernel)
+    monkeypatch.setattr(gather_module, "compiled_loop", lambda kernel: kernel)
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     pytest.importorskip("numba")
     monkeypatch.setattr(gather_module, "_FEW", 0)
     yield
-    assert all(gather_module._compiled(kernel) is not None for kernel in KERNELS)
+    assert all(gather_module.compiled_loop(kernel) is not None for kernel in KERNELS)
 
 
 def random_boxes(rng: np.random.Generator, source: np.ndarray, target: np.ndarray, n_boxes: int, n_axes: int) -> Boxes:
@@ -96,7 +96,7 @@ def test_the_loop_copies_what_slices_copy(
     target = np.zeros((5, *rng.integers(1, 6, n_dims + 1)), dtypes[1])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gather_module, "_FEW", 0)
-        patch.setattr(gather_module, "_compiled", lambda kernel: kernel)
+        patch.setattr(gather_module, "compiled_loop", lambda kernel: kernel)
         same_as_numpy(rng, source, target, n_dims + 1, normalised=normalised and target.dtype.kind == "f")
 
 
@@ -120,14 +120,14 @@ def test_dtypes_that_the_loop_does_not_know_are_left_to_numpy(source: str, targe
 
 def test_without_numba_numpy_copies_all_boxes(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "numba", None)
-    gather_module._compiled.cache_clear()
+    gather_module.compiled_loop.cache_clear()
     try:
         same_as_numpy(
             rng, laid_out(rng, "u2", (2, 3, 40, 80), "plain"), np.zeros((30, 3, 9, 9), "f4"), 3, normalised=True
         )
-        assert gather_module._compiled(KERNELS[0]) is None
+        assert gather_module.compiled_loop(KERNELS[0]) is None
     finally:
-        gather_module._compiled.cache_clear()
+        gather_module.compiled_loop.cache_clear()
 
 
 def test_where_nothing_can_be_kept_the_loop_is_compiled_all_the_same(tmp_path: object) -> None:
@@ -141,6 +141,6 @@ def refuse(**options):
         raise RuntimeError("cannot cache function: no locator available")
     return njit(**options)
 numba.njit = refuse
-assert gather._compiled(gather._copy_rows) is not None
+assert gather.compiled_loop(gather.copy_rows) is not None
 """
     subprocess.run([sys.executable, "-c", code], check=True)

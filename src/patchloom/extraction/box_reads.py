@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
 
-import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.extraction.gather import Boxes, gather, normalise
+from patchloom.extraction.gather import Boxes, as_slices, gather, normalise, parts_of
 from patchloom.image_stacks import HoldsPixels, ImageStack, Region, read_regions
 
 
@@ -48,40 +47,17 @@ def _read_held_pixels(stack: ImageStack, reads: Sequence[BoxReads]) -> None:
 
 
 def _read_from_source(stack: ImageStack, reads: Sequence[BoxReads]) -> None:
-    targets = [_targets(read) for read in reads]
-    regions = [region for read in reads for region in box_regions(read.boxes.corners, read.boxes.extents)]
-    read_regions(stack, regions, [target for views in targets for target in views])
-    for read, views in zip(reads, targets, strict=True):
-        for first_channel, view in zip(read.boxes.places[:, 1].tolist(), views, strict=True):
-            normalise(view, first_channel, read.scale, read.offset)
-
-
-def box_regions(corners: NDArray[np.int64], extents: NDArray[np.int64]) -> list[Region]:
-    """Name boxes as a stack wants them named.
-
-    Parameters
-    ----------
-    corners : array
-        `(n, axes)`, `SC(Z)YX`: the first voxel inside.
-    extents : array
-        `(n, axes - 1)`, `C(Z)YX`.
-
-    Examples
-    --------
-    >>> box_regions(np.array([[4, 0, 10, 20]]), np.array([[2, 5, 6]]))
-    [Region(sample_idx=4, channels=slice(0, 2, None), window=(slice(10, 15, None), slice(20, 26, None)))]
-    """
-    stops = (corners[:, 1:] + extents).tolist()
-    regions = []
-    for (sample_idx, *first), last in zip(corners.tolist(), stops, strict=True):
-        channels, *window = map(slice, first, last)
-        regions.append(Region(sample_idx, channels, tuple(window)))
-    return regions
-
-
-def _targets(read: BoxReads) -> list[NDArray[Any]]:
-    places, stops = read.boxes.places, read.boxes.places[:, 1:] + read.boxes.extents
-    return [
-        read.target[(number, *map(slice, first, last))]
-        for (number, *first), last in zip(places.tolist(), stops.tolist(), strict=True)
-    ]
+    regions: list[Region] = []
+    parts: list[NDArray[Any]] = []
+    for boxes, target, *_ in reads:
+        samples = boxes.corners[:, 0].tolist()
+        windows = as_slices(boxes.corners[:, 1:], boxes.extents)
+        regions += [Region(sample, window[0], window[1:]) for sample, window in zip(samples, windows, strict=True)]
+        parts += parts_of(target, boxes.places, boxes.extents)
+    read_regions(stack, regions, parts)
+    left = iter(parts)
+    for boxes, _, scale, offset in reads:
+        for first, part in zip(boxes.places[:, 1].tolist(), left, strict=False):
+            if scale is not None and offset is not None:
+                channels = slice(first, first + len(part))
+                normalise(part, part.ndim, scale[channels], offset[channels])

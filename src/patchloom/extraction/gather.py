@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from patchloom._optional import require
 
-_FEW = 16
-"""So many boxes NumPy copies before a compiled loop is even loaded, which takes half a second once."""
+_FEW = 8
+"""Fewer boxes than this NumPy copies, before a compiled loop is even loaded, which takes half a second once."""
 
 _SOURCE_KINDS = frozenset("buif")
 _UNSIGNED = np.uint64
@@ -63,8 +63,8 @@ def gather(
     >>> batch[1].tolist()
     [[[23.0, 25.0, 27.0], [33.0, 35.0, 37.0]]]
     """
-    kernel = _copy_rows if scale is None else _normalise_rows
-    compiled = _compiled(kernel) if len(boxes.extents) > _FEW and _is_rows(source, target) else None
+    kernel = copy_rows if scale is None else normalise_rows
+    compiled = compiled_loop(kernel) if len(boxes.extents) >= _FEW and _is_rows(source, target) else None
     if compiled is None:
         gather_by_numpy(source, target, boxes, scale, offset)
         return
@@ -85,35 +85,54 @@ def gather_by_numpy(
 ) -> None:
     """Copy boxes one by one; the same as `gather`, for which it is the measure."""
     rank = boxes.extents.shape[1]
-    for corner, place, extent in zip(*(column.tolist() for column in boxes), strict=True):
-        part = target[_box(place, extent)]
-        part[...] = source[_box(corner, extent)]
-        normalise(part, place[-rank], scale, offset)
+    parts = parts_of(target, boxes.places, boxes.extents)
+    for part, pixels in zip(parts, parts_of(source, boxes.corners, boxes.extents), strict=True):
+        part[...] = pixels
+    if scale is None or offset is None:
+        return
+    if boxes.extents.prod(axis=1).sum() == target.size:  # all of it: a pass over the whole is the fastest
+        normalise(target, rank, scale, offset)
+        return
+    channels = boxes.places[:, -rank]
+    for part, first, last in zip(parts, channels.tolist(), (channels + boxes.extents[:, 0]).tolist(), strict=True):
+        normalise(part, rank, scale[first:last], offset[first:last])
 
 
-def normalise(part: NDArray[Any], first_channel: int, scale: NDArray[Any] | None, offset: NDArray[Any] | None) -> None:
+def normalise(voxels: NDArray[Any], rank: int, scale: NDArray[Any], offset: NDArray[Any]) -> None:
     """Turn voxels into `voxel * scale + offset`, in place.
 
     Parameters
     ----------
-    part : array
-        `C(Z)YX`, some channels of a batch.
-    first_channel : int
-        Which channel of the batch the first of these is.
-    scale, offset : array, optional
-        One value for each channel of the batch; nothing is done where there are none.
+    voxels : array
+        Any axes, then `C(Z)YX`.
+    rank : int
+        How many axes `C(Z)YX` are.
+    scale, offset : array
+        One value for each channel.
     """
-    if scale is not None and offset is not None:
-        channels = slice(first_channel, first_channel + len(part))
-        column = (-1, *(1,) * (part.ndim - 1))
-        part *= scale[channels].reshape(column)
-        part += offset[channels].reshape(column)
+    column = (-1, *(1,) * (rank - 1))
+    voxels *= scale.reshape(column)
+    voxels += offset.reshape(column)
 
 
-def _box(first: list[int], extent: list[int]) -> tuple[int | slice, ...]:
-    leading = len(first) - len(extent)
-    window = (slice(start, start + size) for start, size in zip(first[leading:], extent, strict=True))
-    return (*first[:leading], *window)
+def as_slices(first: NDArray[np.int64], extents: NDArray[np.int64]) -> list[tuple[slice, ...]]:
+    """Turn boxes into indices of an array that has no other axes.
+
+    Examples
+    --------
+    >>> as_slices(np.array([[0, 10, 20]]), np.array([[2, 5, 6]]))
+    [(slice(0, 2, None), slice(10, 15, None), slice(20, 26, None))]
+    """
+    stops = (first + extents).tolist()
+    return [tuple(map(slice, start, stop)) for start, stop in zip(first.tolist(), stops, strict=True)]
+
+
+def parts_of(array: NDArray[Any], first: NDArray[np.int64], extents: NDArray[np.int64]) -> list[NDArray[Any]]:
+    """Cut boxes out of an array, as views; along the axes before those of `extents` their size is 1."""
+    n_leading = first.shape[1] - extents.shape[1]
+    leading = first[:, :n_leading].tolist()
+    windows = as_slices(first[:, n_leading:], extents)
+    return [array[tuple(where)][window] for where, window in zip(leading, windows, strict=True)]
 
 
 def _is_rows(source: NDArray[Any], target: NDArray[Any]) -> bool:
@@ -164,7 +183,7 @@ def _with_slices(extents: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 @cache
-def _compiled(kernel: Callable[..., None]) -> Callable[..., None] | None:
+def compiled_loop(kernel: Callable[..., None]) -> Callable[..., None] | None:
     """Compile a loop, which is kept on disk for the next process; None where numba is not there or does not load."""
     try:
         numba = require("numba", extra="speed")
@@ -177,11 +196,13 @@ def _compiled(kernel: Callable[..., None]) -> Callable[..., None] | None:
     return compiled
 
 
-# What does not change is taken out of the loops by hand, which gains a quarter of the time. Voxels are addressed by unsigned numbers: a signed one could be negative, which the compiled loop would have to look out
-# for at every voxel, and then it would not use vector instructions.
+# What does not change is taken out of the loops by hand, which gains a quarter of the time. Voxels are addressed by unsigned
+# numbers: a signed one could be negative, which the compiled loop would have to look out for at every voxel, and then it
+# would not use vector instructions.
 
 
-def _copy_rows(source: Any, target: Any, extents: Any) -> None:
+def copy_rows(source: Any, target: Any, extents: Any) -> None:
+    """Copy boxes row by row: the loop that is compiled."""
     pixels, batch = source.memory, target.memory
     row_step, place_step = _UNSIGNED(source.strides[2]), _UNSIGNED(target.strides[2])
     for box in range(extents.shape[0]):
@@ -197,7 +218,8 @@ def _copy_rows(source: Any, target: Any, extents: Any) -> None:
                     place += place_step
 
 
-def _normalise_rows(source: Any, target: Any, extents: Any, first_channels: Any, normalisation: Any) -> None:
+def normalise_rows(source: Any, target: Any, extents: Any, first_channels: Any, normalisation: Any) -> None:
+    """Copy boxes row by row, each voxel times the scale of its channel plus the offset."""
     pixels, batch = source.memory, target.memory
     row_step, place_step = _UNSIGNED(source.strides[2]), _UNSIGNED(target.strides[2])
     for box in range(extents.shape[0]):

@@ -111,7 +111,10 @@ def read_windows(
     read_boxes(reads)
     for window in padded:
         window.fill()
-        normalise(window.target, window.first_channel, *(normalisation or (None, None)))
+        if normalisation is not None:
+            channels = slice(window.first_channel, window.first_channel + len(window.target))
+            scale, offset = normalisation
+            normalise(window.target, window.target.ndim, scale[channels], offset[channels])
 
 
 def needed_boxes(windows: Windows, shape: Sequence[int], padding: Padding) -> tuple[Boxes, NDArray[np.int64]]:
