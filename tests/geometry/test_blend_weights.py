@@ -11,6 +11,7 @@ from patchloom.errors import GeometryError
 from patchloom.geometry.blend_weights import (
     BlendWindow,
     check_blend,
+    most_tiles_at_a_voxel,
     neighbour_shifts,
     shared_weights,
     window_profile,
@@ -29,12 +30,15 @@ def test_weights_of_all_tiles_sum_to_one_at_every_voxel(
     rule = TileRule(patch, overlap, data.draw(st.sampled_from(["centered", "grid"])))
     count = rule.count(size)
     total = np.zeros(size + patch)
+    over = np.zeros(size + patch, int)
     for tile in range(count):
         start = rule.window(tile, size, count).start
         weights = shared_weights(window, patch, neighbour_shifts(rule, size, start))
         assert (weights > 0).all()
         total[start : start + patch] += weights
+        over[start : start + patch] += 1
     np.testing.assert_allclose(total[:size], 1, rtol=0, atol=1e-14)
+    assert over[:size].max() <= most_tiles_at_a_voxel(rule, size) <= over.max()
 
 
 @pytest.mark.parametrize("window", WINDOWS)

@@ -19,6 +19,7 @@ import pytest
 from patchloom.errors import SinkError
 from patchloom.prediction import blocks, make_plan, predict
 from patchloom.prediction.ledger import ledger_path
+from patchloom.sinks import OmeZarrSink
 
 KILLS = int(os.environ.get("PATCHLOOM_TORTURE", "3"))
 
@@ -196,4 +197,44 @@ def test_a_second_run_on_the_same_output_is_refused_at_once(tmp_path: Path, imag
 
     go_on(output, model)
     assert refused
+    assert_complete(output, image)
+
+
+def test_one_of_several_outputs_that_was_shown_before_the_kill_is_left_as_it_is(
+    tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def model(batch: np.ndarray) -> dict[str, np.ndarray]:
+        return {"same": batch, "more": batch + 1}
+
+    finalise = OmeZarrSink.finalise
+    shown = []
+
+    def killed_after_the_first(sink: OmeZarrSink) -> Path:
+        if shown:
+            raise KeyboardInterrupt
+        shown.append(finalise(sink))
+        return shown[0]
+
+    output = tmp_path / "out.ome.zarr"
+    monkeypatch.setattr(OmeZarrSink, "finalise", killed_after_the_first)
+    with pytest.raises(KeyboardInterrupt):
+        go_on(output, model)
+    assert [path.exists() for path in (tmp_path / "out-same.ome.zarr", tmp_path / "out-more.ome.zarr")] == [True, False]
+    monkeypatch.setattr(OmeZarrSink, "finalise", finalise)
+    written = go_on(output, model)
+    for name, expected in (("same", image), ("more", image + 1)):
+        assert np.array_equal(predict(Copy(), written[name], patch_size=(64, 64), progress=False), expected)
+    assert {path.name for path in tmp_path.iterdir()} == {"image.npy", "out-same.ome.zarr", "out-more.ome.zarr"}
+
+
+def test_a_run_that_replaces_an_output_goes_on_without_being_told_again(
+    tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "_CHUNK_SIZE", {2: 40, 3: 16})
+    monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [2000])
+    output = tmp_path / "out.ome.zarr"
+    go_on(output, lambda batch: batch * 0)
+    with pytest.raises(RuntimeError):
+        go_on(output, Copy(fail_at=30), overwrite=True)
+    go_on(output)
     assert_complete(output, image)

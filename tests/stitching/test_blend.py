@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchloom.extraction import PatchExtractor
-from patchloom.geometry.blend_weights import BlendWindow, neighbour_shifts, shared_weights, window_profile
+from patchloom.geometry.blend_weights import BlendWindow, neighbour_shifts, tile_weights, window_profile
 from patchloom.image_stacks import ArrayStack
 from patchloom.patch_specs import PatchSpecs
 from patchloom.patching import TiledPatching
@@ -17,11 +17,10 @@ from patchloom.stitching.blend import add_blended_tile
 WINDOWS: list[BlendWindow] = ["hann", "gaussian", "linear", "mean"]
 
 
-def weights(window: BlendWindow, tiling: TiledPatching, spec: PatchSpecs) -> list[np.ndarray]:
-    return [
-        shared_weights(window, rule.patch_size, neighbour_shifts(rule, size, start))
-        for rule, size, start in zip(tiling.rules, tiling.data_shapes[0][2:], spec["coords"], strict=True)
-    ]
+def weights(window: BlendWindow, tiling: TiledPatching, spec: PatchSpecs) -> np.ndarray:
+    axes = zip(tiling.rules, tiling.data_shapes[0][2:], spec["coords"], strict=True)
+    shifts = tuple(neighbour_shifts(rule, size, start) for rule, size, start in axes)
+    return tile_weights(window, tiling.patch_size, shifts, np.dtype(np.float64))
 
 
 @settings(deadline=None, max_examples=80)

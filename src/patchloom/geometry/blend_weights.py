@@ -11,8 +11,8 @@ This holds while every tile of the plan is there; where tiles are skipped, weigh
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Literal, get_args
+from functools import lru_cache, reduce
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,6 +92,23 @@ def neighbour_shifts(rule: TileRule, size: int, start: int) -> tuple[int, ...]:
     return tuple(other - start for other in starts if abs(other - start) < rule.patch_size)
 
 
+def most_tiles_at_a_voxel(rule: TileRule, size: int) -> int:
+    """Count the tiles that lie over one voxel along an axis, where they are most.
+
+    Examples
+    --------
+    >>> most_tiles_at_a_voxel(TileRule(patch_size=8, overlap=4), size=16)
+    2
+    >>> most_tiles_at_a_voxel(TileRule(patch_size=8, overlap=4), size=17)  # the last tile was moved inside
+    3
+    """
+    count = rule.count(size)
+    last = rule.window(count - 1, size, count).start
+    at_the_end = neighbour_shifts(rule, size, last)
+    crowd = max(sum(here - rule.patch_size < other <= here for other in at_the_end) for here in at_the_end)
+    return max(crowd, min(count, -(-rule.patch_size // rule.core)))
+
+
 @lru_cache(maxsize=1024)
 def shared_weights(window: BlendWindow, size: int, shifts: tuple[int, ...]) -> NDArray[np.float64]:
     """Weigh the voxels of a tile along one axis so that the weights of all tiles over a voxel of the image sum to one.
@@ -123,3 +140,36 @@ def shared_weights(window: BlendWindow, size: int, shifts: tuple[int, ...]) -> N
     weights: NDArray[np.float64] = profile / total
     weights.flags.writeable = False
     return weights
+
+
+@lru_cache(maxsize=4)
+def tile_weights(
+    window: BlendWindow, sizes: tuple[int, ...], shifts: tuple[tuple[int, ...], ...], dtype: np.dtype[np.floating[Any]]
+) -> NDArray[np.floating[Any]]:
+    """Weigh all voxels of a tile: the product of its axes, rounded once.
+
+    Parameters
+    ----------
+    window : {"hann", "gaussian", "linear", "mean"}
+        The blending window.
+    sizes : tuple of int
+        Size of the tile, `(z,) y, x`.
+    shifts : tuple of tuple of int
+        What `neighbour_shifts` found along each axis. A run meets few of them at a time, so few are kept.
+    dtype : numpy dtype
+        A float.
+
+    Returns
+    -------
+    array
+        Of the tile's size and this dtype; read-only.
+
+    Examples
+    --------
+    >>> tile_weights("linear", (1, 4), ((0,), (0, 2)), np.dtype("float32")).tolist()
+    [[1.0, 1.0, 0.75, 0.25]]
+    """
+    axes = [shared_weights(window, size, axis_shifts) for size, axis_shifts in zip(sizes, shifts, strict=True)]
+    product = reduce(np.multiply.outer, axes).astype(dtype)
+    product.flags.writeable = False
+    return product

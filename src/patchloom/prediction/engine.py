@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -37,6 +38,9 @@ class BlockWriter(Protocol):
 
     def is_done(self, data_idx: int, block: int) -> bool:
         """Whether a block was written, now or by an earlier run."""
+
+    def lend(self, data_idx: int, block: int) -> Sequence[NDArray[Any] | None]:
+        """Give the memory in which a block will be, `C(Z)YX` for each output that has any."""
 
     def write(self, data_idx: int, block: int, outputs: Sequence[NDArray[Any]]) -> None:
         """Write one block, `C(Z)YX` for each output; called from one thread, in the order of the blocks."""
@@ -205,7 +209,10 @@ class _Stitcher:
         plan = engine.plan
         self._engine = engine
         self._write = write
-        self._blocks = [OpenBlocks(plan, data_idx, forms) for data_idx, forms in enumerate(plan.forms)]
+        self._blocks = [
+            OpenBlocks(plan, data_idx, forms, partial(engine.writer.lend, data_idx))
+            for data_idx, forms in enumerate(plan.forms)
+        ]
         self._schedules = [plan.schedule(data_idx) for data_idx in range(len(plan.stacks))]
         self._pending: deque[tuple[int, Future[None]]] = deque()
 

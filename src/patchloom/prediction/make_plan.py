@@ -73,7 +73,8 @@ def plan(
     blend : {"hann", "gaussian", "linear", "mean"}, optional
         Blend overlapping tiles with this window. By default each voxel is cropped from one tile.
     seams : {"centered", "grid"}, optional
-        Where kept windows meet, see `TiledPatching`; chosen by the size of the images where not given.
+        Where kept windows meet, see `TiledPatching`; chosen by the size of the images where not given. Blending has no
+        seams, and takes the tiles of `"centered"`, which are fewest.
     origin_multiple : int or sequence of int
         Every tile starts on a multiple of this: the stride of a network whose output depends on it.
     padding : {"reflect", "edge", "wrap", "constant"}
@@ -139,6 +140,7 @@ def plan(
         origin_multiple=origin_multiple,
         margin=margin,
         coarsest=coarsest,
+        blended=blend is not None,
     )
     unbound = PredictionPlan(
         stacks=tuple(stacks),
@@ -203,6 +205,7 @@ def _tiling(
     origin_multiple: int | Sequence[int],
     margin: tuple[int, ...],
     coarsest: tuple[int, ...],
+    blended: bool,
 ) -> TiledPatching:
     n_dims = len(size)
     shared = description.overlaps if overlaps is None else spatial_tuple("overlaps", overlaps, n_dims, least=0)
@@ -218,7 +221,7 @@ def _tiling(
         data_shapes,
         [side - 2 * lost for side, lost in zip(size, margin, strict=True)],
         [max(0, voxels - 2 * lost) for voxels, lost in zip(shared, margin, strict=True)],
-        seams=seams or choose_seams(data_shapes),
+        seams=seams or ("centered" if blended else choose_seams(data_shapes)),
         origin_multiple=[lcm(own, step) for own, step in zip(multiples, coarsest, strict=True)],
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.errors import StitchError
-from patchloom.geometry.blend_weights import neighbour_shifts, shared_weights
+from patchloom.geometry.blend_weights import neighbour_shifts, tile_weights
 from patchloom.patch_specs import TileSpecs
 from patchloom.prediction.batch_prediction import to_dtype
 from patchloom.prediction.output_form import OutputForm
@@ -40,11 +40,14 @@ class OpenBlocks:
         Which image.
     forms : sequence of OutputForm
         The outputs of the model for this image.
+    lend : callable
+        Gives for the number of a block, output by output, the memory in which it will be in the end, or `None`.
     """
 
     plan: PredictionPlan
     data_idx: int
     forms: Sequence[OutputForm]
+    lend: Callable[[int], Sequence[NDArray[Any] | None]]
     _buffers: dict[int, list[_Buffer]] = field(default_factory=dict)
 
     def add(self, number: int, spec: TileSpecs, tiles: Sequence[NDArray[Any]]) -> None:
@@ -61,7 +64,10 @@ class OpenBlocks:
         """
         window = self.plan.blocks[self.data_idx][number].window
         if number not in self._buffers:
-            self._buffers[number] = [self._empty(form, window) for form in self.forms]
+            lent = self.lend(number)
+            self._buffers[number] = [
+                self._empty(form, window, memory) for form, memory in zip(self.forms, lent, strict=True)
+            ]
         for form, tile, buffer in zip(self.forms, tiles, self._buffers[number], strict=True):
             if self.plan.blend is None:
                 buffer.copied += paste_tile(tile, _scaled(spec, form), buffer.values, form.window(window))
@@ -105,24 +111,30 @@ class OpenBlocks:
             for channels, dtype in [self.plan.stored(form)]
         ]
 
-    def _empty(self, form: OutputForm, window: Sequence[slice]) -> _Buffer:
-        shape = (form.n_channels, *(part.stop - part.start for part in form.window(window)))
-        make = np.empty if self.plan.blend is None else np.zeros
-        return _Buffer(make(shape, self.plan.accumulator(form)))
+    def _empty(self, form: OutputForm, window: Sequence[slice], memory: NDArray[Any] | None) -> _Buffer:
+        """Make a buffer: in the memory of the output itself where what is put together there is what is written."""
+        dtype = self.plan.accumulator(form)
+        if memory is None or self.plan.reduction is not None or memory.dtype != dtype:
+            memory = np.empty((form.n_channels, *(part.stop - part.start for part in form.window(window))), dtype)
+        if self.plan.blend is not None:
+            memory[...] = 0
+        return _Buffer(memory)
 
-    def _weights(self, spec: TileSpecs, form: OutputForm) -> list[NDArray[np.float64]]:
+    def _weights(self, spec: TileSpecs, form: OutputForm) -> NDArray[np.floating[Any]]:
         blend = self.plan.blend
         assert blend is not None  # noqa: S101  # add asks only then
-        spatial_shape = self.plan.blocks[self.data_idx].spatial_shape
-        axes = zip(self.plan.tiling.rules, spatial_shape, spec["coords"], form.scale, strict=True)
-        return [
-            shared_weights(
-                blend,
-                int(rule.patch_size * factor),
-                tuple(int(shift * factor) for shift in neighbour_shifts(rule, size, start)),
-            )
+        axes = zip(
+            self.plan.tiling.rules,
+            self.plan.blocks[self.data_idx].spatial_shape,
+            spec["coords"],
+            form.scale,
+            strict=True,
+        )
+        shifts = tuple(
+            tuple(int(shift * factor) for shift in neighbour_shifts(rule, size, start))
             for rule, size, start, factor in axes
-        ]
+        )
+        return tile_weights(blend, form.size(self.plan.tiling.patch_size), shifts, self.plan.accumulator(form))
 
 
 def _scaled(spec: TileSpecs, form: OutputForm) -> TileSpecs:

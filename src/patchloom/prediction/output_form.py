@@ -46,11 +46,13 @@ class OutputForm:
 
     def place(self, coords: Sequence[int]) -> tuple[int, ...]:
         """Turn a position in the input, `(z,) y, x`, into one in the output; it must be a whole number there."""
-        return tuple(int(coord * factor) for coord, factor in zip(coords, self.scale, strict=True))
+        factors = zip(coords, self.scale, strict=True)
+        return tuple(int(coord) if factor == 1 else int(coord * factor) for coord, factor in factors)
 
     def size(self, sizes: Sequence[int]) -> tuple[int, ...]:
         """Turn a size or an end of the input into one of the output; a part of a voxel counts as one."""
-        return tuple(-int(-size * factor // 1) for size, factor in zip(sizes, self.scale, strict=True))
+        factors = zip(sizes, self.scale, strict=True)
+        return tuple(int(size) if factor == 1 else -int(-size * factor // 1) for size, factor in factors)
 
     def window(self, window: Sequence[slice]) -> tuple[slice, ...]:
         """Turn a window of the input into one of the output."""

@@ -21,7 +21,7 @@ from patchloom.prediction.destinations import output_path
 from patchloom.prediction.ledger import Ledger
 from patchloom.prediction.output_form import OutputForm
 from patchloom.prediction.plan import PredictionPlan
-from patchloom.sinks import ImageSink, OutputLock, ResumableSink, open_sink, partial_path
+from patchloom.sinks import ImageSink, OffersBuffer, OutputLock, ResumableSink, open_sink, partial_path
 
 Result = NDArray[Any] | Path | dict[str, Any]
 """An image or where it is; by the names of the outputs, where a model has several."""
@@ -82,7 +82,7 @@ class Outputs:
             if data_idx in self._ledger.finished and all(path.exists() for path in self._paths(data_idx)):
                 self._done[data_idx] = set(range(len(self._plan.blocks[data_idx])))
                 self.results[data_idx] = self._named(data_idx, self._paths(data_idx))
-            elif all(partial_path(path).exists() for path in self._paths(data_idx)):
+            elif any(partial_path(path).exists() for path in self._paths(data_idx)):
                 self._resume(data_idx, self._ledger)
         return self
 
@@ -97,6 +97,17 @@ class Outputs:
         """Whether a block was written, now or by an earlier run."""
         return block in self._done[data_idx]
 
+    def lend(self, data_idx: int, block: int) -> Sequence[NDArray[Any] | None]:
+        """Give the memory in which a block will be, `C(Z)YX` for each output that is an array."""
+        if self._destinations[data_idx] is not None:
+            return [None] * len(self._plan.forms[data_idx])
+        if data_idx not in self._sinks:
+            self._sinks[data_idx] = self._open(data_idx)
+        return [
+            sink.buffer(self._region(data_idx, block, form))[0] if isinstance(sink, OffersBuffer) else None
+            for sink, form in zip(self._sinks[data_idx], self._plan.forms[data_idx], strict=True)
+        ]
+
     def write(self, data_idx: int, block: int, outputs: Sequence[NDArray[Any]]) -> None:
         """Write one block to all outputs, write it down, and complete the image if it was the last.
 
@@ -106,7 +117,7 @@ class Outputs:
             If an output cannot be written.
         """
         if data_idx not in self._sinks:
-            self._sinks[data_idx] = self._open(data_idx, resume=False)
+            self._sinks[data_idx] = self._open(data_idx)
         records = []
         for sink, form, values in zip(self._sinks[data_idx], self._plan.forms[data_idx], outputs, strict=True):
             region = self._region(data_idx, block, form)
@@ -153,30 +164,35 @@ class Outputs:
 
     def _resume(self, data_idx: int, ledger: Ledger) -> None:
         """Open the outputs that an earlier run began, and take over what it finished."""
-        self._sinks[data_idx] = sinks = self._open(data_idx, resume=True)
+        self._sinks[data_idx] = sinks = self._open(data_idx)
         for (image, block), records in list(ledger.blocks.items()):
             if image == data_idx and len(records) == len(sinks) and _restored(sinks, records):
                 self._done[data_idx].add(block)
 
-    def _open(self, data_idx: int, *, resume: bool) -> list[ImageSink]:
+    def _open(self, data_idx: int) -> list[ImageSink]:
+        """Open all outputs of an image; those that an earlier run began are gone on with."""
         sinks: list[ImageSink] = []
         try:
             for form in self._plan.forms[data_idx]:
-                sinks.append(self._open_one(data_idx, form, resume=resume))  # noqa: PERF401  # to abort those opened
+                sinks.append(self._open_one(data_idx, form))  # noqa: PERF401  # those opened are let go of
         except BaseException:
-            for sink in sinks:
-                sink.abort()
+            self._sinks[data_idx] = sinks
+            self._let_go(data_idx)
             raise
         return sinks
 
-    def _open_one(self, data_idx: int, form: OutputForm, *, resume: bool) -> ImageSink:
+    def _open_one(self, data_idx: int, form: OutputForm) -> ImageSink:
+        destination = self._destinations[data_idx]
+        path = None if destination is None else output_path(destination, form.name)
+        begun = path is not None and self._ledger is not None and partial_path(path).exists()
+        if path is not None and not begun and path.exists() and self._is_all_recorded(data_idx):
+            return _ShownAlready(path)
         stack, grid = self._plan.stacks[data_idx], self._plan.blocks[data_idx]
         n_channels, dtype = self._plan.stored(form)
         axes_map = AxesMap(stack.original_axes, tuple(stack.original_data_shape))
-        destination = self._destinations[data_idx]
         block_shape = form.size(grid.block_shape)
         return open_sink(
-            None if destination is None else output_path(destination, form.name),
+            path,
             axes_map=axes_map.with_channels(n_channels).with_spatial(form.size(grid.spatial_shape)),
             dtype=dtype,
             chunk_shape=(1, 1, *choose_chunk(block_shape)),
@@ -185,9 +201,13 @@ class Outputs:
             pyramid=self._pyramid,
             version=self._version,
             overwrite=self._overwrite,
-            resume=resume,
+            resume=begun,
             lock=self._lock if len(self._plan.stacks) == 1 and not form.name else None,
         )
+
+    def _is_all_recorded(self, data_idx: int) -> bool:
+        n_blocks = len(self._plan.blocks[data_idx])
+        return self._ledger is not None and sum(image == data_idx for image, _ in self._ledger.blocks) == n_blocks
 
     def _region(self, data_idx: int, block: int, form: OutputForm) -> tuple[slice, ...]:
         place = self._plan.blocks[data_idx][block]
@@ -207,14 +227,34 @@ class Outputs:
         return results[0] if names == [""] else dict(zip(names, results, strict=True))
 
 
+class _ShownAlready:
+    """Stands for one of several outputs that was complete and shown when a run was killed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    data_shape: tuple[int, ...] = ()
+    data_dtype: Any = None
+
+    def write(self, region: tuple[slice, ...], block: NDArray[Any]) -> None:
+        raise SinkError(
+            f"{self._path} is complete, and block {region} is not: start afresh with overwrite=True (--overwrite)"
+        )
+
+    def finalise(self) -> Path:
+        return self._path
+
+    def abort(self) -> None:
+        """Leave it: it is complete."""
+
+
 def _restored(sinks: Sequence[ImageSink], records: Sequence[Any]) -> bool:
     """Whether all outputs of a block are still there; if one is not, the block is computed again."""
-    try:
-        for sink, record in zip(sinks, records, strict=True):
-            if isinstance(sink, ResumableSink):
-                sink.restore(record)
-    except SinkError:
+    pairs = [(sink, record) for sink, record in zip(sinks, records, strict=True) if isinstance(sink, ResumableSink)]
+    if not all(sink.has_block(record) for sink, record in pairs):
         return False
+    for sink, record in pairs:
+        sink.restore(record)
     return True
 
 

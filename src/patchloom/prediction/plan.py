@@ -6,12 +6,13 @@ import hashlib
 import json
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from patchloom.geometry.blend_weights import BlendWindow
+from patchloom.geometry.blend_weights import BlendWindow, most_tiles_at_a_voxel
 from patchloom.geometry.padding import Padding
 from patchloom.geometry.tile_rule import Seams
 from patchloom.image_stacks import ImageStack
@@ -24,6 +25,8 @@ from patchloom.prediction.normalisation import Normalisation
 from patchloom.prediction.output_form import OutputForm
 from patchloom.prediction.reductions import Reduction
 from patchloom.prediction.schedule import TileSchedule
+
+_TILES_IN_FLOAT32 = 8
 
 
 @dataclass(frozen=True)
@@ -184,8 +187,20 @@ class PredictionPlan:
     def accumulator(self, form: OutputForm) -> np.dtype[Any]:
         """Dtype in which a block is put together: for blending a float that holds the model's own exactly enough."""
         if self.blend is not None:
-            return np.dtype(np.float32) if form.dtype == bool else np.result_type(form.dtype, np.float32)
+            # Each tile that is added brings a rounding: up to eight keep float32 within four units in the last place.
+            least = np.float32 if self._most_tiles_at_a_voxel <= _TILES_IN_FLOAT32 else np.float64
+            return np.dtype(least) if form.dtype == bool else np.result_type(form.dtype, least)
         return form.dtype if self.reduction is not None or self.dtype is None else self.dtype
+
+    @cached_property
+    def _most_tiles_at_a_voxel(self) -> int:
+        return max(
+            prod(
+                most_tiles_at_a_voxel(rule, size)
+                for rule, size in zip(self.tiling.rules, grid.spatial_shape, strict=True)
+            )
+            for grid in self.blocks
+        )
 
     @property
     def memory(self) -> MemoryUse:

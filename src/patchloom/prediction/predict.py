@@ -112,8 +112,8 @@ def predict(
     """
     series = is_series(sources)
     begun = None if output is None or overwrite else read_header(ledger_path(output))
-    if memory_limit is None and begun is not None:
-        memory_limit = begun["memory limit"]  # another one would mean other blocks
+    if begun is not None:
+        memory_limit = memory_limit or begun["memory limit"]  # another one would mean other blocks
     settings: dict[str, Any] = {
         "model": model,
         "patch_size": patch_size,
@@ -146,7 +146,7 @@ def predict(
                     lock=lock,
                     pyramid=pyramid,
                     version=ome_zarr_version,
-                    overwrite=overwrite,
+                    overwrite=overwrite or (begun is not None and begun["overwrite"]),
                 ),
                 keep_going=keep_going,
                 progress=progress,
@@ -280,6 +280,7 @@ def _ledger(output: str | Path | None, prepared: PredictionPlan, *, overwrite: b
         "memory limit": prepared.memory_limit,
         "n_blocks": prepared.n_blocks,
         "n_images": len(prepared.stacks),
+        "overwrite": overwrite,
         "settings": prepared.settings,
     }
     ledger = Ledger(path, header)

@@ -16,7 +16,7 @@ a block gets its tiles depends on the schedule only, so a run that was resumed a
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -101,14 +101,19 @@ class TileSchedule:
         number : int
             Number of the block in whose turn it is computed.
         """
+        if not self.handed_over:
+            yield number
+            return
         sample_idx, position = self.blocks.position(number)
         grid = self.tiling.grid_shape(self.data_idx)
-        local = (tile - self.tiling.get_patch_indices(self.data_idx).start) % prod(grid)
-        ranges = []
-        for axis, tile_number in enumerate(np.unravel_index(local, grid)):
-            first, last = self._served[axis][:, tile_number].tolist()
-            ranges.append(range(first, last + 1) if self._is_handed_over(axis) else [position[axis]])
-        for served in itertools.product(*ranges):
+        rest = tile - self.tiling.get_patch_indices(self.data_idx).start
+        ranges: list[Sequence[int]] = []
+        for axis in range(len(grid) - 1, -1, -1):
+            rest, place = divmod(rest, grid[axis])
+            first, last = self._served[axis]
+            handed_over = self._is_handed_over(axis)
+            ranges.append(range(int(first[place]), int(last[place]) + 1) if handed_over else (position[axis],))
+        for served in itertools.product(*reversed(ranges)):
             yield self.blocks.number(sample_idx, served)
 
     @property
