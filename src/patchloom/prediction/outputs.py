@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -72,6 +73,7 @@ class Outputs:
         self._overwrite = overwrite
         self._sinks: dict[int, list[ImageSink]] = {}
         self._done: dict[int, set[int]] = {data_idx: set() for data_idx in range(len(plan.stacks))}
+        self._arrays = Lock()  # a sink is for one thread at a time, and that of an array lends while another writes
         self.results: dict[int, Result] = {}
         """What came of each image that is complete."""
 
@@ -101,12 +103,13 @@ class Outputs:
         """Give the memory in which a block will be, `C(Z)YX` for each output that is an array."""
         if self._destinations[data_idx] is not None:
             return [None] * len(self._plan.forms[data_idx])
-        if data_idx not in self._sinks:
-            self._sinks[data_idx] = self._open(data_idx)
-        return [
-            sink.buffer(self._region(data_idx, block, form))[0] if isinstance(sink, OffersBuffer) else None
-            for sink, form in zip(self._sinks[data_idx], self._plan.forms[data_idx], strict=True)
-        ]
+        with self._arrays:
+            if data_idx not in self._sinks:
+                self._sinks[data_idx] = self._open(data_idx)
+            return [
+                sink.buffer(self._region(data_idx, block, form))[0] if isinstance(sink, OffersBuffer) else None
+                for sink, form in zip(self._sinks[data_idx], self._plan.forms[data_idx], strict=True)
+            ]
 
     def write(self, data_idx: int, block: int, outputs: Sequence[NDArray[Any]]) -> None:
         """Write one block to all outputs, write it down, and complete the image if it was the last.
@@ -121,7 +124,8 @@ class Outputs:
         records = []
         for sink, form, values in zip(self._sinks[data_idx], self._plan.forms[data_idx], outputs, strict=True):
             region = self._region(data_idx, block, form)
-            sink.write(region, values[np.newaxis])
+            with self._arrays if self._destinations[data_idx] is None else nullcontext():
+                sink.write(region, values[np.newaxis])
             if isinstance(sink, ResumableSink):
                 records.append(sink.block_record(region))
         if self._ledger is not None:
@@ -237,11 +241,13 @@ class _ShownAlready:
     data_dtype: Any = None
 
     def write(self, region: tuple[slice, ...], block: NDArray[Any]) -> None:
+        """Refuse: all blocks are recorded, so none is written."""
         raise SinkError(
-            f"{self._path} is complete, and block {region} is not: start afresh with overwrite=True (--overwrite)"
+            f"{self._path} is complete, and {block.shape} for {region} comes late: start afresh with overwrite"
         )
 
     def finalise(self) -> Path:
+        """Say where it is."""
         return self._path
 
     def abort(self) -> None:
