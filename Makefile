@@ -20,7 +20,7 @@ INTEROP ?= .venv-interop
 PEER    := careamics==0.3.5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench interop changelog constraints clean
+.PHONY: help demo test torture lint format bench interop changelog constraints clean
 
 help:  ## Say what there is to make
 	@grep -hE '^[a-z]+:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -40,6 +40,9 @@ lint: $(VENV)/.lint  ## Check style, types and layers
 format: $(VENV)/.lint  ## Mend what can be mended without thinking
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+torture: $(VENV)/.test  ## Kill runs fifty times and see that nothing is lost: some twenty minutes
+	PATCHLOOM_TORTURE=50 PATCHLOOM_KILLS=50 $(BIN)/python -m pytest tests/prediction/test_resume.py tests/sinks/test_resume.py $(ARGS)
 
 bench: $(VENV)/.test  ## Measure, as ratios against a floor
 	@for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
