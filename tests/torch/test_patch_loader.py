@@ -23,6 +23,13 @@ def dataset(inputs, patching) -> PatchDataset:
     return PatchDataset(inputs, patching, inputs)
 
 
+def at_epoch(dataset: PatchDataset, epoch: int) -> PatchLoader:
+    """Make a loader of one batch, of an epoch."""
+    loader = PatchLoader(dataset, 24, shuffle=True)
+    loader.sampler.set_epoch(epoch)
+    return loader
+
+
 def loader_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("patchloom")]
 
@@ -90,20 +97,27 @@ def test_what_is_prepared_ahead_is_bounded(dataset, monkeypatch):
     del epoch
 
 
-def test_the_network_does_not_wait_for_what_was_prepared_meanwhile(dataset, monkeypatch):
-    started, may_end = threading.Event(), threading.Event()
-
-    def slow(keys, allocate):
-        started.set()
-        assert may_end.wait(10)
-        return Patch(torch.zeros(1, 1), {})
-
-    monkeypatch.setattr(dataset, "read_batch", slow)
+def test_the_next_batch_is_prepared_before_it_is_asked_for(dataset, monkeypatch):
+    prepared = [threading.Event() for _ in range(24)]
+    read = iter(prepared)
+    monkeypatch.setattr(dataset, "read_batch", lambda keys, allocate: [str(next(read).set())])
     epoch = iter(PatchLoader(dataset, 1))
 
-    assert started.wait(10)  # before anything was asked for
-    may_end.set()
     next(epoch)
+
+    assert prepared[1].wait(10)
+    del epoch
+
+
+def test_nothing_begins_before_the_first_batch_is_asked_for(dataset):
+    loader = PatchLoader(dataset, 24, shuffle=True)
+    epoch = iter(loader)
+
+    loader.sampler.set_epoch(5)
+
+    assert not loader_threads()
+    assert decollate(next(epoch).specs) == decollate(next(iter(at_epoch(dataset, 5))).specs)
+    epoch = iter(loader)
     del epoch
 
 

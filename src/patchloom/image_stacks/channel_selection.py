@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ from numpy.typing import NDArray
 
 from patchloom.errors import GeometryError
 from patchloom.geometry.checks import whole_number
-from patchloom.image_stacks.image_stack import HasFiles, HasStorageGrid, HoldsPixels, ImageStack, Region
+from patchloom.image_metadata import ImageMetadata
+from patchloom.image_stacks.image_stack import (
+    HasFiles,
+    HasMetadata,
+    HasStorageGrid,
+    HoldsPixels,
+    ImageStack,
+    Region,
+)
 from patchloom.image_stacks.region_reads import read_regions
 
 
@@ -66,6 +75,16 @@ class _Channels:
         pixels = self.whole.pixels if isinstance(self.whole, HoldsPixels) else None
         runs = _runs(self.chosen)
         return None if pixels is None or len(runs) > 1 else pixels[:, runs[0]]
+
+    @property
+    def metadata(self) -> ImageMetadata:
+        """See `HasMetadata.metadata`."""
+        metadata = self.whole.metadata if isinstance(self.whole, HasMetadata) else ImageMetadata()
+        names, colors = (
+            tuple(of_channels[channel] for channel in self.chosen) if of_channels else ()
+            for of_channels in (metadata.channel_names, metadata.channel_colors)
+        )
+        return replace(metadata, channel_names=names, channel_colors=colors)
 
     @property
     def files(self) -> Sequence[Path]:

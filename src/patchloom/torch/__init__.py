@@ -1,4 +1,10 @@
-"""Datasets, samplers and loaders that feed a network of PyTorch; needs the extra `torch`."""
+"""Datasets, samplers and loaders that feed a network of PyTorch; needs the extra `torch`.
+
+What is for Lightning needs the extra `lightning` as well, and is imported when it is first used.
+"""
+
+from importlib import import_module
+from typing import Any
 
 from patchloom._optional import require
 
@@ -12,16 +18,34 @@ from patchloom.torch.patch_dataset import PatchDataset  # noqa: E402
 from patchloom.torch.patch_keys import PatchKey  # noqa: E402
 from patchloom.torch.patch_loader import PatchLoader  # noqa: E402
 from patchloom.torch.patches import Patch, PatchPair  # noqa: E402
+from patchloom.torch.tile_writer import TileOrder, TileWriter  # noqa: E402
+
+_OF_LIGHTNING = {
+    "PatchDataModule": "patchloom.torch.data_module",
+    "StitchingWriter": "patchloom.torch.stitching_writer",
+}
 
 __all__ = [
     "EpochSampler",
     "FlipsAndTurns",
     "LocalitySampler",
     "Patch",
+    "PatchDataModule",
     "PatchDataset",
     "PatchKey",
     "PatchLoader",
     "PatchPair",
+    "StitchingWriter",
+    "TileOrder",
+    "TileWriter",
     "collate",
     "decollate",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _OF_LIGHTNING:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    require("lightning.pytorch", extra="lightning")
+    value = globals()[name] = getattr(import_module(_OF_LIGHTNING[name]), name)
+    return value

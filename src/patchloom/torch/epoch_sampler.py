@@ -29,7 +29,7 @@ class YieldsKeyBatches(Protocol):
     """A sampler that gives the keys of a whole batch as one."""
 
     def key_batches(self, batch_size: int, *, drop_last: bool) -> Iterator[PatchKeys]:
-        """Begin an epoch, as `iter` does, and give its keys batch by batch."""
+        """Begin an epoch at once, and give its keys batch by batch."""
 
 
 @runtime_checkable
@@ -46,8 +46,8 @@ class KeepsState(Protocol):
 class EpochSampler(torch.utils.data.Sampler[PatchKey]):
     """Goes through all patches of a plan in each epoch; every key says which epoch it is of.
 
-    The order is a pure function of (seed, epoch), and no list is kept of it. Each `iter` begins the next epoch, so nothing
-    needs to be told when one ends; `set_epoch` begins another.
+    The order is a pure function of (seed, epoch), and no list is kept of it. Each iteration is the next epoch, so nothing needs
+    to be told when one ends; `set_epoch` chooses another.
 
     Parameters
     ----------
@@ -113,16 +113,19 @@ class EpochSampler(torch.utils.data.Sampler[PatchKey]):
         return self._length
 
     def __iter__(self) -> Iterator[PatchKey]:
-        epoch, start, order = self._begin()
-        return self._keys(epoch, start, order)
+        epoch, start, order = self._begin()  # when the first key is asked for, so that the epoch may be told before
+        for first in range(start, len(self), _AT_ONCE):
+            for index in self._indices(order, first, min(first + _AT_ONCE, len(self))).tolist():
+                self._count(epoch, 1)
+                yield PatchKey(epoch, index)
 
     def key_batches(self, batch_size: int, *, drop_last: bool) -> Iterator[PatchKeys]:
-        """Begin an epoch, and give its keys batch by batch; see `YieldsKeyBatches`."""
+        """Begin an epoch at once, and give its keys batch by batch; see `YieldsKeyBatches`."""
         epoch, start, order = self._begin()
         return self._key_batches(epoch, start, order, batch_size, drop_last=drop_last)
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next `iter` begin an epoch; one that was to be resumed is, if it is this one."""
+        """Let the next iteration be that of an epoch; one that was to be resumed is, if it is this one."""
         if checked_epoch(epoch) != self._next:
             self._next, self._resume_at = epoch, 0
 
@@ -144,7 +147,7 @@ class EpochSampler(torch.utils.data.Sampler[PatchKey]):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next `iter` go on where a state was taken.
+        """Let the next iteration go on where a state was taken.
 
         Raises
         ------
@@ -178,12 +181,6 @@ class EpochSampler(torch.utils.data.Sampler[PatchKey]):
 
     def _indices(self, order: Order, start: int, stop: int) -> NDArray[np.int64]:
         return order(self._places(start, stop) % self.n_patches)
-
-    def _keys(self, epoch: int, start: int, order: Order) -> Iterator[PatchKey]:
-        for first in range(start, len(self), _AT_ONCE):
-            for index in self._indices(order, first, min(first + _AT_ONCE, len(self))).tolist():
-                self._count(epoch, 1)
-                yield PatchKey(epoch, index)
 
     def _key_batches(
         self, epoch: int, start: int, order: Order, batch_size: int, *, drop_last: bool

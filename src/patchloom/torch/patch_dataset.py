@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import get_args
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 
 from patchloom.errors import GeometryError, SourceError
+from patchloom.extraction import ChunkPool
 from patchloom.geometry.padding import Padding
 from patchloom.image_stacks import ImageStack
 from patchloom.patch_specs import PatchSpecs
@@ -51,6 +53,9 @@ class PatchDataset(PlannedDataset):
         name all channels of the images, chosen or not; see `patchloom.prediction.normalisation.measure_normalisation`.
     padding : {"constant", "reflect", "edge", "wrap"}
         What stands outside the images.
+    pool : ChunkPool, optional
+        Keeps decoded chunks, so that each serves many patches; made for a `LocalitySampler`. In a worker process it begins
+        empty. It is closed by whoever made it.
     nan : {"raise", "skip", "keep"}
         What becomes of a patch with a NaN, in the input or the target. With `"skip"` another patch of the plan, drawn by
         (seed, epoch, index), stands in for it. With `"skip"` and `"keep"` the place of the first is said in a warning, once.
@@ -88,6 +93,7 @@ class PatchDataset(PlannedDataset):
         normalisation: ScaleAndOffset | Sequence[ScaleAndOffset] | None = None,
         target_normalisation: ScaleAndOffset | Sequence[ScaleAndOffset] | None = None,
         padding: Padding = "reflect",
+        pool: ChunkPool | None = None,
         nan: NanPolicy = "raise",
         augmentation: FlipsAndTurns | None = None,
         transform: Transform | None = None,
@@ -98,19 +104,12 @@ class PatchDataset(PlannedDataset):
             raise GeometryError(f"nan is {nan!r}: it must be one of {', '.join(map(repr, get_args(NanPolicy)))}")
         self.nan = nan
         self._nan_reported = False
-        self._series = [
-            SeriesReader(inputs, channels=channels, dtype=dtype, normalisation=normalisation, padding=padding)
-        ]
+        series = partial(SeriesReader, padding=padding, pool=pool)
+        self._series = [series(inputs, channels=channels, dtype=dtype, normalisation=normalisation)]
         if targets is not None:
             _check_pairs(inputs, targets)
             self._series.append(
-                SeriesReader(
-                    targets,
-                    channels=target_channels,
-                    dtype=target_dtype,
-                    normalisation=target_normalisation,
-                    padding=padding,
-                )
+                series(targets, channels=target_channels, dtype=target_dtype, normalisation=target_normalisation)
             )
         _check_plan(patching, inputs)
 

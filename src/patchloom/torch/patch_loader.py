@@ -62,6 +62,9 @@ class PatchLoader(Iterable[Any]):
     (64, 64)
     """
 
+    batch_sampler = None
+    """Batches are made of the sampler's keys: what a `DataLoader` says by this too, to those who ask."""
+
     def __init__(
         self,
         dataset: ReadsBatches,
@@ -101,12 +104,16 @@ class PatchLoader(Iterable[Any]):
         return n_patches // self.batch_size if self.drop_last else -(-n_patches // self.batch_size)
 
     def __iter__(self) -> Iterator[Any]:
+        epoch = _Epoch(self)
+        self._running.add(epoch)
+        return epoch
+
+    def _begin(self) -> Preparation[Any]:
+        """Begin an epoch."""
         allocate = pinned if self.pin_memory else self._memory
         keys = self._key_batches()
         self._used = self.sampler.state_dict()["position"] if isinstance(self.sampler, KeepsState) else 0
-        epoch = _Epoch(self, Preparation((self.dataset.read_batch(batch, allocate) for batch in keys), self._prefetch))
-        self._running.add(epoch)
-        return epoch
+        return Preparation((self.dataset.read_batch(batch, allocate) for batch in keys), self._prefetch)
 
     def close(self) -> None:
         """Stop what is being prepared and wait for the thread, if there is one. The loader may be iterated again."""
@@ -163,26 +170,29 @@ class PatchLoader(Iterable[Any]):
 
 
 class _Epoch(Iterator[Any]):
-    """One iteration over a loader."""
+    """One iteration over a loader, which begins when the first batch is asked for: a sampler may be told the epoch before."""
 
-    def __init__(self, loader: PatchLoader, batches: Preparation[Any]) -> None:
+    def __init__(self, loader: PatchLoader) -> None:
         self._loader = loader
-        self._batches = batches
+        self._batches: Preparation[Any] | None = None
         self._is_over = False
 
     def __next__(self) -> Any:
         if self._is_over:
             raise StopIteration
+        if self._batches is None:
+            self._batches = self._loader._begin()  # noqa: SLF001  # a part of the loader
         batch = next(self._batches, None)
         self._is_over = batch is None
-        self._loader._count_used(None if batch is None else len(batch[0]))  # noqa: SLF001  # its own iteration
+        self._loader._count_used(None if batch is None else len(batch[0]))  # noqa: SLF001
         if batch is None:
             raise StopIteration
         return batch
 
     def close(self) -> None:
         self._is_over = True
-        self._batches.close()
+        if self._batches is not None:
+            self._batches.close()
 
 
 def _at_least_one(name: str, value: int) -> int:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 
 from patchloom.errors import GeometryError
-from patchloom.extraction import PatchExtractor
+from patchloom.extraction import ChunkPool, PatchExtractor
 from patchloom.geometry.padding import Padding
 from patchloom.image_stacks import ImageStack, select_channels
 from patchloom.spec_table import SpecTable
@@ -34,6 +34,8 @@ class SeriesReader:
         For the whole series, or one for each stack.
     padding : {"constant", "reflect", "edge", "wrap"}
         What stands outside the images.
+    pool : ChunkPool, optional
+        Keeps decoded chunks, so that each serves many patches.
 
     Raises
     ------
@@ -50,9 +52,10 @@ class SeriesReader:
         dtype: DTypeLike = np.float32,
         normalisation: ScaleAndOffset | Sequence[ScaleAndOffset] | None = None,
         padding: Padding = "reflect",
+        pool: ChunkPool | None = None,
     ) -> None:
         chosen = stacks if channels is None else [select_channels(stack, channels) for stack in stacks]
-        self._extractor = PatchExtractor(chosen, padding)
+        self._extractor = PatchExtractor(chosen, padding, pool=pool)
         self.image_stacks = self._extractor.image_stacks
         self.dtype = np.dtype(dtype)
         self._torch_dtype = _torch_dtype(self.dtype)

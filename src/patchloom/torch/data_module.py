@@ -1,0 +1,111 @@
+"""Datasets as Lightning wants them; needs the extra `lightning`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+
+from patchloom.errors import GeometryError
+from patchloom.patching import TiledPatching
+from patchloom.torch.epoch_sampler import EpochSampler
+from patchloom.torch.patch_loader import PatchLoader
+from patchloom.torch.planned_dataset import ReadsBatches
+from patchloom.torch.tile_writer import TileOrder
+
+
+class PatchDataModule(LightningDataModule):
+    """Feeds a Lightning trainer for fitting, validating and predicting.
+
+    Each rank of a distributed training gets its share of every epoch. A checkpoint in mid-epoch goes on with the batches that
+    were not given out yet.
+
+    Parameters
+    ----------
+    training, validation, prediction : PatchDataset or other ReadsBatches, optional
+        What there is to feed. `patchloom.split_training_validation` makes plans for the first two that share no voxel, and
+        with a margin no context either; for the third, a `TiledPatching` and a `StitchingWriter` give whole images.
+    batch_size : int
+        Patches of a batch.
+    sampler : callable, optional
+        Makes the sampler of the training out of its dataset; an `EpochSampler` with `seed` where not given.
+    seed : int
+        Of the order of the training.
+    drop_last : bool
+        Whether the training leaves out a last batch that is smaller.
+    prefetch, pin_memory
+        As of `PatchLoader`. Pinning does nothing without an accelerator.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import patchloom as pl
+    >>> from patchloom.torch import PatchDataModule, PatchDataset
+    >>> stacks = pl.open_stacks(np.random.default_rng(0).random((512, 512)), axes="YX")
+    >>> plan = pl.StratifiedPatching([stack.data_shape for stack in stacks], (32, 32), seed=1)
+    >>> training, held_out = pl.split_training_validation(plan, 0.1, margin=32)
+    >>> data = PatchDataModule(PatchDataset(stacks, training), PatchDataset(stacks, held_out), batch_size=16)
+    >>> next(iter(data.train_dataloader())).input.shape
+    torch.Size([16, 1, 32, 32])
+    """
+
+    def __init__(
+        self,
+        training: ReadsBatches | None = None,
+        validation: ReadsBatches | None = None,
+        prediction: ReadsBatches | None = None,
+        *,
+        batch_size: int = 1,
+        sampler: Callable[[Any], Iterable[Any]] | None = None,
+        seed: int = 0,
+        drop_last: bool = False,
+        prefetch: int = 2,
+        pin_memory: bool = True,
+    ) -> None:
+        super().__init__()
+        self.training, self.validation, self.prediction = training, validation, prediction
+        self.batch_size = batch_size
+        self.sampler = sampler
+        self.seed = seed
+        self.drop_last = drop_last
+        self._make_loader = partial(PatchLoader, prefetch=prefetch, pin_memory=pin_memory)
+        self._loaders: list[PatchLoader] = []
+        if validation is None:
+            # Lightning takes it that there is a validation if this method is not its own.
+            self.val_dataloader = super().val_dataloader  # type: ignore[method-assign]
+
+    def train_dataloader(self) -> PatchLoader:
+        """Make the loader of the training."""
+        dataset = _there_is("training", self.training)
+        sampler = EpochSampler(dataset, seed=self.seed) if self.sampler is None else self.sampler(dataset)
+        return self._loader(dataset, sampler, drop_last=self.drop_last)
+
+    def val_dataloader(self) -> PatchLoader:
+        """Make the loader of the validation, which is the same in every epoch."""
+        dataset = _there_is("validation", self.validation)
+        return self._loader(dataset, range(len(dataset)))
+
+    def predict_dataloader(self) -> PatchLoader:
+        """Make the loader of the prediction: tiles in the order in which they are stitched best."""
+        dataset = _there_is("prediction", self.prediction)
+        tiling = getattr(dataset, "patching", None)
+        return self._loader(dataset, TileOrder(tiling) if isinstance(tiling, TiledPatching) else range(len(dataset)))
+
+    def teardown(self, stage: str | None = None) -> None:  # noqa: ARG002  # Lightning's name
+        """Stop what is being prepared."""
+        for loader in self._loaders:
+            loader.close()
+        self._loaders.clear()
+
+    def _loader(self, dataset: ReadsBatches, sampler: Iterable[Any], *, drop_last: bool = False) -> PatchLoader:
+        loader = self._make_loader(dataset, self.batch_size, sampler=sampler, drop_last=drop_last)
+        self._loaders.append(loader)
+        return loader
+
+
+def _there_is(name: str, dataset: ReadsBatches | None) -> ReadsBatches:
+    if dataset is None:
+        raise GeometryError(f"there is no {name} dataset: PatchDataModule({name}=...)")
+    return dataset

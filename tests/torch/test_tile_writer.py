@@ -1,0 +1,76 @@
+"""Tiles to images: exact in any order, few blocks open in the right one, holes and repeats refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import patchloom as pl
+from patchloom.prediction import blocks
+from patchloom.torch import TileOrder, TileWriter
+
+
+@pytest.fixture(params=["centered", "grid"])
+def tiling(request, monkeypatch, inputs) -> pl.TiledPatching:
+    """Return tiles of the series, of which each image has several blocks."""
+    monkeypatch.setattr(blocks.choose_blocks, "__defaults__", (40 * 40,))
+    monkeypatch.setitem(blocks._CHUNK_SIZE, 2, 32)
+    return pl.TiledPatching([stack.data_shape for stack in inputs], (24, 20), (5, 4), seams=request.param)
+
+
+def add(writer: TileWriter, stacks, tiling, indices) -> None:
+    table = tiling.specs(indices)
+    writer.add(pl.PatchExtractor(stacks).extract_batch(table), table.to_specs())
+
+
+def test_an_identity_gives_the_images_back_in_any_order_of_tiles(inputs, tiling, rng):
+    writer = TileWriter(inputs, tiling)
+
+    for indices in np.array_split(rng.permutation(len(tiling)), 9):
+        add(writer, inputs, tiling, indices)
+
+    for result, stack in zip(writer.finish(), inputs, strict=True):
+        np.testing.assert_array_equal(result, stack.array)
+
+
+def test_the_tile_order_has_every_tile_once_and_few_blocks_open(inputs, tiling):
+    order = list(TileOrder(tiling))
+    writer = TileWriter(inputs, tiling)
+    most = 0
+
+    for index in order:
+        add(writer, inputs, tiling, [index])
+        most = max(most, writer.n_open_blocks)
+
+    assert sorted(order) == list(range(len(tiling)))
+    n_blocks = sum(map(len, writer._grids))
+    assert n_blocks >= 20
+    assert most <= (1 if tiling.seams == "grid" else 6)
+    writer.finish()
+
+
+def test_missing_repeated_and_foreign_tiles_are_refused(inputs, tiling):
+    writer = TileWriter(inputs, tiling)
+    add(writer, inputs, tiling, range(1, len(tiling)))
+
+    with pytest.raises(pl.StitchError, match="missing"):
+        writer.finish()
+    with pytest.raises((pl.StitchError, pl.SinkError)):
+        add(writer, inputs, tiling, [5, 5])
+    with pytest.raises(pl.GeometryError, match="tiling is for images"):
+        TileWriter(inputs[:1], tiling)
+
+
+def test_predictions_of_another_form_are_refused(inputs, tiling):
+    writer = TileWriter(inputs, tiling)
+    add(writer, inputs, tiling, [0])
+
+    with pytest.raises(pl.ModelOutputError, match="before"):
+        writer.add(np.zeros((1, 2, 24, 20), np.uint16), [tiling[1]])
+    with pytest.raises(pl.ModelOutputError, match="size"):
+        writer.add(np.zeros((1, 3, 24, 24), np.uint16), [tiling[1]])
+
+
+def test_an_output_for_several_images_is_a_folder(tmp_path, inputs, tiling):
+    with pytest.raises(pl.SinkError, match="folder"):
+        TileWriter(inputs, tiling, tmp_path / "all.ome.zarr")
