@@ -22,14 +22,14 @@ from patchloom.errors import PatchloomError
 from patchloom.extraction import PatchExtractor
 from patchloom.patch_specs import TileSpecs
 from patchloom.prediction.batch_prediction import check_forms, predict_batch, read_forms, refuse_nan, to_dtype
-from patchloom.prediction.memory import READ_AHEAD, WRITE_BEHIND
+from patchloom.prediction.memory import WRITE_BEHIND
 from patchloom.prediction.models.model import Model
 from patchloom.prediction.open_blocks import OpenBlocks
 from patchloom.prediction.output_form import OutputForm, keep_core
 from patchloom.prediction.plan import PredictionPlan
 from patchloom.prediction.progress import Advance
 from patchloom.prediction.stage_times import StageTimes
-from patchloom.prediction.tile_reading import read_tiles
+from patchloom.prediction.tile_reading import batch_dtype, empty_batch, read_tiles
 from patchloom.prediction.work import Batch, batches
 
 
@@ -121,11 +121,7 @@ class Engine:
         with _background("read") as read, _background("write") as write:
             stitcher = _Stitcher(self, write)
             for batch, pixels in self._read_ahead(extractor, read):
-                with self.leaving_behind(batch.steps[0].data_idx):
-                    if batch.steps[0].data_idx not in self.failures:
-                        specs, predictions = self._predict(batch, pixels)
-                        with self.times.spent("stitching"):
-                            stitcher.stitch(batch, specs, predictions)
+                self._run_batch(batch, pixels, stitcher)
                 advance(len(batch.tiles))
             stitcher.finish_writes(leave=0)
 
@@ -167,24 +163,48 @@ class Engine:
             self.plan, is_done=self.is_done, needs_no_model=self.needs_no_model, share_images=not self.keep_going
         )
 
+    def _run_batch(self, batch: Batch, pixels: Callable[[], NDArray[Any]] | None, stitcher: _Stitcher) -> None:
+        with self.leaving_behind(batch.steps[0].data_idx):
+            if batch.steps[0].data_idx not in self.failures:
+                specs, predictions = self._predict(batch, pixels)
+                with self.times.spent("stitching"):
+                    stitcher.stitch(batch, specs, predictions)
+
     def _read_ahead(
         self, extractor: PatchExtractor, read: Callable[..., Future[Any]]
-    ) -> Iterator[tuple[Batch, Future[Any] | None]]:
-        """Yield batches with their pixels, while the next ones are being read."""
-        pending: deque[tuple[Batch, Future[Any] | None]] = deque()
-        for batch in self._work():
+    ) -> Iterator[tuple[Batch, Callable[[], NDArray[Any]] | None]]:
+        """Yield batches and what gives their pixels, while the next ones are being read into arrays that are used again."""
+        ahead = self.plan.read_ahead
+        arrays: list[NDArray[Any] | None] = [None] * (ahead + 1)
+        pending: deque[tuple[Batch, Callable[[], NDArray[Any]] | None]] = deque()
+        for number, batch in enumerate(self._work()):
             tiles = batch.tiles
-            pending.append((batch, read(read_tiles, self.plan, extractor, tiles) if tiles else None))
-            if len(pending) > READ_AHEAD:
+            pixels = None
+            if tiles:
+                room = self._room(arrays, number % len(arrays), tiles)
+                reading = partial(read_tiles, self.plan, extractor, tiles, room)
+                pixels = read(reading).result if ahead else reading
+            pending.append((batch, pixels))
+            if len(pending) > ahead:
                 yield pending.popleft()
         yield from pending
 
-    def _predict(self, batch: Batch, pixels: Future[Any] | None) -> tuple[list[TileSpecs], list[NDArray[Any]]]:
+    def _room(self, arrays: list[NDArray[Any] | None], place: int, tiles: Sequence[int]) -> NDArray[Any]:
+        """Give room for a batch: the array that was used longest ago, if it fits."""
+        known = arrays[place]
+        dtype = None if known is None else batch_dtype(self.plan, tiles[0])
+        if known is None or known.dtype != dtype:
+            known = arrays[place] = empty_batch(self.plan, tiles[0], self.plan.batch_size)
+        return known[: len(tiles)]
+
+    def _predict(
+        self, batch: Batch, pixels: Callable[[], NDArray[Any]] | None
+    ) -> tuple[list[TileSpecs], list[NDArray[Any]]]:
         """Run the model on a batch: for each output `(B, C, (Z), Y, X)` without margin, ready to be stitched."""
         if pixels is None:
             return [], []
         with self.times.spent("waiting for reads"):
-            tiles = pixels.result()
+            tiles = pixels()
         specs = cast("list[TileSpecs]", self.plan.tiling.specs(batch.tiles).to_specs())
         with self.times.spent("model"):
             predictions = predict_batch(self.model, tiles, specs)

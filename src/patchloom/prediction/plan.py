@@ -15,7 +15,7 @@ import numpy as np
 from patchloom.geometry.blend_weights import BlendWindow, most_tiles_at_a_voxel
 from patchloom.geometry.padding import Padding
 from patchloom.geometry.tile_rule import Seams
-from patchloom.image_stacks import ImageStack
+from patchloom.image_stacks import HoldsPixels, ImageStack
 from patchloom.patching import TiledPatching
 from patchloom.prediction.blocks import BlockGrid
 from patchloom.prediction.emptiness import SkipRule
@@ -26,7 +26,7 @@ from patchloom.prediction.output_form import OutputForm
 from patchloom.prediction.reductions import Reduction
 from patchloom.prediction.schedule import TileSchedule
 
-_TILES_IN_FLOAT32 = 8
+_TILES_IN_FLOAT32 = 9
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class PredictionPlan:
     def accumulator(self, form: OutputForm) -> np.dtype[Any]:
         """Dtype in which a block is put together: for blending a float that holds the model's own exactly enough."""
         if self.blend is not None:
-            # Each tile that is added brings a rounding: up to eight keep float32 within four units in the last place.
+            # Each tile that is added brings a rounding: up to nine keep float32 within four units in the last place.
             least = np.float32 if self._most_tiles_at_a_voxel <= _TILES_IN_FLOAT32 else np.float64
             return np.dtype(least) if form.dtype == bool else np.result_type(form.dtype, least)
         return form.dtype if self.reduction is not None or self.dtype is None else self.dtype
@@ -201,6 +201,12 @@ class PredictionPlan:
             )
             for grid in self.blocks
         )
+
+    @property
+    def read_ahead(self) -> int:
+        """How many batches are read while the model is busy with another; none where there is nothing to wait for."""
+        in_memory = all(isinstance(stack, HoldsPixels) and stack.pixels is not None for stack in self.stacks)
+        return 0 if in_memory else READ_AHEAD
 
     @property
     def memory(self) -> MemoryUse:
@@ -219,8 +225,8 @@ class PredictionPlan:
             prediction = max(prediction, 2 * self.batch_size * of_tile)
             open_blocks = max(open_blocks, self.schedule(data_idx).n_open * of_block)
             written = max(written, (WRITE_BEHIND - 1) * max(of_block, of_output) + min(of_output, SINK_BYTES))
-        # Twice a batch while it is read: what the storage decodes, and the batch it is copied to.
-        return MemoryUse((READ_AHEAD + 2) * batch, prediction, open_blocks, written)
+        # One batch more than there are arrays: what the storage decodes before it is copied.
+        return MemoryUse((self.read_ahead + 1 + (self.read_ahead > 0)) * batch, prediction, open_blocks, written)
 
     @property
     def settings(self) -> dict[str, Any]:

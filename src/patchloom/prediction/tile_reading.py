@@ -13,7 +13,9 @@ from patchloom.prediction.plan import PredictionPlan
 from patchloom.spec_table import SpecTable
 
 
-def read_tiles(plan: PredictionPlan, extractor: PatchExtractor, tiles: Sequence[int]) -> NDArray[Any]:
+def read_tiles(
+    plan: PredictionPlan, extractor: PatchExtractor, tiles: Sequence[int], out: NDArray[Any] | None = None
+) -> NDArray[Any]:
     """Read a batch of tiles.
 
     Parameters
@@ -24,6 +26,8 @@ def read_tiles(plan: PredictionPlan, extractor: PatchExtractor, tiles: Sequence[
         Reads its series.
     tiles : sequence of int
         Flat indices; of images of one dtype.
+    out : array, optional
+        What `empty_batch` made, to be filled.
 
     Returns
     -------
@@ -32,15 +36,38 @@ def read_tiles(plan: PredictionPlan, extractor: PatchExtractor, tiles: Sequence[
     """
     table = _with_margin(plan.tiling.specs(tiles), plan.margin)
     places = zip(table.columns["data_idx"].tolist(), table.columns["sample_idx"].tolist(), strict=True)
+    batch = extractor.extract_batch(table, out=empty_batch(plan, tiles[0], len(tiles)) if out is None else out)
     if not plan.normalisations:
-        return extractor.extract_batch(table, dtype=plan.stacks[next(places)[0]].data_dtype)
-    batch = extractor.extract_batch(table, dtype=np.float32)
+        return batch
     for tile, (data_idx, sample_idx) in zip(batch, places, strict=True):
         normalisation = plan.normalisations[data_idx]
         per_channel = (-1, *(1,) * (tile.ndim - 1))
         np.multiply(tile, np.asarray(normalisation.scale[sample_idx], np.float32).reshape(per_channel), out=tile)
         np.add(tile, np.asarray(normalisation.offset[sample_idx], np.float32).reshape(per_channel), out=tile)
     return batch
+
+
+def empty_batch(plan: PredictionPlan, tile: int, n_tiles: int) -> NDArray[Any]:
+    """Make room for a batch of tiles that are like one of them.
+
+    Parameters
+    ----------
+    plan : PredictionPlan
+        The plan.
+    tile : int
+        Flat index of the tile.
+    n_tiles : int
+        How many.
+    """
+    n_channels = int(plan.stacks[0].data_shape[1])
+    return np.empty((n_tiles, n_channels, *plan.patch_size), batch_dtype(plan, tile))
+
+
+def batch_dtype(plan: PredictionPlan, tile: int) -> np.dtype[Any]:
+    """Tell the dtype in which the model gets a tile."""
+    if plan.normalisations:
+        return np.dtype(np.float32)
+    return np.dtype(plan.stacks[plan.tiling[tile]["data_idx"]].data_dtype)
 
 
 def _with_margin(table: SpecTable, margin: Sequence[int]) -> SpecTable:
