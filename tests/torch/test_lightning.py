@@ -98,7 +98,7 @@ def test_a_checkpoint_in_mid_epoch_goes_on_with_the_batches_not_given_out_yet(tm
 
     def saving(folder: str, **options) -> lightning.Trainer:
         callback = lightning.callbacks.ModelCheckpoint(
-            tmp_path, filename="middle", every_n_train_steps=3, save_top_k=-1
+            tmp_path / folder, filename="middle", every_n_train_steps=3, save_top_k=-1
         )
         return trainer(tmp_path, enable_checkpointing=True, callbacks=[callback], **options)
 
