@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -74,3 +76,20 @@ def test_a_block_that_is_another_part_of_the_image_is_copied():
     sink.write(lower, buffer)
     sink.write(upper, buffer)
     assert (sink.finalise() == 7).all()
+
+
+def test_a_lent_block_with_a_new_axis_is_not_copied_onto_itself(rng):
+    sink = MemorySink(AxesMap("YX", (40, 30)), "float32")
+    region = (slice(0, 1), slice(0, 1), slice(0, 40), slice(5, 20))
+    lent = sink.buffer(region)[0]
+    lent[...] = expected = rng.random((1, 40, 15), np.float32)
+    tracemalloc.start()
+    sink.write(region, lent[np.newaxis])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < lent.nbytes, "NumPy copies what overlaps with itself"
+    for start, stop in ((0, 5), (20, 30)):
+        sink.write(
+            (slice(0, 1), slice(0, 1), slice(0, 40), slice(start, stop)), np.zeros((1, 1, 40, stop - start), "f4")
+        )
+    assert np.array_equal(sink.finalise()[:, 5:20], expected[0])

@@ -84,4 +84,8 @@ class MemorySink:
 
 def _is_same_memory(one: NDArray[Any], other: NDArray[Any]) -> bool:
     """Whether two arrays of one shape are the same voxels in the same place."""
-    return (one.ctypes.data, one.strides, one.dtype) == (other.ctypes.data, other.strides, other.dtype)
+    # How far apart the voxels of an axis of one are says nothing.
+    steps = [
+        tuple(step for step, size in zip(array.strides, array.shape, strict=True) if size > 1) for array in (one, other)
+    ]
+    return one.ctypes.data == other.ctypes.data and steps[0] == steps[1] and one.dtype == other.dtype
