@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from patchloom.extraction import ChunkPool, PatchExtractor
+from patchloom.extraction import ChunkPool, PatchExtractor, extract_lateral_context
+from patchloom.extraction.lateral_context import context_windows
 from patchloom.image_stacks import ArrayStack, ZarrStack
 from patchloom.patching import RandomPatching, TiledPatching
 from patchloom.patching.storage_order import storage_order
@@ -183,6 +184,46 @@ def warm_patches(folder: str, shape: tuple[int, ...], size: tuple[int, ...], bat
         )
 
 
+def lateral_context(shape: tuple[int, ...], size: tuple[int, ...], n_scales: int, wanted: str, rounds: int) -> None:
+    """Random patches with their surroundings, most of which pass the image's end, against padding and resizing by hand."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 2**16, shape, np.uint16)
+    stack = ArrayStack(image, "YX" if len(shape) == 2 else "ZYX")
+    plan = RandomPatching([stack.data_shape], size, n_patches=8 * rounds)
+    extractor = PatchExtractor([stack], "reflect")
+    batches = [plan[8 * number : 8 * (number + 1)] for number in range(rounds)]
+    wide = [context_windows(batch, n_scales) for batch in batches]
+    out = np.empty((8, 1, *wide[0][0]["patch_size"]), np.uint16)
+
+    runs: dict[str, Callable[[int], object]] = {
+        "read the widest windows": lambda number: extractor.extract_batch(wide[number], out=out),
+        "all scales, mean": lambda number: extract_lateral_context(extractor, batches[number], n_scales),
+        "all scales, resize": lambda number: extract_lateral_context(
+            extractor, batches[number], n_scales, downscale="resize"
+        ),
+    }
+    runs["all scales, mean, NumPy"] = without_numba(runs["all scales, mean"])
+    compare(f"8 × {size}, {n_scales} scales, of {shape} in memory", runs, rounds, f"wanted: mean under {wanted} for 8")
+
+
+def by_skimage(size: tuple[int, ...], n_scales: int) -> None:
+    """What resizing every scale of a window costs with scikit-image, where it is installed."""
+    try:
+        transform = importlib.import_module("skimage.transform")
+    except ImportError:
+        return
+    widest = [side << (n_scales - 1) for side in size]
+    window = np.random.default_rng(0).random(widest, np.float32)
+    started = time.perf_counter()
+    for scale in range(n_scales):
+        inner = tuple(
+            slice((whole - (side << scale)) // 2, (whole + (side << scale)) // 2)
+            for whole, side in zip(widest, size, strict=True)
+        )
+        transform.resize(window[inner], size)
+    print(f"  {'one patch by skimage.transform.resize':<44} {(time.perf_counter() - started) * 1e3:9.3f} ms")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="smaller images, fewer rounds")
@@ -191,6 +232,12 @@ def main() -> None:
     for side in (1024, 2048) if quick else (600, 1024, 2048, 8192):
         from_memory((side, side), (64, 64), 256, rounds)
     from_memory((128, 256, 256), (64, 64, 64), 16, rounds // 2)
+    for shape, size, n_scales, wanted in (
+        ((2048, 2048), (64, 64), 4, "4 ms"),
+        ((64, 512, 512), (16, 64, 64), 3, "80 ms"),
+    ):
+        lateral_context(shape, size, n_scales, wanted, 10 if quick else 40)
+        by_skimage(size, n_scales)
     with tempfile.TemporaryDirectory() as folder:
         tiled_pass(folder, quick=quick)
     with tempfile.TemporaryDirectory() as folder:

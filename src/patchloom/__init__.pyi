@@ -18,6 +18,8 @@ from patchloom.errors import SourceNotFoundError as SourceNotFoundError
 from patchloom.errors import SpecError as SpecError
 from patchloom.errors import StitchError as StitchError
 from patchloom.errors import TransformError as TransformError
+from patchloom.extraction.chunk_pool import ChunkPool as ChunkPool
+from patchloom.extraction.lateral_context import extract_lateral_context as extract_lateral_context
 from patchloom.extraction.patch_extractor import PatchExtractor as PatchExtractor
 from patchloom.filters.background import exclude_below as exclude_below
 from patchloom.filters.background import thin_out_below as thin_out_below

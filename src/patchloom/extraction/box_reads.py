@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from patchloom.extraction.gather import Boxes, as_slices, gather, normalise, parts_of
-from patchloom.image_stacks import HoldsPixels, ImageStack, Region, read_regions
+from patchloom.extraction.gather import Boxes, as_slices, normalise, parts_of
+from patchloom.image_stacks import ImageStack, Region, read_regions
 
 
 class BoxReads(NamedTuple):
@@ -31,22 +30,8 @@ ReadBoxes = Callable[[Sequence[BoxReads]], None]
 """Reads boxes of one image stack; returns when all are there, and raises `SourceError` if pixels cannot be read."""
 
 
-def box_reader(stack: ImageStack) -> ReadBoxes:
-    """Choose how boxes of a stack are read: from memory where it holds its pixels, otherwise all issued together."""
-    # Asked once, as the question takes longer than copying many a box.
-    return partial(_read_held_pixels if isinstance(stack, HoldsPixels) else _read_from_source, stack)
-
-
-def _read_held_pixels(stack: ImageStack, reads: Sequence[BoxReads]) -> None:
-    pixels = cast("HoldsPixels", stack).pixels
-    if pixels is None:
-        _read_from_source(stack, reads)
-        return
-    for read in reads:
-        gather(pixels, read.target, read.boxes, read.scale, read.offset)
-
-
-def _read_from_source(stack: ImageStack, reads: Sequence[BoxReads]) -> None:
+def read_boxes(stack: ImageStack, reads: Sequence[BoxReads]) -> None:
+    """Read boxes, all issued together; with a stack it is a `ReadBoxes`."""
     regions: list[Region] = []
     parts: list[NDArray[Any]] = []
     for boxes, target, *_ in reads:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.errors import GeometryError, SourceError
-from patchloom.extraction.box_reads import BoxReads, ReadBoxes, box_reader
+from patchloom.extraction.box_reads import BoxReads, ReadBoxes, read_boxes
 from patchloom.extraction.chunk_grid import ChunkGrid
 from patchloom.extraction.chunk_pieces import ChunkPieces, cut_by_chunks
 from patchloom.extraction.gather import Boxes, gather
@@ -97,7 +97,7 @@ class ChunkPool:
     def reader(self, stack: ImageStack) -> ReadBoxes:
         """Give the function that reads boxes of a stack: through the pool, where the stack is stored in chunks."""
         grid = self._grid(stack)
-        return box_reader(stack) if grid is None else partial(self._read, grid)
+        return partial(read_boxes, stack) if grid is None else partial(self._read, grid)
 
     def expect(self, announced: Iterable[Announced]) -> None:
         """Announce boxes that will be read, each once, after those announced before; see `PatchExtractor.expect`."""

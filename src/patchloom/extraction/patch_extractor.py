@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from patchloom.errors import GeometryError, SpecError
-from patchloom.extraction.box_reads import box_reader
+from patchloom.extraction.box_reads import read_boxes
 from patchloom.extraction.chunk_pool import Announced, ChunkPool
-from patchloom.extraction.window_reads import Normalisation, Windows, needed_boxes, read_windows
+from patchloom.extraction.padded_window import Normalisation
+from patchloom.extraction.window_reads import Windows, needed_boxes, pick_windows, read_windows
 from patchloom.geometry.checks import spatial_tuple
 from patchloom.geometry.padding import Padding, check_padding
-from patchloom.image_stacks import ImageStack, check_series
+from patchloom.image_stacks import HoldsPixels, ImageStack, check_series
 from patchloom.patch_specs import PatchSpecs, is_uncorrelated_specs
 from patchloom.spec_table import SpecTable
 
@@ -51,7 +53,11 @@ class PatchExtractor:
         check_series(self.image_stacks)
         self.padding = check_padding(padding)
         self.pool = pool
-        self._readers = list(map(box_reader if pool is None else pool.reader, self.image_stacks))
+        # Asked once, as the question takes longer than copying many a patch.
+        self._may_hold_pixels = [isinstance(stack, HoldsPixels) for stack in self.image_stacks]
+        self._readers = [
+            partial(read_boxes, stack) if pool is None else pool.reader(stack) for stack in self.image_stacks
+        ]
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -174,9 +180,17 @@ class PatchExtractor:
             raise GeometryError(f"out has shape {out.shape}, but the batch has shape {shape}")
         normalisation = self._normalisation(out, scale, offset) if normalise else None
         for data_idx, windows in self._windows(table, size):
-            stack, read = self.image_stacks[data_idx], self._readers[data_idx]
-            read_windows(stack, windows, out, read, padding=self.padding, normalisation=normalisation)
+            self._fill(data_idx, windows, out, normalisation)
         return out
+
+    def _fill(self, data_idx: int, windows: Windows, batch: NDArray[Any], normalisation: Normalisation | None) -> None:
+        stack = self.image_stacks[data_idx]
+        pixels = cast("HoldsPixels", stack).pixels if self._may_hold_pixels[data_idx] else None
+        if pixels is not None:
+            pick_windows(pixels, windows, batch, padding=self.padding, normalisation=normalisation)
+        else:
+            read = self._readers[data_idx]
+            read_windows(stack, windows, batch, read, padding=self.padding, normalisation=normalisation)
 
     def expect(self, specs: SpecTable | Iterable[PatchSpecs]) -> None:
         """Say which patches will be read next, and in which order: the pool then knows how long a chunk is needed.

@@ -8,14 +8,15 @@ the window is then picked by position. Either way all boxes of one stack are rea
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.extraction.box_reads import BoxReads, ReadBoxes
-from patchloom.extraction.gather import Boxes, normalise
+from patchloom.extraction.gather import Boxes, gather
+from patchloom.extraction.padded_window import AxisPick, Normalisation, PaddedWindow
 from patchloom.geometry.padding import AxisSource, Padding, axis_source
 from patchloom.image_stacks import ImageStack
 
@@ -37,37 +38,6 @@ class Windows(NamedTuple):
         extents = np.empty((len(self.corners), len(self.extent)), np.int64)
         extents[:] = self.extent
         return Boxes(self.corners, self.places, extents)
-
-
-class Normalisation(NamedTuple):
-    """What becomes of the voxels of a batch: `voxel * scale + offset`, one number a channel, in the batch's dtype."""
-
-    scale: NDArray[Any]
-    offset: NDArray[Any]
-
-
-class _PaddedWindow(NamedTuple):
-    """A window that is picked from boxes read side by side."""
-
-    boxes: NDArray[Any]
-    """The boxes read, `C(Z)YX`, as one array."""
-    sources: Sequence[AxisSource]
-    """For each spatial axis, which voxel of `boxes` goes where."""
-    target: NDArray[Any]
-    """The window."""
-    first_channel: int
-    """Which channel of the batch its first one is."""
-
-    def fill(self) -> None:
-        """Pick the window from its boxes."""
-        pixels = self.boxes
-        for axis, source in enumerate(self.sources, start=1):
-            if not np.array_equal(source.positions, np.arange(pixels.shape[axis])):
-                pixels = pixels.take(source.positions, axis)
-        inside = (slice(None), *(source.inside for source in self.sources))
-        if self.target[inside].shape != self.target.shape:
-            self.target[...] = 0
-        self.target[inside] = pixels
 
 
 def read_windows(
@@ -103,18 +73,39 @@ def read_windows(
     """
     inside, outside = _divide(windows, stack.data_shape)
     reads = [BoxReads(inside.boxes(), batch, *(normalisation or ()))] if len(inside.corners) else []
-    padded: list[_PaddedWindow] = []
+    padded: list[PaddedWindow] = []
     if len(outside.corners):
         sources = _axis_sources(outside, stack.data_shape, padding)
-        padded, staged = _padded_windows(outside, sources, batch, stack.data_dtype)
+        padded, staged = _staged_windows(outside, sources, batch, stack.data_dtype)
         reads.append(BoxReads(_boxes_side_by_side(outside, sources), staged))
     read_boxes(reads)
     for window in padded:
-        window.fill()
-        if normalisation is not None:
-            channels = slice(window.first_channel, window.first_channel + len(window.target))
-            scale, offset = normalisation
-            normalise(window.target, window.target.ndim, scale[channels], offset[channels])
+        window.fill(normalisation)
+
+
+def pick_windows(
+    pixels: NDArray[Any],
+    windows: Windows,
+    batch: NDArray[Any],
+    *,
+    padding: Padding,
+    normalisation: Normalisation | None,
+) -> None:
+    """Fill windows of a padded image that is in memory.
+
+    Parameters
+    ----------
+    pixels : array
+        The image, `SC(Z)YX`.
+    windows, batch, padding, normalisation
+        As for `read_windows`.
+    """
+    inside, outside = _divide(windows, pixels.shape)
+    if len(inside.corners):
+        gather(pixels, batch, inside.boxes(), *(normalisation or ()))
+    if len(outside.corners):
+        for window in _windows_of_pixels(pixels, outside, batch, padding):
+            window.fill(normalisation)
 
 
 def needed_boxes(windows: Windows, shape: Sequence[int], padding: Padding) -> tuple[Boxes, NDArray[np.int64]]:
@@ -165,18 +156,34 @@ def _axis_sources(windows: Windows, shape: Sequence[int], padding: Padding) -> l
     ]
 
 
-def _padded_windows(
+def _staged_windows(
     windows: Windows, sources: Sequence[Sequence[AxisSource]], batch: NDArray[Any], dtype: np.dtype[Any]
-) -> tuple[list[_PaddedWindow], NDArray[Any]]:
+) -> tuple[list[PaddedWindow], NDArray[Any]]:
     """Windows of a batch, and the array that they are picked from once it is filled."""
     n_channels = windows.extent[0]
     shapes = [[sum(stop - start for start, stop in axis.runs) for axis in axes] for axes in sources]
     staged = np.empty((len(sources), n_channels, *map(max, zip(*shapes, strict=True))), dtype)
     padded = []
-    for boxes, axes, shape, (row, channel, *_) in zip(staged, sources, shapes, windows.places.tolist(), strict=True):
+    for read, axes, shape, (row, channel, *_) in zip(staged, sources, shapes, windows.places.tolist(), strict=True):
         target = batch[row, channel : channel + n_channels]
-        padded.append(_PaddedWindow(boxes[(slice(None), *map(slice, shape))], axes, target, channel))
+        picks = [AxisPick(axis.inside, axis.positions) for axis in axes]
+        padded.append(PaddedWindow(read[(slice(None), *map(slice, shape))], picks, target, channel))
     return padded, staged
+
+
+def _windows_of_pixels(
+    pixels: NDArray[Any], windows: Windows, batch: NDArray[Any], padding: Padding
+) -> Iterator[PaddedWindow]:
+    n_channels = windows.extent[0]
+    places = zip(windows.corners.tolist(), windows.places.tolist(), strict=True)
+    sources = _axis_sources(windows, pixels.shape, padding)
+    for ((sample, channel, *_), (row, target_channel, *_)), axes in zip(places, sources, strict=True):
+        first = [axis.runs[0][0] if axis.runs else 0 for axis in axes]
+        last = [axis.runs[-1][1] if axis.runs else 0 for axis in axes]
+        picks = [AxisPick(axis.inside, axis.indices - start) for axis, start in zip(axes, first, strict=True)]
+        region = pixels[(sample, slice(channel, channel + n_channels), *map(slice, first, last))]
+        target = batch[row, target_channel : target_channel + n_channels]
+        yield PaddedWindow(region, picks, target, target_channel)
 
 
 def _boxes_side_by_side(windows: Windows, sources: Sequence[Sequence[AxisSource]]) -> Boxes:

@@ -29,6 +29,9 @@ class AxisSource(NamedTuple):
     inside: slice
     """Which voxels of the window have a source: all of them, but for `"constant"`."""
 
+    indices: NDArray[np.intp]
+    """As `positions`, but its number in the image."""
+
 
 def check_padding(padding: str) -> Padding:
     """Return a legal padding mode.
@@ -82,13 +85,46 @@ def axis_source(start: int, size: int, image_size: int, padding: Padding) -> Axi
     Examples
     --------
     >>> source = axis_source(-2, 6, 100, "wrap")
-    >>> source.runs, source.positions.tolist(), source.inside
-    (((0, 4), (98, 100)), [4, 5, 0, 1, 2, 3], slice(0, 6, None))
+    >>> source.runs, source.positions.tolist(), source.inside, source.indices.tolist()
+    (((0, 4), (98, 100)), [4, 5, 0, 1, 2, 3], slice(0, 6, None), [98, 99, 0, 1, 2, 3])
     """
     indices = source_indices(start, size, image_size, padding)
-    has_source = np.flatnonzero(indices >= 0)
-    inside = slice(int(has_source[0]), int(has_source[-1]) + 1) if len(has_source) else slice(0, 0)
-    needed, positions = np.unique(indices[inside], return_inverse=True)
-    breaks = np.flatnonzero(np.diff(needed) > 1) + 1
-    runs = tuple((int(run[0]), int(run[-1]) + 1) for run in np.split(needed, breaks) if len(run))
-    return AxisSource(runs, positions, inside)
+    if padding == "constant":
+        first, last = min(max(-start, 0), size), min(max(image_size - start, 0), size)
+        inside = slice(first, max(first, last))
+    else:
+        inside = slice(0, size)
+    needed = indices[inside]
+    if not needed.size:
+        return AxisSource((), needed, inside, needed)
+    lowest, highest = int(needed.min()), int(needed.max())
+    split = start % image_size
+    if padding == "wrap" and size < image_size < split + size:
+        # From the split to the end of the image, and from its beginning: voxels between the two are not read.
+        n_low = split + size - image_size
+        positions = np.where(needed >= split, needed - split + n_low, needed)
+        return AxisSource(((0, n_low), (split, image_size)), positions, inside, needed)
+    return AxisSource(((lowest, highest + 1),), needed - lowest, inside, needed)
+
+
+def source_runs(positions: NDArray[np.intp]) -> list[tuple[slice, slice]]:
+    """Divide positions into runs that go up, go down or stand still: slices of what is filled, and of what fills it.
+
+    Examples
+    --------
+    >>> source_runs(np.array([1, 0, 1, 2, 2, 2]))
+    [(slice(0, 2, None), slice(1, None, -1)), (slice(2, 4, None), slice(1, 3, 1)), (slice(4, 6, None), slice(2, 3, 1))]
+    """
+    steps = np.diff(positions)
+    turns = [*(np.flatnonzero(np.diff(steps)) + 1).tolist(), len(positions) - 1]
+    runs = []
+    first = 0
+    while first < len(positions):
+        step = int(steps[first]) if first < len(steps) else 1
+        last = next((turn for turn in turns if turn > first), first) if abs(step) <= 1 else first
+        begin, end = int(positions[first]), int(positions[last])
+        # A single voxel fills all of a run that stands still.
+        source = slice(begin, end - 1 if end else None, -1) if step == -1 and last > first else slice(begin, end + 1, 1)
+        runs.append((slice(first, last + 1), source))
+        first = last + 1
+    return runs

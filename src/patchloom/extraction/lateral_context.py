@@ -1,0 +1,227 @@
+"""Patches with what lies around them: the same number of voxels, at a coarser and coarser scale.
+
+Scale 0 is the patch. Scale `s` covers `2**s` times its size along each axis, around the same centre `coords + size // 2`, and
+is brought back to the patch's size. One read, of the coarsest scale's window, serves all: the others are views of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.axes import spatial_axes
+from patchloom.errors import GeometryError
+from patchloom.extraction.downscaling import Downscale, check_downscale, halve_sums, resize
+from patchloom.extraction.patch_extractor import PatchExtractor
+from patchloom.geometry.checks import whole_number
+from patchloom.patch_specs import PatchSpecs
+from patchloom.spec_table import SpecTable
+
+_READ_TOGETHER = 64 << 20
+"""Bytes of windows that are in memory at a time."""
+
+_MOST_SCALES = 16
+
+
+def extract_lateral_context(
+    extractor: PatchExtractor,
+    specs: SpecTable | Iterable[PatchSpecs],
+    n_scales: int,
+    *,
+    downscale: Downscale = "mean",
+    scale_z: bool = True,
+    out: NDArray[Any] | None = None,
+) -> NDArray[Any]:
+    """Read patches at several scales around the same centre.
+
+    It is as if the whole image were padded, in the way of the extractor, and windows of it cut out and downscaled.
+
+    Parameters
+    ----------
+    extractor : PatchExtractor
+        Where to read; it pads.
+    specs : SpecTable or iterable of PatchSpecs
+        Patches of one kind and size. With an `UncorrelatedPatchSpecs` each channel has the surroundings of its own place.
+    n_scales : int
+        How many scales, the patch itself among them.
+    downscale : {"mean", "resize"}
+        By the mean of blocks; or as `skimage.transform.resize` does, for models trained with CAREamics.
+    scale_z : bool
+        Whether scales cover more along Z too, in 3D.
+    out : array, optional
+        `(B, C, L, (Z), Y, X)` array of floats to fill.
+
+    Returns
+    -------
+    array
+        `(B, C, L, (Z), Y, X)`, `float32` unless `out` is given.
+
+    Raises
+    ------
+    GeometryError
+        If the number of scales is not from 1 to 16, `out` does not fit, or there is no such way to downscale.
+    SpecError
+        If a specification points outside the series, or they differ in size or kind.
+    SourceError
+        If the pixels cannot be read.
+
+    Examples
+    --------
+    >>> from patchloom.image_stacks import ArrayStack
+    >>> extractor = PatchExtractor([ArrayStack(np.arange(64.0).reshape(8, 8), "YX")], padding="reflect")
+    >>> spec = {"data_idx": 0, "sample_idx": 0, "coords": (3, 3), "patch_size": (2, 2)}
+    >>> extract_lateral_context(extractor, [spec], n_scales=2)[0, 0].tolist()
+    [[[27.0, 28.0], [35.0, 36.0]], [[22.5, 24.5], [38.5, 40.5]]]
+    """
+    check_downscale(downscale)
+    scales = checked_scales(n_scales)
+    table = SpecTable.from_specs(specs)
+    size = tuple(table.columns["patch_size"][0].tolist())
+    grows = _grows(len(size), scale_z=scale_z)
+    windows = context_windows(table, scales, scale_z=scale_z)
+    shape = (len(table), extractor.n_channels, scales, *size)
+    if out is None:
+        out = np.empty(shape, np.float32)
+    elif out.shape != shape or out.dtype.kind != "f":
+        raise GeometryError(f"out is {out.dtype} of shape {out.shape}, but it must be floats of shape {shape}")
+    for rows in _portions(extractor, windows):
+        read = extractor.extract_batch(windows[rows])
+        for patch, window in zip(out[rows], read, strict=True):
+            _downscale(window, patch, grows, downscale)
+    return out
+
+
+def context_windows(specs: SpecTable, n_scales: int, *, scale_z: bool = True) -> SpecTable:
+    """Say which windows the coarsest scale of patches covers.
+
+    Parameters
+    ----------
+    specs : SpecTable
+        The patches.
+    n_scales : int
+        How many scales.
+    scale_z : bool
+        Whether scales cover more along Z too.
+
+    Returns
+    -------
+    SpecTable
+        The windows, as `PatchSpecs` or `UncorrelatedPatchSpecs`; tiles lose what concerns stitching.
+
+    Examples
+    --------
+    >>> table = SpecTable.from_specs([{"data_idx": 0, "sample_idx": 0, "coords": (8, 8), "patch_size": (4, 5)}])
+    >>> context_windows(table, 3)[0]
+    {'data_idx': 0, 'sample_idx': 0, 'coords': (2, 0), 'patch_size': (16, 20)}
+    """
+    size = specs.columns["patch_size"]
+    factors = np.where(_grows(size.shape[1], scale_z=scale_z), 2 ** (n_scales - 1), 1)
+    shift = size // 2 - size * factors // 2
+    columns = {field: column for field, column in specs.columns.items() if field in _KEPT}
+    columns |= {"coords": columns["coords"] + shift, "patch_size": size * factors}
+    if "all_coords" in columns:
+        columns["all_coords"] = columns["all_coords"] + shift[:, np.newaxis]
+    return SpecTable(columns)
+
+
+_KEPT = {
+    *("data_idx", "sample_idx", "coords", "patch_size"),
+    *("principal_channel", "all_data_idx", "all_sample_idx", "all_coords"),
+}
+
+
+def checked_scales(n_scales: int) -> int:
+    """Return a number of scales that can be asked for.
+
+    Raises
+    ------
+    GeometryError
+        If it is not from 1 to 16.
+    """
+    number = whole_number("n_scales", n_scales)
+    if not 1 <= number <= _MOST_SCALES:
+        raise GeometryError(f"n_scales is {number}: it must be from 1, the patch alone, to {_MOST_SCALES}")
+    return number
+
+
+def check_context_fits(
+    data_shapes: Sequence[Sequence[int]], patch_size: Sequence[int], n_scales: int, *, scale_z: bool = True
+) -> None:
+    """Refuse surroundings that no image of a series can show, as most of them would be padding.
+
+    Raises
+    ------
+    GeometryError
+        If the window of the coarsest scale is larger than an image; the message says how many scales fit.
+
+    Examples
+    --------
+    >>> check_context_fits([(1, 2, 100, 300)], (32, 32), n_scales=3)
+    Traceback (most recent call last):
+        ...
+    patchloom.errors.GeometryError: n_scales is 3: scale 2 covers 128 voxels along Y, but image stack 0 has 100 there (shape
+    (1, 2, 100, 300)): take at most 2 scales, or a smaller patch
+    """
+    for scale in range(n_scales):
+        factors = [2**scale if grows else 1 for grows in _grows(len(patch_size), scale_z=scale_z)]
+        for data_idx, shape in enumerate(data_shapes):
+            sides = zip(spatial_axes(len(patch_size)), patch_size, factors, shape[2:], strict=True)
+            for axis, size, factor, limit in sides:
+                if scale and factor > 1 and size * factor > limit:
+                    instead = ", or scale_z=False" if axis == "Z" else ""
+                    raise GeometryError(
+                        f"n_scales is {n_scales}: scale {scale} covers {size * factor} voxels along {axis}, but image stack "
+                        f"{data_idx} has {limit} there (shape {tuple(shape)}): take at most {scale} "
+                        f"scale{'s' * (scale > 1)}, or a smaller patch{instead}"
+                    )
+
+
+def _grows(n_dims: int, *, scale_z: bool) -> tuple[bool, ...]:
+    """Whether scales cover more along each spatial axis."""
+    return (*(scale_z,) * (n_dims - 2), True, True)
+
+
+def _portions(extractor: PatchExtractor, windows: SpecTable) -> Iterator[slice]:
+    """Divide windows into as many as may be in memory together."""
+    voxels = extractor.n_channels * int(windows.columns["patch_size"][0].prod())
+    at_once = max(1, _READ_TOGETHER // (voxels * extractor.data_dtype.itemsize))
+    for start in range(0, len(windows), at_once):
+        yield slice(start, min(start + at_once, len(windows)))
+
+
+def _downscale(window: NDArray[Any], patch: NDArray[Any], grows: tuple[bool, ...], downscale: Downscale) -> None:
+    """Fill `(C, L, (Z), Y, X)` from the window of the coarsest scale, `C(Z)YX`."""
+    n_scales, size = patch.shape[1], patch.shape[2:]
+    patch[:, 0] = window[_centre(window.shape[1:], size)]
+    if downscale == "resize":
+        for scale in range(1, n_scales):
+            factors = [2**scale if one else 1 for one in grows]
+            covered = _centre(window.shape[1:], [side * factor for side, factor in zip(size, factors, strict=True)])
+            patch[:, scale] = resize(window[covered], factors)
+        return
+    _block_means(window, patch, grows)
+
+
+def _block_means(window: NDArray[Any], patch: NDArray[Any], grows: tuple[bool, ...]) -> None:
+    n_scales, size = patch.shape[1], patch.shape[2:]
+    in_step = all(side % 2 == 0 for side, one in zip(size, grows, strict=True) if one)
+    sums = window
+    for scale in range(1, n_scales):
+        if in_step:  # the blocks of all scales lie on one grid, and so each sum is made of sums
+            sums = halve_sums(sums, halve_z=grows[0])
+        else:
+            covered = [side << scale if one else side for side, one in zip(size, grows, strict=True)]
+            sums = window[_centre(window.shape[1:], covered)]
+            for _ in range(scale):
+                sums = halve_sums(sums, halve_z=grows[0])
+        n_voxels = 2 ** (scale * sum(grows))
+        np.multiply(sums[_centre(sums.shape[1:], size)], 1 / n_voxels, out=patch[:, scale], casting="same_kind")
+
+
+def _centre(shape: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
+    """Find a box of some size in a window of which it is the middle; `size // 2` counts as the middle of an odd one."""
+    starts = (whole // 2 - side // 2 for whole, side in zip(shape, size, strict=True))
+    return (slice(None), *(slice(start, start + side) for start, side in zip(starts, size, strict=True)))

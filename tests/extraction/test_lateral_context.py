@@ -1,0 +1,232 @@
+"""Lateral context: as if the whole image were padded first, at every position, whatever the padding."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from patchloom.errors import GeometryError, NotWholeError
+from patchloom.extraction import PatchExtractor, extract_lateral_context
+from patchloom.extraction.downscaling import halve_by_numpy, halve_sums, resize, sum_dtype
+from patchloom.extraction.lateral_context import check_context_fits, context_windows
+from patchloom.geometry.padding import Padding
+from patchloom.image_stacks import ArrayStack
+from patchloom.patch_specs import PatchSpecs
+from patchloom.patching import RandomPatching, TiledPatching, UncorrelatedPatching
+from patchloom.spec_table import SpecTable
+
+downscaling: Any = importlib.import_module("patchloom.extraction.downscaling")
+lateral_context: Any = importlib.import_module("patchloom.extraction.lateral_context")
+PADDINGS: list[Padding] = ["constant", "reflect", "edge", "wrap"]
+
+
+def window_of_padded(
+    sample: np.ndarray,
+    coords: Sequence[int],
+    size: Sequence[int],
+    scale: int,
+    padding: Padding,
+    *,
+    scale_z: bool = True,
+) -> tuple[np.ndarray, list[int]]:
+    """Pad the whole image far enough, and cut the window of a scale out of it; with how much smaller it has to become."""
+    factors = [2**scale if scale_z or axis >= len(size) - 2 else 1 for axis in range(len(size))]
+    covered = [side * factor for side, factor in zip(size, factors, strict=True)]
+    starts = [at + side // 2 - whole // 2 for at, side, whole in zip(coords, size, covered, strict=True)]
+    margins = [
+        max(-start, start + whole - limit, 0)
+        for start, whole, limit in zip(starts, covered, sample.shape[1:], strict=True)
+    ]
+    padded = np.pad(sample, [(0, 0), *((margin, margin) for margin in margins)], mode=padding)
+    cut = [
+        slice(start + margin, start + margin + whole)
+        for start, margin, whole in zip(starts, margins, covered, strict=True)
+    ]
+    return padded[(slice(None), *cut)], factors
+
+
+def block_mean(window: np.ndarray, factors: Sequence[int]) -> np.ndarray:
+    blocks = [n for side, factor in zip(window.shape[1:], factors, strict=True) for n in (side // factor, factor)]
+    means = window.astype(np.float64).reshape(len(window), *blocks)
+    return means.mean(axis=tuple(range(2, means.ndim, 2))).astype(np.float32)
+
+
+def expected_mean(
+    sample: np.ndarray, spec: PatchSpecs, n_scales: int, padding: Padding, *, scale_z: bool = True
+) -> np.ndarray:
+    windows = (
+        window_of_padded(sample, spec["coords"], spec["patch_size"], scale, padding, scale_z=scale_z)
+        for scale in range(n_scales)
+    )
+    return np.stack([block_mean(*window) for window in windows], axis=1)
+
+
+def stack(data: np.ndarray) -> ArrayStack:
+    return ArrayStack(data, axes="SCYX" if data.ndim == 4 else "SCZYX")
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("size", [(4, 6), (5, 3)])
+def test_every_position_of_a_small_image(padding: Padding, size: tuple[int, int], rng: np.random.Generator) -> None:
+    image = rng.integers(0, 2**16, (1, 2, 21, 24), np.uint16)
+    extractor = PatchExtractor([stack(image)], padding)
+    specs: list[PatchSpecs] = [
+        {"data_idx": 0, "sample_idx": 0, "coords": (y, x), "patch_size": size}
+        for y in range(-2, 21)
+        for x in range(-2, 24)
+    ]
+    patches = extract_lateral_context(extractor, specs, n_scales=3)
+    assert patches.dtype == np.float32
+    for patch, spec in zip(patches, specs, strict=True):
+        assert np.array_equal(patch, expected_mean(image[0], spec, 3, padding)), spec
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data(), n_dims=st.integers(2, 3), padding=st.sampled_from(PADDINGS), scale_z=st.booleans())
+def test_any_image_patch_and_number_of_scales(
+    data: st.DataObject, n_dims: int, padding: Padding, scale_z: bool
+) -> None:
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    dtype = data.draw(st.sampled_from(["u1", "i2", "u4", "f4", "i8", "?"]))
+    bits = rng.integers(0, 100, (2, 2, *rng.integers(1, 9, n_dims)))
+    image = (bits > 50 if dtype == "?" else bits).astype(dtype)
+    size = tuple(rng.integers(1, 6, n_dims).tolist())
+    n_scales = data.draw(st.integers(1, 4 if n_dims == 2 else 3))
+    coords = tuple(rng.integers(-9, 10, n_dims).tolist())
+    spec: PatchSpecs = {"data_idx": 0, "sample_idx": 1, "coords": coords, "patch_size": size}
+    patch = extract_lateral_context(PatchExtractor([stack(image)], padding), [spec], n_scales, scale_z=scale_z)[0]
+    expected = expected_mean(image[1], spec, n_scales, padding, scale_z=scale_z)
+    if dtype == "f4":
+        np.testing.assert_allclose(patch, expected, rtol=1e-6, atol=1e-4)
+    else:
+        assert np.array_equal(patch, expected), "the mean of integers is exact"
+
+
+def test_channels_drawn_apart_have_the_surroundings_of_their_own_places(rng: np.random.Generator) -> None:
+    images = [rng.integers(0, 255, (2, 3, 40, 50), np.uint8), rng.integers(0, 255, (1, 3, 30, 44), np.uint8)]
+    extractor = PatchExtractor([stack(image) for image in images], "reflect")
+    plan = UncorrelatedPatching(RandomPatching(extractor.shapes, (8, 8), seed=1), n_channels=3, probability=0.5)
+    patches = extract_lateral_context(extractor, plan[:], n_scales=3)
+    for patch, spec in zip(patches, plan, strict=True):
+        places = zip(spec["all_data_idx"], spec["all_sample_idx"], spec["all_coords"], strict=True)
+        for channel, (data_idx, sample_idx, coords) in enumerate(places):
+            own: PatchSpecs = {"data_idx": data_idx, "sample_idx": sample_idx, "coords": coords, "patch_size": (8, 8)}
+            expected = expected_mean(images[data_idx][sample_idx], own, 3, "reflect")
+            assert np.array_equal(patch[channel], expected[channel])
+
+
+def test_tiles_have_surroundings_too(rng: np.random.Generator) -> None:
+    extractor = PatchExtractor([stack(rng.integers(0, 255, (1, 1, 30, 31), np.uint8))], "wrap")
+    tiling = TiledPatching(extractor.shapes, (8, 8), (2, 2))
+    patches = extract_lateral_context(extractor, tiling[:], n_scales=2)
+    assert np.array_equal(patches[:, :, 0], extractor.extract_batch(tiling[:]))
+    assert set(context_windows(tiling[:], 2).columns) == {"data_idx", "sample_idx", "coords", "patch_size"}
+
+
+@pytest.mark.parametrize("limit", [1, 10_000, 100_000])
+def test_however_many_windows_are_read_at_a_time(
+    limit: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extractor = PatchExtractor([stack(rng.integers(0, 255, (1, 2, 64, 64), np.uint8))], "reflect")
+    table = RandomPatching(extractor.shapes, (8, 8), n_patches=20)[:]
+    expected = extract_lateral_context(extractor, table, 3)
+    n_reads = []
+    extract_batch = extractor.extract_batch
+    monkeypatch.setattr(extractor, "extract_batch", lambda specs: n_reads.append(len(specs)) or extract_batch(specs))
+    monkeypatch.setattr(lateral_context, "_READ_TOGETHER", limit)
+    assert np.array_equal(extract_lateral_context(extractor, table, 3), expected)
+    assert sum(n_reads) == 20, "one window a patch"
+    assert max(n_reads) == min(20, max(1, limit // (2 * 32 * 32)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "n_scales"), [((1, 2, 60, 70), (16, 12), 3), ((1, 1, 12, 24, 30), (4, 8, 6), 2)]
+)
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_resize_is_that_of_scikit_image(
+    shape: tuple[int, ...], size: tuple[int, ...], n_scales: int, padding: Padding, rng: np.random.Generator
+) -> None:
+    transform = pytest.importorskip("skimage.transform")
+    image = rng.poisson(40, shape).astype(np.float32)
+    extractor = PatchExtractor([stack(image)], padding)
+    for spec in RandomPatching(extractor.shapes, size, n_patches=12, seed=4):
+        patch = extract_lateral_context(extractor, [spec], n_scales, downscale="resize")[0]
+        for scale in range(n_scales):
+            window, _ = window_of_padded(image[0], spec["coords"], size, scale, padding)
+            expected = transform.resize(window, (len(window), *size))
+            np.testing.assert_allclose(patch[:, scale], expected, rtol=2e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "factor"), [(2, 2), (8, 2), (8, 8), (24, 4), (160, 32)])
+def test_a_resized_axis_is_that_of_scikit_image(size: int, factor: int, rng: np.random.Generator) -> None:
+    transform = pytest.importorskip("skimage.transform")
+    image = rng.normal(size=(3, size, 2)).astype(np.float32)
+    expected = transform.resize(image, (3, size // factor, 2))
+    np.testing.assert_allclose(resize(image, (factor, 1)), expected, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "i2", "i4", "f4", "f8", "u8"])
+@pytest.mark.parametrize("halve_z", [True, False])
+def test_the_compiled_sums_are_numpys(
+    dtype: str, halve_z: bool, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("numba")
+    monkeypatch.setattr(downscaling, "_FEW", 0)
+    voxels = (rng.random((2, 4, 6, 10)) * 200).astype(dtype)
+    sums = halve_sums(voxels, halve_z=halve_z)
+    expected = np.empty(sums.shape, sum_dtype(voxels.dtype))
+    halve_by_numpy(voxels, expected, 1 + halve_z)
+    assert sums.dtype == expected.dtype
+    assert sums.tobytes() == expected.tobytes()
+
+
+def test_sums_of_the_brightest_voxels_fit() -> None:
+    brightest = np.full((1, 1, 256, 256), 2**16 - 1, np.uint16)
+    patch = extract_lateral_context(
+        PatchExtractor([stack(brightest)]),
+        [{"data_idx": 0, "sample_idx": 0, "coords": (126, 126), "patch_size": (4, 4)}],
+        n_scales=7,
+    )
+    assert (patch == 2**16 - 1).all()
+
+
+def test_a_given_array_is_filled(rng: np.random.Generator) -> None:
+    extractor = PatchExtractor([stack(rng.random((1, 2, 40, 40)))])
+    table = RandomPatching(extractor.shapes, (8, 8), n_patches=3)[:]
+    out = np.full((3, 2, 2, 8, 8), np.nan)
+    assert extract_lateral_context(extractor, table, 2, out=out) is out
+    np.testing.assert_allclose(out, extract_lateral_context(extractor, table, 2), rtol=1e-6)
+    with pytest.raises(GeometryError, match=r"must be floats of shape \(3, 2, 3, 8, 8\)"):
+        extract_lateral_context(extractor, table, 3, out=out)
+    with pytest.raises(GeometryError, match="out is int64"):
+        extract_lateral_context(extractor, table, 2, out=out.astype(np.int64))
+
+
+def test_what_makes_no_sense_is_refused(rng: np.random.Generator) -> None:
+    extractor = PatchExtractor([stack(rng.random((1, 2, 40, 40)))])
+    table = SpecTable.from_specs([{"data_idx": 0, "sample_idx": 0, "coords": (0, 0), "patch_size": (8, 8)}])
+    with pytest.raises(GeometryError, match="n_scales is 0: it must be from 1, the patch alone, to 16"):
+        extract_lateral_context(extractor, table, 0)
+    with pytest.raises(NotWholeError, match=r"n_scales is 2\.0"):
+        extract_lateral_context(extractor, table, 2.0)  # type: ignore[arg-type]
+    with pytest.raises(GeometryError, match="downscale is 'median': it must be one of 'mean', 'resize'"):
+        extract_lateral_context(extractor, table, 2, downscale="median")  # type: ignore[arg-type]
+
+
+def test_context_larger_than_an_image_is_refused() -> None:
+    shapes = [(1, 1, 16, 128, 128), (2, 1, 9, 70, 128)]
+    check_context_fits(shapes, (16, 32, 32), 1)
+    check_context_fits(shapes, (4, 32, 32), 2)
+    with pytest.raises(
+        GeometryError, match=r"scale 2 covers 128 voxels along Y, but image stack 1 has 70.* at most 2 scales"
+    ):
+        check_context_fits(shapes, (2, 32, 32), 3)
+    with pytest.raises(GeometryError, match=r"along Z.* take at most 1 scale, or a smaller patch, or scale_z=False"):
+        check_context_fits(shapes, (8, 32, 32), 2)
+    check_context_fits(shapes, (8, 32, 32), 2, scale_z=False)

@@ -1,0 +1,46 @@
+"""Padding of one axis: what is read and where it goes is what numpy.pad puts there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from patchloom.geometry.padding import Padding, axis_source, source_runs
+
+WINDOWS = {
+    "start": st.integers(-40, 40),
+    "size": st.integers(1, 40),
+    "image_size": st.integers(1, 12),
+    "padding": st.sampled_from(["constant", "reflect", "edge", "wrap"]),
+}
+
+
+@given(**WINDOWS)
+def test_an_axis_is_made_of_what_numpy_puts_there(start: int, size: int, image_size: int, padding: Padding) -> None:
+    image = np.arange(1, image_size + 1)
+    margin = 100
+    expected = np.pad(image, margin, mode=padding)[start + margin : start + margin + size]
+    source = axis_source(start, size, image_size, padding)
+    read = np.concatenate([image[:0], *(image[first:last] for first, last in source.runs)])
+    window = np.zeros(size, int)
+    window[source.inside] = read[source.positions]
+    assert window.tolist() == expected.tolist()
+    assert all(0 <= first < last <= image_size for first, last in source.runs)
+    assert set(read) == set(expected) - {0}, "nothing is read that is not needed"
+
+
+@given(**WINDOWS)
+def test_runs_are_the_positions(start: int, size: int, image_size: int, padding: Padding) -> None:
+    positions = axis_source(start, size, image_size, padding).positions
+    filled = np.full(len(positions), -1)
+    for to, of in source_runs(positions):
+        assert (filled[to] == -1).all()
+        filled[to] = np.arange(image_size)[of]
+    assert filled.tolist() == positions.tolist()
+
+
+@pytest.mark.parametrize(("padding", "n_runs"), [("reflect", 3), ("edge", 3), ("wrap", 3), ("constant", 1)])
+def test_a_window_around_the_whole_image_is_a_few_runs(padding: Padding, n_runs: int) -> None:
+    assert len(source_runs(axis_source(-20, 140, 100, padding).positions)) <= n_runs
