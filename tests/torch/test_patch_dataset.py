@@ -248,9 +248,9 @@ def test_patches_with_a_nan_may_stay_and_are_reported_once(with_nan):
     dataset = PatchDataset(stacks, patching, nan="keep")
 
     with pytest.warns(RuntimeWarning, match="stay as they are"):
-        dataset.read_batch(range(40))
+        dataset.__getitems__(range(40))
 
-    batch = dataset.read_batch(range(40))  # a second warning would be an error
+    batch = collate(dataset.__getitems__(range(40)))  # a second warning would be an error
     assert torch.isnan(batch.input).any()
 
 

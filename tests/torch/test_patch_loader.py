@@ -87,7 +87,8 @@ def test_memory_is_used_again_once_nobody_holds_it(dataset):
 
 def test_what_is_prepared_ahead_is_bounded(dataset, monkeypatch):
     read = []
-    monkeypatch.setattr(dataset, "read_batch", lambda keys, allocate: read.append(keys) or torch.zeros(1, 1))
+    batches = dataset._read
+    monkeypatch.setattr(dataset, "_read", lambda *arguments: read.append(0) or batches(*arguments))
     epoch = iter(PatchLoader(dataset, 1, prefetch=3))
 
     next(epoch)
@@ -99,8 +100,8 @@ def test_what_is_prepared_ahead_is_bounded(dataset, monkeypatch):
 
 def test_the_next_batch_is_prepared_before_it_is_asked_for(dataset, monkeypatch):
     prepared = [threading.Event() for _ in range(24)]
-    read = iter(prepared)
-    monkeypatch.setattr(dataset, "read_batch", lambda keys, allocate: [str(next(read).set())])
+    count, read = iter(prepared), dataset._read
+    monkeypatch.setattr(dataset, "_read", lambda *arguments: next(count).set() or read(*arguments))
     epoch = iter(PatchLoader(dataset, 1))
 
     next(epoch)

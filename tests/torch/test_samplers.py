@@ -96,15 +96,17 @@ def test_the_state_can_say_how_many_patches_were_used_where_more_keys_were_given
     assert next(iter(other)) == keys[20]
 
 
-def test_batches_of_keys_are_the_keys_in_batches():
-    one_by_one, in_batches = epoch_sampler(), epoch_sampler()
+def test_runs_of_keys_are_the_keys_in_whole_batches(monkeypatch):
+    monkeypatch.setattr("patchloom.torch.epoch_sampler._AT_ONCE", 130)
+    one_by_one, in_runs = epoch_sampler(), epoch_sampler()
 
-    batches = list(in_batches.key_batches(60, drop_last=False))
+    runs = list(in_runs.key_runs(60, drop_last=False))
 
-    assert [len(batch.indices) for batch in batches] == [60] * 6 + [40]
-    assert np.concatenate([batch.indices for batch in batches]).tolist() == [key.index for key in one_by_one]
-    assert {batch.epoch for batch in batches} == {0}
-    assert [len(batch.indices) for batch in in_batches.key_batches(60, drop_last=True)] == [60] * 6
+    assert [len(run.indices) for run in runs] == [120, 120, 120, 40]
+    assert np.concatenate([run.indices for run in runs]).tolist() == [key.index for key in one_by_one]
+    assert {run.epoch for run in runs} == {0}
+    assert [len(run.indices) for run in in_runs.key_runs(60, drop_last=True)] == [120, 120, 120]
+    assert [len(run.indices) for run in in_runs.key_runs(140, drop_last=True)] == [140, 140]
 
 
 def test_an_abandoned_epoch_is_followed_by_the_next_and_any_epoch_can_be_asked_for():

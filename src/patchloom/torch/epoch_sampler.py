@@ -25,11 +25,11 @@ _AT_ONCE = 4096
 
 
 @runtime_checkable
-class YieldsKeyBatches(Protocol):
-    """A sampler that gives the keys of a whole batch as one."""
+class YieldsRuns(Protocol):
+    """A sampler that gives the keys of many batches as one."""
 
-    def key_batches(self, batch_size: int, *, drop_last: bool) -> Iterator[PatchKeys]:
-        """Begin an epoch at once, and give its keys batch by batch."""
+    def key_runs(self, batch_size: int, *, drop_last: bool) -> Iterator[PatchKeys]:
+        """Begin an epoch at once, and give its keys in runs of whole batches; a last one that is smaller may be left out."""
 
 
 @runtime_checkable
@@ -119,10 +119,11 @@ class EpochSampler(torch.utils.data.Sampler[PatchKey]):
                 self._count(epoch, 1)
                 yield PatchKey(epoch, index)
 
-    def key_batches(self, batch_size: int, *, drop_last: bool) -> Iterator[PatchKeys]:
-        """Begin an epoch at once, and give its keys batch by batch; see `YieldsKeyBatches`."""
+    def key_runs(self, batch_size: int, *, drop_last: bool) -> Iterator[PatchKeys]:
+        """Begin an epoch at once, and give its keys in runs of batches; see `YieldsRuns`."""
         epoch, start, order = self._begin()
-        return self._key_batches(epoch, start, order, batch_size, drop_last=drop_last)
+        stop = len(self) - (len(self) - start) % batch_size if drop_last else len(self)
+        return self._runs(epoch, order, range(start, stop, max(_AT_ONCE // batch_size, 1) * batch_size))
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration be that of an epoch; one that was to be resumed is, if it is this one."""
@@ -182,17 +183,11 @@ class EpochSampler(torch.utils.data.Sampler[PatchKey]):
     def _indices(self, order: Order, start: int, stop: int) -> NDArray[np.int64]:
         return order(self._places(start, stop) % self.n_patches)
 
-    def _key_batches(
-        self, epoch: int, start: int, order: Order, batch_size: int, *, drop_last: bool
-    ) -> Iterator[PatchKeys]:
-        at_once = max(_AT_ONCE // batch_size, 1) * batch_size
-        for first in range(start, len(self), at_once):
-            indices = self._indices(order, first, min(first + at_once, len(self)))
-            for place in range(0, len(indices), batch_size):
-                batch = indices[place : place + batch_size]
-                if len(batch) == batch_size or not drop_last:
-                    self._count(epoch, len(batch))
-                    yield PatchKeys(epoch, batch)
+    def _runs(self, epoch: int, order: Order, starts: range) -> Iterator[PatchKeys]:
+        for first in starts:
+            indices = self._indices(order, first, min(first + starts.step, starts.stop))
+            self._count(epoch, len(indices))
+            yield PatchKeys(epoch, indices)
 
     def _count(self, epoch: int, n_keys: int) -> None:
         if epoch == self.epoch:  # an earlier iteration may still be alive

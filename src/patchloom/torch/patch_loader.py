@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from patchloom.errors import GeometryError
 from patchloom.geometry.checks import whole_number
-from patchloom.torch.epoch_sampler import EpochSampler, KeepsState, YieldsKeyBatches
+from patchloom.torch.epoch_sampler import EpochSampler, KeepsState, YieldsRuns
 from patchloom.torch.patch_keys import PatchKeys
 from patchloom.torch.planned_dataset import ReadsBatches
 from patchloom.torch.preparation import Preparation
@@ -111,9 +111,12 @@ class PatchLoader(Iterable[Any]):
     def _begin(self) -> Preparation[Any]:
         """Begin an epoch."""
         allocate = pinned if self.pin_memory else self._memory
-        keys = self._key_batches()
+        runs = self._key_runs()
         self._used = self.sampler.state_dict()["position"] if isinstance(self.sampler, KeepsState) else 0
-        return Preparation((self.dataset.read_batch(batch, allocate) for batch in keys), self._prefetch)
+        batches = itertools.chain.from_iterable(
+            self.dataset.read_batches(keys, self.batch_size, allocate) for keys in runs
+        )
+        return Preparation(batches, self._prefetch)
 
     def close(self) -> None:
         """Stop what is being prepared and wait for the thread, if there is one. The loader may be iterated again."""
@@ -154,9 +157,9 @@ class PatchLoader(Iterable[Any]):
             raise GeometryError(f"a {type(self.sampler).__name__} keeps no state: use an EpochSampler")
         return self.sampler
 
-    def _key_batches(self) -> Iterator[PatchKeys]:
-        if isinstance(self.sampler, YieldsKeyBatches):
-            return self.sampler.key_batches(self.batch_size, drop_last=self.drop_last)
+    def _key_runs(self) -> Iterator[PatchKeys]:
+        if isinstance(self.sampler, YieldsRuns):
+            return self.sampler.key_runs(self.batch_size, drop_last=self.drop_last)
         return self._grouped(iter(self.sampler))
 
     def _grouped(self, keys: Iterator[Any]) -> Iterator[PatchKeys]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, Self, SupportsIndex, runtime_checkable
 
 import numpy as np
@@ -35,15 +35,18 @@ class ReadsBatches(Protocol):
     def __len__(self) -> int:
         """Count the patches of an epoch."""
 
-    def read_batch(self, keys: PatchKeys | Iterable[PatchKey | SupportsIndex], allocate: Allocate = new_tensor) -> Any:
-        """Read a batch as `collate` would make it.
+    def read_batches(self, keys: PatchKeys, batch_size: int, allocate: Allocate) -> Iterator[Any]:
+        """Read batches one after the other, each when it is asked for, and as `collate` would make it.
 
         Parameters
         ----------
-        keys : PatchKeys or iterable of PatchKey or int
-            Which patches, of one epoch.
-        allocate : callable, optional
-            Makes the tensors that the batch is written to.
+        keys : PatchKeys
+            Which patches, of one epoch. Where they lie is worked out for all of them at once, which takes a fraction of the
+            time; so there may be thousands.
+        batch_size : int
+            Patches of a batch; the last one has what is left.
+        allocate : callable
+            Makes the tensors that the batches are written to.
         """
 
 
@@ -94,11 +97,13 @@ class PlannedDataset(torch.utils.data.Dataset[Any]):
 
     def __getitems__(self, keys: PatchKeys | Iterable[PatchKey | SupportsIndex]) -> Sequence[Any]:
         """Read many patches in one call, as `torch.utils.data.DataLoader` does for a batch."""
-        return self._patches(PatchKeys.of(keys), new_tensor)
+        chosen = PatchKeys.of(keys)
+        return next(self._read_patches(chosen, max(len(chosen.indices), 1), new_tensor), [])
 
-    def read_batch(self, keys: PatchKeys | Iterable[PatchKey | SupportsIndex], allocate: Allocate = new_tensor) -> Any:
-        """Read a batch; see `ReadsBatches.read_batch`."""
-        return collate(self._patches(PatchKeys.of(keys), allocate), allocate)
+    def read_batches(self, keys: PatchKeys, batch_size: int, allocate: Allocate = new_tensor) -> Iterator[Any]:
+        """Read batches; see `ReadsBatches.read_batches`."""
+        for patches in self._read_patches(keys, batch_size, allocate):
+            yield collate(patches, allocate)
 
     def at_epoch(self, epoch: int) -> Self:
         """Give the same dataset at another epoch, for loaders that do not say the epoch in their keys."""
@@ -116,18 +121,23 @@ class PlannedDataset(torch.utils.data.Dataset[Any]):
     def _random(self, stream: Stream, epoch: int) -> CounterRandom:
         return CounterRandom(self.seed, epoch, stream)
 
-    def _patches(self, keys: PatchKeys, allocate: Allocate) -> Sequence[Any]:
+    def _read_patches(self, keys: PatchKeys, batch_size: int, allocate: Allocate) -> Iterator[Sequence[Any]]:
         epoch = self.epoch if keys.epoch is None else checked_epoch(keys.epoch)
-        table = self._plan(epoch).specs(keys.indices)
-        batch = self._read(table, epoch, keys.indices, allocate)
+        specs = self._plan(epoch).specs(keys.indices)
+        for start in range(0, len(specs), batch_size):
+            chosen = slice(start, start + batch_size)
+            yield self._patches(specs[chosen], epoch, keys.indices[chosen], allocate)
+
+    def _patches(self, table: SpecTable, epoch: int, indices: NDArray[np.int64], allocate: Allocate) -> Sequence[Any]:
+        batch = self._read(table, epoch, indices, allocate)
         if self.augmentation is not None:
             size = batch.table.columns["patch_size"][0].tolist()
-            positions = self.augmentation.draw(self._random(Stream.POSITION, epoch), keys.indices, size)
+            positions = self.augmentation.draw(self._random(Stream.POSITION, epoch), indices, size)
             for tensor in batch.pixels:
                 self.augmentation.put(tensor.numpy(), positions)
         if self.transform is None:
             return batch
-        generators = (self._generator(epoch, index) for index in keys.indices.tolist())
+        generators = (self._generator(epoch, index) for index in indices.tolist())
         return [_transformed(self.transform, patch, random) for patch, random in zip(batch, generators, strict=True)]
 
     def _generator(self, epoch: int, index: int) -> np.random.Generator:
