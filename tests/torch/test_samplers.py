@@ -49,7 +49,7 @@ def test_each_epoch_has_every_patch_once_and_says_so_in_its_keys(make):
 
 
 @every_sampler
-@pytest.mark.parametrize("n_ranks", [1, 2, 3])
+@pytest.mark.parametrize("n_ranks", [1, 2, 3, 5])
 def test_ranks_share_out_the_epoch_of_one_process(make, n_ranks):
     ranks = [make(rank=rank, n_ranks=n_ranks) for rank in range(n_ranks)]
 

@@ -46,8 +46,8 @@ def test_two_epochs_are_the_same_with_any_number_of_workers(dataset):
         expected = two_epochs(loader)
     memory = shared_memory()
 
-    for n_workers in (0, 2, 4):
-        options = {"multiprocessing_context": "forkserver", "persistent_workers": True} if n_workers else {}
+    for n_workers, persistent in ((0, False), (2, False), (2, True), (4, True)):
+        options = {"multiprocessing_context": "forkserver", "persistent_workers": persistent} if n_workers else {}
         loader = DataLoader(
             dataset,
             4,
