@@ -21,6 +21,7 @@ from patchloom.spec_table import SpecTable
 from patchloom.torch.flips_and_turns import FlipsAndTurns
 from patchloom.torch.grey_values import ScaleAndOffset
 from patchloom.torch.nan_search import NanPolicy, name_nan, rows_with_nan
+from patchloom.torch.pairing import check_pairs, check_plan
 from patchloom.torch.patches import Allocate, Patch, PatchBatch, PatchPair
 from patchloom.torch.planned_dataset import PlannedDataset, Transform
 from patchloom.torch.series_reader import SeriesReader
@@ -107,11 +108,11 @@ class PatchDataset(PlannedDataset):
         series = partial(SeriesReader, padding=padding, pool=pool)
         self._series = [series(inputs, channels=channels, dtype=dtype, normalisation=normalisation)]
         if targets is not None:
-            _check_pairs(inputs, targets)
+            check_pairs(inputs, targets)
             self._series.append(
                 series(targets, channels=target_channels, dtype=target_dtype, normalisation=target_normalisation)
             )
-        _check_plan(patching, inputs)
+        check_plan(patching, inputs)
 
     @property
     def image_stacks(self) -> list[ImageStack]:
@@ -176,25 +177,3 @@ class PatchDataset(PlannedDataset):
             if not len(rows):
                 return SpecTable(columns)
         raise SourceError(f"{_MOST_SUBSTITUTES} patches in a row have a NaN: exclude these regions from the plan")
-
-
-def _check_pairs(inputs: Sequence[ImageStack], targets: Sequence[ImageStack]) -> None:
-    if len(inputs) != len(targets):
-        raise GeometryError(f"there are {len(targets)} targets for {len(inputs)} inputs: give one for each")
-    for data_idx, (one, other) in enumerate(zip(inputs, targets, strict=True)):
-        shape, target_shape = tuple(one.data_shape), tuple(other.data_shape)
-        if (shape[0], *shape[2:]) != (target_shape[0], *target_shape[2:]):
-            raise GeometryError(
-                f"input {data_idx}, {one.source}, has shape SC(Z)YX {shape} and its target, {other.source}, has "
-                f"{target_shape}: they must have the same samples and size, and may differ in channels"
-            )
-
-
-def _check_plan(patching: Patching[PatchSpecs], inputs: Sequence[ImageStack]) -> None:
-    """Refuse a plan that says it was made for other images."""
-    planned = getattr(patching, "data_shapes", None)
-    if planned is None:
-        return
-    shapes = [tuple(stack.data_shape) for stack in inputs]
-    if [(shape[0], *shape[2:]) for shape in planned] != [(shape[0], *shape[2:]) for shape in shapes]:
-        raise GeometryError(f"the patching is for images of shapes {list(planned)}, but the inputs have {shapes}")
