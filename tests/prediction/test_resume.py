@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 
 from patchloom.errors import SinkError
 from patchloom.prediction import blocks, make_plan, predict
-from patchloom.prediction.ledger import ledger_path
+from patchloom.prediction.ledger import Ledger, ledger_path
 from patchloom.sinks import OmeZarrSink
 
 KILLS = int(os.environ.get("PATCHLOOM_TORTURE", "3"))
@@ -81,24 +82,25 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(settings: d
 
     moments = random.Random(7)
     killed = 0
-    for _ in range(KILLS):
-        run = start(tmp_path, pause=0.02, output="killed.ome.zarr", **settings)
-        assert run.stdout is not None
-        run.stdout.readline()
-        time.sleep(moments.uniform(0.02, 0.9))
-        run.send_signal(signal.SIGKILL)
-        run.communicate()
-        killed += run.returncode == -signal.SIGKILL
-        assert not (tmp_path / "killed.ome.zarr").exists() or run.returncode == 0
-        if run.returncode == 0:
-            break
-    assert killed, "no run was killed: the test shows nothing"
-    finish(start(tmp_path, pause=0, output="killed.ome.zarr", **settings))
-    assert files(tmp_path / "killed.ome.zarr") == {
-        name: content.replace(b"whole", b"killed") if name == "zarr.json" else content
-        for name, content in expected.items()
-    }
-    assert {path.name for path in tmp_path.iterdir()} == {"image.npy", "whole.ome.zarr", "killed.ome.zarr"}
+    while killed < KILLS:
+        output = tmp_path / "killed.ome.zarr"
+        while killed < KILLS and not output.exists():
+            run = start(tmp_path, pause=0.02, output=output.name, **settings)
+            assert run.stdout is not None
+            run.stdout.readline()
+            time.sleep(moments.uniform(0.02, 0.9))
+            run.send_signal(signal.SIGKILL)
+            run.communicate()
+            killed += 1
+        if ledger_path(output).exists() or not output.exists():
+            finish(start(tmp_path, pause=0, output=output.name, **settings))
+        assert files(output) == {
+            name: content.replace(b"whole", b"killed") if name == "zarr.json" else content
+            for name, content in expected.items()
+        }
+        left = {path.name for path in tmp_path.iterdir()} - {"killed.ome.zarr.lock"}
+        assert left == {"image.npy", "whole.ome.zarr", "killed.ome.zarr"}
+        shutil.rmtree(output)
 
 
 @pytest.fixture
@@ -225,6 +227,24 @@ def test_one_of_several_outputs_that_was_shown_before_the_kill_is_left_as_it_is(
     for name, expected in (("same", image), ("more", image + 1)):
         assert np.array_equal(predict(Copy(), written[name], patch_size=(64, 64), progress=False), expected)
     assert {path.name for path in tmp_path.iterdir()} == {"image.npy", "out-same.ome.zarr", "out-more.ome.zarr"}
+
+
+def test_a_run_that_was_killed_when_all_was_shown_has_nothing_left_to_do(tmp_path: Path, image: np.ndarray) -> None:
+    output = tmp_path / "out.ome.zarr"
+    with pytest.MonkeyPatch.context() as patch:
+
+        def killed(ledger: Ledger, data_idx: int) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(Ledger, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            go_on(output)
+    assert output.exists()
+    assert ledger_path(output).exists()
+    model = Copy()
+    go_on(output, model)
+    assert next(model.calls) == 1, "one tile, to see what the model makes of it"
+    assert_complete(output, image)
 
 
 def test_a_run_that_replaces_an_output_goes_on_without_being_told_again(

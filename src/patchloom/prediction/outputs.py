@@ -81,7 +81,7 @@ class Outputs:
         for data_idx in range(len(self._plan.stacks)):
             if self._ledger is None:
                 break
-            if data_idx in self._ledger.finished and all(path.exists() for path in self._paths(data_idx)):
+            if self._is_shown(data_idx):
                 self._done[data_idx] = set(range(len(self._plan.blocks[data_idx])))
                 self.results[data_idx] = self._named(data_idx, self._paths(data_idx))
             elif any(partial_path(path).exists() for path in self._paths(data_idx)):
@@ -208,6 +208,13 @@ class Outputs:
             resume=begun,
             lock=self._lock if len(self._plan.stacks) == 1 and not form.name else None,
         )
+
+    def _is_shown(self, data_idx: int) -> bool:
+        """Whether an earlier run completed an image; it may have been killed before it could write that down."""
+        paths = self._paths(data_idx)
+        known = self._ledger is not None and data_idx in self._ledger.finished
+        complete = known or self._is_all_recorded(data_idx)
+        return complete and all(path.exists() and not partial_path(path).exists() for path in paths)
 
     def _is_all_recorded(self, data_idx: int) -> bool:
         n_blocks = len(self._plan.blocks[data_idx])
