@@ -9,13 +9,15 @@ from patchloom.axes import spatial_axes
 from patchloom.errors import GeometryError, NotWholeError
 
 
-def whole_number(name: str, value: object) -> int:
+def whole_number(name: str, value: object, *, least: int | None = None) -> int:
     """Make a plain `int` of an integer of any make; a `bool` or a `float` is refused.
 
     Raises
     ------
     NotWholeError
         If `value` is no integer.
+    GeometryError
+        If it is less than the least.
 
     Examples
     --------
@@ -24,12 +26,15 @@ def whole_number(name: str, value: object) -> int:
         ...
     patchloom.errors.NotWholeError: index is 3.0: it must be a whole number
     """
-    if not isinstance(value, bool):
-        try:
-            return operator.index(value)  # type: ignore[arg-type]  # what is no integer raises TypeError
-        except TypeError:
-            pass
-    raise NotWholeError(f"{name} is {value!r}: it must be a whole number")
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]  # what is no integer raises TypeError
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise NotWholeError(f"{name} is {value!r}: it must be a whole number")
+    if least is not None and number < least:
+        raise GeometryError(f"{name} is {number}: it must be at least {least}")
+    return number
 
 
 def spatial_tuple(name: str, values: Sequence[int], n_dims: int | None = None, *, least: int) -> tuple[int, ...]:

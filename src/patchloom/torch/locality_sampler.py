@@ -83,7 +83,9 @@ class LocalitySampler(EpochSampler):
     ) -> None:
         super().__init__(len(patching), seed=seed, rank=rank, n_ranks=n_ranks, drop_last=drop_last)
         self.patching = patching
-        self.window, self.block = (_at_least_one(name, value) for name, value in (("window", window), ("block", block)))
+        self.window, self.block = (
+            whole_number(name, value, least=1) for name, value in (("window", window), ("block", block))
+        )
         self._block_shapes = _block_shapes(chunk_shapes, self.block)
 
     def blocks(self, epoch: int) -> NDArray[np.int64]:
@@ -96,8 +98,11 @@ class LocalitySampler(EpochSampler):
                 f"dimensions, but the patches lie in {data_idx.max() + 1} of {coords.shape[1]} dimensions"
             )
         shapes = self._block_shapes[data_idx]
-        boxes = np.column_stack((data_idx, specs["sample_idx"] // shapes[:, 0], coords // shapes[:, 1:]))
-        numbers: NDArray[np.int64] = np.unique(boxes, axis=0, return_inverse=True)[1].reshape(-1)
+        numbers = np.zeros(self.n_patches, np.int64)
+        for axis in (data_idx, specs["sample_idx"] // shapes[:, 0], *(coords // shapes[:, 1:]).T):
+            # Numbered through axis by axis: the numbers stay below that of the patches, however large the image.
+            low, span = int(axis.min()), int(axis.max() - axis.min()) + 1
+            numbers = _numbered_through(numbers * span + (axis - low))
         return numbers
 
     def _order(self, epoch: int) -> Order:
@@ -114,11 +119,14 @@ class LocalitySampler(EpochSampler):
         return np.arange(start, stop) + self.rank * len(self)
 
 
-def _at_least_one(name: str, value: int) -> int:
-    number = whole_number(name, value)
-    if number < 1:
-        raise GeometryError(f"{name} is {number}: it must be at least 1")
-    return number
+def _numbered_through(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Give equal numbers equal ranks, from 0 on and without gaps."""
+    largest = int(numbers.max())
+    if largest > 4 * len(numbers):
+        return np.unique(numbers, return_inverse=True)[1].reshape(-1)
+    there = np.zeros(largest + 1, bool)
+    there[numbers] = True
+    return (np.cumsum(there) - 1)[numbers]
 
 
 def _block_shapes(chunk_shapes: Sequence[Sequence[int]], block: int) -> NDArray[np.int64]:

@@ -85,7 +85,7 @@ class PatchLoader(Iterable[Any]):
             raise GeometryError("shuffle is True and there is a sampler, which says the order: give one of them")
         self.dataset = dataset
         self.batch_size, self._prefetch = (
-            _at_least_one(name, value) for name, value in (("batch_size", batch_size), ("prefetch", prefetch))
+            whole_number(name, value, least=1) for name, value in (("batch_size", batch_size), ("prefetch", prefetch))
         )
         self.sampler = EpochSampler(dataset, shuffle=shuffle) if sampler is None else sampler
         self.drop_last = drop_last
@@ -196,10 +196,3 @@ class _Epoch(Iterator[Any]):
         self._is_over = True
         if self._batches is not None:
             self._batches.close()
-
-
-def _at_least_one(name: str, value: int) -> int:
-    number = whole_number(name, value)
-    if number < 1:
-        raise GeometryError(f"{name} is {number}: it must be at least 1")
-    return number
