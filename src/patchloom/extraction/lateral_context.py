@@ -133,24 +133,29 @@ _KEPT = {
 }
 
 
-def checked_scales(n_scales: int) -> int:
-    """Return a number of scales that can be asked for.
+def checked_scales(n_scales: int, name: str = "n_scales") -> int:
+    """Return a number of scales that can be asked for; messages call it by the name given.
 
     Raises
     ------
     GeometryError
         If it is not from 1 to 16.
     """
-    number = whole_number("n_scales", n_scales)
+    number = whole_number(name, n_scales)
     if not 1 <= number <= _MOST_SCALES:
-        raise GeometryError(f"n_scales is {number}: it must be from 1, the patch alone, to {_MOST_SCALES}")
+        raise GeometryError(f"{name} is {number}: it must be from 1, the patch alone, to {_MOST_SCALES}")
     return number
 
 
 def check_context_fits(
-    data_shapes: Sequence[Sequence[int]], patch_size: Sequence[int], n_scales: int, *, scale_z: bool = True
+    data_shapes: Sequence[Sequence[int]],
+    patch_size: Sequence[int],
+    n_scales: int,
+    *,
+    scale_z: bool = True,
+    name: str = "n_scales",
 ) -> None:
-    """Refuse surroundings that no image of a series can show, as most of them would be padding.
+    """Refuse surroundings that an image of a series cannot show, as much of every patch's would be padding.
 
     Raises
     ------
@@ -173,7 +178,7 @@ def check_context_fits(
                 if scale and factor > 1 and size * factor > limit:
                     instead = ", or scale_z=False" if axis == "Z" else ""
                     raise GeometryError(
-                        f"n_scales is {n_scales}: scale {scale} covers {size * factor} voxels along {axis}, but image stack "
+                        f"{name} is {n_scales}: scale {scale} covers {size * factor} voxels along {axis}, but image stack "
                         f"{data_idx} has {limit} there (shape {tuple(shape)}): take at most {scale} "
                         f"scale{'s' * (scale > 1)}, or a smaller patch{instead}"
                     )

@@ -14,6 +14,7 @@ from patchloom.torch.collation import collate, decollate  # noqa: E402  # only o
 from patchloom.torch.epoch_sampler import EpochSampler  # noqa: E402
 from patchloom.torch.flips_and_turns import FlipsAndTurns  # noqa: E402
 from patchloom.torch.locality_sampler import LocalitySampler  # noqa: E402
+from patchloom.torch.microsplit_dataset import MicroSplitDataset  # noqa: E402
 from patchloom.torch.patch_dataset import PatchDataset  # noqa: E402
 from patchloom.torch.patch_keys import PatchKey  # noqa: E402
 from patchloom.torch.patch_loader import PatchLoader  # noqa: E402
@@ -29,6 +30,7 @@ __all__ = [
     "EpochSampler",
     "FlipsAndTurns",
     "LocalitySampler",
+    "MicroSplitDataset",
     "Patch",
     "PatchDataModule",
     "PatchDataset",

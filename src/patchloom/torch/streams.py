@@ -22,3 +22,6 @@ class Stream(IntEnum):
 
     BLOCK_ORDER = 36
     """In which order an epoch goes through the blocks of the storage."""
+
+    MIXTURE = 37
+    """How much each channel weighs in a sum of channels."""

@@ -1,0 +1,153 @@
+"""One series of images read with lateral context, for datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.extraction import ChunkPool, PatchExtractor, extract_lateral_context
+from patchloom.extraction.downscaling import Downscale, check_downscale
+from patchloom.extraction.lateral_context import check_context_fits, checked_scales
+from patchloom.geometry.padding import Padding, check_padding
+from patchloom.image_stacks import ImageStack, select_channels
+from patchloom.spec_table import SpecTable
+from patchloom.torch.grey_values import GreyValues, ScaleAndOffset
+from patchloom.torch.series_watch import SeriesWatch
+
+ContextPadding = Literal["reflect", "wrap", "zeros"]
+
+
+@dataclass(frozen=True, slots=True)
+class LateralContext:
+    """How much of its surroundings a patch brings along, and how.
+
+    Parameters
+    ----------
+    n_scales : int
+        How many scales, the patch itself among them.
+    downscale : {"mean", "resize"}
+        By the mean of blocks, or as CAREamics does.
+    scale_z : bool
+        Whether scales cover more along Z too.
+    padding : {"reflect", "wrap", "zeros"}
+        What stands outside the images.
+
+    Raises
+    ------
+    GeometryError
+        If one of them makes no sense.
+    """
+
+    n_scales: int = 1
+    downscale: Downscale = "mean"
+    scale_z: bool = True
+    padding: ContextPadding = "reflect"
+
+    def __post_init__(self) -> None:
+        checked_scales(self.n_scales, "multiscale_count")
+        check_downscale(self.downscale)
+        check_padding(self.extractor_padding)
+
+    @property
+    def extractor_padding(self) -> Padding:
+        """What a `PatchExtractor` calls it."""
+        return "constant" if self.padding == "zeros" else self.padding
+
+    def check_fits(self, stacks: Sequence[ImageStack], patch_size: Sequence[int]) -> None:
+        """Refuse surroundings larger than an image; see `check_context_fits`."""
+        shapes = [stack.data_shape for stack in stacks]
+        check_context_fits(shapes, patch_size, self.n_scales, scale_z=self.scale_z, name="multiscale_count")
+
+
+class ContextSeries:
+    """Reads batches of patches of a series at several scales; pickles as its image stacks do.
+
+    Parameters
+    ----------
+    stacks : sequence of ImageStack
+        The series.
+    context : LateralContext
+        Which scales.
+    channels : sequence of int, optional
+        Which channels are read; all where not given.
+    normalisation : ScaleAndOffset or sequence of them, optional
+        For the whole series, or one for each stack.
+    pool : ChunkPool, optional
+        Keeps decoded chunks.
+
+    Raises
+    ------
+    GeometryError
+        If the stacks make no series, a channel does not exist, or the normalisation does not fit.
+    """
+
+    def __init__(
+        self,
+        stacks: Sequence[ImageStack],
+        context: LateralContext,
+        *,
+        channels: Sequence[int] | None = None,
+        normalisation: ScaleAndOffset | Sequence[ScaleAndOffset] | None = None,
+        pool: ChunkPool | None = None,
+    ) -> None:
+        chosen = stacks if channels is None else [select_channels(stack, channels) for stack in stacks]
+        self._context = context
+        self._extractor = PatchExtractor(chosen, context.extractor_padding, pool=pool)
+        self._values = None if normalisation is None else GreyValues(normalisation, stacks, channels)
+        self._watch = SeriesWatch(self.image_stacks)
+
+    @property
+    def image_stacks(self) -> list[ImageStack]:
+        """The series, with the channels chosen."""
+        return self._extractor.image_stacks
+
+    @property
+    def n_channels(self) -> int:
+        """Channels of a batch."""
+        return self._extractor.n_channels
+
+    @property
+    def n_scales(self) -> int:
+        """Scales of a batch."""
+        return self._context.n_scales
+
+    @property
+    def may_hold_nan(self) -> bool:
+        """Whether there can be a NaN in a batch."""
+        return any(stack.data_dtype.kind == "f" for stack in self.image_stacks)
+
+    def read(self, table: SpecTable, out: NDArray[Any]) -> None:
+        """Read patches at all scales, in the image's own grey values.
+
+        Parameters
+        ----------
+        table : SpecTable
+            Patches of one size.
+        out : array
+            `(B, C, L, (Z), Y, X)` of floats, to be filled.
+
+        Raises
+        ------
+        SpecError
+            If the patches differ in size or do not lie in the series.
+        SourceError
+            If pixels cannot be read, or an image has changed on disk.
+        """
+        stacks = np.unique(table.columns.get("all_data_idx", table.columns["data_idx"])).tolist()
+        self._watch.check(number for number in stacks if 0 <= number < len(self.image_stacks))
+        context = self._context
+        extract_lateral_context(
+            self._extractor, table, context.n_scales, downscale=context.downscale, scale_z=context.scale_z, out=out
+        )
+
+    def normalise(self, table: SpecTable, batch: NDArray[Any]) -> None:
+        """Normalise patches, `(B, C, ...)`, in place, by the numbers of where they come from."""
+        if self._values is not None:
+            values = self._values.of(table)
+            for numbers, apply in ((values.scale, np.multiply), (values.offset, np.add)):
+                per_channel = np.atleast_2d(numbers).astype(batch.dtype)
+                apply(batch, per_channel[(..., *(np.newaxis,) * (batch.ndim - 2))], out=batch)
