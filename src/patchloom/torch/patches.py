@@ -79,7 +79,7 @@ class PatchBatch(Sequence[Patch | PatchPair]):
 
 def spec_tensors(table: SpecTable) -> BatchSpecs:
     """Turn specifications into one tensor a field."""
-    return {field: torch.tensor(column) for field, column in table.columns.items()}
+    return {field: torch.from_numpy(column.copy()) for field, column in table.columns.items()}
 
 
 def new_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
