@@ -38,6 +38,8 @@ def documents_with(pattern: re.Pattern[str]) -> list[object]:
 def test_snippets_run(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     text = document.read_text("utf-8")
+    if "patchloom.torch" in text:
+        pytest.importorskip("torch")
     names: dict[str, object] = {"__name__": "__main__"}
     for fence in FENCE.finditer(text):
         run(fence[1], names, document, text.count("\n", 0, fence.start(1)) + 1)
