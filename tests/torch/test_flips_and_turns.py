@@ -72,3 +72,12 @@ def test_input_and_target_get_the_same_position_which_depends_on_seed_epoch_and_
         assert tuple(patch.input[0].ravel().tolist()) in orbit(plain[key].input[0].numpy())
     turned = [not np.array_equal(patch.input, plain[key].input) for patch, key in zip(together, keys, strict=True)]
     assert 12 <= sum(turned) < 24
+
+
+def test_a_patch_that_is_the_same_in_every_epoch_gets_other_positions(inputs, patching):
+    fixed = pl.FixedPatching(list(patching))
+    dataset = PatchDataset(inputs, fixed, augmentation=FlipsAndTurns(), seed=4)
+
+    seen = {tuple(dataset[PatchKey(epoch, 3)].input[0].ravel().tolist()) for epoch in range(20)}
+
+    assert 4 <= len(seen) <= 8

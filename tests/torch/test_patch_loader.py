@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import subprocess
 import sys
 import threading
@@ -170,6 +171,18 @@ def test_a_restart_in_mid_epoch_goes_on_after_the_batches_given_out(dataset):
         restarted.load_state_dict(killed.state_dict())
         killed.close()
         assert (specs(used) + specs(restarted) + specs(restarted))[: len(expected)] == expected
+
+
+def test_a_second_restart_goes_on_from_the_first(dataset):
+    loaders = [PatchLoader(dataset, 5, sampler=EpochSampler(dataset, seed=3)) for _ in range(4)]
+    expected = [decollate(batch.specs) for batch in loaders[3]]
+    given = []
+
+    for loader, following in itertools.pairwise(loaders[:3]):
+        given.append(decollate(next(iter(loader)).specs))
+        following.load_state_dict(loader.state_dict())
+
+    assert given + [decollate(batch.specs) for batch in loaders[2]] == expected
 
 
 def test_the_state_after_an_epoch_whose_last_patches_are_dropped_is_that_of_the_next(dataset):

@@ -87,6 +87,17 @@ def test_a_restart_in_mid_epoch_goes_on_where_it_was(make, stop):
     assert [*expected[:400], *keys, *restarted, *restarted][: len(expected)] == expected
 
 
+def test_a_second_restart_goes_on_from_the_first():
+    expected, first, second, third = list(epoch_sampler()), epoch_sampler(), epoch_sampler(), epoch_sampler()
+    used = list(itertools.islice(iter(first), 100))
+    second.load_state_dict(first.state_dict())
+    used += itertools.islice(iter(second), 50)
+
+    third.load_state_dict(second.state_dict())
+
+    assert [*used, *third] == expected
+
+
 def test_the_state_can_say_how_many_patches_were_used_where_more_keys_were_given():
     sampler, other = epoch_sampler(), epoch_sampler()
     keys = list(itertools.islice(iter(sampler), 50))
