@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.errors import GeometryError
-from patchloom.extraction.gather import compiled_loop
+from patchloom._compiled_loop import compiled_loop
 
 Downscale = Literal["mean", "resize"]
 

@@ -8,14 +8,12 @@ called it. Elsewhere NumPy copies box by box, with the same result bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom._optional import require
+from patchloom._compiled_loop import compiled_loop
 
 _FEW = 8
 """Fewer boxes than this NumPy copies, before a compiled loop is even loaded, which takes half a second once."""
@@ -180,20 +178,6 @@ def _with_slices(extents: NDArray[np.int64]) -> NDArray[np.int64]:
     whole = np.ones((len(extents), 4), np.int64)
     whole[:, 0], whole[:, 5 - extents.shape[1] :] = extents[:, 0], extents[:, 1:]
     return whole
-
-
-@cache
-def compiled_loop(kernel: Callable[..., None]) -> Callable[..., None] | None:
-    """Compile a loop, which is kept on disk for the next process; None where numba is not there or does not load."""
-    try:
-        numba = require("numba", extra="speed")
-    except ImportError:
-        return None
-    try:
-        compiled: Callable[..., None] = numba.njit(nogil=True, cache=True)(kernel)
-    except RuntimeError:  # there is no folder that it could be kept in
-        compiled = numba.njit(nogil=True)(kernel)
-    return compiled
 
 
 # What does not change is taken out of the loops by hand, which gains a quarter of the time. Voxels are addressed by unsigned
