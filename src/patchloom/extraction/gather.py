@@ -66,12 +66,11 @@ def gather(
     if compiled is None:
         gather_by_numpy(source, target, boxes, scale, offset)
         return
-    corners, places, extents = boxes
-    rows = _rows(source, corners, extents.shape[1]), _rows(target, places, extents.shape[1]), _with_slices(extents)
+    arrays = _as_row(source), np.array(_strides(source)), _as_row(target), np.array(_strides(target))
     if scale is None:
-        compiled(*rows)
+        compiled(*arrays, *boxes)
     else:
-        compiled(*rows, places[:, -extents.shape[1]].copy(), (scale, offset))
+        compiled(*arrays, *boxes, scale, offset)
 
 
 def gather_by_numpy(
@@ -152,70 +151,76 @@ def _steps(array: NDArray[Any]) -> list[int]:
     return [step if size > 1 else 0 for size, step in zip(array.shape, array.strides, strict=True)]
 
 
-class _Rows(NamedTuple):
-    """An array as the rows of its boxes."""
-
-    memory: NDArray[Any]
-    """Everything from its first element to its last, as one row."""
-    starts: NDArray[np.int64]
-    """Where in it each box begins."""
-    strides: tuple[int, int, int]
-    """How far one channel, slice and row lies from the next."""
+def _strides(array: NDArray[Any]) -> list[int]:
+    """How many voxels lie from one to the next along each axis."""
+    return [step // array.itemsize for step in _steps(array)]
 
 
-def _rows(array: NDArray[Any], first: NDArray[np.int64], rank: int) -> _Rows:
-    strides = [step // array.itemsize for step in _steps(array)]
+def _as_row(array: NDArray[Any]) -> NDArray[Any]:
+    """See everything from an array's first element to its last as one row."""
     if array.flags.c_contiguous:
-        memory = array.reshape(-1)
-    else:
-        last = sum((size - 1) * stride for size, stride in zip(array.shape, strides, strict=True))
-        memory = np.lib.stride_tricks.as_strided(array, (last + 1,), (array.itemsize,))
-    return _Rows(memory, first @ np.array(strides), (strides[-rank], strides[-3], strides[-2]))
-
-
-def _with_slices(extents: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Extents along `CZYX`: in 2D there is one slice."""
-    whole = np.ones((len(extents), 4), np.int64)
-    whole[:, 0], whole[:, 5 - extents.shape[1] :] = extents[:, 0], extents[:, 1:]
-    return whole
+        return array.reshape(-1)
+    last = sum((size - 1) * stride for size, stride in zip(array.shape, _strides(array), strict=True))
+    return np.lib.stride_tricks.as_strided(array, (last + 1,), (array.itemsize,))
 
 
 # What does not change is taken out of the loops by hand, which gains a quarter of the time. Voxels are addressed by unsigned
 # numbers: a signed one could be negative, which the compiled loop would have to look out for at every voxel, and then it
-# would not use vector instructions.
+# would not use vector instructions. In 2D there is one slice, and its step is of no account.
 
 
-def copy_rows(source: Any, target: Any, extents: Any) -> None:
+def copy_rows(
+    pixels: Any, steps: Any, batch: Any, batch_steps: Any, corners: Any, places: Any, extents: Any
+) -> None:
     """Copy boxes row by row: the loop that is compiled."""
-    pixels, batch = source.memory, target.memory
-    row_step, place_step = _UNSIGNED(source.strides[2]), _UNSIGNED(target.strides[2])
-    for box in range(extents.shape[0]):
-        n_rows, width = extents[box, 2], _UNSIGNED(extents[box, 3])
+    rank = extents.shape[1]
+    row_step, batch_row_step = _UNSIGNED(steps[-2]), _UNSIGNED(batch_steps[-2])
+    for box in range(len(extents)):
+        corner, place = 0, 0
+        for axis in range(len(steps)):
+            corner += corners[box, axis] * steps[axis]
+        for axis in range(len(batch_steps)):
+            place += places[box, axis] * batch_steps[axis]
+        n_rows, width = extents[box, rank - 2], _UNSIGNED(extents[box, rank - 1])
         for channel in range(extents[box, 0]):
-            for section in range(extents[box, 1]):
-                start = _UNSIGNED(source.starts[box] + channel * source.strides[0] + section * source.strides[1])
-                place = _UNSIGNED(target.starts[box] + channel * target.strides[0] + section * target.strides[1])
+            for section in range(extents[box, 1] if rank == 4 else 1):
+                start = _UNSIGNED(corner + channel * steps[-rank] + section * steps[-3])
+                batch_start = _UNSIGNED(place + channel * batch_steps[-rank] + section * batch_steps[-3])
                 for _ in range(n_rows):
                     for x in range(width):
-                        batch[place + x] = pixels[start + x]
+                        batch[batch_start + x] = pixels[start + x]
                     start += row_step
-                    place += place_step
+                    batch_start += batch_row_step
 
 
-def normalise_rows(source: Any, target: Any, extents: Any, first_channels: Any, normalisation: Any) -> None:
+def normalise_rows(
+    pixels: Any,
+    steps: Any,
+    batch: Any,
+    batch_steps: Any,
+    corners: Any,
+    places: Any,
+    extents: Any,
+    scales: Any,
+    offsets: Any,
+) -> None:
     """Copy boxes row by row, each voxel times the scale of its channel plus the offset."""
-    pixels, batch = source.memory, target.memory
-    row_step, place_step = _UNSIGNED(source.strides[2]), _UNSIGNED(target.strides[2])
-    for box in range(extents.shape[0]):
-        n_rows, width = extents[box, 2], _UNSIGNED(extents[box, 3])
+    rank = extents.shape[1]
+    row_step, batch_row_step = _UNSIGNED(steps[-2]), _UNSIGNED(batch_steps[-2])
+    for box in range(len(extents)):
+        corner, place = 0, 0
+        for axis in range(len(steps)):
+            corner += corners[box, axis] * steps[axis]
+        for axis in range(len(batch_steps)):
+            place += places[box, axis] * batch_steps[axis]
+        n_rows, width = extents[box, rank - 2], _UNSIGNED(extents[box, rank - 1])
         for channel in range(extents[box, 0]):
-            scale = normalisation[0][first_channels[box] + channel]
-            offset = normalisation[1][first_channels[box] + channel]
-            for section in range(extents[box, 1]):
-                start = _UNSIGNED(source.starts[box] + channel * source.strides[0] + section * source.strides[1])
-                place = _UNSIGNED(target.starts[box] + channel * target.strides[0] + section * target.strides[1])
+            scale, offset = scales[places[box, -rank] + channel], offsets[places[box, -rank] + channel]
+            for section in range(extents[box, 1] if rank == 4 else 1):
+                start = _UNSIGNED(corner + channel * steps[-rank] + section * steps[-3])
+                batch_start = _UNSIGNED(place + channel * batch_steps[-rank] + section * batch_steps[-3])
                 for _ in range(n_rows):
                     for x in range(width):
-                        batch[place + x] = batch.dtype.type(pixels[start + x]) * scale + offset
+                        batch[batch_start + x] = batch.dtype.type(pixels[start + x]) * scale + offset
                     start += row_step
-                    place += place_step
+                    batch_start += batch_row_step
