@@ -23,6 +23,9 @@ import numpy as np
 def invert(batch):
     return 255 - batch
 
+def same(batch):
+    return batch
+
 def broken(batch):
     raise RuntimeError("out of cheese")
 
@@ -121,6 +124,15 @@ def test_info_says_what_an_image_is(workplace: Path) -> None:
         (("plan", "img2.tif", "--patch-size", "16,16", "--overlaps", "16,0"), 2, "overlap is 16 along Y"),
         (("plan", "img2.tif", "--patch-size", "16,16", "--seams", "none"), 2, "centered"),
         (("plan", "img2.tif", "--patch-size", "16,16", "--axes", "CYX"), 2, "axes"),
+        (("plan", "img2.tif", *TILES, "--normalise", "percentiles", "--percentiles", "2"), 2, "such as 1,99.8"),
+        (("plan", "img2.tif", *TILES, "--normalise", "percentiles", "--percentiles", "98,2"), 2, "the lower one first"),
+        (("plan", "img2.tif", *TILES, "--percentiles", "2,98"), 2, "normalise is None"),
+        (("plan", "img2.tif", *TILES, "--per", "channel"), 2, "normalise is None"),
+        (
+            ("plan", "img2.tif", *TILES, "--model", "my_model:invert", "--bgr"),
+            1,
+            "bgr is True, which is for ZEISS models",
+        ),
         (("info", "my_model.py"), None, "my_model.py"),
         (("nonsense",), 2, "nonsense"),
     ],
@@ -152,6 +164,34 @@ def test_debug_shows_where_an_error_came_from(workplace: Path) -> None:
     result = run("predict", "img2.tif", "--model", "my_model:broken", "-o", "out.ome.zarr", "--debug", *TILES)
     assert result.exit_code == 1
     assert "ModelError" in repr(result.exception)
+
+
+def test_grey_values_are_normalised_as_asked_for(workplace: Path) -> None:
+    source = tifffile.imread(workplace / "img2.tif").astype(np.float64)
+    low, high = np.percentile(source, (2, 98))
+    model = ("--model", "my_model:same", *TILES, "--quiet")
+    percentiles = ("--normalise", "percentiles", "--percentiles", "2,98", "--per", "sample")
+    assert run("predict", "img2.tif", *model, "-o", "out.npy", *percentiles).exit_code == 0
+    np.testing.assert_allclose(np.load(workplace / "out.npy"), (source - low) / (high - low), atol=1e-5)
+    assert run("predict", "img2.tif", *model, "-o", "std.npy", "--normalise", "mean_std").exit_code == 0
+    np.testing.assert_allclose(np.load(workplace / "std.npy"), (source - source.mean()) / source.std(), atol=1e-5)
+
+
+@pytest.mark.parametrize(("option", "expected"), [((), None), (("--bgr",), True), (("--rgb",), False)])
+@pytest.mark.parametrize("command", ["plan", "predict"])
+def test_the_order_of_colours_reaches_the_model(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, command: str, option: tuple[str, ...], expected: bool | None
+) -> None:
+    asked = []
+
+    def load(reference: str, *, layout: str | None, bgr: bool | None) -> Any:
+        asked.append(bgr)
+        return lambda batch: batch
+
+    monkeypatch.setattr(sys.modules[f"patchloom.cli.{command}_command"], "load_model", load)
+    output = ("-o", "out.npy") if command == "predict" else ()
+    result = run(command, "img2.tif", "--model", "colours.czann", *TILES, *output, *option)
+    assert (result.exit_code, asked) == (0, [expected]), result.output
 
 
 def test_help_and_version_are_there_for_a_newcomer() -> None:
@@ -206,4 +246,32 @@ def test_the_other_images_of_a_series_finish_when_one_fails(workplace: Path) -> 
     assert result.exit_code == 1
     assert "1 of 3 images failed, the others are done" in result.stderr
     assert "img5.tif" in result.stderr
+    assert result.stdout == "out/img2.ome.zarr\nout/img10.ome.zarr\n"
+    assert "img5.tif   failed: the model failed on the tile at (0, 0)" in result.stderr
     assert sorted(path.name for path in (workplace / "out").iterdir()) == ["img10.ome.zarr", "img2.ome.zarr"]
+
+
+def test_json_has_the_facts_of_the_table_also_where_an_image_failed(workplace: Path) -> None:
+    tifffile.imwrite(workplace / "img5.tif", np.full((60, 40), 13, np.uint8), metadata={"axes": "YX"})
+    arguments = ("predict", "*.tif", "--model", "my_model:superstitious", "-o", "out", "--keep-going", "--json", *TILES)
+    result = run(*arguments)
+    assert result.exit_code == 1
+    facts = json.loads(result.stdout)
+    assert facts["written"] == ["out/img2.ome.zarr", "out/img10.ome.zarr"]
+    assert [image["source"] for image in facts["images"]] == ["img2.tif", "img5.tif", "img10.tif"]
+    good, failed, _ = facts["images"]
+    assert good | {"seconds": None} == {
+        "source": "img2.tif",
+        "outputs": ["out/img2.ome.zarr"],
+        "axes": "YX",
+        "shape": [60, 40],
+        "tiles": 15,
+        "blocks": 1,
+        "blocks_resumed": 0,
+        "blocks_skipped": 0,
+        "seconds": None,
+        "error": None,
+    }
+    assert good["seconds"] > 0
+    assert failed["outputs"] == []
+    assert "out of cheese" in failed["error"]

@@ -65,7 +65,7 @@ def test_mean_and_deviation_are_those_of_numpy(dtype, per, rng):
 def test_percentiles_are_those_of_numpy(dtype, per, rng):
     image = random_image(rng, dtype)
     stack = RecordingStack(image, axes="SCYX")
-    found = measure_normalisation(stack, "percentile", percentiles=(2.5, 90), per=per, max_bytes=500)
+    found = measure_normalisation(stack, "percentiles", percentiles=(2.5, 90), per=per, max_bytes=500)
     low, high = np.percentile(image.astype(np.float64), (2.5, 90), axis=POOLED[per], keepdims=True)[..., 0, 0]
     scale, offset = expected_values(low, high - low, (2, 3))
     np.testing.assert_allclose(found.scale, scale, rtol=1e-12)
@@ -76,7 +76,7 @@ def test_percentiles_are_those_of_numpy(dtype, per, rng):
 @settings(deadline=None, max_examples=60)
 @given(
     st.sampled_from(["uint8", "int16", "float32"]),
-    st.sampled_from(["mean_std", "percentile"]),
+    st.sampled_from(["mean_std", "percentiles"]),
     st.sampled_from(sorted(POOLED)),
     st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 25), st.integers(1, 25)),
     st.integers(1, 3000),
@@ -96,12 +96,12 @@ def test_the_result_does_not_depend_on_what_is_read_at_once(dtype, method, per, 
 
 
 @pytest.mark.parametrize(("dtype", "n_passes"), [("uint16", 1), ("float32", 2), ("float64", 4)])
-@pytest.mark.parametrize("method", ["mean_std", "percentile"])
+@pytest.mark.parametrize("method", ["mean_std", "percentiles"])
 def test_no_more_is_held_than_allowed_and_no_pass_is_wasted(dtype, n_passes, method, rng):
     stack = RecordingStack(random_image(rng, dtype, (3, 2, 64, 64)), axes="SCYX")
     measure_normalisation(stack, method, per="sample_channel", max_bytes=4096)
     assert stack.most_bytes <= 4096
-    assert stack.n_bytes == stack.array.nbytes * (n_passes if method == "percentile" else 1)
+    assert stack.n_bytes == stack.array.nbytes * (n_passes if method == "percentiles" else 1)
 
 
 def test_nothing_cancels_where_the_mean_is_far_from_zero(rng):
@@ -136,13 +136,13 @@ def test_pixels_that_are_not_finite_are_left_out_and_counted(rng):
     image[1, 2, 5] = np.inf
     image[1, 1, 6] = -np.inf
     finite = image[np.isfinite(image)].astype(np.float64)
-    for method, zero in [("mean_std", finite.mean()), ("percentile", np.percentile(finite, 1))]:
+    for method, zero in [("mean_std", finite.mean()), ("percentiles", np.percentile(finite, 1))]:
         found = measure_normalisation(ArrayStack(image, axes="SCYX"), method)
         assert -found.offset[0][0] / found.scale[0][0] == pytest.approx(zero, rel=1e-9)
         assert found.n_ignored == image.size - finite.size == 5 * 31
 
 
-@pytest.mark.parametrize("method", ["mean_std", "percentile"])
+@pytest.mark.parametrize("method", ["mean_std", "percentiles"])
 def test_a_part_without_a_finite_pixel_is_an_error_that_names_it(method):
     image = np.ones((2, 3, 4, 5))
     image[1, 2] = np.nan
@@ -152,7 +152,7 @@ def test_a_part_without_a_finite_pixel_is_an_error_that_names_it(method):
     assert measure_normalisation(stack, method, per="channel").n_ignored == 20
 
 
-@pytest.mark.parametrize("method", ["mean_std", "percentile"])
+@pytest.mark.parametrize("method", ["mean_std", "percentiles"])
 @pytest.mark.parametrize("dtype", ["uint16", "float32", "float64"])
 def test_an_image_of_one_value_becomes_zero(dtype, method):
     image = np.full((2, 1, 300, 300), 0.1 if "float" in dtype else 77, dtype)
@@ -164,15 +164,15 @@ def test_an_image_of_one_value_becomes_zero(dtype, method):
 
 def test_spreads_that_no_float_can_divide_by_count_as_none_and_those_beyond_all_floats_are_refused():
     tiny = np.array([[0.0, 5e-324]])
-    assert measure_normalisation(ArrayStack(tiny, axes="YX"), "percentile", percentiles=(0, 100)).n_flat == 1
-    for method in ("mean_std", "percentile"):
+    assert measure_normalisation(ArrayStack(tiny, axes="YX"), "percentiles", percentiles=(0, 100)).n_flat == 1
+    for method in ("mean_std", "percentiles"):
         with pytest.raises(SourceError, match="too large to be normalised"):
             measure_normalisation(ArrayStack(np.array([[-1.7e308, 1.7e308]]), axes="YX"), method, percentiles=(0, 100))
 
 
 def test_json_keeps_every_bit(rng):
     found = measure_normalisation(
-        ArrayStack(random_image(rng, "float32"), axes="SCYX"), "percentile", per="sample_channel"
+        ArrayStack(random_image(rng, "float32"), axes="SCYX"), "percentiles", per="sample_channel"
     )
     again = Normalisation.from_dict(json.loads(json.dumps(found.to_dict())))
     assert again == found
@@ -208,7 +208,7 @@ def test_any_number_of_predicted_channels_goes_back_where_all_channels_were_meas
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"method": "minmax"}, "method is 'minmax': it must be one of 'mean_std', 'percentile'"),
+        ({"method": "minmax"}, "method is 'minmax': it must be one of 'mean_std', 'percentiles'"),
         ({"per": "tile"}, "per is 'tile'"),
         ({"percentiles": (99, 1)}, "two numbers from 0 to 100, the lower one first"),
         ({"percentiles": (1, 101)}, "percentiles is"),

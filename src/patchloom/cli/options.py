@@ -28,6 +28,27 @@ def voxels(text: str) -> Voxels:
         raise typer.BadParameter(f"{text!r} is no list of whole numbers such as 256,256") from None
 
 
+class PercentilePair(tuple[float, ...]):
+    """A lower and an upper percentile; a class of its own for the same reason."""
+
+    __slots__ = ()
+
+
+def percentile_pair(text: str) -> PercentilePair:
+    """Read two numbers that are separated by a comma.
+
+    Examples
+    --------
+    >>> percentile_pair("1,99.8")
+    (1.0, 99.8)
+    """
+    try:
+        lower, upper = map(float, text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no pair of numbers such as 1,99.8") from None
+    return PercentilePair((lower, upper))
+
+
 def n_bytes(text: str) -> int:
     """Read a size in memory.
 
@@ -106,8 +127,21 @@ Reduce = Annotated[
     ),
 ]
 Normalise = Annotated[
-    Literal["mean_std", "percentile"] | None,
-    typer.Option(help="Bring each image's grey values to the model's range, by statistics of the whole image."),
+    Literal["mean_std", "percentiles"] | None,
+    typer.Option(
+        help="Bring each image's grey values to the model's range, by statistics of the whole image: mean to 0 and "
+        "deviation to 1, or two percentiles to 0 and 1."
+    ),
+]
+Percentiles = Annotated[
+    PercentilePair | None,
+    typer.Option(
+        parser=percentile_pair, metavar="LOW,HIGH", help="Which percentiles become 0 and 1; 1,99.8 if left out."
+    ),
+]
+Per = Annotated[
+    Literal["source", "channel", "sample", "sample_channel"] | None,
+    typer.Option(help="What of an image is normalised by statistics of its own; all of it together if left out."),
 ]
 SkipDarker = Annotated[
     float | None,
@@ -120,6 +154,13 @@ SkipDarker = Annotated[
 Layout = Annotated[
     str | None,
     typer.Option(help="Order of an ONNX model's axes, such as NCHW or NHWC, where it cannot be told from the file."),
+]
+Bgr = Annotated[
+    bool | None,
+    typer.Option(
+        "--bgr/--rgb",
+        help="Whether a ZEISS model takes colours blue first or red first; a .czann does not say, and gets them as they come.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where in the code an error came from.")]

@@ -30,9 +30,12 @@ def plan_command(
     dtype: options.Dtype = None,
     reduce: options.Reduce = None,
     normalise: options.Normalise = None,
+    percentiles: options.Percentiles = None,
+    per: options.Per = None,
     skip_dark: options.SkipDarker = None,
     memory_limit: options.MemoryLimit = None,
     layout: options.Layout = None,
+    bgr: options.Bgr = None,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
@@ -40,7 +43,7 @@ def plan_command(
     with reported_errors(debug=debug):
         prepared = plan(
             sources if len(sources) > 1 else sources[0],
-            model=None if model is None else load_model(model, layout=layout),
+            model=None if model is None else load_model(model, layout=layout, bgr=bgr),
             axes=axes,
             patch_size=patch_size,
             overlaps=overlaps,
@@ -51,6 +54,8 @@ def plan_command(
             dtype=dtype,
             reduce=reduce,
             normalise=normalise,
+            percentiles=percentiles,
+            per=per,
             skip=None if skip_dark is None else SkipDark(skip_dark),
             memory_limit=memory_limit,
         )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -14,6 +15,7 @@ from patchloom.cli import options
 from patchloom.cli.reporting import print_json, reported_errors
 from patchloom.prediction import predict
 from patchloom.prediction.emptiness import SkipDark
+from patchloom.prediction.image_report import ImageReport
 from patchloom.prediction.models import AugmentedModel, Model, load_model
 
 
@@ -38,9 +40,12 @@ def predict_command(
     dtype: options.Dtype = None,
     reduce: options.Reduce = None,
     normalise: options.Normalise = None,
+    percentiles: options.Percentiles = None,
+    per: options.Per = None,
     skip_dark: options.SkipDarker = None,
     memory_limit: options.MemoryLimit = None,
     layout: options.Layout = None,
+    bgr: options.Bgr = None,
     augment: Annotated[
         Literal["none", "flips", "all"],
         typer.Option(help="Average over flips, or over flips and quarter turns too: 4 or 8 times the work."),
@@ -58,10 +63,11 @@ def predict_command(
     debug: options.Debug = False,
 ) -> None:
     """Run a model over images of any size and write a seamless result. A run that was killed goes on when started again."""
-    with reported_errors(debug=debug):
-        started = time.monotonic()
-        result = predict(
-            _augmented(load_model(model, layout=layout), augment),
+    reports: list[ImageReport] = []
+    started = time.monotonic()
+    with reported_errors(debug=debug), _printed(reports, started, as_json=as_json):
+        predict(
+            _augmented(load_model(model, layout=layout, bgr=bgr), augment),
             sources if len(sources) > 1 else sources[0],
             output,
             axes=axes,
@@ -74,6 +80,8 @@ def predict_command(
             dtype=dtype,
             reduce=reduce,
             normalise=normalise,
+            percentiles=percentiles,
+            per=per,
             skip=None if skip_dark is None else SkipDark(skip_dark),
             memory_limit=memory_limit,
             ome_zarr_version=ome_zarr,
@@ -81,29 +89,28 @@ def predict_command(
             pyramid=None if pyramid == "none" else pyramid,
             overwrite=overwrite,
             progress=not quiet,
+            report=reports.extend,
         )
-        written = [str(path) for path in _paths(result)]
-        if as_json:
-            print_json({"written": written, "seconds": round(time.monotonic() - started, 3)})
-            return
-        for path in written:
-            typer.echo(path)
-        if not quiet:
-            Console(stderr=True).print(f"done in {time.monotonic() - started:.1f} s", highlight=False)
+    if not quiet and not as_json:
+        Console(stderr=True).print(f"done in {time.monotonic() - started:.1f} s", highlight=False)
+
+
+@contextmanager
+def _printed(reports: list[ImageReport], started: float, *, as_json: bool) -> Iterator[None]:
+    """Print what was written, also when some images of a series failed."""
+    try:
+        yield
+    finally:
+        written = [path for report in reports for path in report.outputs]
+        if as_json and reports:
+            images = [report.to_dict() for report in reports]
+            print_json({"written": written, "seconds": round(time.monotonic() - started, 3), "images": images})
+        elif not as_json:
+            for path in written:
+                typer.echo(path)
 
 
 def _augmented(model: Model, augment: Literal["none", "flips", "all"]) -> Model:
     if augment == "none":
         return model
     return AugmentedModel(model, quarter_turns=augment == "all")
-
-
-def _paths(result: Any) -> Iterator[Path]:
-    """Flatten what a run wrote: a series is a list, several outputs are a mapping."""
-    if isinstance(result, list):
-        for image in result:
-            yield from _paths(image)
-    elif isinstance(result, dict):
-        yield from result.values()
-    else:
-        yield result

@@ -1,21 +1,25 @@
 """What of a run is done, written down beside the output so that a killed run can go on.
 
-A ledger is a text file of one JSON value a line. The first line says what the run is: all settings that the bytes of the
-result depend on. Each further line says of one block that its bytes are durable, or of one image that it is complete. A
-line is on disk (fsync) when `record` returns, so whatever the ledger says is true, whenever the process is killed. A line
-that was cut off by a kill says nothing: its block is computed again.
+A ledger is a text file. Each line is a checksum, a space, and one JSON value. The first says what the run is: all settings
+that the bytes of the result depend on. Each further line says of one block that its bytes are durable, or of one image that
+it is complete. A line is on disk (fsync) when `record` returns, so whatever the ledger says is true, whenever the process is
+killed. A line that was cut off or does not have its checksum says nothing, nor does any after it: their blocks are computed
+again. Times have no part in it, so it does not matter what a clock says.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from patchloom.errors import SinkError
 from patchloom.sinks.destination import sync_folder
+from patchloom.sinks.write_failure import why
 
 
 class Ledger:
@@ -41,19 +45,27 @@ class Ledger:
         """Records of the finished blocks, one for each output, by image and number of the block."""
         self.finished: set[int] = set()
         """Images that are complete."""
-        found, length = _read(path)
+        found, self._length = _read(path)
         self._note(found)
         if found:
-            _check_same(path, found[0].get("settings", {}), header["settings"])
+            check_same(path, found[0]["settings"], header["settings"])
         try:
-            self._file: IO[bytes] = path.open("r+b" if found else "w+b")
-            self._file.truncate(length)
-            self._file.seek(length)
-            if not found:
-                self._append(header)
-                sync_folder(path.parent)
+            # Without a buffer, which would try again to write what a full disk had no room for.
+            self._file: IO[bytes] = path.open("r+b" if found else "w+b", buffering=0)
+            self._file.truncate(self._length)
+            self._file.seek(self._length)
         except OSError as error:
-            raise SinkError(f"the ledger {path} cannot be written: {error.strerror}") from error
+            raise SinkError(f"the ledger {path} cannot be written: {why(error)}") from error
+        if not found:
+            self._begin(header)
+
+    def _begin(self, header: Mapping[str, Any]) -> None:
+        try:
+            self._append(header)
+            sync_folder(self.path.parent)
+        except BaseException:
+            self.remove()
+            raise
 
     def _note(self, lines: Sequence[dict[str, Any]]) -> None:
         for line in lines[1:]:
@@ -94,12 +106,17 @@ class Ledger:
         self.path.unlink(missing_ok=True)
 
     def _append(self, line: Mapping[str, Any]) -> None:
+        value = json.dumps(line).encode()
+        content = b"%s %s\n" % (_checksum(value), value)
         try:
-            self._file.write(json.dumps(line).encode() + b"\n")
-            self._file.flush()
+            _write_whole(self._file, content)
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise SinkError(f"the ledger {self.path} cannot be written: {error.strerror}") from error
+            with suppress(OSError):  # what was cut off would hide the lines after it
+                self._file.truncate(self._length)
+                self._file.seek(self._length)
+            raise SinkError(f"the ledger {self.path} cannot be written: {why(error)}") from error
+        self._length += len(content)
 
 
 def ledger_path(output: str | Path) -> Path:
@@ -141,7 +158,7 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
     except FileNotFoundError:
         return [], 0
     except OSError as error:
-        raise SinkError(f"the ledger {path} cannot be read: {error.strerror}") from error
+        raise SinkError(f"the ledger {path} cannot be read: {why(error)}") from error
     lines: list[dict[str, Any]] = []
     length = 0
     for raw in content.splitlines(keepends=True):
@@ -158,16 +175,38 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 
 def _parse(raw: bytes) -> dict[str, Any] | None:
-    if not raw.endswith(b"\n"):
+    checksum, _, value = raw.removesuffix(b"\n").partition(b" ")
+    if not raw.endswith(b"\n") or checksum != _checksum(value):
         return None
-    try:
-        line = json.loads(raw)
-    except ValueError:
-        return None
+    line = json.loads(value)
     return line if isinstance(line, dict) else None
 
 
-def _check_same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def _checksum(value: bytes) -> bytes:
+    return b"%08x" % zlib.crc32(value)
+
+
+def _write_whole(file: IO[bytes], content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def check_same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Check that a run that goes on is the one that was begun.
+
+    Parameters
+    ----------
+    path : Path
+        The ledger.
+    before, now : mapping
+        Settings by name, as plain values.
+
+    Raises
+    ------
+    SinkError
+        If they differ; the message lists in what.
+    """
     if before == now:
         return
     changes = [

@@ -23,7 +23,8 @@ from patchloom.prediction.blocks import choose_blocks, choose_seams
 from patchloom.prediction.emptiness import SkipRule
 from patchloom.prediction.memory import check_memory_limit
 from patchloom.prediction.models.model import Model, ModelDescription, describe
-from patchloom.prediction.normalisation import Method, Normalisation, measure_normalisation
+from patchloom.prediction.normalisation import Method, Normalisation, Per
+from patchloom.prediction.normalisation_request import given_normalisations, normalisation_request
 from patchloom.prediction.output_form import OutputForm
 from patchloom.prediction.plan import PredictionPlan
 from patchloom.prediction.reduction_text import parse_reduction
@@ -51,6 +52,8 @@ def plan(
     dtype: Any = None,
     reduce: str | Reduction | None = None,
     normalise: Method | Sequence[Normalisation] | None = None,
+    percentiles: Sequence[float] | None = None,
+    per: Per | None = None,
     skip: SkipRule | None = None,
     fill: float = 0,
     memory_limit: int | None = None,
@@ -85,10 +88,15 @@ def plan(
         Of the output. Floats turn into integers by rounding, and stop at the ends of the range.
     reduce : str or Reduction, optional
         What finished blocks are reduced to before they are written, such as `"argmax"`; see `parse_reduction`.
-    normalise : {"mean_std", "percentile"} or sequence of Normalisation, optional
-        Bring the grey values of each image to mean 0 and standard deviation 1, or its percentiles 1 and 99.8 to 0 and 1: by
-        statistics of the whole image, for which it is read once. Or one `Normalisation` for each image. By default the
-        model gets what the source has.
+    normalise : {"mean_std", "percentiles"} or sequence of Normalisation, optional
+        Bring the grey values of each image to mean 0 and standard deviation 1, or two of its percentiles to 0 and 1: by
+        statistics of the whole image, for which it is read beforehand; see `measure_normalisation`. Or one
+        `Normalisation` for each image. By default the model gets what the source has.
+    percentiles : (float, float), optional
+        The lower and the upper one for `normalise="percentiles"`; 1 and 99.8 where not given.
+    per : {"source", "channel", "sample", "sample_channel"}, optional
+        What of an image is normalised by statistics of its own: all of it together, which is the default, each channel,
+        each sample (a time point is one), or each channel of each sample.
     skip : SkipRule, optional
         Which blocks need no model, such as `SkipDark(threshold=100)`.
     fill : float
@@ -118,6 +126,7 @@ def plan(
     >>> plan(np.zeros((3, 100, 80)), axes="CYX", patch_size=(64, 64)).tiling.overlaps
     (16, 16)
     """
+    request = normalisation_request(normalise, percentiles, per)
     stacks = open_stacks(sources, axes)
     check_series(stacks)
     description = ModelDescription() if model is None else describe(model)
@@ -155,11 +164,11 @@ def plan(
         dtype=None if dtype is None else np.dtype(dtype),
         forms=tuple(map(tuple, forms)),
         reduction=parse_reduction(reduce) if isinstance(reduce, str) else reduce,
-        normalisations=_normalisations(normalise, stacks),
+        normalisations=given_normalisations(normalise, stacks) if request is None else request.measure(stacks),
         skip=skip,
         fill=fill,
         memory_limit=check_memory_limit(memory_limit),
-        source_identities=tuple(map(_source_identity, stacks)),
+        source_identities=tuple(map(source_identity, stacks)),
     )
     return _fit_into_memory(unbound)
 
@@ -263,21 +272,14 @@ def _check_channels(stacks: Sequence[ImageStack], description: ModelDescription)
         )
 
 
-def _normalisations(
-    normalise: Method | Sequence[Normalisation] | None, stacks: Sequence[ImageStack]
-) -> tuple[Normalisation, ...]:
-    if normalise is None:
-        return ()
-    if isinstance(normalise, str):
-        return tuple(measure_normalisation(stack, normalise) for stack in stacks)
-    if len(normalise) != len(stacks):
-        raise GeometryError(
-            f"normalise has {len(normalise)} entries and there are {len(stacks)} images: give one for each"
-        )
-    return tuple(normalise)
+def source_identity(stack: ImageStack) -> tuple[Any, ...]:
+    """Say what a source is: name, axes, shape, dtype; of a file its size and time of change.
 
-
-def _source_identity(stack: ImageStack) -> tuple[Any, ...]:
+    Parameters
+    ----------
+    stack : ImageStack
+        The source.
+    """
     path = Path(str(stack.source))
     status = path.stat() if path.exists() else None
     return (

@@ -22,7 +22,7 @@ from patchloom.prediction.source_scan import MAX_BYTES
 from patchloom.prediction.source_statistics import Division, Measured, Part, Statistic, measure_parts
 from patchloom.prediction.streamed_moments import CountedMoments, StreamedMoments
 
-Method = Literal["mean_std", "percentile"]
+Method = Literal["mean_std", "percentiles"]
 Per = Literal["source", "channel", "sample", "sample_channel"]
 
 _COUNTS_BYTES = 2**16 * 8
@@ -153,7 +153,7 @@ def measure_normalisation(
     stack: ImageStack,
     method: Method = "mean_std",
     *,
-    percentiles: tuple[float, float] = (1, 99.8),
+    percentiles: Sequence[float] = (1, 99.8),
     per: Per = "source",
     max_bytes: int = MAX_BYTES,
 ) -> Normalisation:
@@ -165,11 +165,11 @@ def measure_normalisation(
     ----------
     stack : ImageStack
         The image, of integers or floats of up to 64 bits.
-    method : {"mean_std", "percentile"}
-        `"mean_std"`: the mean becomes 0 and the standard deviation 1. `"percentile"`: the two percentiles become 0 and 1;
+    method : {"mean_std", "percentiles"}
+        `"mean_std"`: the mean becomes 0 and the standard deviation 1. `"percentiles"`: the two percentiles become 0 and 1;
         what lies beyond them goes beyond 0 and 1.
     percentiles : (float, float)
-        The lower and the upper one, from 0 to 100; for `"percentile"` only.
+        The lower and the upper one, from 0 to 100; for `"percentiles"` only.
     per : {"source", "channel", "sample", "sample_channel"}
         What gets numbers of its own: nothing but the whole image, each channel, each sample (a time point is one), or each
         channel of each sample.
@@ -201,16 +201,19 @@ def measure_normalisation(
     --------
     >>> from patchloom import ArrayStack
     >>> stack = ArrayStack(np.arange(101, dtype=np.uint8).reshape(1, 101), axes="YX")
-    >>> measured = measure_normalisation(stack, "percentile", percentiles=(10, 90))
+    >>> measured = measure_normalisation(stack, "percentiles", percentiles=(10, 90))
     >>> measured.scale, measured.offset
     (((0.0125,),), ((-0.125,),))
     """
-    _check_arguments(stack, method, percentiles, per)
+    for name, value, legal in (("method", method, get_args(Method)), ("per", per, get_args(Per))):
+        if value not in legal:
+            raise GeometryError(f"{name} is {value!r}: it must be one of {', '.join(map(repr, legal))}")
+    lower, upper = checked_percentiles(percentiles)
+    check_measurable(stack)
     division = Division(by_sample=per in {"sample", "sample_channel"}, by_channel=per in {"channel", "sample_channel"})
     if method == "mean_std":
         means = measure_parts(stack, division, *_moments(np.dtype(stack.data_dtype)), max_bytes)
         return _normalisation(stack, division, means, method=method, per=per, percentiles=())
-    lower, upper = map(float, percentiles)
     search = partial(PercentileSearch, np.dtype(stack.data_dtype), (lower, upper))
     ends = measure_parts(stack, division, search, 2 * 2 * _COUNTS_BYTES, max_bytes)
     ranges = {part: (low, high - low) for part, (low, high) in ends.results.items()}
@@ -226,12 +229,33 @@ def _moments(dtype: np.dtype[Any]) -> tuple[Callable[[], Statistic], int]:
     return StreamedMoments, 1
 
 
-def _check_arguments(stack: ImageStack, method: str, percentiles: Sequence[float], per: str) -> None:
-    for name, value, legal in (("method", method, get_args(Method)), ("per", per, get_args(Per))):
-        if value not in legal:
-            raise GeometryError(f"{name} is {value!r}: it must be one of {', '.join(map(repr, legal))}")
-    if len(percentiles) != 2 or not 0 <= percentiles[0] < percentiles[1] <= 100:
-        raise GeometryError(f"percentiles is {percentiles}: it must be two numbers from 0 to 100, the lower one first")
+def checked_percentiles(percentiles: Sequence[float]) -> tuple[float, float]:
+    """Check a lower and an upper percentile.
+
+    Raises
+    ------
+    GeometryError
+        If they are not two numbers from 0 to 100, the lower one first.
+    """
+    try:
+        lower, upper = map(float, percentiles)
+    except (TypeError, ValueError):
+        lower = upper = np.nan
+    if not 0 <= lower < upper <= 100:
+        raise GeometryError(
+            f"percentiles is {percentiles}: it must be two numbers from 0 to 100, the lower one first, such as (1, 99.8)"
+        )
+    return lower, upper
+
+
+def check_measurable(stack: ImageStack) -> None:
+    """Check that the grey values of an image can be normalised.
+
+    Raises
+    ------
+    SourceError
+        If they are complex, or wider than 64 bits.
+    """
     dtype = np.dtype(stack.data_dtype)
     if dtype.kind not in "iubf" or dtype.itemsize > 8:
         raise SourceError(f"{stack.source} has dtype {dtype}: only integers and floats of up to 64 bits are normalised")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
@@ -74,6 +75,11 @@ class Outputs:
         self._sinks: dict[int, list[ImageSink]] = {}
         self._done: dict[int, set[int]] = {data_idx: set() for data_idx in range(len(plan.stacks))}
         self._arrays = Lock()  # a sink is for one thread at a time, and that of an array lends while another writes
+        self._begun_at: dict[int, float] = {}
+        self.resumed: dict[int, frozenset[int]] = {}
+        """Blocks of each image that an earlier run finished."""
+        self.seconds: dict[int, float] = {}
+        """For each image that this run completed, how long it took from the first read on."""
         self.results: dict[int, Result] = {}
         """What came of each image that is complete."""
 
@@ -86,6 +92,7 @@ class Outputs:
                 self.results[data_idx] = self._named(data_idx, self._paths(data_idx))
             elif any(partial_path(path).exists() for path in self._paths(data_idx)):
                 self._resume(data_idx, self._ledger)
+        self.resumed = {data_idx: frozenset(blocks) for data_idx, blocks in self._done.items()}
         return self
 
     def __exit__(
@@ -95,9 +102,18 @@ class Outputs:
             for data_idx in list(self._sinks):
                 every.callback(self._let_go, data_idx)
 
+    def start_clocks(self) -> None:
+        """Forget who asked about the images so far: their time counts from the next question on, which begins the work."""
+        self._begun_at.clear()
+
     def is_done(self, data_idx: int, block: int) -> bool:
         """Whether a block was written, now or by an earlier run."""
+        self._begun_at.setdefault(data_idx, time.monotonic())
         return block in self._done[data_idx]
+
+    def written(self, data_idx: int) -> frozenset[int]:
+        """Blocks of an image that this run wrote."""
+        return frozenset(self._done[data_idx]) - self.resumed[data_idx]
 
     def lend(self, data_idx: int, block: int) -> Sequence[NDArray[Any] | None]:
         """Give the memory in which a block will be, `C(Z)YX` for each output that is an array."""
@@ -165,6 +181,8 @@ class Outputs:
         self.results[data_idx] = self._named(data_idx, results)
         if self._ledger is not None:
             self._ledger.finish(data_idx)
+        if data_idx in self._begun_at:
+            self.seconds[data_idx] = time.monotonic() - self._begun_at[data_idx]
 
     def _resume(self, data_idx: int, ledger: Ledger) -> None:
         """Open the outputs that an earlier run began, and take over what it finished."""

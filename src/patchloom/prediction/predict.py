@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from patchloom.errors import PatchloomError, SeriesError, SinkError
+from patchloom.errors import PatchloomError, SeriesError
 from patchloom.geometry.blend_weights import BlendWindow
 from patchloom.geometry.padding import Padding
 from patchloom.geometry.tile_rule import Seams
-from patchloom.image_stacks import ImageStack, Source, is_series
-from patchloom.prediction.destinations import series_destinations
+from patchloom.image_stacks import ImageStack, Source, is_series, open_stacks
+from patchloom.prediction.claimed_output import ClaimedOutput, claimed_output, run_ledger
 from patchloom.prediction.emptiness import SkipRule
 from patchloom.prediction.engine import Engine, learn_forms
-from patchloom.prediction.ledger import Ledger, ledger_path, read_header
-from patchloom.prediction.make_plan import plan
+from patchloom.prediction.image_report import ImageReport, report_images, show_reports
+from patchloom.prediction.ledger import check_same
+from patchloom.prediction.make_plan import plan, source_identity
 from patchloom.prediction.models.model import Model
-from patchloom.prediction.normalisation import Method, Normalisation
+from patchloom.prediction.normalisation import Method, Normalisation, Per
+from patchloom.prediction.normalisation_request import NormalisationRequest, normalisation_request
 from patchloom.prediction.output_form import OutputForm
 from patchloom.prediction.outputs import OmeZarrVersion, Outputs, Pyramid, Result
 from patchloom.prediction.plan import PredictionPlan
 from patchloom.prediction.progress import show_progress, show_summary
 from patchloom.prediction.reductions import Reduction
-from patchloom.sinks import SINK_SUFFIXES, OutputLock, check_apart, check_destination, output_kind
 
 
 def predict(
@@ -45,6 +46,8 @@ def predict(
     dtype: Any = None,
     reduce: str | Reduction | None = None,
     normalise: Method | Sequence[Normalisation] | None = None,
+    percentiles: Sequence[float] | None = None,
+    per: Per | None = None,
     skip: SkipRule | None = None,
     fill: float = 0,
     memory_limit: int | None = None,
@@ -53,6 +56,7 @@ def predict(
     overwrite: bool = False,
     keep_going: bool = False,
     progress: bool = True,
+    report: Callable[[Sequence[ImageReport]], None] | None = None,
 ) -> Any:
     """Predict images of any size, tile by tile.
 
@@ -70,7 +74,7 @@ def predict(
     output : str or Path, optional
         An `.ome.zarr`, `.ome.tif` or `.npy` to write; for a series a folder, which gets one `.ome.zarr` for each image.
         Arrays are returned where not given. Only an OME-Zarr can be gone on with after a kill.
-    axes, patch_size, overlaps, blend, seams, origin_multiple, padding, batch_size, dtype, reduce, normalise, skip, fill, memory_limit
+    axes, patch_size, overlaps, blend, seams, origin_multiple, padding, batch_size, dtype, reduce, normalise, percentiles, per, skip, fill, memory_limit
         As in `plan`.
     pyramid : {"mean", "nearest"} or None
         How the lower levels of an OME-Zarr are made; `"nearest"` for labels, `None` for none.
@@ -82,7 +86,10 @@ def predict(
     keep_going : bool
         Whether the other images of a series are finished when one fails.
     progress : bool
-        Whether to show progress on standard error.
+        Whether to show progress on standard error, and at the end a table of the images of a series.
+    report : callable, optional
+        Told at the end what became of each image, one `ImageReport` for each; also where some failed and the others were
+        finished.
 
     Returns
     -------
@@ -111,51 +118,71 @@ def predict(
     (True, dtype('uint8'))
     """
     series = is_series(sources)
-    begun = None if output is None or overwrite else read_header(ledger_path(output))
-    if begun is not None:
-        memory_limit = memory_limit or begun["memory limit"]  # another one would mean other blocks
-    settings: dict[str, Any] = {
-        "model": model,
-        "patch_size": patch_size,
-        "overlaps": overlaps,
-        "blend": blend,
-        "seams": seams,
-        "origin_multiple": origin_multiple,
-        "padding": padding,
-        "batch_size": batch_size,
-        "dtype": dtype,
-        "reduce": reduce,
-        "skip": skip,
-        "fill": fill,
-        "memory_limit": memory_limit,
-    }
-    measured = [] if begun is None else [Normalisation.from_dict(one) for one in begun["settings"]["normalisation"]]
-    prepared = plan(sources, axes=axes, normalise=measured or normalise, **settings)
-    destinations = _destinations(prepared.stacks, output, series=series)
-    with _claimed(output, destinations, prepared.stacks, overwrite=overwrite, begun=begun is not None) as lock:
+    asked: dict[str, Any] = {"normalise": normalise, "percentiles": percentiles, "per": per}
+    request = normalisation_request(**asked)
+    stacks = open_stacks(sources, axes)
+    with claimed_output(output, stacks, series=series, overwrite=overwrite) as claimed:
+        begun = claimed.begun or {}
+        settings: dict[str, Any] = {
+            "model": model,
+            "patch_size": patch_size,
+            "overlaps": overlaps,
+            "blend": blend,
+            "seams": seams,
+            "origin_multiple": origin_multiple,
+            "padding": padding,
+            "batch_size": batch_size,
+            "dtype": dtype,
+            "reduce": reduce,
+            "skip": skip,
+            "fill": fill,
+            "memory_limit": memory_limit or begun.get("memory limit"),  # another one would mean other blocks
+        }
+        measured = _measured_before(claimed, stacks, request) if normalise is None or request is not None else []
+        prepared = plan(stacks, **({"normalise": measured} if measured else asked), **settings)
         forms = declared_forms(prepared) or learn_forms(prepared, model)
-        prepared = plan(prepared.stacks, normalise=prepared.normalisations or None, forms=forms, **settings)
-        with _ledger(output, prepared, overwrite=overwrite) as ledger:
-            results = run_plan(
+        prepared = plan(stacks, normalise=prepared.normalisations or None, forms=forms, **settings)
+        with run_ledger(output, prepared, overwrite=overwrite) as ledger:
+            outputs = Outputs(
                 prepared,
-                model,
-                Outputs(
-                    prepared,
-                    destinations,
-                    ledger=ledger,
-                    lock=lock,
-                    pyramid=pyramid,
-                    version=ome_zarr_version,
-                    overwrite=overwrite or (begun is not None and begun["overwrite"]),
-                ),
-                keep_going=keep_going,
-                progress=progress,
+                claimed.destinations,
+                ledger=ledger,
+                lock=claimed.lock,
+                pyramid=pyramid,
+                version=ome_zarr_version,
+                overwrite=overwrite or begun.get("overwrite", False),
             )
+            results = run_plan(prepared, model, outputs, keep_going=keep_going, progress=progress, report=report)
     return results if series else results[0]
 
 
+def _measured_before(
+    claimed: ClaimedOutput, stacks: Sequence[ImageStack], request: NormalisationRequest | None
+) -> list[Normalisation]:
+    """Take over what an unfinished run measured, if the same is asked for of the same images; else refuse, unmeasured."""
+    if claimed.begun is None or claimed.ledger is None:
+        return []
+    before = claimed.begun["settings"]
+    measured = [Normalisation.from_dict(one) for one in before["normalisation"]]
+    if measured or request is not None:
+        told = " and ".join(dict.fromkeys(str(NormalisationRequest.of(one)) for one in measured))
+        identities = json.loads(json.dumps([source_identity(stack) for stack in stacks]))
+        check_same(
+            claimed.ledger,
+            {"sources": before["sources"], "normalise": told or None},
+            {"sources": identities, "normalise": None if request is None else str(request)},
+        )
+    return measured
+
+
 def run_plan(
-    prepared: PredictionPlan, model: Model, outputs: Outputs, *, keep_going: bool = False, progress: bool = True
+    prepared: PredictionPlan,
+    model: Model,
+    outputs: Outputs,
+    *,
+    keep_going: bool = False,
+    progress: bool = True,
+    report: Callable[[Sequence[ImageReport]], None] | None = None,
 ) -> list[Result]:
     """Run a plan into outputs that were made for it.
 
@@ -167,7 +194,7 @@ def run_plan(
         As in `predict`.
     outputs : Outputs
         Where the blocks go.
-    keep_going, progress : bool
+    keep_going, progress, report
         As in `predict`.
 
     Returns
@@ -185,10 +212,15 @@ def run_plan(
             outputs.finalise_complete()
             engine = Engine(prepared, model, outputs, keep_going=keep_going)
             total = prepared.n_tiles_computed if not outputs.n_kept else engine.count_tiles()
+            outputs.start_clocks()
             with show_progress("tiles", total, shown=progress) as advance:
                 engine.run(advance)
+        reports = report_images(prepared, outputs, engine)
         if progress:
             show_summary(engine.times.seconds, engine.n_skipped, prepared.n_blocks)
+            show_reports(reports)
+        if report is not None:
+            report(reports)
         _check_failures(prepared, outputs, engine.failures)
     except BaseException as error:
         if outputs.n_kept:
@@ -215,78 +247,3 @@ def declared_forms(prepared: PredictionPlan) -> tuple[tuple[OutputForm, ...], ..
         return ()
     form = OutputForm(said.out_channels, np.dtype(said.out_dtype), said.scale, (0,) * len(said.scale))
     return ((form,),) * len(prepared.stacks)
-
-
-def _destinations(stacks: Sequence[ImageStack], output: str | Path | None, *, series: bool) -> Sequence[Path | None]:
-    if output is None:
-        return [None] * len(stacks)
-    if not series:
-        output_kind(output)  # so that a name that asks for nothing is refused
-        return [Path(output)]
-    if str(output).lower().endswith(SINK_SUFFIXES):
-        raise SinkError(
-            f"output is {str(output)!r}, but the sources are a series: name a folder, which gets one .ome.zarr for each"
-        )
-    return series_destinations([stack.source for stack in stacks], Path(output))
-
-
-@contextmanager
-def _claimed(
-    output: str | Path | None,
-    destinations: Sequence[Path | None],
-    stacks: Sequence[ImageStack],
-    *,
-    overwrite: bool,
-    begun: bool,
-) -> Iterator[OutputLock | None]:
-    """Check all destinations and keep other runs away from them; a folder made for them is removed if it stays empty."""
-    places = [destination for destination in destinations if destination is not None]
-    if output is None or not places:
-        yield None
-        return
-    with OutputLock(output) as lock, _folder(places[0].parent):
-        for place in places:
-            check_apart(place, [stack.source for stack in stacks])
-            if not begun:
-                check_destination(place, overwrite=overwrite)
-        yield lock
-
-
-@contextmanager
-def _folder(folder: Path) -> Iterator[None]:
-    made = not folder.exists() and folder.parent.is_dir()
-    if made:
-        folder.mkdir()
-    try:
-        yield
-    except BaseException:
-        if made:
-            with suppress(OSError):
-                folder.rmdir()
-        raise
-
-
-@contextmanager
-def _ledger(output: str | Path | None, prepared: PredictionPlan, *, overwrite: bool) -> Iterator[Ledger | None]:
-    """Open the ledger of a run; it goes when the run is complete, or when there is nothing in it to go on with."""
-    series = output is not None and not str(output).lower().endswith(SINK_SUFFIXES)
-    if output is None or not (series or output_kind(output).resumable):
-        yield None
-        return
-    path = ledger_path(output)
-    if overwrite:
-        path.unlink(missing_ok=True)
-    header = {
-        "memory limit": prepared.memory_limit,
-        "n_blocks": prepared.n_blocks,
-        "n_images": len(prepared.stacks),
-        "overwrite": overwrite,
-        "settings": prepared.settings,
-    }
-    ledger = Ledger(path, header)
-    try:
-        yield ledger
-    except BaseException:
-        ledger.close() if ledger.blocks else ledger.remove()
-        raise
-    ledger.remove()

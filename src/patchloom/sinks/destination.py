@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from patchloom.errors import OutputExistsError, SinkError
 from patchloom.sinks.output_kind import OutputKind, output_kind
+from patchloom.sinks.write_failure import why
 
 
 def partial_path(path: str | Path) -> Path:
@@ -166,7 +167,7 @@ def publish(path: str | Path, kind: OutputKind, *, overwrite: bool) -> None:
             raise
         sync_folder(destination.parent)
     except OSError as error:
-        raise SinkError(f"{path}: cannot move the finished output from {partial}: {error.strerror}") from error
+        raise SinkError(f"{path}: cannot move the finished output from {partial}: {why(error)}") from error
     remove(replaced)
 
 
@@ -187,7 +188,7 @@ def undo_interrupted_replacement(path: str | Path) -> None:
         try:
             replaced.rename(destination)
         except OSError as error:
-            raise SinkError(f"{path}: cannot move it back from {replaced}: {error.strerror}") from error
+            raise SinkError(f"{path}: cannot move it back from {replaced}: {why(error)}") from error
 
 
 def remove(path: Path) -> None:

@@ -22,6 +22,7 @@ from patchloom.sinks.pending_output import PendingOutput
 from patchloom.sinks.region import check_block, show
 from patchloom.sinks.shard_grid import Region
 from patchloom.sinks.strided_write import write_strided
+from patchloom.sinks.write_failure import why
 from patchloom.sinks.written_boxes import WrittenBoxes
 
 
@@ -116,7 +117,7 @@ class FileSink(ABC):
         except SinkError:
             raise
         except OSError as error:
-            raise SinkError(f"{self.path} {what}: {error.strerror}") from error
+            raise SinkError(f"{self.path} {what}: {why(error)}") from error
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r}, {self.data_shape}, {self.data_dtype}, {self._output.state})"

@@ -25,6 +25,7 @@ from patchloom.sinks.pyramid import downsample, halving, level_shapes, pyramid_m
 from patchloom.sinks.region import check_block, show
 from patchloom.sinks.shard_grid import Region, ShardGrid
 from patchloom.sinks.value_range import ChannelRanges, ValueRange, block_ranges
+from patchloom.sinks.write_failure import why
 from patchloom.sinks.zarr_array import ZarrArray
 from patchloom.sinks.zarr_format import STORABLE, ZarrFormat
 
@@ -330,4 +331,4 @@ def _write_durably(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         sync_folder(path.parent)
     except OSError as error:
-        raise SinkError(f"cannot write {path}: {error.strerror}") from error
+        raise SinkError(f"cannot write {path}: {why(error)}") from error

@@ -15,6 +15,7 @@ from typing import IO, Self
 
 from patchloom.errors import SinkError
 from patchloom.sinks.destination import check_folder, lock_path
+from patchloom.sinks.write_failure import why
 
 if sys.platform == "win32":
     import msvcrt
@@ -91,7 +92,7 @@ def _locked_file(path: str | Path, place: Path) -> IO[bytes]:
         try:
             file = place.open("ab")
         except OSError as error:
-            raise SinkError(f"{path}: cannot make {place}: {error.strerror}") from error
+            raise SinkError(f"{path}: cannot make {place}: {why(error)}") from error
         try:
             _lock(file)
         except OSError as error:

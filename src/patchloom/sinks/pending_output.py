@@ -16,6 +16,7 @@ from patchloom.sinks.destination import (
 )
 from patchloom.sinks.output_kind import OutputKind
 from patchloom.sinks.output_lock import OutputLock
+from patchloom.sinks.write_failure import why
 
 
 class PendingOutput:
@@ -84,7 +85,7 @@ class PendingOutput:
             self.partial.mkdir(exist_ok=True)
             sync_folder(self.partial.parent)
         except OSError as error:
-            raise SinkError(f"{self.path}: cannot make {self.partial}: {error.strerror}") from error
+            raise SinkError(f"{self.path}: cannot make {self.partial}: {why(error)}") from error
 
     def check_open(self) -> None:
         """Check that the output is still on its way.

@@ -6,8 +6,6 @@ another name, syncs it and renames it; so each shard is there whole or not at al
 
 from __future__ import annotations
 
-import os
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -23,6 +21,7 @@ from patchloom.forked_process import check_not_forked
 from patchloom.sinks.destination import remove, sync_folder
 from patchloom.sinks.region import show
 from patchloom.sinks.shard_grid import Region, ShardGrid
+from patchloom.sinks.write_failure import why
 from patchloom.sinks.zarr_format import DRIVERS, ZarrFormat, array_metadata, chunk_file
 
 BYTES_IN_FLIGHT = 16 << 20
@@ -174,7 +173,7 @@ class ZarrArray:
         except SinkError:
             raise
         except (ValueError, OSError, RuntimeError) as error:
-            raise SinkError(f"{self.folder} cannot {what}: {_reason(error)}") from error
+            raise SinkError(f"{self.folder} cannot {what}: {why(error)}") from error
 
 
 def in_flight(start: Callable[[Region], Any], regions: Iterable[Region], n: int) -> Iterator[Any]:
@@ -215,11 +214,3 @@ def _size(file: Path) -> int:
         return file.stat().st_size
     except OSError:
         return 0
-
-
-def _reason(error: Exception) -> str:
-    """Return the system's own words where there are some, or the first words of TensorStore's."""
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    if code:
-        return os.strerror(int(code[1]))
-    return getattr(error, "strerror", None) or str(error).split(" [", 1)[0]

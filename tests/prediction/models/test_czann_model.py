@@ -16,7 +16,7 @@ import pytest
 from pylibCZIrw.czi import open_czi
 
 from patchloom.errors import ModelError, ModelNotFoundError
-from patchloom.prediction.models import CzannModel, ModelDescription, czann_model, describe
+from patchloom.prediction.models import CzannModel, ModelDescription, czann_model, describe, load_model
 from patchloom.testing.model_conformance import ModelConformance
 
 XML = """\ufeff<?xml version="1.0" encoding="utf-8"?>
@@ -196,6 +196,7 @@ def test_the_user_has_the_last_word_on_colors(pack, color, rng):
 
     np.testing.assert_array_equal(CzannModel(czann)(batch), batch)
     np.testing.assert_array_equal(CzannModel(czann, bgr=True)(batch), batch[:, ::-1])
+    np.testing.assert_array_equal(load_model(czann, bgr=True)(batch), batch[:, ::-1])
     np.testing.assert_array_equal(CzannModel(czseg, bgr=False)(batch), batch)
 
 

@@ -140,6 +140,12 @@ def test_a_layout_is_for_files_only(code):
         load_model("numpy:negative", layout="NCHW")
 
 
+@pytest.mark.parametrize("reference", ["numpy:negative", "network.onnx"])
+def test_an_order_of_colours_is_for_zeiss_models_only(reference):
+    with pytest.raises(ModelError, match=f"bgr is False, which is for ZEISS models .*: {reference} takes channels"):
+        load_model(reference, bgr=False)
+
+
 def test_the_models_can_be_imported_without_what_runs_them():
     code = "import sys; sys.modules['onnxruntime'] = None; from patchloom.prediction.models import load_model"
 

@@ -23,7 +23,7 @@ MODEL_FILES: dict[str, Callable[..., Model]] = {
 """How a model file is opened, by its suffix."""
 
 
-def load_model(reference: str | Path, *, layout: str | None = None) -> Model:
+def load_model(reference: str | Path, *, layout: str | None = None, bgr: bool | None = None) -> Model:
     """Load a model.
 
     Parameters
@@ -34,6 +34,9 @@ def load_model(reference: str | Path, *, layout: str | None = None) -> Model:
         file's own directory is where it imports its neighbours from: both are put on `sys.path` and stay there.
     layout : str, optional
         Axes of the network's input where a file does not say, such as `"NCHW"`; see `TensorLayout`.
+    bgr : bool, optional
+        Whether a ZEISS model takes the first three channels of an image blue first, where its file does not say; see
+        `CzannModel`.
 
     Returns
     -------
@@ -46,7 +49,7 @@ def load_model(reference: str | Path, *, layout: str | None = None) -> Model:
         If there is no such file.
     ModelError
         If the file is of no known kind or cannot be loaded, the module cannot be imported, it has no such attribute, or
-        that is not callable.
+        that is not callable; or an option is given that is not for such a model.
 
     Examples
     --------
@@ -60,6 +63,12 @@ def load_model(reference: str | Path, *, layout: str | None = None) -> Model:
     """
     text = str(reference)
     open_file = MODEL_FILES.get(Path(text).suffix.lower())
+    if open_file is CzannModel:
+        return CzannModel(text, layout=layout, bgr=bgr)
+    if bgr is not None:
+        raise ModelError(
+            f"bgr is {bgr}, which is for ZEISS models (.czann, .czseg, .czmodel): {text} takes channels as they come"
+        )
     if open_file is not None:
         return open_file(text, layout=layout)
     place, _, name = text.rpartition(":")

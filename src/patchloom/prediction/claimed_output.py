@@ -1,0 +1,137 @@
+"""The place where a run writes: worked out, checked, and kept away from other runs, with the ledger beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from patchloom.errors import SinkError
+from patchloom.image_stacks import ImageStack
+from patchloom.prediction.destinations import series_destinations
+from patchloom.prediction.ledger import Ledger, ledger_path, read_header
+from patchloom.prediction.plan import PredictionPlan
+from patchloom.prediction.source_state import source_state
+from patchloom.sinks import SINK_SUFFIXES, OutputLock, check_apart, check_destination, output_kind
+
+
+class ClaimedOutput(NamedTuple):
+    """What a run may write, as long as it holds it."""
+
+    destinations: Sequence[Path | None]
+    """Where each image goes; `None` for an array."""
+
+    lock: OutputLock | None
+    """The lock on the output, if that is anywhere."""
+
+    ledger: Path | None
+    """Where the ledger is, or will be."""
+
+    begun: dict[str, Any] | None
+    """What the ledger says of the unfinished run that is to be gone on with."""
+
+
+@contextmanager
+def claimed_output(
+    output: str | Path | None, stacks: Sequence[ImageStack], *, series: bool, overwrite: bool
+) -> Iterator[ClaimedOutput]:
+    """Check all destinations and keep other runs away from them; a folder made for them is removed if it stays empty.
+
+    Parameters
+    ----------
+    output : str, Path or None
+        As in `predict`.
+    stacks : sequence of ImageStack
+        The series.
+    series : bool
+        Whether the output is a folder for a series.
+    overwrite : bool
+        As in `predict`.
+
+    Raises
+    ------
+    SinkError
+        If another run writes there, a destination would destroy a source, exists and is not to be replaced, or cannot be
+        written to; or the ledger of an unfinished run is damaged.
+    """
+    destinations = _destinations(stacks, output, series=series)
+    places = [destination for destination in destinations if destination is not None]
+    if output is None or not places:
+        yield ClaimedOutput(destinations, None, None, None)
+        return
+    with OutputLock(output) as lock, _folder(places[0].parent):
+        begun = None if overwrite else read_header(ledger_path(output))
+        for place in places:
+            check_apart(place, [stack.source for stack in stacks])
+            if begun is None:
+                check_destination(place, overwrite=overwrite)
+        yield ClaimedOutput(destinations, lock, ledger_path(output), begun)
+
+
+@contextmanager
+def run_ledger(output: str | Path | None, prepared: PredictionPlan, *, overwrite: bool) -> Iterator[Ledger | None]:
+    """Open the ledger of a run; it goes when the run is complete, or when there is nothing in it to go on with.
+
+    Parameters
+    ----------
+    output : str, Path or None
+        As in `predict`. Where it cannot be gone on with there is no ledger.
+    prepared : PredictionPlan
+        The plan, with forms.
+    overwrite : bool
+        Whether to start afresh.
+
+    Raises
+    ------
+    SinkError
+        As `Ledger`.
+    """
+    series = output is not None and not str(output).lower().endswith(SINK_SUFFIXES)
+    if output is None or not (series or output_kind(output).resumable):
+        yield None
+        return
+    path = ledger_path(output)
+    if overwrite:
+        path.unlink(missing_ok=True)
+    header = {
+        "memory limit": prepared.memory_limit,
+        "n_blocks": prepared.n_blocks,
+        "n_images": len(prepared.stacks),
+        "overwrite": overwrite,
+        "settings": prepared.settings | {"contents of the sources": list(map(source_state, prepared.stacks))},
+    }
+    ledger = Ledger(path, header)
+    try:
+        yield ledger
+    except BaseException:
+        ledger.close() if ledger.blocks else ledger.remove()
+        raise
+    ledger.remove()
+
+
+def _destinations(stacks: Sequence[ImageStack], output: str | Path | None, *, series: bool) -> Sequence[Path | None]:
+    if output is None:
+        return [None] * len(stacks)
+    if not series:
+        output_kind(output)  # so that a name that asks for nothing is refused
+        return [Path(output)]
+    if str(output).lower().endswith(SINK_SUFFIXES):
+        raise SinkError(
+            f"output is {str(output)!r}, but the sources are a series: name a folder, which gets one .ome.zarr for each"
+        )
+    return series_destinations([stack.source for stack in stacks], Path(output))
+
+
+@contextmanager
+def _folder(folder: Path) -> Iterator[None]:
+    made = not folder.exists() and folder.parent.is_dir()
+    if made:
+        folder.mkdir()
+    try:
+        yield
+    except BaseException:
+        if made:
+            with suppress(OSError):
+                folder.rmdir()
+        raise

@@ -1,0 +1,37 @@
+"""Why something could not be written, in the system's own words, and what helps."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+
+_REMEDIES = {
+    errno.ENOSPC: "make room on that disk",
+    errno.EDQUOT: "make room, or ask for more",
+    errno.EROFS: "choose another place",
+    errno.EACCES: "choose another place, or ask for the right to write there",
+}
+
+
+def why(error: Exception) -> str:
+    """Say why, and what helps where that is known.
+
+    Parameters
+    ----------
+    error : Exception
+        What the system raised, or TensorStore, which puts the system's number into its message.
+
+    Examples
+    --------
+    >>> why(OSError(errno.ENOSPC, "No space left on device"))
+    'No space left on device: make room on that disk'
+    >>> why(ValueError("INVALID_ARGUMENT: what a chunk [source locations='a long list']"))
+    'INVALID_ARGUMENT: what a chunk'
+    """
+    told = re.search(r"os_error_code='(\d+)'", str(error))
+    number = int(told[1]) if told else getattr(error, "errno", None)
+    if number is None:
+        return str(error).split(" [", 1)[0]
+    words = os.strerror(number)
+    return f"{words}: {_REMEDIES[number]}" if number in _REMEDIES else words
