@@ -12,7 +12,7 @@ import numpy as np
 from patchloom.errors import AxesError, GeometryError, PatchloomError, SourceError, SourceNotFoundError
 from patchloom.image_stacks.array_stack import ArrayLike, ArrayStack
 from patchloom.image_stacks.czi_stack import CziStack
-from patchloom.image_stacks.image_stack import ImageStack
+from patchloom.image_stacks.image_stack import HasFiles, ImageStack
 from patchloom.image_stacks.source_paths import image_format, images_of, is_collection, split_scene
 from patchloom.image_stacks.tiff_stack import TiffStack
 from patchloom.image_stacks.zarr_stack import ZarrStack
@@ -30,8 +30,8 @@ def open_stacks(
     ----------
     sources : source or sequence of sources
         Paths, URLs (of Zarrs), folders of images, glob patterns, arrays and array-likes, or stacks, which pass through.
-        Images of a folder or pattern come in natural order (`img2` before `img10`). A level of an OME-Zarr is named by
-        `image.ome.zarr/1`, a scene of a CZI by `slide.czi@2`.
+        Images of a folder or pattern come in natural order (`img2` before `img10`), and one that is made of several files
+        (OME-TIFF) comes once. A level of an OME-Zarr is named by `image.ome.zarr/1`, a scene of a CZI by `slide.czi@2`.
     axes : str or sequence of str or None, optional
         The sources' own axes, letters of `STCZYX`, outermost first: one string for all, or one for each source as given,
         in which `None` means that the metadata tell. They overrule the metadata.
@@ -90,15 +90,37 @@ def is_series(sources: Source | Sequence[Source]) -> bool:
 def _opened(source: Source, axes: str | None, level: int | None) -> Iterator[ImageStack | PatchloomError]:
     """Open what one source stands for; what fails comes as its error."""
     try:
-        images: Iterable[Source] = images_of(_path(source)) if isinstance(source, (str, os.PathLike)) else [source]
+        images = images_of(_path(source)) if isinstance(source, (str, os.PathLike)) else None
     except PatchloomError as error:
         yield error
-        return
-    for image in images:
-        try:
-            yield _open(image, axes, level)
-        except PatchloomError as error:
-            yield error
+    else:
+        yield from [_opened_one(source, axes, level)] if images is None else _opened_files(images, axes, level)
+
+
+def _opened_one(source: Source, axes: str | None, level: int | None) -> ImageStack | PatchloomError:
+    try:
+        return _open(source, axes, level)
+    except PatchloomError as error:
+        return error
+
+
+def _opened_files(
+    paths: Sequence[str | Path], axes: str | None, level: int | None
+) -> Iterable[ImageStack | PatchloomError]:
+    """Open files and folders that come together; a file that is a part of another's image is no image of its own."""
+    opened: list[tuple[Path, ImageStack | PatchloomError]] = []
+    parts: set[Path] = set()
+    for path in paths:
+        place = Path(path).resolve()
+        if place in parts:
+            continue
+        stack = _opened_one(path, axes, level)
+        files = {file.resolve() for file in stack.files} if isinstance(stack, HasFiles) else set()
+        if len(files) > 1:
+            parts |= files
+            opened = [(earlier, image) for earlier, image in opened if earlier not in files]
+        opened.append((place, stack))
+    return [stack for _, stack in opened]
 
 
 def _open(source: Source, axes: str | None, level: int | None) -> ImageStack:

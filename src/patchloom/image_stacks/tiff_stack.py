@@ -48,8 +48,8 @@ class TiffStack(SlicedStack):
         The axes, letters of `STCZYX`, outermost first. They overrule what the file says, if they are as many as the
         axes it has, counted with or without those of size 1. Without them the file must say: OME-TIFF and ImageJ's
         hyperstacks do, and the samples of an RGB image are `C`. A `Z` of size 1 is then left out.
-    series : int
-        Which image of a file with several.
+    series : int, optional
+        Which image of a file with several; by default the first that has a page in this file.
     level : int
         Which level of its pyramid; 0 is the full image.
 
@@ -81,9 +81,10 @@ class TiffStack(SlicedStack):
     shard_shape: tuple[int, ...]
     """The same as `chunk_shape`."""
 
-    def __init__(self, path: str | Path, axes: str | None = None, *, series: int = 0, level: int = 0) -> None:
+    def __init__(self, path: str | Path, axes: str | None = None, *, series: int | None = None, level: int = 0) -> None:
         with _opened(path) as tif:
             _check_last_page(path, tif)
+            series = _first_series_inside(tif) if series is None else series
             image = _image(path, tif, series, level)
             table = page_table(image)
             check_within_files(table)
@@ -170,6 +171,12 @@ def _held_back_log() -> Iterator[None]:
         log.removeFilter(hold)
     for record in held:
         log.handle(record)
+
+
+def _first_series_inside(tif: tifffile.TiffFile) -> int:
+    """Of the images that an OME-TIFF describes, find one that does not lie in other files only."""
+    inside = (any(page is not None and page.parent is tif for page in series.pages) for series in tif.series)
+    return next((number for number, is_inside in enumerate(inside) if is_inside), 0)
 
 
 def _image(path: str | Path, tif: tifffile.TiffFile, series: int, level: int) -> tifffile.TiffPageSeries:
