@@ -129,8 +129,11 @@ def test_a_corrupt_chunk_names_array_and_place_and_the_other_images_finish(
     rng: np.random.Generator, tmp_path: Path
 ) -> None:
     bad = corrupt_zarr(tmp_path, rng)
-    with pytest.raises(SourceError, match=r"bad\.zarr .*Y .*X "):
-        quiet(identity, bad, **TILES)
+    chunk = bad / "c" / "2" / "3"
+    named = rf"bad\.zarr cannot be read at Y 20:30, X 30:40: .*{chunk}"
+    for settings in ({}, {"blend": "hann"}, {"batch_size": 4}):
+        with pytest.raises(SourceError, match=named):
+            quiet(identity, bad, **TILES | settings)
     good = rng.integers(0, 255, (30, 30), np.uint8)
     np.save(tmp_path / "good.npy", good)
     with pytest.raises(SeriesError, match=r"1 of 2 images failed") as caught:

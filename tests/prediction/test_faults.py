@@ -1,0 +1,501 @@
+"""What goes wrong in a long run: each fault has one outcome, and what was finished is never lost.
+
+`PATCHLOOM_TORTURE` says at how many random moments a disk fills up and in how many places a ledger is damaged.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from patchloom.errors import ModelError, ModelOutputError, OutputExistsError, SeriesError, SinkError
+from patchloom.prediction import blocks, make_plan, normalisation_request, plan, predict
+from patchloom.prediction.ledger import Ledger, ledger_path, read_progress
+
+TIMES = int(os.environ.get("PATCHLOOM_TORTURE", "3"))
+
+TILES: dict[str, Any] = {"axes": "TYX", "patch_size": (32, 24), "overlaps": (8, 6), "batch_size": 3}
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "_CHUNK_SIZE", {2: 40, 3: 16})
+    monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [2000])
+
+
+@pytest.fixture
+def source(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """An image that hardly compresses."""
+    np.save(tmp_path / "image.npy", rng.integers(0, 2**16, (2, 150, 130), np.uint16))
+    return tmp_path / "image.npy"
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own, of 2 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if not mounted("-t", "tmpfs", "-o", "size=2m", "tmpfs", place):
+        pytest.skip("mounting a disk takes root")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def mounted(*arguments: Any) -> bool:
+    """Mount something, if that may be done."""
+    command = shutil.which("mount")
+    return (
+        command is not None and not subprocess.run([command, *arguments], capture_output=True, check=False).returncode
+    )
+
+
+def root_of(batch: np.ndarray) -> np.ndarray:
+    """Give what hardly compresses either."""
+    return np.sqrt(batch.astype(np.float32) + 1)
+
+
+class Root:
+    """A model that may do something else on one of its batches; the one that is run beforehand counts."""
+
+    def __init__(self, number: int = -1, instead: Callable[[np.ndarray], Any] = root_of) -> None:
+        self.calls = itertools.count()
+        self.number = number
+        self.instead = instead
+
+    def __call__(self, batch: np.ndarray) -> Any:
+        return (self.instead if next(self.calls) == self.number else root_of)(batch)
+
+
+class Never(Root):
+    """The same model, to one who reads its name; it must not run."""
+
+    def __call__(self, batch: np.ndarray) -> Any:
+        pytest.fail("the model ran")
+
+
+Never.__qualname__ = Root.__qualname__
+
+
+def out_of_cheese(_batch: np.ndarray) -> None:
+    raise RuntimeError("out of cheese")
+
+
+def quiet(model: Any, source: Any, output: Any, **changes: Any) -> Any:
+    return predict(model, source, output, progress=False, **TILES | changes)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Everything in an output, byte by byte, whatever its name."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes().replace(folder.name.split(".")[0].encode(), b"NAME")
+        if path.name == "zarr.json"
+        else path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def undisturbed(source: Path) -> dict[str, bytes]:
+    whole = quiet(Root(), source, source.with_name("whole.ome.zarr"))
+    found = files(whole)
+    shutil.rmtree(whole)
+    return found
+
+
+def begin(source: Path, output: Path, number: int = 12, **changes: Any) -> Path:
+    """Leave an unfinished output."""
+    with pytest.raises(ModelError, match="out of cheese"):
+        quiet(Root(number, out_of_cheese), source, output, **changes)
+    assert ledger_path(output).exists()
+    return output
+
+
+# A disk that fills up.
+
+
+def fill(disk: Path, leave: int) -> Path:
+    """Leave so many bytes of a disk free, more or less."""
+    ballast = disk / "ballast"
+    with ballast.open("wb") as file:
+        file.write(bytes(max(0, shutil.disk_usage(disk).free - leave)))
+    return ballast
+
+
+@pytest.mark.parametrize("settings", [{}, {"blend": "hann"}], ids=["crop", "blend"])
+def test_a_disk_that_fills_up_keeps_what_was_finished_and_the_run_goes_on_when_there_is_room(
+    settings: dict[str, Any], source: Path, disk: Path
+) -> None:
+    expected = files(quiet(Root(), source, source.with_name("out.ome.zarr"), **settings))
+    needed = sum(-(-len(content) // 4096) * 4096 for content in expected.values())
+    moments = random.Random(5)
+    kept = []
+    for share in [0.02, 0.5, 0.97, *(moments.random() for _ in range(TIMES - 3))]:
+        output = disk / "out.ome.zarr"
+        ballast = fill(disk, int(share * needed))
+        with pytest.raises(SinkError, match="No space left on device: make room on that disk") as caught:
+            quiet(Root(), source, output, **settings)
+        assert str(disk) in str(caught.value)
+        assert not output.exists()
+        assert [thread.name for thread in threading.enumerate() if thread.name.startswith("patchloom")] == []
+        progress = read_progress(ledger_path(output))
+        notes = getattr(caught.value, "__notes__", [])
+        if progress is None:
+            assert [entry.name for entry in disk.iterdir()] == ["ballast"], "nothing to go on with, so nothing is left"
+        else:
+            assert notes == [
+                f"{progress[1]} of {progress[0]['n_blocks']} blocks are finished and kept: run the same again to go on"
+            ]
+            kept.append(progress[1])
+        ballast.unlink()
+        model = Root()
+        quiet(model, source, output, **settings)
+        assert files(output) == expected
+        assert [entry.name for entry in disk.iterdir()] == ["out.ome.zarr"]
+        if progress is not None and progress[1] == progress[0]["n_blocks"]:
+            assert next(model.calls) == 1, "only the tile that is run beforehand"
+        shutil.rmtree(output)
+    assert kept
+    assert kept[-1] > 0
+
+
+def test_a_ledger_for_which_there_is_no_room_says_so_and_stays_true(disk: Path) -> None:
+    path = disk / "out.ledger"
+    ledger = Ledger(path, {"settings": {"a": 1}})
+    ledger.record(0, 1, ["first"])
+    ballast = fill(disk, 0)
+    long = ["x" * 10_000]
+    with pytest.raises(
+        SinkError, match=r"the ledger .*out\.ledger cannot be written: No space left on device: make room"
+    ):
+        ledger.record(0, 2, long)
+    ballast.unlink()
+    ledger.record(0, 3, long)
+    ledger.close()
+    again = Ledger(path, {"settings": {"a": 1}})
+    assert again.blocks == {(0, 1): ["first"], (0, 3): long}
+    again.close()
+
+
+def test_a_ledger_that_cannot_be_begun_is_not_left_behind(disk: Path) -> None:
+    fill(disk, 0)
+    with pytest.raises(SinkError, match="No space left on device"):
+        Ledger(disk / "out.ledger", {"settings": {"a": "x" * 10_000}})
+    assert [entry.name for entry in disk.iterdir()] == ["ballast"]
+
+
+# A place where nothing can be written.
+
+
+def test_a_disk_that_cannot_be_written_to_is_refused_before_the_model_runs(source: Path, disk: Path) -> None:
+    assert mounted("-o", "remount,ro", disk)
+    for output in (disk / "out.ome.zarr", disk / "out.npy", disk / "out.ome.tif"):
+        with pytest.raises(SinkError, match=r"disk/out.* cannot be written to"):
+            quiet(Never(), source, output)
+    with pytest.raises(SinkError, match=r"disk.* cannot be written to"):
+        quiet(Never(), [source], disk / "series")
+    assert list(disk.iterdir()) == []
+
+
+def test_a_disk_that_became_read_only_holds_an_unfinished_output_until_it_is_writable(
+    source: Path, disk: Path, undisturbed: dict[str, bytes]
+) -> None:
+    output = begin(source, disk / "out.ome.zarr")
+    assert mounted("-o", "remount,ro", disk)
+    before = files(disk)
+    with pytest.raises(SinkError, match="cannot be written to"):
+        quiet(Never(), source, output)
+    assert files(disk) == before
+    assert mounted("-o", "remount,rw", disk)
+    quiet(Root(), source, output)
+    assert files(output) == undisturbed
+
+
+# A model that fails.
+
+
+@pytest.mark.parametrize("number", [0, 1, 9, 20])
+def test_a_model_that_fails_on_a_tile_names_it_and_all_blocks_before_it_are_kept(
+    number: int, source: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    output = tmp_path / "out.ome.zarr"
+    prepared = plan(source, **TILES)
+    order = [tile for block in range(prepared.n_blocks) for tile in prepared.schedule(0).tiles_of(block).tolist()]
+    spec = prepared.tiling[order[max(0, number - 1)]]
+    where = rf"the tile at \({', '.join(map(str, spec['coords']))}\) of sample {spec['sample_idx']} of image stack 0"
+    with pytest.raises(ModelError, match=f"failed on {where}: RuntimeError: out of cheese"):
+        quiet(Root(number, out_of_cheese), source, output, batch_size=1)
+    assert not output.exists()
+    assert ledger_path(output).exists() == (number > 5)
+    quiet(Root(), source, output, batch_size=1)
+    assert files(output) == undisturbed
+
+
+def test_nan_where_integers_are_written_names_the_tile_and_nothing_of_it_is_kept(source: Path, tmp_path: Path) -> None:
+    def nan(batch: np.ndarray) -> np.ndarray:
+        return root_of(batch) * np.nan
+
+    output = tmp_path / "out.ome.zarr"
+    for settings in ({"dtype": "uint16"}, {"reduce": "threshold:100"}, {"dtype": "uint16", "blend": "hann"}):
+        with pytest.raises(ModelOutputError, match="NaN"):
+            quiet(Root(12, nan), source, output, **settings)
+        assert not output.exists()
+        quiet(Root(), source, output, **settings)
+        whole = quiet(Root(), source, None, **settings)
+        assert np.array_equal(quiet(lambda batch: batch, output, None, axes=None), whole)
+        shutil.rmtree(output)
+
+
+def test_nan_stays_where_the_model_gave_it_and_floats_are_written(source: Path) -> None:
+    def nan(batch: np.ndarray) -> np.ndarray:
+        return root_of(batch) * np.nan
+
+    expected = quiet(Root(), source, None, batch_size=1)
+    for settings in ({}, {"blend": "hann"}):
+        result = quiet(Root(12, nan), source, None, batch_size=1, **settings)
+        lost = np.isnan(result)
+        assert 0 < lost.sum() <= 32 * 24
+        np.testing.assert_allclose(result[~lost], expected[~lost], rtol=1e-6)
+
+
+def test_one_image_of_a_series_that_fails_is_gone_on_with_while_the_others_are_done(
+    source: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    pixels = np.load(source)
+    bad = pixels.copy()
+    bad[1, 100:, 100:] = 0
+    np.save(tmp_path / "bad.npy", bad)
+    sources, folder = [tmp_path / "bad.npy", source], tmp_path / "out"
+
+    class FailsInTheDark(Root):
+        def __call__(self, batch: np.ndarray) -> Any:
+            return out_of_cheese(batch) if (batch == 0).all(axis=(1, 2, 3)).any() else root_of(batch)
+
+    FailsInTheDark.__qualname__ = Root.__qualname__
+    with pytest.raises(SeriesError, match="1 of 2 images failed, the others are done") as caught:
+        quiet(FailsInTheDark(), sources, folder, keep_going=True)
+    assert caught.value.results == [None, folder / "image.ome.zarr"]
+    assert files(folder / "image.ome.zarr") == undisturbed
+    assert not (folder / "bad.ome.zarr").exists()
+    model = Root()
+    quiet(model, sources, folder, keep_going=True)
+    assert next(model.calls) < plan(sources, **TILES).n_tiles / 3 / 2, "only what was missing of the one that failed"
+    assert {path.name for path in folder.iterdir()} == {"image.ome.zarr", "bad.ome.zarr"}
+
+
+# A ledger that is damaged, and an output that is.
+
+
+def damages(content: bytes, chance: random.Random) -> Iterator[bytes]:
+    """Damage a ledger in one of the ways that disks, editors and kills do."""
+    lines = content.splitlines(keepends=True)
+    while True:
+        place = chance.randrange(len(content))
+        line = chance.randrange(1, len(lines))
+        yield content[:place]
+        yield content[:place] + bytes([content[place] ^ (1 << chance.randrange(8))]) + content[place + 1 :]
+        yield content[:place] + bytes(200) + content[place + 200 :]
+        yield b"".join([*lines[:line], *lines[line + 1 :]])
+        yield b"".join([*lines[:line], lines[line].replace(b'"block": ', b'"block": 1'), *lines[line + 1 :]])
+
+
+def test_a_damaged_ledger_is_refused_or_gone_on_with_to_the_same_bytes(
+    source: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    output = begin(source, tmp_path / "out.ome.zarr")
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    partial, ledger = tmp_path / "out.ome.zarr.partial", ledger_path(output)
+    shutil.copytree(partial, kept / "partial")
+    content = ledger.read_bytes()
+    refused = 0
+    n_damages = 5 * max(1, TIMES // 3)
+    for damaged in itertools.islice(damages(content, random.Random(3)), n_damages):
+        ledger.write_bytes(damaged)
+        try:
+            quiet(Root(), source, output)
+        except SinkError as error:
+            assert "--overwrite" in str(error)  # noqa: PT017  # whether it is refused depends on the damage
+            refused += 1
+            quiet(Root(), source, output, overwrite=True)
+        assert files(output) == undisturbed
+        assert not ledger.exists()
+        shutil.rmtree(output)
+        shutil.copytree(kept / "partial", partial)
+    assert refused < n_damages / 2, "only where it does not even say what the run is"
+
+
+def test_an_unfinished_output_without_its_ledger_is_refused_until_it_may_be_replaced(
+    source: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    output = begin(source, tmp_path / "out.ome.zarr")
+    ledger_path(output).unlink()
+    with pytest.raises(SinkError, match=r"a run was interrupted here.*--overwrite"):
+        quiet(Never(), source, output)
+    quiet(Root(), source, output, overwrite=True)
+    assert files(output) == undisturbed
+
+
+def test_an_output_that_was_deleted_between_two_runs_is_written_again(
+    source: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    output = begin(source, tmp_path / "out.ome.zarr")
+    shutil.rmtree(tmp_path / "out.ome.zarr.partial")
+    quiet(Root(), source, output)
+    assert files(output) == undisturbed
+    shutil.rmtree(output)
+    quiet(Root(), source, output)
+    assert files(output) == undisturbed
+
+
+def test_one_output_of_a_series_that_was_deleted_between_two_runs_is_written_again(
+    source: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    np.save(tmp_path / "second.npy", np.load(source)[:, ::-1])
+    sources, folder = [source, tmp_path / "second.npy"], tmp_path / "out"
+    n_batches = plan(source, **TILES).n_tiles // 3
+    begin(sources, folder, number=n_batches + 12)  # type: ignore[arg-type]  # a series
+    shutil.rmtree(folder / "image.ome.zarr")
+    quiet(Root(), sources, folder)
+    assert files(folder / "image.ome.zarr") == undisturbed
+    assert (folder / "second.ome.zarr").exists()
+
+
+def test_another_image_in_memory_does_not_go_on_with_an_unfinished_output(source: Path, tmp_path: Path) -> None:
+    image = np.load(source)
+    output = begin(image, tmp_path / "out.ome.zarr")
+    with pytest.raises(SinkError, match="contents of the sources"):
+        quiet(Root(), image[:, ::-1], output)
+    quiet(Root(), image.copy(), output)
+
+
+# Two runs, and time.
+
+SCRIPT = """
+import json, sys, time
+import numpy as np
+from patchloom.prediction import blocks, make_plan, predict
+
+blocks._CHUNK_SIZE = {2: 40, 3: 16}
+make_plan._BLOCK_SIZES = [2000]
+source, output, pause, settings = json.loads(sys.argv[1])
+
+def model(batch):
+    time.sleep(pause)
+    return np.sqrt(batch.astype(np.float32) + 1)
+
+print("begun", flush=True)
+predict(model, source, output, progress=False, **settings)
+"""
+
+
+def start(source: Path, output: Path, pause: float) -> subprocess.Popen[str]:
+    arguments = json.dumps([str(source), str(output), pause, TILES])
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_of_two_processes_the_second_refuses_at_once_and_the_first_finishes(
+    source: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    output = tmp_path / "out.ome.zarr"
+    first = start(source, output, pause=0.1)
+    while not ledger_path(output).exists():
+        assert first.poll() is None, first.communicate()[1]
+        time.sleep(0.01)
+    second = start(source, output, pause=0)
+    _, errors = second.communicate(timeout=60)
+    assert second.returncode == 1
+    assert "SinkError" in errors
+    assert "another run is writing this output: wait for it or choose another output" in errors
+    assert first.poll() is None, "the first is still at it"
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode == 0, errors
+    assert files(output) == undisturbed
+
+
+def test_of_processes_that_start_together_one_writes(
+    source: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    output = tmp_path / "out.ome.zarr"
+    runs = [start(source, output, pause=0.05) for _ in range(3)]
+    errors = [run.communicate(timeout=60)[1] for run in runs]
+    assert sorted(run.returncode for run in runs) == [0, 1, 1], errors
+    for run, error in zip(runs, errors, strict=True):
+        assert (
+            run.returncode == 0 or "another run is writing this output" in error or OutputExistsError.__name__ in error
+        )
+    assert files(output) == undisturbed
+
+
+def test_an_output_is_claimed_before_hours_of_measuring(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.ome.zarr"
+    measure = normalisation_request.measure_normalisation
+    refused = []
+
+    def meanwhile(*args: Any, **kwargs: Any) -> Any:
+        with pytest.raises(SinkError, match="another run is writing this output") as caught:
+            quiet(Never(), source, output, normalise="mean_std")
+        refused.append(caught.value)
+        return measure(*args, **kwargs)
+
+    monkeypatch.setattr(normalisation_request, "measure_normalisation", meanwhile)
+    quiet(np.abs, source, output, normalise="mean_std")
+    assert len(refused) == 1
+
+
+@pytest.mark.parametrize("when", [0, 10**9, 4 * 10**18], ids=["1970", "a second later", "the year 2096"])
+def test_times_of_files_that_a_wrong_clock_wrote_do_no_harm(
+    when: int, source: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    os.utime(source, ns=(when, when))
+    output = begin(source, tmp_path / "out.ome.zarr")
+    for path in (ledger_path(output), *tmp_path.joinpath("out.ome.zarr.partial").rglob("*")):
+        os.utime(path, ns=(10**18 - when // 4, 10**18 - when // 4))
+    model = Root()
+    quiet(model, source, output)
+    assert next(model.calls) < plan(source, **TILES).n_tiles / 3 - 5, "it went on where it was"
+    assert files(output) == undisturbed
+
+
+@pytest.mark.parametrize("shift", [-(10**9), 10**9], ids=["earlier", "later"])
+def test_a_source_that_changed_is_refused_whatever_the_clock_said(shift: int, source: Path, tmp_path: Path) -> None:
+    output = begin(source, tmp_path / "out.ome.zarr")
+    changed = source.stat().st_mtime_ns + shift
+    pixels = np.load(source)
+    np.save(source, pixels[:, ::-1])
+    os.utime(source, ns=(changed, changed))
+    with pytest.raises(SinkError, match=r"sources: .*image\.npy"):
+        quiet(Root(), source, output)
+    np.save(source, pixels)
+    os.utime(source, ns=(changed - shift, changed - shift))
+    quiet(Root(), source, output)
+
+
+def test_a_clock_that_runs_backwards_changes_nothing(
+    source: Path, tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = itertools.count(2_000_000_000, -3600)
+    monkeypatch.setattr(time, "time", lambda: float(next(now)))
+    monkeypatch.setattr(time, "time_ns", lambda: next(now) * 10**9)
+    output = begin(source, tmp_path / "out.ome.zarr")
+    seconds = []
+    quiet(Root(), source, output, report=lambda reports: seconds.append(reports[0].seconds))
+    assert files(output) == undisturbed
+    assert 0 < seconds[0] < 60
