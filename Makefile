@@ -41,8 +41,9 @@ format: $(VENV)/.lint  ## Mend what can be mended without thinking
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-torture: $(VENV)/.test  ## Kill runs fifty times and see that nothing is lost: some twenty minutes
-	PATCHLOOM_TORTURE=50 PATCHLOOM_KILLS=50 $(BIN)/python -m pytest tests/prediction/test_resume.py tests/sinks/test_resume.py $(ARGS)
+torture: $(VENV)/.test  ## Kill runs fifty times, fill disks, damage ledgers, and see that nothing is lost: half an hour
+	PATCHLOOM_TORTURE=50 PATCHLOOM_KILLS=50 $(BIN)/python -m pytest tests/prediction/test_resume.py \
+	  tests/prediction/test_faults.py tests/sinks/test_resume.py tests/sinks/test_sink_faults.py tests/test_demo.py $(ARGS)
 
 bench: $(VENV)/.test  ## Measure, as ratios against a floor
 	@for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done

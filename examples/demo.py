@@ -10,11 +10,13 @@ import argparse
 import importlib.metadata
 import time
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 import patchloom as pl
 from patchloom.figures import prediction_figure
+from patchloom.geometry.blend_weights import BlendWindow
 
 PACKAGE = "napari-czann-segment"
 NUCLEUS = 1
@@ -27,14 +29,18 @@ def sample_file(name: str) -> Path:
     return next(Path(str(file.locate())) for file in files if file.name == name)
 
 
-def run(output: Path) -> None:
-    """Predict with the overlap that the network declares, and with none; compare the seams."""
+def run(output: Path, blend: BlendWindow | None = None) -> None:
+    """Predict with the overlap that the network declares, and with none; compare the seams.
+
+    A run that was killed goes on where it was when it is started again; one that was finished is replaced.
+    """
     output.mkdir(exist_ok=True)
     image_file, model_file = sample_file("PGC_20X.czi"), sample_file("PGC_20X_nucleus_detector.czseg")
     model = pl.load_model(model_file)
 
     started = time.monotonic()
-    nuclei = pl.predict(model, image_file, output / "nuclei.ome.zarr", overwrite=True)
+    nuclei = output / "nuclei.ome.zarr"
+    pl.predict(model, image_file, nuclei, blend=blend, overwrite=nuclei.exists())
     print(f"wrote {nuclei} in {time.monotonic() - started:.0f} s")
     print("the same without any overlap, to see what that costs:")
     careless = pl.predict(model, image_file, overlaps=(0, 0))
@@ -62,4 +68,7 @@ def run(output: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("demo-output"), help="folder to write to")
-    run(parser.parse_args().output)
+    parser.add_argument(
+        "--blend", choices=get_args(BlendWindow), help="blend overlapping tiles instead of cropping them"
+    )
+    run(**vars(parser.parse_args()))
