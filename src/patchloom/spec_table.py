@@ -116,8 +116,11 @@ class SpecTable(Sequence[PatchSpecs]):
     def __getitem__(self, index: int | slice | Sequence[int] | NDArray[Any]) -> PatchSpecs | SpecTable:
         if isinstance(index, (int, np.integer)):
             return _to_spec((field, column[index].tolist()) for field, column in self.columns.items())
-        selected = index if isinstance(index, slice) else np.asarray(index)
-        return SpecTable({field: column[selected] for field, column in self.columns.items()})
+        if not isinstance(index, slice):
+            return SpecTable({field: column[np.asarray(index)] for field, column in self.columns.items()})
+        rows = object.__new__(SpecTable)  # whose columns are read-only views, and fit each other as these do
+        rows.columns = {field: column[index] for field, column in self.columns.items()}
+        return rows
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SpecTable):

@@ -57,9 +57,9 @@ def test_items_of_a_batch_are_those_one_by_one(inputs, patching, targets):
 
 def test_each_series_is_read_once_a_batch(inputs, patching, targets, monkeypatch):
     calls = []
-    read = pl.PatchExtractor.extract_batch
+    read = pl.PatchExtractor.extract_located
     monkeypatch.setattr(
-        pl.PatchExtractor, "extract_batch", lambda self, *args, **kw: calls.append(self) or read(self, *args, **kw)
+        pl.PatchExtractor, "extract_located", lambda self, *args, **kw: calls.append(self) or read(self, *args, **kw)
     )
 
     PatchDataset(inputs, patching, targets).__getitems__(range(12))

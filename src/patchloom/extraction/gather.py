@@ -66,11 +66,10 @@ def gather(
     if compiled is None:
         gather_by_numpy(source, target, boxes, scale, offset)
         return
-    arrays = _as_row(source), np.array(_strides(source)), _as_row(target), np.array(_strides(target))
     if scale is None:
-        compiled(*arrays, *boxes)
+        compiled(_rows(source), _rows(target), boxes)
     else:
-        compiled(*arrays, *boxes, scale, offset)
+        compiled(_rows(source), _rows(target), boxes, (scale, offset))
 
 
 def gather_by_numpy(
@@ -151,17 +150,21 @@ def _steps(array: NDArray[Any]) -> list[int]:
     return [step if size > 1 else 0 for size, step in zip(array.shape, array.strides, strict=True)]
 
 
-def _strides(array: NDArray[Any]) -> list[int]:
-    """How many voxels lie from one to the next along each axis."""
-    return [step // array.itemsize for step in _steps(array)]
+class _Rows(NamedTuple):
+    """An array as rows along X."""
+
+    memory: NDArray[Any]
+    """Everything from its first element to its last, as one row."""
+    steps: NDArray[np.int64]
+    """How many elements lie from one to the next along each axis."""
 
 
-def _as_row(array: NDArray[Any]) -> NDArray[Any]:
-    """See everything from an array's first element to its last as one row."""
+def _rows(array: NDArray[Any]) -> _Rows:
+    steps = np.array([step // array.itemsize for step in _steps(array)])
     if array.flags.c_contiguous:
-        return array.reshape(-1)
-    last = sum((size - 1) * stride for size, stride in zip(array.shape, _strides(array), strict=True))
-    return np.lib.stride_tricks.as_strided(array, (last + 1,), (array.itemsize,))
+        return _Rows(array.reshape(-1), steps)
+    last = int((np.array(array.shape) - 1) @ steps)
+    return _Rows(np.lib.stride_tricks.as_strided(array, (last + 1,), (array.itemsize,)), steps)
 
 
 # What does not change is taken out of the loops by hand, which gains a quarter of the time. Voxels are addressed by unsigned
@@ -169,10 +172,11 @@ def _as_row(array: NDArray[Any]) -> NDArray[Any]:
 # would not use vector instructions. In 2D there is one slice, and its step is of no account.
 
 
-def copy_rows(
-    pixels: Any, steps: Any, batch: Any, batch_steps: Any, corners: Any, places: Any, extents: Any
-) -> None:
+def copy_rows(source: Any, target: Any, boxes: Any) -> None:
     """Copy boxes row by row: the loop that is compiled."""
+    pixels, steps = source
+    batch, batch_steps = target
+    corners, places, extents = boxes
     rank = extents.shape[1]
     row_step, batch_row_step = _UNSIGNED(steps[-2]), _UNSIGNED(batch_steps[-2])
     for box in range(len(extents)):
@@ -193,18 +197,12 @@ def copy_rows(
                     batch_start += batch_row_step
 
 
-def normalise_rows(
-    pixels: Any,
-    steps: Any,
-    batch: Any,
-    batch_steps: Any,
-    corners: Any,
-    places: Any,
-    extents: Any,
-    scales: Any,
-    offsets: Any,
-) -> None:
+def normalise_rows(source: Any, target: Any, boxes: Any, normalisation: Any) -> None:
     """Copy boxes row by row, each voxel times the scale of its channel plus the offset."""
+    pixels, steps = source
+    batch, batch_steps = target
+    corners, places, extents = boxes
+    scales, offsets = normalisation
     rank = extents.shape[1]
     row_step, batch_row_step = _UNSIGNED(steps[-2]), _UNSIGNED(batch_steps[-2])
     for box in range(len(extents)):

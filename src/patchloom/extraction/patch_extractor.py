@@ -275,7 +275,9 @@ class PatchExtractor:
             self._per_channel("offset", 0.0 if offset is None else offset, batch.dtype),
         )
 
-    def _per_channel(self, name: str, values: float | Sequence[float] | NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    def _per_channel(
+        self, name: str, values: float | Sequence[float] | NDArray[Any], dtype: np.dtype[Any]
+    ) -> NDArray[Any]:
         numbers = np.asarray(values, dtype=dtype)
         if numbers.shape not in {(), (1,), (self.n_channels,)}:
             raise GeometryError(

@@ -137,10 +137,10 @@ def _divide(windows: Windows, shape: Sequence[int]) -> tuple[Windows, Windows]:
     """Divide windows into those that lie inside the image and the others."""
     first = windows.corners[:, 2:].view(np.uint64)  # a negative one is very large
     room = np.array([max(size - side + 1, 0) for size, side in zip(shape[2:], windows.extent[1:], strict=True)])
-    is_inside = first < room.view(np.uint64)
-    if is_inside.all():
+    fits = first < room.view(np.uint64)
+    if fits.all():
         return windows, _chosen(windows, slice(0))
-    is_inside = is_inside.all(axis=1)
+    is_inside = np.all(fits, axis=1)
     return _chosen(windows, is_inside), _chosen(windows, ~is_inside)
 
 

@@ -137,8 +137,7 @@ class ContextSeries:
         SourceError
             If pixels cannot be read, or an image has changed on disk.
         """
-        stacks = np.unique(table.columns.get("all_data_idx", table.columns["data_idx"])).tolist()
-        self._watch.check(number for number in stacks if 0 <= number < len(self.image_stacks))
+        self._watch.check(table.columns.get("all_data_idx", table.columns["data_idx"]))
         context = self._context
         extract_lateral_context(
             self._extractor, table, context.n_scales, downscale=context.downscale, scale_z=context.scale_z, out=out

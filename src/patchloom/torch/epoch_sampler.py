@@ -74,7 +74,7 @@ class EpochSampler(torch.utils.data.Sampler[PatchKey]):
     >>> from patchloom.torch import EpochSampler
     >>> sampler = EpochSampler(4, seed=1)
     >>> [key.index for key in sampler], list(sampler)[0]
-    ([3, 0, 2, 1], PatchKey(epoch=1, index=3))
+    ([1, 0, 3, 2], PatchKey(epoch=1, index=0))
 
     Notes
     -----

@@ -29,7 +29,7 @@ from patchloom.torch.nan_search import rows_with_nan
 from patchloom.torch.pairing import check_plan
 from patchloom.torch.patch_keys import PatchKey, PatchKeys
 from patchloom.torch.patches import Allocate, Patch, PatchBatch, PatchPair
-from patchloom.torch.planned_dataset import PlannedDataset, Transform
+from patchloom.torch.planned_dataset import PlannedDataset, PlannedRun, Transform
 from patchloom.torch.streams import Stream
 
 Series = Sequence[ImageStack]
@@ -239,14 +239,15 @@ class MicroSplitDataset(PlannedDataset):
         random = self._random(Stream.MIXTURE, self.epoch if wanted.epoch is None else wanted.epoch)
         return self._source.alphas(random, wanted.indices)
 
-    def _read(self, table: SpecTable, epoch: int, indices: NDArray[np.int64], allocate: Allocate) -> PatchBatch:
-        pixels = self._source.read(table, self._random(Stream.MIXTURE, epoch), indices, allocate)
+    def _read(self, run: PlannedRun, rows: slice, allocate: Allocate) -> PatchBatch:
+        table = run.table[rows]
+        pixels = self._source.read(table, self._random(Stream.MIXTURE, run.epoch), run.indices[rows], allocate)
         if self.nan == "raise" and self._source.may_hold_nan:
             for name, batch in zip(pixels._fields, pixels[:-1], strict=False):
-                rows = rows_with_nan(cast("torch.Tensor", batch).numpy())
-                if len(rows):
+                spoilt = rows_with_nan(cast("torch.Tensor", batch).numpy())
+                if len(spoilt):
                     raise SourceError(
-                        f"there is a NaN in the {name} of the patch {table[int(rows[0])]}, or in what lies around it: mend the "
+                        f"there is a NaN in the {name} of the patch {table[int(spoilt[0])]}, or in what lies around it: mend the "
                         "image, or choose nan='keep'"
                     )
         return PatchBatch(pixels, table)

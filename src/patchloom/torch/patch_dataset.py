@@ -23,8 +23,8 @@ from patchloom.torch.grey_values import ScaleAndOffset
 from patchloom.torch.nan_search import NanPolicy, name_nan, rows_with_nan
 from patchloom.torch.pairing import check_pairs, check_plan
 from patchloom.torch.patches import Allocate, Patch, PatchBatch, PatchPair
-from patchloom.torch.planned_dataset import PlannedDataset, Transform
-from patchloom.torch.series_reader import SeriesReader
+from patchloom.torch.planned_dataset import PlannedDataset, PlannedRun, Transform
+from patchloom.torch.series_reader import LocatedPatches, SeriesReader
 from patchloom.torch.streams import Stream
 
 _MOST_SUBSTITUTES = 100
@@ -119,10 +119,17 @@ class PatchDataset(PlannedDataset):
         """The input series, with the channels chosen."""
         return self._series[0].image_stacks
 
-    def _read(self, table: SpecTable, epoch: int, indices: NDArray[np.int64], allocate: Allocate) -> PatchBatch:
-        tensors = [series.read(table, allocate) for series in self._series]
+    def _locate(self, table: SpecTable) -> list[LocatedPatches]:
+        return [series.locate(table) for series in self._series]
+
+    def _read(self, run: PlannedRun, rows: slice, allocate: Allocate) -> PatchBatch:
+        tensors = [
+            series.read(located.of_rows(rows), allocate)
+            for series, located in zip(self._series, run.located, strict=True)
+        ]
+        table = run.table[rows]
         if any(series.may_hold_nan for series in self._series):
-            table = self._without_nan(tensors, table, epoch, indices)
+            table = self._without_nan(tensors, table, run.epoch, run.indices[rows])
         kind = Patch if len(tensors) == 1 else PatchPair
         return PatchBatch(kind._make([*tensors, {}]), table)
 
@@ -169,7 +176,7 @@ class PatchDataset(PlannedDataset):
             others = self._plan(epoch).specs(random.below_many(len(self), draws))
             for series, tensor in zip(self._series, tensors, strict=True):
                 read = np.empty((len(rows), *tensor.shape[1:]), tensor.numpy().dtype)
-                series.read_into(others, read)
+                series.read_into(series.locate(others), read)
                 tensor.numpy()[rows] = read
             for field, column in columns.items():
                 column[rows] = others.columns[field]

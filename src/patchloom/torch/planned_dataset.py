@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol, Self, SupportsIndex, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Self, SupportsIndex, runtime_checkable
 
 import numpy as np
 import torch.utils.data
@@ -50,6 +50,16 @@ class ReadsBatches(Protocol):
         """
 
 
+class PlannedRun(NamedTuple):
+    """Patches of one epoch, of one batch or of many."""
+
+    epoch: int
+    indices: NDArray[np.int64]
+    table: SpecTable
+    located: Any
+    """What the dataset worked out for all of them together; see `PlannedDataset._locate`."""
+
+
 class PlannedDataset(torch.utils.data.Dataset[Any]):
     """A map-style dataset whose items are the patches of a plan.
 
@@ -83,8 +93,12 @@ class PlannedDataset(torch.utils.data.Dataset[Any]):
         self._latest: tuple[int, Patching[PatchSpecs]] = (self.epoch, patching)
 
     @abstractmethod
-    def _read(self, table: SpecTable, epoch: int, indices: NDArray[np.int64], allocate: Allocate) -> PatchBatch:
-        """Read a batch; its specifications are those given unless patches had to be replaced."""
+    def _read(self, run: PlannedRun, rows: slice, allocate: Allocate) -> PatchBatch:
+        """Read some patches as a batch; its specifications are those given unless patches had to be replaced."""
+
+    def _locate(self, table: SpecTable) -> Any:  # noqa: ARG002  # for those that override it
+        """Work out for all patches together what `_read` would else have to for each batch."""
+        return None
 
     def __len__(self) -> int:
         return len(self.patching)
@@ -98,12 +112,17 @@ class PlannedDataset(torch.utils.data.Dataset[Any]):
     def __getitems__(self, keys: PatchKeys | Iterable[PatchKey | SupportsIndex]) -> Sequence[Any]:
         """Read many patches in one call, as `torch.utils.data.DataLoader` does for a batch."""
         chosen = PatchKeys.of(keys)
-        return next(self._read_patches(chosen, max(len(chosen.indices), 1), new_tensor), [])
+        return (
+            self._patches(self._run(chosen), slice(0, len(chosen.indices)), new_tensor) if len(chosen.indices) else []
+        )
 
     def read_batches(self, keys: PatchKeys, batch_size: int, allocate: Allocate = new_tensor) -> Iterator[Any]:
         """Read batches; see `ReadsBatches.read_batches`."""
-        for patches in self._read_patches(keys, batch_size, allocate):
-            yield collate(patches, allocate)
+        run = self._run(keys)
+        for start in range(0, len(keys.indices), batch_size):
+            # No name is given to a batch here: it would hold its memory while the next one is read.
+            rows = slice(start, min(start + batch_size, len(keys.indices)))
+            yield collate(self._patches(run, rows, allocate), allocate)
 
     def at_epoch(self, epoch: int) -> Self:
         """Give the same dataset at another epoch, for loaders that do not say the epoch in their keys."""
@@ -121,15 +140,14 @@ class PlannedDataset(torch.utils.data.Dataset[Any]):
     def _random(self, stream: Stream, epoch: int) -> CounterRandom:
         return CounterRandom(self.seed, epoch, stream)
 
-    def _read_patches(self, keys: PatchKeys, batch_size: int, allocate: Allocate) -> Iterator[Sequence[Any]]:
+    def _run(self, keys: PatchKeys) -> PlannedRun:
         epoch = self.epoch if keys.epoch is None else checked_epoch(keys.epoch)
-        specs = self._plan(epoch).specs(keys.indices)
-        for start in range(0, len(specs), batch_size):
-            chosen = slice(start, start + batch_size)
-            yield self._patches(specs[chosen], epoch, keys.indices[chosen], allocate)
+        table = self._plan(epoch).specs(keys.indices)
+        return PlannedRun(epoch, keys.indices, table, self._locate(table))
 
-    def _patches(self, table: SpecTable, epoch: int, indices: NDArray[np.int64], allocate: Allocate) -> Sequence[Any]:
-        batch = self._read(table, epoch, indices, allocate)
+    def _patches(self, run: PlannedRun, rows: slice, allocate: Allocate) -> Sequence[Any]:
+        batch = self._read(run, rows, allocate)
+        epoch, indices = run.epoch, run.indices[rows]
         if self.augmentation is not None:
             size = batch.table.columns["patch_size"][0].tolist()
             positions = self.augmentation.draw(self._random(Stream.POSITION, epoch), indices, size)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict, deque
-from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,28 +23,37 @@ class RecycledMemory:
     Parameters
     ----------
     keep : int
-        How many free pieces of each size are kept, at most.
+        How many free pieces of each shape are kept, at most.
     """
 
     def __init__(self, keep: int) -> None:
-        self._free: defaultdict[int, deque[NDArray[np.uint8]]] = defaultdict(lambda: deque(maxlen=keep))
+        self._free: defaultdict[tuple[Any, ...], deque[NDArray[Any]]] = defaultdict(lambda: deque(maxlen=keep))
 
     def __call__(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """Make an uninitialised tensor."""
-        n_bytes = prod(shape) * dtype.itemsize
-        free = self._free[n_bytes]
+        free = self._free[shape, dtype]
         try:
             memory = free.pop()
         except IndexError:  # nothing is free
-            memory = np.empty(n_bytes, np.uint8)
+            memory = np.empty(shape, _numpy_dtype(dtype))
         # The tensor's storage holds this array, which is no one else's, for as long as there is the storage.
         lease = memory[:]
         weakref.finalize(lease, free.append, memory).atexit = False
-        return torch.from_numpy(lease).view(dtype).view(shape)
+        tensor = torch.from_numpy(lease)
+        return tensor if tensor.dtype == dtype else tensor.view(dtype)
 
     def forget(self) -> None:
         """Let go of what is free."""
         self._free.clear()
+
+
+def _numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
+    """Say which dtype of NumPy it is: integers as wide where there is none, as for bfloat16."""
+    try:
+        array: NDArray[Any] = torch.empty(0, dtype=dtype).numpy()
+    except TypeError:
+        return np.dtype(f"i{dtype.itemsize}")
+    return array.dtype
 
 
 def pinned(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,12 +11,31 @@ from numpy.typing import DTypeLike, NDArray
 
 from patchloom.errors import GeometryError
 from patchloom.extraction import ChunkPool, PatchExtractor
+from patchloom.extraction.series_windows import SeriesWindows
 from patchloom.geometry.padding import Padding
 from patchloom.image_stacks import ImageStack, select_channels
 from patchloom.spec_table import SpecTable
 from patchloom.torch.grey_values import GreyValues, ScaleAndOffset
 from patchloom.torch.patches import Allocate
 from patchloom.torch.series_watch import SeriesWatch
+
+
+class LocatedPatches(NamedTuple):
+    """Where patches lie, and what they are normalised with."""
+
+    windows: SeriesWindows
+
+    scale: NDArray[Any] | None
+    """`(C,)`, or `(B, C)` where patches differ; in the dtype of the batch. With `offset` or not at all."""
+
+    offset: NDArray[Any] | None
+
+    def of_rows(self, rows: slice) -> LocatedPatches:
+        """Choose some of them."""
+        windows = self.windows.of_patches(rows.start, rows.stop)
+        if self.scale is None or self.offset is None or self.scale.ndim == 1:
+            return LocatedPatches(windows, self.scale, self.offset)
+        return LocatedPatches(windows, self.scale[rows], self.offset[rows])
 
 
 class SeriesReader:
@@ -74,13 +93,27 @@ class SeriesReader:
         """Whether there can be a NaN in a batch at all."""
         return self.dtype.kind in "fc" and any(stack.data_dtype.kind in "fc" for stack in self.image_stacks)
 
-    def read(self, table: SpecTable, allocate: Allocate) -> torch.Tensor:
+    def locate(self, table: SpecTable) -> LocatedPatches:
+        """Say where patches of one size lie and what they are normalised with, for one batch or many.
+
+        Raises
+        ------
+        SpecError
+            If the patches differ in size or do not lie in the series.
+        """
+        windows = self._extractor.locate(table)
+        if self._values is None:
+            return LocatedPatches(windows, None, None)
+        scale, offset = self._values.of(table)
+        return LocatedPatches(windows, scale.astype(self.dtype), offset.astype(self.dtype))
+
+    def read(self, located: LocatedPatches, allocate: Allocate) -> torch.Tensor:
         """Read a batch.
 
         Parameters
         ----------
-        table : SpecTable
-            Patches of one size.
+        located : LocatedPatches
+            The patches.
         allocate : callable
             Makes the tensor.
 
@@ -91,30 +124,25 @@ class SeriesReader:
 
         Raises
         ------
-        SpecError
-            If the patches differ in size or do not lie in the series.
         SourceError
             If pixels cannot be read, or an image has changed on disk.
         """
-        size = table.columns["patch_size"][0].tolist()
-        batch = allocate((len(table), self.n_channels, *size), self._torch_dtype)
-        self.read_into(table, batch.numpy())
+        windows = located.windows
+        batch = allocate((windows.n_patches, self.n_channels, *windows.patch_size), self._torch_dtype)
+        self.read_into(located, batch.numpy())
         return batch
 
-    def read_into(self, table: SpecTable, out: NDArray[Any]) -> None:
+    def read_into(self, located: LocatedPatches, out: NDArray[Any]) -> None:
         """Read a batch to where it is wanted, `(B, C, (Z), Y, X)`; see `read`."""
-        stacks = table.columns.get("all_data_idx", table.columns["data_idx"])
-        self._watch.check(number for number in np.unique(stacks).tolist() if 0 <= number < len(self.image_stacks))
-        values = None if self._values is None else self._values.of(table)
-        if values is None:
-            self._extractor.extract_batch(table, out=out)
-        elif values.scale.ndim == 1:
-            self._extractor.extract_batch(table, out=out, scale=values.scale.tolist(), offset=values.offset.tolist())
-        else:
-            self._extractor.extract_batch(table, out=out)
-            beyond = (..., *(np.newaxis,) * (out.ndim - 2))
-            out *= values.scale[beyond].astype(out.dtype)
-            out += values.offset[beyond].astype(out.dtype)
+        windows, scale, offset = located
+        self._watch.check(windows.stacks)
+        if scale is None or offset is None or scale.ndim == 1:
+            self._extractor.extract_located(windows, out, scale, offset)
+            return
+        self._extractor.extract_located(windows, out)
+        beyond = (..., *(np.newaxis,) * (out.ndim - 2))
+        out *= scale[beyond]
+        out += offset[beyond]
 
 
 def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:

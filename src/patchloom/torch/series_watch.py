@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from patchloom.errors import SourceError
 from patchloom.image_stacks import HasFiles, ImageStack
@@ -29,17 +32,21 @@ class SeriesWatch:
         self._files = [tuple(stack.files) if isinstance(stack, HasFiles) else () for stack in stacks]
         self._sources = [stack.source for stack in stacks]
         self._states = [_state(files) for files in self._files]
+        self._has_files = any(self._files)
 
-    def check(self, data_indices: Iterable[int]) -> None:
-        """Look at the files of some image stacks.
+    def check(self, stacks: NDArray[np.int64]) -> None:
+        """Look at the files of some image stacks, which may be named more than once.
 
         Raises
         ------
         SourceError
             If one has changed or is gone.
         """
-        for data_idx in data_indices:
-            if _state(self._files[data_idx]) != self._states[data_idx]:
+        if not self._has_files:
+            return
+        for data_idx in np.unique(stacks).tolist():
+            there_is = 0 <= data_idx < len(self._files)  # what there is not is refused by the extractor
+            if there_is and _state(self._files[data_idx]) != self._states[data_idx]:
                 raise SourceError(
                     f"{self._sources[data_idx]} has changed on disk since the dataset was made: patches of before and after "
                     "would be mixed; make the dataset anew"

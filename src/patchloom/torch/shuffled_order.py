@@ -2,7 +2,8 @@
 
 Nothing is shuffled in memory: the order is a permutation of numbers, written as a Feistel network [1]_ on their bits. A number
 that comes out too large is put through again until it does not [2]_, which takes less than two passes on average. Each round
-mixes one half of the bits with the other by the finaliser of SplitMix64 [3]_, under a key of its own from (seed, epoch).
+changes one half of the bits by a hash of the other: a product with a number of its own from (seed, epoch), stirred as in
+SplitMix64 [3]_, of which the upper bits count.
 
 References
 ----------
@@ -37,16 +38,19 @@ class ShuffledOrder:
     Examples
     --------
     >>> ShuffledOrder(5, CounterRandom(seed=7)).at(np.arange(5)).tolist()
-    [2, 0, 3, 1, 4]
+    [3, 0, 4, 2, 1]
     """
 
     def __init__(self, n: int, random: CounterRandom) -> None:
         self._n = np.uint64(n)
         bits = max((n - 1).bit_length(), _FEWEST_BITS)
-        self._low_bits = np.uint64(bits // 2)
-        self._low = np.uint64((1 << bits // 2) - 1)
-        self._high = np.uint64((1 << (bits - bits // 2)) - 1)
-        self._keys = random.words(np.arange(_ROUNDS))
+        low_bits = bits // 2
+        self._low_bits = np.uint64(low_bits)
+        self._low = np.uint64((1 << low_bits) - 1)
+        # Rounds change the upper and the lower half in turn; so many bits of a hash are not wanted.
+        self._unwanted = np.uint64(64 - (bits - low_bits)), np.uint64(64 - low_bits)
+        words = random.words(np.arange(2 * _ROUNDS))
+        self._factors, self._terms = words[:_ROUNDS] | np.uint64(1), words[_ROUNDS:]
 
     def at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """Say which numbers stand at some places; each place has one number, and each number one place."""
@@ -58,19 +62,13 @@ class ShuffledOrder:
         return numbers.astype(np.int64)
 
     def _permuted(self, numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        high, low = numbers >> self._low_bits, numbers & self._low
-        for number, key in enumerate(self._keys):
-            if number % 2:
-                low ^= _mixed(high + key) & self._low
-            else:
-                high ^= _mixed(low + key) & self._high
+        halves = numbers >> self._low_bits, numbers & self._low
+        for number, (factor, term) in enumerate(zip(self._factors, self._terms, strict=True)):
+            words = halves[1 - number % 2] * factor
+            words += term
+            words ^= words >> np.uint64(32)
+            words *= np.uint64(0xBF58476D1CE4E5B9)
+            words >>= self._unwanted[number % 2]
+            np.bitwise_xor(halves[number % 2], words, out=halves[number % 2])
+        high, low = halves
         return high << self._low_bits | low
-
-
-def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    words ^= words >> np.uint64(30)
-    words *= np.uint64(0xBF58476D1CE4E5B9)
-    words ^= words >> np.uint64(27)
-    words *= np.uint64(0x94D049BB133111EB)
-    words ^= words >> np.uint64(31)
-    return words
