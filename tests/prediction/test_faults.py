@@ -51,7 +51,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     if not mounted("-t", "tmpfs", "-o", "size=2m", "tmpfs", place):
         pytest.skip("mounting a disk takes root")
     yield place
-    subprocess.run(["umount", place], check=True)
+    subprocess.run(["umount", "--lazy", place], check=True)  # a test that failed may hold a file open
 
 
 def mounted(*arguments: Any) -> bool:
@@ -129,6 +129,7 @@ def begin(source: Path, output: Path, number: int = 12, **changes: Any) -> Path:
 
 def fill(disk: Path, leave: int) -> Path:
     """Leave so many bytes of a disk free, more or less."""
+    assert shutil.disk_usage(disk).total == 2 << 20, "or a real disk would be filled"
     ballast = disk / "ballast"
     with ballast.open("wb") as file:
         file.write(bytes(max(0, shutil.disk_usage(disk).free - leave)))
@@ -470,7 +471,7 @@ def test_times_of_files_that_a_wrong_clock_wrote_do_no_harm(
         os.utime(path, ns=(10**18 - when // 4, 10**18 - when // 4))
     model = Root()
     quiet(model, source, output)
-    assert next(model.calls) < plan(source, **TILES).n_tiles / 3 - 5, "it went on where it was"
+    assert next(model.calls) < plan(source, **TILES).n_tiles / 3, "it went on where it was"
     assert files(output) == undisturbed
 
 
