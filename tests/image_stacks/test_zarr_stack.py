@@ -258,7 +258,7 @@ def test_all_reads_of_a_batch_are_issued_before_any_is_awaited(cells, monkeypatc
             events.append("result")
             return self.target.result()
 
-    stack._store = Watched(stack._store)
+    stack._stores = {True: Watched(stack._stores[True])}
     regions = [Region(0, slice(0, 2), (slice(0, 4), slice(y, y + 5), slice(0, 9))) for y in range(4)]
     out = np.zeros((4, 2, 4, 5, 9))
     stack.read_regions(regions, list(out))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ from patchloom.patch_specs import PatchSpecs
 from patchloom.patching import TiledPatching
 from patchloom.stitching.blend import add_blended_tile
 
+blend_module = importlib.import_module("patchloom.stitching.blend")
 WINDOWS: list[BlendWindow] = ["hann", "gaussian", "linear", "mean"]
 
 
@@ -56,3 +59,47 @@ def test_each_tile_counts_as_much_as_its_window_says(window: BlendWindow, rng: n
         weight[y : y + 8, x : x + 10] += profile
         add_blended_tile(tile, (y, x), weights(window, tiling, spec), blended, (slice(0, 23), slice(0, 31)))
     np.testing.assert_allclose(blended[0], total[:23, :31] / weight[:23, :31], rtol=1e-12)
+
+
+LAYOUTS = {
+    "plain": np.zeros,
+    "part of a larger one": lambda shape, dtype: np.zeros([n + 3 for n in shape], dtype)[(slice(1, -2),) * len(shape)],
+    "turned": lambda shape, dtype: np.zeros(shape[::-1], dtype).T,
+}
+
+
+@pytest.mark.parametrize("how", ["compiled", "uncompiled"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtypes", [("f4", "f4"), ("f8", "f8"), ("u2", "f4"), (">f4", "f4"), ("f2", "f4")])
+@pytest.mark.parametrize("n_dims", [2, 3])
+def test_the_compiled_loop_adds_what_numpy_adds_bit_for_bit(
+    how: str,
+    layout: str,
+    dtypes: tuple[str, str],
+    n_dims: int,
+    rng: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if how == "compiled":
+        pytest.importorskip("numba")
+    else:
+        monkeypatch.setattr(blend_module, "compiled_loop", lambda kernel: kernel)
+
+    def laid_out(values: np.ndarray, dtype: str) -> np.ndarray:
+        array: np.ndarray = LAYOUTS[layout](values.shape, dtype)
+        array[...] = values
+        return array
+
+    size, whole = (5, 6, 7)[-n_dims:], (9, 8, 11)[-n_dims:]
+    tile = laid_out(rng.uniform(0, 100, (2, *size)), dtypes[0])
+    factors = laid_out(rng.random(size), dtypes[1])
+    start = rng.random((2, *whole)).astype(dtypes[1])
+    window = tuple(slice(4, 4 + side) for side in whole)
+    for coords in ((4, 4, 4)[-n_dims:], (1, 7, 9)[-n_dims:], (8, 7, 2)[-n_dims:]):
+        blocks = []
+        for least in (0, 2**60):
+            monkeypatch.setattr(blend_module, "_WORTH_COMPILING", least)
+            blocks.append(laid_out(start, dtypes[1]))
+            add_blended_tile(tile, coords, factors, blocks[-1], window)
+        assert np.array_equal(*blocks)
+        assert not np.array_equal(blocks[0], start)

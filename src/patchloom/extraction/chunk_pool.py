@@ -23,7 +23,7 @@ from patchloom.geometry.checks import whole_number
 from patchloom.image_stacks import HoldsPixels, ImageStack
 
 _ALIGNMENT = 64
-_READ_TOGETHER = 64 << 20
+READ_TOGETHER = 64 << 20
 """Bytes of chunks that are issued together: a stack may hold them a second time until they are copied."""
 
 
@@ -189,7 +189,7 @@ class ChunkPool:
     def _load(self, grid: ChunkGrid, wanted: Collection[int]) -> None:
         absent = [number for number in wanted if number not in self._slots]
         self._drop(len(absent) - len(self._free), keep=wanted)
-        at_once = max(1, _READ_TOGETHER // grid.chunk_bytes)
+        at_once = max(1, READ_TOGETHER // grid.chunk_bytes)
         chunks = self._as_chunks(grid)
         for start in range(0, len(absent), at_once):
             numbers = absent[start : start + at_once]

@@ -14,8 +14,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.errors import GeometryError
 from patchloom._compiled_loop import compiled_loop
+from patchloom.errors import GeometryError
 
 Downscale = Literal["mean", "resize"]
 

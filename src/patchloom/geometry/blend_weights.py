@@ -170,6 +170,9 @@ def tile_weights(
     [[1.0, 1.0, 0.75, 0.25]]
     """
     axes = [shared_weights(window, size, axis_shifts) for size, axis_shifts in zip(sizes, shifts, strict=True)]
-    product = reduce(np.multiply.outer, axes).astype(dtype)
+    *outer, last = axes
+    product = np.empty(sizes, dtype)
+    # Multiplied in float64 and rounded once, without a second array of the tile's size.
+    np.multiply(reduce(np.multiply.outer, outer)[..., None], last, out=product, casting="same_kind")
     product.flags.writeable = False
     return product

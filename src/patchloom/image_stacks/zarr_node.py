@@ -62,11 +62,11 @@ class ZarrNode:
 
 
 @cache
-def context() -> ts.Context:
-    """Return the cache and the limits that all stacks of this process share."""
+def context(*, cached: bool = True) -> ts.Context:
+    """Return the cache, if one is wanted, and the limits that all stacks of this process share."""
     return ts.Context(
         {
-            "cache_pool": {"total_bytes_limit": CACHE_BYTES},
+            "cache_pool": {"total_bytes_limit": CACHE_BYTES if cached else 0},
             "http_request_retries": _RETRIES,
             "s3_request_retries": _RETRIES,
             "gcs_request_retries": _RETRIES,

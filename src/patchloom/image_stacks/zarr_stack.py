@@ -67,16 +67,17 @@ class ZarrStack(SlicedStack):
     def __init__(self, source: str | Path, axes: str | None = None, level: int | None = None) -> None:
         found = _find_array(source, level, axes_given=axes is not None)
         self._spec, self._level = found.spec, found.level
-        whole = _open(source, found.spec)
+        whole = _open(source, found.spec, context())
         own = AxesMap(axes, whole.shape) if axes is not None else _own_axes(source, whole, found)
         # A single slice is a 2D image, unless the user says otherwise.
         drop_z = axes is None and "Z" in own.axes and own.size("Z") == 1
         self._view = tuple(0 if drop_z and axis == "Z" else slice(None) for axis in own.axes)
-        self._store = whole[self._view]
-        axes_map = AxesMap(own.axes.replace("Z", "") if drop_z else own.axes, self._store.shape)
-        dtype = np.dtype(self._store.dtype.numpy_dtype)
+        store = whole[self._view]
+        self._stores: dict[bool, Any] = {True: store}
+        axes_map = AxesMap(own.axes.replace("Z", "") if drop_z else own.axes, store.shape)
+        dtype = np.dtype(store.dtype.numpy_dtype)
         super().__init__(source, axes_map, dtype, _metadata(axes_map, own.axes, whole, found))
-        layout = self._store.chunk_layout
+        layout = store.chunk_layout
         self._chunk_shape = as_data_box(axes_map, layout.read_chunk.shape)
         self._shard_shape = as_data_box(axes_map, layout.write_chunk.shape)
 
@@ -106,17 +107,26 @@ class ZarrStack(SlicedStack):
 
     def read_regions(self, regions: Sequence[Region], out: Sequence[NDArray[Any]]) -> None:
         """Read regions, all of them requested before the first is awaited; see `ReadsRegions.read_regions`."""
-        store = self._opened()
+        store = self._opened(kept=not all(map(self._is_chunk, regions)))
         selections = [self.axes_map.selection(*region) for region in regions]
         reads = [store[selection].read() for selection in selections]
         for selection, read, target in zip(selections, reads, out, strict=True):
             target[...] = self.axes_map.arrange(self._result(read, selection))
 
-    def _opened(self) -> Any:
+    def _is_chunk(self, region: Region) -> bool:
+        """Whether a region is one chunk: whoever reads whole chunks wants each once, and keeps it if need be."""
+        windows = (slice(region.sample_idx, region.sample_idx + 1), region.channels, *region.window)
+        return all(
+            part.start % chunk == 0 and part.stop == min(part.start + chunk, size)
+            for part, chunk, size in zip(windows, self._chunk_shape, self.data_shape, strict=True)
+        )
+
+    def _opened(self, *, kept: bool = True) -> Any:
+        """Give the array, with or without a cache of decoded chunks in TensorStore."""
         check_not_forked()
-        if self._store is None:
-            self._store = _open(self.source, self._spec)[self._view]
-        return self._store
+        if kept not in self._stores:
+            self._stores[kept] = _open(self.source, self._spec, context(cached=kept))[self._view]
+        return self._stores[kept]
 
     def _result(self, read: Any, selection: tuple[slice | int, ...]) -> NDArray[Any]:
         try:
@@ -127,7 +137,7 @@ class ZarrStack(SlicedStack):
         return pixels
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_store": None}
+        return {**self.__dict__, "_stores": {}}
 
 
 class _FoundArray(NamedTuple):
@@ -201,11 +211,11 @@ def _array_spec(node: ZarrNode) -> dict[str, Any]:
     return {"driver": node.driver, "kvstore": node.kvstore}
 
 
-def _open(source: str | Path, spec: dict[str, Any]) -> Any:
+def _open(source: str | Path, spec: dict[str, Any], within: ts.Context) -> Any:
     # What is cached counts as current: an image does not change while it is read.
     checks = {"recheck_cached_metadata": "open", "recheck_cached_data": "open"}
     try:
-        store = ts.open({**spec, **checks}, open=True, read=True, context=context()).result()
+        store = ts.open({**spec, **checks}, open=True, read=True, context=within).result()
     except (ValueError, OSError, RuntimeError) as error:
         raise SourceError(f"{source} cannot be opened: {reason(error)}") from error
     return store[ts.d[:].translate_to[0]] if store.rank else store

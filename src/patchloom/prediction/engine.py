@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.errors import PatchloomError
-from patchloom.extraction import PatchExtractor
+from patchloom.extraction import ChunkPool, PatchExtractor
 from patchloom.patch_specs import TileSpecs
 from patchloom.prediction.batch_prediction import check_forms, predict_batch, read_forms, refuse_nan, to_dtype
 from patchloom.prediction.memory import WRITE_BEHIND
@@ -28,6 +28,7 @@ from patchloom.prediction.open_blocks import OpenBlocks
 from patchloom.prediction.output_form import OutputForm, keep_core
 from patchloom.prediction.plan import PredictionPlan
 from patchloom.prediction.progress import Advance
+from patchloom.prediction.shared_work import RunTogether, one_by_one, side_by_side
 from patchloom.prediction.stage_times import StageTimes
 from patchloom.prediction.tile_reading import batch_dtype, empty_batch, read_tiles
 from patchloom.prediction.work import Batch, batches
@@ -117,10 +118,15 @@ class Engine:
         ModelError, SourceError, SinkError
             If a stage fails. What was written stays written.
         """
-        extractor = PatchExtractor(self.plan.stacks, padding=self.plan.padding)
-        with _background("read") as read, _background("write") as write:
-            stitcher = _Stitcher(self, write)
-            for batch, pixels in self._read_ahead(extractor, read):
+        with (
+            ChunkPool(max(1, self.plan.cache_bytes)) as pool,
+            side_by_side() as run_together,
+            _background("read") as read,
+            _background("write") as write,
+        ):
+            extractor = PatchExtractor(self.plan.stacks, padding=self.plan.padding, pool=pool)
+            stitcher = _Stitcher(self, write, run_together)
+            for batch, pixels in self._read_ahead(extractor, read, run_together):
                 self._run_batch(batch, pixels, stitcher)
                 advance(len(batch.tiles))
             stitcher.finish_writes(leave=0)
@@ -171,7 +177,7 @@ class Engine:
                     stitcher.stitch(batch, specs, predictions)
 
     def _read_ahead(
-        self, extractor: PatchExtractor, read: Callable[..., Future[Any]]
+        self, extractor: PatchExtractor, read: Callable[..., Future[Any]], run_together: RunTogether
     ) -> Iterator[tuple[Batch, Callable[[], NDArray[Any]] | None]]:
         """Yield batches and what gives their pixels, while the next ones are being read into arrays that are used again."""
         ahead = self.plan.read_ahead
@@ -182,7 +188,8 @@ class Engine:
             pixels = None
             if tiles:
                 room = self._room(arrays, number % len(arrays), tiles)
-                reading = partial(read_tiles, self.plan, extractor, tiles, room)
+                # What is in memory is copied when the model is free, by all cores: there is nothing to wait for.
+                reading = partial(read_tiles, self.plan, extractor, tiles, room, one_by_one if ahead else run_together)
                 pixels = read(reading).result if ahead else reading
             pending.append((batch, pixels))
             if len(pending) > ahead:
@@ -225,12 +232,12 @@ class Engine:
 class _Stitcher:
     """Adds tiles to open blocks, and sends off those that are complete."""
 
-    def __init__(self, engine: Engine, write: Callable[..., Future[Any]]) -> None:
+    def __init__(self, engine: Engine, write: Callable[..., Future[Any]], run_together: RunTogether) -> None:
         plan = engine.plan
         self._engine = engine
         self._write = write
         self._blocks = [
-            OpenBlocks(plan, data_idx, forms, partial(engine.writer.lend, data_idx))
+            OpenBlocks(plan, data_idx, forms, partial(engine.writer.lend, data_idx), run_together)
             for data_idx, forms in enumerate(plan.forms)
         ]
         self._schedules = [plan.schedule(data_idx) for data_idx in range(len(plan.stacks))]
@@ -243,7 +250,7 @@ class _Stitcher:
             blocks = self._blocks[data_idx]
             if tile is None:
                 empty = self._engine.needs_no_model(data_idx, turn)
-                self._send_off(data_idx, turn, blocks.filled(turn) if empty else blocks.close(turn))
+                self._send_off(data_idx, turn, partial(blocks.filled, turn) if empty else blocks.close(turn))
                 continue
             parts = [prediction[position] for prediction in predictions]
             for number in self._schedules[data_idx].blocks_served(tile, turn):
@@ -259,9 +266,13 @@ class _Stitcher:
                 with self._engine.leaving_behind(data_idx):
                     written.result()
 
-    def _send_off(self, data_idx: int, block: int, outputs: list[NDArray[Any]]) -> None:
+    def _send_off(self, data_idx: int, block: int, complete: Callable[[], list[NDArray[Any]]]) -> None:
         self.finish_writes(leave=WRITE_BEHIND - 1)
-        self._pending.append((data_idx, self._write(self._engine.writer.write, data_idx, block, outputs)))
+        self._pending.append((data_idx, self._write(self._finish, data_idx, block, complete)))
+
+    def _finish(self, data_idx: int, block: int, complete: Callable[[], list[NDArray[Any]]]) -> None:
+        """Turn a block into what is written, and write it: in the thread that writes."""
+        self._engine.writer.write(data_idx, block, complete())
 
 
 @contextmanager

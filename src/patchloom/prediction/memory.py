@@ -17,11 +17,14 @@ _SHARE_OF_FREE = 2
 READ_AHEAD = 2
 """Batches that are read while the model is busy with another."""
 
-WRITE_BEHIND = 2
-"""Finished blocks that wait to be written, the one being written included."""
+WRITE_BEHIND = 1
+"""Finished blocks that are being written, or wait for it, while the next one is computed."""
 
-SINK_BYTES = 64 * 2**20
-"""What a sink holds while it compresses: at most this, whatever the block."""
+CACHE_BYTES = 2**30
+"""Decoded chunks of the sources that are kept: at most this, and a quarter of what the run may take."""
+
+SINK_BYTES = 16 * 2**20
+"""What a sink compresses at once, but always a shard at least; what it has compressed may be as large."""
 
 
 def free_memory() -> int:
@@ -51,24 +54,27 @@ class MemoryUse:
     Parameters
     ----------
     batches : int
-        Batches of tiles that are read, waiting, or in the model.
+        Batches of tiles that are read, waiting, or in the model, and what the storage decodes for one of them.
     predictions : int
         What the model makes of a batch.
     open_blocks : int
         Blocks that tiles are still added to.
     writing : int
         Finished blocks on their way to the output.
+    cache : int
+        Chunks of the sources, decoded, that are kept for the tiles to come.
     """
 
     batches: int
     predictions: int
     open_blocks: int
     writing: int
+    cache: int
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.batches + self.predictions + self.open_blocks + self.writing
+        return self.batches + self.predictions + self.open_blocks + self.writing + self.cache
 
 
 def _free_of_system() -> Iterator[int]:

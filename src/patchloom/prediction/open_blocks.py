@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -16,7 +17,11 @@ from patchloom.patch_specs import TileSpecs
 from patchloom.prediction.batch_prediction import to_dtype
 from patchloom.prediction.output_form import OutputForm
 from patchloom.prediction.plan import PredictionPlan
+from patchloom.prediction.shared_work import RunTogether, in_parts, n_threads, one_by_one
 from patchloom.stitching import add_blended_tile, paste_tile
+
+_WORTH_SHARING = 2**19
+"""Voxels of a tile below which it takes longer to divide the work than to do it."""
 
 
 @dataclass(slots=True)
@@ -42,12 +47,15 @@ class OpenBlocks:
         The outputs of the model for this image.
     lend : callable
         Gives for the number of a block, output by output, the memory in which it will be in the end, or `None`.
+    run_together : callable
+        Runs calls on several cores.
     """
 
     plan: PredictionPlan
     data_idx: int
     forms: Sequence[OutputForm]
     lend: Callable[[int], Sequence[NDArray[Any] | None]]
+    run_together: RunTogether = one_by_one
     _buffers: dict[int, list[_Buffer]] = field(default_factory=dict)
 
     def add(self, number: int, spec: TileSpecs, tiles: Sequence[NDArray[Any]]) -> None:
@@ -72,16 +80,29 @@ class OpenBlocks:
             if self.plan.blend is None:
                 buffer.copied += paste_tile(tile, _scaled(spec, form), buffer.values, form.window(window))
             else:
-                weights = self._weights(spec, form)
-                add_blended_tile(tile, form.place(spec["coords"]), weights, buffer.values, form.window(window))
+                self._blend(tile, spec, form, buffer.values, form.window(window))
 
-    def close(self, number: int) -> list[NDArray[Any]]:
+    def _blend(
+        self, tile: NDArray[Any], spec: TileSpecs, form: OutputForm, values: NDArray[Any], window: Sequence[slice]
+    ) -> None:
+        """Add a tile to a block; a large one in slabs along the outermost axis, which no two threads share."""
+        weights, (first, *rest) = self._weights(spec, form), form.place(spec["coords"])
+        start, stop = max(first, window[0].start), min(first + tile.shape[1], window[0].stop)
+        n_slabs = n_threads() if tile.size >= _WORTH_SHARING else 1
+        calls = []
+        for part in in_parts(stop - start, n_slabs):
+            slab = slice(start + part.start, start + part.stop)
+            rows = values[:, slab.start - window[0].start : slab.stop - window[0].start]
+            calls.append(partial(add_blended_tile, tile, (first, *rest), weights, rows, (slab, *window[1:])))
+        self.run_together(calls)
+
+    def close(self, number: int) -> Callable[[], list[NDArray[Any]]]:
         """Take a block out, complete.
 
         Returns
         -------
-        list of array
-            `C(Z)YX` for each output, as it is written.
+        callable
+            Turns it into what is written, `C(Z)YX` for each output; from any thread.
 
         Raises
         ------
@@ -89,18 +110,20 @@ class OpenBlocks:
             If the plan has a hole, which would be a fault of Patchloom.
         """
         window = self.plan.blocks[self.data_idx][number].window
-        closed = []
-        for form, buffer in zip(self.forms, self._buffers.pop(number), strict=True):
+        buffers = self._buffers.pop(number)
+        for form, buffer in zip(self.forms, buffers, strict=True):
             voxels = prod(part.stop - part.start for part in form.window(window))
             if self.plan.blend is None and buffer.copied != voxels:
                 raise StitchError(
                     f"{buffer.copied} of {voxels} voxels of block {number} were predicted: the plan has a hole"
                 )
-            if self.plan.reduction is not None:
-                closed.append(self.plan.reduction(buffer.values))
-            else:
-                closed.append(to_dtype(buffer.values, self.plan.stored(form)[1], []))
-        return closed
+        return partial(self._as_written, buffers)
+
+    def _as_written(self, buffers: Sequence[_Buffer]) -> list[NDArray[Any]]:
+        if self.plan.reduction is not None:
+            return [self.plan.reduction(buffer.values) for buffer in buffers]
+        dtypes = [self.plan.stored(form)[1] for form in self.forms]
+        return [to_dtype(buffer.values, dtype, []) for buffer, dtype in zip(buffers, dtypes, strict=True)]
 
     def filled(self, number: int) -> list[NDArray[Any]]:
         """Make a block that needs no model, `C(Z)YX` for each output."""

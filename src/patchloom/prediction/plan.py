@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from patchloom.extraction.chunk_pool import READ_TOGETHER
 from patchloom.geometry.blend_weights import BlendWindow, most_tiles_at_a_voxel
 from patchloom.geometry.padding import Padding
 from patchloom.geometry.tile_rule import Seams
-from patchloom.image_stacks import HoldsPixels, ImageStack
+from patchloom.image_stacks import HasStorageGrid, HoldsPixels, ImageStack
 from patchloom.patching import TiledPatching
 from patchloom.prediction.blocks import BlockGrid
 from patchloom.prediction.emptiness import SkipRule
-from patchloom.prediction.memory import READ_AHEAD, SINK_BYTES, WRITE_BEHIND, MemoryUse
+from patchloom.prediction.memory import CACHE_BYTES, READ_AHEAD, SINK_BYTES, MemoryUse
 from patchloom.prediction.models.model import ModelDescription
 from patchloom.prediction.normalisation import Normalisation
 from patchloom.prediction.output_form import OutputForm
@@ -205,28 +206,58 @@ class PredictionPlan:
     @property
     def read_ahead(self) -> int:
         """How many batches are read while the model is busy with another; none where there is nothing to wait for."""
-        in_memory = all(isinstance(stack, HoldsPixels) and stack.pixels is not None for stack in self.stacks)
-        return 0 if in_memory else READ_AHEAD
+        return 0 if all(map(_in_memory, self.stacks)) else READ_AHEAD
+
+    @property
+    def cache_bytes(self) -> int:
+        """Decoded chunks of the sources that are kept, so that a chunk is not decoded for each tile that needs it."""
+        images = [
+            prod(-(-size // chunk) * chunk for size, chunk in zip(stack.data_shape, stack.chunk_shape, strict=True))
+            * np.dtype(stack.data_dtype).itemsize
+            for stack in self.stacks
+            if isinstance(stack, HasStorageGrid) and not _in_memory(stack)
+        ]
+        return min(max(images, default=0), CACHE_BYTES, self.memory_limit // 4)
 
     @property
     def memory(self) -> MemoryUse:
         """What the run takes at its peak, the model's own needs not counted."""
-        batch = self.batch_size * self._bytes_of_one_tile
-        prediction = open_blocks = written = 0
+        prediction = open_blocks = writing = 0
         for data_idx, grid in enumerate(self.blocks):
             block_shape = tuple(map(min, grid.block_shape, grid.spatial_shape))
-            of_tile = of_block = of_output = 0
+            of_tile = of_block = of_write = 0
             for form in self.output_forms(data_idx):
-                voxels = form.n_channels * prod(form.size(block_shape))
-                of_block += voxels * self.accumulator(form).itemsize
-                channels, dtype = self.stored(form)
-                of_output += channels * prod(form.size(block_shape)) * dtype.itemsize
+                voxels, (channels, dtype) = prod(form.size(block_shape)), self.stored(form)
+                put_together = form.n_channels * voxels * self.accumulator(form).itemsize
+                shard, stored = voxels * dtype.itemsize, channels * voxels * dtype.itemsize
+                converted = self.reduction is not None or self.accumulator(form) != dtype
+                of_block += put_together
+                of_write += put_together + converted * stored + min(stored, max(shard, SINK_BYTES))
                 of_tile += form.n_channels * prod(form.size(self.patch_size)) * form.dtype.itemsize
             prediction = max(prediction, 2 * self.batch_size * of_tile)
             open_blocks = max(open_blocks, self.schedule(data_idx).n_open * of_block)
-            written = max(written, (WRITE_BEHIND - 1) * max(of_block, of_output) + min(of_output, SINK_BYTES))
-        # One batch more than there are arrays: what the storage decodes before it is copied.
-        return MemoryUse((self.read_ahead + 1 + (self.read_ahead > 0)) * batch, prediction, open_blocks, written)
+            writing = max(writing, of_write)
+        return MemoryUse(self._batches_bytes, prediction, open_blocks, writing, self.cache_bytes)
+
+    @property
+    def _batches_bytes(self) -> int:
+        batch = self.batch_size * self._bytes_of_one_tile
+        if not self.read_ahead:
+            return batch
+        return (self.read_ahead + 1) * batch + max([batch, *map(self._decoded_bytes, self.stacks)])
+
+    def _decoded_bytes(self, stack: ImageStack) -> int:
+        """Count what a stack decodes at once for a batch, before it is kept: chunks, which are read whole."""
+        if not isinstance(stack, HasStorageGrid) or _in_memory(stack):
+            return 0
+        chunk = stack.chunk_shape
+        touched = [-(-size // side) + 1 for size, side in zip(self.patch_size, chunk[2:], strict=True)]
+        n_chunks = min(
+            self.batch_size * prod(touched) * -(-stack.data_shape[1] // chunk[1]),
+            prod(-(-size // side) for size, side in zip(stack.data_shape, chunk, strict=True)),
+        )
+        of_chunk = prod(chunk) * np.dtype(stack.data_dtype).itemsize
+        return min(n_chunks * of_chunk, max(of_chunk, READ_TOGETHER))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -260,6 +291,10 @@ class PredictionPlan:
     def fingerprint(self) -> str:
         """Short digest of `settings`: the same for the same sources, geometry and model."""
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _in_memory(stack: ImageStack) -> bool:
+    return isinstance(stack, HoldsPixels) and stack.pixels is not None
 
 
 def assumed_form(n_dims: int, model: ModelDescription, dtype: np.dtype[Any] | None) -> OutputForm:

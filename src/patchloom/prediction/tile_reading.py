@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,16 @@ from numpy.typing import NDArray
 
 from patchloom.extraction import PatchExtractor
 from patchloom.prediction.plan import PredictionPlan
+from patchloom.prediction.shared_work import RunTogether, in_parts, n_threads, one_by_one
 from patchloom.spec_table import SpecTable
 
 
 def read_tiles(
-    plan: PredictionPlan, extractor: PatchExtractor, tiles: Sequence[int], out: NDArray[Any] | None = None
+    plan: PredictionPlan,
+    extractor: PatchExtractor,
+    tiles: Sequence[int],
+    out: NDArray[Any] | None = None,
+    run_together: RunTogether = one_by_one,
 ) -> NDArray[Any]:
     """Read a batch of tiles.
 
@@ -28,23 +34,31 @@ def read_tiles(
         Flat indices; of images of one dtype.
     out : array, optional
         What `empty_batch` made, to be filled.
+    run_together : callable
+        Runs parts of the work on several cores, if it does.
 
     Returns
     -------
     array
         `(B, C, (Z), Y, X)`: in the dtype of the images, or float32 where the plan normalises.
     """
+    batch = empty_batch(plan, tiles[0], len(tiles)) if out is None else out
+    parts = [slice(None)] if run_together is one_by_one else in_parts(len(tiles), n_threads())
+    run_together([partial(_fill, plan, extractor, tiles[part], batch[part]) for part in parts])
+    return batch
+
+
+def _fill(plan: PredictionPlan, extractor: PatchExtractor, tiles: Sequence[int], batch: NDArray[Any]) -> None:
     table = _with_margin(plan.tiling.specs(tiles), plan.margin)
     places = zip(table.columns["data_idx"].tolist(), table.columns["sample_idx"].tolist(), strict=True)
-    batch = extractor.extract_batch(table, out=empty_batch(plan, tiles[0], len(tiles)) if out is None else out)
+    extractor.extract_batch(table, out=batch)
     if not plan.normalisations:
-        return batch
+        return
     for tile, (data_idx, sample_idx) in zip(batch, places, strict=True):
         normalisation = plan.normalisations[data_idx]
         per_channel = (-1, *(1,) * (tile.ndim - 1))
         np.multiply(tile, np.asarray(normalisation.scale[sample_idx], np.float32).reshape(per_channel), out=tile)
         np.add(tile, np.asarray(normalisation.offset[sample_idx], np.float32).reshape(per_channel), out=tile)
-    return batch
 
 
 def empty_batch(plan: PredictionPlan, tile: int, n_tiles: int) -> NDArray[Any]:
