@@ -109,7 +109,7 @@ def test_skipped_blocks_are_filled_and_the_others_are_what_they_would_be(blend: 
     assert not outside[40:, 40:].any()
 
 
-def corrupt_zarr(folder: Path, rng: np.random.Generator) -> Path:
+def corrupt_zarr(folder: Path, rng: np.random.Generator, place: str = "2/3") -> Path:
     """Make a Zarr with one chunk that is no chunk."""
     store = ts.open(
         {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{folder}/bad.zarr"}},
@@ -120,26 +120,45 @@ def corrupt_zarr(folder: Path, rng: np.random.Generator) -> Path:
         codec=ts.CodecSpec({"driver": "zarr3", "codecs": [{"name": "zstd"}]}),
     ).result()
     store.write(rng.integers(0, 255, (40, 50), np.uint8)).result()
-    (folder / "bad.zarr" / "c" / "2" / "3").write_bytes(b"this is no chunk")
+    (folder / "bad.zarr" / "c" / place).write_bytes(b"this is no chunk")
     return folder / "bad.zarr"
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_a_corrupt_chunk_names_array_and_place_and_the_other_images_finish(
-    rng: np.random.Generator, tmp_path: Path
-) -> None:
+def test_a_corrupt_chunk_names_array_chunk_and_place(rng: np.random.Generator, tmp_path: Path) -> None:
     bad = corrupt_zarr(tmp_path, rng)
     chunk = bad / "c" / "2" / "3"
     named = rf"bad\.zarr cannot be read at Y 20:30, X 30:40: .*{chunk}"
     for settings in ({}, {"blend": "hann"}, {"batch_size": 4}):
         with pytest.raises(SourceError, match=named):
             quiet(identity, bad, **TILES | settings)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("place", ["0/0", "2/3"])
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("settings", [{}, {"batch_size": 5, "blend": "hann"}])
+def test_the_other_images_of_a_series_finish_wherever_a_chunk_is_corrupt(
+    settings: dict[str, Any], first: bool, place: str, rng: np.random.Generator, tmp_path: Path
+) -> None:
     good = rng.integers(0, 255, (30, 30), np.uint8)
     np.save(tmp_path / "good.npy", good)
-    with pytest.raises(SeriesError, match=r"1 of 2 images failed") as caught:
-        quiet(identity, [bad, tmp_path / "good.npy"], axes=[None, "YX"], keep_going=True, **TILES)
-    assert caught.value.results[0] is None
-    assert np.array_equal(caught.value.results[1], good)
+    sources: list[tuple[Path, str | None]] = [(corrupt_zarr(tmp_path, rng, place), None), (tmp_path / "good.npy", "YX")]
+    paths, axes = zip(*(sources if first else sources[::-1]), strict=True)
+    for output in (None, tmp_path / "out"):
+        with pytest.raises(SeriesError, match=r"1 of 2 images failed(.|\n)*bad\.zarr cannot be read at Y") as caught:
+            quiet(identity, paths, output, axes=axes, keep_going=True, **TILES | settings)
+        assert caught.value.results[1 - first] is None
+        result = caught.value.results[int(first)]
+        assert np.array_equal(result if output is None else quiet(identity, result, patch_size=(64, 64)), good)
+    assert [path.name for path in (tmp_path / "out").iterdir() if path.suffix == ".zarr"] == ["good.ome.zarr"]
+
+
+def test_where_every_image_fails_the_first_says_why(rng: np.random.Generator, tmp_path: Path) -> None:
+    bad = corrupt_zarr(tmp_path, rng, "0/0")
+    with pytest.raises(SourceError, match=r"bad\.zarr cannot be read"):
+        quiet(identity, [bad, bad], tmp_path / "out", keep_going=True, **TILES)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")

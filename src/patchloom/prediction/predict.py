@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,8 @@ def predict(
         Whether an output that exists may be replaced, and an unfinished one be discarded. What exists stays whole until
         the new one is complete.
     keep_going : bool
-        Whether the other images of a series are finished when one fails.
+        Whether the other images of a series are finished when one fails. With `normalise` all are measured beforehand, and
+        one that cannot be read then ends the run before anything is written.
     progress : bool
         Whether to show progress on standard error, and at the end a table of the images of a series.
     report : callable, optional
@@ -140,7 +141,7 @@ def predict(
         }
         measured = _measured_before(claimed, stacks, request) if normalise is None or request is not None else []
         prepared = plan(stacks, **({"normalise": measured} if measured else asked), **settings)
-        forms = declared_forms(prepared) or learn_forms(prepared, model)
+        forms = declared_forms(prepared) or _learned_forms(prepared, model, settings, keep_going=keep_going)
         prepared = plan(stacks, normalise=prepared.normalisations or None, forms=forms, **settings)
         with run_ledger(output, prepared, overwrite=overwrite) as ledger:
             outputs = Outputs(
@@ -173,6 +174,28 @@ def _measured_before(
             {"sources": identities, "normalise": None if request is None else str(request)},
         )
     return measured
+
+
+def _learned_forms(
+    prepared: PredictionPlan, model: Model, settings: Mapping[str, Any], *, keep_going: bool
+) -> tuple[tuple[OutputForm, ...], ...]:
+    """Run one tile; where one image may fail, of the first image of each dtype that does not."""
+    if not keep_going:
+        return learn_forms(prepared, model)
+    learned: dict[Any, tuple[OutputForm, ...]] = {}
+    failed: dict[Any, PatchloomError] = {}
+    for data_idx, stack in enumerate(prepared.stacks):
+        if stack.data_dtype not in learned:
+            alone = plan(
+                [stack], **{**settings, "normalise": prepared.normalisations[data_idx:][:1] or None, "skip": None}
+            )
+            try:
+                learned[stack.data_dtype] = learn_forms(alone, model)[0]
+            except PatchloomError as error:
+                failed.setdefault(stack.data_dtype, error)
+    for dtype in failed.keys() - learned.keys():
+        raise failed[dtype]
+    return tuple(learned[stack.data_dtype] for stack in prepared.stacks)
 
 
 def run_plan(
