@@ -197,6 +197,20 @@ def test_a_series_gives_a_list_and_outputs_never_share_a_name(rng: np.random.Gen
         assert np.array_equal(zarr.open_group(path, mode="r")["0"][:], image)
 
 
+@pytest.mark.parametrize("stores", [("a.zarr", "b.zarr"), ("monday/cells.zarr", "tuesday/cells.zarr")])
+def test_two_stores_that_both_call_their_array_0_give_two_outputs(
+    stores: tuple[str, str], rng: np.random.Generator, tmp_path: Path
+) -> None:
+    images = [rng.integers(0, 255, (20, 30), np.uint8) for _ in stores]
+    for store, image in zip(stores, images, strict=True):
+        zarr.create_group(tmp_path / store).create_array("0", data=image)
+    sources = [tmp_path / store / "0" for store in stores]
+    written = quiet(identity, sources, tmp_path / "out", axes="YX", patch_size=(8, 8))
+    assert len(set(written)) == len(list((tmp_path / "out").iterdir())) == 2
+    for path, image in zip(written, images, strict=True):
+        assert np.array_equal(zarr.open_group(path, mode="r")["0"][:], image)
+
+
 class Fixed:
     """A model that takes one tile size, and says so."""
 
