@@ -13,6 +13,7 @@ from patchloom.prediction import PredictionPlan, plan
 from patchloom.prediction.emptiness import SkipDark
 from patchloom.prediction.models import load_model
 from patchloom.prediction.plan_summary import summarise
+from patchloom.prediction.source_cost import source_bytes_by_block
 
 
 def plan_command(
@@ -77,7 +78,7 @@ def _print_plan(prepared: PredictionPlan) -> None:
         "tile": f"{as_shape(prepared.patch_size)}, overlap {as_shape(tiling.overlaps)}, {_seams(prepared)}",
         "tiles": f"{prepared.n_tiles}" + (f", {again:.1%} of them computed again for a second block" if again else ""),
         "blocks": f"{prepared.n_blocks}, each written once",
-        "images, decoded": as_size(prepared.source_bytes),
+        "images, decoded": _decoded(prepared),
         "read into tiles": as_size(prepared.tile_bytes),
         "output": as_size(prepared.output_bytes) + assumed,
         "peak memory": f"{as_size(prepared.memory.total)} and what the model needs itself{assumed}",
@@ -96,6 +97,13 @@ def _image_line(prepared: PredictionPlan, data_idx: int) -> str:
         f"output {'SCYX' if len(stack.data_shape) == 4 else 'SCZYX'} {as_shape(prepared.output_shapes[data_idx][0])}",
     )
     return "  " + ", ".join(parts)
+
+
+def _decoded(prepared: PredictionPlan) -> str:
+    """Size of the images, and what blocks share of them."""
+    whole, by_block = prepared.source_bytes, source_bytes_by_block(prepared)
+    shared = by_block / whole - 1
+    return as_size(whole) + (f", {shared:.1%} of them needed by a second block" if shared else "")
 
 
 def _seams(prepared: PredictionPlan) -> str:

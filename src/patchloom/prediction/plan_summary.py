@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from patchloom.prediction.plan import PredictionPlan
+from patchloom.prediction.source_cost import source_bytes_by_block
 
 
 def summarise(plan: PredictionPlan) -> dict[str, Any]:
@@ -46,6 +47,7 @@ def summarise(plan: PredictionPlan) -> dict[str, Any]:
         "output_dtypes": [str(plan.stored(form)[1]) for form in plan.output_forms(0)],
         "reduction": None if plan.reduction is None else plan.reduction.identity,
         "source_bytes": plan.source_bytes,
+        "source_bytes_by_block": source_bytes_by_block(plan),
         "tile_bytes": plan.tile_bytes,
         "output_bytes": plan.output_bytes,
         "memory": {**asdict(plan.memory), "total": plan.memory.total, "limit": plan.memory_limit},

@@ -77,6 +77,23 @@ class TileSchedule:
         mine = first == block if self._is_handed_over(axis) else (first <= block) & (block <= last)
         return np.flatnonzero(mine)
 
+    def windows_along(self, axis: int) -> list[tuple[int, int]]:
+        """Give, for each block along one axis, where the tiles begin and end that are computed in its turn.
+
+        Parameters
+        ----------
+        axis : int
+            Which spatial axis, counted from the outermost.
+        """
+        rule, size = self.tiling.rules[axis], self.blocks.spatial_shape[axis]
+        count = self.tiling.grid_shape(self.data_idx)[axis]
+        windows = []
+        for block in range(self.blocks.grid_shape[axis]):
+            tiles = self._tiles_along(axis, block).tolist()
+            starts = [rule.window(tile, size, count).start for tile in (tiles[0], tiles[-1])] if tiles else [0, 0]
+            windows.append((int(starts[0]), int(starts[1]) + (rule.patch_size if tiles else 0)))
+        return windows
+
     def tiles_of(self, number: int) -> NDArray[np.int64]:
         """Find the flat indices of the tiles that are computed in the turn of a block, in order.
 
