@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -54,8 +54,9 @@ class PatchExtractor:
         self.padding = check_padding(padding)
         self.pool = pool
         self._shape_table = np.array(self.shapes, np.int64)
+        self._n_channels = int(self._shape_table[0, 1])
         # Asked once, as the question takes longer than copying many a patch.
-        self._may_hold_pixels = [isinstance(stack, HoldsPixels) for stack in self.image_stacks]
+        self._pixels = [stack.pixels if isinstance(stack, HoldsPixels) else None for stack in self.image_stacks]
         self._readers = [
             partial(read_boxes, stack) if pool is None else pool.reader(stack) for stack in self.image_stacks
         ]
@@ -73,7 +74,7 @@ class PatchExtractor:
     @property
     def n_channels(self) -> int:
         """Number of channels of every image stack."""
-        return int(self.image_stacks[0].data_shape[1])
+        return self._n_channels
 
     @property
     def data_dtype(self) -> np.dtype[Any]:
@@ -228,8 +229,7 @@ class PatchExtractor:
             self._fill(data_idx, windows, out, normalisation)
 
     def _fill(self, data_idx: int, windows: Windows, batch: NDArray[Any], normalisation: Normalisation | None) -> None:
-        stack = self.image_stacks[data_idx]
-        pixels = cast("HoldsPixels", stack).pixels if self._may_hold_pixels[data_idx] else None
+        stack, pixels = self.image_stacks[data_idx], self._pixels[data_idx]
         if pixels is not None:
             pick_windows(pixels, windows, batch, padding=self.padding, normalisation=normalisation)
         else:
@@ -268,7 +268,7 @@ class PatchExtractor:
         scale: float | Sequence[float] | NDArray[Any] | None,
         offset: float | Sequence[float] | NDArray[Any] | None,
     ) -> Normalisation:
-        if not np.issubdtype(batch.dtype, np.inexact):
+        if batch.dtype.kind not in "fc":
             raise GeometryError(f"scale and offset need a batch of floats; its dtype is {batch.dtype}")
         return Normalisation(
             self._per_channel("scale", 1.0 if scale is None else scale, batch.dtype),
@@ -283,9 +283,7 @@ class PatchExtractor:
             raise GeometryError(
                 f"{name} has shape {numbers.shape}: give one number, or one for each of {self.n_channels} channels"
             )
-        per_channel = np.empty(self.n_channels, dtype)
-        per_channel[:] = numbers
-        return per_channel
+        return numbers if len(numbers.shape) and len(numbers) == self.n_channels else np.full(self.n_channels, numbers)
 
 
 def _make_again(
