@@ -100,10 +100,9 @@ def _image_line(prepared: PredictionPlan, data_idx: int) -> str:
 
 
 def _decoded(prepared: PredictionPlan) -> str:
-    """Size of the images, and what blocks share of them."""
+    """Size of the images, and of all that blocks need of them where they share chunks."""
     whole, by_block = prepared.source_bytes, source_bytes_by_block(prepared)
-    shared = by_block / whole - 1
-    return as_size(whole) + (f", {shared:.1%} of them needed by a second block" if shared else "")
+    return as_size(whole) + (f", {as_size(by_block)} if each block decodes its chunks anew" if by_block > whole else "")
 
 
 def _seams(prepared: PredictionPlan) -> str:
