@@ -47,7 +47,8 @@ def test_a_blended_prediction_of_the_demo_that_is_killed_and_gone_on_with_has_th
 
     began = time.monotonic()
     whole = start(tmp_path / "whole")
-    assert whole.wait() == 0, whole.communicate()[1]
+    errors = whole.communicate()[1]
+    assert whole.returncode == 0, errors
     seconds = time.monotonic() - began
     expected = contents(tmp_path / "whole" / "nuclei.ome.zarr")
 
@@ -67,7 +68,8 @@ def test_a_blended_prediction_of_the_demo_that_is_killed_and_gone_on_with_has_th
         progress = read_progress(ledger_path(output))
         gone_on += progress is not None and progress[1] > 0
     last = start(folder)
-    assert last.wait() == 0, last.communicate()[1]
+    errors = last.communicate()[1]
+    assert last.returncode == 0, errors
     assert contents(output) == expected
     assert [path.name for path in folder.iterdir()] == ["nuclei.ome.zarr"]
     assert gone_on, "no kill came when some blocks were done: kill more often"

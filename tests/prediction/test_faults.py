@@ -250,8 +250,14 @@ def test_nan_where_integers_are_written_names_the_tile_and_nothing_of_it_is_kept
         return root_of(batch) * np.nan
 
     output = tmp_path / "out.ome.zarr"
-    for settings in ({"dtype": "uint16"}, {"reduce": "threshold:100"}, {"dtype": "uint16", "blend": "hann"}):
-        with pytest.raises(ModelOutputError, match="NaN"):
+    named = r"the model returned NaN for the tiles at \(\d+, \d+\) of sample 0 of image stack 0"
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"dtype": "uint16"}, named),
+        ({"dtype": "uint16", "blend": "hann"}, named),
+        ({"reduce": "threshold:100"}, r"NaN, of which 'threshold:100\.0' makes nothing"),
+    ]
+    for settings, message in cases:
+        with pytest.raises(ModelOutputError, match=message):
             quiet(Root(12, nan), source, output, **settings)
         assert not output.exists()
         quiet(Root(), source, output, **settings)
