@@ -1,6 +1,12 @@
-"""Feeding a network, against floors and PyTorch's own loader, side by side in one process; medians of ratios.
+"""Feeding a network: every claim of speed as a line of one table, what is wanted beside what is seen.
 
-`python benchmarks/bench_training.py [--quick]`. Needs the extra `torch`; the extra `speed` is measured where it is installed.
+`python benchmarks/bench_training.py [--quick]`. Needs the extra `torch`. What the extra `speed` compiles is measured where numba is
+installed, beside NumPy; CAREamics 0.3 where it is installed. Ratios are of runs that take turns in one process, and medians
+over rounds; so they hold on a busy machine too, where no absolute time does.
+
+Floors. *Convert*: `numpy.copyto(out, pixels)` from `uint16` to an array of `float32` that is there already, of as many pixels of
+the same image, side by side in memory. *Convert and normalise*: the same and `out *= scale; out += offset`. *TensorStore*: a loop
+that issues the reads of a batch together, without a cache.
 """
 
 from __future__ import annotations
@@ -8,26 +14,36 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorstore as ts
 from torch.utils.data import DataLoader, default_collate
 
-from patchloom.extraction import ChunkPool
+from patchloom.extraction import ChunkPool, PatchExtractor, extract_lateral_context
 from patchloom.image_stacks import ArrayStack, ZarrStack
 from patchloom.patching import RandomPatching
 from patchloom.torch import EpochSampler, LocalitySampler, PatchDataset, PatchLoader, collate
 from patchloom.torch.recycled_memory import RecycledMemory
 
 STEP = 0.03
+BATCHES_A_ROUND = 16
+CONVERTS_A_BATCH = 3
+SHAPES_2D = ((2048, 2048), (64, 64), 256)
+SHAPES_3D = ((256, 256, 256), (64, 64, 64), 16)
+gathering: Any = import_module("patchloom.extraction.gather")
+
+Times = dict[str, list[float]]
 
 
 @dataclass
@@ -36,14 +52,38 @@ class Normalisation:
     offset: float = -0.5
 
 
-def say(name: str, *columns: str) -> None:
-    print(f"  {name:<58}" + "".join(f"{column:>16}" for column in columns), flush=True)
+@dataclass
+class Line:
+    """One row of the table."""
+
+    what: str
+    seen: str
+    wanted: str = ""
 
 
-def spent(run: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
+def in_turns(runs: dict[str, Callable[[], object]], rounds: int) -> Times:
+    """Time runs, one after the other, round after round; the first round warms up."""
+    times: Times = {name: [] for name in runs}
+    for number in range(rounds + 1):
+        print(f"  round {number} of {rounds}: {', '.join(runs)}"[:110], file=sys.stderr)
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run()
+            if number:
+                times[name].append(time.perf_counter() - started)
+    return times
+
+
+def ratio(times: Times, name: str, floor: str) -> float:
+    return statistics.median(own / other for own, other in zip(times[name], times[floor], strict=True))
+
+
+def without_numba(run: Callable[[], object]) -> None:
+    compiled, gathering.compiled_loop = gathering.compiled_loop, lambda _: None
+    try:
+        run()
+    finally:
+        gathering.compiled_loop = compiled
 
 
 def dataset_in_memory(shape: tuple[int, ...], size: tuple[int, ...], n_patches: int) -> PatchDataset:
@@ -53,46 +93,72 @@ def dataset_in_memory(shape: tuple[int, ...], size: tuple[int, ...], n_patches: 
     return PatchDataset([stack], plan, normalisation=Normalisation())
 
 
-def whole_batches(rounds: int) -> None:
-    """64² and 64³ uint16 → float32, normalised: a batch with its specifications, against converting as many pixels."""
-    print(
-        "\nA batch from memory, uint16 → float32 normalised, specifications and collation included (× a contiguous convert)"
-    )
-    for shape, size, batch_size in (((2048, 2048), (64, 64), 256), ((256, 256, 256), (64, 64, 64), 16)):
-        dataset = dataset_in_memory(shape, size, batch_size * rounds)
-        rng = np.random.default_rng(1)
-        side_by_side = [rng.integers(0, 2**16, (batch_size, 1, *size), np.uint16) for _ in range(32)]
-        out = np.empty((batch_size, 1, *size), np.float32)
-        runs = EpochSampler(dataset).key_runs(batch_size, drop_last=True)
-        memory = RecycledMemory(keep=2)
-        batches = itertools.chain.from_iterable(dataset.read_batches(run, batch_size, memory) for run in runs)
-        next(batches)
-        ratios, times = [], []
-        for pixels in itertools.islice(itertools.cycle(side_by_side), rounds - 1):
-            times.append(spent(partial(next, batches)))
-            ratios.append(times[-1] / spent(partial(np.copyto, out, pixels)))
-        milliseconds = statistics.median(times) * 1e3
-        say(f"{batch_size} × {size}", f"{milliseconds:.3f} ms", f"{statistics.median(ratios):.2f} ×")
+def batches_from_memory(shape: tuple[int, ...], size: tuple[int, ...], batch_size: int, rounds: int) -> Iterator[Line]:
+    """Batches with specifications, collated, against converting as many pixels."""
+    dataset = dataset_in_memory(shape, size, batch_size * BATCHES_A_ROUND * (rounds + 1))
+    loader = PatchLoader(dataset, batch_size, shuffle=True)
+    batches = {name: read_batches(dataset, batch_size) for name in ("dataset, NumPy", "dataset, compiled")}
+
+    def take(some: Iterator[object]) -> None:
+        for _ in itertools.islice(some, BATCHES_A_ROUND):
+            pass
+
+    runs = converts(dataset.image_stacks[0].array, batch_size * int(np.prod(size)))  # type: ignore[attr-defined]  # an ArrayStack
+    runs["dataset, NumPy"] = lambda: without_numba(partial(take, batches["dataset, NumPy"]))
+    if find_spec("numba"):
+        runs["dataset, compiled"] = partial(take, batches["dataset, compiled"])
+        runs["PatchLoader, compiled"] = partial(take, iter(loader))
+    with loader:
+        times = in_turns(runs, rounds)
+    floors = list(runs)[:2]
+    times |= {name: [own / CONVERTS_A_BATCH for own in times[name]] for name in floors}
+    what = f"{batch_size} × {'×'.join(map(str, size))} of {shape[-1]}{'²³'[len(shape) - 2]} in memory: "
+    for name in list(runs)[2:]:
+        seen = " / ".join(f"{ratio(times, name, floor):.2f}" for floor in floors)
+        wanted = "1.5 at most" if name == "dataset, compiled" and len(shape) == 2 else ""
+        yield Line(f"{what}{name}, × convert / × convert and normalise", seen, wanted)
+    milliseconds = [f"{statistics.median(own) / BATCHES_A_ROUND * 1e3:.3f}" for own in times.values()]
+    yield Line(f"{what}the floors, and a batch in the order above", " / ".join(milliseconds) + " ms")
 
 
-def stalls(rounds: int) -> None:
+def read_batches(dataset: PatchDataset, batch_size: int) -> Iterator[object]:
+    memory = RecycledMemory(keep=2)
+    for keys in EpochSampler(dataset).key_runs(batch_size, drop_last=True):
+        yield from dataset.read_batches(keys, batch_size, memory)
+
+
+def converts(image: np.ndarray, voxels: int) -> dict[str, Callable[[], object]]:
+    """Give the two floors; each takes about as long as the batches, so that other work on the machine delays both alike."""
+    side_by_side = image.reshape(-1)
+    parts = [side_by_side[start : start + voxels] for start in range(0, len(side_by_side), voxels)]
+    out = np.empty(voxels, np.float32)
+
+    def run(*, normalise: bool) -> None:
+        for part in itertools.islice(itertools.cycle(parts), BATCHES_A_ROUND * CONVERTS_A_BATCH):
+            np.copyto(out, part)
+            if normalise:
+                np.multiply(out, np.float32(1 / 300), out=out)
+                np.add(out, np.float32(-0.5), out=out)
+
+    return {"convert": partial(run, normalise=False), "convert and normalise": partial(run, normalise=True)}
+
+
+def stalls(shape: tuple[int, ...], size: tuple[int, ...], batch_size: int, n_batches: int) -> Iterator[Line]:
     """How long a network that takes 30 ms a batch waits for the next one."""
-    print(f"\nStall per batch with a step of {STEP * 1e3:.0f} ms (median, mean), from memory")
-    for shape, size, batch_size in (((2048, 2048), (64, 64), 256), ((256, 256, 256), (64, 64, 64), 16)):
-        dataset = dataset_in_memory(shape, size, batch_size * rounds)
-        sampler = EpochSampler(dataset)
-        with PatchLoader(dataset, batch_size, sampler=sampler) as loader:
-            waits = waiting(loader)
-        say(f"{batch_size} × {size}: PatchLoader", *waits)
-        for n_workers in (0, 2):
-            options = {"multiprocessing_context": "forkserver"} if n_workers else {}
-            by_batch = DataLoader(
-                dataset, batch_size, sampler=sampler, collate_fn=collate, num_workers=n_workers, **options
-            )
-            say(f"{batch_size} × {size}: DataLoader, {n_workers} workers", *waiting(by_batch))
+    dataset = dataset_in_memory(shape, size, batch_size * n_batches)
+    sampler = EpochSampler(dataset)
+    what = f"stall a batch, {batch_size} × {'×'.join(map(str, size))}, step of {STEP * 1e3:.0f} ms: "
+    with PatchLoader(dataset, batch_size, sampler=sampler) as loader:
+        yield Line(f"{what}PatchLoader, median / mean", waiting(loader), "1 ms at most")
+    for n_workers in (0, 2):
+        options = {"multiprocessing_context": "forkserver"} if n_workers else {}
+        by_batch = DataLoader(
+            dataset, batch_size, sampler=sampler, collate_fn=collate, num_workers=n_workers, **options
+        )
+        yield Line(f"{what}DataLoader, {n_workers} workers", waiting(by_batch))
 
 
-def waiting(loader: Iterable[object]) -> tuple[str, str]:
+def waiting(loader: Iterable[object]) -> str:
     waits, batches = [], iter(loader)
     for number in itertools.count():
         started = time.perf_counter()
@@ -101,40 +167,61 @@ def waiting(loader: Iterable[object]) -> tuple[str, str]:
         if number:  # the first one is not prepared while the network computes
             waits.append(time.perf_counter() - started)
         time.sleep(STEP)
-    return f"{statistics.median(waits) * 1e3:.2f} ms", f"{statistics.mean(waits) * 1e3:.2f} ms"
+    return f"{statistics.median(waits) * 1e3:.2f} / {statistics.mean(waits) * 1e3:.2f} ms"
 
 
-def from_zarr(side: int, n_patches: int, rounds: int) -> None:
-    """Random 64³ patches of a compressed Zarr in batches of 32, against TensorStore with each batch's futures together."""
-    cache = 128 << 20
-    print(f"\nRandom 64³ patches of a {side}³ uint16 Zarr (64³ chunks, zstd), batch 32 (patches/s, × the first)")
-    with tempfile.TemporaryDirectory() as folder, ChunkPool(cache) as pool:
+def lateral_context(
+    shape: tuple[int, ...], size: tuple[int, ...], n_scales: int, wanted: str, rounds: int
+) -> Iterator[Line]:
+    stack = ArrayStack(np.random.default_rng(0).integers(0, 2**16, shape, np.uint16), "ZYX"[-len(shape) :])
+    plan = RandomPatching([stack.data_shape], size, n_patches=8 * (rounds + 1), seed=1)
+    extractor = PatchExtractor([stack], "reflect")
+    starts = {name: itertools.count(0, 8) for name in ("mean", "resize")}
+
+    def extract(downscale: Any) -> None:
+        start = next(starts[downscale])
+        extract_lateral_context(extractor, plan[start : start + 8], n_scales, downscale=downscale)
+
+    times = in_turns({name: partial(extract, name) for name in starts}, rounds)
+    seen = " / ".join(f"{statistics.median(own) / 8 * 1e3:.2f}" for own in times.values())
+    yield Line(f"{'×'.join(map(str, size))} at {n_scales} scales: a patch, mean / resize", f"{seen} ms", wanted)
+
+
+def from_zarr(side: int, n_patches: int, rounds: int) -> Iterator[Line]:
+    """Random 64³ patches of a compressed Zarr in batches of 32; patches a second, all pools empty at the start of a round."""
+    with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "volume.zarr", "image")
         write_volume(path, side)
         stack = ZarrStack(path, "ZYX")
         plan = RandomPatching([stack.data_shape], (64, 64, 64), n_patches=n_patches, seed=1)
-        plain, pooled = PatchDataset([stack], plan), PatchDataset([stack], plan, pool=pool)
         anywhere, local = EpochSampler(plan, seed=2), LocalitySampler(plan, [stack.chunk_shape], seed=2)
-        few = n_patches // 10  # of what takes long and is the same all along
-        runs = {
-            "TensorStore, futures of a batch together": raw_loop(path, plan, few, cache=0),
-            "TensorStore, the same, a cache of 128 MiB": raw_loop(path, plan, few, cache=cache),
-            "PatchLoader": partial(loader_rate, plain, anywhere, few),
-            "PatchLoader, a pool of 128 MiB": partial(loader_rate, pooled, anywhere, few),
-            "PatchLoader, LocalitySampler": partial(loader_rate, plain, local, n_patches),
-            "PatchLoader, LocalitySampler, a pool of 128 MiB": partial(loader_rate, pooled, local, n_patches),
+        load = partial(load_patches, stack, plan)
+        few, many = n_patches // 40 // 32 * 32, n_patches // rounds // 32 * 32  # few of what takes long
+        whole = f"ChunkPool({2 * side**3 >> 20} MiB), which holds the image"
+        counts: dict[str, tuple[Callable[..., None], int]] = {
+            "TensorStore": (raw_loop(path, plan, cache=0), few),
+            "TensorStore with a cache of 128 MiB": (raw_loop(path, plan, cache=128), few),
+            "PatchLoader": (partial(load, anywhere), few),
+            f"PatchLoader, {whole}": (partial(load, anywhere, pool_bytes=2 * side**3), many),
+            "PatchLoader, LocalitySampler": (partial(load, local), many),
+            "PatchLoader, LocalitySampler, ChunkPool(128 MiB)": (partial(load, local, pool_bytes=128 << 20), many),
         }
         if find_spec("careamics"):
             for n_workers in (0, 2):
-                runs[f"CAREamics' dataset, DataLoader, {n_workers} workers"] = partial(careamics_rate, path, n_workers)
-        rates: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(rounds):
-            for name, run in runs.items():
-                rates[name].append(run())
-        floor = rates[next(iter(rates))]
-        for name, own in rates.items():
-            ratio = statistics.median(one / other for one, other in zip(own, floor, strict=True))
-            say(name, f"{statistics.median(own):.0f} /s", f"{ratio:.2f} ×")
+                one_epoch = (side // 64) ** 3
+                counts[f"CAREamics, {n_workers} workers"] = (careamics_epoch(path, n_workers), one_epoch)
+        times = in_turns({name: partial(run, count) for name, (run, count) in counts.items()}, rounds)
+        a_patch = {name: [own / counts[name][1] for own in times[name]] for name in times}
+    wanted = {"PatchLoader": "1 at least", "PatchLoader, LocalitySampler": "5 at least"}
+    floors = [name for name in a_patch if name == "TensorStore" or name.startswith("CAREamics")]
+    for name in a_patch:
+        if name not in floors:
+            seen = " / ".join(f"{1 / ratio(a_patch, name, floor):.2f}" for floor in floors)
+            against = " / ".join(f"× {floor}" for floor in floors)
+            aim = wanted.get(name, "") + (" / 10 / 10 at least" if len(floors) > 1 and name in wanted else "")
+            yield Line(f"64³ of {side}³ in Zarr, random: {name}, {against}", seen, aim)
+    seen = " / ".join(f"{1 / statistics.median(own):.0f}" for own in a_patch.values())
+    yield Line("patches a second, in the order above, TensorStore twice and first", seen)
 
 
 def write_volume(path: Path, side: int) -> None:
@@ -164,32 +251,33 @@ def write_volume(path: Path, side: int) -> None:
         store[start : start + 64] = rng.poisson(smooth).astype(np.uint16)
 
 
-def raw_loop(path: Path, plan: RandomPatching, n_patches: int, cache: int) -> Callable[[], float]:
+def raw_loop(path: Path, plan: RandomPatching, cache: int) -> Callable[[int], None]:
     spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path)}}
-    context = ts.Context({"cache_pool": {"total_bytes_limit": cache}})
+    context = ts.Context({"cache_pool": {"total_bytes_limit": cache << 20}})
     store = ts.open(spec, open=True, context=context).result()
     batch = np.empty((32, 64, 64, 64), np.float32)
 
-    def run() -> None:
+    def run(n_patches: int) -> None:
         for start in range(0, n_patches, 32):
-            coords = plan.specs(range(start, min(start + 32, n_patches))).columns["coords"].tolist()
+            coords = plan.specs(range(start, start + 32)).columns["coords"].tolist()
             reads = [store[z : z + 64, y : y + 64, x : x + 64].read() for z, y, x in coords]
-            for patch, read in zip(batch, reads, strict=False):
+            for patch, read in zip(batch, reads, strict=True):
                 patch[...] = read.result()
 
-    return lambda: n_patches / spent(run)
+    return run
 
 
-def loader_rate(dataset: PatchDataset, sampler: EpochSampler, n_patches: int) -> float:
-    def run() -> None:
-        with PatchLoader(dataset, 32, sampler=sampler) as loader:
-            for _ in itertools.islice(loader, n_patches // 32):
-                pass
+def load_patches(
+    stack: ZarrStack, plan: RandomPatching, sampler: EpochSampler, n_patches: int, *, pool_bytes: int = 0
+) -> None:
+    with ExitStack() as ends:
+        pool = ends.enter_context(ChunkPool(pool_bytes)) if pool_bytes else None
+        loader = ends.enter_context(PatchLoader(PatchDataset([stack], plan, pool=pool), 32, sampler=sampler))
+        for _ in itertools.islice(loader, n_patches // 32):
+            pass
 
-    return n_patches // 32 * 32 / spent(run)
 
-
-def careamics_rate(path: Path, n_workers: int) -> float:
+def careamics_epoch(path: Path, n_workers: int) -> Callable[[int], None]:
     """One epoch of CAREamics 0.3, which counts its patches itself."""
     factory = import_module("careamics.dataset.factory.factory")
     config = import_module("careamics.config.data.data_config").DataConfig(
@@ -204,16 +292,32 @@ def careamics_rate(path: Path, n_workers: int) -> float:
     data = factory.TrainValData(train_data=[path.as_uri()], val_data=[path.as_uri()])
     dataset = factory.create_train_dataset(config, data, None)
     loader = DataLoader(dataset, 32, num_workers=n_workers, collate_fn=default_collate)
-    return len(dataset) / spent(lambda: [None for _ in loader])
+
+    def run(n_patches: int) -> None:
+        assert len(dataset) == n_patches
+        for _ in loader:
+            pass
+
+    return run
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--quick", action="store_true", help="fewer rounds, for a glance")
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--quick", action="store_true", help="fewer rounds and a smaller volume, for a glance")
     quick = arguments.parse_args().quick
-    whole_batches(20 if quick else 200)
-    stalls(10 if quick else 60)
-    from_zarr(*(192, 640, 1) if quick else (512, 20_000, 5))
+    rounds = 5 if quick else 25
+    lines = [
+        *batches_from_memory(*SHAPES_2D, rounds),
+        *batches_from_memory(*SHAPES_3D, rounds),
+        *stalls(*SHAPES_2D, 10 if quick else 60),
+        *stalls(*SHAPES_3D, 10 if quick else 60),
+        *lateral_context((64, 512, 512), (16, 64, 64), 3, "10 ms at most", rounds),
+        *lateral_context((2048, 2048), (64, 64), 4, "0.5 ms at most", rounds),
+        *from_zarr(*(192, 1280, 2) if quick else (512, 20_000, 5)),
+    ]
+    print(f"\n{'seen':>34}   {'wanted':<28} what")
+    for line in lines:
+        print(f"{line.seen:>34}   {line.wanted:<28} {line.what}")
 
 
 if __name__ == "__main__":
