@@ -175,6 +175,9 @@ def test_grey_values_are_normalised_as_asked_for(workplace: Path) -> None:
     np.testing.assert_allclose(np.load(workplace / "out.npy"), (source - low) / (high - low), atol=1e-5)
     assert run("predict", "img2.tif", *model, "-o", "std.npy", "--normalise", "mean_std").exit_code == 0
     np.testing.assert_allclose(np.load(workplace / "std.npy"), (source - source.mean()) / source.std(), atol=1e-5)
+    planned = ("plan", "img2.tif", *TILES, *percentiles)
+    assert "normalised       percentiles 2 and 98 per sample" in run(*planned).stdout
+    assert json.loads(run(*planned, "--json").stdout)["normalise"] == ["percentiles 2 and 98 per sample"]
 
 
 @pytest.mark.parametrize(("option", "expected"), [((), None), (("--bgr",), True), (("--rgb",), False)])

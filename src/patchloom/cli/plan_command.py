@@ -73,11 +73,13 @@ def _print_plan(prepared: PredictionPlan) -> None:
         console.print(_image_line(prepared, data_idx))
     tiling = prepared.tiling
     again = prepared.n_tiles_computed / prepared.n_tiles - 1
+    measured = summarise(prepared)["normalise"]
     assumed = "" if prepared.output_known else ", if the model gives one channel of float32"
     facts = {
         "tile": f"{as_shape(prepared.patch_size)}, overlap {as_shape(tiling.overlaps)}, {_seams(prepared)}",
         "tiles": f"{prepared.n_tiles}" + (f", {again:.1%} of them computed again for a second block" if again else ""),
         "blocks": f"{prepared.n_blocks}, each written once",
+        **({"normalised": " and ".join(dict.fromkeys(measured))} if measured else {}),
         "images, decoded": _decoded(prepared),
         "read into tiles": as_size(prepared.tile_bytes),
         "output": as_size(prepared.output_bytes) + assumed,

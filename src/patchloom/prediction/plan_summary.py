@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from patchloom.prediction.normalisation_request import NormalisationRequest
 from patchloom.prediction.plan import PredictionPlan
 from patchloom.prediction.source_cost import source_bytes_by_block
 
@@ -50,6 +51,7 @@ def summarise(plan: PredictionPlan) -> dict[str, Any]:
         "source_bytes_by_block": source_bytes_by_block(plan),
         "tile_bytes": plan.tile_bytes,
         "output_bytes": plan.output_bytes,
+        "normalise": [str(NormalisationRequest.of(measured)) for measured in plan.normalisations],
         "memory": {**asdict(plan.memory), "total": plan.memory.total, "limit": plan.memory_limit},
         "fingerprint": plan.fingerprint,
     }
