@@ -14,6 +14,9 @@ from patchloom.patch_specs import PatchSpecs
 from patchloom.prediction.models.model import Model
 from patchloom.prediction.output_form import OutputForm, as_outputs, output_form
 
+_PIECE = 2**16
+"""Voxels that are converted at a time: they stay in the processor's cache from one step to the next."""
+
 
 def predict_batch(model: Model, batch: NDArray[Any], specs: Sequence[PatchSpecs]) -> dict[str, NDArray[Any]]:
     """Run a model on a batch of tiles and check that it returns images.
@@ -141,10 +144,17 @@ def to_dtype(values: NDArray[Any], dtype: np.dtype[Any], specs: Sequence[PatchSp
         return values >= 0.5 if values.dtype.kind == "f" else values.astype(dtype)  # half way
     if dtype.kind not in "ui":
         return values.astype(dtype)
-    if values.dtype.kind == "f":
-        refuse_nan(values, dtype, specs)
-        values = np.rint(values)
-    return _saturate(values, dtype)
+    converted = np.empty(values.shape, dtype)
+    voxels, target = np.ascontiguousarray(values).reshape(-1), converted.reshape(-1)
+    for start in range(0, len(voxels), _PIECE):
+        piece = voxels[start : start + _PIECE]
+        lowest, highest = piece.min(), piece.max()
+        if np.isnan(highest):
+            refuse_nan(values, dtype, specs)
+        if values.dtype.kind == "f":
+            piece = np.rint(piece)
+        target[start : start + _PIECE] = _saturated(piece, dtype, lowest, highest)
+    return converted
 
 
 def refuse_nan(values: NDArray[Any], dtype: np.dtype[Any], specs: Sequence[PatchSpecs]) -> None:
@@ -155,7 +165,7 @@ def refuse_nan(values: NDArray[Any], dtype: np.dtype[Any], specs: Sequence[Patch
     ModelOutputError
         If one has; the message says in which tile, where specifications are given.
     """
-    if values.dtype.kind != "f" or dtype.kind not in "ui" or not np.isnan(values).any():
+    if values.dtype.kind != "f" or dtype.kind not in "ui" or not values.size or not np.isnan(values.max()):
         return
     found = [spec for tile, spec in zip(values, specs, strict=False) if np.isnan(tile).any()]
     raise ModelOutputError(
@@ -164,8 +174,10 @@ def refuse_nan(values: NDArray[Any], dtype: np.dtype[Any], specs: Sequence[Patch
     )
 
 
-def _saturate(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+def _saturated(values: NDArray[Any], dtype: np.dtype[Any], lowest: Any, highest: Any) -> NDArray[Any]:
     limits = np.iinfo(dtype)
+    if limits.min < lowest and highest < limits.max:
+        return values.astype(dtype)
     converted: NDArray[Any]
     with np.errstate(invalid="ignore"):  # the voxels this warns of are set right below
         converted = values.astype(dtype)

@@ -225,8 +225,10 @@ class Engine:
         if self.plan.reduction is not None:
             return core
         _, dtype = self.plan.stored(form)
+        if self.plan.blend is None:
+            return to_dtype(core, dtype, specs)
         refuse_nan(core, dtype, specs)
-        return to_dtype(core, dtype, specs) if self.plan.blend is None else core
+        return core
 
 
 class _Stitcher:
