@@ -151,6 +151,33 @@ def test_an_uncorrelated_patch_takes_each_channel_from_its_own_place(rng: np.ran
     assert np.array_equal(extractor.extract(specs[0]), expected[0])
 
 
+@pytest.mark.parametrize("uncorrelated", [False, True])
+def test_patches_located_together_may_be_read_batch_by_batch(uncorrelated: bool, rng: np.random.Generator) -> None:
+    images = series(rng)
+    extractor = PatchExtractor([stack(image) for image in images], "reflect")
+    specs = random_specs(rng, images, 23)
+    if uncorrelated:
+        specs = [
+            spec
+            | {
+                "principal_channel": 0,
+                "all_data_idx": tuple(other["data_idx"] for other in others),
+                "all_sample_idx": tuple(other["sample_idx"] for other in others),
+                "all_coords": tuple(other["coords"] for other in others),
+            }
+            for spec, others in zip(specs, (rng.permutation(specs)[: extractor.n_channels] for _ in specs), strict=True)
+        ]
+    whole = extractor.extract_batch(specs, dtype=np.float32, scale=[1, 2, 3], offset=0.5)
+
+    located = extractor.locate(specs)
+
+    assert located.n_patches == 23
+    for start, stop in ((0, 23), (5, 12), (12, 13), (7, 7)):
+        out = np.empty((stop - start, *whole.shape[1:]), np.float32)
+        extractor.extract_located(located.of_patches(start, stop), out, scale=[1, 2, 3], offset=0.5)
+        assert np.array_equal(out, whole[start:stop])
+
+
 def test_a_patch_is_a_copy_and_the_source_stays_as_it_is(rng: np.random.Generator) -> None:
     image = rng.integers(0, 255, (1, 1, 8, 8), np.uint8)
     before = image.copy()

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorstore as ts
 import tifffile
 import torch
 
 import patchloom as pl
-from patchloom.torch import FlipsAndTurns, Patch, PatchDataset, PatchKey, PatchPair, collate
+from patchloom.torch import FlipsAndTurns, Patch, PatchDataset, PatchKey, PatchPair, collate, decollate
+from patchloom.torch.patch_keys import PatchKeys
 
 
 @dataclass
@@ -136,6 +139,21 @@ def test_pixels_are_normalised_by_the_numbers_of_their_own_channel_sample_and_im
             }
             expected = cut(inputs, own)[channel] * scale[data_idx, sample_idx, channel]
             np.testing.assert_allclose(patch.input[number], expected + offset[data_idx, sample_idx, channel], rtol=1e-5)
+
+
+def test_every_batch_of_a_run_has_the_numbers_of_its_own_patches(inputs, patching, rng):
+    normalisation = [Normalisation(*(rng.random((2, 3)) + 0.5 for _ in range(2))) for _ in range(2)]
+    for plan in (patching, pl.UncorrelatedPatching(patching, n_channels=3)):
+        dataset = PatchDataset(inputs, plan, inputs, normalisation=normalisation)
+
+        batches = list(dataset.read_batches(PatchKeys.of(range(24)), 7))
+
+        assert [len(batch.input) for batch in batches] == [7, 7, 7, 3]
+        for number, patch in enumerate(dataset.__getitems__(range(24))):
+            batch, row = batches[number // 7], number % 7
+            assert torch.equal(batch.input[row], patch.input)
+            assert torch.equal(batch.target[row], patch.target)
+            assert decollate(batch.specs)[row] == patch.specs
 
 
 def test_a_dataset_pickles_and_gives_the_same_patches(inputs, patching, targets):
@@ -304,6 +322,44 @@ def test_a_file_that_changes_on_disk_is_noticed(tmp_path: Path, rng, change):
 
     with pytest.raises(pl.SourceError, match=r"cells.tif has changed on disk"):
         dataset[0]
+
+
+@pytest.fixture
+def zarr(tmp_path: Path) -> Path:
+    path = tmp_path / "cells.ome.zarr"
+    pl.predict(
+        lambda batch: batch, np.full((40, 40), 7, np.uint8), path, axes="YX", patch_size=(40, 40), progress=False
+    )
+    return path
+
+
+@pytest.mark.parametrize("change", ["metadata", "folder"])
+def test_a_zarr_that_is_written_anew_is_noticed(zarr, change):
+    stacks = pl.open_stacks(zarr)
+    dataset = PatchDataset(stacks, pl.RandomPatching([stacks[0].data_shape], (8, 8)))
+    dataset[0]
+
+    if change == "metadata":
+        (zarr / "zarr.json").write_text((zarr / "zarr.json").read_text() + " ")
+    else:
+        shutil.move(zarr, zarr.with_name("before.ome.zarr"))
+        shutil.copytree(zarr.with_name("before.ome.zarr"), zarr)
+
+    with pytest.raises(pl.SourceError, match=r"cells.ome.zarr has changed on disk"):
+        dataset[0]
+
+
+def test_chunks_rewritten_in_place_are_not_noticed_and_break_nothing(zarr):
+    stacks = pl.open_stacks(zarr)
+    dataset = PatchDataset(stacks, pl.RandomPatching([stacks[0].data_shape], (8, 8), n_patches=6))
+    dataset[0]
+
+    for array in sorted(zarr.rglob("c")):
+        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(array.parent)}}
+        ts.open(spec, open=True, write=True).result()[...].write(9).result()
+
+    assert {number for patch in dataset.__getitems__(range(6)) for number in patch.input.unique().tolist()} <= {7, 9}
+    assert PatchDataset(pl.open_stacks(zarr), dataset.patching)[0].input.unique().tolist() in ([7], [9])
 
 
 def test_no_warning_of_integers_that_cannot_be_nan(inputs, patching):

@@ -17,6 +17,8 @@ from torch.utils.data import DataLoader, RandomSampler
 
 import patchloom as pl
 from patchloom.torch import EpochSampler, Patch, PatchDataset, PatchLoader, collate, decollate
+from patchloom.torch.patch_keys import PatchKeys
+from patchloom.torch.recycled_memory import RecycledMemory
 
 
 @pytest.fixture
@@ -38,7 +40,8 @@ def loader_threads() -> list[threading.Thread]:
 @pytest.fixture(autouse=True)
 def _nothing_left_behind():
     yield
-    gc.collect()
+    if loader_threads():
+        gc.collect()
     assert not loader_threads()
 
 
@@ -79,11 +82,34 @@ def test_a_batch_that_is_held_is_never_overwritten(dataset):
     assert len({part.__array_interface__["data"][0] for part in half}) == len(half)
 
 
-def test_memory_is_used_again_once_nobody_holds_it(dataset):
-    with PatchLoader(dataset, 6) as loader:
+@pytest.mark.parametrize("pin_memory", [False, not torch.cuda.is_available()])
+def test_memory_is_used_again_once_nobody_holds_it(dataset, pin_memory):
+    with PatchLoader(dataset, 6, pin_memory=pin_memory) as loader:
         addresses = [batch.input.data_ptr() for _ in range(10) for batch in loader]
 
     assert len(set(addresses)) <= 2 * (2 + 3)  # input and target take turns
+
+
+def test_a_batch_goes_where_the_one_before_was(inputs, patching):
+    keys = PatchKeys.of(range(24))
+
+    places = [
+        batch.input.data_ptr() for batch in PatchDataset(inputs, patching).read_batches(keys, 4, RecycledMemory(keep=1))
+    ]
+
+    assert len(places) == 6
+    assert len(set(places)) <= 2  # the list holds no batch, but the loop does hold one while the next is read
+
+
+def test_memory_may_be_of_any_dtype():
+    memory = RecycledMemory(keep=1)
+
+    for dtype in (torch.float32, torch.bfloat16, torch.bool, torch.uint16, torch.int64):
+        tensor = memory((3, 2), dtype)
+        assert (tensor.shape, tensor.dtype) == ((3, 2), dtype)
+        place = tensor.data_ptr()
+        del tensor
+        assert memory((3, 2), dtype).data_ptr() == place
 
 
 def test_what_is_prepared_ahead_is_bounded(dataset, monkeypatch):
@@ -211,8 +237,18 @@ def test_wrong_arguments_are_refused(dataset, patching):
         PatchLoader(dataset, sampler=[1]).state_dict()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is an accelerator")
 def test_pinning_without_an_accelerator_changes_nothing(dataset):
-    assert sum(len(batch.input) for batch in PatchLoader(dataset, 5, pin_memory=True)) == 24
+    with PatchLoader(dataset, 5) as loader, PatchLoader(dataset, 5, pin_memory=True) as pinning:
+        for batch, other in zip(loader, pinning, strict=True):
+            assert torch.equal(batch.input, other.input)
+            assert not other.input.is_pinned()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no accelerator")
+def test_memory_is_pinned_if_asked_for(dataset):
+    with PatchLoader(dataset, 5, pin_memory=True) as loader:
+        assert all(batch.input.is_pinned() and batch.target.is_pinned() for batch in loader)
 
 
 def open_files() -> int:
@@ -220,7 +256,11 @@ def open_files() -> int:
     return len(list(folder.iterdir())) if folder.exists() else 0
 
 
-def test_many_cycles_leave_no_thread_and_no_file_behind(tmp_path, rng):
+def shared_memory() -> set[Path]:
+    return set(Path("/dev/shm").glob("*torch*"))
+
+
+def test_many_cycles_leave_no_thread_no_file_and_no_shared_memory_behind(tmp_path, rng):
     path = tmp_path / "cells.ome.zarr"
     image = rng.integers(0, 255, (64, 64), np.uint8)
     pl.predict(lambda batch: batch, image, path, axes="YX", patch_size=(32, 32), progress=False)
@@ -233,11 +273,11 @@ def test_many_cycles_leave_no_thread_and_no_file_behind(tmp_path, rng):
                     break
 
     cycle(6)
-    before = open_files(), threading.active_count()
+    before = open_files(), threading.active_count(), shared_memory()
     for number in range(100):
         cycle(number)
 
-    assert (open_files(), threading.active_count()) == before
+    assert (open_files(), threading.active_count(), shared_memory()) == before
 
 
 SCRIPT = """

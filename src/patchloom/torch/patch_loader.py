@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+import torch
+
 from patchloom.errors import GeometryError
 from patchloom.geometry.checks import whole_number
 from patchloom.torch.epoch_sampler import EpochSampler, KeepsState, YieldsRuns
@@ -110,7 +112,7 @@ class PatchLoader(Iterable[Any]):
 
     def _begin(self) -> Preparation[Any]:
         """Begin an epoch."""
-        allocate = pinned if self.pin_memory else self._memory
+        allocate = pinned if self.pin_memory and torch.cuda.is_available() else self._memory
         runs = self._key_runs()
         self._used = self.sampler.state_dict()["position"] if isinstance(self.sampler, KeepsState) else 0
         batches = itertools.chain.from_iterable(

@@ -59,7 +59,6 @@ def _numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
 def pinned(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """Make a page-locked tensor, which an accelerator copies while it computes; an `Allocate`.
 
-    PyTorch keeps such memory and uses it again itself, once all copies from it are done. Without an accelerator the tensor is
-    an ordinary one.
+    PyTorch keeps such memory and uses it again itself, once all copies from it are done.
     """
-    return torch.empty(shape, dtype=dtype, pin_memory=torch.cuda.is_available())
+    return torch.empty(shape, dtype=dtype, pin_memory=True)
