@@ -76,7 +76,7 @@ def fit(network: nn.Module, batches: Iterable[Any], n_epochs: int, loss_of: Call
             optimizer.step()
             schedule.step()
             losses.append(loss.item())
-        if epoch == 1 or epoch == n_epochs or epoch % math.ceil(n_epochs / 5) == 0:
+        if epoch in (1, n_epochs) or epoch % math.ceil(n_epochs / 5) == 0:
             print(f"  epoch {epoch:3}: mean loss {np.mean(losses):.5f}", flush=True)
 
 

@@ -1,0 +1,96 @@
+"""The examples of training: run as a user would, for seconds, they do all they say; and nothing that is held out is seen."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import patchloom as pl
+
+pytest.importorskip("matplotlib")
+torch = pytest.importorskip("torch")
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch):
+    """Import an example as its neighbours do."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+
+    def load(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    yield load
+    for name in ("unet", "microsplit", "denoising"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(("name", "n_trainings"), [("microsplit", 2), ("denoising", 1)])
+def test_an_example_trains_predicts_and_draws(name: str, n_trainings: int, tmp_path: Path):
+    command = [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), "--quick", "--output", "results"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+    losses = [float(loss) for loss in re.findall(r"mean loss (\S+)", done.stdout)]
+    assert np.isfinite(losses).all()
+    of_each = np.array_split(losses, n_trainings)
+    assert all(falling[-1] < falling[0] for falling in of_each), done.stdout
+
+    seams = [float(ratio) for ratio in re.findall(r"seams: (\S+)", done.stdout)]
+    assert len(seams) == n_trainings
+    assert seams == pytest.approx([1] * n_trainings, abs=0.1)
+
+    picture = importlib.import_module("matplotlib.image").imread(tmp_path / "results" / f"{name}.png")
+    assert picture[..., :3].std() > 0.1, "the picture is blank"
+
+
+def test_tiles_of_the_network_meet_as_if_the_image_had_been_one(example, rng):
+    unet = example("unet")
+    torch.manual_seed(0)
+    network = unet.UNet(n_outputs=2, width=4)
+    torch.nn.init.normal_(network.last.weight)
+    image = rng.random((1, 320, 264), dtype=np.float32)
+    model = unet.model_of(network)
+    tiled = pl.predict(model, image, axes="CYX", progress=False, **unet.TILING)
+    np.testing.assert_allclose(tiled, model(image[np.newaxis])[0], atol=1e-5)
+    assert len(pl.plan(image, axes="CYX", **unet.TILING).tiling) > 4
+
+
+@pytest.mark.parametrize("probability", [0, 1])
+def test_what_is_held_out_is_never_trained_on(example, probability: int):
+    microsplit = example("microsplit")
+    stack = microsplit.read_channels()
+    training, held_out = microsplit.set_aside(stack, n_patches=512)
+    forbidden, seen = (np.zeros(stack.data_shape[2:], bool) for _ in range(2))
+    for y, x in held_out.fixed_patch_specs.columns["coords"].tolist():
+        forbidden[y - 8 : y + 40, x - 8 : x + 40] = True
+    plan = microsplit.sums(stack, training, probability).patching
+    for epoch in range(10):
+        drawn = plan.at_epoch(epoch).specs(range(len(plan))).columns
+        for y, x in drawn["all_coords"].reshape(-1, 2).tolist():
+            seen[y : y + 32, x : x + 32] = True
+    assert (len(held_out), microsplit.PATCH) == (5, (32, 32))
+    assert not (seen & forbidden).any()
+    assert seen.mean() > 0.5, "hardly anything is trained on"
+
+
+def test_hidden_pixels_hold_a_neighbour_and_the_target_what_they_were(example, rng):
+    denoising = example("denoising")
+    values = torch.from_numpy(rng.permutation(64 * 64).reshape(1, 64, 64).astype(np.float32))
+    pair = denoising.hide_pixels(denoising.Patch(values.clone(), {}), rng)
+    image, hidden = pair.target.numpy()
+    changed = pair.input[0].numpy() != values[0].numpy()
+    assert (image == values[0].numpy()).all()
+    assert (changed == hidden.astype(bool)).all()
+    assert changed.mean() == pytest.approx(denoising.BLIND, rel=0.5)
+    for y, x in np.argwhere(changed):
+        (was_y,), (was_x,) = np.nonzero(image == pair.input[0, y, x].item())
+        assert all(min(step % 64, -step % 64) <= 2 for step in (was_y - y, was_x - x))
