@@ -20,13 +20,17 @@ INTEROP ?= .venv-interop
 PEER    := careamics==0.3.5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture lint format bench interop changelog constraints clean
+.PHONY: help demo examples test torture lint format bench interop changelog constraints clean
 
 help:  ## Say what there is to make
 	@grep -hE '^[a-z]+:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
 
 demo: $(VENV)/.demo  ## Predict a real microscope image with a real model, and say where to look
 	$(BIN)/python examples/demo.py $(ARGS)
+
+examples: $(VENV)/.test  ## Train two small networks on real images and predict with them: some six minutes (ARGS=--quick: seconds)
+	$(BIN)/python examples/microsplit.py $(ARGS)
+	$(BIN)/python examples/denoising.py $(ARGS)
 
 test: $(VENV)/.test  ## Run the tests, the docstrings and the documents (make test ARGS="-k tile" JOBS=0)
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
@@ -62,7 +66,7 @@ constraints:  ## Pin the newest versions that everything installs with
 	mv build/constraints.txt constraints.txt
 
 clean:  ## Remove all that make has made
-	rm -rf $(VENV) .venv-interop build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-interop build dist demo-output examples-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # A stamp is touched last, so that an installation that was cut short starts again.
