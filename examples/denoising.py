@@ -10,17 +10,19 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from unet import TILING, UNet, fit, model_of
+from unet import REACH, STRIDE, UNet, fit, model_of
 
 import patchloom as pl
 from patchloom.figures import prediction_figure
 from patchloom.torch import EpochSampler, FlipsAndTurns, Patch, PatchDataset, PatchLoader, PatchPair
 
 PATCH = (64, 64)
+TILING: dict[str, Any] = {"patch_size": (160, 160), "overlaps": (2 * REACH, 2 * REACH), "origin_multiple": STRIDE}
 NOISE = 0.15
 """Standard deviation of the added noise, where 1 is percentile 99.8 of the stack."""
 
@@ -57,7 +59,7 @@ def train(noisy: NDArray[np.float32], n_patches: int, n_epochs: int) -> UNet:
     plan = pl.StratifiedPatching([stack.data_shape for stack in stacks], PATCH, seed=1, n_patches=n_patches)
     dataset = PatchDataset(stacks, plan, augmentation=FlipsAndTurns(), transform=hide_pixels, seed=1)
     torch.manual_seed(1)
-    network = UNet(n_outputs=1)
+    network = UNet(n_inputs=1, n_outputs=1)
 
     def loss_where_hidden(batch: PatchPair) -> torch.Tensor:
         truth, hidden = batch.target.split(1, dim=1)

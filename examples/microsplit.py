@@ -15,16 +15,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from context_model import ContextModel, context_around
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
-from unet import TILING, UNet, fit, model_of
+from unet import UNet, fit
 
 import patchloom as pl
 from patchloom.torch import EpochSampler, FlipsAndTurns, MicroSplitDataset, PatchLoader
 
 CHANNELS = {"actin": 2, "nucleus": 3}
 PATCH = (32, 32)
+OVERLAPS = (16, 16)
+"""Of patches in prediction: their outermost pixels, that know least, are cropped away."""
+
 HELD_OUT_SEED = 3924
 """One of few that set cells aside in which there is something of both channels: there is but one neuron."""
 
@@ -44,7 +48,7 @@ def set_aside(stack: pl.ArrayStack, n_patches: int) -> tuple[pl.StratifiedPatchi
     plan = pl.StratifiedPatching([stack.data_shape], PATCH, seed=1, n_patches=n_patches)
     (brightness,) = pl.score_cells([stack], PATCH, [pl.PercentileFilter(98)])
     pl.thin_out_below(plan, brightness, 0.2, probability=0.05)
-    return pl.split_training_validation(plan, 5, seed=HELD_OUT_SEED, margin=8)
+    return pl.split_training_validation(plan, 5, seed=HELD_OUT_SEED, margin=context_around(PATCH))
 
 
 def sums(stack: pl.ArrayStack, plan: pl.StratifiedPatching, probability: float) -> MicroSplitDataset:
@@ -52,6 +56,7 @@ def sums(stack: pl.ArrayStack, plan: pl.StratifiedPatching, probability: float) 
     return MicroSplitDataset(
         plan,
         targets=[stack],
+        multiscale_count=2,
         alpha_ranges=[(0.45, 0.55)] * len(CHANNELS),
         uncorrelated_channel_prob=probability,
         augmentation=FlipsAndTurns(),
@@ -62,7 +67,7 @@ def sums(stack: pl.ArrayStack, plan: pl.StratifiedPatching, probability: float) 
 def train(dataset: MicroSplitDataset, n_epochs: int) -> UNet:
     """Train to give the channels back."""
     torch.manual_seed(1)
-    network = UNet(n_outputs=len(CHANNELS))
+    network = UNet(n_inputs=2, n_outputs=len(CHANNELS))
     with PatchLoader(dataset, batch_size=32, sampler=EpochSampler(dataset, seed=1)) as loader:
         fit(network, loader, n_epochs, lambda batch: torch.nn.functional.mse_loss(network(batch.input), batch.target))
     return network
@@ -98,15 +103,18 @@ def run(output: Path, *, quick: bool) -> None:
     training, held_out = set_aside(stack, n_patches=64 if quick else 512)
     truth = pl.PatchExtractor([stack]).extract(pl.WholeSamplePatching([stack.data_shape])[0])
     half = truth.mean(axis=0, keepdims=True)
+    tiling = pl.TiledPatching([stack.data_shape], PATCH, OVERLAPS)
     images, rows = {}, {"half the sum": psnr(half, truth, held_out)}
     for probability in (0, 1):
         print(f"uncorrelated_channel_prob {probability}:")
-        model = model_of(train(sums(stack, training, probability), n_epochs=3 if quick else 50))
-        name = f"split, trained with {probability}"
-        images[name] = split = pl.predict(model, half, axes="CYX", progress=False, **TILING)
-        rows[f"uncorrelated_channel_prob {probability}"] = psnr(split, truth, held_out)
-        seams = pl.seam_jump_ratio(split[np.newaxis], pl.plan(half, axes="CYX", **TILING).tiling)
+        network = train(sums(stack, training, probability), n_epochs=3 if quick else 50)
+        split = pl.predict(
+            ContextModel(network, PATCH, OVERLAPS), half, axes="CYX", seams=tiling.seams, batch_size=32, progress=False
+        )
+        seams = pl.seam_jump_ratio(split[np.newaxis], tiling)
         print(f"  seams: {seams:.2f} (mean jump across them / mean jump elsewhere; 1 is invisible)")
+        rows[f"uncorrelated_channel_prob {probability}"] = psnr(split, truth, held_out)
+        images[f"split, trained with {probability}"] = split
     print(f"PSNR in the held-out region, in dB:\n{'':30}{''.join(f'{name:>10}' for name in CHANNELS)}")
     for name, values in rows.items():
         print(f"{name:30}{''.join(f'{value:10.2f}' for value in values)}")

@@ -18,38 +18,35 @@ STRIDE = 4
 REACH = 24
 """How far a pixel of the output looks, to each side. Tiles that share twice as much have no seam, exactly."""
 
-TILING: dict[str, Any] = {"patch_size": (160, 160), "overlaps": (2 * REACH, 2 * REACH), "origin_multiple": STRIDE}
-"""What that means to `patchloom.predict`."""
-
 
 class UNet(nn.Module):
-    """Three scales, with shortcuts between them; says what is to be added to the input, and nothing before it has learnt.
+    """Three scales, with shortcuts between them; says what is to be added to the first channel, untrained nothing.
 
     Parameters
     ----------
-    n_outputs : int
-        Channels that come out of the one that goes in.
+    n_inputs, n_outputs : int
+        Channels that go in, and that come out.
     width : int
         Channels of the finest scale; each coarser one has twice as many.
     """
 
-    def __init__(self, n_outputs: int, width: int = 16) -> None:
+    def __init__(self, n_inputs: int, n_outputs: int, width: int = 16) -> None:
         super().__init__()
         fine, middle, coarse = width, 2 * width, 4 * width
-        self.down = nn.ModuleList(convolutions(*sizes) for sizes in pairwise((1, fine, middle, coarse)))
+        self.down = nn.ModuleList(convolutions(*sizes) for sizes in pairwise((n_inputs, fine, middle, coarse)))
         self.up = nn.ModuleList([convolutions(coarse + middle, middle), convolutions(middle + fine, fine)])
         self.last = nn.Conv2d(fine, n_outputs, kernel_size=1)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Map `(B, 1, Y, X)` to `(B, n_outputs, Y, X)`; Y and X are multiples of the stride."""
+        """Map `(B, n_inputs, Y, X)` to `(B, n_outputs, Y, X)`; Y and X are multiples of the stride."""
         fine = self.down[0](image)
         middle = self.down[1](nn.functional.avg_pool2d(fine, 2))
         values = self.down[2](nn.functional.avg_pool2d(middle, 2))
         for convolve, shortcut in zip(self.up, (middle, fine), strict=True):
             values = convolve(torch.cat([nn.functional.interpolate(values, scale_factor=2), shortcut], dim=1))
-        return image + self.last(values)
+        return image[:, :1] + self.last(values)
 
 
 def convolutions(n_inputs: int, n_outputs: int) -> nn.Sequential:
@@ -78,11 +75,13 @@ def fit(network: nn.Module, batches: Iterable[Any], n_epochs: int, loss_of: Call
             losses.append(loss.item())
         if epoch in (1, n_epochs) or epoch % math.ceil(n_epochs / 5) == 0:
             print(f"  epoch {epoch:3}: mean loss {np.mean(losses):.5f}", flush=True)
-
-
-def model_of(network: nn.Module) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """Make a network what `patchloom.predict` runs: a function of arrays."""
     network.eval()
+
+
+def model_of(
+    network: Callable[[torch.Tensor], torch.Tensor],
+) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """Make a network what `patchloom.predict` runs: a function of arrays."""
 
     @torch.inference_mode()
     def predict_batch(tiles: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ import patchloom as pl
 
 pytest.importorskip("matplotlib")
 torch = pytest.importorskip("torch")
+MicroSplitDataset = pytest.importorskip("patchloom.torch").MicroSplitDataset
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -29,7 +30,7 @@ def example(monkeypatch: pytest.MonkeyPatch):
         return importlib.import_module(name)
 
     yield load
-    for name in ("unet", "microsplit", "denoising"):
+    for name in ("unet", "context_model", "microsplit", "denoising"):
         sys.modules.pop(name, None)
 
 
@@ -53,25 +54,36 @@ def test_an_example_trains_predicts_and_draws(name: str, n_trainings: int, tmp_p
 
 
 def test_tiles_of_the_network_meet_as_if_the_image_had_been_one(example, rng):
-    unet = example("unet")
+    unet, tiling = example("unet"), example("denoising").TILING
     torch.manual_seed(0)
-    network = unet.UNet(n_outputs=2, width=4)
+    network = unet.UNet(n_inputs=1, n_outputs=2, width=4)
     torch.nn.init.normal_(network.last.weight)
+    model = unet.model_of(network.eval())
     image = rng.random((1, 320, 264), dtype=np.float32)
-    model = unet.model_of(network)
-    tiled = pl.predict(model, image, axes="CYX", progress=False, **unet.TILING)
+    tiled = pl.predict(model, image, axes="CYX", progress=False, **tiling)
     np.testing.assert_allclose(tiled, model(image[np.newaxis])[0], atol=1e-5)
-    assert len(pl.plan(image, axes="CYX", **unet.TILING).tiling) > 4
+    assert len(pl.plan(image, axes="CYX", **tiling).tiling) > 4
+
+
+def test_a_tile_with_context_is_what_the_network_was_trained_with(example, rng):
+    context_model, stacks = example("context_model"), pl.open_stacks(rng.random((70, 90), np.float32), axes="YX")
+    tiling = pl.TiledPatching([stacks[0].data_shape], (32, 32), (16, 16))
+    trained_with = MicroSplitDataset(tiling, inputs=stacks, multiscale_count=2)
+    expected = pl.stitch_tiles([patch.input.numpy() for patch in trained_with], list(tiling))
+
+    model = context_model.ContextModel(torch.nn.Identity(), tiling.patch_size, tiling.overlaps)
+    seen = pl.predict(model, stacks[0], seams=tiling.seams, batch_size=5, progress=False)
+    np.testing.assert_allclose(seen, expected[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("probability", [0, 1])
-def test_what_is_held_out_is_never_trained_on(example, probability: int):
+def test_what_is_held_out_is_never_trained_on_nor_seen_as_context(example, probability: int):
     microsplit = example("microsplit")
     stack = microsplit.read_channels()
     training, held_out = microsplit.set_aside(stack, n_patches=512)
     forbidden, seen = (np.zeros(stack.data_shape[2:], bool) for _ in range(2))
     for y, x in held_out.fixed_patch_specs.columns["coords"].tolist():
-        forbidden[y - 8 : y + 40, x - 8 : x + 40] = True
+        forbidden[y - 16 : y + 48, x - 16 : x + 48] = True
     plan = microsplit.sums(stack, training, probability).patching
     for epoch in range(10):
         drawn = plan.at_epoch(epoch).specs(range(len(plan))).columns
