@@ -181,6 +181,15 @@ def test_all_orders_of_a_few_are_equally_likely():
     )  # chi-square of 5 degrees, one in a thousand
 
 
+@pytest.mark.parametrize("n", [64, 100, 129])  # of even and odd numbers of bits
+def test_any_number_may_stand_at_any_place(n):
+    orders = np.stack([ShuffledOrder(n, CounterRandom(seed)).at(np.arange(0, n, n // 4)) for seed in range(300)])
+
+    standard_error = n / 12**0.5 / 300**0.5
+    assert (np.abs(orders.mean(axis=0) - (n - 1) / 2) < 4.5 * standard_error).all()
+    assert (np.abs(np.corrcoef(orders.T)[np.triu_indices(orders.shape[1], 1)] + 1 / n) < 4.5 / 300**0.5).all()
+
+
 def test_places_of_an_endless_order_are_worked_out_alone():
     order = ShuffledOrder(10**12, CounterRandom(3))
 
