@@ -53,15 +53,32 @@ def test_an_example_trains_predicts_and_draws(name: str, n_trainings: int, tmp_p
     assert picture[..., :3].std() > 0.1, "the picture is blank"
 
 
-def test_tiles_of_the_network_meet_as_if_the_image_had_been_one(example, rng):
-    unet, tiling = example("unet"), example("denoising").TILING
+@pytest.fixture
+def network(example):
+    """A network in which nothing cancels and nothing is lost: all weights are above 0."""
     torch.manual_seed(0)
-    network = unet.UNet(n_inputs=1, n_outputs=2, width=4)
-    torch.nn.init.normal_(network.last.weight)
-    model = unet.model_of(network.eval())
-    image = rng.random((1, 320, 264), dtype=np.float32)
+    network = example("unet").UNet(n_inputs=1, n_outputs=1, width=2)
+    for weights in network.parameters():
+        torch.nn.init.uniform_(weights, 0.01, 0.3)
+    return network.eval()
+
+
+def test_the_network_reaches_as_far_as_it_says(example, network):
+    unet, reaches = example("unet"), []
+    for pixel in range(64, 64 + unet.STRIDE):
+        image = torch.ones(1, 1, 128, 128, requires_grad=True)
+        network(image)[0, 0, 64, pixel].backward()
+        seen = image.grad[0, 0].any(dim=0).nonzero()
+        reaches += [pixel - int(seen.min()), int(seen.max()) - pixel]
+    assert unet.REACH - unet.STRIDE < max(reaches) <= unet.REACH
+
+
+def test_tiles_of_the_network_meet_as_if_the_image_had_been_one(example, network, rng):
+    model, tiling = example("unet").model_of(network), example("denoising").TILING
+    image = rng.random((1, 323, 266), dtype=np.float32)
     tiled = pl.predict(model, image, axes="CYX", progress=False, **tiling)
-    np.testing.assert_allclose(tiled, model(image[np.newaxis])[0], atol=1e-5)
+    whole = model(np.pad(image, ((0, 0), (0, 1), (0, 2)), mode="reflect")[np.newaxis])[0, :, :323, :266]
+    np.testing.assert_allclose(tiled, whole, rtol=1e-5)
     assert len(pl.plan(image, axes="CYX", **tiling).tiling) > 4
 
 
