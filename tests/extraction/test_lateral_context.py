@@ -138,7 +138,9 @@ def test_however_many_windows_are_read_at_a_time(
     expected = extract_lateral_context(extractor, table, 3)
     n_reads = []
     extract_batch = extractor.extract_batch
-    monkeypatch.setattr(extractor, "extract_batch", lambda specs: n_reads.append(len(specs)) or extract_batch(specs))
+    monkeypatch.setattr(
+        extractor, "extract_batch", lambda specs, out: n_reads.append(len(specs)) or extract_batch(specs, out)
+    )
     monkeypatch.setattr(lateral_context, "_READ_TOGETHER", limit)
     assert np.array_equal(extract_lateral_context(extractor, table, 3), expected)
     assert sum(n_reads) == 20, "one window a patch"
