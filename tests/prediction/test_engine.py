@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchloom.errors import GeometryError, ModelOutputError
+from patchloom.errors import GeometryError, ModelOutputError, StitchError
 from patchloom.image_stacks import ArrayStack
-from patchloom.prediction import blocks, make_plan, plan, predict
+from patchloom.prediction import blocks, engine, make_plan, plan, predict, work
 from patchloom.prediction.engine import learn_forms
 
 WINDOWS = ["hann", "gaussian", "linear", "mean"]
@@ -233,3 +233,17 @@ def test_blending_hands_tiles_over_where_memory_allows_and_computes_them_again_w
 def test_a_memory_limit_that_is_too_low_says_what_is_needed(rng: np.random.Generator) -> None:
     with pytest.raises(GeometryError, match=r"memory_limit is 1000 bytes, and this plan needs \d+ at least"):
         quiet(identity, rng.random((100, 100)), axes="YX", patch_size=(64, 64), memory_limit=1000)
+
+
+@pytest.mark.parametrize("blend", [None, "hann"])
+def test_a_block_that_lacks_a_tile_is_never_written(
+    blend: Any, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_one(*args: Any, **kwargs: Any) -> Any:
+        for number, batch in enumerate(work.batches(*args, **kwargs)):
+            lost = [position for position, step in enumerate(batch.steps) if step.tile is not None][:1]
+            yield work.Batch(tuple(s for p, s in enumerate(batch.steps) if not (number == 2 and p in lost)))
+
+    monkeypatch.setattr(engine, "batches", without_one)
+    with pytest.raises(StitchError, match="the plan has a hole"):
+        quiet(identity, rng.random((40, 50)), axes="YX", patch_size=(8, 8), overlaps=(4, 4), batch_size=3, blend=blend)

@@ -55,6 +55,9 @@ def test_every_block_gets_each_of_its_tiles_once_before_it_is_closed(data: st.Da
                 most_open = max(most_open, len(open_blocks))
             open_blocks.discard(number)
         assert {number: sorted(tiles) for number, tiles in got.items()} == needed
+        assert [schedule.n_serving(number) for number in range(len(blocks))] == [
+            len(got[n]) for n in range(len(blocks))
+        ]
         assert computed == schedule.n_computed
         assert most_open <= schedule.n_open
         if handed_over == n_dims:

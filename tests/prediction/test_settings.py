@@ -125,13 +125,32 @@ def corrupt_zarr(folder: Path, rng: np.random.Generator, place: str = "2/3") -> 
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_a_corrupt_chunk_names_array_chunk_and_place(rng: np.random.Generator, tmp_path: Path) -> None:
+def test_a_corrupt_chunk_names_array_chunk_place_and_tile(rng: np.random.Generator, tmp_path: Path) -> None:
     bad = corrupt_zarr(tmp_path, rng)
     chunk = bad / "c" / "2" / "3"
-    named = rf"bad\.zarr cannot be read at Y 20:30, X 30:40: .*{chunk}"
+    named = (
+        rf"bad\.zarr cannot be read at Y 20:30, X 30:40: (.|\n)*{chunk}(.|\n)*needed for the tile at \((\d+), (\d+)\)"
+    )
     for settings in ({}, {"blend": "hann"}, {"batch_size": 4}):
-        with pytest.raises(SourceError, match=named):
+        with pytest.raises(SourceError, match=named) as caught:
             quiet(identity, bad, **TILES | settings)
+        y, x = map(int, str(caught.value).split("needed for the tile at (")[1].split(")")[0].split(", "))
+        assert 20 - 12 < y < 30, "the tile reaches into the chunk"
+        assert 30 - 10 < x < 40
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_an_image_that_cannot_be_searched_for_empty_places_does_not_stop_the_others(
+    rng: np.random.Generator, tmp_path: Path
+) -> None:
+    good = rng.integers(100, 255, (30, 30), np.uint8)
+    np.save(tmp_path / "good.npy", good)
+    options: dict[str, Any] = {"skip": SkipDark(threshold=20), "axes": [None, "YX"], **TILES}
+    with pytest.raises(SeriesError, match=r"1 of 2 images failed(.|\n)*bad\.zarr cannot be read") as caught:
+        quiet(identity, [corrupt_zarr(tmp_path, rng), tmp_path / "good.npy"], keep_going=True, **options)
+    assert np.array_equal(caught.value.results[1], good)
+    with pytest.raises(SourceError, match="cannot be read"):
+        quiet(identity, tmp_path / "bad.zarr", skip=SkipDark(threshold=20), **TILES)
 
 
 @pytest.mark.usefixtures("small_blocks")

@@ -145,9 +145,10 @@ class Engine:
             return False
         if (data_idx, block) not in self._skips:
             place = self.plan.blocks[data_idx][block]
-            skips = self.plan.skip.skips(self.plan.stacks, data_idx, place, self.plan.patch_size)
-            self._skips[data_idx, block] = skips
-        return self._skips[data_idx, block]
+            with self.leaving_behind(data_idx):
+                skips = self.plan.skip.skips(self.plan.stacks, data_idx, place, self.plan.patch_size)
+                self._skips[data_idx, block] = skips
+        return self._skips.get((data_idx, block), True)  # there is no decision where the image failed
 
     @property
     def n_skipped(self) -> int:

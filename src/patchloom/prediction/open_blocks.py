@@ -29,8 +29,8 @@ class _Buffer:
     """One output of one open block."""
 
     values: NDArray[Any]
-    copied: int = 0
-    """Voxels that were pasted, counted in one channel."""
+    n_added: int = 0
+    """Voxels that were pasted, counted in one channel, or tiles that were blended."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,10 @@ class OpenBlocks:
             ]
         for form, tile, buffer in zip(self.forms, tiles, self._buffers[number], strict=True):
             if self.plan.blend is None:
-                buffer.copied += paste_tile(tile, _scaled(spec, form), buffer.values, form.window(window))
+                buffer.n_added += paste_tile(tile, _scaled(spec, form), buffer.values, form.window(window))
             else:
                 self._blend(tile, spec, form, buffer.values, form.window(window))
+                buffer.n_added += 1
 
     def _blend(
         self, tile: NDArray[Any], spec: TileSpecs, form: OutputForm, values: NDArray[Any], window: Sequence[slice]
@@ -112,11 +113,12 @@ class OpenBlocks:
         window = self.plan.blocks[self.data_idx][number].window
         buffers = self._buffers.pop(number)
         for form, buffer in zip(self.forms, buffers, strict=True):
+            blended = self.plan.blend is not None
             voxels = prod(part.stop - part.start for part in form.window(window))
-            if self.plan.blend is None and buffer.copied != voxels:
-                raise StitchError(
-                    f"{buffer.copied} of {voxels} voxels of block {number} were predicted: the plan has a hole"
-                )
+            wanted = self.plan.schedule(self.data_idx).n_serving(number) if blended else voxels
+            if buffer.n_added != wanted:
+                what = "tiles were added to" if blended else "voxels were predicted of"
+                raise StitchError(f"{buffer.n_added} of {wanted} {what} block {number}: the plan has a hole")
         return partial(self._as_written, buffers)
 
     def _as_written(self, buffers: Sequence[_Buffer]) -> list[NDArray[Any]]:

@@ -108,6 +108,20 @@ class TileSchedule:
         first = self.tiling.get_patch_indices(self.data_idx).start + sample_idx * prod(grid)
         return np.asarray(first + np.ravel_multi_index(np.ix_(*along), grid), dtype=np.int64).ravel()
 
+    def n_serving(self, number: int) -> int:
+        """Count the tiles that contribute to a block, in whose turn they may be computed.
+
+        Parameters
+        ----------
+        number : int
+            Number of the block.
+        """
+        _, position = self.blocks.position(number)
+        return prod(
+            int(((first <= block) & (block <= last)).sum())
+            for block, (first, last) in zip(position, self._served, strict=True)
+        )
+
     def blocks_served(self, tile: int, number: int) -> Iterator[int]:
         """Yield the numbers of the blocks to which a tile that is computed in the turn of a block contributes.
 

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.errors import SourceError
 from patchloom.extraction import PatchExtractor
+from patchloom.prediction.batch_prediction import name_tiles
 from patchloom.prediction.plan import PredictionPlan
 from patchloom.prediction.shared_work import RunTogether, in_parts, n_threads, one_by_one
 from patchloom.spec_table import SpecTable
@@ -41,11 +43,28 @@ def read_tiles(
     -------
     array
         `(B, C, (Z), Y, X)`: in the dtype of the images, or float32 where the plan normalises.
+
+    Raises
+    ------
+    SourceError
+        If pixels cannot be read; the message says for which tile.
     """
     batch = empty_batch(plan, tiles[0], len(tiles)) if out is None else out
     parts = [slice(None)] if run_together is one_by_one else in_parts(len(tiles), n_threads())
-    run_together([partial(_fill, plan, extractor, tiles[part], batch[part]) for part in parts])
+    try:
+        run_together([partial(_fill, plan, extractor, tiles[part], batch[part]) for part in parts])
+    except SourceError:
+        for tile, place in zip(tiles, batch, strict=True):
+            _fill_named(plan, extractor, tile, place)
+        raise
     return batch
+
+
+def _fill_named(plan: PredictionPlan, extractor: PatchExtractor, tile: int, place: NDArray[Any]) -> None:
+    try:
+        _fill(plan, extractor, [tile], place[np.newaxis])
+    except SourceError as error:
+        raise type(error)(f"{error} (needed for {name_tiles([plan.tiling[tile]])})") from error
 
 
 def _fill(plan: PredictionPlan, extractor: PatchExtractor, tiles: Sequence[int], batch: NDArray[Any]) -> None:
