@@ -70,7 +70,9 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("how", ["compiled", "uncompiled"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtypes", [("f4", "f4"), ("f8", "f8"), ("u2", "f4"), (">f4", "f4"), ("f2", "f4")])
+@pytest.mark.parametrize(
+    "dtypes", [("f4", "f4"), ("f8", "f8"), ("u2", "f4"), ("?", "f4"), ("i4", "f8"), (">f4", "f4"), ("f2", "f4")]
+)
 @pytest.mark.parametrize("n_dims", [2, 3])
 def test_the_compiled_loop_adds_what_numpy_adds_bit_for_bit(
     how: str,

@@ -64,7 +64,7 @@ def add_blended_tile(
     target, values = block[(slice(None), *into)], tile[(slice(None), *out_of)]
     factors = np.broadcast_to(weights[tuple(out_of)], values.shape)
     loop = compiled_loop(add_weighted_rows) if tile.size >= _WORTH_COMPILING else None
-    if loop is not None and values.dtype == target.dtype == factors.dtype and _has_rows(target, values, factors):
+    if loop is not None and _is_known(values.dtype, target.dtype, factors.dtype) and _has_rows(target, values, factors):
         loop(_rows(target), _rows(values), _rows(factors), target.shape if target.ndim == 4 else (1, *target.shape))
     else:
         _add_by_plane(values, factors, target)
@@ -78,11 +78,16 @@ def _add_by_plane(values: NDArray[Any], factors: NDArray[Any], target: NDArray[A
         np.add(target[plane], scratch, out=target[plane])
 
 
+def _is_known(values: np.dtype[Any], target: np.dtype[Any], factors: np.dtype[Any]) -> bool:
+    """Whether the loop has these dtypes, and NumPy would multiply in the target's too."""
+    known = values.kind in "buif" and values != np.float16 and target in (np.float32, np.float64)
+    return known and factors == target == np.result_type(values, target)
+
+
 def _has_rows(*arrays: NDArray[Any]) -> bool:
     """Whether arrays consist of rows that a compiled loop can go through."""
     return all(
-        array.dtype in (np.float32, np.float64)
-        and array.flags.aligned
+        array.flags.aligned
         and array.dtype.isnative
         and array.strides[-1] == array.itemsize
         and all(step >= 0 and step % array.itemsize == 0 for step in array.strides)
@@ -118,7 +123,7 @@ def add_weighted_rows(target: Any, values: Any, factors: Any, shape: Any) -> Non
             weight = _UNSIGNED(channel * factors.steps[0] + section * factors.steps[1])
             for _ in range(shape[2]):
                 for x in range(width):
-                    into[place + x] += out_of[voxel + x] * weights[weight + x]
+                    into[place + x] += into.dtype.type(out_of[voxel + x]) * weights[weight + x]
                 place += _UNSIGNED(target.steps[2])
                 voxel += _UNSIGNED(values.steps[2])
                 weight += _UNSIGNED(factors.steps[2])
