@@ -37,8 +37,8 @@ from patchloom.torch import EpochSampler, LocalitySampler, PatchDataset, PatchLo
 from patchloom.torch.recycled_memory import RecycledMemory
 
 STEP = 0.03
-BATCHES_A_ROUND = 16
-CONVERTS_A_BATCH = 3
+BATCHES_A_ROUND = 64
+CONVERTS_A_BATCH = 2
 SHAPES_2D = ((2048, 2048), (64, 64), 256)
 SHAPES_3D = ((256, 256, 256), (64, 64, 64), 16)
 gathering: Any = import_module("patchloom.extraction.gather")
@@ -305,7 +305,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--quick", action="store_true", help="fewer rounds and a smaller volume, for a glance")
     quick = arguments.parse_args().quick
-    rounds = 5 if quick else 25
+    rounds = 4 if quick else 15
     lines = [
         *batches_from_memory(*SHAPES_2D, rounds),
         *batches_from_memory(*SHAPES_3D, rounds),

@@ -20,7 +20,7 @@ from patchloom.torch.streams import Stream
 Order = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 """From places in an epoch to indices of patches."""
 
-_AT_ONCE = 4096
+_AT_ONCE = 2**14
 """Keys worked out at a time."""
 
 
