@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from unet import REACH, STRIDE, UNet, fit, model_of
 
 import patchloom as pl
-from patchloom.figures import prediction_figure
+from patchloom.figures import draw_tiling
 from patchloom.torch import EpochSampler, FlipsAndTurns, Patch, PatchDataset, PatchLoader, PatchPair
 
 PATCH = (64, 64)
@@ -75,6 +77,19 @@ def psnr(image: NDArray[np.float32], truth: NDArray[np.float32]) -> float:
     return float(-10 * np.log10(np.mean((image - truth) ** 2)))
 
 
+def picture(planes: Mapping[str, NDArray[np.float32]], tiling: pl.TiledPatching) -> Figure:
+    """Show a plane as it was at each step, with the tiles of its prediction; below, what lies where they meet."""
+    figure = Figure(figsize=(3.6 * len(planes), 7.6), layout="constrained")
+    for column, (title, plane) in zip(figure.subplots(2, len(planes)).T, planes.items(), strict=True):
+        for axes in column:
+            axes.imshow(plane, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes.set_axis_off()
+        column[0].set_title(title)
+        column[1].set(xlim=(80, 180), ylim=(180, 80))
+    draw_tiling(figure.axes[0], tiling)
+    return figure
+
+
 def run(output: Path, *, quick: bool) -> None:
     """Add noise, learn to remove it, predict the whole stack tile by tile, and look at the seams."""
     torch.set_num_threads(1)  # the sums come out the same on every computer, and batches are prepared beside it
@@ -94,9 +109,8 @@ def run(output: Path, *, quick: bool) -> None:
         f"seams: {pl.seam_jump_ratio(denoised, tiling):.2f} (mean jump across them / mean jump elsewhere; 1 is invisible)"
     )
     middle = len(clean) // 2
-    shown = {"before the noise was added": clean[middle], "denoised": denoised[middle, 0]}
-    figure = prediction_figure(noisy[middle], shown, tiling, zoom=(slice(80, 180), slice(80, 180)))
-    figure.savefig(output / "denoising.png", dpi=60)
+    planes = {"noisy": noisy[middle], "denoised": denoised[middle, 0], "before noise was added": clean[middle]}
+    picture(planes, tiling).savefig(output / "denoising.png", dpi=50)
     print(f"look at {output / 'denoising.png'}, and open {written} in any OME-Zarr viewer (napari, Fiji, QuPath)")
 
 
