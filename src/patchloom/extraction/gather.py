@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom._compiled_loop import compiled_loop
+from patchloom.extraction.prefetch import prefetch, teach_prefetch
 
 _FEW = 8
 """Fewer boxes than this NumPy copies, before a compiled loop is even loaded, which takes half a second once."""
@@ -66,6 +67,7 @@ def gather(
     if compiled is None:
         gather_by_numpy(source, target, boxes, scale, offset)
         return
+    teach_prefetch()
     if scale is None:
         compiled(_rows(source), _rows(target), boxes)
     else:
@@ -169,7 +171,8 @@ def _rows(array: NDArray[Any]) -> _Rows:
 
 # What does not change is taken out of the loops by hand, which gains a quarter of the time. Voxels are addressed by unsigned
 # numbers: a signed one could be negative, which the compiled loop would have to look out for at every voxel, and then it
-# would not use vector instructions. In 2D there is one slice, and its step is of no account.
+# would not use vector instructions. In 2D there is one slice, and its step is of no account. Each row of a box lies somewhere
+# else in memory, which takes longer to answer than the row to copy; so the rows of the box that follows are asked for meanwhile.
 
 
 def copy_rows(source: Any, target: Any, boxes: Any) -> None:
@@ -180,20 +183,28 @@ def copy_rows(source: Any, target: Any, boxes: Any) -> None:
     rank = extents.shape[1]
     row_step, batch_row_step = _UNSIGNED(steps[-2]), _UNSIGNED(batch_steps[-2])
     for box in range(len(extents)):
-        corner, place = 0, 0
+        following = min(box + 1, len(extents) - 1)
+        corner, next_corner, place = 0, 0, 0
         for axis in range(len(steps)):
             corner += corners[box, axis] * steps[axis]
+            next_corner += corners[following, axis] * steps[axis]
         for axis in range(len(batch_steps)):
             place += places[box, axis] * batch_steps[axis]
         n_rows, width = extents[box, rank - 2], _UNSIGNED(extents[box, rank - 1])
+        half, last = _UNSIGNED(extents[box, rank - 1] // 2), _UNSIGNED(extents[box, rank - 1] - 1)
         for channel in range(extents[box, 0]):
             for section in range(extents[box, 1] if rank == 4 else 1):
                 start = _UNSIGNED(corner + channel * steps[-rank] + section * steps[-3])
+                next_start = _UNSIGNED(next_corner + channel * steps[-rank] + section * steps[-3])
                 batch_start = _UNSIGNED(place + channel * batch_steps[-rank] + section * batch_steps[-3])
                 for _ in range(n_rows):
+                    prefetch(pixels, next_start)
+                    prefetch(pixels, next_start + half)
+                    prefetch(pixels, next_start + last)
                     for x in range(width):
                         batch[batch_start + x] = pixels[start + x]
                     start += row_step
+                    next_start += row_step
                     batch_start += batch_row_step
 
 
@@ -206,19 +217,27 @@ def normalise_rows(source: Any, target: Any, boxes: Any, normalisation: Any) -> 
     rank = extents.shape[1]
     row_step, batch_row_step = _UNSIGNED(steps[-2]), _UNSIGNED(batch_steps[-2])
     for box in range(len(extents)):
-        corner, place = 0, 0
+        following = min(box + 1, len(extents) - 1)
+        corner, next_corner, place = 0, 0, 0
         for axis in range(len(steps)):
             corner += corners[box, axis] * steps[axis]
+            next_corner += corners[following, axis] * steps[axis]
         for axis in range(len(batch_steps)):
             place += places[box, axis] * batch_steps[axis]
         n_rows, width = extents[box, rank - 2], _UNSIGNED(extents[box, rank - 1])
+        half, last = _UNSIGNED(extents[box, rank - 1] // 2), _UNSIGNED(extents[box, rank - 1] - 1)
         for channel in range(extents[box, 0]):
             scale, offset = scales[places[box, -rank] + channel], offsets[places[box, -rank] + channel]
             for section in range(extents[box, 1] if rank == 4 else 1):
                 start = _UNSIGNED(corner + channel * steps[-rank] + section * steps[-3])
+                next_start = _UNSIGNED(next_corner + channel * steps[-rank] + section * steps[-3])
                 batch_start = _UNSIGNED(place + channel * batch_steps[-rank] + section * batch_steps[-3])
                 for _ in range(n_rows):
+                    prefetch(pixels, next_start)
+                    prefetch(pixels, next_start + half)
+                    prefetch(pixels, next_start + last)
                     for x in range(width):
                         batch[batch_start + x] = batch.dtype.type(pixels[start + x]) * scale + offset
                     start += row_step
+                    next_start += row_step
                     batch_start += batch_row_step
