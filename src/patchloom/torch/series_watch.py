@@ -20,7 +20,8 @@ class SeriesWatch:
     """Knows the state of a series' files when it was made, and looks again when asked.
 
     A file counts as changed when it is another one, or its size or time of change differs; a Zarr when its folder is another
-    one, or its metadata have changed. Chunks that are rewritten one by one are not noticed, nor is anything remote.
+    one, or its metadata have changed. Chunks that are rewritten in place are not noticed, as that would take a question to the
+    file system for every chunk of every patch; nor is anything remote.
 
     Parameters
     ----------
