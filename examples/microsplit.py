@@ -30,7 +30,8 @@ OVERLAPS = (16, 16)
 """Of patches in prediction, where they are blended: their outermost pixels know least, and weigh least."""
 
 HELD_OUT_SEED = 3924
-"""One of few that set cells aside in which there is something of both channels: there is but one neuron."""
+"""One of few that set cells aside in which there is something of both channels: there is but one neuron.
+What others gave is said in docs/training.md."""
 
 
 def read_channels() -> pl.ArrayStack:
@@ -109,7 +110,7 @@ def run(output: Path, *, quick: bool) -> None:
         split = pl.predict(model, half, axes="CYX", blend="hann", batch_size=32, progress=False)
         seams = pl.seam_jump_ratio(split[np.newaxis], tiling)
         print(f"  seams: {seams:.2f} (mean jump across them / mean jump elsewhere; 1 is invisible)")
-        images[f"split, trained with {probability}"] = split
+        images[f"split, uncorrelated {probability}"] = split
     print(f"PSNR in the held-out region, in dB:\n{'':30}{''.join(f'{name:>10}' for name in CHANNELS)}")
     for name, image in list(images.items())[1:]:
         print(f"{name:30}{''.join(f'{value:10.2f}' for value in psnr(image, truth, held_out))}")
