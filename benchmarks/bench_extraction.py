@@ -59,7 +59,7 @@ def without_numba(run: Callable[[int], object]) -> Callable[[int], object]:
 
 
 def from_memory(shape: tuple[int, ...], size: tuple[int, ...], batch_size: int, rounds: int) -> None:
-    """A batch of an image in memory, uint16 to normalised float32, against converting as many pixels side by side."""
+    """A batch of an image in memory, uint16 to normalised float32, against the same done to as many pixels side by side."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 2**16, shape, np.uint16)
     stack = ArrayStack(image, "YX" if len(shape) == 2 else "ZYX")
@@ -75,6 +75,11 @@ def from_memory(shape: tuple[int, ...], size: tuple[int, ...], batch_size: int, 
     def convert(number: int) -> None:
         out[...] = side_by_side[number % len(side_by_side)]
 
+    def convert_and_normalise(number: int) -> None:
+        convert(number)
+        np.multiply(out, np.float32(1 / 300), out=out)
+        np.add(out, np.float32(-0.5), out=out)
+
     def in_passes(number: int) -> None:
         patches = [
             image[tuple(slice(at, at + n) for at, n in zip(first, size, strict=True))]
@@ -84,7 +89,10 @@ def from_memory(shape: tuple[int, ...], size: tuple[int, ...], batch_size: int, 
         batch *= 1 / 300
         batch -= 0.5
 
-    runs: dict[str, Callable[[int], object]] = {"convert the same number of pixels": convert}
+    runs: dict[str, Callable[[int], object]] = {
+        "convert and normalise as many pixels": convert_and_normalise,
+        "convert them only": convert,
+    }
     if gathering.compiled_loop(gathering.normalise_rows) is not None:
         runs["extract_batch, compiled"] = extract
     runs |= {"extract_batch, NumPy": without_numba(extract), "slices, np.stack, astype, normalise": in_passes}
