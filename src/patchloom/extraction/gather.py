@@ -128,9 +128,11 @@ def as_slices(first: NDArray[np.int64], extents: NDArray[np.int64]) -> list[tupl
 def parts_of(array: NDArray[Any], first: NDArray[np.int64], extents: NDArray[np.int64]) -> list[NDArray[Any]]:
     """Cut boxes out of an array, as views; along the axes before those of `extents` their size is 1."""
     n_leading = first.shape[1] - extents.shape[1]
-    leading = first[:, :n_leading].tolist()
-    windows = as_slices(first[:, n_leading:], extents)
-    return [array[tuple(where)][window] for where, window in zip(leading, windows, strict=True)]
+    stops = (first[:, n_leading:] + extents).tolist()
+    return [
+        array[(*start[:n_leading], *map(slice, start[n_leading:], stop))]
+        for start, stop in zip(first.tolist(), stops, strict=True)
+    ]
 
 
 def _is_rows(source: NDArray[Any], target: NDArray[Any]) -> bool:
