@@ -324,6 +324,22 @@ def test_a_file_that_changes_on_disk_is_noticed(tmp_path: Path, rng, change):
         dataset[0]
 
 
+def test_only_the_images_of_a_batch_are_looked_at(tmp_path: Path, rng):
+    paths = [tmp_path / "first.tif", tmp_path / "second.tif"]
+    for path in paths:
+        tifffile.imwrite(path, rng.integers(0, 255, (40, 40), np.uint8), photometric="minisblack")
+    stacks = [stack for path in paths for stack in pl.open_stacks(path, axes="YX")]
+    specs = [{"data_idx": number, "sample_idx": 0, "coords": (3, 4), "patch_size": (8, 8)} for number in (0, 1)]
+    dataset = PatchDataset(stacks, pl.FixedPatching(specs))
+    assert len(dataset.__getitems__([0, 1])) == 2
+
+    paths[1].unlink()
+
+    assert dataset[0].input.shape == (1, 8, 8)
+    with pytest.raises(pl.SourceError, match=r"second.tif has changed on disk"):
+        dataset[1]
+
+
 @pytest.fixture
 def zarr(tmp_path: Path) -> Path:
     path = tmp_path / "cells.ome.zarr"

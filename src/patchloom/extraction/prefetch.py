@@ -19,7 +19,10 @@ def prefetch(memory: Any, place: Any) -> None:
 
 @cache
 def teach_prefetch() -> None:
-    """Tell numba what `prefetch` is, before a loop that calls it is compiled."""
+    """Tell numba what `prefetch` is, before a loop that calls it is compiled.
+
+    Numba keeps a compiled loop until the file of the loop changes: one that was compiled before a change here stays as it was.
+    """
     extending, types, ir = (import_module(name) for name in ("numba.extending", "numba.types", "llvmlite.ir"))
     number = ir.IntType(32)
 
