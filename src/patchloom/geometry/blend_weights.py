@@ -12,7 +12,7 @@ This holds while every tile of the plan is there; where tiles are skipped, weigh
 from __future__ import annotations
 
 from functools import lru_cache, reduce
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,7 @@ def window_profile(window: BlendWindow, size: int) -> NDArray[np.float64]:
     return np.ones(size)
 
 
+@lru_cache(maxsize=4096)
 def neighbour_shifts(rule: TileRule, size: int, start: int) -> tuple[int, ...]:
     """Find where the tiles that overlap a tile along one axis start, relative to it; it is among them itself, as 0.
 
@@ -142,11 +143,8 @@ def shared_weights(window: BlendWindow, size: int, shifts: tuple[int, ...]) -> N
     return weights
 
 
-@lru_cache(maxsize=4)
-def tile_weights(
-    window: BlendWindow, sizes: tuple[int, ...], shifts: tuple[tuple[int, ...], ...], dtype: np.dtype[np.floating[Any]]
-) -> NDArray[np.floating[Any]]:
-    """Weigh all voxels of a tile: the product of its axes, rounded once.
+class TileWeights(NamedTuple):
+    """How much the voxels of a tile weigh: the product of one number an axis, so that all tiles over a voxel sum to one.
 
     Parameters
     ----------
@@ -155,23 +153,35 @@ def tile_weights(
     sizes : tuple of int
         Size of the tile, `(z,) y, x`.
     shifts : tuple of tuple of int
-        What `neighbour_shifts` found along each axis. A run meets few of them at a time, so few are kept.
-    dtype : numpy dtype
-        A float.
-
-    Returns
-    -------
-    array
-        Of the tile's size and this dtype; read-only.
+        What `neighbour_shifts` found along each axis.
 
     Examples
     --------
-    >>> tile_weights("linear", (1, 4), ((0,), (0, 2)), np.dtype("float32")).tolist()
+    >>> weights = TileWeights("linear", (1, 4), ((0,), (0, 2)))
+    >>> [axis.tolist() for axis in weights.along_axes()]
+    [[1.0], [1.0, 1.0, 0.75, 0.25]]
+    >>> weights.of_voxels(np.dtype("float32")).tolist()
     [[1.0, 1.0, 0.75, 0.25]]
     """
-    axes = [shared_weights(window, size, axis_shifts) for size, axis_shifts in zip(sizes, shifts, strict=True)]
-    *outer, last = axes
-    product = np.empty(sizes, dtype)
+
+    window: BlendWindow
+    sizes: tuple[int, ...]
+    shifts: tuple[tuple[int, ...], ...]
+
+    def along_axes(self) -> list[NDArray[np.float64]]:
+        """Give the numbers of each axis, `(z,) y, x`; read-only."""
+        axes = zip(self.sizes, self.shifts, strict=True)
+        return [shared_weights(self.window, size, of_axis) for size, of_axis in axes]
+
+    def of_voxels(self, dtype: np.dtype[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        """Give an array of the tile's size and this dtype, multiplied out and rounded once; read-only."""
+        return _multiplied_out(self, dtype)
+
+
+@lru_cache(maxsize=4)  # a run meets few kinds of tiles at a time
+def _multiplied_out(weights: TileWeights, dtype: np.dtype[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    *outer, last = weights.along_axes()
+    product = np.empty(weights.sizes, dtype)
     # Multiplied in float64 and rounded once, without a second array of the tile's size.
     np.multiply(reduce(np.multiply.outer, outer)[..., None], last, out=product, casting="same_kind")
     product.flags.writeable = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import log, prod
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ class Block(NamedTuple):
         return tuple(part.stop - part.start for part in self.window)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class BlockGrid:
     """All blocks of one image: boxes of one size on a grid, cut off at the image's end.
 
@@ -57,7 +58,7 @@ class BlockGrid:
     spatial_shape: tuple[int, ...]
     block_shape: tuple[int, ...]
 
-    @property
+    @cached_property
     def grid_shape(self) -> tuple[int, ...]:
         """How many blocks there are along each spatial axis."""
         return tuple(-(-size // block) for size, block in zip(self.spatial_shape, self.block_shape, strict=True))

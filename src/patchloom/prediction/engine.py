@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +30,9 @@ from patchloom.prediction.plan import PredictionPlan
 from patchloom.prediction.progress import Advance
 from patchloom.prediction.shared_work import RunTogether, one_by_one, side_by_side
 from patchloom.prediction.stage_times import StageTimes
-from patchloom.prediction.tile_reading import batch_dtype, empty_batch, read_tiles
+from patchloom.prediction.tile_reading import batch_dtype, data_idx_of, empty_batch, read_tiles
 from patchloom.prediction.work import Batch, batches
+from patchloom.spec_table import SpecTable
 
 
 class BlockWriter(Protocol):
@@ -45,6 +46,14 @@ class BlockWriter(Protocol):
 
     def write(self, data_idx: int, block: int, outputs: Sequence[NDArray[Any]]) -> None:
         """Write one block, `C(Z)YX` for each output; called from one thread, in the order of the blocks."""
+
+
+class _BatchRead(NamedTuple):
+    """A batch, its tiles, and what gives their pixels when they are there; a batch may consist of finished blocks only."""
+
+    batch: Batch
+    tiles: SpecTable | None = None
+    pixels: Callable[[], NDArray[Any]] | None = None
 
 
 def learn_forms(plan: PredictionPlan, model: Model) -> tuple[tuple[OutputForm, ...], ...]:
@@ -72,8 +81,8 @@ def learn_forms(plan: PredictionPlan, model: Model) -> tuple[tuple[OutputForm, .
     for data_idx, stack in enumerate(plan.stacks):
         dtype = np.dtype(stack.data_dtype)
         if dtype not in by_dtype:
-            first = [plan.tiling.get_patch_indices(data_idx).start]
-            specs = plan.tiling.specs(first).to_specs()
+            first = plan.tiling.specs([plan.tiling.get_patch_indices(data_idx)[0]])
+            specs = first.to_specs()
             predictions = predict_batch(model, read_tiles(plan, extractor, first), specs)
             by_dtype[dtype] = read_forms(predictions, plan.patch_size, plan.model.scale, specs)
     return tuple(by_dtype[np.dtype(stack.data_dtype)] for stack in plan.stacks)
@@ -126,9 +135,9 @@ class Engine:
         ):
             extractor = PatchExtractor(self.plan.stacks, padding=self.plan.padding, pool=pool)
             stitcher = _Stitcher(self, write, run_together)
-            for batch, pixels in self._read_ahead(extractor, read, run_together):
-                self._run_batch(batch, pixels, stitcher)
-                advance(len(batch.tiles))
+            for of_batch in self._read_ahead(extractor, read, run_together):
+                self._run_batch(of_batch, stitcher)
+                advance(len(of_batch.batch.tiles))
             stitcher.finish_writes(leave=0)
 
     def count_tiles(self) -> int:
@@ -170,53 +179,51 @@ class Engine:
             self.plan, is_done=self.is_done, needs_no_model=self.needs_no_model, share_images=not self.keep_going
         )
 
-    def _run_batch(self, batch: Batch, pixels: Callable[[], NDArray[Any]] | None, stitcher: _Stitcher) -> None:
-        with self.leaving_behind(batch.steps[0].data_idx):
-            if batch.steps[0].data_idx not in self.failures:
-                specs, predictions = self._predict(batch, pixels)
+    def _run_batch(self, read: _BatchRead, stitcher: _Stitcher) -> None:
+        data_idx = read.batch.steps[0].data_idx
+        with self.leaving_behind(data_idx):
+            if data_idx not in self.failures:
+                specs, predictions = self._predict(data_idx, read)
                 with self.times.spent("stitching"):
-                    stitcher.stitch(batch, specs, predictions)
+                    stitcher.stitch(read.batch, specs, predictions)
 
     def _read_ahead(
         self, extractor: PatchExtractor, read: Callable[..., Future[Any]], run_together: RunTogether
-    ) -> Iterator[tuple[Batch, Callable[[], NDArray[Any]] | None]]:
-        """Yield batches and what gives their pixels, while the next ones are being read into arrays that are used again."""
+    ) -> Iterator[_BatchRead]:
+        """Yield batches while the next ones are being read into arrays that are used again."""
         ahead = self.plan.read_ahead
         arrays: list[NDArray[Any] | None] = [None] * (ahead + 1)
-        pending: deque[tuple[Batch, Callable[[], NDArray[Any]] | None]] = deque()
+        pending: deque[_BatchRead] = deque()
         for number, batch in enumerate(self._work()):
-            tiles = batch.tiles
-            pixels = None
-            if tiles:
+            if batch.tiles:
+                tiles = self.plan.tiling.specs(batch.tiles)
                 room = self._room(arrays, number % len(arrays), tiles)
                 # What is in memory is copied when the model is free, by all cores: there is nothing to wait for.
                 reading = partial(read_tiles, self.plan, extractor, tiles, room, one_by_one if ahead else run_together)
-                pixels = read(reading).result if ahead else reading
-            pending.append((batch, pixels))
+                pending.append(_BatchRead(batch, tiles, read(reading).result if ahead else reading))
+            else:
+                pending.append(_BatchRead(batch))
             if len(pending) > ahead:
                 yield pending.popleft()
         yield from pending
 
-    def _room(self, arrays: list[NDArray[Any] | None], place: int, tiles: Sequence[int]) -> NDArray[Any]:
+    def _room(self, arrays: list[NDArray[Any] | None], place: int, tiles: SpecTable) -> NDArray[Any]:
         """Give room for a batch: the array that was used longest ago, if it fits."""
-        known = arrays[place]
-        dtype = None if known is None else batch_dtype(self.plan, tiles[0])
-        if known is None or known.dtype != dtype:
-            known = arrays[place] = empty_batch(self.plan, tiles[0], self.plan.batch_size)
+        known, data_idx = arrays[place], data_idx_of(tiles)
+        if known is None or known.dtype != batch_dtype(self.plan, data_idx):
+            known = arrays[place] = empty_batch(self.plan, data_idx, self.plan.batch_size)
         return known[: len(tiles)]
 
-    def _predict(
-        self, batch: Batch, pixels: Callable[[], NDArray[Any]] | None
-    ) -> tuple[list[TileSpecs], list[NDArray[Any]]]:
+    def _predict(self, data_idx: int, read: _BatchRead) -> tuple[list[TileSpecs], list[NDArray[Any]]]:
         """Run the model on a batch: for each output `(B, C, (Z), Y, X)` without margin, ready to be stitched."""
-        if pixels is None:
+        if read.tiles is None or read.pixels is None:
             return [], []
         with self.times.spent("waiting for reads"):
-            tiles = pixels()
-        specs = cast("list[TileSpecs]", self.plan.tiling.specs(batch.tiles).to_specs())
+            pixels = read.pixels()
+        specs = cast("list[TileSpecs]", read.tiles.to_specs())
         with self.times.spent("model"):
-            predictions = predict_batch(self.model, tiles, specs)
-        forms = self.plan.forms[batch.steps[0].data_idx]
+            predictions = predict_batch(self.model, pixels, specs)
+        forms = self.plan.forms[data_idx]
         check_forms(predictions, forms, self.plan.patch_size, specs)
         with self.times.spent("stitching"):
             return specs, [self._ready(predictions[form.name], form, specs) for form in forms]

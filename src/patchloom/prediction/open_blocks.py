@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.errors import StitchError
-from patchloom.geometry.blend_weights import neighbour_shifts, tile_weights
+from patchloom.geometry.blend_weights import TileWeights, neighbour_shifts
 from patchloom.patch_specs import TileSpecs
 from patchloom.prediction.batch_prediction import to_dtype
 from patchloom.prediction.output_form import OutputForm
@@ -29,6 +29,8 @@ class _Buffer:
     """One output of one open block."""
 
     values: NDArray[Any]
+    window: tuple[slice, ...]
+    """Where it lies in the output."""
     n_added: int = 0
     """Voxels that were pasted, counted in one channel, or tiles that were blended."""
 
@@ -70,31 +72,32 @@ class OpenBlocks:
         tiles : sequence of array
             `C(Z)YX` for each output: the prediction without its margin, in voxels of the output.
         """
-        window = self.plan.blocks[self.data_idx][number].window
         if number not in self._buffers:
-            lent = self.lend(number)
+            window, lent = self.plan.blocks[self.data_idx][number].window, self.lend(number)
             self._buffers[number] = [
                 self._empty(form, window, memory) for form, memory in zip(self.forms, lent, strict=True)
             ]
         for form, tile, buffer in zip(self.forms, tiles, self._buffers[number], strict=True):
             if self.plan.blend is None:
-                buffer.n_added += paste_tile(tile, _scaled(spec, form), buffer.values, form.window(window))
+                buffer.n_added += paste_tile(tile, _scaled(spec, form), buffer.values, buffer.window)
             else:
-                self._blend(tile, spec, form, buffer.values, form.window(window))
+                self._blend(tile, spec, form, buffer)
                 buffer.n_added += 1
 
-    def _blend(
-        self, tile: NDArray[Any], spec: TileSpecs, form: OutputForm, values: NDArray[Any], window: Sequence[slice]
-    ) -> None:
+    def _blend(self, tile: NDArray[Any], spec: TileSpecs, form: OutputForm, buffer: _Buffer) -> None:
         """Add a tile to a block; a large one in slabs along the outermost axis, which no two threads share."""
-        weights, (first, *rest) = self._weights(spec, form), form.place(spec["coords"])
-        start, stop = max(first, window[0].start), min(first + tile.shape[1], window[0].stop)
-        n_slabs = n_threads() if tile.size >= _WORTH_SHARING else 1
+        place = form.place(spec["coords"])
+        weights = self._weights(spec, form, tile.shape[1:])
+        rows, *window = buffer.window
+        if tile.size < _WORTH_SHARING:
+            add_blended_tile(tile, place, weights, buffer.values, buffer.window)
+            return
+        start, stop = max(place[0], rows.start), min(place[0] + tile.shape[1], rows.stop)
         calls = []
-        for part in in_parts(stop - start, n_slabs):
+        for part in in_parts(stop - start, n_threads()):
             slab = slice(start + part.start, start + part.stop)
-            rows = values[:, slab.start - window[0].start : slab.stop - window[0].start]
-            calls.append(partial(add_blended_tile, tile, (first, *rest), weights, rows, (slab, *window[1:])))
+            values = buffer.values[:, slab.start - rows.start : slab.stop - rows.start]
+            calls.append(partial(add_blended_tile, tile, place, weights, values, (slab, *window)))
         self.run_together(calls)
 
     def close(self, number: int) -> Callable[[], list[NDArray[Any]]]:
@@ -110,11 +113,10 @@ class OpenBlocks:
         StitchError
             If the plan has a hole, which would be a fault of Patchloom.
         """
-        window = self.plan.blocks[self.data_idx][number].window
         buffers = self._buffers.pop(number)
-        for form, buffer in zip(self.forms, buffers, strict=True):
+        for buffer in buffers:
             blended = self.plan.blend is not None
-            voxels = prod(part.stop - part.start for part in form.window(window))
+            voxels = prod(part.stop - part.start for part in buffer.window)
             wanted = self.plan.schedule(self.data_idx).n_serving(number) if blended else voxels
             if buffer.n_added != wanted:
                 what = "tiles were added to" if blended else "voxels were predicted of"
@@ -138,33 +140,29 @@ class OpenBlocks:
 
     def _empty(self, form: OutputForm, window: Sequence[slice], memory: NDArray[Any] | None) -> _Buffer:
         """Make a buffer: in the memory of the output itself where what is put together there is what is written."""
-        dtype = self.plan.accumulator(form)
+        dtype, place = self.plan.accumulator(form), form.window(window)
         if memory is None or self.plan.reduction is not None or memory.dtype != dtype:
-            memory = np.empty((form.n_channels, *(part.stop - part.start for part in form.window(window))), dtype)
+            memory = np.empty((form.n_channels, *(part.stop - part.start for part in place)), dtype)
         if self.plan.blend is not None:
             memory[...] = 0
-        return _Buffer(memory)
+        return _Buffer(memory, place)
 
-    def _weights(self, spec: TileSpecs, form: OutputForm) -> NDArray[np.floating[Any]]:
+    def _weights(self, spec: TileSpecs, form: OutputForm, size: tuple[int, ...]) -> TileWeights:
         blend = self.plan.blend
         assert blend is not None  # noqa: S101  # add asks only then
-        axes = zip(
-            self.plan.tiling.rules,
-            self.plan.blocks[self.data_idx].spatial_shape,
-            spec["coords"],
-            form.scale,
-            strict=True,
-        )
-        shifts = tuple(
-            tuple(int(shift * factor) for shift in neighbour_shifts(rule, size, start))
-            for rule, size, start, factor in axes
-        )
-        return tile_weights(blend, form.size(self.plan.tiling.patch_size), shifts, self.plan.accumulator(form))
+        axes = zip(self.plan.tiling.rules, self.plan.blocks[self.data_idx].spatial_shape, spec["coords"], strict=True)
+        shifts = tuple(neighbour_shifts(*axis) for axis in axes)
+        if form.is_scaled:
+            shifts = tuple(
+                tuple(int(shift * factor) for shift in of_axis)
+                for of_axis, factor in zip(shifts, form.scale, strict=True)
+            )
+        return TileWeights(blend, size, shifts)
 
 
 def _scaled(spec: TileSpecs, form: OutputForm) -> TileSpecs:
     """Turn a tile of the input into one of the output."""
-    if all(factor == 1 for factor in form.scale):
+    if not form.is_scaled:
         return spec
     coords, landing = form.place(spec["coords"]), form.place(spec["stitch_coords"])
     ends = form.size([start + size for start, size in zip(spec["stitch_coords"], spec["crop_size"], strict=True)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from patchloom.errors import ModelOutputError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OutputForm:
     """The form of one output of a model.
 
@@ -44,18 +45,27 @@ class OutputForm:
     margin: tuple[int, ...]
     name: str = ""
 
+    @cached_property
+    def is_scaled(self) -> bool:
+        """Whether voxels of the output are not those of the input."""
+        return any(factor.numerator != factor.denominator for factor in self.scale)
+
     def place(self, coords: Sequence[int]) -> tuple[int, ...]:
         """Turn a position in the input, `(z,) y, x`, into one in the output; it must be a whole number there."""
-        factors = zip(coords, self.scale, strict=True)
-        return tuple(int(coord) if factor == 1 else int(coord * factor) for coord, factor in factors)
+        if not self.is_scaled:
+            return tuple(map(int, coords))
+        return tuple(int(coord * factor) for coord, factor in zip(coords, self.scale, strict=True))
 
     def size(self, sizes: Sequence[int]) -> tuple[int, ...]:
         """Turn a size or an end of the input into one of the output; a part of a voxel counts as one."""
-        factors = zip(sizes, self.scale, strict=True)
-        return tuple(int(size) if factor == 1 else -int(-size * factor // 1) for size, factor in factors)
+        if not self.is_scaled:
+            return tuple(map(int, sizes))
+        return tuple(-int(-size * factor // 1) for size, factor in zip(sizes, self.scale, strict=True))
 
     def window(self, window: Sequence[slice]) -> tuple[slice, ...]:
         """Turn a window of the input into one of the output."""
+        if not self.is_scaled:
+            return tuple(window)
         starts, stops = self.place([part.start for part in window]), self.size([part.stop for part in window])
         return tuple(map(slice, starts, stops))
 

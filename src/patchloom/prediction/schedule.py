@@ -16,9 +16,10 @@ a block gets its tiles depends on the schedule only, so a run that was resumed a
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
+from operator import add
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,9 +54,16 @@ class TileSchedule:
     _served: tuple[NDArray[np.int64], ...] = field(init=False, repr=False)
     """For each axis, the first and last block that each tile serves: `(2, tiles)`."""
 
+    _grid: tuple[int, ...] = field(init=False, repr=False)
+    """Tiles along each axis of a sample."""
+    _first_tile: int = field(init=False, repr=False)
+    """Flat index of the image's first tile."""
+
     def __post_init__(self) -> None:
         served = tuple(self._served_along(axis) for axis in range(len(self.blocks.spatial_shape)))
         object.__setattr__(self, "_served", served)
+        object.__setattr__(self, "_grid", self.tiling.grid_shape(self.data_idx))
+        object.__setattr__(self, "_first_tile", self.tiling.get_patch_indices(self.data_idx)[0])
 
     def _served_along(self, axis: int) -> NDArray[np.int64]:
         rule, size = self.tiling.rules[axis], self.blocks.spatial_shape[axis]
@@ -104,9 +112,8 @@ class TileSchedule:
         """
         sample_idx, position = self.blocks.position(number)
         along = [self._tiles_along(axis, block) for axis, block in enumerate(position)]
-        grid = self.tiling.grid_shape(self.data_idx)
-        first = self.tiling.get_patch_indices(self.data_idx).start + sample_idx * prod(grid)
-        return np.asarray(first + np.ravel_multi_index(np.ix_(*along), grid), dtype=np.int64).ravel()
+        first = self._first_tile + sample_idx * prod(self._grid)
+        return np.asarray(first + np.ravel_multi_index(np.ix_(*along), self._grid), dtype=np.int64).ravel()
 
     def n_serving(self, number: int) -> int:
         """Count the tiles that contribute to a block, in whose turn they may be computed.
@@ -135,17 +142,21 @@ class TileSchedule:
         if not self.handed_over:
             yield number
             return
+        rest, ranges = tile - self._first_tile, []
+        for axis in range(len(self._grid) - 1, -1, -1):
+            rest, place = divmod(rest, self._grid[axis])
+            if self._is_handed_over(axis):
+                first, last = self._served[axis][:, place].tolist()
+                ranges.append(range(last - first + 1))
+            else:
+                ranges.append(range(1))
+        if all(len(steps) == 1 for steps in ranges):
+            yield number
+            return
+        # The block in whose turn a tile is computed is the first of those that it serves.
         sample_idx, position = self.blocks.position(number)
-        grid = self.tiling.grid_shape(self.data_idx)
-        rest = tile - self.tiling.get_patch_indices(self.data_idx).start
-        ranges: list[Sequence[int]] = []
-        for axis in range(len(grid) - 1, -1, -1):
-            rest, place = divmod(rest, grid[axis])
-            first, last = self._served[axis]
-            handed_over = self._is_handed_over(axis)
-            ranges.append(range(int(first[place]), int(last[place]) + 1) if handed_over else (position[axis],))
-        for served in itertools.product(*reversed(ranges)):
-            yield self.blocks.number(sample_idx, served)
+        for steps in itertools.product(*reversed(ranges)):
+            yield self.blocks.number(sample_idx, tuple(map(add, position, steps)))
 
     @property
     def n_computed(self) -> int:

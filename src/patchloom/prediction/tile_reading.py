@@ -16,11 +16,14 @@ from patchloom.prediction.plan import PredictionPlan
 from patchloom.prediction.shared_work import RunTogether, in_parts, n_threads, one_by_one
 from patchloom.spec_table import SpecTable
 
+_WORTH_SHARING = 2**22
+"""Voxels of a batch below which it takes longer to divide the work than to do it."""
+
 
 def read_tiles(
     plan: PredictionPlan,
     extractor: PatchExtractor,
-    tiles: Sequence[int],
+    tiles: SpecTable,
     out: NDArray[Any] | None = None,
     run_together: RunTogether = one_by_one,
 ) -> NDArray[Any]:
@@ -32,8 +35,8 @@ def read_tiles(
         The plan.
     extractor : PatchExtractor
         Reads its series.
-    tiles : sequence of int
-        Flat indices; of images of one dtype.
+    tiles : SpecTable
+        The tiles, as the plan's tiling has them; of images of one dtype.
     out : array, optional
         What `empty_batch` made, to be filled.
     run_together : callable
@@ -49,30 +52,30 @@ def read_tiles(
     SourceError
         If pixels cannot be read; the message says for which tile.
     """
-    batch = empty_batch(plan, tiles[0], len(tiles)) if out is None else out
-    parts = [slice(None)] if run_together is one_by_one else in_parts(len(tiles), n_threads())
+    batch = empty_batch(plan, data_idx_of(tiles), len(tiles)) if out is None else out
+    parts = in_parts(len(tiles), n_threads() if batch.size >= _WORTH_SHARING else 1)
     try:
         run_together([partial(_fill, plan, extractor, tiles[part], batch[part]) for part in parts])
     except SourceError:
-        for tile, place in zip(tiles, batch, strict=True):
-            _fill_named(plan, extractor, tile, place)
+        for number, place in enumerate(batch):
+            _fill_named(plan, extractor, tiles[number : number + 1], place)
         raise
     return batch
 
 
-def _fill_named(plan: PredictionPlan, extractor: PatchExtractor, tile: int, place: NDArray[Any]) -> None:
+def _fill_named(plan: PredictionPlan, extractor: PatchExtractor, tile: SpecTable, place: NDArray[Any]) -> None:
     try:
-        _fill(plan, extractor, [tile], place[np.newaxis])
+        _fill(plan, extractor, tile, place[np.newaxis])
     except SourceError as error:
-        raise type(error)(f"{error} (needed for {name_tiles([plan.tiling[tile]])})") from error
+        raise type(error)(f"{error} (needed for {name_tiles(tile.to_specs())})") from error
 
 
-def _fill(plan: PredictionPlan, extractor: PatchExtractor, tiles: Sequence[int], batch: NDArray[Any]) -> None:
-    table = _with_margin(plan.tiling.specs(tiles), plan.margin)
-    places = zip(table.columns["data_idx"].tolist(), table.columns["sample_idx"].tolist(), strict=True)
+def _fill(plan: PredictionPlan, extractor: PatchExtractor, tiles: SpecTable, batch: NDArray[Any]) -> None:
+    table = _with_margin(tiles, plan.margin)
     extractor.extract_batch(table, out=batch)
     if not plan.normalisations:
         return
+    places = zip(table.columns["data_idx"].tolist(), table.columns["sample_idx"].tolist(), strict=True)
     for tile, (data_idx, sample_idx) in zip(batch, places, strict=True):
         normalisation = plan.normalisations[data_idx]
         per_channel = (-1, *(1,) * (tile.ndim - 1))
@@ -80,27 +83,30 @@ def _fill(plan: PredictionPlan, extractor: PatchExtractor, tiles: Sequence[int],
         np.add(tile, np.asarray(normalisation.offset[sample_idx], np.float32).reshape(per_channel), out=tile)
 
 
-def empty_batch(plan: PredictionPlan, tile: int, n_tiles: int) -> NDArray[Any]:
-    """Make room for a batch of tiles that are like one of them.
+def data_idx_of(tiles: SpecTable) -> int:
+    """Tell which image the first of some tiles belongs to."""
+    return int(tiles.columns["data_idx"][0])
+
+
+def empty_batch(plan: PredictionPlan, data_idx: int, n_tiles: int) -> NDArray[Any]:
+    """Make room for a batch of tiles of an image, and of others that are like it.
 
     Parameters
     ----------
     plan : PredictionPlan
         The plan.
-    tile : int
-        Flat index of the tile.
+    data_idx : int
+        Which image.
     n_tiles : int
         How many.
     """
     n_channels = int(plan.stacks[0].data_shape[1])
-    return np.empty((n_tiles, n_channels, *plan.patch_size), batch_dtype(plan, tile))
+    return np.empty((n_tiles, n_channels, *plan.patch_size), batch_dtype(plan, data_idx))
 
 
-def batch_dtype(plan: PredictionPlan, tile: int) -> np.dtype[Any]:
-    """Tell the dtype in which the model gets a tile."""
-    if plan.normalisations:
-        return np.dtype(np.float32)
-    return np.dtype(plan.stacks[plan.tiling[tile]["data_idx"]].data_dtype)
+def batch_dtype(plan: PredictionPlan, data_idx: int) -> np.dtype[Any]:
+    """Tell the dtype in which the model gets tiles of an image."""
+    return np.dtype(np.float32 if plan.normalisations else plan.stacks[data_idx].data_dtype)
 
 
 def _with_margin(table: SpecTable, margin: Sequence[int]) -> SpecTable:

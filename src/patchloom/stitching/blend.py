@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom._compiled_loop import compiled_loop
+from patchloom.geometry.blend_weights import TileWeights
 
 _WORTH_COMPILING = 2**18
 """Voxels of a tile below which NumPy adds it: a plane of it is then in the processor's cache anyway."""
@@ -26,7 +27,7 @@ _UNSIGNED = np.uint64
 def add_blended_tile(
     tile: NDArray[Any],
     coords: Sequence[int],
-    weights: NDArray[np.floating[Any]],
+    weights: TileWeights,
     block: NDArray[Any],
     window: Sequence[slice],
 ) -> None:
@@ -38,8 +39,8 @@ def add_blended_tile(
         `C(Z)YX`, the whole tile.
     coords : sequence of int
         Where the tile starts in the image, `(z,) y, x`.
-    weights : array
-        `(Z)YX` of the tile's size, in the block's dtype; see `patchloom.geometry.blend_weights`.
+    weights : TileWeights
+        Of the tile's size.
     block : array of float
         `C(Z)YX` of the window's size, 0 before the first tile; changed in place.
     window : sequence of slice
@@ -48,9 +49,10 @@ def add_blended_tile(
     Examples
     --------
     >>> block = np.zeros((1, 1, 6))
-    >>> for x, weights in ((0, [1, 1, 0.75, 0.25]), (2, [0.25, 0.75, 1, 1])):
+    >>> for x, neighbour in ((0, 2), (2, -2)):
     ...     tile = np.full((1, 1, 4), x + 1.0)
-    ...     add_blended_tile(tile, (0, x), np.array([weights]), block, (slice(0, 1), slice(0, 6)))
+    ...     weights = TileWeights("linear", (1, 4), ((0,), (0, neighbour)))
+    ...     add_blended_tile(tile, (0, x), weights, block, (slice(0, 1), slice(0, 6)))
     >>> block.tolist()
     [[[1.0, 1.0, 1.5, 2.5, 3.0, 3.0]]]
     """
@@ -62,26 +64,28 @@ def add_blended_tile(
         into.append(slice(start - part.start, stop - part.start))
         out_of.append(slice(start - coord, stop - coord))
     target, values = block[(slice(None), *into)], tile[(slice(None), *out_of)]
-    factors = np.broadcast_to(weights[tuple(out_of)], values.shape)
     loop = compiled_loop(add_weighted_rows) if tile.size >= _WORTH_COMPILING else None
-    if loop is not None and _is_known(values.dtype, target.dtype, factors.dtype) and _has_rows(target, values, factors):
-        loop(_rows(target), _rows(values), _rows(factors), target.shape if target.ndim == 4 else (1, *target.shape))
+    if loop is not None and _is_known(values.dtype, target.dtype) and _has_rows(target, values):
+        axes = [of_axis[part] for of_axis, part in zip(weights.along_axes(), out_of, strict=True)]
+        if target.ndim == 3:
+            target, values, axes = target[:, np.newaxis], values[:, np.newaxis], [np.ones(1), *axes]
+        loop(_rows(target), _rows(values), tuple(axes), target.shape)
     else:
-        _add_by_plane(values, factors, target)
+        _add_by_plane(values, weights.of_voxels(target.dtype)[tuple(out_of)], target)
 
 
 def _add_by_plane(values: NDArray[Any], factors: NDArray[Any], target: NDArray[Any]) -> None:
     """Multiply and add plane by plane: what is multiplied is still in the processor's cache when it is added."""
     scratch = np.empty(target.shape[-2:], target.dtype)
     for plane in np.ndindex(target.shape[:-2]):
-        np.multiply(values[plane], factors[plane], out=scratch)
+        np.multiply(values[plane], factors[plane[1:]], out=scratch)
         np.add(target[plane], scratch, out=target[plane])
 
 
-def _is_known(values: np.dtype[Any], target: np.dtype[Any], factors: np.dtype[Any]) -> bool:
+def _is_known(values: np.dtype[Any], target: np.dtype[Any]) -> bool:
     """Whether the loop has these dtypes, and NumPy would multiply in the target's too."""
     known = values.kind in "buif" and values != np.float16 and target in (np.float32, np.float64)
-    return known and factors == target == np.result_type(values, target)
+    return known and target == np.result_type(values, target)
 
 
 def _has_rows(*arrays: NDArray[Any]) -> bool:
@@ -96,34 +100,34 @@ def _has_rows(*arrays: NDArray[Any]) -> bool:
 
 
 class _Rows(NamedTuple):
-    """An array as the rows that lie along X."""
+    """An array `CZYX` as the rows that lie along X."""
 
     memory: NDArray[Any]
     """Everything from its first voxel to its last, as one row."""
     steps: tuple[int, ...]
-    """How far one channel, slice and row lies from the next; in 2D channels count as slices of one channel."""
+    """How far one channel, slice and row lies from the next."""
 
 
 def _rows(array: NDArray[Any]) -> _Rows:
     steps = [step // array.itemsize for step in array.strides]
     last = sum((size - 1) * step for size, step in zip(array.shape, steps, strict=True))
     memory = np.lib.stride_tricks.as_strided(array, (last + 1,), (array.itemsize,), writeable=array.flags.writeable)
-    return _Rows(memory, (0, *steps[:-1])[-3:])
+    return _Rows(memory, tuple(steps[:-1]))
 
 
-def add_weighted_rows(target: Any, values: Any, factors: Any, shape: Any) -> None:
+def add_weighted_rows(target: Any, values: Any, axes: Any, shape: Any) -> None:
     """Add rows, weighted, to others: the loop that is compiled."""
     # Places are unsigned: a signed one could be negative, which the loop would have to look out for at every voxel.
-    into, out_of, weights = target.memory, values.memory, factors.memory
+    into, out_of, (along_z, along_y, along_x) = target.memory, values.memory, axes
     width = _UNSIGNED(shape[3])
     for channel in range(shape[0]):
-        for section in range(shape[1]):
-            place = _UNSIGNED(channel * target.steps[0] + section * target.steps[1])
-            voxel = _UNSIGNED(channel * values.steps[0] + section * values.steps[1])
-            weight = _UNSIGNED(channel * factors.steps[0] + section * factors.steps[1])
-            for _ in range(shape[2]):
+        for z in range(shape[1]):
+            place = _UNSIGNED(channel * target.steps[0] + z * target.steps[1])
+            voxel = _UNSIGNED(channel * values.steps[0] + z * values.steps[1])
+            for y in range(shape[2]):
+                of_row = along_z[z] * along_y[y]
                 for x in range(width):
-                    into[place + x] += into.dtype.type(out_of[voxel + x]) * weights[weight + x]
+                    weight = into.dtype.type(of_row * along_x[x])
+                    into[place + x] += into.dtype.type(out_of[voxel + x]) * weight
                 place += _UNSIGNED(target.steps[2])
                 voxel += _UNSIGNED(values.steps[2])
-                weight += _UNSIGNED(factors.steps[2])
