@@ -267,6 +267,8 @@ class _Stitcher:
                 if not (self._engine.is_done(data_idx, number) or self._engine.needs_no_model(data_idx, number)):
                     blocks.add(number, specs[position], parts)
             position += 1
+        for data_idx in {step.data_idx for step in batch.steps}:
+            self._blocks[data_idx].finish()
 
     def finish_writes(self, *, leave: int) -> None:
         """Wait until at most so many blocks are being written."""

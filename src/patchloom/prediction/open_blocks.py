@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,8 @@ from patchloom.patch_specs import TileSpecs
 from patchloom.prediction.batch_prediction import to_dtype
 from patchloom.prediction.output_form import OutputForm
 from patchloom.prediction.plan import PredictionPlan
-from patchloom.prediction.shared_work import RunTogether, in_parts, n_threads, one_by_one
+from patchloom.prediction.shared_work import WORTH_SHARING, RunTogether, in_parts, n_threads, one_by_one
 from patchloom.stitching import add_blended_tile, paste_tile
-
-_WORTH_SHARING = 2**19
-"""Voxels of a tile below which it takes longer to divide the work than to do it."""
 
 
 @dataclass(slots=True)
@@ -33,6 +30,29 @@ class _Buffer:
     """Where it lies in the output."""
     n_added: int = 0
     """Voxels that were pasted, counted in one channel, or tiles that were blended."""
+
+
+class _Addition(NamedTuple):
+    """A tile that is to be blended into a block."""
+
+    tile: NDArray[Any]
+    place: tuple[int, ...]
+    weights: TileWeights
+    buffer: _Buffer
+
+    @property
+    def rows(self) -> slice:
+        """Where it changes the block, along the outermost axis."""
+        start, window = self.place[0], self.buffer.window[0]
+        return slice(max(start, window.start), min(start + self.tile.shape[1], window.stop))
+
+    def add(self, rows: slice) -> None:
+        """Add the part of it that lies in some rows."""
+        window = self.buffer.window
+        first, last = max(rows.start, self.rows.start), min(rows.stop, self.rows.stop)
+        if first < last:
+            values = self.buffer.values[:, first - window[0].start : last - window[0].start]
+            add_blended_tile(self.tile, self.place, self.weights, values, (slice(first, last), *window[1:]))
 
 
 @dataclass(frozen=True)
@@ -59,9 +79,11 @@ class OpenBlocks:
     lend: Callable[[int], Sequence[NDArray[Any] | None]]
     run_together: RunTogether = one_by_one
     _buffers: dict[int, list[_Buffer]] = field(default_factory=dict)
+    _additions: dict[int, list[_Addition]] = field(default_factory=dict)
+    """What is still to be added, by the position of the output."""
 
     def add(self, number: int, spec: TileSpecs, tiles: Sequence[NDArray[Any]]) -> None:
-        """Add what a tile gives to one block.
+        """Add what a tile gives to one block, now or when `finish` is called: until then the tiles are needed.
 
         Parameters
         ----------
@@ -77,28 +99,28 @@ class OpenBlocks:
             self._buffers[number] = [
                 self._empty(form, window, memory) for form, memory in zip(self.forms, lent, strict=True)
             ]
-        for form, tile, buffer in zip(self.forms, tiles, self._buffers[number], strict=True):
+        outputs = zip(self.forms, tiles, self._buffers[number], strict=True)
+        for position, (form, tile, buffer) in enumerate(outputs):
             if self.plan.blend is None:
                 buffer.n_added += paste_tile(tile, _scaled(spec, form), buffer.values, buffer.window)
             else:
-                self._blend(tile, spec, form, buffer)
+                weights = self._weights(spec, form, tile.shape[1:])
+                addition = _Addition(tile, form.place(spec["coords"]), weights, buffer)
+                self._additions.setdefault(position, []).append(addition)
                 buffer.n_added += 1
 
-    def _blend(self, tile: NDArray[Any], spec: TileSpecs, form: OutputForm, buffer: _Buffer) -> None:
-        """Add a tile to a block; a large one in slabs along the outermost axis, which no two threads share."""
-        place = form.place(spec["coords"])
-        weights = self._weights(spec, form, tile.shape[1:])
-        rows, *window = buffer.window
-        if tile.size < _WORTH_SHARING:
-            add_blended_tile(tile, place, weights, buffer.values, buffer.window)
-            return
-        start, stop = max(place[0], rows.start), min(place[0] + tile.shape[1], rows.stop)
-        calls = []
-        for part in in_parts(stop - start, n_threads()):
-            slab = slice(start + part.start, start + part.stop)
-            values = buffer.values[:, slab.start - rows.start : slab.stop - rows.start]
-            calls.append(partial(add_blended_tile, tile, place, weights, values, (slab, *window)))
-        self.run_together(calls)
+    def finish(self) -> None:
+        """Blend all tiles that were added: in slabs along the outermost axis, so that no two threads share a voxel."""
+        for additions in self._additions.values():
+            start = min(addition.rows.start for addition in additions)
+            stop = max(addition.rows.stop for addition in additions)
+            shared = sum(addition.tile.size for addition in additions) >= WORTH_SHARING
+            slabs = [
+                slice(start + part.start, start + part.stop)
+                for part in in_parts(stop - start, n_threads() if shared else 1)
+            ]
+            self.run_together([partial(_add_all, additions, slab) for slab in slabs])
+        self._additions.clear()
 
     def close(self, number: int) -> Callable[[], list[NDArray[Any]]]:
         """Take a block out, complete.
@@ -113,6 +135,7 @@ class OpenBlocks:
         StitchError
             If the plan has a hole, which would be a fault of Patchloom.
         """
+        self.finish()
         buffers = self._buffers.pop(number)
         for buffer in buffers:
             blended = self.plan.blend is not None
@@ -158,6 +181,11 @@ class OpenBlocks:
                 for of_axis, factor in zip(shifts, form.scale, strict=True)
             )
         return TileWeights(blend, size, shifts)
+
+
+def _add_all(additions: Sequence[_Addition], rows: slice) -> None:
+    for addition in additions:
+        addition.add(rows)
 
 
 def _scaled(spec: TileSpecs, form: OutputForm) -> TileSpecs:

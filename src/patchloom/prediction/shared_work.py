@@ -12,6 +12,9 @@ from typing import Any
 RunTogether = Callable[[Sequence[Callable[[], Any]]], None]
 """Runs calls at the same time, and returns when all have ended; raises what the first of those that failed raised."""
 
+WORTH_SHARING = 2**22
+"""Voxels of a batch below which it takes longer to wake threads than to do the work."""
+
 MOST_THREADS = 4
 """Copying and adding up is bound by the memory, which a few cores use up."""
 

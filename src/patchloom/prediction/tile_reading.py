@@ -13,11 +13,8 @@ from patchloom.errors import SourceError
 from patchloom.extraction import PatchExtractor
 from patchloom.prediction.batch_prediction import name_tiles
 from patchloom.prediction.plan import PredictionPlan
-from patchloom.prediction.shared_work import RunTogether, in_parts, n_threads, one_by_one
+from patchloom.prediction.shared_work import WORTH_SHARING, RunTogether, in_parts, n_threads, one_by_one
 from patchloom.spec_table import SpecTable
-
-_WORTH_SHARING = 2**22
-"""Voxels of a batch below which it takes longer to divide the work than to do it."""
 
 
 def read_tiles(
@@ -53,7 +50,7 @@ def read_tiles(
         If pixels cannot be read; the message says for which tile.
     """
     batch = empty_batch(plan, data_idx_of(tiles), len(tiles)) if out is None else out
-    parts = in_parts(len(tiles), n_threads() if batch.size >= _WORTH_SHARING else 1)
+    parts = in_parts(len(tiles), n_threads() if batch.size >= WORTH_SHARING else 1)
     try:
         run_together([partial(_fill, plan, extractor, tiles[part], batch[part]) for part in parts])
     except SourceError:
