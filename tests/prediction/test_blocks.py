@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchloom.patching import TiledPatching
-from patchloom.prediction import blocks
+from patchloom.prediction import blocks, plan
 from patchloom.prediction.blocks import choose_blocks, choose_chunk
 
 
@@ -48,3 +49,11 @@ def test_a_block_beyond_the_last_is_an_index_error() -> None:
     grid = choose_blocks((1, 1, 10, 10), (4, 4), "grid")
     with pytest.raises(IndexError, match="index is 1, but the image has 1 blocks"):
         grid[1]
+
+
+def test_an_image_of_several_blocks_is_four_at_least_so_that_writing_overlaps() -> None:
+    options: dict[str, Any] = {"axes": "ZYX", "patch_size": (64,) * 3, "overlaps": (16,) * 3, "blend": "hann"}
+    assert plan(np.zeros((320, 320, 320), np.uint8), **options).n_blocks == 1
+    assert plan(np.zeros((384, 384, 384), np.uint8), **options).n_blocks >= 4
+    large = plan(np.zeros((1500, 1000, 1000), np.uint8), memory_limit=2**32, **options)
+    assert large.blocks[0].block_shape == (320, 320, 320), "blocks do not grow with the image"

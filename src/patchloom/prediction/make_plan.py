@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from math import lcm
+from math import lcm, prod
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from patchloom.geometry.padding import Padding, check_padding
 from patchloom.geometry.tile_rule import Seams
 from patchloom.image_stacks import ImageStack, Source, check_series, open_stacks
 from patchloom.patching import TiledPatching
-from patchloom.prediction.blocks import choose_blocks, choose_seams
+from patchloom.prediction.blocks import MAX_BLOCK_VOXELS, choose_blocks, choose_seams
 from patchloom.prediction.emptiness import SkipRule
 from patchloom.prediction.memory import check_memory_limit
 from patchloom.prediction.models.model import Model, ModelDescription, describe
@@ -176,9 +176,10 @@ def plan(
 def _fit_into_memory(unbound: PredictionPlan) -> PredictionPlan:
     """Choose blocks and handing over: the fewest tiles computed again that fit into memory, then the largest blocks."""
     least = None
+    largest = _largest_block(unbound.tiling.data_shapes)
     for sizes in (_BLOCK_SIZES, _SMALL_BLOCK_SIZES):
         fitting = []
-        for candidate in _candidates(unbound, sizes):
+        for candidate in _candidates(unbound, [size for size in sizes if size <= largest]):
             needed = candidate.memory.total
             least = needed if least is None else min(least, needed)
             if needed <= unbound.memory_limit:
@@ -192,6 +193,12 @@ def _fit_into_memory(unbound: PredictionPlan) -> PredictionPlan:
         f"memory_limit is {unbound.memory_limit} bytes, and this plan needs {least} at least: allow more, or take a smaller "
         "patch_size or batch_size"
     )
+
+
+def _largest_block(data_shapes: Sequence[Sequence[int]]) -> int:
+    """Choose the most voxels that a block may have: an image of several is no less than four, so that writing overlaps."""
+    voxels = max(shape[0] * prod(shape[2:]) for shape in data_shapes)
+    return MAX_BLOCK_VOXELS if voxels <= MAX_BLOCK_VOXELS else max(voxels // 4, MAX_BLOCK_VOXELS // 8)
 
 
 def _candidates(unbound: PredictionPlan, block_sizes: Sequence[int]) -> Iterator[PredictionPlan]:
