@@ -477,7 +477,7 @@ def test_times_of_files_that_a_wrong_clock_wrote_do_no_harm(
         os.utime(path, ns=(10**18 - when // 4, 10**18 - when // 4))
     model = Root()
     quiet(model, source, output)
-    assert next(model.calls) < plan(source, **TILES).n_tiles / 3, "it went on where it was"
+    assert next(model.calls) < plan(source, **TILES).n_tiles / 3 - 5, "it went on where it was"
     assert files(output) == undisturbed
 
 

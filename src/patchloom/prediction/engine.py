@@ -130,8 +130,8 @@ class Engine:
         with (
             ChunkPool(max(1, self.plan.cache_bytes)) as pool,
             side_by_side() as run_together,
-            _background("read") as read,
-            _background("write") as write,
+            _background("read", drop=True) as read,
+            _background("write", drop=False) as write,  # a block that is complete is kept, whatever fails after it
         ):
             extractor = PatchExtractor(self.plan.stacks, padding=self.plan.padding, pool=pool)
             stitcher = _Stitcher(self, write, run_together)
@@ -288,10 +288,10 @@ class _Stitcher:
 
 
 @contextmanager
-def _background(name: str) -> Iterator[Callable[..., Future[Any]]]:
-    """Run calls one after the other in a thread, which has ended afterwards; calls not begun by then are dropped."""
+def _background(name: str, *, drop: bool) -> Iterator[Callable[..., Future[Any]]]:
+    """Run calls one after the other in a thread, which has ended afterwards; calls not begun by then may be dropped."""
     executor = ThreadPoolExecutor(1, thread_name_prefix=f"patchloom-{name}")
     try:
         yield executor.submit
     finally:
-        executor.shutdown(wait=True, cancel_futures=True)
+        executor.shutdown(wait=True, cancel_futures=drop)

@@ -118,9 +118,16 @@ class PredictionPlan:
 
     def schedule(self, data_idx: int) -> TileSchedule:
         """Give the order of work on one image."""
-        return TileSchedule(
-            self.tiling, data_idx, self.blocks[data_idx], self.handed_over, whole_tiles=self.blend is not None
-        )
+        if data_idx not in self._schedules:
+            self._schedules[data_idx] = TileSchedule(
+                self.tiling, data_idx, self.blocks[data_idx], self.handed_over, whole_tiles=self.blend is not None
+            )
+        return self._schedules[data_idx]
+
+    @cached_property
+    def _schedules(self) -> dict[int, TileSchedule]:
+        """Those that were asked for: one is worked out once, not for every block."""
+        return {}
 
     @property
     def n_tiles_computed(self) -> int:
