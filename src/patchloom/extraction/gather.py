@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom._compiled_loop import compiled_loop
+from patchloom._compiled_loop import as_rows, compiled_loop, has_rows
 from patchloom.extraction.prefetch import prefetch, teach_prefetch
 
 _FEW = 8
@@ -69,9 +69,9 @@ def gather(
         return
     teach_prefetch()
     if scale is None:
-        compiled(_rows(source), _rows(target), boxes)
+        compiled(as_rows(source), as_rows(target), boxes)
     else:
-        compiled(_rows(source), _rows(target), boxes, (scale, offset))
+        compiled(as_rows(source), as_rows(target), boxes, (scale, offset))
 
 
 def gather_by_numpy(
@@ -139,36 +139,7 @@ def _is_rows(source: NDArray[Any], target: NDArray[Any]) -> bool:
     """Whether both arrays consist of rows that a compiled loop can go through."""
     known = source.dtype.kind in _SOURCE_KINDS and source.dtype != np.float16
     known = known and (target.dtype == source.dtype or target.dtype in (np.float32, np.float64))
-    return known and all(map(_has_rows, (source, target)))
-
-
-def _has_rows(array: NDArray[Any]) -> bool:
-    *steps, last = _steps(array)
-    whole = array.flags.c_contiguous or (min(steps) >= 0 and last in (0, array.itemsize))
-    whole = whole and all(step % array.itemsize == 0 for step in steps)
-    return whole and array.flags.aligned and array.dtype.isnative and array.size > 0
-
-
-def _steps(array: NDArray[Any]) -> list[int]:
-    """Give the bytes from one voxel to the next along each axis; what it says of an axis of size 1 may be anything."""
-    return [step if size > 1 else 0 for size, step in zip(array.shape, array.strides, strict=True)]
-
-
-class _Rows(NamedTuple):
-    """An array as rows along X."""
-
-    memory: NDArray[Any]
-    """Everything from its first element to its last, as one row."""
-    steps: NDArray[np.int64]
-    """How many elements lie from one to the next along each axis."""
-
-
-def _rows(array: NDArray[Any]) -> _Rows:
-    steps = np.array([step // array.itemsize for step in _steps(array)])
-    if array.flags.c_contiguous:
-        return _Rows(array.reshape(-1), steps)
-    last = int((np.array(array.shape) - 1) @ steps)
-    return _Rows(np.lib.stride_tricks.as_strided(array, (last + 1,), (array.itemsize,)), steps)
+    return known and all(map(has_rows, (source, target)))
 
 
 # What does not change is taken out of the loops by hand, which gains a quarter of the time. Voxels are addressed by unsigned

@@ -10,12 +10,12 @@ the same result bit for bit.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom._compiled_loop import compiled_loop
+from patchloom._compiled_loop import as_rows, compiled_loop, has_rows
 from patchloom.geometry.blend_weights import TileWeights
 
 _WORTH_COMPILING = 2**18
@@ -65,11 +65,11 @@ def add_blended_tile(
         out_of.append(slice(start - coord, stop - coord))
     target, values = block[(slice(None), *into)], tile[(slice(None), *out_of)]
     loop = compiled_loop(add_weighted_rows) if tile.size >= _WORTH_COMPILING else None
-    if loop is not None and _is_known(values.dtype, target.dtype) and _has_rows(target, values):
+    if loop is not None and _is_known(values.dtype, target.dtype) and has_rows(target) and has_rows(values):
         axes = [of_axis[part] for of_axis, part in zip(weights.along_axes(), out_of, strict=True)]
         if target.ndim == 3:
             target, values, axes = target[:, np.newaxis], values[:, np.newaxis], [np.ones(1), *axes]
-        loop(_rows(target), _rows(values), tuple(axes), target.shape)
+        loop(as_rows(target), as_rows(values), tuple(axes), target.shape)
     else:
         _add_by_plane(values, weights.of_voxels(target.dtype)[tuple(out_of)], target)
 
@@ -86,33 +86,6 @@ def _is_known(values: np.dtype[Any], target: np.dtype[Any]) -> bool:
     """Whether the loop has these dtypes, and NumPy would multiply in the target's too."""
     known = values.kind in "buif" and values != np.float16 and target in (np.float32, np.float64)
     return known and target == np.result_type(values, target)
-
-
-def _has_rows(*arrays: NDArray[Any]) -> bool:
-    """Whether arrays consist of rows that a compiled loop can go through."""
-    return all(
-        array.flags.aligned
-        and array.dtype.isnative
-        and array.strides[-1] == array.itemsize
-        and all(step >= 0 and step % array.itemsize == 0 for step in array.strides)
-        for array in arrays
-    )
-
-
-class _Rows(NamedTuple):
-    """An array `CZYX` as the rows that lie along X."""
-
-    memory: NDArray[Any]
-    """Everything from its first voxel to its last, as one row."""
-    steps: tuple[int, ...]
-    """How far one channel, slice and row lies from the next."""
-
-
-def _rows(array: NDArray[Any]) -> _Rows:
-    steps = [step // array.itemsize for step in array.strides]
-    last = sum((size - 1) * step for size, step in zip(array.shape, steps, strict=True))
-    memory = np.lib.stride_tricks.as_strided(array, (last + 1,), (array.itemsize,), writeable=array.flags.writeable)
-    return _Rows(memory, tuple(steps[:-1]))
 
 
 def add_weighted_rows(target: Any, values: Any, axes: Any, shape: Any) -> None:
