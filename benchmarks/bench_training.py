@@ -12,13 +12,13 @@ that issues the reads of a batch together, without a cache.
 from __future__ import annotations
 
 import argparse
+import copy
 import itertools
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -38,6 +38,7 @@ from patchloom.torch.recycled_memory import RecycledMemory
 
 STEP = 0.03
 BATCHES_A_ROUND = 64
+POOL_BYTES = 1 << 30
 CONVERTS_A_BATCH = 2
 SHAPES_2D = ((2048, 2048), (64, 64), 256)
 SHAPES_3D = ((256, 256, 256), (64, 64, 64), 16)
@@ -188,7 +189,7 @@ def lateral_context(
 
 
 def from_zarr(side: int, n_patches: int, rounds: int) -> Iterator[Line]:
-    """Random 64³ patches of a compressed Zarr in batches of 32; patches a second, all pools empty at the start of a round."""
+    """Random 64³ patches of a compressed Zarr in batches of 32; patches a second, all caches empty at the start of a round."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "volume.zarr", "image")
         write_volume(path, side)
@@ -197,14 +198,16 @@ def from_zarr(side: int, n_patches: int, rounds: int) -> Iterator[Line]:
         anywhere, local = EpochSampler(plan, seed=2), LocalitySampler(plan, [stack.chunk_shape], seed=2)
         load = partial(load_patches, stack, plan)
         few, many = n_patches // 40 // 32 * 32, n_patches // rounds // 32 * 32  # few of what takes long
-        whole = f"ChunkPool({2 * side**3 >> 20} MiB), which holds the image"
+        half = f"with a pool for half of the image ({side**3 >> 20} MiB)"
         counts: dict[str, tuple[Callable[..., None], int]] = {
             "TensorStore": (raw_loop(path, plan, cache=0), few),
-            "TensorStore with a cache of 128 MiB": (raw_loop(path, plan, cache=128), few),
-            "PatchLoader": (partial(load, anywhere), few),
-            f"PatchLoader, {whole}": (partial(load, anywhere, pool_bytes=2 * side**3), many),
-            "PatchLoader, LocalitySampler": (partial(load, local), many),
-            "PatchLoader, LocalitySampler, ChunkPool(128 MiB)": (partial(load, local, pool_bytes=128 << 20), many),
+            "TensorStore, its cache as large": (raw_loop(path, plan, cache=POOL_BYTES), many),
+            "PatchLoader": (partial(load, anywhere, None), many),
+            "PatchLoader, LocalitySampler": (partial(load, local, None), many),
+            f"PatchLoader {half}": (partial(load, anywhere, ChunkPool(side**3)), few),
+            f"PatchLoader {half}, LocalitySampler": (partial(load, local, ChunkPool(side**3)), many),
+            "PatchLoader without a pool": (partial(load, anywhere, ChunkPool(1)), few),
+            "PatchLoader without a pool, LocalitySampler": (partial(load, local, ChunkPool(1)), many),
         }
         if find_spec("careamics"):
             for n_workers in (0, 2):
@@ -213,12 +216,12 @@ def from_zarr(side: int, n_patches: int, rounds: int) -> Iterator[Line]:
         times = in_turns({name: partial(run, count) for name, (run, count) in counts.items()}, rounds)
         a_patch = {name: [own / counts[name][1] for own in times[name]] for name in times}
     wanted = {"PatchLoader": "1 at least", "PatchLoader, LocalitySampler": "5 at least"}
-    floors = [name for name in a_patch if name == "TensorStore" or name.startswith("CAREamics")]
+    floors = [name for name in a_patch if name.startswith(("TensorStore", "CAREamics"))]
     for name in a_patch:
         if name not in floors:
             seen = " / ".join(f"{1 / ratio(a_patch, name, floor):.2f}" for floor in floors)
             against = " / ".join(f"× {floor}" for floor in floors)
-            aim = wanted.get(name, "") + (" / 10 / 10 at least" if len(floors) > 1 and name in wanted else "")
+            aim = wanted.get(name, "") + (" / / 10 / 10 at least" if len(floors) > 2 and name in wanted else "")
             yield Line(f"64³ of {side}³ in Zarr, random: {name}, {against}", seen, aim)
     seen = " / ".join(f"{1 / statistics.median(own):.0f}" for own in a_patch.values())
     yield Line("patches a second, in the order above, TensorStore twice and first", seen)
@@ -253,11 +256,11 @@ def write_volume(path: Path, side: int) -> None:
 
 def raw_loop(path: Path, plan: RandomPatching, cache: int) -> Callable[[int], None]:
     spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path)}}
-    context = ts.Context({"cache_pool": {"total_bytes_limit": cache << 20}})
-    store = ts.open(spec, open=True, context=context).result()
     batch = np.empty((32, 64, 64, 64), np.float32)
 
     def run(n_patches: int) -> None:
+        context = ts.Context({"cache_pool": {"total_bytes_limit": cache}})
+        store = ts.open(spec, open=True, context=context).result()
         for start in range(0, n_patches, 32):
             coords = plan.specs(range(start, start + 32)).columns["coords"].tolist()
             reads = [store[z : z + 64, y : y + 64, x : x + 64].read() for z, y, x in coords]
@@ -268,11 +271,10 @@ def raw_loop(path: Path, plan: RandomPatching, cache: int) -> Callable[[int], No
 
 
 def load_patches(
-    stack: ZarrStack, plan: RandomPatching, sampler: EpochSampler, n_patches: int, *, pool_bytes: int = 0
+    stack: ZarrStack, plan: RandomPatching, sampler: EpochSampler, pool: ChunkPool | None, n_patches: int
 ) -> None:
-    with ExitStack() as ends:
-        pool = ends.enter_context(ChunkPool(pool_bytes)) if pool_bytes else None
-        loader = ends.enter_context(PatchLoader(PatchDataset([stack], plan, pool=pool), 32, sampler=sampler))
+    dataset = PatchDataset([stack], plan, pool=copy.copy(pool))  # a copy is empty
+    with PatchLoader(dataset, 32, sampler=sampler) as loader:
         for _ in itertools.islice(loader, n_patches // 32):
             pass
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import pickle
+import signal
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -264,6 +266,41 @@ def test_a_pool_travels_empty(rng: np.random.Generator) -> None:
     assert (copied.pool.max_bytes, copied.pool.n_bytes, copied.padding) == (2**20, 0, "wrap")
     assert np.array_equal(copied.extract_patch(0, 0, (-3, 50), (20, 20)), patch)
     assert copied.pool.n_decodes == pool.n_decodes
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_process_begins_with_an_empty_pool_though_another_thread_was_reading(rng: np.random.Generator) -> None:
+    class Slow(ChunkedStack):
+        is_reading, may_go_on = threading.Event(), threading.Event()
+
+        def read_regions(self, regions: Sequence[Region], out: Sequence[np.ndarray]) -> None:
+            super().read_regions(regions, out)
+            self.is_reading.set()
+            self.may_go_on.wait(20)
+
+    data = image(rng, (1, 1, 32, 32))
+    extractor = PatchExtractor([Slow(data, (1, 1, 8, 8))], pool=(pool := ChunkPool(2**20)))
+    Slow.may_go_on.set()
+    extractor.extract_patch(0, 0, (0, 0), (8, 8))
+    Slow.is_reading.clear()
+    Slow.may_go_on.clear()
+    reader = threading.Thread(target=extractor.extract_patch, args=(0, 0, (0, 0), (32, 32)))
+    reader.start()
+    assert Slow.is_reading.wait(20)
+    child = os.fork()
+    if not child:  # nothing here may reach pytest
+        try:
+            signal.alarm(20)
+            is_empty = pool.n_bytes == 0
+            Slow.may_go_on.set()
+            patch = extractor.extract_patch(0, 0, (0, 0), (32, 32))
+            os._exit(0 if is_empty and np.array_equal(patch, data[0]) else 1)
+        finally:
+            os._exit(2)
+    Slow.may_go_on.set()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    reader.join(20)
+    assert pool.n_bytes == data.nbytes
 
 
 def test_a_zarr_is_read_through_a_pool(rng: np.random.Generator, tmp_path: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import shutil
@@ -16,7 +17,17 @@ import tifffile
 import torch
 
 import patchloom as pl
-from patchloom.torch import FlipsAndTurns, Patch, PatchDataset, PatchKey, PatchPair, collate, decollate
+from patchloom.image_stacks import ZarrStack
+from patchloom.torch import (
+    FlipsAndTurns,
+    MicroSplitDataset,
+    Patch,
+    PatchDataset,
+    PatchKey,
+    PatchPair,
+    collate,
+    decollate,
+)
 from patchloom.torch.patch_keys import PatchKeys
 
 
@@ -349,6 +360,10 @@ def zarr(tmp_path: Path) -> Path:
     return path
 
 
+def microsplit(stacks, plan, **options):
+    return MicroSplitDataset(plan, inputs=stacks, **options)
+
+
 @pytest.mark.parametrize("change", ["metadata", "folder"])
 def test_a_zarr_that_is_written_anew_is_noticed(zarr, change):
     stacks = pl.open_stacks(zarr)
@@ -363,6 +378,29 @@ def test_a_zarr_that_is_written_anew_is_noticed(zarr, change):
 
     with pytest.raises(pl.SourceError, match=r"cells.ome.zarr has changed on disk"):
         dataset[0]
+
+
+@pytest.mark.parametrize("dataset_of", [PatchDataset, microsplit])
+def test_chunks_are_decoded_once_without_being_asked_for_and_every_time_with_a_pool_that_holds_none(
+    zarr, dataset_of, monkeypatch
+):
+    reads = []
+    read_regions = ZarrStack.read_regions
+    monkeypatch.setattr(
+        ZarrStack, "read_regions", lambda *given: (reads.append(len(given[1])), read_regions(*given))[1]
+    )
+    stacks = pl.open_stacks(zarr)
+    plan = pl.RandomPatching([stacks[0].data_shape], (8, 8), n_patches=30)
+    n_chunks = math.prod(
+        -(-size // chunk) for size, chunk in zip(stacks[0].data_shape, stacks[0].chunk_shape, strict=True)
+    )
+
+    for options, expected in (({}, n_chunks), ({"pool": pl.ChunkPool(1)}, len(plan))):
+        reads.clear()
+        dataset = dataset_of(stacks, plan, **options)
+        for start in range(0, len(plan), 5):
+            dataset.__getitems__(range(start, start + 5))
+        assert sum(reads) == expected
 
 
 def test_chunks_rewritten_in_place_are_not_noticed_and_break_nothing(zarr):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
@@ -44,12 +46,13 @@ class ChunkPool:
     `expect` it is told what will be read: then a chunk is kept until the last patch that needs it, and dropped at once. Short
     of memory, the chunk goes that is needed last. A chunk that nothing is known of goes first, the longest unused of them.
 
-    One pool may serve many stacks, and threads, one of which reads at a time. In a pickle it is empty.
+    One pool may serve many stacks, and threads, one of which reads at a time. In a pickle, and in a forked process, it is empty.
 
     Parameters
     ----------
     max_bytes : int
-        Memory for decoded chunks, all stacks together. A stack whose chunks are larger is read past the pool.
+        Memory for decoded chunks, all stacks together, taken as it is needed. A stack whose chunks are larger is read past
+        the pool.
 
     Raises
     ------
@@ -58,31 +61,25 @@ class ChunkPool:
 
     Examples
     --------
-    >>> from patchloom import PatchExtractor, RandomPatching, ZarrStack                               # doctest: +SKIP
-    >>> stacks = [ZarrStack("cells.ome.zarr")]                                                        # doctest: +SKIP
+    >>> import patchloom as pl
+    >>> stacks = pl.open_stacks("cells.ome.zarr")                                                     # doctest: +SKIP
     >>> with ChunkPool(max_bytes=2**30) as pool:                                                      # doctest: +SKIP
-    ...     extractor = PatchExtractor(stacks, pool=pool)
+    ...     extractor = pl.PatchExtractor(stacks, pool=pool)
     ...     for batch in batches:
     ...         train(extractor.extract_batch(batch))
     """
 
-    def __init__(self, max_bytes: int = 256 << 20) -> None:
+    def __init__(self, max_bytes: int = 1 << 30) -> None:
         self.max_bytes = whole_number("max_bytes", max_bytes)
         if self.max_bytes < 1:
             raise GeometryError(f"max_bytes is {self.max_bytes}: it must be at least 1")
-        self._lock = threading.Lock()
         self._grids: dict[int, ChunkGrid] = {}
         self._next_number = 0
         self._is_closed = False
         self._n_decodes = 0
         self._n_turns = 0
-        self._uses: dict[int, deque[int]] = {}
-        """For each chunk, the turns at which it is expected to be needed."""
-        self._slots: dict[int, int] = {}
-        """Where each chunk is; the longest unused first."""
-        self._slot_bytes = 0
-        self._free: list[int] = []
-        self._memory = np.empty((0, 0), np.uint8)
+        self._begin_empty()
+        _POOLS.add(self)
 
     @property
     def n_decodes(self) -> int:
@@ -139,6 +136,17 @@ class ChunkPool:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.n_bytes} of {self.max_bytes} bytes, {self._n_decodes} chunks decoded)"
+
+    def _begin_empty(self) -> None:
+        """Keep and expect nothing, whoever may have been at work: in a forked process they are not there to finish."""
+        self._lock = threading.Lock()
+        self._uses: dict[int, deque[int]] = {}
+        """For each chunk, the turns at which it is expected to be needed."""
+        self._slots: dict[int, int] = {}
+        """Where each chunk is; the longest unused first."""
+        self._slot_bytes = 0
+        self._free: list[int] = []
+        self._memory = np.empty((0, 0), np.uint8)
 
     def _grid(self, stack: ImageStack) -> ChunkGrid | None:
         """Find the chunks of a stack; None where it has none, holds its pixels anyway, or has larger ones than fit."""
@@ -202,10 +210,11 @@ class ChunkPool:
     def _drop(self, count: int, keep: Collection[int]) -> None:
         """Drop chunks: of which nothing is expected, the longest unused first; and then those expected last."""
         if count > 0:
-            others = [number for number in self._slots if number not in keep]
-            dropped = [number for number in others if number not in self._uses][:count]
-            expected = [number for number in others if number in self._uses]
-            dropped += heapq.nlargest(count - len(dropped), expected, key=lambda number: self._uses[number][0])
+            others = (number for number in self._slots if number not in keep)
+            dropped = list(itertools.islice((number for number in others if number not in self._uses), count))
+            if len(dropped) < count:
+                expected = (number for number in self._slots if number not in keep and number in self._uses)
+                dropped += heapq.nlargest(count - len(dropped), expected, key=lambda number: self._uses[number][0])
             self._free += [self._slots.pop(number) for number in dropped]
 
     def _copy(self, grid: ChunkGrid, read: BoxReads, cut: ChunkPieces, slots: NDArray[np.int64]) -> None:
@@ -241,3 +250,15 @@ class ChunkPool:
 
 def _slot_bytes(grid: ChunkGrid) -> int:
     return -(-grid.chunk_bytes // _ALIGNMENT) * _ALIGNMENT
+
+
+_POOLS: weakref.WeakSet[ChunkPool] = weakref.WeakSet()
+
+
+def _empty_all() -> None:
+    for pool in _POOLS:
+        pool._begin_empty()  # noqa: SLF001  # of the class above
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_empty_all)

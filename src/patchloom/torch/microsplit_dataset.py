@@ -120,7 +120,7 @@ class MicroSplitDataset(PlannedDataset):
     target_normalisation : ScaleAndOffset, or sequence of them, optional
         Of the targets: for the series, or one for each image; with a series for each channel, one for each channel.
     pool : ChunkPool, optional
-        Keeps decoded chunks. It is closed by whoever made it.
+        Keeps decoded chunks; `ChunkPool()` where not given, as of `PatchDataset`.
     nan : {"raise", "keep"}
         What becomes of a patch with a NaN in it or around it.
     augmentation, transform, seed
@@ -174,7 +174,7 @@ class MicroSplitDataset(PlannedDataset):
             raise GeometryError(f"nan is {nan!r}: it must be 'raise' or 'keep'")
         self.nan = nan
         context = LateralContext(multiscale_count, downscale, scale_z, padding)
-        read = partial(ContextSeries, pool=pool)
+        read = partial(ContextSeries, pool=ChunkPool() if pool is None else pool)
         self._source: ReadsPixels
         plan: Patching[Any]
         if inputs is None:

@@ -55,8 +55,8 @@ class PatchDataset(PlannedDataset):
     padding : {"constant", "reflect", "edge", "wrap"}
         What stands outside the images.
     pool : ChunkPool, optional
-        Keeps decoded chunks, so that each serves many patches; made for a `LocalitySampler`. In a worker process it begins
-        empty. It is closed by whoever made it.
+        Keeps decoded chunks, so that each serves many patches; `ChunkPool()` where not given, which grows to 1 GiB at most.
+        In a worker process it begins empty, so each has one. It is closed by whoever made it.
     nan : {"raise", "skip", "keep"}
         What becomes of a patch with a NaN, in the input or the target. With `"skip"` another patch of the plan, drawn by
         (seed, epoch, index), stands in for it. With `"skip"` and `"keep"` the place of the first is said in a warning, once.
@@ -105,7 +105,7 @@ class PatchDataset(PlannedDataset):
             raise GeometryError(f"nan is {nan!r}: it must be one of {', '.join(map(repr, get_args(NanPolicy)))}")
         self.nan = nan
         self._nan_reported = False
-        series = partial(SeriesReader, padding=padding, pool=pool)
+        series = partial(SeriesReader, padding=padding, pool=ChunkPool() if pool is None else pool)
         self._series = [series(inputs, channels=channels, dtype=dtype, normalisation=normalisation)]
         if targets is not None:
             check_pairs(inputs, targets)
