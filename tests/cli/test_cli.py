@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,14 @@ def test_the_order_of_colours_reaches_the_model(
     output = ("-o", "out.npy") if command == "predict" else ()
     result = run(command, "img2.tif", "--model", "colours.czann", *TILES, *output, *option)
     assert (result.exit_code, asked) == (0, [expected]), result.output
+
+
+def test_the_package_runs_as_a_module_too() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "patchloom", "info", "nowhere.tif"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    assert "nowhere.tif" in result.stderr
 
 
 def test_help_and_version_are_there_for_a_newcomer() -> None:
