@@ -93,7 +93,7 @@ def from_memory(shape: tuple[int, ...], size: tuple[int, ...], batch_size: int, 
         "convert and normalise as many pixels": convert_and_normalise,
         "convert them only": convert,
     }
-    if gathering.compiled_loop(gathering.normalise_rows) is not None:
+    if gathering.compiled_loop(gathering.gather_rows) is not None:
         runs["extract_batch, compiled"] = extract
     runs |= {"extract_batch, NumPy": without_numba(extract), "slices, np.stack, astype, normalise": in_passes}
     compare(f"{batch_size} × {size} of {shape} in memory", runs, rounds, "wanted: compiled at most 1.5 ×")

@@ -75,6 +75,19 @@ def fit(network: nn.Module, batches: Iterable[Any], n_epochs: int, loss_of: Call
             losses.append(loss.item())
         if epoch in (1, n_epochs) or epoch % math.ceil(n_epochs / 5) == 0:
             print(f"  epoch {epoch:3}: mean loss {np.mean(losses):.5f}", flush=True)
+    settle_statistics(network, batches, loss_of)
+
+
+@torch.no_grad()
+def settle_statistics(network: nn.Module, batches: Iterable[Any], loss_of: Callable[[Any], torch.Tensor]) -> None:
+    """Take the statistics that prediction normalises by from a whole epoch; those of the last few small batches vary."""
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.reset_running_stats()
+            layer.momentum = None  # the mean over all batches
+    network.train()
+    for batch in batches:
+        loss_of(batch)
     network.eval()
 
 

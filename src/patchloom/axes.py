@@ -125,10 +125,28 @@ class AxesMap:
         region : array
             In the array's own order of axes, `S` and `T` gone.
         """
-        kept = [axis for axis in self.axes if axis not in "ST"]
-        order = [axis for axis in "C" + self.spatial if axis in kept]
+        kept, order = self._region_axes
         moved = region.transpose([kept.index(axis) for axis in order])
         return moved if "C" in kept else moved[np.newaxis]
+
+    def disarrange(self, patch: NDArray[Any]) -> NDArray[Any]:
+        """Turn `C(Z)YX` into what `selection` would read for it, which `arrange` undoes; a view.
+
+        Examples
+        --------
+        >>> axes_map = AxesMap("YXC", (64, 48, 3))
+        >>> axes_map.disarrange(np.zeros((2, 20, 30))).shape, AxesMap("TYX", (5, 64, 48)).disarrange(np.zeros((1, 20, 30))).shape
+        ((20, 30, 2), (20, 30))
+        """
+        kept, order = self._region_axes
+        moved = patch if "C" in kept else patch[0]
+        return moved.transpose([order.index(axis) for axis in kept])
+
+    @property
+    def _region_axes(self) -> tuple[str, str]:
+        """The axes of a region of one sample: in the array's own order, and in that of `C(Z)YX`."""
+        kept = "".join(axis for axis in self.axes if axis not in "ST")
+        return kept, "".join(axis for axis in "C" + self.spatial if axis in kept)
 
     def to_data(self, array: NDArray[Any]) -> NDArray[Any]:
         """Turn a whole array into `SC(Z)YX`; a view where memory order allows one."""

@@ -2,6 +2,7 @@ import pickle
 import shutil
 import socket
 import threading
+import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -236,6 +237,24 @@ def test_a_corrupt_chunk_is_reported_from_a_batch(tmp_path):
         stack.read_regions([good, bad], out)
     stack.read_regions([good], out[:1])
     np.testing.assert_array_equal(out[0], stack.extract_patch(0, None, (0, 0, 0), (9, 20, 30)))
+
+
+def test_nothing_is_written_to_a_batch_after_its_failure_is_reported(tmp_path):
+    """Its memory may be used for something else by then."""
+    path = write_ome_zarr(tmp_path / "cells.ome.zarr", random_image((1, 1, 40, 64, 64)), n_levels=1)
+    stack = ZarrStack(path)
+    (first, *_) = sorted(file for file in (path / "0" / "c").rglob("*") if file.is_file())
+    first.write_bytes(b"not what was written")
+    regions = [Region(0, slice(0, 1), (slice(z, z + 1), slice(0, 64), slice(0, 64))) for z in range(40)]
+    out = np.zeros((40, 1, 1, 64, 64), stack.data_dtype)
+
+    with pytest.raises(SourceError, match="cannot be read"):
+        stack.read_regions(regions, list(out))
+    at_once = out.copy()
+
+    time.sleep(0.2)
+    np.testing.assert_array_equal(out, at_once)
+    assert at_once[-1].any(), "the others were read all the same"
 
 
 def test_all_reads_of_a_batch_are_issued_before_any_is_awaited(cells, monkeypatch):

@@ -62,16 +62,12 @@ def gather(
     >>> batch[1].tolist()
     [[[23.0, 25.0, 27.0], [33.0, 35.0, 37.0]]]
     """
-    kernel = copy_rows if scale is None else normalise_rows
-    compiled = compiled_loop(kernel) if len(boxes.extents) >= _FEW and _is_rows(source, target) else None
+    compiled = compiled_loop(gather_rows) if len(boxes.extents) >= _FEW and _is_rows(source, target) else None
     if compiled is None:
         gather_by_numpy(source, target, boxes, scale, offset)
         return
     teach_prefetch()
-    if scale is None:
-        compiled(as_rows(source), as_rows(target), boxes)
-    else:
-        compiled(as_rows(source), as_rows(target), boxes, (scale, offset))
+    compiled(as_rows(source), as_rows(target), boxes, None if scale is None else (scale, offset))
 
 
 def gather_by_numpy(
@@ -148,8 +144,11 @@ def _is_rows(source: NDArray[Any], target: NDArray[Any]) -> bool:
 # else in memory, which takes longer to answer than the row to copy; so the rows of the box that follows are asked for meanwhile.
 
 
-def copy_rows(source: Any, target: Any, boxes: Any) -> None:
-    """Copy boxes row by row: the loop that is compiled."""
+def gather_rows(source: Any, target: Any, boxes: Any, normalisation: Any) -> None:  # noqa: C901  # one loop is compiled as a whole
+    """Copy boxes row by row, each voxel times the scale of its channel plus the offset if there are any.
+
+    This is compiled once for a `normalisation` of None and once for scales and offsets; what is of the other is left out.
+    """
     pixels, steps = source
     batch, batch_steps = target
     corners, places, extents = boxes
@@ -166,6 +165,9 @@ def copy_rows(source: Any, target: Any, boxes: Any) -> None:
         n_rows, width = extents[box, rank - 2], _UNSIGNED(extents[box, rank - 1])
         half, last = _UNSIGNED(extents[box, rank - 1] // 2), _UNSIGNED(extents[box, rank - 1] - 1)
         for channel in range(extents[box, 0]):
+            if normalisation is not None:
+                scales, offsets = normalisation
+                scale, offset = scales[places[box, -rank] + channel], offsets[places[box, -rank] + channel]
             for section in range(extents[box, 1] if rank == 4 else 1):
                 start = _UNSIGNED(corner + channel * steps[-rank] + section * steps[-3])
                 next_start = _UNSIGNED(next_corner + channel * steps[-rank] + section * steps[-3])
@@ -174,43 +176,12 @@ def copy_rows(source: Any, target: Any, boxes: Any) -> None:
                     prefetch(pixels, next_start)
                     prefetch(pixels, next_start + half)
                     prefetch(pixels, next_start + last)
-                    for x in range(width):
-                        batch[batch_start + x] = pixels[start + x]
-                    start += row_step
-                    next_start += row_step
-                    batch_start += batch_row_step
-
-
-def normalise_rows(source: Any, target: Any, boxes: Any, normalisation: Any) -> None:
-    """Copy boxes row by row, each voxel times the scale of its channel plus the offset."""
-    pixels, steps = source
-    batch, batch_steps = target
-    corners, places, extents = boxes
-    scales, offsets = normalisation
-    rank = extents.shape[1]
-    row_step, batch_row_step = _UNSIGNED(steps[-2]), _UNSIGNED(batch_steps[-2])
-    for box in range(len(extents)):
-        following = min(box + 1, len(extents) - 1)
-        corner, next_corner, place = 0, 0, 0
-        for axis in range(len(steps)):
-            corner += corners[box, axis] * steps[axis]
-            next_corner += corners[following, axis] * steps[axis]
-        for axis in range(len(batch_steps)):
-            place += places[box, axis] * batch_steps[axis]
-        n_rows, width = extents[box, rank - 2], _UNSIGNED(extents[box, rank - 1])
-        half, last = _UNSIGNED(extents[box, rank - 1] // 2), _UNSIGNED(extents[box, rank - 1] - 1)
-        for channel in range(extents[box, 0]):
-            scale, offset = scales[places[box, -rank] + channel], offsets[places[box, -rank] + channel]
-            for section in range(extents[box, 1] if rank == 4 else 1):
-                start = _UNSIGNED(corner + channel * steps[-rank] + section * steps[-3])
-                next_start = _UNSIGNED(next_corner + channel * steps[-rank] + section * steps[-3])
-                batch_start = _UNSIGNED(place + channel * batch_steps[-rank] + section * batch_steps[-3])
-                for _ in range(n_rows):
-                    prefetch(pixels, next_start)
-                    prefetch(pixels, next_start + half)
-                    prefetch(pixels, next_start + last)
-                    for x in range(width):
-                        batch[batch_start + x] = batch.dtype.type(pixels[start + x]) * scale + offset
+                    if normalisation is None:
+                        for x in range(width):
+                            batch[batch_start + x] = pixels[start + x]
+                    else:
+                        for x in range(width):
+                            batch[batch_start + x] = batch.dtype.type(pixels[start + x]) * scale + offset
                     start += row_step
                     next_start += row_step
                     batch_start += batch_row_step

@@ -103,12 +103,21 @@ class ZarrStack(SlicedStack):
 
     def read(self, selection: tuple[slice | int, ...]) -> NDArray[Any]:
         """Read a box; see `SlicedStack.read`."""
-        return self._result(self._opened()[selection].read(), selection)
+        pixels: NDArray[Any] = self._result(self._opened()[selection].read(), selection)
+        return pixels
 
     def read_regions(self, regions: Sequence[Region], out: Sequence[NDArray[Any]]) -> None:
         """Read regions, all of them requested before the first is awaited; see `ReadsRegions.read_regions`."""
         store = self._opened(kept=not all(map(self._is_chunk, regions)))
         selections = [self.axes_map.selection(*region) for region in regions]
+        if all(target.dtype == self.data_dtype for target in out):  # straight to where they go
+            places = [ts.array(self.axes_map.disarrange(target), copy=False) for target in out]
+            reads = [place.write(store[chosen]) for place, chosen in zip(places, selections, strict=True)]
+            for read in reads:  # none is under way any more when one has failed
+                read.exception()
+            for selection, read in zip(selections, reads, strict=True):
+                self._result(read, selection)
+            return
         reads = [store[selection].read() for selection in selections]
         for selection, read, target in zip(selections, reads, out, strict=True):
             target[...] = self.axes_map.arrange(self._result(read, selection))
@@ -128,13 +137,12 @@ class ZarrStack(SlicedStack):
             self._stores[kept] = _open(self.source, self._spec, context(cached=kept))[self._view]
         return self._stores[kept]
 
-    def _result(self, read: Any, selection: tuple[slice | int, ...]) -> NDArray[Any]:
+    def _result(self, read: Any, selection: tuple[slice | int, ...]) -> Any:
         try:
-            pixels: NDArray[Any] = read.result()
+            return read.result()
         except (ValueError, OSError, RuntimeError) as error:
             where = describe_selection(self.original_axes, selection)
             raise SourceError(f"{self.source} cannot be read at {where}: {reason(error)}") from error
-        return pixels
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_stores": {}}
