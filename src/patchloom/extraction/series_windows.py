@@ -89,8 +89,10 @@ def locate(table: SpecTable, shapes: NDArray[np.int64]) -> SeriesWindows:
         stacks, samples, coords = columns["data_idx"], columns["sample_idx"], columns["coords"]
     corners, places = np.zeros((2, len(stacks), len(size) + 2), np.int64)
     corners[:, 0], corners[:, 2:] = samples, coords
-    places[:, 0], corners[:, 1] = np.divmod(np.arange(len(stacks)), per_patch)
-    places[:, 1] = corners[:, 1]
+    places[:, 0] = np.arange(len(stacks))
+    if per_patch > 1:
+        places[:, 0], corners[:, 1] = np.divmod(places[:, 0], per_patch)
+        places[:, 1] = corners[:, 1]
     return SeriesWindows(size, stacks, Windows(corners, extent, places), per_patch)
 
 
@@ -99,7 +101,7 @@ def _checked_size(table: SpecTable, n_dims: int) -> tuple[int, ...]:
     sizes, coords = table.columns["patch_size"], table.columns["coords"]
     if sizes.shape[-1] != n_dims or coords.shape[-1] != n_dims:
         raise SpecError(f"specifications are {sizes.shape[-1]}D, but the series is {n_dims}D")
-    if (sizes != sizes[:1]).any():
+    if sizes.strides[0] and (sizes != sizes[:1]).any():  # with a step of 0 they are one and the same
         sizes = np.unique(sizes, axis=0)
         raise SpecError(f"a batch has patches of one size; there are {', '.join(map(str, map(tuple, sizes.tolist())))}")
     return spatial_tuple("patch_size", sizes[0].tolist(), least=1)
