@@ -28,7 +28,7 @@ help:  ## Say what there is to make
 demo: $(VENV)/.demo  ## Predict a real microscope image with a real model, and say where to look
 	$(BIN)/python examples/demo.py $(ARGS)
 
-examples: $(VENV)/.test  ## Train two small networks on real images and predict with them: some eight minutes (ARGS=--quick: seconds)
+examples: $(VENV)/.test  ## Train two small networks on real images and predict with them: some nine minutes (ARGS=--quick: seconds)
 	$(BIN)/python examples/microsplit.py $(ARGS)
 	$(BIN)/python examples/denoising.py $(ARGS)
 
