@@ -90,9 +90,7 @@ def picture(images: Mapping[str, NDArray[np.float32]]) -> Figure:
 
 def run(output: Path, *, hold_out: str, seed: int, quick: bool) -> None:
     """Train with correlated and with uncorrelated channels; compare both with the trivial guess."""
-    torch.set_num_threads(
-        1
-    )  # the sums come out the same whatever the number of processors; batches are prepared beside it
+    torch.set_num_threads(1)  # the sums come out the same with any number of processors; batches are prepared beside it
     output.mkdir(parents=True, exist_ok=True)
     truth = read_channels()
     trained_on, held_out = halves(truth, hold_out)

@@ -104,9 +104,14 @@ def test_what_is_held_out_is_never_trained_on_nor_seen_as_context(example, proba
 
     trained_on = microsplit.halves(image, hold_out)[0]
     dataset = microsplit.sums(trained_on, n_patches=64, probability=probability, seed=1)
+    seen = np.zeros(trained_on.shape[1:], bool)
     for epoch in range(5):
+        for y, x in dataset.patching.at_epoch(epoch).specs(range(len(dataset))).columns["all_coords"].reshape(-1, 2):
+            seen[y : y + 64, x : x + 64] = True
         patches = dataset.at_epoch(epoch).__getitems__(range(len(dataset)))
         assert all(torch.isfinite(patch.input).all() and torch.isfinite(patch.target).all() for patch in patches)
+    assert microsplit.PATCH == (64, 64)
+    assert seen.mean() > 0.5, "hardly anything is trained on"
 
 
 def test_hidden_pixels_hold_a_neighbour_and_the_target_what_they_were(example, rng):

@@ -269,6 +269,9 @@ def test_a_pool_travels_empty(rng: np.random.Generator) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings(
+    "ignore:This process:DeprecationWarning"
+)  # newer Pythons say that a process with threads forks
 def test_a_forked_process_begins_with_an_empty_pool_though_another_thread_was_reading(rng: np.random.Generator) -> None:
     class Slow(ChunkedStack):
         is_reading, may_go_on = threading.Event(), threading.Event()
@@ -292,6 +295,10 @@ def test_a_forked_process_begins_with_an_empty_pool_though_another_thread_was_re
         try:
             signal.alarm(20)
             is_empty = pool.n_bytes == 0
+            Slow.is_reading, Slow.may_go_on = (
+                threading.Event(),
+                threading.Event(),
+            )  # the thread may have held the others
             Slow.may_go_on.set()
             patch = extractor.extract_patch(0, 0, (0, 0), (32, 32))
             os._exit(0 if is_empty and np.array_equal(patch, data[0]) else 1)

@@ -78,7 +78,8 @@ class ChunkPool:
         self._is_closed = False
         self._n_decodes = 0
         self._n_turns = 0
-        self._begin_empty()
+        self._lock = threading.Lock()
+        self._empty()
         _POOLS.add(self)
 
     @property
@@ -117,11 +118,8 @@ class ChunkPool:
         """Give the memory back; a read in progress ends first, and any later one raises `SourceError`."""
         with self._lock:
             self._is_closed = True
-            self._uses.clear()
-            self._slots.clear()
-            self._free.clear()
             self._grids.clear()
-            self._memory = np.empty((0, 0), np.uint8)
+            self._empty()
 
     def __enter__(self) -> Self:
         return self
@@ -137,9 +135,13 @@ class ChunkPool:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.n_bytes} of {self.max_bytes} bytes, {self._n_decodes} chunks decoded)"
 
-    def _begin_empty(self) -> None:
-        """Keep and expect nothing, whoever may have been at work: in a forked process they are not there to finish."""
+    def _begin_anew(self) -> None:
+        """Begin empty in a forked process: whoever held the lock is not there to give it back."""
         self._lock = threading.Lock()
+        self._empty()
+
+    def _empty(self) -> None:
+        """Keep no chunk, no memory, and expect nothing."""
         self._uses: dict[int, deque[int]] = {}
         """For each chunk, the turns at which it is expected to be needed."""
         self._slots: dict[int, int] = {}
@@ -255,10 +257,10 @@ def _slot_bytes(grid: ChunkGrid) -> int:
 _POOLS: weakref.WeakSet[ChunkPool] = weakref.WeakSet()
 
 
-def _empty_all() -> None:
+def _begin_all_anew() -> None:
     for pool in _POOLS:
-        pool._begin_empty()  # noqa: SLF001  # of the class above
+        pool._begin_anew()  # noqa: SLF001  # of the class above
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_empty_all)
+    os.register_at_fork(after_in_child=_begin_all_anew)
