@@ -3,6 +3,7 @@
 PYTHON ?= python3
 ARGS   ?=
 JOBS   ?= auto
+PATCHLOOM_FUZZ ?= 5000
 
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -20,7 +21,7 @@ INTEROP ?= .venv-interop
 PEER    := careamics==0.3.5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo examples test torture lint format bench interop changelog constraints clean
+.PHONY: help demo examples test torture fuzz lint format bench interop changelog constraints clean
 
 help:  ## Say what there is to make
 	@grep -hE '^[a-z]+:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -48,6 +49,9 @@ format: $(VENV)/.lint  ## Mend what can be mended without thinking
 torture: $(VENV)/.test  ## Kill runs fifty times, fill disks, damage ledgers, and see that nothing is lost: ten minutes
 	PATCHLOOM_TORTURE=50 PATCHLOOM_KILLS=50 $(BIN)/python -m pytest tests/prediction/test_resume.py \
 	  tests/prediction/test_faults.py tests/sinks/test_resume.py tests/sinks/test_sink_faults.py tests/test_demo.py $(ARGS)
+
+fuzz: $(VENV)/.test  ## Open damaged files of every format, and see that they end in our errors (PATCHLOOM_FUZZ=20000 ARGS="tiff --seed 3")
+	$(BIN)/python tests/fuzz --count $(PATCHLOOM_FUZZ) $(ARGS)
 
 bench: $(VENV)/.test  ## Measure, as ratios against a floor
 	@for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
