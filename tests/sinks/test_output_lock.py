@@ -1,11 +1,17 @@
 import os
 import subprocess
 import sys
+from contextlib import suppress
 
+import numpy as np
 import pytest
 
+from patchloom.axes import AxesMap
 from patchloom.errors import SinkError
-from patchloom.sinks import OutputLock, output_lock
+from patchloom.sinks import NpySink, OutputLock, output_lock
+
+# Newer Pythons warn when a process with threads forks.
+pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 
 HOLD = """
 import sys, time
@@ -86,3 +92,66 @@ def test_a_place_that_cannot_be_locked_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(output_lock, "_lock", no_locks)
     with pytest.raises(SinkError, match=r"cannot lock .*: Operation not supported: write to another disk"):
         OutputLock(tmp_path / "b.zarr")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks there")
+@pytest.mark.parametrize("how", ["released", "forgotten", "left by an exception", "aborted sink"])
+def test_a_forked_child_does_not_take_the_lock_away_from_its_parent(tmp_path, how):
+    sink = lock = None
+    if how == "aborted sink":
+        axes_map = AxesMap("YX", (8, 8))
+        sink = NpySink(tmp_path / "a.npy", axes_map=axes_map, dtype="uint8")
+    else:
+        lock = OutputLock(tmp_path / "a.npy")
+    child = os.fork()
+    if child == 0:
+        try:
+            if how == "released":
+                lock.release()
+            elif how == "forgotten":
+                del lock
+            elif how == "aborted sink":
+                sink.abort()
+            else:
+                with suppress(KeyError), lock:
+                    raise KeyError
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    with pytest.raises(SinkError, match="another run is writing"):
+        OutputLock(tmp_path / "a.npy")
+    if sink is not None:
+        sink.write((slice(0, 1), slice(0, 1), slice(0, 8), slice(0, 8)), np.ones((1, 1, 8, 8), "uint8"))
+        assert np.load(sink.finalise()).sum() == 64
+    else:
+        lock.release()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npy"] * (sink is not None)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks there")
+def test_a_lock_ends_with_its_holder_though_a_forked_child_lives_on(tmp_path):
+    lock = OutputLock(tmp_path / "a.zarr")
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.read(reading, 1)  # until the parent says so
+        os._exit(0)
+    lock.release()
+    OutputLock(tmp_path / "a.zarr").release()
+    os.write(writing, b"x")
+    os.waitpid(child, 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks there")
+def test_a_sink_is_not_written_to_by_a_forked_child(tmp_path):
+    sink = NpySink(tmp_path / "a.npy", axes_map=AxesMap("YX", (8, 8)), dtype="uint8")
+    child = os.fork()
+    if child == 0:
+        try:
+            sink.finalise()
+        except SinkError as error:
+            os._exit(int("forked" in str(error)))
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    sink.abort()

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
+from weakref import WeakSet
 
 from patchloom.errors import SinkError
 from patchloom.sinks.destination import check_folder, lock_path
@@ -29,10 +30,14 @@ else:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+_HELD: WeakSet[OutputLock] = WeakSet()
+"""The locks that this process holds."""
+
+
 class OutputLock:
     """The right to write one output, held until `release` or the end of the process.
 
-    Works among processes and within one. Other machines are kept out as well where the file system shares its locks
+    Works among processes and within one. A forked child does not hold the locks of its parent. Other machines are kept out as well where the file system shares its locks
     (NFS and SMB do).
 
     Parameters
@@ -60,6 +65,12 @@ class OutputLock:
         check_folder(path)
         self.path = lock_path(path)
         self._file: IO[bytes] | None = _locked_file(path, self.path)
+        _HELD.add(self)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process holds the lock."""
+        return self._file is not None
 
     def release(self) -> None:
         """Let go; may be called twice."""
@@ -73,6 +84,12 @@ class OutputLock:
         self._file.close()
         self._file = None
 
+    def _leave_to_parent(self) -> None:
+        """Close the copy that a forked child has of the file; the file and its lock stay with the parent."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
     def __del__(self) -> None:
         """Let go without a word, as the end of the process would."""
         if getattr(self, "_file", None) is not None:
@@ -85,6 +102,15 @@ class OutputLock:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.release()
+
+
+def _leave_locks_to_parent() -> None:
+    for lock in list(_HELD):
+        lock._leave_to_parent()  # noqa: SLF001  # of this module
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_locks_to_parent)
 
 
 def _locked_file(path: str | Path, place: Path) -> IO[bytes]:

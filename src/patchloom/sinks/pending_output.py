@@ -57,7 +57,8 @@ class PendingOutput:
         self._destination = self.path.resolve()  # stays where it is when the working directory does not
         self.partial = partial_path(self._destination)
         """Where to write."""
-        self._own_lock = OutputLock(path) if lock is None else None
+        self._owns_lock = lock is None
+        self._lock = OutputLock(path) if lock is None else lock
         try:
             self._claim(resume=resume)
         except BaseException:
@@ -97,6 +98,8 @@ class PendingOutput:
         """
         if self.state != "open":
             raise SinkError(f"{self.path}: the sink is closed: it was {self.state}")
+        if not self._lock.is_held:
+            raise SinkError(f"{self.path}: the sink belongs to the process that this one was forked from: write there")
 
     def publish(self) -> None:
         """Show the complete output.
@@ -110,10 +113,11 @@ class PendingOutput:
         self._release("finalised")
 
     def abort(self) -> None:
-        """Remove it, unless it is published or closed; may be called twice."""
+        """Remove it, unless it is published, closed or another process's; may be called twice."""
         if self.state == "open":
             try:
-                remove(self.partial)
+                if self._lock.is_held:
+                    remove(self.partial)
             finally:
                 self._release("aborted")
 
@@ -124,5 +128,5 @@ class PendingOutput:
 
     def _release(self, state: str) -> None:
         self.state = state
-        if self._own_lock is not None:
-            self._own_lock.release()
+        if self._owns_lock:
+            self._lock.release()

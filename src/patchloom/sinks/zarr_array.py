@@ -27,6 +27,8 @@ from patchloom.sinks.zarr_format import DRIVERS, ZarrFormat, array_metadata, chu
 BYTES_IN_FLIGHT = 16 << 20
 """How much is read or written at once, but always at least one shard or chunk: enough to keep threads and disk busy."""
 
+_MOST_REFERENCED_DIMENSIONS = 3
+
 
 class ZarrArray:
     """A Zarr array that is new, or that a killed process began.
@@ -74,6 +76,9 @@ class ZarrArray:
             array = ts.open(spec, open=True, create=True).result()
             self._sync_folders(folder)
         self._store = array[tuple(slice(None) if kept else ts.newaxis for kept in self._stored)]
+        # Nothing returns before all is written, so blocks need not be copied. TensorStore 0.1.86 stores zeros, though, for
+        # a chunk that it references and that is strided in four dimensions or more.
+        self._may_reference_blocks = sum(size > 1 for size in grid.chunk_shape) <= _MOST_REFERENCED_DIMENSIONS
 
     def write(self, region: Region, block: NDArray[Any]) -> None:
         """Write whole shards; their bytes are durable when this returns.
@@ -93,8 +98,9 @@ class ZarrArray:
 
         def start(shard: Region) -> Any:
             inside = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(shard, region, strict=True))
-            # The block is not copied, which is safe as nothing returns before all is written.
-            return self._store[shard].write(block[inside], can_reference_source_data_indefinitely=True)
+            return self._store[shard].write(
+                block[inside], can_reference_source_data_indefinitely=self._may_reference_blocks
+            )
 
         with self._failing(f"be written at {show(region)}"):
             for file in self._files(region):
