@@ -124,48 +124,62 @@ def check_forms(
 
 
 def to_dtype(values: NDArray[Any], dtype: np.dtype[Any], specs: Sequence[PatchSpecs]) -> NDArray[Any]:
-    """Convert predictions to the dtype asked for.
+    """Convert predictions to the dtype asked for, cropped and blended ones alike.
 
-    Floats turn into integers by rounding to the nearest (halves to even); values past the range stop at its ends.
+    =======  ==========================================================================================
+    to       rule
+    =======  ==========================================================================================
+    integer  Floats are rounded to the nearest, halves to even. Values beyond the range stop at its ends.
+    bool     As an integer that ends at 0 and 1: True from 0.5 on. A negative value is False.
+    float    The nearest value. Numbers beyond the range become infinite.
+    complex  The imaginary part is 0.
+    =======  ==========================================================================================
+
+    Infinite values stop at the ends of an integer's range; NaN is refused where the dtype has none. A complex number is
+    converted to complex dtypes only.
 
     Raises
     ------
     ModelOutputError
-        If a voxel is NaN and integers are asked for; the message says in which tile.
+        If a voxel is NaN and integers or bools are asked for, or values are complex and real numbers are asked for. The
+        message names the tile.
 
     Examples
     --------
     >>> to_dtype(np.array([[[[1.5, 260.0, -3.0]]]]), np.dtype(np.uint8), []).tolist()
     [[[[2, 255, 0]]]]
+    >>> to_dtype(np.array([[[[1, 0, -3]]]]), np.dtype(bool), []).tolist()
+    [[[[True, False, False]]]]
     """
     if values.dtype == dtype:
         return values
-    if dtype.kind == "b":
-        return values >= 0.5 if values.dtype.kind == "f" else values.astype(dtype)  # half way
-    if dtype.kind not in "ui":
-        return values.astype(dtype)
+    if values.dtype.kind == "c" and dtype.kind != "c":
+        raise ModelOutputError(
+            f"the model returned {values.dtype}{_for_tiles(specs)}, and {dtype} has no imaginary part: ask for a complex "
+            "dtype, or return real numbers"
+        )
+    if dtype.kind not in "uib":
+        with np.errstate(over="ignore", under="ignore"):  # a number beyond the range of a smaller float is infinite
+            return values.astype(dtype)
     converted = np.empty(values.shape, dtype)
     voxels, target = np.ascontiguousarray(values).reshape(-1), converted.reshape(-1)
     for start in range(0, len(voxels), _PIECE):
         piece = voxels[start : start + _PIECE]
-        lowest, highest = piece.min(), piece.max()
-        if np.isnan(highest):
+        if np.isnan(piece.max()):
             refuse_nan(values, dtype, specs)
-        if values.dtype.kind == "f":
-            piece = np.rint(piece)
-        target[start : start + _PIECE] = _saturated(piece, dtype, lowest, highest)
+        target[start : start + _PIECE] = piece >= 0.5 if dtype.kind == "b" else _saturated(piece, dtype)
     return converted
 
 
 def refuse_nan(values: NDArray[Any], dtype: np.dtype[Any], specs: Sequence[PatchSpecs]) -> None:
-    """Check that values which are to become integers have no NaN among them.
+    """Check that values which are to become integers or bools have no NaN among them.
 
     Raises
     ------
     ModelOutputError
         If one has; the message says in which tile, where specifications are given.
     """
-    if values.dtype.kind != "f" or dtype.kind not in "ui" or not values.size or not np.isnan(values.max()):
+    if values.dtype.kind not in "fc" or dtype.kind not in "uib" or not values.size or not np.isnan(values.max()):
         return
     found = [spec for tile, spec in zip(values, specs, strict=False) if np.isnan(tile).any()]
     raise ModelOutputError(
@@ -174,7 +188,15 @@ def refuse_nan(values: NDArray[Any], dtype: np.dtype[Any], specs: Sequence[Patch
     )
 
 
-def _saturated(values: NDArray[Any], dtype: np.dtype[Any], lowest: Any, highest: Any) -> NDArray[Any]:
+def _saturated(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Round numbers that are not NaN to integers that stop at the ends of their range."""
+    if values.dtype.kind == "b":
+        return values.astype(dtype)
+    if values.dtype == np.float16:
+        values = values.astype(np.float32)  # in float16, the ends of most ranges are infinite
+    lowest, highest = values.min(), values.max()
+    if values.dtype.kind == "f":
+        values = np.rint(values)
     limits = np.iinfo(dtype)
     if limits.min < lowest and highest < limits.max:
         return values.astype(dtype)
@@ -185,6 +207,10 @@ def _saturated(values: NDArray[Any], dtype: np.dtype[Any], lowest: Any, highest:
     converted[values >= limits.max] = limits.max
     converted[values <= limits.min] = limits.min
     return converted
+
+
+def _for_tiles(specs: Sequence[PatchSpecs]) -> str:
+    return f" for {name_tiles(specs)}" if specs else ""
 
 
 def name_tiles(specs: Sequence[PatchSpecs]) -> str:
