@@ -118,7 +118,7 @@ def test_axes_stored_mirror_those_of_the_image_and_its_own_order_can_be_restored
 
 
 @pytest.mark.parametrize("axes_map", [AxesMap("YX", (300, 1100)), AxesMap("TCZYX", (2, 2, 3, 40, 70))])
-@pytest.mark.parametrize("pyramid", ["mean", "nearest", None])
+@pytest.mark.parametrize("pyramid", ["auto", "mean", "mode", "nearest", None])
 @pytest.mark.parametrize(("version", "reader"), [("0.4", v04.Image), ("0.5", v05.Image)])
 def test_metadata_are_valid(tmp_path, rng, axes_map, pyramid, version, reader):
     path = write_all(
@@ -212,7 +212,7 @@ def test_units_that_ome_zarr_does_not_know_are_left_out(tmp_path, unit):
 
 @pytest.mark.parametrize(
     ("dtype", "method"),
-    [("uint8", "mean"), ("float32", "mean"), ("bool", "mean"), ("int64", "nearest")],
+    [("uint8", "mean"), ("float32", "mean"), ("bool", "mean"), ("int64", "nearest"), ("int64", "mode")],
 )
 @pytest.mark.parametrize(
     "axes_map", [AxesMap("CYX", (2, 93, 70)), AxesMap("TZYX", (2, 1, 37, 50)), AxesMap("ZYX", (11, 35, 66))]
@@ -255,6 +255,18 @@ def test_levels_lie_over_each_other(tmp_path, method):
             values = np.moveaxis(np.asarray(group[dataset["path"]][...]), axis, 0)[:, 0]
             places = origin + scale["scale"][axis] * np.arange(len(values))
             np.testing.assert_allclose(values[:-1], places[:-1], err_msg=f"level {level}")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "method"),
+    [("uint8", "mean"), ("float32", "mean"), ("uint32", "mode"), ("int64", "mode"), ("bool", "mode")],
+)
+def test_by_default_a_pyramid_is_made_by_what_suits_the_dtype(tmp_path, rng, dtype, method):
+    axes_map = AxesMap("YX", (70, 93))
+    image = random_image(rng, axes_map.data_shape, dtype)
+    group = zarr.open_group(write_all(make_sink(tmp_path / "a.zarr", axes_map, dtype, levels=2), image), mode="r")
+    assert group.attrs["ome"]["multiscales"][0]["type"] == method
+    np.testing.assert_array_equal(group["1"][...], downsample(image, (1, 1, 2, 2), method)[0, 0])
 
 
 def test_each_file_is_written_once(tmp_path, rng):
@@ -308,7 +320,7 @@ def test_chunks_and_shards_are_clipped_and_equal_ones_make_plain_chunks(tmp_path
         ({"metadata": ImageMetadata(channel_names=("a", "b"))}, "channel_names has 2 entries"),
         ({"metadata": ImageMetadata(channel_colors=("reddish",))}, "metadata cannot be written"),
         ({"chunk": 0}, "must be one positive number"),
-        ({"pyramid": "median"}, "must be 'mean', 'nearest' or None"),
+        ({"pyramid": "median"}, "must be 'auto', 'mean', 'mode', 'nearest', or None"),
         ({"levels": 0}, "must be at least 1"),
         ({"levels": 1.5}, "must be a whole number"),
     ],

@@ -80,10 +80,29 @@ def test_nearest_takes_every_second_voxel(case):
         np.testing.assert_equal(result[index].item(), values[0])
 
 
+@given(blocks_and_factors(["bool", *INTEGERS, "float16", "float32", "float64"]))
+def test_a_mode_is_the_commonest_value_and_of_equals_the_smallest(case):
+    block, factors = case
+    result = downsample(block, factors, "mode")
+    bits = block.view(f"u{block.itemsize}")
+    assert result.dtype == block.dtype
+    for index, values in neighbourhoods(bits, factors):
+        assert result.view(bits.dtype)[index] == min(values, key=lambda value: (-values.count(value), value))
+
+
 def test_truth_values_are_never_averaged():
     block = np.array([[True, False], [False, False]])
-    assert pyramid_method("mean", block.dtype) == "nearest"
-    assert downsample(block, (2, 2), "mean").tolist() == [[True]]
+    assert pyramid_method("mean", block.dtype) == "mode"
+    assert downsample(block, (2, 2), "mean").tolist() == [[False]]
+    assert downsample(block, (2, 2), "nearest").tolist() == [[True]]
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_mode_takes_blocks_of_any_layout_and_byte_order(rng, swapped):
+    block = rng.integers(0, 3, (5, 6, 7)).astype("uint16")
+    given_block = np.asfortranarray(block.astype(block.dtype.newbyteorder("S") if swapped else block.dtype))
+    expected = downsample(block, (2, 2, 1), "mode")
+    np.testing.assert_array_equal(downsample(given_block, (2, 2, 1), "mode"), expected)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
@@ -92,16 +111,20 @@ def test_nan_propagates_and_infinities_of_both_signs_make_nan(dtype):
     np.testing.assert_array_equal(downsample(block, (1, 2)), np.array([[np.nan, 4, np.nan, np.inf]], dtype))
 
 
-@given(blocks_and_factors(["uint8", "int64", "float32"], allow_nan=False), st.data())
-def test_a_block_at_even_coordinates_gives_what_the_whole_image_gives(case, data):
+@given(
+    blocks_and_factors(["uint8", "int64", "float32"], allow_nan=False),
+    st.sampled_from(["mean", "mode", "nearest"]),
+    st.data(),
+)
+def test_a_block_at_even_coordinates_gives_what_the_whole_image_gives(case, method, data):
     image, factors = case
-    whole = downsample(image, factors)
+    whole = downsample(image, factors, method)
     window = []
     for size in whole.shape:
         start = data.draw(st.integers(0, size - 1))
         window.append(slice(start, data.draw(st.integers(start + 1, size))))
     part = image[tuple(slice(w.start * f, w.stop * f) for w, f in zip(window, factors, strict=True))]
-    np.testing.assert_array_equal(downsample(part, factors), whole[tuple(window)])
+    np.testing.assert_array_equal(downsample(part, factors, method), whole[tuple(window)])
 
 
 @pytest.mark.parametrize("factors", [(2,), (2, 3), (0, 1), (2, 2, 2)])

@@ -108,8 +108,10 @@ Dtype = Annotated[
     typer.Option(help="Type of the output, such as uint8; the model's own if left out. Integers are rounded."),
 ]
 Pyramid = Annotated[
-    Literal["mean", "nearest", "none"],
-    typer.Option(help="How the output's lower levels are made; nearest for labels, none for none."),
+    Literal["auto", "mean", "mode", "nearest", "none"],
+    typer.Option(
+        help="How the output's lower levels are made: auto takes the mode of labels and the mean of intensities; none makes none."
+    ),
 ]
 MemoryLimit = Annotated[
     int | None,

@@ -50,7 +50,7 @@ def predict_command(
         Literal["none", "flips", "all"],
         typer.Option(help="Average over flips, or over flips and quarter turns too: 4 or 8 times the work."),
     ] = "none",
-    pyramid: options.Pyramid = "mean",
+    pyramid: options.Pyramid = "auto",
     ome_zarr: Annotated[Literal["0.5", "0.4"], typer.Option(help="Which OME-Zarr to write.")] = "0.5",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an output that exists, and discard one that is unfinished.")

@@ -20,15 +20,15 @@ from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks import HasMetadata, ImageStack
 from patchloom.prediction.blocks import choose_chunk
 from patchloom.prediction.destinations import output_path
+from patchloom.prediction.label_outputs import holds_labels
 from patchloom.prediction.ledger import Ledger
 from patchloom.prediction.output_form import OutputForm
 from patchloom.prediction.plan import PredictionPlan
-from patchloom.sinks import ImageSink, OffersBuffer, OutputLock, ResumableSink, open_sink, partial_path
+from patchloom.sinks import ImageSink, OffersBuffer, OutputLock, Pyramid, ResumableSink, open_sink, partial_path
 
 Result = NDArray[Any] | Path | dict[str, Any]
 """An image or where it is; by the names of the outputs, where a model has several."""
 
-Pyramid = Literal["mean", "nearest"]
 OmeZarrVersion = Literal["0.4", "0.5"]
 
 
@@ -49,7 +49,7 @@ class Outputs:
     lock : OutputLock, optional
         The lock on the output of a single image, held by the caller.
     pyramid, version
-        As in `OmeZarrSink`.
+        As in `predict`.
     overwrite : bool
         Whether an output that exists may be replaced.
     """
@@ -61,7 +61,7 @@ class Outputs:
         *,
         ledger: Ledger | None = None,
         lock: OutputLock | None = None,
-        pyramid: Pyramid | None = "mean",
+        pyramid: Pyramid | None = "auto",
         version: OmeZarrVersion = "0.5",
         overwrite: bool = False,
     ) -> None:
@@ -220,7 +220,7 @@ class Outputs:
             chunk_shape=(1, 1, *choose_chunk(block_shape)),
             shard_shape=(1, 1, *block_shape),
             metadata=result_metadata(stack, self._plan, form),
-            pyramid=self._pyramid,
+            pyramid="mode" if self._pyramid == "auto" and holds_labels(self._plan, data_idx, form) else self._pyramid,
             version=self._version,
             overwrite=self._overwrite,
             resume=begun,

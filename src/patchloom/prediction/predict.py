@@ -24,10 +24,11 @@ from patchloom.prediction.models.model import Model
 from patchloom.prediction.normalisation import Method, Normalisation, Per
 from patchloom.prediction.normalisation_request import NormalisationRequest, normalisation_request
 from patchloom.prediction.output_form import OutputForm
-from patchloom.prediction.outputs import OmeZarrVersion, Outputs, Pyramid, Result
+from patchloom.prediction.outputs import OmeZarrVersion, Outputs, Result
 from patchloom.prediction.plan import PredictionPlan
 from patchloom.prediction.progress import show_progress, show_summary
 from patchloom.prediction.reductions import Reduction
+from patchloom.sinks import Pyramid
 
 
 def predict(
@@ -51,7 +52,7 @@ def predict(
     skip: SkipRule | None = None,
     fill: float = 0,
     memory_limit: int | None = None,
-    pyramid: Pyramid | None = "mean",
+    pyramid: Pyramid | None = "auto",
     ome_zarr_version: OmeZarrVersion = "0.5",
     overwrite: bool = False,
     keep_going: bool = False,
@@ -76,8 +77,11 @@ def predict(
         Arrays are returned where not given. Only an OME-Zarr can be gone on with after a kill.
     axes, patch_size, overlaps, blend, seams, origin_multiple, padding, batch_size, dtype, reduce, normalise, percentiles, per, skip, fill, memory_limit
         As in `plan`.
-    pyramid : {"mean", "nearest"} or None
-        How the lower levels of an OME-Zarr are made; `"nearest"` for labels, `None` for none.
+    pyramid : {"auto", "mean", "mode", "nearest"} or None
+        How a voxel of a lower level of an OME-Zarr is made from 2 voxels along each axis: their mean, the commonest of them
+        (for labels) or the first. `"auto"` takes the mode of labels and the mean of intensities. Labels are the results of
+        `argmax` and `threshold`, truth values, and integers that a model returns, unless these have 8 or 16 bits and the
+        dtype of the batches it is given. `None` makes no lower levels.
     ome_zarr_version : {"0.5", "0.4"}
         Which OME-Zarr is written: 0.5 is Zarr v3 with shards, 0.4 is Zarr v2.
     overwrite : bool

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from math import isfinite, isnan, prod
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -79,6 +79,15 @@ class Reduction(Protocol):
         """
 
 
+@runtime_checkable
+class MakesLabels(Protocol):
+    """A reduction that declares whether its result holds labels."""
+
+    @property
+    def makes_labels(self) -> bool:
+        """Whether the values are labels of classes or objects, of which no mean may be taken."""
+
+
 @dataclass(frozen=True, slots=True)
 class Argmax:
     """The number of the channel that is highest, in the smallest unsigned dtype; of equal ones the first.
@@ -93,6 +102,11 @@ class Argmax:
     def identity(self) -> str:
         """As it is spelled."""
         return "argmax"
+
+    @property
+    def makes_labels(self) -> bool:
+        """The number of a class is a label."""
+        return True
 
     def output(self, n_channels: int, dtype: np.dtype[Any]) -> tuple[int, np.dtype[Any]]:
         """Say beforehand what comes out."""
@@ -147,6 +161,11 @@ class Threshold:
     def identity(self) -> str:
         """As it is spelled."""
         return f"threshold:{self.value!r}" + ("" if self.channel is None else f"@{self.channel}")
+
+    @property
+    def makes_labels(self) -> bool:
+        """0 and 1 are the labels of a mask."""
+        return True
 
     def output(self, n_channels: int, dtype: np.dtype[Any]) -> tuple[int, np.dtype[Any]]:
         """Say beforehand what comes out."""
@@ -296,6 +315,11 @@ class ReductionChain:
     def identity(self) -> str:
         """As it is spelled."""
         return "|".join(step.identity for step in self.steps)
+
+    @property
+    def makes_labels(self) -> bool:
+        """Whether a step makes labels; those after it choose channels or another dtype of them."""
+        return any(isinstance(step, MakesLabels) and step.makes_labels for step in self.steps)
 
     def output(self, n_channels: int, dtype: np.dtype[Any]) -> tuple[int, np.dtype[Any]]:
         """Say beforehand what comes out."""

@@ -8,6 +8,7 @@ from patchloom.sinks.ome_zarr_sink import OmeZarrSink
 from patchloom.sinks.open_sink import open_sink
 from patchloom.sinks.output_kind import SINK_SUFFIXES, SUPPORTED_OUTPUTS, output_kind
 from patchloom.sinks.output_lock import OutputLock
+from patchloom.sinks.pyramid import Pyramid
 from patchloom.sinks.sink_capabilities import OffersBuffer, ResumableSink
 from patchloom.sinks.tiff_sink import TiffSink
 
@@ -20,6 +21,7 @@ __all__ = [
     "OffersBuffer",
     "OmeZarrSink",
     "OutputLock",
+    "Pyramid",
     "ResumableSink",
     "TiffSink",
     "check_apart",

@@ -21,6 +21,7 @@ from patchloom.sinks.pyramid import PyramidMethod
 _COLORS = ("00FF00", "FF00FF", "00FFFF", "FFFF00", "FF0000", "0000FF")
 _DESCRIPTIONS = {
     "mean": "Each voxel is the mean of 2 voxels along each axis that is halved; integers are rounded half to even.",
+    "mode": "Each voxel is the commonest of 2 voxels along each axis that is halved, of equally common ones the smallest.",
     "nearest": "Every second voxel along each axis that is halved.",
 }
 
@@ -62,7 +63,7 @@ def group_attributes(
         Of OME-Zarr. In 0.4 the attributes are not gathered under `"ome"`.
     level_factors : sequence of sequence of int
         For each level how many voxels of the full image one of its voxels spans, `(z,) y, x`.
-    method : {"mean", "nearest"} or None
+    method : {"mean", "mode", "nearest"} or None
         How lower levels were made; `None` where there are none.
     value_ranges : sequence of (float, float)
         Smallest and largest value of each channel.
@@ -103,8 +104,8 @@ def _multiscale(
         transformations: list[Any] = [
             models.ScaleTransformation(scale=[known.get(axis, 1.0) * factors[axis] for axis in axes])
         ]
-        if level and method == "mean":
-            # A mean lies at the centre of the voxels it was taken of; every second voxel lies where it was.
+        if level and method != "nearest":
+            # A mean or mode lies at the center of the voxels it was taken of; every second voxel lies where it was.
             shift = [known.get(axis, 1.0) * (factors[axis] - 1) / 2 for axis in axes]
             transformations.append(models.TranslationTransformation(translation=shift))
         datasets.append(models.Dataset(path=str(level), coordinateTransformations=transformations))

@@ -21,7 +21,7 @@ from patchloom.sinks.destination import remove, sync_folder
 from patchloom.sinks.output_kind import ZARR, image_name
 from patchloom.sinks.output_lock import OutputLock
 from patchloom.sinks.pending_output import PendingOutput
-from patchloom.sinks.pyramid import downsample, halving, level_shapes, pyramid_method
+from patchloom.sinks.pyramid import Pyramid, downsample, halving, level_shapes, pyramid_method
 from patchloom.sinks.region import check_block, show
 from patchloom.sinks.shard_grid import Region, ShardGrid
 from patchloom.sinks.value_range import ChannelRanges, ValueRange, block_ranges
@@ -54,9 +54,10 @@ class OmeZarrSink:
         Equal ones make plain chunks, without the sharding codec. OME-Zarr 0.4 has no shards: a chunk is a file.
     metadata : ImageMetadata, optional
         Voxel sizes, units, and names and colours of the channels, carried over.
-    pyramid : {"mean", "nearest"} or None
-        How each lower level, half the size of the one above it along each spatial axis, is made. Truth values are always
-        halved by `"nearest"`, which is right for labels as well. `None` makes no lower levels.
+    pyramid : {"auto", "mean", "mode", "nearest"} or None
+        How each lower level, half the size of the one above it along each spatial axis, is made: of the mean of neighbours,
+        of the commonest of them, which is right for labels, or of every second voxel. `"auto"` takes the mode of truth
+        values and of integers of 32 and 64 bits, and the mean of others. `None` makes no lower levels.
     levels : int, optional
         How many levels to make, the full image among them. Without it, levels are made until no axis is larger than 256
         voxels or one chunk.
@@ -110,7 +111,7 @@ class OmeZarrSink:
         chunk_shape: Sequence[int],
         shard_shape: Sequence[int],
         metadata: ImageMetadata | None = None,
-        pyramid: Literal["mean", "nearest"] | None = "mean",
+        pyramid: Pyramid | None = "auto",
         levels: int | None = None,
         version: OmeZarrVersion = "0.5",
         overwrite: bool = False,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from numpy.typing import DTypeLike
 
@@ -17,6 +16,7 @@ from patchloom.sinks.npy_sink import NpySink
 from patchloom.sinks.ome_zarr_sink import OmeZarrSink, OmeZarrVersion
 from patchloom.sinks.output_kind import NPY, TIFF, output_kind
 from patchloom.sinks.output_lock import OutputLock
+from patchloom.sinks.pyramid import Pyramid
 from patchloom.sinks.tiff_sink import TiffSink
 
 
@@ -28,7 +28,7 @@ def open_sink(
     chunk_shape: Sequence[int],
     shard_shape: Sequence[int],
     metadata: ImageMetadata | None = None,
-    pyramid: Literal["mean", "nearest"] | None = "mean",
+    pyramid: Pyramid | None = "auto",
     version: OmeZarrVersion = "0.5",
     overwrite: bool = False,
     resume: bool = False,

@@ -1,12 +1,14 @@
 """Halving images: how many times, to which shapes, and by what arithmetic.
 
 Pure functions on shapes and arrays. A level has half the voxels of the one above it along each spatial axis, rounded up,
-until an axis has one voxel. Its values are means of 2 neighbours along each axis, or every second voxel:
+until an axis has one voxel. Its values are means of 2 neighbours along each axis, the commonest of them, or every second
+voxel:
 
 - Means of floating-point numbers are taken in their own type (`float16` in `float32`) without overflow; NaN propagates.
 - Means of integers are exact and rounded half to even, for 64 bits too: each value is split into its multiple of the
   count and the rest, so that no sum leaves the type.
-- Truth values have no mean: every second one is taken.
+- The commonest value (mode) is one of the neighbours, as labels need it: of equally common ones the smallest, floats in the
+  order of their bits. Truth values have no mean: their mode is taken instead.
 
 The last voxel of an odd axis averages what there is.
 """
@@ -16,36 +18,65 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
+import tensorstore as ts
 from numpy.typing import NDArray
 
 from patchloom.errors import GeometryError
 
-PyramidMethod = Literal["mean", "nearest"]
+PyramidMethod = Literal["mean", "mode", "nearest"]
+Pyramid = Literal["auto", "mean", "mode", "nearest"]
+"""What may be asked for: `"auto"` is the mode or the mean, whichever suits the dtype."""
+
 SMALL_ENOUGH = 256
 """An image whose spatial sizes are no larger needs no further level."""
 
 _Fold = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
 
 
-def pyramid_method(method: str, dtype: np.dtype[Any]) -> PyramidMethod:
-    """Return the method by which an image of some dtype is halved.
+def check_pyramid(pyramid: object) -> Pyramid | None:
+    """Check a method, or `None` for no lower levels.
 
     Raises
     ------
     GeometryError
-        If the method is neither `"mean"` nor `"nearest"`.
+        If there is no such method.
+    """
+    if pyramid is not None and pyramid not in get_args(Pyramid):
+        raise GeometryError(
+            f"pyramid is {pyramid!r}: it must be {', '.join(map(repr, get_args(Pyramid)))}, or None for no lower levels"
+        )
+    return cast("Pyramid | None", pyramid)
+
+
+def pyramid_method(method: str, dtype: np.dtype[Any]) -> PyramidMethod:
+    """Return the method by which an image of some dtype is halved.
+
+    Parameters
+    ----------
+    method : {"auto", "mean", "mode", "nearest"}
+        `"auto"` is the mode for truth values and integers of 32 and 64 bits, which are labels as a rule, and the mean for
+        others.
+    dtype : numpy dtype
+        Dtype of the image.
+
+    Raises
+    ------
+    GeometryError
+        If there is no such method.
 
     Examples
     --------
-    >>> pyramid_method("mean", np.dtype("uint16")), pyramid_method("mean", np.dtype(bool))
-    ('mean', 'nearest')
+    >>> [pyramid_method("auto", np.dtype(name)) for name in ("uint16", "float32", "int64", "bool")]
+    ['mean', 'mean', 'mode', 'mode']
     """
-    if method not in get_args(PyramidMethod):
-        raise GeometryError(f"pyramid is {method!r}: it must be 'mean', 'nearest' or None")
-    return "mean" if method == "mean" and dtype.kind != "b" else "nearest"
+    checked = check_pyramid(method)
+    if checked in ("mode", "nearest"):
+        return cast("PyramidMethod", checked)
+    labels = dtype.kind == "b" or (checked == "auto" and dtype.kind in "iu" and dtype.itemsize >= 4)
+    return "mode" if labels else "mean"
 
 
 def halving(shape: Sequence[int]) -> tuple[int, ...]:
@@ -113,8 +144,8 @@ def downsample(block: NDArray[Any], factors: Sequence[int], method: PyramidMetho
         Boolean, integer or floating-point.
     factors : sequence of int
         1 or 2 for each axis, at most three of them 2.
-    method : {"mean", "nearest"}
-        Mean of neighbours, or every second voxel.
+    method : {"mean", "mode", "nearest"}
+        Mean of neighbours, the commonest of them, or every second voxel.
 
     Returns
     -------
@@ -132,13 +163,18 @@ def downsample(block: NDArray[Any], factors: Sequence[int], method: PyramidMetho
     [[2, 9]]
     >>> downsample(np.array([[1, 2, 9], [2, 1, 9]], "uint8"), (2, 2), "nearest").tolist()
     [[1, 9]]
+    >>> downsample(np.array([[1, 3, 9], [3, 4, 9]], "uint8"), (2, 2), "mode").tolist()
+    [[3, 9]]
     """
     if len(factors) != block.ndim or not set(factors) <= {1, 2} or sum(factors) > block.ndim + 3:
         raise GeometryError(
             f"factors are {tuple(factors)}: there must be a 1 or 2 for each of {block.ndim} axes, at most three of them 2"
         )
-    if pyramid_method(method, block.dtype) == "nearest":
+    method = pyramid_method(method, block.dtype)
+    if method == "nearest":
         return block[tuple(slice(None, None, factor) for factor in factors)]
+    if method == "mode":
+        return _mode(block, factors)
     axes = [axis for axis, factor in enumerate(factors) if factor == 2]
     if block.dtype.kind in "iu":
         return _integer_mean(block, axes)
@@ -146,6 +182,13 @@ def downsample(block: NDArray[Any], factors: Sequence[int], method: PyramidMetho
     # Infinities of both signs meet in NaN, as they should.
     with np.errstate(invalid="ignore"):
         return _fold(working, axes, lambda even, odd: even * 0.5 + odd * 0.5).astype(block.dtype, copy=False)
+
+
+def _mode(block: NDArray[Any], factors: Sequence[int]) -> NDArray[Any]:
+    # Bits are compared, as NaN is not equal to itself.
+    bits = np.ascontiguousarray(block, block.dtype.newbyteorder("=")).view(f"u{block.itemsize}")
+    halves: NDArray[Any] = ts.downsample(ts.array(bits, copy=False), list(factors), "mode").read().result()
+    return halves.view(block.dtype.newbyteorder("="))
 
 
 def _integer_mean(block: NDArray[Any], axes: Sequence[int]) -> NDArray[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from patchloom.errors import GeometryError, ModelOutputError
 from patchloom.patch_specs import TileSpecs
 from patchloom.patching import TiledPatching
+from patchloom.sinks import Pyramid
 from patchloom.torch.collation import decollate
 from patchloom.torch.tile_writer import TileWriter
 
@@ -48,7 +49,7 @@ class StitchingWriter(Callback):
         self,
         output: str | Path | None = None,
         *,
-        pyramid: Literal["mean", "nearest"] | None = "mean",
+        pyramid: Pyramid | None = "auto",
         overwrite: bool = False,
     ) -> None:
         self.output = output

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch.utils.data
@@ -21,7 +21,8 @@ from patchloom.patch_specs import TileSpecs
 from patchloom.patching import TiledPatching
 from patchloom.prediction.blocks import BlockGrid, choose_blocks, choose_chunk
 from patchloom.prediction.destinations import series_destinations
-from patchloom.sinks import SINK_SUFFIXES, ImageSink, check_apart, check_destination, open_sink, output_kind
+from patchloom.prediction.label_outputs import dtype_of_labels
+from patchloom.sinks import SINK_SUFFIXES, ImageSink, Pyramid, check_apart, check_destination, open_sink, output_kind
 from patchloom.stitching import paste_tile
 
 
@@ -85,7 +86,7 @@ class TileWriter:
     output : str or Path, optional
         For one image a name that says what is written, as of `patchloom.predict`; for several a folder. Arrays where not
         given.
-    pyramid : {"mean", "nearest"} or None
+    pyramid : {"auto", "mean", "mode", "nearest"} or None
         As of `patchloom.predict`.
     overwrite : bool
         Whether an output that exists may be replaced.
@@ -115,7 +116,7 @@ class TileWriter:
         tiling: TiledPatching,
         output: str | Path | None = None,
         *,
-        pyramid: Literal["mean", "nearest"] | None = "mean",
+        pyramid: Pyramid | None = "auto",
         overwrite: bool = False,
     ) -> None:
         shapes = [(stack.data_shape[0], *stack.data_shape[2:]) for stack in image_stacks]
@@ -235,6 +236,7 @@ class TileWriter:
         stack, grid = self._stacks[data_idx], self._grids[data_idx]
         destination = self._destinations[data_idx]
         source = stack.metadata if isinstance(stack, HasMetadata) else ImageMetadata()
+        labels = dtype_of_labels(dtype, np.dtype(stack.data_dtype))
         return open_sink(
             destination,
             axes_map=AxesMap(stack.original_axes, tuple(stack.original_data_shape)).with_channels(n_channels),
@@ -242,7 +244,7 @@ class TileWriter:
             chunk_shape=(1, 1, *choose_chunk(grid.block_shape)),
             shard_shape=(1, 1, *grid.block_shape),
             metadata=replace(source, channel_names=(), channel_colors=()),
-            pyramid=self._pyramid,
+            pyramid="mode" if labels and self._pyramid == "auto" else self._pyramid,
             overwrite=self._overwrite,
         )
 

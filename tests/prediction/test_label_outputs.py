@@ -1,0 +1,100 @@
+"""Lower levels of a pyramid show no label that was never predicted."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+from patchloom.prediction import predict
+
+
+def levels(output: Path) -> list[np.ndarray]:
+    return [array[...] for _, array in sorted(zarr.open_group(output, mode="r").arrays())]
+
+
+def mode_of_four(image: np.ndarray) -> np.ndarray:
+    """The commonest of 2 × 2 neighbors, of equals the smallest."""
+    four = np.sort(np.stack([image[y::2, x::2] for y in (0, 1) for x in (0, 1)]), axis=0)
+    counts = (four[:, None] == four[None]).sum(axis=0)
+    return np.take_along_axis(four, counts.argmax(axis=0)[None], axis=0)[0]
+
+
+def test_the_model_of_the_oracle() -> None:
+    assert mode_of_four(np.array([[2, 0, 7, 7], [0, 2, 1, 3]])).tolist() == [[0, 7]]
+
+
+def argmax_of(dtype: str) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda batch: batch.argmax(axis=1, keepdims=True).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        (lambda batch: batch, {"reduce": "argmax"}),
+        (lambda batch: batch, {"reduce": "argmax", "blend": "hann"}),
+        (lambda batch: batch, {"reduce": "channels:2,0|argmax|uint16"}),
+        (lambda batch: batch, {"reduce": "threshold:0.5@1"}),
+        (argmax_of("uint8"), {}),
+        (argmax_of("uint16"), {}),
+        (argmax_of("int64"), {}),
+        (argmax_of("int32"), {"dtype": "uint16"}),
+        (argmax_of("int64"), {"dtype": "float32"}),
+        (lambda batch: batch[:, 1:2] > 0.5, {}),
+        (lambda batch: batch[:, 1:2] > 0.5, {"dtype": "uint8"}),
+    ],
+)
+def test_levels_of_labels_are_the_mode_of_the_level_above(
+    model: Any, options: dict[str, Any], rng: np.random.Generator, tmp_path: Path
+) -> None:
+    scores = rng.random((3, 520, 600)).astype(np.float32)
+    output = predict(
+        model, scores, tmp_path / "out.ome.zarr", axes="CYX", patch_size=(256, 256), progress=False, **options
+    )
+    found = [level.reshape(level.shape[-2:]) for level in levels(output)]
+    assert len(found) == 3
+    for above, below in itertools.pairwise(found):
+        np.testing.assert_array_equal(below, mode_of_four(above))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("options", [{}, {"blend": "hann"}, {"reduce": "uint8*0.5"}])
+def test_levels_of_intensities_are_means(
+    dtype: str, options: dict[str, Any], rng: np.random.Generator, tmp_path: Path
+) -> None:
+    image = (rng.random((520, 600)) * 200).astype(dtype)
+    output = predict(
+        lambda batch: batch,
+        image,
+        tmp_path / "out.ome.zarr",
+        axes="YX",
+        patch_size=(256, 256),
+        progress=False,
+        **options,
+    )
+    full, half = levels(output)[:2]
+    means = full.reshape(260, 2, 300, 2).astype(float).mean(axis=(1, 3))
+    np.testing.assert_allclose(half, means if half.dtype.kind == "f" else means.round(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("pyramid", ["mean", "mode", "nearest"])
+def test_a_method_that_is_asked_for_is_taken_whatever_the_output(
+    pyramid: Any, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    scores = rng.random((2, 600, 600)).astype(np.float32)
+    output = predict(
+        lambda batch: batch,
+        scores,
+        tmp_path / "out.ome.zarr",
+        axes="CYX",
+        patch_size=(256, 256),
+        reduce="argmax",
+        pyramid=pyramid,
+        progress=False,
+    )
+    assert zarr.open_group(output, mode="r").attrs["ome"]["multiscales"][0]["type"] == pyramid
