@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.errors import SpecError
+from patchloom.local_paths import normalize_path
 from patchloom.patch_specs import PatchSpecs
 
 Column = NDArray[np.int64]
@@ -145,7 +146,7 @@ class SpecTable(Sequence[PatchSpecs]):
         SpecError
             If the file name ends otherwise.
         """
-        path = Path(path)
+        path = Path(normalize_path(path))
         if _storage_format(path) == ".npz":
             with path.open("wb") as file:
                 np.savez_compressed(file, allow_pickle=False, **self.columns)
@@ -163,7 +164,7 @@ class SpecTable(Sequence[PatchSpecs]):
         SpecError
             If the file name ends otherwise, or the file holds no specifications.
         """
-        path = Path(path)
+        path = Path(normalize_path(path))
         if _storage_format(path) == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
                 return cls(dict(arrays))

@@ -8,7 +8,16 @@ import tifffile
 import zarr
 
 from patchloom.errors import AxesError, GeometryError, MissingExtraError, SourceError, SourceNotFoundError
-from patchloom.image_stacks import ArrayStack, CziStack, ImageStack, TiffStack, ZarrStack, is_series, open_stacks
+from patchloom.image_stacks import (
+    ArrayStack,
+    CziStack,
+    ImageStack,
+    NpyStack,
+    TiffStack,
+    ZarrStack,
+    is_series,
+    open_stacks,
+)
 
 
 def write_tiff(path, size=8):
@@ -56,7 +65,7 @@ def test_every_kind_of_source_is_opened(folder, sample_file):
         folder / "array.npy",
     ]
     stacks = open_stacks(sources, axes=[None, None, None, "CYX", None, "ZYX"])
-    assert [type(stack) for stack in stacks] == [TiffStack, ZarrStack, CziStack, ArrayStack, ArrayStack, ArrayStack]
+    assert [type(stack) for stack in stacks] == [TiffStack, ZarrStack, CziStack, ArrayStack, ArrayStack, NpyStack]
     assert stacks[4] is stack
     assert all(isinstance(stack, ImageStack) for stack in stacks)
     assert stacks[5].data_shape == (1, 1, 3, 8, 9)

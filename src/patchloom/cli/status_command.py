@@ -10,6 +10,7 @@ import typer
 from patchloom.cli import options
 from patchloom.cli.reporting import FAILED, print_json, reported_errors
 from patchloom.errors import SourceNotFoundError
+from patchloom.local_paths import normalize_path
 from patchloom.prediction.ledger import ledger_path, read_progress
 
 
@@ -20,6 +21,7 @@ def status_command(
 ) -> None:
     """Say whether an output is finished, or how many of its blocks are; exit code 0 if it is finished, else 1."""
     with reported_errors(debug=debug):
+        output = normalize_path(output)
         progress = read_progress(ledger_path(output))
         if progress is None and not output.exists():
             raise SourceNotFoundError(f"{output}: no output, and no run that has begun one")

@@ -19,6 +19,7 @@ from patchloom.filters.score_map import ScoreMap
 from patchloom.geometry.checks import series_shapes, spatial_tuple, whole_number
 from patchloom.geometry.grid_cells import cell_counts
 from patchloom.image_stacks import HasStorageGrid, ImageStack, Region, read_regions
+from patchloom.local_paths import normalize_path
 
 MAX_BYTES = 128 << 20
 """Pixels held at once."""
@@ -85,7 +86,7 @@ def score_cells(
     wanted = None if channels is None else _checked_channels(channels, image_stacks)
     if whole_number("max_bytes", max_bytes) < 1:
         raise GeometryError(f"max_bytes is {max_bytes}: it must be at least 1")
-    folder = prepare_folder(Path(cache)) if isinstance(cache, (str, Path)) else None
+    folder = prepare_folder(Path(normalize_path(cache))) if isinstance(cache, (str, Path)) else None
     scan = _Scan(cells, wanted, max_bytes)
     by_stack = []
     for stack in image_stacks:

@@ -12,6 +12,7 @@ from patchloom.image_stacks.image_stack import (
     ReadsRegions,
     Region,
 )
+from patchloom.image_stacks.npy_stack import NpyStack
 from patchloom.image_stacks.open_stacks import Source, is_series, open_stacks
 from patchloom.image_stacks.region_reads import read_regions
 from patchloom.image_stacks.series_check import check_series
@@ -27,6 +28,7 @@ __all__ = [
     "HasStorageGrid",
     "HoldsPixels",
     "ImageStack",
+    "NpyStack",
     "ReadsRegions",
     "Region",
     "SlicedStack",

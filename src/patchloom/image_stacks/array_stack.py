@@ -82,10 +82,7 @@ class ArrayStack(SlicedStack):
         """The whole image as a view; see `HoldsPixels.pixels`."""
         if type(self) is not ArrayStack or not isinstance(self.array, np.ndarray):
             return None  # what is derived from this class may read in a way of its own
-        steps = dict(zip(self.original_axes, self.array.strides, strict=True))
-        if "S" in steps and "T" in steps and steps["S"] != steps["T"] * self.axes_map.size("T"):
-            return None  # samples and times do not fold into one axis without a copy
-        return self.axes_map.to_data(self.array.view(np.ndarray))
+        return pixels_in_order(self.array, self.axes_map)
 
     def read(self, selection: tuple[slice | int, ...]) -> NDArray[Any]:
         """Cut a box out of the array; see `SlicedStack.read`."""
@@ -98,6 +95,20 @@ class ArrayStack(SlicedStack):
     def __getstate__(self) -> dict[str, Any]:
         by_name = isinstance(self.array, np.memmap) and isinstance(self.array.base, mmap.mmap)
         return {**self.__dict__, "array": _ByFileName(self.array)} if by_name else dict(self.__dict__)
+
+
+def pixels_in_order(array: NDArray[Any], axes_map: AxesMap) -> NDArray[Any] | None:
+    """Return a whole array as `SC(Z)YX`, as a view; `None` where samples and times do not fold into one axis without a copy.
+
+    Examples
+    --------
+    >>> pixels_in_order(np.zeros((64, 48, 3)), AxesMap("YXC", (64, 48, 3))).shape
+    (1, 3, 64, 48)
+    """
+    steps = dict(zip(axes_map.axes, array.strides, strict=True))
+    if "S" in steps and "T" in steps and steps["S"] != steps["T"] * axes_map.size("T"):
+        return None
+    return axes_map.to_data(array.view(np.ndarray))
 
 
 class _ByFileName:

@@ -23,6 +23,7 @@ from patchloom.errors import PatchloomError, SourceError, SourceNotFoundError
 from patchloom.image_stacks.czi_metadata import czi_metadata
 from patchloom.image_stacks.sliced_stack import SlicedStack, describe_selection
 from patchloom.image_stacks.source_axes import axes_from_names, unknown_axes
+from patchloom.local_paths import normalize_path
 
 CACHE_BYTES = 64 << 20
 """Decoded subblocks that libCZI keeps for each open file."""
@@ -74,6 +75,7 @@ class CziStack(SlicedStack):
     """
 
     def __init__(self, path: str | Path, scene: int | None = None, axes: str | None = None) -> None:
+        path = normalize_path(path)
         if not Path(path).is_file():
             raise SourceNotFoundError(f"there is no file {path}")
         self._path = str(Path(path).absolute())

@@ -7,15 +7,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
-import numpy as np
-
 from patchloom.errors import AxesError, GeometryError, PatchloomError, SourceError, SourceNotFoundError
 from patchloom.image_stacks.array_stack import ArrayLike, ArrayStack
 from patchloom.image_stacks.czi_stack import CziStack
 from patchloom.image_stacks.image_stack import HasFiles, ImageStack
+from patchloom.image_stacks.npy_stack import NpyStack
 from patchloom.image_stacks.source_paths import image_format, images_of, is_collection, split_scene
 from patchloom.image_stacks.tiff_stack import TiffStack
 from patchloom.image_stacks.zarr_stack import ZarrStack
+from patchloom.local_paths import normalize_path
 
 Source = str | os.PathLike[str] | ArrayLike | ImageStack
 """One image, or the name of several: a path, a URL, a folder, a glob pattern, an array or a stack."""
@@ -52,6 +52,7 @@ def open_stacks(
 
     Examples
     --------
+    >>> import numpy as np
     >>> [stack.data_shape for stack in open_stacks([np.zeros((3, 64, 48)), np.zeros((9, 9))], axes=["CYX", "YX"])]
     [(1, 3, 64, 48), (1, 1, 9, 9)]
     >>> open_stacks(np.zeros((3, 64, 48)))
@@ -79,18 +80,19 @@ def is_series(sources: Source | Sequence[Source]) -> bool:
 
     Examples
     --------
+    >>> import numpy as np
     >>> is_series(np.zeros((4, 4))), is_series("a.tif"), is_series(["a.tif"]), is_series("*.tif")
     (False, False, True, True)
     """
     if isinstance(sources, (str, os.PathLike)):
-        return is_collection(_path(sources))
+        return is_collection(normalize_path(sources))
     return not _is_image(sources)
 
 
 def _opened(source: Source, axes: str | None, level: int | None) -> Iterator[ImageStack | PatchloomError]:
     """Open what one source stands for; what fails comes as its error."""
     try:
-        images = images_of(_path(source)) if isinstance(source, (str, os.PathLike)) else None
+        images = images_of(normalize_path(source)) if isinstance(source, (str, os.PathLike)) else None
     except PatchloomError as error:
         yield error
     else:
@@ -125,7 +127,7 @@ def _opened_files(
 
 def _open(source: Source, axes: str | None, level: int | None) -> ImageStack:
     if isinstance(source, (str, os.PathLike)):
-        return _open_path(_path(source), axes, level)
+        return _open_path(normalize_path(source), axes, level)
     if isinstance(source, ImageStack):
         _check_no_level(source.source, level)
         if axes not in (None, source.original_axes):
@@ -150,17 +152,7 @@ def _open_path(path: str | Path, axes: str | None, level: int | None) -> ImageSt
             return CziStack(*split_scene(path), axes=axes)
         case _:
             _check_no_level(path, level)
-            return ArrayStack(_memory_map(path), axes, source=path)
-
-
-def _memory_map(path: str | Path) -> ArrayLike:
-    try:
-        array: ArrayLike = np.load(path, mmap_mode="r")
-    except FileNotFoundError as error:
-        raise SourceNotFoundError(f"there is no file {path}") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise SourceError(f"{path} cannot be read as a NumPy array: {error}") from error
-    return array
+            return NpyStack(path, axes)
 
 
 def _check_no_level(source: str | Path, level: int | None) -> None:
@@ -191,10 +183,6 @@ def _axes_of_each(axes: str | Sequence[str | None] | None, n_sources: int) -> li
 
 def _is_image(source: object) -> bool:
     return isinstance(source, ImageStack) or (hasattr(source, "shape") and hasattr(source, "dtype"))
-
-
-def _path(source: str | os.PathLike[str]) -> str | Path:
-    return source if isinstance(source, str) else Path(source)
 
 
 def _one_error(failures: Sequence[PatchloomError], n_images: int) -> PatchloomError:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from patchloom.errors import SourceError, SourceNotFoundError
-from patchloom.image_stacks.zarr_node import is_url, is_zarr_folder
+from patchloom.image_stacks.zarr_node import is_zarr_folder
+from patchloom.local_paths import is_url
 
 ImageFormat = Literal["tiff", "czi", "zarr", "npy"]
 
@@ -74,9 +75,10 @@ def images_of(source: str | Path) -> list[str | Path]:
     SourceError
         If it is a file that is no image of a supported format.
     """
+    if not str(source) or "\0" in str(source):
+        raise SourceNotFoundError(f"{str(source)!r} is not a path: give the name of a file or folder")
     if _is_pattern(source):
-        matches = glob.glob(str(source), recursive=True)  # noqa: PTH207  # Path.glob refuses absolute patterns
-        return _only_images(f"{source} matches", map(Path, matches))
+        return _only_images(f"{source} matches", _matches(Path(source)))
     if is_collection(source):
         return _only_images(f"{source} holds", Path(source).iterdir())
     if image_format(source) is None:
@@ -97,7 +99,14 @@ def _only_images(what: str, paths: Iterable[Path]) -> list[str | Path]:
 
 
 def _is_pattern(source: str | Path) -> bool:
-    return not is_url(source) and glob.has_magic(str(source)) and not Path(source).exists()
+    return not is_url(source) and glob.has_magic(str(source)) and not Path(split_scene(source)[0]).exists()
+
+
+def _matches(pattern: Path) -> list[Path]:
+    """List what a pattern matches; folders above it that exist by that very name are no part of the pattern."""
+    folder = next((parent for parent in pattern.parents if parent.is_dir()), Path())
+    below = str(pattern.relative_to(folder))
+    return [folder / name for name in glob.glob(below, root_dir=folder, recursive=True)]  # noqa: PTH207  # not through links
 
 
 def _natural_order(path: Path) -> tuple[list[tuple[str, int]], str]:

@@ -33,6 +33,7 @@ from patchloom.image_stacks.tiff_pages import (
     page_table,
     read_pages,
 )
+from patchloom.local_paths import normalize_path
 
 
 class TiffStack(SlicedStack):
@@ -82,6 +83,7 @@ class TiffStack(SlicedStack):
     """The same as `chunk_shape`."""
 
     def __init__(self, path: str | Path, axes: str | None = None, *, series: int | None = None, level: int = 0) -> None:
+        path = normalize_path(path)
         with _opened(path) as tif:
             _check_last_page(path, tif)
             series = _first_series_inside(tif) if series is None else series

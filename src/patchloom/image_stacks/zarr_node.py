@@ -17,6 +17,7 @@ import tensorstore as ts
 
 from patchloom.errors import SourceError
 from patchloom.forked_process import check_not_forked
+from patchloom.local_paths import is_url, normalize_path
 
 CACHE_BYTES = 128 << 20
 """Decoded chunks that TensorStore keeps, all stacks of a process together."""
@@ -74,17 +75,6 @@ def context(*, cached: bool = True) -> ts.Context:
     )
 
 
-def is_url(source: str | Path) -> bool:
-    """Whether a source is named by a URL.
-
-    Examples
-    --------
-    >>> is_url("https://example.org/cells.ome.zarr"), is_url("cells.ome.zarr")
-    (True, False)
-    """
-    return "://" in str(source)
-
-
 def place(source: str | Path) -> dict[str, Any]:
     """Turn a path or URL into TensorStore's specification of a key-value store.
 
@@ -98,10 +88,12 @@ def place(source: str | Path) -> dict[str, Any]:
     >>> place("s3://bucket/cells.zarr")
     {'bucket': 'bucket', 'driver': 's3', 'path': 'cells.zarr/'}
     """
+    source = normalize_path(source)
     if not is_url(source):
         return {"driver": "file", "path": f"{Path(source).absolute().as_posix().rstrip('/')}/"}
+    path, mark, query = str(source).partition("?")
     try:
-        spec: dict[str, Any] = ts.KvStore.Spec(f"{str(source).rstrip('/')}/").to_json()
+        spec: dict[str, Any] = ts.KvStore.Spec(f"{path.rstrip('/')}/{mark}{query}").to_json()
     except ValueError as error:
         raise SourceError(f"{source} is no URL that can be read from: {reason(error)}") from error
     return spec

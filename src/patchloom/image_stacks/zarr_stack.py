@@ -20,7 +20,8 @@ from patchloom.image_stacks.ome_zarr_image import OmeZarrImage, ome_zarr_image
 from patchloom.image_stacks.sliced_stack import SlicedStack, describe_selection
 from patchloom.image_stacks.source_axes import axes_from_names, unknown_axes
 from patchloom.image_stacks.storage_grid import as_data_box
-from patchloom.image_stacks.zarr_node import ZarrNode, context, is_url, is_zarr_folder, place, read_node, reason
+from patchloom.image_stacks.zarr_node import ZarrNode, context, is_zarr_folder, place, read_node, reason
+from patchloom.local_paths import is_url, normalize_path
 
 
 class ZarrStack(SlicedStack):
@@ -65,6 +66,7 @@ class ZarrStack(SlicedStack):
     """
 
     def __init__(self, source: str | Path, axes: str | None = None, level: int | None = None) -> None:
+        source = normalize_path(source)
         found = _find_array(source, level, axes_given=axes is not None)
         self._spec, self._level = found.spec, found.level
         whole = _open(source, found.spec, context())

@@ -14,6 +14,7 @@ from patchloom.geometry.blend_weights import BlendWindow
 from patchloom.geometry.padding import Padding
 from patchloom.geometry.tile_rule import Seams
 from patchloom.image_stacks import ImageStack, Source, is_series, open_stacks
+from patchloom.local_paths import normalize_path
 from patchloom.prediction.claimed_output import ClaimedOutput, claimed_output, run_ledger
 from patchloom.prediction.emptiness import SkipRule
 from patchloom.prediction.engine import Engine, learn_forms
@@ -125,6 +126,7 @@ def predict(
     series = is_series(sources)
     asked: dict[str, Any] = {"normalise": normalise, "percentiles": percentiles, "per": per}
     request = normalisation_request(**asked)
+    output = None if output is None else normalize_path(output)
     stacks = open_stacks(sources, axes)
     with claimed_output(output, stacks, series=series, overwrite=overwrite) as claimed:
         begun = claimed.begun or {}

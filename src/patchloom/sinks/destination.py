@@ -12,9 +12,9 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from patchloom.errors import OutputExistsError, SinkError
+from patchloom.local_paths import is_url, normalize_path
 from patchloom.sinks.output_kind import OutputKind, output_kind
 from patchloom.sinks.write_failure import why
 
@@ -74,9 +74,9 @@ def check_folder(path: str | Path) -> None:
     SinkError
         If it is no local path, or its folder is missing or cannot be written to.
     """
-    if "://" in str(path):
+    if is_url(normalize_path(path)):
         raise SinkError(f"{path}: outputs are written to local paths only; write to a folder and copy it from there")
-    folder = Path(path).resolve().parent
+    folder = _resolved(path).parent
     if not folder.is_dir():
         raise SinkError(f"{path}: the folder {folder} does not exist: make it first")
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -91,7 +91,7 @@ def check_replaceable(path: str | Path, kind: OutputKind, *, overwrite: bool) ->
     OutputExistsError
         If something is there and is not to be replaced, or is of another kind.
     """
-    destination = Path(path).resolve()
+    destination = _resolved(path)
     if not os.path.lexists(destination):
         return
     if not overwrite:
@@ -127,7 +127,7 @@ def check_apart(path: str | Path, sources: Iterable[str | Path]) -> None:
         ...
     patchloom.errors.SinkError: the output raw.zarr/out.zarr lies inside the input raw.zarr: choose another output
     """
-    output = Path(path).resolve()
+    output = _resolved(path)
     for source in sources:
         local = _local_path(source)
         if local is None:
@@ -154,7 +154,7 @@ def publish(path: str | Path, kind: OutputKind, *, overwrite: bool) -> None:
     SinkError
         If that cannot be done; what was at the destination is there still.
     """
-    partial, replaced, destination = partial_path(path), _replaced_path(path), Path(path).resolve()
+    partial, replaced, destination = partial_path(path), _replaced_path(path), _resolved(path)
     check_replaceable(path, kind, overwrite=overwrite)
     try:
         if destination.is_dir():
@@ -181,7 +181,7 @@ def undo_interrupted_replacement(path: str | Path) -> None:
     SinkError
         If that cannot be done.
     """
-    replaced, destination = _replaced_path(path), Path(path).resolve()
+    replaced, destination = _replaced_path(path), _resolved(path)
     if os.path.lexists(destination):
         remove(replaced)
     elif os.path.lexists(replaced):
@@ -220,7 +220,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _beside(path: str | Path, ending: str) -> Path:
-    destination = Path(path).resolve()
+    destination = _resolved(path)
     return destination.with_name(destination.name + ending)
 
 
@@ -228,8 +228,10 @@ def _replaced_path(path: str | Path) -> Path:
     return _beside(path, ".replaced")
 
 
+def _resolved(path: str | Path) -> Path:
+    return Path(normalize_path(path)).resolve()
+
+
 def _local_path(source: str | Path) -> Path | None:
-    text = str(source)
-    if text.startswith("file://"):
-        return Path(unquote(urlsplit(text).path))
-    return None if text == "array" or "://" in text else Path(source)
+    place = normalize_path(source)
+    return None if str(source) == "array" or is_url(place) else Path(place)

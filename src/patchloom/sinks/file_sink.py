@@ -16,6 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from patchloom.axes import AxesMap
 from patchloom.errors import SinkError
+from patchloom.local_paths import normalize_path
 from patchloom.sinks.output_kind import OutputKind
 from patchloom.sinks.output_lock import OutputLock
 from patchloom.sinks.pending_output import PendingOutput
@@ -46,7 +47,7 @@ class FileSink(ABC):
     def __init__(
         self, path: str | Path, axes_map: AxesMap, dtype: DTypeLike, *, overwrite: bool, lock: OutputLock | None
     ) -> None:
-        self.path = Path(path)
+        self.path = Path(normalize_path(path))
         self.axes_map = axes_map
         self.data_shape = axes_map.data_shape
         self.data_dtype = np.dtype(dtype)

@@ -16,6 +16,7 @@ from patchloom.axes import AxesMap
 from patchloom.errors import GeometryError, SinkError
 from patchloom.geometry.checks import whole_number
 from patchloom.image_metadata import ImageMetadata
+from patchloom.local_paths import normalize_path
 from patchloom.sinks.block_record import block_record, read_record
 from patchloom.sinks.destination import remove, sync_folder
 from patchloom.sinks.output_kind import ZARR, image_name
@@ -118,7 +119,7 @@ class OmeZarrSink:
         resume: bool = False,
         lock: OutputLock | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = Path(normalize_path(path))
         self.axes_map = axes_map
         self.data_shape = axes_map.data_shape
         self.data_dtype = _storable(dtype)

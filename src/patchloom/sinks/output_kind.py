@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from patchloom.errors import SinkError
+from patchloom.local_paths import normalize_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def image_name(path: str | Path) -> str:
     >>> image_name("out/day.2.ome.tif"), image_name("out/day 3")
     ('day.2', 'day 3')
     """
-    name = Path(path).name
+    name = Path(normalize_path(path)).name
     ending = next((suffix for suffix in SINK_SUFFIXES if name.lower().endswith(suffix)), "")
     return name[: len(name) - len(ending)]
 
@@ -93,6 +94,6 @@ def output_kind(path: str | Path) -> OutputKind:
     OME-TIFF (.ome.tif, .ome.tiff, .tif, .tiff, .btf) or NumPy (.npy)
     """
     for kind in OUTPUT_KINDS:
-        if str(path).lower().endswith(kind.suffixes):
+        if normalize_path(str(path)).lower().endswith(kind.suffixes):
             return kind
     raise SinkError(f"{path}: the ending says what to write: take a name for {SUPPORTED_OUTPUTS}")

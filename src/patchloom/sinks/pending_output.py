@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from patchloom.errors import SinkError
+from patchloom.local_paths import normalize_path
 from patchloom.sinks.destination import (
     check_destination,
     partial_path,
@@ -50,7 +51,7 @@ class PendingOutput:
         resume: bool = False,
         lock: OutputLock | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = Path(normalize_path(path))
         self.kind = kind
         self.overwrite = overwrite
         self.state = "open"

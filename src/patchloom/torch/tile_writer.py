@@ -17,6 +17,7 @@ from patchloom.axes import AxesMap
 from patchloom.errors import GeometryError, ModelOutputError, SinkError, StitchError
 from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks import HasMetadata, ImageStack
+from patchloom.local_paths import normalize_path
 from patchloom.patch_specs import TileSpecs
 from patchloom.patching import TiledPatching
 from patchloom.prediction.blocks import BlockGrid, choose_blocks, choose_chunk
@@ -252,6 +253,7 @@ class TileWriter:
 def _destinations(stacks: Sequence[ImageStack], output: str | Path | None) -> Sequence[Path | None]:
     if output is None:
         return [None] * len(stacks)
+    output = normalize_path(output)
     if not str(output).lower().endswith(SINK_SUFFIXES):
         return series_destinations([stack.source for stack in stacks], Path(output))
     if len(stacks) > 1:

@@ -12,6 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from patchloom.errors import ModelError, ModelNotFoundError
+from patchloom.local_paths import normalize_path
 from patchloom.prediction.models.czann_metadata import CzannMetadata, read_czann_json, read_czseg_xml
 from patchloom.prediction.models.model import ModelDescription
 from patchloom.prediction.models.onnx_model import OnnxModel
@@ -70,9 +71,10 @@ class CzannModel:
         bgr: bool | None = None,
         threads: int | None = None,
     ) -> None:
+        path = Path(normalize_path(path))
         # A worker that reopens the model may run in another directory.
-        self._reopen = partial(type(self), Path(path).absolute(), layout=layout, bgr=bgr, threads=threads)
-        metadata, network = _read_archive(Path(path))
+        self._reopen = partial(type(self), path.absolute(), layout=layout, bgr=bgr, threads=threads)
+        metadata, network = _read_archive(path)
         self._network = OnnxModel(
             network,
             layout=layout or ("NDHWC" if metadata.n_dims == 3 else "NHWC"),

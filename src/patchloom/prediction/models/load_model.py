@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import cast
 
 from patchloom.errors import ModelError, ModelNotFoundError
+from patchloom.local_paths import normalize_path
 from patchloom.prediction.models.czann_model import CzannModel
 from patchloom.prediction.models.model import Model
 from patchloom.prediction.models.onnx_model import OnnxModel
@@ -61,7 +62,7 @@ def load_model(reference: str | Path, *, layout: str | None = None, bgr: bool | 
     patchloom.errors.ModelError: 'network.pt' is no model: give a file (.onnx, .czann, .czseg, .czmodel) or a function
     (module:name or path/to/file.py:name)
     """
-    text = str(reference)
+    text = str(normalize_path(reference))
     open_file = MODEL_FILES.get(Path(text).suffix.lower())
     if open_file is CzannModel:
         return CzannModel(text, layout=layout, bgr=bgr)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from patchloom._optional import require
 from patchloom.axes import spatial_axes
 from patchloom.errors import ModelError, ModelNotFoundError, ModelOutputError
+from patchloom.local_paths import normalize_path
 from patchloom.prediction.models.model import ModelDescription
 from patchloom.prediction.models.tensor_layout import TensorLayout, infer_layout, shape_text
 
@@ -101,7 +102,7 @@ class OnnxModel:
     ) -> None:
         if not isinstance(source, bytes):
             name = name or str(source)
-            source = Path(source).absolute()  # a worker may run in another directory
+            source = Path(normalize_path(source)).absolute()  # a worker may run in another directory
         self._name = name or "the ONNX model"
         self._reopen = partial(
             type(self),

@@ -1,0 +1,125 @@
+"""Image stacks over NumPy files (`.npy`), memory-mapped while they are read."""
+
+from __future__ import annotations
+
+import weakref
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.lib import format as npy_format
+from numpy.typing import NDArray
+
+from patchloom.axes import AxesMap
+from patchloom.errors import SourceError, SourceNotFoundError
+from patchloom.image_stacks.array_stack import pixels_in_order
+from patchloom.image_stacks.open_files import OpenFiles, share_of_descriptors
+from patchloom.image_stacks.sliced_stack import SlicedStack
+from patchloom.image_stacks.source_axes import unknown_axes
+from patchloom.local_paths import normalize_path
+
+_MAPS: OpenFiles[np.memmap[Any, Any]] = OpenFiles(share_of_descriptors(0.375))
+_LIVE_MAPS: weakref.WeakValueDictionary[int, np.memmap[Any, Any]] = weakref.WeakValueDictionary()
+"""All maps that somebody uses, also those that `_MAPS` has dropped, by the stack's id."""
+
+
+class NpyStack(SlicedStack):
+    """An image stack over a NumPy file; a region read touches its own bytes only.
+
+    Each mapped file takes a descriptor, so only a share of all that the process may have is mapped at any time.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    axes : str
+        The array's own axes, letters of `STCZYX`, outermost first; the file does not contain them.
+
+    Raises
+    ------
+    SourceNotFoundError
+        If there is no such file.
+    SourceError
+        If the file is not a NumPy file, is truncated, or contains no numbers. Objects are never unpickled.
+    AxesError
+        If the axes are not given, or do not fit the array.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     np.save(Path(folder, "image.npy"), np.arange(12).reshape(3, 4))
+    ...     NpyStack(Path(folder, "image.npy"), axes="YX").extract_patch(0, None, (1, 1), (2, 2)).tolist()
+    [[[5, 6], [9, 10]]]
+    """
+
+    def __init__(self, path: str | Path, axes: str | None = None) -> None:
+        path = normalize_path(path)
+        self._path = Path(path).absolute()
+        array = _mapped(path)
+        self._layout = (array.dtype, array.offset, array.shape, _order(array))
+        self._state = _state(path, self._path)
+        if axes is None:
+            raise unknown_axes(path, array.shape)
+        super().__init__(path, AxesMap(axes, array.shape), array.dtype)
+
+    @property
+    def pixels(self) -> NDArray[Any] | None:
+        """The whole image as a view; `None` where too many files are mapped already; see `HoldsPixels.pixels`."""
+        if len(_LIVE_MAPS) >= _MAPS.most and id(self) not in _LIVE_MAPS:
+            return None
+        return pixels_in_order(self._array(), self.axes_map)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file; see `HasFiles.files`."""
+        return (self._path,)
+
+    @property
+    def image_in_files(self) -> str:
+        """The only one; see `HasFiles.image_in_files`."""
+        return "array"
+
+    def read(self, selection: tuple[slice | int, ...]) -> NDArray[Any]:
+        """Cut a box out of the file; see `SlicedStack.read`."""
+        return np.asarray(self._array()[selection])
+
+    def _array(self) -> np.memmap[Any, Any]:
+        return _MAPS.of(self, self._map)
+
+    def _map(self) -> np.memmap[Any, Any]:
+        array = _LIVE_MAPS.get(id(self))
+        if array is None:
+            dtype, offset, shape, order = self._layout
+            if _state(self.source, self._path) != self._state:
+                raise SourceError(f"{self.source} has changed since it was opened: open it again")
+            try:
+                array = np.memmap(self._path, dtype, "r", offset, shape, order)
+            except (OSError, ValueError) as error:
+                raise SourceError(f"{self.source} cannot be read: {error}") from error
+            _LIVE_MAPS[id(self)] = array
+        return array
+
+
+def _mapped(path: str | Path) -> np.memmap[Any, Any]:
+    """Map a file as its header says; the only place that a header is read."""
+    try:
+        # A shape that overflows is found when it is compared with the size of the file.
+        with np.errstate(over="ignore"):
+            return npy_format.open_memmap(path, mode="r")
+    except FileNotFoundError as error:
+        raise SourceNotFoundError(f"there is no file {path}") from error
+    except Exception as error:  # whatever Python's parser raises for a header that is damaged
+        raise SourceError(f"{path} cannot be read as a NumPy array: {str(error) or type(error).__name__}") from error
+
+
+def _order(array: np.memmap[Any, Any]) -> Literal["C", "F"]:
+    return "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
+
+
+def _state(source: str | Path, path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise SourceError(f"{source} cannot be read: {error.strerror}") from error
+    return status.st_size, status.st_mtime_ns
