@@ -103,3 +103,100 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"ends in \.npz or \.jsonl"):
         table.save(tmp_path / "specs.csv")
     assert not list(tmp_path.iterdir())
+
+
+NOT_WHOLE = [
+    1.9,
+    2.0,
+    float("nan"),
+    float("inf"),
+    True,
+    "1",
+    None,
+    1j,
+    np.float32(1.5),
+    np.float64(2),
+    np.bool_(True),
+    b"1",
+]
+FIELDS: dict[str, Any] = {
+    "data_idx": 0,
+    "sample_idx": 0,
+    "coords": (1, 2),
+    "patch_size": (4, 4),
+    "crop_coords": (0, 0),
+    "crop_size": (4, 4),
+    "stitch_coords": (1, 2),
+    "total_tiles": 1,
+    "principal_channel": 0,
+    "all_data_idx": (0, 0),
+    "all_sample_idx": (0, 0),
+    "all_coords": ((1, 2), (3, 4)),
+}
+PATCH = ["data_idx", "sample_idx", "coords", "patch_size"]
+TILE = [*PATCH, "crop_coords", "crop_size", "stitch_coords", "total_tiles"]
+UNCORRELATED = [*PATCH, "principal_channel", "all_data_idx", "all_sample_idx", "all_coords"]
+EVERY_FIELD = [(kind, field) for kind in (PATCH, TILE, UNCORRELATED) for field in kind]
+
+
+def replaced_last(value: Any, number: Any) -> Any:
+    """Put a number in the place of the last one of nested tuples."""
+    return (*value[:-1], replaced_last(value[-1], number)) if isinstance(value, tuple) else number
+
+
+@pytest.mark.parametrize("number", NOT_WHOLE, ids=repr)
+def test_no_number_that_is_not_whole_gets_into_a_table(number: Any) -> None:
+    for kind, field in EVERY_FIELD:
+        spec: Any = {name: FIELDS[name] for name in kind}
+        wrong = spec | {field: replaced_last(spec[field], number)}
+        for rows in ([wrong], [spec, wrong]):
+            with pytest.raises(SpecError, match=rf"{field}(\[1\])* of specification {len(rows) - 1}.*(\[1\])* is "):
+                SpecTable.from_specs(rows)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "?", "U3", "O", "c8", "M8[s]"])
+def test_columns_are_whole_numbers(dtype: str) -> None:
+    for kind, field in EVERY_FIELD:
+        columns = {name: np.array([FIELDS[name]] * 3) for name in kind}
+        with pytest.raises(SpecError, match=f"column {field} is"):
+            SpecTable(columns | {field: columns[field].astype(dtype)})
+
+
+@given(specs=spec_lists(), kind=st.sampled_from([np.int64, np.asarray]))
+def test_integers_of_any_make_become_plain(specs: list[Any], kind: Any) -> None:
+    def made(value: Any) -> Any:
+        return [made(item) for item in value] if isinstance(value, tuple) else kind(value)
+
+    table = SpecTable.from_specs([{field: made(value) for field, value in spec.items()} for spec in specs])
+    assert table.to_specs() == specs
+    assert all(kinds(value) == {int} for row in table for value in row.values())
+    assert SpecTable.from_specs([{field: np.array(value) for field, value in spec.items()} for spec in specs]) == table
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i4", "u4", ">i8", "u8"])
+def test_columns_of_any_integers_are_taken(dtype: str) -> None:
+    columns = {name: np.array([FIELDS[name]] * 3).astype(dtype) for name in UNCORRELATED}
+    assert list(SpecTable(columns)) == [{name: FIELDS[name] for name in UNCORRELATED}] * 3
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**30])
+def test_numbers_beyond_64_bits_are_refused(number: int) -> None:
+    for kind, field in EVERY_FIELD:
+        spec: Any = {name: FIELDS[name] for name in kind}
+        with pytest.raises(SpecError, match=field):
+            SpecTable.from_specs([spec | {field: replaced_last(spec[field], number)}])
+    with pytest.raises(SpecError, match="below 2"):
+        SpecTable({name: np.array([FIELDS[name]], np.uint64) for name in PATCH} | {"data_idx": np.array([2**63], "u8")})
+
+
+@pytest.mark.parametrize("value", [5, "12", b"12", {1, 2}, {"y": 1}, ((1, 2),), None, [[1], [2, 3]], object()])
+def test_what_is_not_coordinates_is_refused(value: Any) -> None:
+    spec: Any = {name: FIELDS[name] for name in PATCH}
+    with pytest.raises(SpecError, match="coords"):
+        SpecTable.from_specs([spec | {"coords": value}])
+
+
+@pytest.mark.parametrize("row", [None, 3, "spec", [("data_idx", 0)]])
+def test_a_row_is_a_dictionary(row: Any) -> None:
+    with pytest.raises(SpecError, match="it must be a dictionary"):
+        SpecTable.from_specs([row])

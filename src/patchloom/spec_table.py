@@ -7,7 +7,9 @@ forms hold the same and turn into each other without loss.
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast, overload
 
@@ -24,6 +26,11 @@ _PATCH_FIELDS = ("data_idx", "sample_idx", "coords", "patch_size")
 _TILE_FIELDS = (*_PATCH_FIELDS, "crop_coords", "crop_size", "stitch_coords", "total_tiles")
 _UNCORRELATED_FIELDS = (*_PATCH_FIELDS, "principal_channel", "all_data_idx", "all_sample_idx", "all_coords")
 _KINDS = (_PATCH_FIELDS, _TILE_FIELDS, _UNCORRELATED_FIELDS)
+_NUMBERS = frozenset({"data_idx", "sample_idx", "total_tiles", "principal_channel"})
+_NESTED = frozenset({"all_coords"})
+_INT64 = np.dtype(np.int64)
+_PLAIN = {int}
+_SEQUENCES = {tuple, list}
 
 
 class SpecTable(Sequence[PatchSpecs]):
@@ -40,7 +47,8 @@ class SpecTable(Sequence[PatchSpecs]):
     Raises
     ------
     SpecError
-        If the fields are not those of one kind of specification, or the columns differ in length.
+        If the fields are not those of one kind of specification, the columns differ in length, or a column holds anything but
+        whole numbers.
 
     Examples
     --------
@@ -65,9 +73,8 @@ class SpecTable(Sequence[PatchSpecs]):
             raise SpecError(f"columns {sorted(columns)} are not the fields of any one kind of specification")
         table: dict[str, Column] = {}
         for field in fields:
-            column = np.array(columns[field], dtype=np.int64, copy=None).view()
+            table[field] = column = _whole_numbers(field, columns[field]).view()
             column.flags.writeable = False
-            table[field] = column
         lengths = {field: len(column) for field, column in table.items()}
         if len(set(lengths.values())) != 1:
             raise SpecError(f"columns differ in length: {lengths}")
@@ -80,22 +87,23 @@ class SpecTable(Sequence[PatchSpecs]):
         Raises
         ------
         SpecError
-            If there are none, or if they are of different kinds, dimensions or numbers of channels.
+            If there are none, they are of different kinds, dimensions or numbers of channels, or a number is not a whole one.
         """
         if isinstance(specs, SpecTable):
             return specs
         rows = cast("list[Mapping[str, Any]]", list(specs))
         if not rows:
             raise SpecError("a table needs at least one specification; there are none")
+        for kind in set(map(type, rows)):
+            if not issubclass(kind, Mapping):
+                raise SpecError(
+                    f"a specification is a {kind.__name__}: it must be a dictionary, such as a patching gives"
+                )
+        fields = rows[0].keys()
         for position, row in enumerate(rows):
-            if row.keys() != rows[0].keys():
+            if row.keys() != fields:
                 raise SpecError(f"specification {position} has fields {list(row)}, the first has {list(rows[0])}")
-        try:
-            return cls({field: np.array([row[field] for row in rows], dtype=np.int64) for field in rows[0]})
-        except (ValueError, TypeError) as error:
-            if isinstance(error, SpecError):
-                raise
-            raise SpecError(f"specifications differ in dimensions or channels, or hold no integers: {error}") from error
+        return cls({field: _column(field, [row[field] for row in rows]) for field in fields})
 
     def to_specs(self) -> list[PatchSpecs]:
         """All rows as dictionaries of plain `int` and tuples."""
@@ -170,6 +178,72 @@ class SpecTable(Sequence[PatchSpecs]):
                 return cls(dict(arrays))
         with path.open(encoding="utf-8") as file:
             return cls.from_specs(json.loads(line) for line in file if line.strip())
+
+
+def _n_axes(field: str) -> int:
+    """Return the number of axes that the value of a field has in one specification."""
+    return 0 if field in _NUMBERS else 2 if field in _NESTED else 1
+
+
+def _whole_numbers(field: str, values: Any) -> Column:
+    """Return a column as `int64`; no value is rounded."""
+    if type(values) is np.ndarray and values.dtype is _INT64 and values.ndim == 1 + _n_axes(field):
+        return values
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError) as error:
+        raise SpecError(f"column {field} is not an array of whole numbers: {error}") from error
+    if array.ndim != 1 + _n_axes(field):
+        raise SpecError(
+            f"column {field} has shape {array.shape}: it must have {1 + _n_axes(field)} axes, one row a specification"
+        )
+    if array.dtype.kind not in "iu" and array.size:
+        raise SpecError(
+            f"column {field} is {array.dtype}: it must be whole numbers; round them yourself if that is meant"
+        )
+    if array.dtype == np.uint64 and array.max(initial=0) > np.iinfo(np.int64).max:
+        raise SpecError(f"column {field} has a number of {array.max()}: it must be below 2**63")
+    return array.astype(np.int64, copy=False)
+
+
+def _column(field: str, values: list[Any]) -> Column:
+    """Make a column of the values that a field has in many specifications."""
+    flat, shape = values, [len(values)]
+    for _ in range(_n_axes(field)):
+        if not _SEQUENCES.issuperset(map(type, flat)):
+            return _column(field, _all_plain(field, values))
+        lengths = set(map(len, flat))
+        if len(lengths) > 1:
+            raise SpecError(f"specifications differ in dimensions or channels: {field} has {sorted(lengths)} numbers")
+        shape += lengths
+        flat = list(chain.from_iterable(flat))
+    if not _PLAIN.issuperset(map(type, flat)):
+        return _column(field, _all_plain(field, values))
+    try:
+        return np.fromiter(flat, np.int64, len(flat)).reshape(shape)
+    except OverflowError as error:
+        raise SpecError(f"{field} has a number that is too large: it must be below 2**63") from error
+
+
+def _all_plain(field: str, values: list[Any]) -> list[Any]:
+    """Return values of a field as nested tuples of `int`, as deep as the field's are."""
+    names = (f"{field} of specification {position}" for position in range(len(values)))
+    return [_plain_integers(name, value, _n_axes(field)) for name, value in zip(names, values, strict=True)]
+
+
+def _plain_integers(name: str, value: Any, n_axes: int) -> Any:
+    if n_axes:
+        if not isinstance(value, (list, tuple, range)) and not np.ndim(value):
+            raise SpecError(
+                f"{name} is {value!r} of type {type(value).__name__}: it must be a sequence of whole numbers"
+            )
+        return tuple(_plain_integers(f"{name}[{position}]", item, n_axes - 1) for position, item in enumerate(value))
+    try:
+        if not isinstance(value, (bool, np.bool_)):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise SpecError(f"{name} is {value!r} of type {type(value).__name__}: it must be a whole number")
 
 
 def _storage_format(path: Path) -> str:

@@ -328,3 +328,22 @@ def test_a_zarr_is_read_through_a_pool(rng: np.random.Generator, tmp_path: objec
 def test_a_pool_of_no_bytes_is_refused() -> None:
     with pytest.raises(GeometryError, match="max_bytes is 0: it must be at least 1"):
         ChunkPool(0)
+
+
+@pytest.mark.parametrize("padding", ["constant", "reflect", "edge", "wrap"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_what_lies_outside_the_image_may_be_expected_too(padding: str, dims: int, rng: np.random.Generator) -> None:
+    data = image(rng, (2, 1, *(7, 11, 10)[-dims:]))
+    for starts in ([100] * 5, [-100] * 5, [-100, 1, 100, 4, 3]):
+        stored = ChunkedStack(data, (1, 1, *(3, 4, 4)[-dims:]))
+        with ChunkPool() as pool:
+            extractor = PatchExtractor([stored], padding, pool=pool)  # type: ignore[arg-type]
+            specs = [
+                {"data_idx": 0, "sample_idx": 1, "coords": (start,) * dims, "patch_size": (3,) * dims}
+                for start in starts
+            ]
+            extractor.expect(specs)  # type: ignore[arg-type]
+            batch = extractor.extract_batch(specs)  # type: ignore[arg-type]
+            assert not pool._uses, "whatever was expected has come"
+        reference = PatchExtractor([ArrayStack(data, stored.original_axes)], padding)  # type: ignore[arg-type]
+        assert np.array_equal(batch, reference.extract_batch(specs))  # type: ignore[arg-type]

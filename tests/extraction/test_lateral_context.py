@@ -204,7 +204,7 @@ def test_a_given_array_is_filled(rng: np.random.Generator) -> None:
     out = np.full((3, 2, 2, 8, 8), np.nan)
     assert extract_lateral_context(extractor, table, 2, out=out) is out
     np.testing.assert_allclose(out, extract_lateral_context(extractor, table, 2), rtol=1e-6)
-    with pytest.raises(GeometryError, match=r"must be floats of shape \(3, 2, 3, 8, 8\)"):
+    with pytest.raises(GeometryError, match=r"the batch has shape \(3, 2, 3, 8, 8\)"):
         extract_lateral_context(extractor, table, 3, out=out)
     with pytest.raises(GeometryError, match="out is int64"):
         extract_lateral_context(extractor, table, 2, out=out.astype(np.int64))

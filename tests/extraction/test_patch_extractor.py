@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchloom.errors import GeometryError, SourceError, SpecError
 from patchloom.extraction import PatchExtractor
 from patchloom.geometry.padding import Padding
-from patchloom.image_stacks import ArrayStack, Region
+from patchloom.image_stacks import ArrayStack, Region, open_stacks
 from patchloom.patch_specs import PatchSpecs
 
 PADDINGS: list[Padding] = ["constant", "reflect", "edge", "wrap"]
@@ -247,3 +249,85 @@ def test_series_that_are_no_series_are_refused(rng: np.random.Generator) -> None
         PatchExtractor([flat, stack(rng.random((1, 2, 4, 4)))])
     with pytest.raises(GeometryError, match="padding is 'symmetric': it must be one of 'constant'"):
         PatchExtractor([flat], "symmetric")  # type: ignore[arg-type]
+
+
+NO_PLACE_FOR_PIXELS = {
+    "read-only": lambda shape: np.broadcast_to(np.float32(7), shape),
+    "overlapping": lambda shape: np.lib.stride_tricks.as_strided(np.full(64, 7, "f4"), shape, (4, 4, 4, 4)),
+    "list": lambda shape: np.zeros(shape).tolist(),
+    "text": lambda shape: "out",
+    "object": lambda shape: np.full(shape, 7, object),
+    "words": lambda shape: np.full(shape, "7", "U5"),
+    "dates": lambda shape: np.full(shape, 7, "M8[s]"),
+    "structured": lambda shape: np.zeros(shape, [("a", "f4")]),
+}
+
+
+@pytest.mark.parametrize("n_patches", [1, 16])
+@pytest.mark.parametrize("kind", NO_PLACE_FOR_PIXELS)
+def test_what_cannot_take_pixels_is_refused_and_stays_as_it_is(
+    kind: str, n_patches: int, rng: np.random.Generator
+) -> None:
+    extractor = PatchExtractor([stack(rng.random((1, 1, 9, 9), np.float32))])
+    out: Any = NO_PLACE_FOR_PIXELS[kind]((n_patches, 1, 3, 4))
+    before = pickle.dumps(out)
+    with pytest.raises(GeometryError, match="out"):
+        extractor.extract_batch([SPEC | {"patch_size": (3, 4)}] * n_patches, out=out)
+    assert pickle.dumps(out) == before
+
+
+@pytest.mark.parametrize("n_patches", [1, 16])
+def test_a_batch_never_goes_into_an_image_that_is_read(n_patches: int, rng: np.random.Generator) -> None:
+    memory = rng.random((40, 2, 9, 9))
+    image = memory[:1, :1]
+    before = memory.copy()
+    extractor = PatchExtractor([stack(image)])
+    specs: Any = [SPEC | {"patch_size": (9, 9)}] * n_patches
+    with pytest.raises(GeometryError, match="shares memory with the image"):
+        extractor.extract_batch(specs, out=memory[:n_patches, :1])
+    assert np.array_equal(memory, before)
+    extractor.extract_batch(specs, out=memory[:n_patches, 1:])  # lies between the image's rows
+    assert (memory[:n_patches, 1] == before[0, 0]).all()
+
+
+@pytest.mark.parametrize("dtype", ["u2", ">u2", "f4", ">f8"])
+@pytest.mark.parametrize("n_patches", [1, 16])
+def test_an_array_of_any_alignment_and_byte_order_is_filled(
+    dtype: str, n_patches: int, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    image = rng.integers(0, 60_000, (20, 20), np.uint16)
+    stored = zarr.create_array(tmp_path / "image.zarr", shape=image.shape, chunks=(8, 8), dtype=image.dtype)
+    stored[...] = image
+    for stacks in (open_stacks(tmp_path / "image.zarr", axes="YX"), [ArrayStack(image, "YX")]):
+        extractor = PatchExtractor(stacks, "reflect")
+        starts = rng.integers(-3, 17, (n_patches, 2)).tolist()
+        specs: Any = [SPEC | {"coords": tuple(start), "patch_size": (4, 4)} for start in starts]
+        out = np.zeros(n_patches * 16 * np.dtype(dtype).itemsize + 1, "u1")[1:].view(dtype).reshape(n_patches, 1, 4, 4)
+        assert not out.flags.aligned
+        assert extractor.extract_batch(specs, out=out) is out
+        for patch, start in zip(out, starts, strict=True):
+            assert np.array_equal(patch, padded_patch(image[None, None], 0, start, (4, 4), "reflect"))
+
+
+@pytest.mark.parametrize("dtype", ["no such dtype", object, "U5", "M8[s]"])
+def test_a_batch_is_made_of_numbers(dtype: Any) -> None:
+    extractor = PatchExtractor([stack(np.zeros((1, 1, 9, 9)))])
+    with pytest.raises(GeometryError, match=r"dtype is .*must be a dtype of numbers"):
+        extractor.extract_batch([SPEC], dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"data_idx": 0, "sample_idx": 0, "coords": (0, 0)},
+        {"data_idx": 0, "coords": (0, 0), "patch_size": (2, 2)},
+        {},
+        None,
+        "spec",
+        SPEC | {"coords": (1.9, 2)},
+        SPEC | {"data_idx": 0.5},
+    ],
+)
+def test_what_is_not_a_specification_is_refused(spec: Any) -> None:
+    with pytest.raises(SpecError):
+        PatchExtractor([stack(np.zeros((1, 1, 9, 9)))]).extract(spec)

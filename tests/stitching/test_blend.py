@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from patchloom.errors import StitchError
 from patchloom.extraction import PatchExtractor
 from patchloom.geometry.blend_weights import BlendWindow, TileWeights, neighbour_shifts, window_profile
 from patchloom.image_stacks import ArrayStack
@@ -105,3 +106,14 @@ def test_the_compiled_loop_adds_what_numpy_adds_bit_for_bit(
             add_blended_tile(tile, coords, factors, blocks[-1], window)
         assert np.array_equal(*blocks)
         assert not np.array_equal(blocks[0], start)
+
+
+@pytest.mark.parametrize("least", [0, 2**60])
+def test_a_tile_is_not_added_to_read_only_memory(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blend_module, "_WORTH_COMPILING", least)
+    block = np.zeros((1, 8, 8))
+    block.flags.writeable = False
+    factors = TileWeights("hann", (8, 8), ((0,), (0,)))
+    with pytest.raises(StitchError, match="read-only"):
+        add_blended_tile(np.ones((1, 8, 8)), (0, 0), factors, block, (slice(0, 8), slice(0, 8)))
+    assert not block.any()

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchloom.errors import StitchError
+from patchloom.errors import GeometryError, SpecError, StitchError
 from patchloom.extraction import PatchExtractor
 from patchloom.image_stacks import ArrayStack
 from patchloom.patching import TiledPatching
-from patchloom.stitching import CropStitcher, stitch_tiles
+from patchloom.stitching import CropStitcher, paste_tile, stitch_tiles
 
 
 def cut(image: np.ndarray, tiling: TiledPatching) -> tuple[np.ndarray, list[Any]]:
@@ -102,3 +102,45 @@ def test_tiles_and_specifications_must_be_as_many(torn: Any) -> None:
     plain = {key: specs[0][key] for key in ("data_idx", "sample_idx", "coords", "patch_size")}
     with pytest.raises(StitchError, match="says nothing of cropping"):
         CropStitcher((1, 1, 8, 8), float).add(tiles[0], plain)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "tile", [[[[1.0] * 8] * 8], "tile", None, np.zeros((1, 8, 8), object), np.zeros((1, 8, 8), "M8[s]")]
+)
+def test_a_tile_is_an_array_of_numbers(tile: Any, torn: Any) -> None:
+    image, tiles, specs = torn
+    stitcher = CropStitcher(image.shape, image.dtype)
+    with pytest.raises(StitchError, match="must be a NumPy array of numbers"):
+        stitcher.add(tile, specs[0])
+    with pytest.raises(StitchError, match="must be a NumPy array of numbers"):
+        stitch_tiles([tile, *tiles[1:]], specs, image.shape)
+    assert np.array_equal(stitch_tiles(tiles, specs, image.shape), image)
+
+
+@pytest.mark.parametrize("field", ["data_idx", "sample_idx", "coords", "crop_coords", "crop_size", "stitch_coords"])
+@pytest.mark.parametrize("number", [0.5, 1.0, True, "0", None, float("nan")])
+def test_a_tile_lands_at_whole_numbers_only(field: str, number: Any, torn: Any) -> None:
+    image, tiles, specs = torn
+    stitcher = CropStitcher(image.shape, image.dtype)
+    wrong = specs[0] | {field: number if isinstance(specs[0][field], int) else (specs[0][field][0], number)}
+    with pytest.raises(SpecError, match=field):
+        stitcher.add(tiles[0], wrong)
+    for data_shape in (None, image.shape):
+        with pytest.raises(SpecError, match=field):
+            stitch_tiles(tiles, [wrong, *specs[1:]], data_shape)
+    assert not stitcher._image.any()
+
+
+@pytest.mark.parametrize("dtype", [object, "U5", "M8[s]", "no such dtype"])
+def test_an_image_has_a_dtype_of_numbers(dtype: Any) -> None:
+    with pytest.raises(GeometryError, match="must be a dtype of numbers"):
+        CropStitcher((1, 1, 8, 8), dtype)
+
+
+def test_a_tile_is_not_pasted_into_read_only_memory(torn: Any) -> None:
+    _, tiles, specs = torn
+    block = np.zeros((1, 20, 30))
+    block.flags.writeable = False
+    with pytest.raises(StitchError, match="read-only"):
+        paste_tile(tiles[0], specs[0], block, (slice(0, 20), slice(0, 30)))
+    assert not block.any()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 import patchloom as pl
 from patchloom.prediction import blocks
@@ -74,3 +75,38 @@ def test_predictions_of_another_form_are_refused(inputs, tiling):
 def test_an_output_for_several_images_is_a_folder(tmp_path, inputs, tiling):
     with pytest.raises(pl.SinkError, match="folder"):
         TileWriter(inputs, tiling, tmp_path / "all.ome.zarr")
+
+
+@pytest.mark.parametrize(
+    ("tiles", "change", "error"),
+    [
+        ([[[[0]]]], {}, pl.ModelOutputError),
+        (torch.zeros(2, 3, 24, 20), {}, pl.ModelOutputError),
+        (np.zeros((3, 24, 20), np.uint16), {}, pl.ModelOutputError),
+        (np.zeros((2, 3, 24, 20), object), {}, pl.ModelOutputError),
+        (np.zeros((3, 3, 24, 20), np.uint16), {}, pl.SpecError),
+        (None, {"data_idx": 7}, pl.SpecError),
+        (None, {"sample_idx": -1}, pl.SpecError),
+        (None, {"coords": (0.5, 0)}, pl.SpecError),
+        (None, {"stitch_coords": (1000, 0), "coords": (1000, 0)}, pl.SpecError),
+        (None, {"crop_size": (25, 20)}, pl.SpecError),
+        (None, {"patch_size": (24, 22)}, pl.ModelOutputError),
+    ],
+)
+def test_a_batch_with_anything_wrong_changes_nothing(inputs, tiling, tiles, change, error):
+    writer = TileWriter(inputs, tiling)
+    good = pl.PatchExtractor(inputs).extract_batch(tiling[:2])
+
+    with pytest.raises(error):
+        writer.add(good if tiles is None else tiles, [tiling[0], tiling[1] | change])
+
+    assert not writer.n_open_blocks
+    add(writer, inputs, tiling, range(len(tiling)))
+    for result, stack in zip(writer.finish(), inputs, strict=True):
+        np.testing.assert_array_equal(result, stack.array)
+
+
+def test_specifications_without_a_place_in_the_image_are_refused(inputs, tiling):
+    plan = pl.RandomPatching([stack.data_shape for stack in inputs], (24, 20), seed=1)
+    with pytest.raises(pl.SpecError, match="says nothing of cropping"):
+        TileWriter(inputs, tiling).add(pl.PatchExtractor(inputs).extract_batch(plan[:1]), [plan[0]])

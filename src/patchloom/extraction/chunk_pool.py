@@ -230,6 +230,8 @@ class ChunkPool:
         return self._memory[:, : grid.chunk_bytes].view(grid.dtype).reshape(-1, *grid.chunk_shape)
 
     def _add_uses(self, numbers: NDArray[np.int64], turns: NDArray[np.int64]) -> None:
+        if not len(numbers):
+            return  # all patches lie outside the image, and need none of it
         order = np.lexsort((turns, numbers))
         numbers, turns = numbers[order], turns[order]
         chunks, first = np.unique(numbers, return_index=True)

@@ -135,7 +135,8 @@ def _is_rows(source: NDArray[Any], target: NDArray[Any]) -> bool:
     """Whether both arrays consist of rows that a compiled loop can go through."""
     known = source.dtype.kind in _SOURCE_KINDS and source.dtype != np.float16
     known = known and (target.dtype == source.dtype or target.dtype in (np.float32, np.float64))
-    return known and all(map(has_rows, (source, target)))
+    # NumPy refuses to write to read-only memory; the loop would not.
+    return known and target.flags.writeable and all(map(has_rows, (source, target)))
 
 
 # What does not change is taken out of the loops by hand, which gains a quarter of the time. Voxels are addressed by unsigned

@@ -18,6 +18,7 @@ from patchloom.extraction.downscaling import Downscale, check_downscale, halve_s
 from patchloom.extraction.patch_extractor import PatchExtractor
 from patchloom.geometry.checks import whole_number
 from patchloom.patch_specs import PatchSpecs
+from patchloom.pixel_arrays import check_fillable
 from patchloom.spec_table import SpecTable
 
 _READ_TOGETHER = 16 << 20
@@ -62,7 +63,8 @@ def extract_lateral_context(
     Raises
     ------
     GeometryError
-        If the number of scales is not from 1 to 16, `out` does not fit, or there is no such way to downscale.
+        If the number of scales is not from 1 to 16, `out` does not fit or cannot be written to, or there is no such way to
+        downscale.
     SpecError
         If a specification points outside the series, or they differ in size or kind.
     SourceError
@@ -85,8 +87,11 @@ def extract_lateral_context(
     shape = (len(table), extractor.n_channels, scales, *size)
     if out is None:
         out = np.empty(shape, np.float32)
-    elif out.shape != shape or out.dtype.kind != "f":
-        raise GeometryError(f"out is {out.dtype} of shape {out.shape}, but it must be floats of shape {shape}")
+    else:
+        check_fillable("out", out, shape)
+        if out.dtype.kind != "f":
+            raise GeometryError(f"out is {out.dtype}, but it must be floats: means of pixels are fractions")
+        extractor.check_apart(out, np.unique(windows.columns.get("all_data_idx", windows.columns["data_idx"])).tolist())
     read = None  # written to again and again, as fresh memory takes longer to get than to fill
     for rows in _portions(extractor, windows):
         some = windows[rows]

@@ -18,6 +18,7 @@ from patchloom.extraction.window_reads import Windows, needed_boxes, pick_window
 from patchloom.geometry.padding import Padding, check_padding
 from patchloom.image_stacks import HoldsPixels, ImageStack, check_series
 from patchloom.patch_specs import PatchSpecs, is_uncorrelated_specs
+from patchloom.pixel_arrays import check_fillable, pixel_dtype, share_memory
 from patchloom.spec_table import SpecTable
 
 
@@ -131,11 +132,13 @@ class PatchExtractor:
         SourceError
             If the pixels cannot be read.
         """
-        data_idx = spec["data_idx"]
-        same_stack = not is_uncorrelated_specs(spec) and data_idx in range(len(self.image_stacks))
-        dtype = self.image_stacks[data_idx].data_dtype if same_stack else self.data_dtype
-        batch: NDArray[Any] = self.extract_batch([spec], dtype=dtype)[0]
-        return batch
+        located = self.locate([spec])
+        same_stack = not is_uncorrelated_specs(spec)
+        dtype = self.image_stacks[int(located.stacks[0])].data_dtype if same_stack else self.data_dtype
+        batch = np.empty((1, self.n_channels, *located.patch_size), dtype)
+        self._fill(located.by_stack(), batch, None)
+        patch: NDArray[Any] = batch[0]
+        return patch
 
     def extract_batch(
         self,
@@ -152,7 +155,8 @@ class PatchExtractor:
         specs : SpecTable or iterable of PatchSpecs
             Specifications of one kind and one patch size.
         out : array, optional
-            `(B, C, (Z), Y, X)` array to fill, which may be used again for the next batch.
+            `(B, C, (Z), Y, X)` array to fill, which may be used again for the next batch. Pixels are cast to its dtype as by
+            assignment.
         dtype : dtype, optional
             Of a new array; the series' own where not given (float32 with a `scale` or `offset`).
         scale, offset : float or sequence of float, optional
@@ -168,15 +172,15 @@ class PatchExtractor:
         SpecError
             If a specification points outside the series, or they differ in size or kind.
         GeometryError
-            If `out`, `scale` or `offset` do not fit.
+            If `out`, `dtype`, `scale` or `offset` do not fit, or `out` cannot be written to or shares memory with an image.
         SourceError
             If the pixels cannot be read.
         """
         located = self.locate(specs)
         if out is None:
-            normalise = scale is not None or offset is not None
-            shape = (located.n_patches, self.n_channels, *located.patch_size)
-            out = np.empty(shape, dtype or (np.float32 if normalise else self.data_dtype))
+            plain = scale is None and offset is None
+            of_batch = (self.data_dtype if plain else np.float32) if dtype is None else pixel_dtype("dtype", dtype)
+            out = np.empty((located.n_patches, self.n_channels, *located.patch_size), of_batch)
         self.extract_located(located, out, scale, offset)
         return out
 
@@ -216,25 +220,45 @@ class PatchExtractor:
         Raises
         ------
         GeometryError
-            If `out`, `scale` or `offset` do not fit.
+            If `out`, `scale` or `offset` do not fit, or `out` cannot be written to or shares memory with an image.
         SourceError
             If the pixels cannot be read.
         """
-        shape = (located.n_patches, self.n_channels, *located.patch_size)
-        if out.shape != shape:
-            raise GeometryError(f"out has shape {out.shape}, but the batch has shape {shape}")
-        plain = scale is None and offset is None
-        normalisation = None if plain else self._normalisation(out, scale, offset)
-        for data_idx, windows in located.by_stack():
-            self._fill(data_idx, windows, out, normalisation)
+        check_fillable("out", out, (located.n_patches, self.n_channels, *located.patch_size))
+        parts = list(located.by_stack())
+        self.check_apart(out, [data_idx for data_idx, _ in parts])
+        normalisation = None if scale is None and offset is None else self._normalisation(out, scale, offset)
+        if out.flags.aligned:
+            self._fill(parts, out, normalisation)
+        else:  # not every reader can write there
+            aligned = np.empty(out.shape, out.dtype)
+            self._fill(parts, aligned, normalisation)
+            out[...] = aligned
 
-    def _fill(self, data_idx: int, windows: Windows, batch: NDArray[Any], normalisation: Normalisation | None) -> None:
-        stack, pixels = self.image_stacks[data_idx], self._pixels[data_idx]
-        if pixels is not None:
-            pick_windows(pixels, windows, batch, padding=self.padding, normalisation=normalisation)
-        else:
-            read = self._readers[data_idx]
-            read_windows(stack, windows, batch, read, padding=self.padding, normalisation=normalisation)
+    def check_apart(self, out: NDArray[Any], stacks: Iterable[int]) -> None:
+        """Refuse an array that shares memory with one of some images, which would change while it is read.
+
+        Raises
+        ------
+        GeometryError
+            If it does.
+        """
+        for data_idx in stacks:
+            pixels = self._pixels[data_idx]
+            if pixels is not None and share_memory(out, pixels):
+                source = self.image_stacks[data_idx].source
+                raise GeometryError(f"out shares memory with the image {source}: give an array of its own")
+
+    def _fill(
+        self, parts: Iterable[tuple[int, Windows]], batch: NDArray[Any], normalisation: Normalisation | None
+    ) -> None:
+        for data_idx, windows in parts:
+            stack, pixels = self.image_stacks[data_idx], self._pixels[data_idx]
+            if pixels is not None:
+                pick_windows(pixels, windows, batch, padding=self.padding, normalisation=normalisation)
+            else:
+                read = self._readers[data_idx]
+                read_windows(stack, windows, batch, read, padding=self.padding, normalisation=normalisation)
 
     def expect(self, specs: SpecTable | Iterable[PatchSpecs]) -> None:
         """Say which patches will be read next, and in which order: the pool then knows how long a chunk is needed.

@@ -9,6 +9,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from patchloom.axes import AxesMap
 from patchloom.errors import SinkError
+from patchloom.pixel_arrays import pixel_dtype
 from patchloom.sinks.region import check_block, check_region
 from patchloom.sinks.written_boxes import WrittenBoxes
 
@@ -27,6 +28,11 @@ class MemorySink:
     dtype : dtype-like
         The dtype stored.
 
+    Raises
+    ------
+    GeometryError
+        If the dtype holds no numbers.
+
     Examples
     --------
     >>> sink = MemorySink(AxesMap("YXC", (2, 4, 3)), "uint8")
@@ -40,7 +46,7 @@ class MemorySink:
     def __init__(self, axes_map: AxesMap, dtype: DTypeLike) -> None:
         self.axes_map = axes_map
         self.data_shape = axes_map.data_shape
-        self.data_dtype = np.dtype(dtype)
+        self.data_dtype = pixel_dtype("dtype", dtype)
         self._image: NDArray[Any] | None = np.empty(axes_map.shape, self.data_dtype)
         data = axes_map.to_data(self._image)
         if not np.may_share_memory(data, self._image):

@@ -44,6 +44,8 @@ def check_block(
         If the region is no box inside the image, or the block has another shape or dtype.
     """
     check_region(region, data_shape)
+    if not isinstance(block, np.ndarray):
+        raise SinkError(f"block is a {type(block).__name__}: it must be a NumPy array")
     shape = tuple(part.stop - part.start for part in region)
     if block.shape != shape:
         raise SinkError(f"block has shape {block.shape}, but its region has {shape}: {show(region)}")

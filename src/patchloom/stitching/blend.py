@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom._compiled_loop import as_rows, compiled_loop, has_rows
+from patchloom.errors import StitchError
 from patchloom.geometry.blend_weights import TileWeights
 
 _WORTH_COMPILING = 2**18
@@ -46,6 +47,11 @@ def add_blended_tile(
     window : sequence of slice
         Where the block lies in the image; start and stop given.
 
+    Raises
+    ------
+    StitchError
+        If the block is read-only.
+
     Examples
     --------
     >>> block = np.zeros((1, 1, 6))
@@ -64,6 +70,8 @@ def add_blended_tile(
         into.append(slice(start - part.start, stop - part.start))
         out_of.append(slice(start - coord, stop - coord))
     target, values = block[(slice(None), *into)], tile[(slice(None), *out_of)]
+    if not target.flags.writeable:
+        raise StitchError("the block is read-only: give an array that can be written to")
     loop = compiled_loop(add_weighted_rows) if tile.size >= _WORTH_COMPILING else None
     if loop is not None and _is_known(values.dtype, target.dtype) and has_rows(target) and has_rows(values):
         axes = [of_axis[part] for of_axis, part in zip(weights.along_axes(), out_of, strict=True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -13,6 +13,8 @@ from numpy.typing import DTypeLike, NDArray
 from patchloom.axes import spatial_axes
 from patchloom.errors import StitchError
 from patchloom.patch_specs import TileSpecs, is_tile_specs
+from patchloom.pixel_arrays import PIXEL_KINDS, pixel_dtype
+from patchloom.spec_table import SpecTable
 
 
 def paste_tile(tile: NDArray[Any], spec: TileSpecs, block: NDArray[Any], window: Sequence[slice]) -> int:
@@ -33,6 +35,11 @@ def paste_tile(tile: NDArray[Any], spec: TileSpecs, block: NDArray[Any], window:
     -------
     int
         Number of voxels copied, counted in one channel; 0 where the kept part does not meet the window.
+
+    Raises
+    ------
+    StitchError
+        If the block is read-only.
 
     Examples
     --------
@@ -55,6 +62,8 @@ def paste_tile(tile: NDArray[Any], spec: TileSpecs, block: NDArray[Any], window:
         into.append(slice(start - part.start, stop - part.start))
         out_of.append(slice(start - coord, stop - coord))
         copied *= stop - start
+    if not block.flags.writeable:
+        raise StitchError("the block is read-only: give an array that can be written to")
     block[tuple(into)] = tile[tuple(out_of)]
     return copied
 
@@ -73,6 +82,8 @@ class CropStitcher:
     ------
     StitchError
         If the shape is not `SCYX` or `SCZYX`.
+    GeometryError
+        If the dtype holds no numbers.
 
     Examples
     --------
@@ -89,7 +100,7 @@ class CropStitcher:
     def __init__(self, data_shape: Sequence[int], dtype: DTypeLike) -> None:
         if len(data_shape) not in (4, 5):
             raise StitchError(f"data_shape is {tuple(data_shape)}: it must be SCYX or SCZYX")
-        self._image: NDArray[Any] = np.zeros(data_shape, dtype)
+        self._image: NDArray[Any] = np.zeros(data_shape, pixel_dtype("dtype", dtype))
         self._kept: set[tuple[int, tuple[int, ...], tuple[int, ...]]] = set()
         self._series: tuple[int, int] | None = None
 
@@ -107,7 +118,10 @@ class CropStitcher:
         ------
         StitchError
             If the tile was added before, belongs to another image or does not fit; the image is not changed then.
+        SpecError
+            If the specification lacks a field or has a number that is not whole.
         """
+        spec = cast("TileSpecs", SpecTable.from_specs([spec])[0])
         self._check(tile, spec)
         spatial = self._image.shape[2:]
         paste_tile(tile, spec, self._image[spec["sample_idx"]], tuple(slice(0, size) for size in spatial))
@@ -137,6 +151,7 @@ class CropStitcher:
     def _check(self, tile: NDArray[Any], spec: TileSpecs) -> None:
         if not is_tile_specs(spec):
             raise StitchError(f"the specification says nothing of cropping and stitching: {spec}")
+        _check_numbers(tile)
         place = f"tile at {tuple(spec['coords'])} of sample {spec['sample_idx']} of image stack {spec['data_idx']}"
         if self._series not in (None, (spec["data_idx"], spec["total_tiles"])):
             raise StitchError(
@@ -207,12 +222,19 @@ def stitch_tiles(
     ------
     StitchError
         If tiles are missing, repeated or foreign, or tiles and specifications are not as many.
+    SpecError
+        If a specification lacks a field or has a number that is not whole.
     """
     arrays, rows = list(tiles), list(specs)
     if len(arrays) != len(rows) or not rows:
         raise StitchError(
             f"there are {len(arrays)} tiles and {len(rows)} specifications: give one for each, at least one"
         )
+    for array, spec in zip(arrays, rows, strict=True):
+        _check_numbers(array)
+        if not is_tile_specs(spec):
+            raise StitchError(f"the specification says nothing of cropping and stitching: {spec}")
+    rows = cast("list[TileSpecs]", SpecTable.from_specs(rows).to_specs())
     if data_shape is None:
         ends = np.max([np.add(spec["stitch_coords"], spec["crop_size"]) for spec in rows], axis=0).tolist()
         data_shape = (1 + max(spec["sample_idx"] for spec in rows), len(arrays[0]), *ends)
@@ -220,3 +242,9 @@ def stitch_tiles(
     for array, spec in zip(arrays, rows, strict=True):
         stitcher.add(array, spec)
     return stitcher.finish()
+
+
+def _check_numbers(tile: object) -> None:
+    if not isinstance(tile, np.ndarray) or tile.dtype.kind not in PIXEL_KINDS:
+        kind = f"an array of {tile.dtype}" if isinstance(tile, np.ndarray) else f"a {type(tile).__name__}"
+        raise StitchError(f"a tile is {kind}: it must be a NumPy array of numbers")

@@ -7,23 +7,26 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch.utils.data
 from numpy.typing import NDArray
 
 from patchloom.axes import AxesMap
-from patchloom.errors import GeometryError, ModelOutputError, SinkError, StitchError
+from patchloom.errors import GeometryError, ModelOutputError, SinkError, SpecError, StitchError
 from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks import HasMetadata, ImageStack
 from patchloom.local_paths import normalize_path
-from patchloom.patch_specs import TileSpecs
+from patchloom.patch_specs import TileSpecs, is_tile_specs
 from patchloom.patching import TiledPatching
+from patchloom.pixel_arrays import PIXEL_KINDS
 from patchloom.prediction.blocks import BlockGrid, choose_blocks, choose_chunk
 from patchloom.prediction.destinations import series_destinations
 from patchloom.prediction.label_outputs import dtype_of_labels
 from patchloom.sinks import SINK_SUFFIXES, ImageSink, Pyramid, check_apart, check_destination, open_sink, output_kind
+from patchloom.spec_table import SpecTable
+from patchloom.spec_validation import validate_specs
 from patchloom.stitching import paste_tile
 
 
@@ -126,6 +129,7 @@ class TileWriter:
                 f"the tiling is for images of shapes {tiling.data_shapes}, but there are images of {shapes}"
             )
         self._stacks = list(image_stacks)
+        self._data_shapes = tiling.data_shapes
         self._grids = block_grids(tiling)
         self._destinations = _destinations(self._stacks, output)
         self._pyramid = pyramid
@@ -162,18 +166,22 @@ class TileWriter:
             If the prediction has another size than its tiles, or other channels or another dtype than those before.
         StitchError
             If a tile was added before.
+        SpecError
+            If there are not as many specifications as tiles, or one is not that of a tile of these images.
         SinkError
             If a block cannot be written.
         """
+        specs = self._checked_specs(tiles, specs)
         form = (int(tiles.shape[1]), tiles.dtype)
         self._form = self._form or form
         if form != self._form:
             raise ModelOutputError(f"tiles have (channels, dtype) {form}, and those before had {self._form}")
-        for tile, spec in zip(tiles, specs, strict=True):
-            if tile.shape[1:] != tuple(spec["patch_size"]):
+        for spec in specs:
+            if tiles.shape[2:] != spec["patch_size"]:
                 raise ModelOutputError(
-                    f"the prediction of {spec} has size {tile.shape[1:]}: it must be that of the tile"
+                    f"the prediction of {spec} has size {tiles.shape[2:]}: it must be that of the tile"
                 )
+        for tile, spec in zip(tiles, specs, strict=True):
             for number in self._blocks_met(spec):
                 self._add_to_block(tile, spec, number)
 
@@ -196,6 +204,23 @@ class TileWriter:
             sink.abort()
         self._sinks.clear()
         self._open.clear()
+
+    def _checked_specs(self, tiles: Any, specs: Sequence[TileSpecs]) -> list[TileSpecs]:
+        """Return specifications of plain numbers, once it is known that each is that of a tile of these images."""
+        n_dims = len(self._data_shapes[0]) - 2
+        if not isinstance(tiles, np.ndarray) or tiles.ndim != n_dims + 2 or tiles.dtype.kind not in PIXEL_KINDS:
+            given = f"{tiles.dtype} of shape {tuple(tiles.shape)}" if hasattr(tiles, "dtype") else "no array"
+            raise ModelOutputError(
+                f"tiles are a {type(tiles).__name__}, {given}: they must be a NumPy array of numbers (B, C, (Z), Y, X)"
+            )
+        if len(tiles) != len(specs):
+            raise SpecError(f"there are {len(specs)} specifications for {len(tiles)} tiles: give one for each")
+        table = SpecTable.from_specs(specs) if len(specs) else ()
+        for spec in table:
+            if not is_tile_specs(spec):
+                raise SpecError(f"the specification says nothing of cropping and stitching: {spec}")
+        validate_specs(table, self._data_shapes)
+        return list(cast("Sequence[TileSpecs]", table))
 
     def _blocks_met(self, spec: TileSpecs) -> Iterator[int]:
         grid = self._grids[spec["data_idx"]]

@@ -1,0 +1,110 @@
+"""Arrays and dtypes that callers give for pixels: checked before anything is written to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from patchloom.errors import GeometryError
+
+PIXEL_KINDS = "buifc"
+"""Kinds of dtype that pixels have: bool, unsigned and signed integers, floats, complex numbers."""
+
+_MAX_OVERLAP_WORK = 10_000
+"""Effort for proving that two arrays share no memory, as of `numpy.shares_memory`."""
+
+
+def pixel_dtype(name: str, dtype: DTypeLike) -> np.dtype[Any]:
+    """Return a dtype that pixels may have.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the message.
+    dtype : dtype-like
+        What the caller gave.
+
+    Raises
+    ------
+    GeometryError
+        If NumPy has no such dtype, or it holds no numbers.
+
+    Examples
+    --------
+    >>> pixel_dtype("dtype", "datetime64[s]")
+    Traceback (most recent call last):
+        ...
+    patchloom.errors.GeometryError: dtype is datetime64[s]: it must be a dtype of numbers, such as 'float32' or 'uint16'
+    """
+    try:
+        known = np.dtype(dtype)
+    except (TypeError, ValueError, SyntaxError):
+        known = None
+    if known is None or known.kind not in PIXEL_KINDS:
+        shown = repr(dtype) if known is None else known
+        raise GeometryError(f"{name} is {shown}: it must be a dtype of numbers, such as 'float32' or 'uint16'")
+    return known
+
+
+def check_fillable(name: str, array: object, shape: tuple[int, ...]) -> None:
+    """Refuse an array that pixels cannot be written to.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the message.
+    array : object
+        What the caller gave.
+    shape : tuple of int
+        The shape it must have.
+
+    Raises
+    ------
+    GeometryError
+        If it is not a NumPy array of numbers of that shape, is read-only, or has voxels that share memory.
+
+    Examples
+    --------
+    >>> check_fillable("out", np.broadcast_to(np.zeros(3), (2, 3)), (2, 3))
+    Traceback (most recent call last):
+        ...
+    patchloom.errors.GeometryError: out is read-only: give an array that can be written to, such as a copy of it
+    """
+    if not isinstance(array, np.ndarray):
+        raise GeometryError(f"{name} is a {type(array).__name__}: it must be a NumPy array of shape {shape}")
+    if array.shape != shape:
+        raise GeometryError(f"{name} has shape {array.shape}, but the batch has shape {shape}")
+    if array.dtype.kind not in PIXEL_KINDS:
+        raise GeometryError(
+            f"{name} is an array of {array.dtype}: it must be one of numbers, such as float32 or uint16"
+        )
+    if not array.flags.writeable:
+        raise GeometryError(f"{name} is read-only: give an array that can be written to, such as a copy of it")
+    if not array.flags.c_contiguous and _voxels_share_memory(array):
+        raise GeometryError(
+            f"{name} has voxels that share memory, as np.broadcast_to makes them: give an array with memory for each voxel, "
+            "such as a copy of it"
+        )
+
+
+def share_memory(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Whether two arrays have memory in common; true also where that would take long to find out."""
+    if not np.may_share_memory(one, other):
+        return False
+    try:
+        return np.shares_memory(one, other, max_work=_MAX_OVERLAP_WORK)  # type: ignore[arg-type]  # any number will do
+    except np.exceptions.TooHardError:
+        return True
+
+
+def _voxels_share_memory(array: NDArray[Any]) -> bool:
+    """Whether two voxels may lie at one place: unless every axis steps over all that the axes inside it cover."""
+    covered = array.itemsize
+    steps = sorted((abs(step), size) for step, size in zip(array.strides, array.shape, strict=True) if size > 1)
+    for step, size in steps:
+        if step < covered:
+            return array.size > 0
+        covered += step * (size - 1)
+    return False
