@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorstore as ts
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from patchloom.errors import GeometryError
-from patchloom.prediction import plan
+from patchloom.image_stacks import ArrayStack
+from patchloom.prediction import normalisation_request, plan, predict
+from patchloom.prediction.normalisation_request import pixel_bytes
 
 TILES = {"patch_size": (256, 256), "overlaps": (64, 64), "batch_size": 4, "seams": "grid"}
 
@@ -75,9 +80,9 @@ def measured(tmp_path: Path, shape: tuple[int, int], **options: Any) -> dict[str
     return numbers
 
 
-@pytest.mark.parametrize("blend", [None, "hann"])
-def test_an_image_eight_times_as_large_takes_no_more_memory(blend: Any, tmp_path: Path) -> None:
-    options = {"blend": blend, "memory_limit": 40_000_000}
+@pytest.mark.parametrize(("blend", "normalise"), [(None, None), ("hann", None), (None, "percentiles")])
+def test_an_image_eight_times_as_large_takes_no_more_memory(blend: Any, normalise: Any, tmp_path: Path) -> None:
+    options = {"blend": blend, "normalise": normalise, "memory_limit": 40_000_000}
     small = measured(tmp_path, (2048, 4096), **options)
     large = measured(tmp_path, (8192, 8192), **options)
     assert large["peak"] < 1.1 * small["peak"]
@@ -97,3 +102,49 @@ def test_a_plan_that_may_take_less_memory_plans_for_less(tmp_path: Path) -> None
     assert needs == sorted(needs, reverse=True)
     with pytest.raises(GeometryError, match="memory_limit"):
         plan(source, memory_limit=10**6, **TILES)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_zarr(tmp_path_factory.mktemp("limits") / "in.zarr", (1024, 900))
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_the_limit_that_a_refusal_asks_for_is_enough_and_no_less_is(source: Path, data: st.DataObject) -> None:
+    options: dict[str, Any] = {
+        "patch_size": (data.draw(st.integers(8, 300)), 64),
+        "batch_size": data.draw(st.integers(1, 9)),
+        "blend": data.draw(st.sampled_from([None, "hann"])),
+        "normalise": data.draw(st.sampled_from([None, "mean_std"])),
+    }
+    with pytest.raises(GeometryError, match="this plan needs") as caught:
+        plan(source, memory_limit=1, **options)
+    needed = int(str(caught.value).split("needs ")[1].split(" ")[0])
+    assert plan(source, memory_limit=needed, **options).memory.total <= needed
+    with pytest.raises(GeometryError, match=f"needs {needed} at least"):
+        plan(source, memory_limit=needed - 1, **options)
+
+
+def test_nothing_is_measured_where_the_run_would_not_fit_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(normalisation_request, "measure_normalisation", lambda *_, **__: pytest.fail("measured"))
+    with pytest.raises(GeometryError, match="memory_limit is 1000 bytes"):
+        plan(np.zeros((200, 200)), axes="YX", normalise="mean_std", patch_size=(64, 64), memory_limit=1000)
+
+
+@pytest.mark.parametrize("limit", ["2GB", "1000000000", 0, -1, 1e9, True, float("nan"), [2**30], b"1"])
+def test_a_memory_limit_that_is_no_number_of_bytes_is_refused_by_name(limit: Any) -> None:
+    for run in (plan, partial(predict, lambda batch: batch)):
+        with pytest.raises(GeometryError, match=r"memory_limit is .*: it must be a positive whole number of bytes"):
+            run(np.zeros((20, 20)), axes="YX", patch_size=(8, 8), memory_limit=limit)
+
+
+def test_an_image_is_measured_in_whole_chunks_however_little_memory_there_is() -> None:
+    class Chunks(ArrayStack):
+        chunk_shape = shard_shape = (1, 1, 100, 100)
+
+    stack = Chunks(np.zeros((1, 1, 500, 500), np.float32), axes="SCYX")
+    assert pixel_bytes(stack, 10**5) == 10**5 // 8
+    assert pixel_bytes(stack, 5 * 10**5) == 40_000  # a chunk
+    assert pixel_bytes(stack, 2 * 10**6) == 2 * 10**6 // 24
+    assert pixel_bytes(stack, 2**40) == 2**25

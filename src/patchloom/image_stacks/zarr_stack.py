@@ -110,7 +110,7 @@ class ZarrStack(SlicedStack):
 
     def read_regions(self, regions: Sequence[Region], out: Sequence[NDArray[Any]]) -> None:
         """Read regions, all of them requested before the first is awaited; see `ReadsRegions.read_regions`."""
-        store = self._opened(kept=not all(map(self._is_chunk, regions)))
+        store = self._opened(kept=not all(map(self._is_whole_chunks, regions)))
         selections = [self.axes_map.selection(*region) for region in regions]
         if all(target.dtype == self.data_dtype for target in out):  # straight to where they go
             places = [ts.array(self.axes_map.disarrange(target), copy=False) for target in out]
@@ -124,11 +124,11 @@ class ZarrStack(SlicedStack):
         for selection, read, target in zip(selections, reads, out, strict=True):
             target[...] = self.axes_map.arrange(self._result(read, selection))
 
-    def _is_chunk(self, region: Region) -> bool:
-        """Whether a region is one chunk: whoever reads whole chunks wants each once, and keeps it if need be."""
+    def _is_whole_chunks(self, region: Region) -> bool:
+        """Return whether a region consists of whole chunks: who reads those wants each once, and keeps it if needed."""
         windows = (slice(region.sample_idx, region.sample_idx + 1), region.channels, *region.window)
         return all(
-            part.start % chunk == 0 and part.stop == min(part.start + chunk, size)
+            part.start % chunk == 0 and (part.stop % chunk == 0 or part.stop == size)
             for part, chunk, size in zip(windows, self._chunk_shape, self.data_shape, strict=True)
         )
 

@@ -102,7 +102,8 @@ def plan(
     fill : float
         What those are filled with.
     memory_limit : int, optional
-        Bytes that the run may take, the model's own needs not counted; half of what is free by default.
+        Bytes that the run may take, measuring for `normalise` included, the model's own needs not counted. Half of what is
+        free by default.
     forms : sequence of sequence of OutputForm, optional
         For each image, what the model makes of a tile, where that is known beforehand.
 
@@ -151,6 +152,7 @@ def plan(
         coarsest=coarsest,
         blended=blend is not None,
     )
+    limit = check_memory_limit(memory_limit)
     unbound = PredictionPlan(
         stacks=tuple(stacks),
         tiling=tiling,
@@ -164,13 +166,14 @@ def plan(
         dtype=None if dtype is None else np.dtype(dtype),
         forms=tuple(map(tuple, forms)),
         reduction=parse_reduction(reduce) if isinstance(reduce, str) else reduce,
-        normalisations=given_normalisations(normalise, stacks) if request is None else request.measure(stacks),
+        normalisations=given_normalisations(normalise, stacks) if request is None else request.unmeasured(stacks),
         skip=skip,
         fill=fill,
-        memory_limit=check_memory_limit(memory_limit),
+        memory_limit=limit,
         source_identities=tuple(map(source_identity, stacks)),
     )
-    return _fit_into_memory(unbound)
+    fitted = _fit_into_memory(unbound)  # before anything is measured, which may take long
+    return fitted if request is None else replace(fitted, normalisations=request.measure(stacks, limit))
 
 
 def _fit_into_memory(unbound: PredictionPlan) -> PredictionPlan:
@@ -180,9 +183,9 @@ def _fit_into_memory(unbound: PredictionPlan) -> PredictionPlan:
     for sizes in (_BLOCK_SIZES, _SMALL_BLOCK_SIZES):
         fitting = []
         for candidate in _candidates(unbound, [size for size in sizes if size <= largest]):
-            needed = candidate.memory.total
+            needed = candidate.least_memory_limit
             least = needed if least is None else min(least, needed)
-            if needed <= unbound.memory_limit:
+            if candidate.memory.total <= unbound.memory_limit:
                 if candidate.n_tiles_computed == candidate.n_tiles:
                     return candidate
                 fitting.append(candidate)

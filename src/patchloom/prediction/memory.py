@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from patchloom.errors import GeometryError
+from patchloom.geometry.checks import whole_number
 
 _SHARE_OF_FREE = 2
 """By default a run takes at most one in so many of the bytes that are free."""
@@ -38,13 +39,42 @@ def check_memory_limit(memory_limit: int | None) -> int:
     Raises
     ------
     GeometryError
-        If it is no positive number.
+        If it is not a positive whole number.
+
+    Examples
+    --------
+    >>> check_memory_limit("2GB")
+    Traceback (most recent call last):
+        ...
+    patchloom.errors.NotWholeError: memory_limit is '2GB': it must be a positive whole number of bytes, such as 2 * 2**30
     """
     if memory_limit is None:
         return max(free_memory() // _SHARE_OF_FREE, 2**28)
-    if memory_limit < 1:
-        raise GeometryError(f"memory_limit is {memory_limit}: it must be a positive number of bytes")
-    return int(memory_limit)
+    try:
+        return whole_number("memory_limit", memory_limit, least=1)
+    except GeometryError as error:
+        raise type(error)(
+            f"memory_limit is {memory_limit!r}: it must be a positive whole number of bytes, such as 2 * 2**30"
+        ) from None
+
+
+def cache_bytes(wanted: int, memory_limit: int) -> int:
+    """Return the size of the cache of decoded chunks: what is wanted, within `CACHE_BYTES` and a quarter of the limit."""
+    return min(wanted, CACHE_BYTES, memory_limit // 4)
+
+
+def least_limit(others: int, wanted_cache: int) -> int:
+    """Return the smallest memory limit for a run whose parts, the cache aside, take `others` bytes.
+
+    Examples
+    --------
+    >>> least = least_limit(10_001, wanted_cache=5_000)
+    >>> least, [10_001 + cache_bytes(5_000, limit) <= limit for limit in (least - 1, least)]
+    (13334, [False, True])
+    """
+    # If the cache takes a quarter of the limit, three quarters are left: the least L with L - L // 4 >= others.
+    quarter = 4 * (others - 1) // 3 + 1 - others
+    return others + min(wanted_cache, CACHE_BYTES, quarter)
 
 
 @dataclass(frozen=True, slots=True)

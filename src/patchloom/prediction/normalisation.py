@@ -156,6 +156,7 @@ def measure_normalisation(
     percentiles: Sequence[float] = (1, 99.8),
     per: Per = "source",
     max_bytes: int = MAX_BYTES,
+    max_count_bytes: int | None = None,
 ) -> Normalisation:
     """Measure an image so that its grey values can be normalised.
 
@@ -174,7 +175,10 @@ def measure_normalisation(
         What gets numbers of its own: nothing but the whole image, each channel, each sample (a time point is one), or each
         channel of each sample.
     max_bytes : int
-        How many bytes of pixels are held at once. Counting takes another 64 MiB at most.
+        Bytes of pixels that are held at once.
+    max_count_bytes : int
+        Bytes that counts of values take in addition, if less than 64 MiB. Parts that do not fit are measured after the
+        others, in passes of their own. The counts of one part are always held: 2 MiB at most.
 
     Returns
     -------
@@ -211,11 +215,12 @@ def measure_normalisation(
     lower, upper = checked_percentiles(percentiles)
     check_measurable(stack)
     division = Division(by_sample=per in {"sample", "sample_channel"}, by_channel=per in {"channel", "sample_channel"})
+    bounds: dict[str, Any] = {"max_bytes": max_bytes, "max_statistic_bytes": max_count_bytes}
     if method == "mean_std":
-        means = measure_parts(stack, division, *_moments(np.dtype(stack.data_dtype)), max_bytes)
+        means = measure_parts(stack, division, *_moments(np.dtype(stack.data_dtype)), **bounds)
         return _normalisation(stack, division, means, method=method, per=per, percentiles=())
     search = partial(PercentileSearch, np.dtype(stack.data_dtype), (lower, upper))
-    ends = measure_parts(stack, division, search, 2 * 2 * _COUNTS_BYTES, max_bytes)
+    ends = measure_parts(stack, division, search, 2 * 2 * _COUNTS_BYTES, **bounds)
     ranges = {part: (low, high - low) for part, (low, high) in ends.results.items()}
     return _normalisation(
         stack, division, ends._replace(results=ranges), method=method, per=per, percentiles=(lower, upper)

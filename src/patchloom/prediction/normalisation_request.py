@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any, NamedTuple, Self, get_args
 
+import numpy as np
+
 from patchloom.errors import GeometryError
-from patchloom.image_stacks import ImageStack
+from patchloom.image_stacks import HasStorageGrid, ImageStack
 from patchloom.prediction.normalisation import (
     Method,
     Normalisation,
@@ -15,6 +18,17 @@ from patchloom.prediction.normalisation import (
     checked_percentiles,
     measure_normalisation,
 )
+from patchloom.prediction.source_scan import MAX_BYTES
+
+_SHARE_OF_PIXELS = 24
+"""Pixels take one in so many of the bytes allowed, several times: as they are decoded, as they are held, and as the allocator
+keeps them."""
+
+_SHARE_OF_CHUNK = 8
+"""One stored chunk may take one in so many of them: in smaller pieces, it would be decoded several times."""
+
+_SHARE_OF_COUNTS = 4
+"""Counts of values take at most one in so many of them."""
 
 USUAL_PERCENTILES = (1.0, 99.8)
 """Those that are taken where none are named."""
@@ -39,8 +53,35 @@ class NormalisationRequest(NamedTuple):
         """Say what was asked for where this came out."""
         return cls(normalisation.method, normalisation.percentiles, normalisation.per)
 
-    def measure(self, stacks: Sequence[ImageStack]) -> tuple[Normalisation, ...]:
-        """Measure all images, after a look at whether all of them can be.
+    def measure(self, stacks: Sequence[ImageStack], memory_limit: int) -> tuple[Normalisation, ...]:
+        """Measure all images, within a number of bytes.
+
+        Parameters
+        ----------
+        stacks : sequence of ImageStack
+            The images.
+        memory_limit : int
+            Bytes that measuring may take.
+
+        Raises
+        ------
+        SourceError
+            As `measure_normalisation`.
+        """
+        return tuple(
+            measure_normalisation(
+                stack,
+                self.method,
+                percentiles=self.percentiles or USUAL_PERCENTILES,
+                per=self.per,
+                max_bytes=pixel_bytes(stack, memory_limit),
+                max_count_bytes=memory_limit // _SHARE_OF_COUNTS,
+            )
+            for stack in stacks
+        )
+
+    def unmeasured(self, stacks: Sequence[ImageStack]) -> tuple[Normalisation, ...]:
+        """Return what stands for the measurements of images until they are made, if all can be measured.
 
         Raises
         ------
@@ -49,9 +90,10 @@ class NormalisationRequest(NamedTuple):
         """
         for stack in stacks:
             check_measurable(stack)
+        ones, zeros = ([((number,) * s.data_shape[1],) * s.data_shape[0] for s in stacks] for number in (1.0, 0.0))
         return tuple(
-            measure_normalisation(stack, self.method, percentiles=self.percentiles or USUAL_PERCENTILES, per=self.per)
-            for stack in stacks
+            Normalisation(self.method, self.per, self.percentiles, scale, offset)
+            for scale, offset in zip(ones, zeros, strict=True)
         )
 
     def __str__(self) -> str:
@@ -106,6 +148,22 @@ def normalisation_request(
         return NormalisationRequest("mean_std", (), per or "source")
     numbers = checked_percentiles(USUAL_PERCENTILES if percentiles is None else percentiles)
     return NormalisationRequest("percentiles", numbers, per or "source")
+
+
+def pixel_bytes(stack: ImageStack, memory_limit: int) -> int:
+    """Return how many bytes of pixels are held at once while an image is measured.
+
+    Parameters
+    ----------
+    stack : ImageStack
+        The image.
+    memory_limit : int
+        Bytes that measuring may take.
+    """
+    chunk_shape = stack.chunk_shape if isinstance(stack, HasStorageGrid) else ()
+    chunk = prod(map(min, chunk_shape, stack.data_shape)) * np.dtype(stack.data_dtype).itemsize
+    wanted = max(memory_limit // _SHARE_OF_PIXELS, min(chunk, memory_limit // _SHARE_OF_CHUNK))
+    return max(1, min(wanted, MAX_BYTES))
 
 
 def given_normalisations(normalise: Any, stacks: Sequence[ImageStack]) -> tuple[Normalisation, ...]:

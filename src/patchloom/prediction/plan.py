@@ -20,7 +20,7 @@ from patchloom.image_stacks import HasStorageGrid, HoldsPixels, ImageStack
 from patchloom.patching import TiledPatching
 from patchloom.prediction.blocks import BlockGrid
 from patchloom.prediction.emptiness import SkipRule
-from patchloom.prediction.memory import CACHE_BYTES, READ_AHEAD, SINK_BYTES, MemoryUse
+from patchloom.prediction.memory import READ_AHEAD, SINK_BYTES, MemoryUse, cache_bytes, least_limit
 from patchloom.prediction.models.model import ModelDescription
 from patchloom.prediction.normalisation import Normalisation
 from patchloom.prediction.output_form import OutputForm
@@ -218,13 +218,23 @@ class PredictionPlan:
     @property
     def cache_bytes(self) -> int:
         """Decoded chunks of the sources that are kept, so that a chunk is not decoded for each tile that needs it."""
+        return cache_bytes(self._largest_image_bytes, self.memory_limit)
+
+    @property
+    def least_memory_limit(self) -> int:
+        """The smallest `memory_limit` in which a run with these blocks fits."""
+        return least_limit(self.memory.total - self.cache_bytes, self._largest_image_bytes)
+
+    @cached_property
+    def _largest_image_bytes(self) -> int:
+        """Decoded size of the largest image that is stored in chunks, with the parts of its chunks that lie outside."""
         images = [
             prod(-(-size // chunk) * chunk for size, chunk in zip(stack.data_shape, stack.chunk_shape, strict=True))
             * np.dtype(stack.data_dtype).itemsize
             for stack in self.stacks
             if isinstance(stack, HasStorageGrid) and not _in_memory(stack)
         ]
-        return min(max(images, default=0), CACHE_BYTES, self.memory_limit // 4)
+        return max(images, default=0)
 
     @property
     def memory(self) -> MemoryUse:

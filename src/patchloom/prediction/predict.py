@@ -143,7 +143,8 @@ def predict(
             "reduce": reduce,
             "skip": skip,
             "fill": fill,
-            "memory_limit": memory_limit or begun.get("memory limit"),  # another one would mean other blocks
+            # Another limit would mean other blocks.
+            "memory_limit": begun.get("memory limit") if memory_limit is None else memory_limit,
         }
         measured = _measured_before(claimed, stacks, request) if normalise is None or request is not None else []
         prepared = plan(stacks, **({"normalise": measured} if measured else asked), **settings)

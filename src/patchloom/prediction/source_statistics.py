@@ -21,7 +21,7 @@ _PORTION = 2**16
 """Values worked on at once: so few that what is made of them stays in the processor's cache."""
 
 _STATISTIC_BYTES = 64 << 20
-"""Memory for statistics under way: where it does not do for all parts, some are measured after the others."""
+"""Memory for statistics under way: if it does not suffice for all parts, some are measured after the others."""
 
 
 class Statistic(Protocol):
@@ -76,7 +76,9 @@ def measure_parts(
     division: Division,
     make_statistic: Callable[[], Statistic],
     bytes_each: int,
+    *,
     max_bytes: int = MAX_BYTES,
+    max_statistic_bytes: int | None = None,
 ) -> Measured:
     """Measure every part of an image.
 
@@ -92,6 +94,8 @@ def measure_parts(
         Memory that one of these takes.
     max_bytes : int
         How many bytes of pixels are held at once.
+    max_statistic_bytes : int
+        Memory for statistics under way, if less than 64 MiB.
 
     Raises
     ------
@@ -108,7 +112,8 @@ def measure_parts(
     """
     results: dict[Part, tuple[float, ...]] = {}
     n_ignored = 0
-    for turn in _turns(stack, division, max(1, _STATISTIC_BYTES // bytes_each)):
+    room = _STATISTIC_BYTES if max_statistic_bytes is None else min(max_statistic_bytes, _STATISTIC_BYTES)
+    for turn in _turns(stack, division, max(1, room // bytes_each)):
         parts = {division.part_of(*place) for place in product(turn.samples, turn.channels)}
         statistics = {part: make_statistic() for part in sorted(parts)}
         n_ignored += _one_pass(stack, turn, division, statistics, max_bytes)
