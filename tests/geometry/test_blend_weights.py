@@ -12,11 +12,11 @@ from patchloom.geometry.blend_weights import (
     BlendWindow,
     check_blend,
     most_tiles_at_a_voxel,
-    neighbour_shifts,
     shared_weights,
+    tile_extents,
     window_profile,
 )
-from patchloom.geometry.tile_rule import TileRule
+from patchloom.geometry.tile_rule import Seams, TileRule
 
 WINDOWS: list[BlendWindow] = ["hann", "gaussian", "linear", "mean"]
 
@@ -33,12 +33,80 @@ def test_weights_of_all_tiles_sum_to_one_at_every_voxel(
     over = np.zeros(size + patch, int)
     for tile in range(count):
         start = rule.window(tile, size, count).start
-        weights = shared_weights(window, patch, neighbour_shifts(rule, size, start))
-        assert (weights > 0).all()
+        weights = shared_weights(window, patch, tile_extents(window, rule, size, start))
+        assert (weights >= 0).all()
         total[start : start + patch] += weights
         over[start : start + patch] += 1
     np.testing.assert_allclose(total[:size], 1, rtol=0, atol=1e-14)
     assert over[:size].max() <= most_tiles_at_a_voxel(rule, size) <= over.max()
+
+
+def value_at(window: BlendWindow, context: float, patch: int) -> float:
+    """The window at a distance to the nearer end of the tile, by its definition."""
+    place = min(context, patch / 2) / patch
+    return {
+        "hann": np.sin(np.pi * place) ** 2,
+        "gaussian": np.exp(-32 * (place - 0.5) ** 2),
+        "linear": 2 * place,
+        "mean": 1.0,
+    }[window]
+
+
+def outermost_weights(window: BlendWindow, rule: TileRule, size: int) -> list[float]:
+    """The weights of the first and last voxel of each tile, and of the first that counts, unless at the image's border."""
+    found = []
+    for start in {rule.window(tile, size, rule.count(size)).start for tile in range(rule.count(size))}:
+        weights = shared_weights(window, rule.patch_size, tile_extents(window, rule, size, start))
+        inside = np.flatnonzero(weights > 0)
+        if start > 0:
+            found += [weights[0], weights[inside[0]]]
+        if start + rule.patch_size < size:
+            found += [weights[-1], weights[inside[-1]]]
+    return found
+
+
+@pytest.mark.parametrize("seams", ["centered", "grid"])
+@pytest.mark.parametrize("window", ["hann", "gaussian", "linear"])
+def test_the_outermost_voxels_of_a_tile_weigh_no_more_than_a_step_apart_at_any_image_size(
+    window: BlendWindow, seams: Seams
+) -> None:
+    for patch, overlaps in ((1, ()), (2, (1,)), (8, range(1, 8)), (15, (2, 7, 11)), (32, (4, 10, 16, 20, 28))):
+        for overlap in overlaps:
+            rule = TileRule(patch, overlap, seams)
+            own, shared = value_at(window, 0.5, patch), patch - rule.core
+            steps_apart = [min(start, patch - 1 - start) + 0.5 for start in range(0, patch, rule.core)]
+            endless = own / sum(value_at(window, context, patch) for context in steps_apart)
+            two_tiles = own / (own + value_at(window, shared - 0.5, patch))
+            found = [weight for size in range(1, 201) for weight in outermost_weights(window, rule, size)]
+            assert max(found) <= max(endless, two_tiles) * 1.002
+
+
+@pytest.mark.parametrize("window", ["hann", "gaussian", "linear"])
+@pytest.mark.parametrize("size", range(33, 70))
+def test_weights_are_those_of_the_context_that_each_tile_has(window: BlendWindow, size: int) -> None:
+    # Against the definition, voxel by voxel: context to the nearer end, ends at the image's border not counted.
+    patch, overlap, step = 32, 12, 20
+    rule = TileRule(patch, overlap)
+    starts = [rule.window(tile, size, rule.count(size)).start for tile in range(rule.count(size))]
+    first = list(starts)
+    if len(starts) > 2:
+        first[-1] = min((len(starts) - 1) * step, max(starts[-1], starts[-3] + patch))
+    expected = np.zeros((len(starts), size))
+    for tile, start in enumerate(starts):
+        for voxel in range(first[tile], start + patch):
+            before = voxel - first[tile] if start > 0 else patch
+            after = start + patch - 1 - voxel if start + patch < size else patch
+            expected[tile, voxel] = value_at(window, min(before, after) + 0.5, patch)
+    expected /= expected.sum(axis=0)
+    for tile, start in enumerate(starts):
+        weights = shared_weights(window, patch, tile_extents(window, rule, size, start))
+        np.testing.assert_allclose(weights, expected[tile, start : start + patch], rtol=1e-12)
+
+
+def test_mean_weighs_all_tiles_over_a_voxel_alike() -> None:
+    rule = TileRule(patch_size=8, overlap=4)
+    weights = shared_weights("mean", 8, tile_extents("mean", rule, 17, 9))
+    np.testing.assert_allclose(weights, [1 / 3, 1 / 3, 1 / 3, 0.5, 0.5, 0.5, 0.5, 1])
 
 
 @pytest.mark.parametrize("window", WINDOWS)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from patchloom.errors import StitchError
 from patchloom.extraction import PatchExtractor
-from patchloom.geometry.blend_weights import BlendWindow, TileWeights, neighbour_shifts, window_profile
+from patchloom.geometry.blend_weights import BlendWindow, TileWeights, tile_extents, window_profile
 from patchloom.image_stacks import ArrayStack
 from patchloom.patch_specs import PatchSpecs
 from patchloom.patching import TiledPatching
@@ -23,8 +23,8 @@ WINDOWS: list[BlendWindow] = ["hann", "gaussian", "linear", "mean"]
 
 def weights(window: BlendWindow, tiling: TiledPatching, spec: PatchSpecs) -> TileWeights:
     axes = zip(tiling.rules, tiling.data_shapes[0][2:], spec["coords"], strict=True)
-    shifts = tuple(neighbour_shifts(rule, size, start) for rule, size, start in axes)
-    return TileWeights(window, tiling.patch_size, shifts)
+    extents = tuple(tile_extents(window, rule, size, start) for rule, size, start in axes)
+    return TileWeights(window, tiling.patch_size, extents)
 
 
 @settings(deadline=None, max_examples=80)
@@ -49,17 +49,32 @@ def test_tiles_of_an_image_blend_to_the_image_in_any_blocks(
 
 @pytest.mark.parametrize("window", WINDOWS)
 def test_each_tile_counts_as_much_as_its_window_says(window: BlendWindow, rng: np.random.Generator) -> None:
-    # Tiles that disagree, against the definition: the sum of window times value over the sum of windows.
-    tiling = TiledPatching([(1, 1, 23, 31)], (8, 10), (5, 3))
-    profile = window_profile(window, 8)[:, None] * window_profile(window, 10)
-    total, weight, blended = np.zeros((28, 38)), np.zeros((28, 38)), np.zeros((1, 23, 31))
+    # Tiles that disagree, against the definition: the sum of window times value over the sum of windows. No tile is moved
+    # inside this image; at its borders windows do not fall off.
+    tiling = TiledPatching([(1, 1, 23, 31)], (8, 10), (3, 3))
+    total, weight, blended = np.zeros((23, 31)), np.zeros((23, 31)), np.zeros((1, 23, 31))
     for spec in tiling:
         tile = rng.random((1, 8, 10))
         (y, x) = spec["coords"]
+        along = []
+        for start, size, length in ((y, 8, 23), (x, 10, 31)):
+            before, after = size * (start == 0), size * (start + size == length)
+            context = np.minimum(np.arange(size) + before, np.arange(size)[::-1] + after)
+            along.append(window_profile(window, size)[np.minimum(context, (size - 1) // 2)])
+        profile = np.multiply.outer(*along)
         total[y : y + 8, x : x + 10] += profile * tile[0]
         weight[y : y + 8, x : x + 10] += profile
         add_blended_tile(tile, (y, x), weights(window, tiling, spec), blended, (slice(0, 23), slice(0, 31)))
-    np.testing.assert_allclose(blended[0], total[:23, :31] / weight[:23, :31], rtol=1e-12)
+    np.testing.assert_allclose(blended[0], total / weight, rtol=1e-12)
+
+
+def test_a_tile_adds_nothing_where_it_weighs_nothing() -> None:
+    # NaN there must not reach the image: NaN times 0 is NaN.
+    extents = (((-1, 2),), ((2, 8), (-4, 4)))
+    tile, block = np.array([[[np.nan, np.nan, 1.0, 1.0, 1.0, 1.0]]]), np.zeros((1, 1, 6))
+    add_blended_tile(tile, (0, 0), TileWeights("hann", (1, 6), extents), block, (slice(0, 1), slice(0, 6)))
+    assert block[0, 0, :2].tolist() == [0, 0]
+    assert np.isfinite(block).all()
 
 
 LAYOUTS = {
@@ -95,7 +110,8 @@ def test_the_compiled_loop_adds_what_numpy_adds_bit_for_bit(
 
     size, whole = (5, 6, 7)[-n_dims:], (9, 8, 11)[-n_dims:]
     tile = laid_out(rng.uniform(0, 100, (2, *size)), dtypes[0])
-    factors = TileWeights("hann", size, ((-2, 0, 3), (0, 4), (-3, 0, 1))[-n_dims:])
+    extents = (((0, 5), (-2, 3), (3, 8)), ((-6, 6), (4, 10)), ((2, 14), (-3, 4)))
+    factors = TileWeights("hann", size, extents[-n_dims:])
     start = rng.random((2, *whole)).astype(dtypes[1])
     window = tuple(slice(4, 4 + side) for side in whole)
     for coords in ((4, 4, 4)[-n_dims:], (1, 7, 9)[-n_dims:], (8, 7, 2)[-n_dims:]):

@@ -125,6 +125,16 @@ class TileRule:
         """How far a seam lies behind the multiple of the core it belongs to."""
         return self.margin if self.seams == "centered" else 0
 
+    def unmoved_start(self, tile: int) -> int:
+        """Return where a tile would start on an endless axis; at the image's ends tiles are moved inside.
+
+        Examples
+        --------
+        >>> TileRule(patch_size=8, overlap=3, seams="grid").unmoved_start(0)
+        -1
+        """
+        return tile * self.core + self._offset - self.margin
+
     def count(self, size: Whole) -> Whole:
         """Count the tiles that cover an axis.
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.errors import StitchError
-from patchloom.geometry.blend_weights import TileWeights, neighbour_shifts
+from patchloom.geometry.blend_weights import TileWeights, tile_extents
 from patchloom.patch_specs import TileSpecs
 from patchloom.prediction.batch_prediction import to_dtype
 from patchloom.prediction.output_form import OutputForm
@@ -174,13 +174,13 @@ class OpenBlocks:
         blend = self.plan.blend
         assert blend is not None  # noqa: S101  # add asks only then
         axes = zip(self.plan.tiling.rules, self.plan.blocks[self.data_idx].spatial_shape, spec["coords"], strict=True)
-        shifts = tuple(neighbour_shifts(*axis) for axis in axes)
+        extents = tuple(tile_extents(blend, *axis) for axis in axes)
         if form.is_scaled:
-            shifts = tuple(
-                tuple(int(shift * factor) for shift in of_axis)
-                for of_axis, factor in zip(shifts, form.scale, strict=True)
+            extents = tuple(
+                tuple((int(begin * factor), int(end * factor)) for begin, end in of_axis)
+                for of_axis, factor in zip(extents, form.scale, strict=True)
             )
-        return TileWeights(blend, size, shifts)
+        return TileWeights(blend, size, extents)
 
 
 def _add_all(additions: Sequence[_Addition], rows: slice) -> None:

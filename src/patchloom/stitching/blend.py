@@ -55,16 +55,16 @@ def add_blended_tile(
     Examples
     --------
     >>> block = np.zeros((1, 1, 6))
-    >>> for x, neighbour in ((0, 2), (2, -2)):
+    >>> for x, own, other in ((0, (-4, 4), (2, 10)), (2, (0, 8), (-6, 2))):
     ...     tile = np.full((1, 1, 4), x + 1.0)
-    ...     weights = TileWeights("linear", (1, 4), ((0,), (0, neighbour)))
+    ...     weights = TileWeights("linear", (1, 4), (((-1, 2),), (own, other)))
     ...     add_blended_tile(tile, (0, x), weights, block, (slice(0, 1), slice(0, 6)))
     >>> block.tolist()
     [[[1.0, 1.0, 1.5, 2.5, 3.0, 3.0]]]
     """
     into, out_of = [], []
-    for coord, size, part in zip(coords, tile.shape[1:], window, strict=True):
-        start, stop = max(coord, part.start), min(coord + size, part.stop)
+    for coord, size, first, part in zip(coords, tile.shape[1:], weights.first_weighed, window, strict=True):
+        start, stop = max(coord + first, part.start), min(coord + size, part.stop)
         if start >= stop:
             return
         into.append(slice(start - part.start, stop - part.start))
