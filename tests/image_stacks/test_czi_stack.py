@@ -2,15 +2,20 @@ import pickle
 import re
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pylibCZIrw import czi
 
 from patchloom.errors import AxesError, MissingExtraError, SourceError, SourceNotFoundError
-from patchloom.image_stacks import CziStack
+from patchloom.image_stacks import CziStack, czi_stack
+from patchloom.image_stacks.open_files import OpenFiles
 from patchloom.testing.stack_conformance import ImageStackConformance
 
 
@@ -109,6 +114,89 @@ def test_scenes_that_overlap_are_kept_apart(tmp_path):
     for scene in range(2):
         pixels = CziStack(path, scene=scene).extract_patch(0, None, (0, 0), (20, 30))
         np.testing.assert_array_equal(pixels[0], tiles[scene, ..., 0])
+
+
+def write_scenes(path, planes_of_scenes):
+    """Write scenes beside each other; return the pixels of each of their planes."""
+    rng = np.random.default_rng(7)
+    pixels = [
+        {plane: rng.integers(1, 60000, (20, 30)).astype("uint16") for plane in planes} for planes in planes_of_scenes
+    ]
+    tiles = [
+        ((100 * scene, 0), dict(zip("TCZ", plane, strict=True)), scene, pixels[scene][plane][..., np.newaxis])
+        for scene, planes in enumerate(planes_of_scenes)
+        for plane in planes
+    ]
+    write_czi(path, tiles)
+    return pixels
+
+
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_a_scene_has_the_planes_that_were_acquired_and_no_others(data):
+    """Of scenes of any size, each beginning anywhere; a plane that is missing among them is never made up."""
+    ranges = st.tuples(st.integers(0, 2), st.integers(1, 3)).map(lambda ends: range(ends[0], sum(ends)))
+    channels = st.sets(st.integers(0, 3), min_size=1).map(sorted)
+    boxes = data.draw(st.lists(st.tuples(ranges, channels, ranges), min_size=1, max_size=3))
+    planes_of_scenes = [list(product(*box)) for box in boxes]
+    incomplete = data.draw(st.integers(0, 2 * len(boxes)))
+    if incomplete < len(boxes):
+        planes_of_scenes[incomplete].remove(data.draw(st.sampled_from(planes_of_scenes[incomplete])))
+    planes_of_scenes = [planes for planes in planes_of_scenes if planes]
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "a.czi")
+        for scene, pixels in enumerate(write_scenes(path, planes_of_scenes)):
+            times, used, slices = (sorted({plane[axis] for plane in pixels}) for axis in range(3))
+            whole = (range(times[0], times[-1] + 1), used, range(slices[0], slices[-1] + 1))
+            if set(product(*whole)) != pixels.keys():
+                with pytest.raises(
+                    SourceError, match=rf"a\.czi@{scene} lacks \d+ of \d+ planes, such as that at [TCZ] \d"
+                ):
+                    CziStack(path, scene)
+                continue
+            stack = CziStack(path, scene)
+            n_spatial = len(stack.data_shape) - 2
+            found = [
+                stack.extract_patch(time, None, (0,) * n_spatial, stack.data_shape[2:]) for time in range(len(times))
+            ]
+            expected = np.stack([pixels[plane] for plane in product(*whole)]).reshape(*map(len, whole), 20, 30)
+            np.testing.assert_array_equal(np.reshape(found, expected.shape), expected)
+
+
+def test_channels_that_a_scene_has_are_named_as_they_are(tmp_path):
+    planes = [
+        ((100 * scene, 0), {"C": c}, scene, random_image((20, 30, 1))) for scene, c in ((0, 0), (0, 1), (1, 0), (1, 2))
+    ]
+    path = write_czi(tmp_path / "a.czi", planes, channel_names={0: "DAPI", 1: "GFP", 2: "Cy5"})
+    assert CziStack(path, scene=0).metadata.channel_names == ("DAPI", "GFP")
+    assert CziStack(path, scene=1).metadata.channel_names == ("DAPI", "Cy5")
+
+
+def test_a_bounded_number_of_files_is_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(czi_stack, "_DOCUMENTS", OpenFiles(3))
+    images = random_image((12, 20, 30, 1))
+    paths = [write_czi(tmp_path / f"{number}.czi", [((0, 0), {"C": 0}, 0, images[number])]) for number in range(12)]
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    stacks = [CziStack(path) for path in paths]
+    for _ in range(2):
+        for stack, image in zip(stacks, images, strict=True):
+            np.testing.assert_array_equal(stack.extract_patch(0, None, (0, 0), (20, 30))[0], image[..., 0])
+    assert len(list(Path("/proc/self/fd").iterdir())) - before <= 3
+
+
+def test_a_file_that_was_replaced_since_it_was_opened_is_refused(tmp_path):
+    path = write_czi(tmp_path / "a.czi", [((0, 0), {"C": 0}, 0, random_image((20, 30, 1)))])
+    stack = pickle.loads(pickle.dumps(CziStack(path)))
+    path.unlink()
+    write_czi(path, [((0, 0), {"C": 0}, 0, random_image((40, 30, 1)))])
+    with pytest.raises(SourceError, match=r"a\.czi has changed since it was opened"):
+        stack.extract_patch(0, None, (0, 0), (20, 30))
+
+
+def test_the_colors_of_a_color_image_are_red_green_and_blue(tmp_path):
+    path = write_czi(tmp_path / "a.czi", [((0, 0), {"C": 0}, 0, random_image((20, 30, 3), "uint8"))])
+    told = CziStack(path).metadata
+    assert (told.is_rgb, told.channel_colors) == (True, ("FF0000", "00FF00", "0000FF"))
 
 
 def test_axes_given_rename_the_files(tmp_path):

@@ -16,7 +16,7 @@ def test_only_what_is_about_the_image_is_kept():
     assert told.units == {"T": "second", "X": "nanometer"}
 
 
-@pytest.mark.parametrize("size", [None, 0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("size", [None, 0.0, -0.0, math.nan, math.inf, -math.inf])
 def test_a_size_that_is_none_is_left_out(size):
     assert fitting_metadata(IMAGE, steps={"X": (size, "µm")}).voxel_size == {}
 

@@ -20,13 +20,18 @@ from numpy.typing import NDArray
 from patchloom._optional import require
 from patchloom.axes import AxesMap
 from patchloom.errors import PatchloomError, SourceError, SourceNotFoundError
+from patchloom.image_stacks.czi_directory import read_directory
 from patchloom.image_stacks.czi_metadata import czi_metadata
+from patchloom.image_stacks.open_files import OpenFiles, check_unchanged, file_state
 from patchloom.image_stacks.sliced_stack import SlicedStack, describe_selection
 from patchloom.image_stacks.source_axes import axes_from_names, unknown_axes
 from patchloom.local_paths import normalize_path
 
 CACHE_BYTES = 64 << 20
 """Decoded subblocks that libCZI keeps for each open file."""
+
+OPEN_DOCUMENTS = 16
+"""Number of files that are kept open, all stacks of a process together."""
 
 _DTYPES = {
     "Gray8": "uint8",
@@ -36,14 +41,13 @@ _DTYPES = {
     "Bgr48": "uint16",
     "Bgr96Float": "float32",
 }
-_PLANE_DIMENSIONS = "BVHIRTZC"
-"""The dimensions that number planes, outermost first, by CZI's letters."""
 
 
 class CziStack(SlicedStack):
     """An image stack over one scene of a CZI; a region read decodes only the subblocks that it meets.
 
-    The image is the rectangle around all of the scene's tiles, wherever on the stage that lies; what no tile covers is 0.
+    The image is the rectangle around all of the scene's tiles, wherever on the stage that lies; what no tile covers is 0. Its
+    planes are those that the scene has, whatever other scenes have; a scene that lacks some of them is refused.
     Axes of size 1 are left out, Y and X excepted, and the samples of an RGB image are `C`, the last axis, as red, green and
     blue.
 
@@ -61,7 +65,8 @@ class CziStack(SlicedStack):
     SourceNotFoundError
         If there is no such file or scene.
     SourceError
-        If the file is no CZI, is corrupt, or has several scenes and none is chosen; the message lists them.
+        If the file is no CZI, is corrupt, or has several scenes and none is chosen; the message lists them. If planes of the
+        scene were never acquired.
     AxesError
         If the file has an axis for which there is no letter, or other axes than those given.
     MissingExtraError
@@ -78,27 +83,30 @@ class CziStack(SlicedStack):
         path = normalize_path(path)
         if not Path(path).is_file():
             raise SourceNotFoundError(f"there is no file {path}")
-        self._path = str(Path(path).absolute())
-        reader = self._open()
+        self._path = Path(path).absolute()
+        self._state = file_state(path, self._path)
+        self.source = source = path if scene is None else f"{path}@{scene}"
+        directory = read_directory(path)
+        document = self._opened()
         with _failing(path, "read"):
-            self._canvas = _canvas(path, reader, scene)
-            self._planes = _planes(path, reader)
-            document = reader.metadata
-        self._numbered = tuple(axis for axis, size in self._planes.sizes.items() if size > 1)
+            self._canvas = _canvas(path, document.reader, scene)
+            self._planes = _planes(path, document.reader, directory.planes_of(source, scene))
+            told = document.reader.metadata
+        self._numbered = tuple(axis for axis, indices in self._planes.indices.items() if len(indices) > 1)
         named = [*self._numbered, "Y", "X", *("C" * self._planes.is_rgb)]
-        shape = [self._planes.sizes[axis] for axis in self._numbered] + [self._canvas.height, self._canvas.width]
-        shape += [3] * self._planes.is_rgb
+        shape = [len(self._planes.indices[axis]) for axis in self._numbered]
+        shape += [self._canvas.height, self._canvas.width] + [3] * self._planes.is_rgb
         own = axes_from_names(named) if axes is None else axes
         if own is None:
             raise unknown_axes(path, shape, f"and its axes are {''.join(named)!r}")
         axes_map = AxesMap(own, tuple(shape))
-        source = path if scene is None else f"{path}@{scene}"
-        super().__init__(source, axes_map, self._planes.dtype, czi_metadata(document, axes_map))
+        metadata = czi_metadata(told, axes_map, self._planes.indices["C"], is_rgb=self._planes.is_rgb)
+        super().__init__(source, axes_map, self._planes.dtype, metadata)
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The file; see `HasFiles.files`."""
-        return (Path(self._path),)
+        return (self._path,)
 
     @property
     def image_in_files(self) -> str:
@@ -107,7 +115,7 @@ class CziStack(SlicedStack):
 
     def read(self, selection: tuple[slice | int, ...]) -> NDArray[Any]:
         """Read a box plane by plane; see `SlicedStack.read`."""
-        reader = self._reader or self._open()
+        document = self._opened()  # held until the end, however many others are opened meanwhile
         n_numbered = len(self._numbered)
         windows = [slice(index, index + 1) if isinstance(index, int) else index for index in selection]
         y, x = windows[n_numbered : n_numbered + 2]
@@ -115,26 +123,39 @@ class CziStack(SlicedStack):
         box = np.empty([window.stop - window.start for window in windows], self.data_dtype)
         with _failing(self.source, f"read at {describe_selection(self.original_axes, selection)}"):
             for place in np.ndindex(*box.shape[:n_numbered]):
-                plane = {
+                chosen = dict.fromkeys(self._planes.indices, 0) | {
                     axis: window.start + offset
                     for axis, window, offset in zip(self._numbered, windows, place, strict=False)
                 }
-                pixels = reader.read(roi=roi, plane=plane, scene=self._canvas.scene)
+                plane = {axis: self._planes.indices[axis][index] for axis, index in chosen.items()}
+                pixels = document.reader.read(
+                    roi, plane, self._canvas.scene, pixel_type=self._planes.pixel_types[plane["C"]]
+                )
                 # The samples of a colour are stored blue first; a grey plane has one sample.
                 box[place] = pixels[..., ::-1][..., windows[-1]] if self._planes.is_rgb else pixels[..., 0]
         return box.reshape([index.stop - index.start for index in selection if isinstance(index, slice)])
 
-    def _open(self) -> Any:
+    def _opened(self) -> _OpenDocument:
+        return _DOCUMENTS.of(self, self._open)
+
+    def _open(self) -> _OpenDocument:
+        check_unchanged(self.source, self._path, self._state)
+        return _OpenDocument(self.source, self._path)
+
+
+class _OpenDocument:
+    """An open file, which is closed when nobody uses it any more."""
+
+    def __init__(self, source: str | Path, path: Path) -> None:
         czi = require("pylibCZIrw.czi", extra="czi")
         cache = czi.CacheOptions(max_memory_usage=CACHE_BYTES)
         opened = ExitStack()
-        with _failing(self._path, "opened as a CZI"):
-            self._reader = opened.enter_context(czi.open_czi(self._path, cache_options=cache))
+        with _failing(source, "opened as a CZI"):
+            self.reader = opened.enter_context(czi.open_czi(str(path), cache_options=cache))
         weakref.finalize(self, opened.close)
-        return self._reader
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_reader": None}
+
+_DOCUMENTS: OpenFiles[_OpenDocument] = OpenFiles(OPEN_DOCUMENTS)
 
 
 class _Canvas(NamedTuple):
@@ -150,8 +171,10 @@ class _Canvas(NamedTuple):
 class _Planes(NamedTuple):
     """Which planes there are, and what is in one."""
 
-    sizes: dict[str, int]
-    """How many there are along each dimension that numbers them; others have one."""
+    indices: dict[str, tuple[int, ...]]
+    """Those that there are along each dimension that numbers planes."""
+    pixel_types: dict[int, str]
+    """That of each channel, by CZI's name."""
     is_rgb: bool
     dtype: np.dtype[Any]
 
@@ -162,7 +185,7 @@ def _failing(path: str | Path, what: str) -> Iterator[None]:
         yield
     except PatchloomError:
         raise
-    except (RuntimeError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever the vendor's library and the parser of its XML raise
         raise SourceError(f"{path} cannot be {what}: {error}") from error
 
 
@@ -182,11 +205,10 @@ def _canvas(path: str | Path, reader: Any, scene: int | None) -> _Canvas:
     return _Canvas(scene, int(box.x), int(box.y), int(box.w), int(box.h))
 
 
-def _planes(path: str | Path, reader: Any) -> _Planes:
-    bounds = reader.total_bounding_box_no_pyramid
-    sizes = {axis: int(bounds[axis][1]) for axis in _PLANE_DIMENSIONS if axis in bounds}
-    types = {reader.get_channel_pixel_type(channel) for channel in range(sizes.get("C", 1))}
+def _planes(path: str | Path, reader: Any, indices: dict[str, tuple[int, ...]]) -> _Planes:
+    pixel_types = {channel: reader.get_channel_pixel_type(channel) for channel in indices["C"]}
+    types = set(pixel_types.values())
     is_rgb = {name.startswith("Bgr") for name in types}
     if not types <= set(_DTYPES) or len(is_rgb) > 1:
         raise SourceError(f"{path} has pixels of the types {', '.join(sorted(types))}, which make up no array")
-    return _Planes(sizes, is_rgb.pop(), np.result_type(*(_DTYPES[name] for name in types)))
+    return _Planes(indices, pixel_types, is_rgb.pop(), np.result_type(*(_DTYPES[name] for name in types)))

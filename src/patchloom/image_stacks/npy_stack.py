@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from patchloom.axes import AxesMap
 from patchloom.errors import SourceError, SourceNotFoundError
 from patchloom.image_stacks.array_stack import pixels_in_order
-from patchloom.image_stacks.open_files import OpenFiles, share_of_descriptors
+from patchloom.image_stacks.open_files import OpenFiles, check_unchanged, file_state, share_of_descriptors
 from patchloom.image_stacks.sliced_stack import SlicedStack
 from patchloom.image_stacks.source_axes import unknown_axes
 from patchloom.local_paths import normalize_path
@@ -58,7 +58,7 @@ class NpyStack(SlicedStack):
         self._path = Path(path).absolute()
         array = _mapped(path)
         self._layout = (array.dtype, array.offset, array.shape, _order(array))
-        self._state = _state(path, self._path)
+        self._state = file_state(path, self._path)
         if axes is None:
             raise unknown_axes(path, array.shape)
         super().__init__(path, AxesMap(axes, array.shape), array.dtype)
@@ -91,8 +91,7 @@ class NpyStack(SlicedStack):
         array = _LIVE_MAPS.get(id(self))
         if array is None:
             dtype, offset, shape, order = self._layout
-            if _state(self.source, self._path) != self._state:
-                raise SourceError(f"{self.source} has changed since it was opened: open it again")
+            check_unchanged(self.source, self._path, self._state)
             try:
                 array = np.memmap(self._path, dtype, "r", offset, shape, order)
             except (OSError, ValueError) as error:
@@ -115,11 +114,3 @@ def _mapped(path: str | Path) -> np.memmap[Any, Any]:
 
 def _order(array: np.memmap[Any, Any]) -> Literal["C", "F"]:
     return "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
-
-
-def _state(source: str | Path, path: Path) -> tuple[int, int]:
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise SourceError(f"{source} cannot be read: {error.strerror}") from error
-    return status.st_size, status.st_mtime_ns

@@ -6,7 +6,10 @@ import sys
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Generic, TypeVar
+
+from patchloom.errors import SourceError
 
 if sys.platform == "win32":
 
@@ -66,6 +69,33 @@ class OpenFiles(Generic[_Handle]):
 
     def __len__(self) -> int:
         return len(self._open)
+
+
+def file_state(source: str | Path, path: Path) -> tuple[int, int]:
+    """Return the size and the time of change of a file, which tell whether it is still the one that was opened.
+
+    Raises
+    ------
+    SourceError
+        If there is no such file any more.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise SourceError(f"{source} cannot be read: {error.strerror}") from error
+    return status.st_size, status.st_mtime_ns
+
+
+def check_unchanged(source: str | Path, path: Path, state: tuple[int, int]) -> None:
+    """Refuse to open a file again that has changed.
+
+    Raises
+    ------
+    SourceError
+        If it has another state, or is gone.
+    """
+    if file_state(source, path) != state:
+        raise SourceError(f"{source} has changed since it was opened: open it again")
 
 
 def share_of_descriptors(share: float) -> int:

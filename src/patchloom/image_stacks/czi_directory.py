@@ -1,0 +1,163 @@
+"""Which planes each scene of a CZI has, from the directory of its subblocks.
+
+libCZI tells the extent of the whole document only, so that a scene with fewer slices than another would be filled up with
+zeros. The directory lists every subblock with its coordinates, and is read here, from ZEISS's description of the format
+(https://zeiss.github.io/libczi/imaging_formats/czi.html). It is also checked before libCZI, which is not made for damaged
+files, works with it.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.errors import SourceError
+
+PLANE_DIMENSIONS = "BVHIRTZC"
+"""The dimensions that number planes, outermost first, by CZI's letters."""
+
+_SEGMENT = struct.Struct("<16sqq")
+_DIRECTORY_POSITION = 84
+_ENTRIES_FROM = 128
+_MOST_DIMENSIONS = 64
+_ENTRY = np.dtype(
+    {
+        "names": ["schema", "pixel_type", "position", "n_dimensions"],
+        "formats": ["S2", "<i4", "<i8", "<i4"],
+        "offsets": [0, 2, 6, 28],
+        "itemsize": 32,
+    }
+)
+_DIMENSION = np.dtype([("name", "S4"), ("start", "<i4"), ("size", "<i4"), ("coordinate", "<f4"), ("stored", "<i4")])
+
+
+@dataclass(frozen=True, slots=True)
+class CziDirectory:
+    """The subblocks of a document in full resolution, one row each."""
+
+    scenes: NDArray[np.int64]
+    """`(n,)`: the scene of each; 0 where there are no scenes."""
+
+    planes: NDArray[np.int64]
+    """`(n, 8)`: its index along each of `PLANE_DIMENSIONS`; 0 where there is no such dimension."""
+
+    def planes_of(self, path: str | Path, scene: int | None) -> dict[str, tuple[int, ...]]:
+        """Return the indices that a scene has along each of `PLANE_DIMENSIONS`.
+
+        Slices and times count as missing where there are some before and after them; channels and the like are those
+        that the scene has.
+
+        Parameters
+        ----------
+        path : str or Path
+            What to call the file.
+        scene : int or None
+            Which scene; None for the whole document.
+
+        Raises
+        ------
+        SourceError
+            If there are no pixels, or some planes of the scene were never acquired.
+        """
+        found = self.planes if scene is None else self.planes[self.scenes == scene]
+        if not len(found):
+            raise SourceError(f"{path} has no pixels")
+        indices = {}
+        for axis, column in zip(PLANE_DIMENSIONS, found.T, strict=True):
+            first, last = int(column.min()), int(column.max())
+            indices[axis] = tuple(range(first, last + 1)) if axis in "TZ" else tuple(np.unique(column).tolist())
+        acquired = set(map(tuple, found.tolist()))
+        n_planes = prod(map(len, indices.values()))
+        if len(acquired) < n_planes:
+            missing = next(plane for plane in product(*indices.values()) if plane not in acquired)
+            named = ", ".join(
+                f"{axis} {index}"
+                for axis, index in zip(PLANE_DIMENSIONS, missing, strict=True)
+                if len(indices[axis]) > 1
+            )
+            raise SourceError(
+                f"{path} lacks {n_planes - len(acquired)} of {n_planes} planes, such as that at {named}: they were never "
+                "acquired, and are not made up: export the part that is complete, or choose a scene that is"
+            )
+        return indices
+
+
+def read_directory(path: str | Path) -> CziDirectory:
+    """Read the directory of a CZI.
+
+    Raises
+    ------
+    SourceError
+        If the file is not a CZI, or its directory is damaged.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            size = file.seek(0, 2)
+            content = _segment(file, size, 0, b"ZISRAWFILE")
+            (position,) = struct.unpack_from("<q", content, _DIRECTORY_POSITION - _SEGMENT.size)
+            return _parsed(_segment(file, size, position, b"ZISRAWDIRECTORY"), size)
+    except (OSError, struct.error, ValueError) as error:
+        raise SourceError(f"{path} cannot be opened as a CZI: {error}") from error
+
+
+def _segment(file: BinaryIO, file_size: int, position: int, name: bytes) -> bytes:
+    """Read the content of a segment, which never is more than the file has."""
+    if not 0 <= position <= file_size - _SEGMENT.size:
+        raise ValueError(f"its {name.decode()} should be at {position}, and it has {file_size} bytes")
+    file.seek(position)
+    found, allocated, used = _SEGMENT.unpack(file.read(_SEGMENT.size))
+    n_bytes = used or allocated
+    if found.rstrip(b"\0") != name or not 0 <= n_bytes <= file_size - position - _SEGMENT.size:
+        raise ValueError(f"there is no complete {name.decode()} at {position}")
+    return file.read(n_bytes)
+
+
+def _parsed(content: bytes, file_size: int) -> CziDirectory:
+    (n_entries,) = struct.unpack_from("<i", content)
+    offsets, counts, offset = [], [], _ENTRIES_FROM
+    for _ in range(n_entries):
+        (count,) = struct.unpack_from("<i", content, offset + 28)
+        if not 2 <= count <= _MOST_DIMENSIONS:
+            raise ValueError(f"a subblock of it has {count} dimensions")
+        offsets.append(offset)
+        counts.append(count)
+        offset += _ENTRY.itemsize + count * _DIMENSION.itemsize
+    if offset > len(content):
+        raise ValueError(f"its directory of {n_entries} subblocks is cut off")
+    entries = _records(content, np.array(offsets, np.int64), _ENTRY)
+    if (entries["schema"] != b"DV").any():
+        raise ValueError("its subblocks are listed in a way that is not known")
+    if ((entries["position"] < 0) | (entries["position"] > file_size - _SEGMENT.size)).any():
+        raise ValueError("a subblock of it lies outside the file")
+    return _full_resolution(content, np.array(offsets, np.int64), np.array(counts, np.int64))
+
+
+def _full_resolution(content: bytes, offsets: NDArray[np.int64], counts: NDArray[np.int64]) -> CziDirectory:
+    rows = np.repeat(np.arange(len(offsets)), counts)
+    of_entry = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    dimensions = _records(content, offsets[rows] + _ENTRY.itemsize + of_entry * _DIMENSION.itemsize, _DIMENSION)
+    if (dimensions["size"] < 1).any():
+        raise ValueError("a subblock of it has a size of 0")
+    is_full = np.ones(len(offsets), bool)
+    starts = {axis: np.zeros(len(offsets), np.int64) for axis in f"{PLANE_DIMENSIONS}S"}
+    for axis in f"XY{PLANE_DIMENSIONS}S":
+        named = dimensions["name"] == axis.encode()
+        if axis in "XY":
+            is_full[rows[named & (dimensions["stored"] != dimensions["size"])]] = False
+        else:
+            starts[axis][rows[named]] = dimensions["start"][named]
+    planes = np.stack([starts[axis] for axis in PLANE_DIMENSIONS], axis=1)
+    return CziDirectory(starts["S"][is_full], planes[is_full])
+
+
+def _records(content: bytes, offsets: NDArray[np.int64], dtype: np.dtype[np.void]) -> NDArray[np.void]:
+    """Read records at any offsets."""
+    taken = np.frombuffer(content, np.uint8)[offsets[:, np.newaxis] + np.arange(dtype.itemsize)]
+    return np.ascontiguousarray(taken).view(dtype)[:, 0]
