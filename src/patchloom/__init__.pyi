@@ -1,5 +1,7 @@
 # The public names, one line each: the only list of them.
 from patchloom.axes import AxesMap as AxesMap
+from patchloom.errors import ArgumentError as ArgumentError
+from patchloom.errors import ArgumentTypeError as ArgumentTypeError
 from patchloom.errors import AxesError as AxesError
 from patchloom.errors import ForkedProcessError as ForkedProcessError
 from patchloom.errors import GeometryError as GeometryError

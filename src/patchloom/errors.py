@@ -4,8 +4,10 @@
 
     PatchloomError
     ├── AxesError              (ValueError)         an axes string does not fit an image
-    ├── GeometryError          (ValueError)         a size, overlap or shape makes no sense
-    │   └── NotWholeError      (TypeError)          a size or index is a float or a bool
+    ├── ArgumentError          (ValueError)         an argument has a value that is not allowed
+    │   ├── ArgumentTypeError  (TypeError)          an argument is of another type
+    │   └── GeometryError      (ValueError)         a size, overlap or shape makes no sense
+    │       └── NotWholeError  (TypeError)          a size or index is a float or a bool
     ├── PatchIndexError        (IndexError)         a plan has no such patch, a series no such stack
     ├── SpecError              (ValueError)         a patch specification is wrong
     ├── StitchError            (ValueError)         a tile is missing, repeated or foreign
@@ -38,12 +40,20 @@ class AxesError(PatchloomError, ValueError):
     """An axes string is not legal, or does not fit the image it is said of."""
 
 
-class GeometryError(PatchloomError, ValueError):
+class ArgumentError(PatchloomError, ValueError):
+    """An argument has a value that is not allowed; the message names both, and what is allowed."""
+
+
+class ArgumentTypeError(ArgumentError, TypeError):
+    """An argument is of another type than it must be."""
+
+
+class GeometryError(ArgumentError):
     """A patch size, overlap or shape that makes no sense; the message has the axis and both numbers."""
 
 
-class NotWholeError(GeometryError, TypeError):
-    """A size or an index that is no whole number."""
+class NotWholeError(GeometryError, ArgumentTypeError):
+    """A size or an index that is not a whole number."""
 
 
 class PatchIndexError(PatchloomError, IndexError):

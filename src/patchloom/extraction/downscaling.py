@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom._compiled_loop import compiled_loop
-from patchloom.errors import GeometryError
+from patchloom.argument_checks import one_of
 
 Downscale = Literal["mean", "resize"]
 
@@ -34,10 +34,8 @@ def check_downscale(downscale: str) -> Downscale:
     GeometryError
         If it is neither `"mean"` nor `"resize"`.
     """
-    for way in get_args(Downscale):
-        if downscale == way:
-            return way  # type: ignore[no-any-return]  # get_args is untyped
-    raise GeometryError(f"downscale is {downscale!r}: it must be one of {', '.join(map(repr, get_args(Downscale)))}")
+    way: Downscale = one_of("downscale", downscale, get_args(Downscale))
+    return way
 
 
 def halve_sums(voxels: NDArray[Any], *, halve_z: bool = True) -> NDArray[Any]:

@@ -36,7 +36,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.errors import GeometryError
+from patchloom.argument_checks import one_of
 from patchloom.geometry.tile_rule import TileRule
 
 BlendWindow = Literal["hann", "gaussian", "linear", "mean"]
@@ -53,10 +53,8 @@ def check_blend(window: str) -> BlendWindow:
     GeometryError
         If it is none of `"hann"`, `"gaussian"`, `"linear"`, `"mean"`.
     """
-    for known in get_args(BlendWindow):
-        if window == known:
-            return known  # type: ignore[no-any-return]  # get_args is untyped
-    raise GeometryError(f"blend is {window!r}: it must be one of {', '.join(map(repr, get_args(BlendWindow)))}")
+    known: BlendWindow = one_of("blend", window, get_args(BlendWindow))
+    return known
 
 
 Extent = tuple[int, int]

@@ -2,39 +2,14 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+from patchloom.argument_checks import MAX_SIZE, listed, shown, whole_number
 from patchloom.axes import spatial_axes
-from patchloom.errors import GeometryError, NotWholeError
+from patchloom.errors import GeometryError
 
-
-def whole_number(name: str, value: object, *, least: int | None = None) -> int:
-    """Make a plain `int` of an integer of any make; a `bool` or a `float` is refused.
-
-    Raises
-    ------
-    NotWholeError
-        If `value` is no integer.
-    GeometryError
-        If it is less than the least.
-
-    Examples
-    --------
-    >>> whole_number("index", 3.0)
-    Traceback (most recent call last):
-        ...
-    patchloom.errors.NotWholeError: index is 3.0: it must be a whole number
-    """
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]  # what is no integer raises TypeError
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
-        raise NotWholeError(f"{name} is {value!r}: it must be a whole number")
-    if least is not None and number < least:
-        raise GeometryError(f"{name} is {number}: it must be at least {least}")
-    return number
+__all__ = ["check_window", "listed_shapes", "one_per_axis", "series_shapes", "spatial_tuple", "whole_number"]
 
 
 def spatial_tuple(name: str, values: Sequence[int], n_dims: int | None = None, *, least: int) -> tuple[int, ...]:
@@ -63,18 +38,78 @@ def spatial_tuple(name: str, values: Sequence[int], n_dims: int | None = None, *
         ...
     patchloom.errors.GeometryError: patch_size is 0 along X: it must be at least 1; patch_size is (64, 0)
     """
-    if isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
+    if not _is_sequence(values):
         raise GeometryError(
-            f"{name} is {values!r}: it must be one whole number for each spatial axis, such as (256, 256)"
+            f"{name} is {shown(values)}: it must be one whole number for each spatial axis, such as (256, 256)"
         )
-    numbers = tuple(whole_number(f"{name}[{axis}]", value) for axis, value in enumerate(values))
-    if len(numbers) not in ((2, 3) if n_dims is None else (n_dims,)):
+    if len(values) not in ((2, 3) if n_dims is None else (n_dims,)):
         wanted = "2 or 3" if n_dims is None else f"{n_dims} ({', '.join(spatial_axes(n_dims))})"
-        raise GeometryError(f"{name} is {numbers}: it has {len(numbers)} numbers and must have {wanted}")
+        raise GeometryError(f"{name} is {shown(values)}: it has {len(values)} numbers and must have {wanted}")
+    numbers = tuple(whole_number(f"{name}[{axis}]", value) for axis, value in enumerate(values))
     for axis, number in zip(spatial_axes(len(numbers)), numbers, strict=True):
         if number < least:
             raise GeometryError(f"{name} is {number} along {axis}: it must be at least {least}; {name} is {numbers}")
+        if number > MAX_SIZE:
+            raise GeometryError(f"{name} is {shown(number)} along {axis}: it must be at most 2**62")
     return numbers
+
+
+def one_per_axis(name: str, value: int | Sequence[int], n_dims: int, *, least: int) -> tuple[int, ...]:
+    """Make a plain tuple of one number a spatial axis, of such a tuple or of one number that stands for all axes.
+
+    Raises
+    ------
+    GeometryError, NotWholeError
+        As `spatial_tuple` does.
+
+    Examples
+    --------
+    >>> one_per_axis("margin", 8, 3, least=0)
+    (8, 8, 8)
+    """
+    values = value if _is_sequence(value) else (whole_number(name, value),) * n_dims
+    return spatial_tuple(name, values, n_dims, least=least)  # type: ignore[arg-type]  # a sequence by now
+
+
+def _is_sequence(values: Any) -> bool:
+    """Whether values have an order and a length; an array without axes has a length by its looks only."""
+    ordered = hasattr(values, "__getitem__") and hasattr(values, "__len__")
+    return ordered and not isinstance(values, (str, bytes, dict, type)) and getattr(values, "ndim", 1) > 0
+
+
+def check_window(name: str, window: Sequence[slice], sizes: Sequence[int]) -> None:
+    """Refuse what is not a window of an image: one slice for each axis, not empty and inside.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the message.
+    window : sequence of slice
+        Start and stop given; without a step.
+    sizes : sequence of int
+        Size of the image along each spatial axis.
+
+    Raises
+    ------
+    GeometryError
+        If it is something else; the message names the axis.
+
+    Examples
+    --------
+    >>> check_window("window", (slice(0, 8), slice(60, 70)), (64, 64))
+    Traceback (most recent call last):
+        ...
+    patchloom.errors.GeometryError: window is 60:70 along X, which is not inside 0:64
+    """
+    if not _is_sequence(window) or len(window) != len(sizes) or not all(isinstance(part, slice) for part in window):
+        axes = ", ".join(spatial_axes(len(sizes)))
+        raise GeometryError(f"{name} is {shown(window)}: it must be one slice for each of {axes}")
+    for part, size, axis in zip(window, sizes, spatial_axes(len(sizes)), strict=True):
+        start, stop = (whole_number(f"{name} along {axis}", end) for end in (part.start, part.stop))
+        if part.step not in (None, 1):
+            raise GeometryError(f"{name} is {shown(part)} along {axis}: it must not have a step")
+        if not 0 <= start < stop <= size:
+            raise GeometryError(f"{name} is {shown(start)}:{shown(stop)} along {axis}, which is not inside 0:{size}")
 
 
 def series_shapes(data_shapes: Sequence[Sequence[int]], n_dims: int) -> tuple[tuple[int, ...], ...]:
@@ -100,7 +135,7 @@ def series_shapes(data_shapes: Sequence[Sequence[int]], n_dims: int) -> tuple[tu
     patchloom.errors.GeometryError: image stack 0 is 3D with shape (1, 1, 10, 256, 256) and the patch size is 2D: give a
     patch size with one number for each of Z, Y, X
     """
-    shapes = tuple(tuple(whole_number("data_shapes", size) for size in shape) for shape in data_shapes)
+    shapes = listed_shapes("data_shapes", data_shapes)
     if not shapes:
         raise GeometryError("data_shapes is empty: a series has at least one image stack")
     for data_idx, shape in enumerate(shapes):
@@ -112,6 +147,42 @@ def series_shapes(data_shapes: Sequence[Sequence[int]], n_dims: int) -> tuple[tu
                 f"image stack {data_idx} is {stack_dims}D with shape {shape} and the patch size is {n_dims}D: "
                 f"give a patch size with one number for each of {', '.join(spatial_axes(stack_dims))}"
             )
-        if min(shape) < 1:
-            raise GeometryError(f"image stack {data_idx} has shape {shape}: every size must be at least 1")
+        if min(shape) < 1 or max(shape) > MAX_SIZE:
+            raise GeometryError(f"image stack {data_idx} has shape {shape}: every size must be from 1 to 2**62")
     return shapes
+
+
+def listed_shapes(name: str, shapes: Iterable[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """Make plain tuples of shapes; how many sizes each must have is for others to check.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the message.
+    shapes : sequence of sequence of int
+        `SC(Z)YX` each.
+
+    Raises
+    ------
+    GeometryError, NotWholeError
+        If these are not shapes, one has more than five sizes, or a size is not a whole number.
+
+    Examples
+    --------
+    >>> listed_shapes("data_shapes", (1, 1, 64, 64))
+    Traceback (most recent call last):
+        ...
+    patchloom.errors.GeometryError: data_shapes[0] is 1: it must be a shape SCYX or SCZYX, such as (1, 1, 256, 256); data_shapes
+    has one for each image stack
+    """
+    given = listed(name, shapes, "a sequence of shapes SCYX or SCZYX, such as [(1, 1, 256, 256)]")
+    return tuple(_shape(f"{name}[{data_idx}]", shape, name) for data_idx, shape in enumerate(given))
+
+
+def _shape(place: str, shape: Any, name: str) -> tuple[int, ...]:
+    if not _is_sequence(shape) or len(shape) > len("SCZYX"):
+        raise GeometryError(
+            f"{place} is {shown(shape)}: it must be a shape SCYX or SCZYX, such as (1, 1, 256, 256); {name} has one for "
+            "each image stack"
+        )
+    return tuple(whole_number(place, size) for size in shape)

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.errors import GeometryError
+from patchloom.argument_checks import one_of
 
 Padding = Literal["constant", "reflect", "edge", "wrap"]
 
@@ -41,10 +41,8 @@ def check_padding(padding: str) -> Padding:
     GeometryError
         If the mode is none of `"constant"`, `"reflect"`, `"edge"`, `"wrap"`.
     """
-    for mode in get_args(Padding):
-        if padding == mode:
-            return mode  # type: ignore[no-any-return]  # get_args is untyped
-    raise GeometryError(f"padding is {padding!r}: it must be one of {', '.join(map(repr, get_args(Padding)))}")
+    mode: Padding = one_of("padding", padding, get_args(Padding))
+    return mode
 
 
 def source_indices(start: int, size: int, image_size: int, padding: Padding) -> NDArray[np.intp]:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any, Literal, get_args
 
+from patchloom.argument_checks import one_of
 from patchloom.axes import spatial_axes
 from patchloom.errors import GeometryError
 
@@ -43,8 +44,7 @@ def position_counts(
     >>> position_counts([(1, 1, 10, 8)], (4, 8)), position_counts([(1, 1, 10, 8)], (4, 8), "uniform")
     ([(7, 1)], [(13, 15)])
     """
-    if coverage not in get_args(Coverage):
-        raise GeometryError(f"coverage is {coverage!r}: it must be one of {', '.join(map(repr, get_args(Coverage)))}")
+    one_of("coverage", coverage, get_args(Coverage))
     sign = -1 if coverage == "inside" else 1
     counts = []
     for data_idx, shape in enumerate(data_shapes):

@@ -28,6 +28,7 @@ from typing import Literal, NamedTuple, TypeVar, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import one_of
 from patchloom.errors import GeometryError
 
 Seams = Literal["centered", "grid"]
@@ -92,8 +93,7 @@ class TileRule:
     """Distance from a tile's start to the seam before it, where the tile was not moved."""
 
     def __post_init__(self) -> None:
-        if self.seams not in get_args(Seams):
-            raise GeometryError(f"seams is {self.seams!r}: it must be one of {', '.join(map(repr, get_args(Seams)))}")
+        one_of("seams", self.seams, get_args(Seams))
         if self.patch_size < 1:
             raise GeometryError(f"patch_size is {self.patch_size} along {self.axis}: it must be at least 1")
         if not 0 <= self.overlap < self.patch_size:

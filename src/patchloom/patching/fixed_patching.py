@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import listed
 from patchloom.errors import PatchIndexError
 from patchloom.geometry.checks import whole_number
 from patchloom.patch_specs import PatchSpecs
@@ -38,7 +39,9 @@ class FixedPatching(SpecSequence[PatchSpecs]):
     """
 
     def __init__(self, fixed_patch_specs: Iterable[PatchSpecs]) -> None:
-        rows = fixed_patch_specs if isinstance(fixed_patch_specs, SpecTable) else list(fixed_patch_specs)
+        rows = fixed_patch_specs
+        if not isinstance(rows, SpecTable):
+            rows = listed("fixed_patch_specs", rows, "a sequence of patch specifications, or a SpecTable")
         self._table = SpecTable.from_specs(rows) if len(rows) else _no_specs()
         stacks = self._table.columns["data_idx"]
         self._by_stack = bool((stacks[1:] >= stacks[:-1]).all())

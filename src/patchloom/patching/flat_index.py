@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.errors import GeometryError, PatchIndexError
+from patchloom.argument_checks import shown
+from patchloom.errors import GeometryError, NotWholeError, PatchIndexError
 from patchloom.geometry.checks import whole_number
 
 
@@ -156,9 +157,7 @@ class FlatIndex(PatchNumbering):
 
     def of_stack(self, data_idx: int) -> range:
         """Give all flat indices of one image stack; see `PatchNumbering.of_stack`."""
-        number = whole_number("data_idx", data_idx)
-        if not 0 <= number < len(self.n_local):
-            raise PatchIndexError(f"data_idx is {number}, but the series has {len(self.n_local)} image stacks")
+        number = check_data_idx(data_idx, len(self.n_local))
         return range(self.edges[number], self.edges[number + 1])
 
 
@@ -261,8 +260,42 @@ def check_index(index: object, length: int, *, from_end: bool = False) -> int:
     if from_end and -length <= number < 0:
         return number + length
     if not 0 <= number < length:
-        raise PatchIndexError(f"index is {number}, but the plan has {length} patches")
+        raise PatchIndexError(f"index is {shown(number)}, but the plan has {length} patches")
     return number
+
+
+def check_data_idx(data_idx: object, n_stacks: int) -> int:
+    """Return the number of an image stack as a plain `int`.
+
+    Raises
+    ------
+    PatchIndexError
+        If there is no such stack.
+    NotWholeError
+        If it is not an integer.
+    """
+    number = whole_number("data_idx", data_idx)
+    if not 0 <= number < n_stacks:
+        raise PatchIndexError(f"data_idx is {shown(number)}, but the series has {n_stacks} image stacks")
+    return number
+
+
+def check_sample(data_idx: object, sample_idx: object, data_shapes: Sequence[Sequence[int]]) -> tuple[int, int]:
+    """Return the numbers of an image stack and of a sample in it as plain `int`.
+
+    Raises
+    ------
+    PatchIndexError
+        If there is no such stack or sample.
+    NotWholeError
+        If one of them is not an integer.
+    """
+    stack, sample = check_data_idx(data_idx, len(data_shapes)), whole_number("sample_idx", sample_idx)
+    if not 0 <= sample < data_shapes[stack][0]:
+        raise PatchIndexError(
+            f"sample_idx is {shown(sample)}, but image stack {stack} has {data_shapes[stack][0]} samples"
+        )
+    return stack, sample
 
 
 def check_indices(indices: Sequence[int] | NDArray[Any], length: int) -> NDArray[np.int64]:
@@ -270,7 +303,7 @@ def check_indices(indices: Sequence[int] | NDArray[Any], length: int) -> NDArray
     if isinstance(indices, range):
         numbers = np.arange(indices.start, indices.stop, indices.step, dtype=np.int64)
     else:
-        values = np.asarray(indices).ravel()
+        values = _as_column(indices)
         if not np.issubdtype(values.dtype, np.integer):
             # Names the culprit; what gets through is an empty list, or integers that NumPy made objects of.
             values = np.array([check_index(value, length) for value in values.tolist()])
@@ -279,6 +312,16 @@ def check_indices(indices: Sequence[int] | NDArray[Any], length: int) -> NDArray
         check_index(int(numbers.min()), length)
         check_index(int(numbers.max()), length)
     return numbers
+
+
+def _as_column(indices: Any) -> NDArray[Any]:
+    try:
+        values = np.asarray(indices)
+    except ValueError:  # lists of different lengths
+        values = np.empty(())
+    if values.ndim != 1:
+        raise NotWholeError(f"indices is {shown(indices)}: it must be a sequence of whole numbers, such as [0, 1]")
+    return values
 
 
 def _whole_array(numbers: Iterable[int]) -> array[int]:

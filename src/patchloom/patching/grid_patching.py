@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from patchloom.axes import spatial_axes
-from patchloom.geometry.checks import series_shapes, spatial_tuple
+from patchloom.geometry.checks import one_per_axis, series_shapes, spatial_tuple
 from patchloom.geometry.patch_positions import unravel
 from patchloom.geometry.tile_rule import Seams, TileRule, TileWindow
-from patchloom.patching.flat_index import FlatIndex, Place, Places
+from patchloom.patching.flat_index import FlatIndex, Place, Places, check_data_idx
 from patchloom.patching.patching import IndexedPatching, Spec_co
 
 
@@ -32,8 +32,7 @@ class GridPatching(IndexedPatching[Spec_co]):
         n_dims = len(self.patch_size)
         self.overlaps = spatial_tuple("overlaps", overlaps, n_dims, least=0)
         self.seams: Seams = seams
-        multiples = (origin_multiple,) * n_dims if isinstance(origin_multiple, int) else origin_multiple
-        self.origin_multiple = spatial_tuple("origin_multiple", multiples, n_dims, least=1)
+        self.origin_multiple = one_per_axis("origin_multiple", origin_multiple, n_dims, least=1)
         self.data_shapes = series_shapes(data_shapes, n_dims)
         self.rules = tuple(
             TileRule(patch, overlap, seams, multiple, axis)
@@ -57,8 +56,7 @@ class GridPatching(IndexedPatching[Spec_co]):
         PatchIndexError
             If there is no such stack.
         """
-        self._index.of_stack(data_idx)
-        return self._grids[data_idx]
+        return self._grids[check_data_idx(data_idx, len(self._grids))]
 
     def _windows(self, place: Place) -> list[TileWindow]:
         """Where one patch lies along each axis."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from math import prod
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import one_of
 from patchloom.errors import GeometryError
 from patchloom.geometry.checks import series_shapes, spatial_tuple
 from patchloom.geometry.grid_cells import cell_counts
@@ -20,6 +21,7 @@ _BLOCK_VOXELS = 2**22
 """Voxels read at a time; more where a single cell has more."""
 
 
+@runtime_checkable
 class LabelStack(Protocol):
     """What is needed of an image stack of labels; every `ImageStack` has it."""
 
@@ -76,8 +78,7 @@ def label_weights(
     >>> label_weights([ArrayStack(labels, axes="SCYX")], cell_size=(1, 2), balance="classes")[0].tolist()
     [[[0.0, 0.6666666666666666], [0.0, 0.3333333333333333]]]
     """
-    if balance not in get_args(Balance):
-        raise GeometryError(f"balance is {balance!r}: it must be one of {', '.join(map(repr, get_args(Balance)))}")
+    one_of("balance", balance, get_args(Balance))
     cell_size = spatial_tuple("cell_size", cell_size, least=1)
     shapes = series_shapes([stack.data_shape for stack in labels], len(cell_size))
     for data_idx, shape in enumerate(shapes):

@@ -11,12 +11,13 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.errors import GeometryError
 from patchloom.geometry.checks import series_shapes, spatial_tuple, whole_number
 from patchloom.patch_specs import PatchSpecs
 from patchloom.patching.counter_random import CounterRandom, Stream, checked_epoch, checked_seed
 from patchloom.patching.flat_index import PatchNumbering, Place, Places, UnevenIndex
 from patchloom.patching.patching import IndexedPatching
+
+_MOST_PATCHES = 2**63 - 1
 
 
 class RandomisedPatching(IndexedPatching[PatchSpecs]):
@@ -35,7 +36,9 @@ class RandomisedPatching(IndexedPatching[PatchSpecs]):
         self.patch_size = spatial_tuple("patch_size", patch_size, least=1)
         self.data_shapes = series_shapes(data_shapes, len(self.patch_size))
         self.seed = checked_seed(seed)
-        self._requested = None if n_patches is None else _checked_count(n_patches)
+        self._requested = (
+            None if n_patches is None else whole_number("n_patches", n_patches, least=1, most=_MOST_PATCHES)
+        )
         self._begin_epoch(0)
 
     @abstractmethod
@@ -91,10 +94,3 @@ class RandomisedPatching(IndexedPatching[PatchSpecs]):
         for axis, column in enumerate(self._many_coords(places)):
             coords[:, axis] = column
         return {"coords": coords, "patch_size": np.broadcast_to(np.array(self.patch_size), coords.shape)}
-
-
-def _checked_count(n_patches: int) -> int:
-    number = whole_number("n_patches", n_patches)
-    if number < 1:
-        raise GeometryError(f"n_patches is {number}: it must be at least 1")
-    return number

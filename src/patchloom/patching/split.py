@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import instance
 from patchloom.errors import GeometryError
-from patchloom.geometry.checks import spatial_tuple, whole_number
+from patchloom.geometry.checks import one_per_axis, whole_number
 from patchloom.geometry.grid_cells import cell_counts
 from patchloom.patching.counter_random import CounterRandom, Stream, checked_seed
 from patchloom.patching.fixed_patching import FixedPatching
@@ -57,7 +58,8 @@ def split_training_validation(
     >>> len(patching), len(training), len(validation)
     (64, 58, 6)
     """
-    margins = _margins(margin, len(patching.patch_size))
+    instance("patching", patching, StratifiedPatching)
+    margins = one_per_axis("margin", margin, len(patching.patch_size), least=0)
     cells, probabilities = patching.included_cells()
     count = _number_of_cells(validation, int((probabilities > 0).sum()), patching)
     held_out = cells[_drawn(probabilities, count, seed)]
@@ -71,11 +73,6 @@ def split_training_validation(
             f"{margins} around them: ask for fewer, or take smaller patches or margins"
         )
     return training, _patches_of(held_out, patching.patch_size)
-
-
-def _margins(margin: int | Sequence[int], n_dims: int) -> tuple[int, ...]:
-    margins = margin if isinstance(margin, Sequence) else (whole_number("margin", margin),) * n_dims
-    return spatial_tuple("margin", margins, n_dims, least=0)
 
 
 def _number_of_cells(validation: float, available: int, patching: StratifiedPatching) -> int:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import MAX_SIZE, listed, shown, whole_number
 from patchloom.errors import GeometryError
-from patchloom.geometry.checks import whole_number
 from patchloom.spec_table import SpecTable
 
 
@@ -64,14 +64,15 @@ def storage_order(specs: SpecTable, grid: Sequence[int] | Sequence[Sequence[int]
 
 def _chunk_shapes(grid: Sequence[Any], n_stacks: int, n_dims: int) -> NDArray[np.int64]:
     """One row a stack, checked."""
-    shapes = list(grid) if len(grid) and hasattr(grid[0], "__len__") else [grid] * n_stacks
+    given = listed("grid", grid, "a chunk shape SCYX or SCZYX, such as (1, 1, 64, 64), or one for each image stack")
+    shapes = given if len(given) and hasattr(given[0], "__len__") else [given] * n_stacks
     if len(shapes) < n_stacks:
         raise GeometryError(f"grid has {len(shapes)} chunk shapes, but the patches lie in {n_stacks} image stacks")
     for data_idx, shape in enumerate(shapes):
-        sizes = [whole_number("grid", size) for size in shape]
-        if len(sizes) != 2 + n_dims or min(sizes) < 1:
+        sizes = [whole_number("grid", size) for size in listed(f"grid[{data_idx}]", shape, "a chunk shape")]
+        if len(sizes) != 2 + n_dims or not 0 < min(sizes) <= max(sizes) <= MAX_SIZE:
             raise GeometryError(
-                f"the chunk shape of image stack {data_idx} is {tuple(shape)}: it must be {2 + n_dims} sizes of at least 1, "
+                f"the chunk shape of image stack {data_idx} is {shown(tuple(shape))}: it must be {2 + n_dims} sizes of at least 1, "
                 f"one for each of SC{'ZYX'[-n_dims:]}"
             )
     return np.array(shapes, dtype=np.int64)

@@ -11,16 +11,16 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import real_number, shown
 from patchloom.axes import spatial_axes
 from patchloom.errors import GeometryError, PatchIndexError
 from patchloom.geometry.cell_orthants import unravel_orthants
-from patchloom.geometry.checks import whole_number
 from patchloom.geometry.grid_cells import cell_box, cell_counts, unravel_by_cells
 from patchloom.geometry.patch_positions import position_counts
 from patchloom.geometry.strata import stratum_of
 from patchloom.patching.cell_lines import CellUnit
 from patchloom.patching.counter_random import CounterRandom, Stream
-from patchloom.patching.flat_index import FlatIndex, PatchNumbering, Place, Places, UnevenIndex
+from patchloom.patching.flat_index import FlatIndex, PatchNumbering, Place, Places, UnevenIndex, check_sample
 from patchloom.patching.position_lines import PositionLines, Restriction
 from patchloom.patching.randomised_patching import RandomisedPatching
 
@@ -165,11 +165,11 @@ class StratifiedPatching(RandomisedPatching):
         if isinstance(probs, Mapping):
             cells = _cell_rows(list(probs), len(self.patch_size))
             _check_cells(cells, grid, where)
-            probabilities[tuple(cells.T)] = list(probs.values())
-        elif np.shape(probs) == grid:
-            probabilities[...] = probs
+            probabilities[tuple(cells.T)] = [
+                real_number(f"probs[{cell}]", prob, nan=True, finite=False) for cell, prob in probs.items()
+            ]
         else:
-            raise GeometryError(f"probs has shape {np.shape(probs)}, but {where} has {grid} whole cells")
+            probabilities[...] = _probability_map(probs, grid, where)
         _check_probabilities(probabilities, restriction.allowed, where)
         self._restrict(key, Restriction(restriction.allowed, probabilities))
 
@@ -213,14 +213,7 @@ class StratifiedPatching(RandomisedPatching):
         self._redraws = CounterRandom(self.seed, epoch, Stream.REDRAW)
 
     def _checked_sample(self, data_idx: int, sample_idx: int) -> tuple[int, int]:
-        stack, sample = whole_number("data_idx", data_idx), whole_number("sample_idx", sample_idx)
-        if not 0 <= stack < len(self.data_shapes):
-            raise PatchIndexError(f"data_idx is {stack}, but the series has {len(self.data_shapes)} image stacks")
-        if not 0 <= sample < self.data_shapes[stack][0]:
-            raise PatchIndexError(
-                f"sample_idx is {sample}, but image stack {stack} has {self.data_shapes[stack][0]} samples"
-            )
-        return stack, sample
+        return check_sample(data_idx, sample_idx, self.data_shapes)
 
     def _restriction(self, key: tuple[int, int]) -> Restriction:
         if key in self._restrictions:
@@ -335,11 +328,11 @@ def _cell_rows(grid_coords: Sequence[Sequence[int]] | NDArray[Any], n_dims: int)
         cells = np.asarray(grid_coords)
     except ValueError:
         cells = np.empty(1)  # of different lengths: refused below
-    if not cells.size:
+    if not cells.size and not isinstance(grid_coords, (str, bytes, Mapping)):
         return np.empty((0, n_dims), dtype=np.int64)
     if cells.ndim != 2 or cells.shape[1] != n_dims or not np.issubdtype(cells.dtype, np.integer):
         raise GeometryError(
-            f"grid_coords is {grid_coords!r}: it must be a list of cells with one whole number for each of "
+            f"grid_coords is {shown(grid_coords)}: it must be a list of cells with one whole number for each of "
             f"{', '.join(spatial_axes(n_dims))}, such as [{(0,) * n_dims}]"
         )
     return cells.astype(np.int64)
@@ -351,6 +344,21 @@ def _check_cells(cells: NDArray[np.int64], grid: Sequence[int], where: str) -> N
         raise PatchIndexError(
             f"cell {tuple(cells[outside[0]].tolist())} does not exist: {where} has {tuple(grid)} cells"
         )
+
+
+def _probability_map(probs: Any, grid: tuple[int, ...], where: str) -> NDArray[Any]:
+    """Probabilities of all cells, given as an array."""
+    try:
+        values = np.asarray(probs)
+    except ValueError:  # lists of different lengths
+        values = np.empty(0)
+    if values.dtype.kind not in "biuf" or not values.ndim:
+        raise GeometryError(
+            f"probs is {shown(probs)}: it must be a mapping from cells to numbers, or an array of numbers, one for each cell"
+        )
+    if values.shape != grid:
+        raise GeometryError(f"probs has shape {values.shape}, but {where} has {grid} whole cells")
+    return values
 
 
 def _check_probabilities(probabilities: NDArray[np.float64], allowed: NDArray[np.bool_], where: str) -> None:

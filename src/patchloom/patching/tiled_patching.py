@@ -9,10 +9,9 @@ from operator import sub
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.axes import spatial_axes
-from patchloom.errors import GeometryError
+from patchloom.geometry.checks import check_window
 from patchloom.patch_specs import TileSpecs
-from patchloom.patching.flat_index import Place, Places
+from patchloom.patching.flat_index import Place, Places, check_sample
 from patchloom.patching.grid_patching import GridPatching
 
 
@@ -108,6 +107,8 @@ class TiledPatching(GridPatching[TileSpecs]):
 
         Raises
         ------
+        PatchIndexError
+            If there is no such sample.
         GeometryError
             If the window is empty or not inside the image.
 
@@ -117,10 +118,9 @@ class TiledPatching(GridPatching[TileSpecs]):
         >>> tiling.tiles_touching(0, 1, (slice(0, 56), slice(50, 80))).tolist()
         [4, 5]
         """
+        data_idx, sample_idx = check_sample(data_idx, sample_idx, self.data_shapes)
         shape = self.data_shapes[data_idx]
-        for part, size, axis in zip(window, shape[2:], spatial_axes(len(self.rules)), strict=True):
-            if not 0 <= part.start < part.stop <= size:
-                raise GeometryError(f"window is {part.start}:{part.stop} along {axis}, which is not inside 0:{size}")
+        check_window("window", window, shape[2:])
         grid = self._grids[data_idx]
         first = self._index.edges[data_idx] + sample_idx * prod(grid)
         tiles = np.ix_(

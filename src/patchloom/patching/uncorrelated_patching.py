@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import instances, real_number
 from patchloom.errors import GeometryError
 from patchloom.geometry.checks import whole_number
 from patchloom.patch_specs import PatchSpecs, UncorrelatedPatchSpecs
@@ -74,9 +75,7 @@ class UncorrelatedPatching(SpecSequence[UncorrelatedPatchSpecs]):
             raise GeometryError(
                 f"principal_channel is {self.principal_channel}, but there are {self.n_channels} channels"
             )
-        if not 0 <= probability <= 1:
-            raise GeometryError(f"probability is {probability}: it must be from 0 to 1")
-        self.probability = float(probability)
+        self.probability = real_number("probability", probability, least=0, most=1)
         self.seed = checked_seed(seed)
         self.bases = _bases(base, self.n_channels)
         _check_sizes(self.bases)
@@ -151,9 +150,9 @@ class UncorrelatedPatching(SpecSequence[UncorrelatedPatchSpecs]):
 def _bases(
     base: Patching[PatchSpecs] | Sequence[Patching[PatchSpecs]], n_channels: int
 ) -> tuple[Patching[PatchSpecs], ...]:
-    if isinstance(base, Patching):
+    if isinstance(base, Patching) and not isinstance(base, type):
         return (base,) * n_channels
-    bases = tuple(base)
+    bases = tuple(instances("base", base, Patching, "a plan of patches, or one for each channel"))
     if len(bases) != n_channels:
         raise GeometryError(
             f"there are {len(bases)} bases for {n_channels} channels: give one, or one for each channel"

@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from patchloom.argument_checks import instance, listed, real_number, shown
 from patchloom.errors import GeometryError
 from patchloom.geometry.checks import series_shapes, spatial_tuple
 from patchloom.geometry.grid_cells import cell_box, cell_counts, cell_sides
@@ -132,8 +133,7 @@ class WeightedPatching(RandomisedPatching):
         size = spatial_tuple("patch_size", patch_size, least=1)
         shapes = series_shapes(data_shapes, len(size))
         cells = tuple(max(1, side // 2) for side in size) if cell_size is None else cell_size
-        if not 0 <= share <= 1:
-            raise GeometryError(f"share is {share}: it must be from 0 to 1")
+        share = real_number("share", share, least=0, most=1)
         _check_label_shapes(labels, shapes)
         by_label = label_weights(labels, cells, balance)
         if share and not any(weights.any() for weights in by_label):
@@ -182,7 +182,8 @@ class WeightedPatching(RandomisedPatching):
 
 def _checked_weights(weights: Sequence[ArrayLike], grids: Sequence[tuple[int, ...]]) -> NDArray[np.float64]:
     """All weights in one row, stack by stack."""
-    maps = [np.asarray(of_stack, dtype=np.float64) for of_stack in weights]
+    what = "one array of numbers for each image stack"
+    maps = [_weight_map(data_idx, of_stack) for data_idx, of_stack in enumerate(listed("weights", weights, what))]
     if len(maps) != len(grids):
         raise GeometryError(f"there are {len(maps)} weight maps for {len(grids)} image stacks: give one for each")
     for data_idx, (of_stack, grid) in enumerate(zip(maps, grids, strict=True)):
@@ -198,6 +199,16 @@ def _checked_weights(weights: Sequence[ArrayLike], grids: Sequence[tuple[int, ..
     return row
 
 
+def _weight_map(data_idx: int, weights: Any) -> NDArray[np.float64]:
+    try:
+        values = np.asarray(weights)
+    except ValueError:  # lists of different lengths
+        values = np.empty(0, dtype=object)
+    if values.dtype.kind not in "biuf":
+        raise GeometryError(f"weights[{data_idx}] is {shown(weights)}: it must be an array of numbers")
+    return values.astype(np.float64, copy=False)
+
+
 def _units(weights: NDArray[np.float64]) -> NDArray[np.int64]:
     units: NDArray[np.int64] = np.rint(weights * (_UNITS / weights.sum())).astype(np.int64)
     units[(units == 0) & (weights > 0)] = 1  # what is possible at all stays possible
@@ -205,6 +216,8 @@ def _units(weights: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def _check_label_shapes(labels: Sequence[LabelStack], shapes: Sequence[tuple[int, ...]]) -> None:
+    for data_idx, stack in enumerate(listed("labels", labels, "one image stack of labels for each image stack")):
+        instance(f"labels[{data_idx}]", stack, LabelStack, "open_stacks makes them")
     if len(labels) != len(shapes):
         raise GeometryError(f"there are {len(labels)} label stacks for {len(shapes)} image stacks: give one for each")
     for data_idx, (stack, shape) in enumerate(zip(labels, shapes, strict=True)):

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.errors import GeometryError
-from patchloom.geometry.checks import series_shapes
+from patchloom.geometry.checks import listed_shapes, series_shapes
 from patchloom.patch_specs import PatchSpecs
 from patchloom.patching.flat_index import FlatIndex, Place, Places
 from patchloom.patching.patching import IndexedPatching
@@ -34,9 +33,8 @@ class WholeSamplePatching(IndexedPatching[PatchSpecs]):
     """
 
     def __init__(self, data_shapes: Sequence[Sequence[int]]) -> None:
-        if not data_shapes:
-            raise GeometryError("data_shapes is empty: a series has at least one image stack")
-        self.data_shapes = series_shapes(data_shapes, n_dims=len(data_shapes[0]) - 2)
+        shapes = listed_shapes("data_shapes", data_shapes)
+        self.data_shapes = series_shapes(shapes, n_dims=len(shapes[0]) - 2 if shapes else 2)
         super().__init__(FlatIndex([shape[0] for shape in self.data_shapes], [1] * len(self.data_shapes)))
 
     @property

@@ -1,0 +1,302 @@
+"""Check an argument where it enters, or say in one message what is wrong with it, what is allowed, and what to do.
+
+What is checked here is one value by itself: a number, a flag, a word, a dtype, an object of some kind. What depends on the
+dimensions of an image is checked in `geometry.checks`.
+"""
+
+from __future__ import annotations
+
+import operator
+import reprlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from patchloom.errors import ArgumentError, ArgumentTypeError, GeometryError, NotWholeError
+
+MAX_SIZE = 2**62
+"""Largest size and coordinate along one axis, so that the sum of two still has 64 bits."""
+
+_NUMBER_KINDS = "biufc"
+_NUMBER_TYPES = (int, float, np.integer, np.floating)
+
+_LONGEST = 200
+_TEXT = reprlib.Repr()
+_TEXT.maxstring = _TEXT.maxother = 80
+_TEXT.maxlong = 60
+
+
+def shown(value: object) -> str:
+    """Write a value for a message, in one line of bounded length.
+
+    Examples
+    --------
+    >>> shown("a" * 1000)[-9:], shown([1, 2])
+    ("aaaaaaaa'", '[1, 2]')
+    """
+    try:
+        text = " ".join(_TEXT.repr(value).split())
+    except ValueError:  # an integer of too many digits
+        return (
+            f"<{type(value).__name__} of {value.bit_length()} bits>"
+            if isinstance(value, int)
+            else f"<{type(value).__name__}>"
+        )
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]} ..."
+
+
+def whole_number(name: str, value: object, *, least: int | None = None, most: int | None = None) -> int:
+    """Return a plain `int` of an integer of any make; a `bool` or a `float` is refused.
+
+    Raises
+    ------
+    NotWholeError
+        If `value` is not an integer.
+    GeometryError
+        If it is less than `least` or more than `most`.
+
+    Examples
+    --------
+    >>> whole_number("index", 3.0)
+    Traceback (most recent call last):
+        ...
+    patchloom.errors.NotWholeError: index is 3.0: it must be a whole number
+    """
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]  # what is not an integer raises TypeError
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, (bool, np.bool_)):
+        raise NotWholeError(f"{name} is {shown(value)}: it must be a whole number")
+    if least is not None and number < least:
+        raise GeometryError(f"{name} is {shown(number)}: it must be at least {least}")
+    if most is not None and number > most:
+        raise GeometryError(f"{name} is {shown(number)}: it must be at most {most}")
+    return number
+
+
+def real_number(
+    name: str,
+    value: Any,
+    *,
+    least: float = -np.inf,
+    most: float = np.inf,
+    finite: bool = True,
+    nan: bool = False,
+) -> float:
+    """Return a plain `float` of a number of any make; a `bool` is refused, and so is a text.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the message.
+    value : number
+        What was given.
+    least, most : float
+        Bounds of what is allowed.
+    finite : bool
+        Whether infinity is refused.
+    nan : bool
+        Whether NaN is allowed.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If `value` is not a number.
+    GeometryError
+        If it is NaN, infinite or out of bounds.
+
+    Examples
+    --------
+    >>> real_number("threshold", "0.5")
+    Traceback (most recent call last):
+        ...
+    patchloom.errors.ArgumentTypeError: threshold is '0.5' of type str: it must be a number
+    """
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, _NUMBER_TYPES):
+        raise ArgumentTypeError(f"{name} is {shown(value)} of type {type(value).__name__}: it must be a number")
+    number = _as_float(value)
+    if np.isnan(number):
+        if nan:
+            return number
+        raise GeometryError(f"{name} is {shown(value)}: it must be a number, not NaN")
+    if finite and np.isinf(number):
+        raise GeometryError(f"{name} is {shown(value)}: it must be a finite number")
+    if not least <= number <= most:
+        raise GeometryError(f"{name} is {shown(value)}: it must be {_bounds(least, most)}")
+    return number
+
+
+def _as_float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond the range of floats
+        return np.inf if value > 0 else -np.inf
+
+
+def _bounds(least: float, most: float) -> str:
+    if np.isinf(most):
+        return f"at least {least:g}"
+    return f"at most {most:g}" if np.isinf(least) else f"from {least:g} to {most:g}"
+
+
+def flag(name: str, value: object) -> bool:
+    """Return a plain `bool`; anything else is refused, as a text such as `"no"` would count as true.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If `value` is not a `bool`.
+
+    Examples
+    --------
+    >>> flag("overwrite", "no")
+    Traceback (most recent call last):
+        ...
+    patchloom.errors.ArgumentTypeError: overwrite is 'no' of type str: it must be True or False
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise ArgumentTypeError(f"{name} is {shown(value)} of type {type(value).__name__}: it must be True or False")
+    return bool(value)
+
+
+def one_of(name: str, value: object, choices: Iterable[str]) -> Any:
+    """Return a word out of a few.
+
+    Raises
+    ------
+    GeometryError
+        If `value` is none of them.
+
+    Examples
+    --------
+    >>> one_of("seams", "center", ("centered", "grid"))
+    Traceback (most recent call last):
+        ...
+    patchloom.errors.GeometryError: seams is 'center': it must be one of 'centered', 'grid'
+    """
+    words = tuple(choices)
+    if not isinstance(value, str) or value not in words:
+        raise GeometryError(f"{name} is {shown(value)}: it must be one of {', '.join(map(repr, words))}")
+    return words[words.index(value)]
+
+
+def number_dtype(name: str, value: Any) -> np.dtype[Any]:
+    """Return a NumPy dtype of plain numbers.
+
+    Raises
+    ------
+    ArgumentError
+        If `value` is not a dtype, or one of texts, times, records or objects.
+
+    Examples
+    --------
+    >>> number_dtype("dtype", "uint8"), number_dtype("dtype", float)
+    (dtype('uint8'), dtype('float64'))
+    >>> number_dtype("dtype", "uint7")
+    Traceback (most recent call last):
+        ...
+    patchloom.errors.ArgumentError: dtype is 'uint7': it must be a NumPy dtype of numbers, such as 'uint8' or 'float32'
+    """
+    message = f"{name} is {shown(value)}: it must be a NumPy dtype of numbers, such as 'uint8' or 'float32'"
+    if not (isinstance(value, (str, type, np.dtype)) or isinstance(getattr(value, "dtype", None), np.dtype)):
+        raise ArgumentError(message)
+    if isinstance(value, (np.generic, np.ndarray)):
+        raise ArgumentError(f"{message}; use its attribute dtype")
+    try:
+        dtype: np.dtype[Any] = np.dtype(value)
+    except (TypeError, ValueError, SyntaxError) as error:
+        raise ArgumentError(message) from error
+    if dtype.kind not in _NUMBER_KINDS:
+        raise ArgumentError(message)
+    return dtype
+
+
+def function(name: str, value: Any) -> Any:
+    """Return something that can be called.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If `value` cannot be called.
+    """
+    if not callable(value):
+        raise ArgumentTypeError(f"{name} is {shown(value)} of type {type(value).__name__}: it must be a function")
+    return value
+
+
+def instance(name: str, value: object, kind: type[Any], remedy: str = "") -> Any:
+    """Return an object of a class, or one that has the members of a protocol.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the message.
+    value : object
+        What was given.
+    kind : type
+        A class, or a protocol that can be checked at run time.
+    remedy : str
+        Where to take one from, for the message.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If it is of another type, or a class itself.
+
+    Examples
+    --------
+    >>> instance("chunk", 3, slice, "use slice(0, 8)")
+    Traceback (most recent call last):
+        ...
+    patchloom.errors.ArgumentTypeError: chunk is 3 of type int: it must be a slice; use slice(0, 8)
+    """
+    if isinstance(value, type) or not isinstance(value, kind):
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise ArgumentTypeError(
+            f"{name} is {shown(value)} of type {type(value).__name__}: it must be {article} {kind.__name__}"
+            + (f"; {remedy}" if remedy else "")
+        )
+    return value
+
+
+def listed(name: str, values: Any, what: str) -> list[Any]:
+    """Return what an iterable gives, as a list; a text, a mapping and a single thing are refused.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the message.
+    values : iterable
+        What was given.
+    what : str
+        What it must be, for the message, such as `"a sequence of image stacks"`.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If it is something else.
+
+    Examples
+    --------
+    >>> listed("channels", "012", "a sequence of whole numbers, such as [0, 2]")
+    Traceback (most recent call last):
+        ...
+    patchloom.errors.ArgumentTypeError: channels is '012' of type str: it must be a sequence of whole numbers, such as [0, 2]
+    """
+    several = isinstance(values, Iterable) and getattr(values, "ndim", 1) > 0
+    if not several or isinstance(values, (str, bytes, Mapping, type)):
+        raise ArgumentTypeError(f"{name} is {shown(values)} of type {type(values).__name__}: it must be {what}")
+    return list(values)
+
+
+def instances(name: str, values: Any, kind: type[Any], what: str) -> list[Any]:
+    """Return a list of objects of a class; see `listed` and `instance`.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If `values` is not iterable, or one of them is of another type.
+    """
+    return [instance(f"{name}[{place}]", value, kind) for place, value in enumerate(listed(name, values, what))]
