@@ -1,7 +1,8 @@
 """Pixels out: where predicted images land."""
 
-from patchloom.sinks.destination import check_apart, check_destination, partial_path
+from patchloom.sinks.destination import check_destination, partial_path
 from patchloom.sinks.image_sink import ImageSink
+from patchloom.sinks.input_places import InputPlaces, check_apart
 from patchloom.sinks.memory_sink import MemorySink
 from patchloom.sinks.npy_sink import NpySink
 from patchloom.sinks.ome_zarr_sink import OmeZarrSink
@@ -16,6 +17,7 @@ __all__ = [
     "SINK_SUFFIXES",
     "SUPPORTED_OUTPUTS",
     "ImageSink",
+    "InputPlaces",
     "MemorySink",
     "NpySink",
     "OffersBuffer",

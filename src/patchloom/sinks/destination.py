@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 
 from patchloom.errors import OutputExistsError, SinkError
@@ -27,6 +26,11 @@ def partial_path(path: str | Path) -> Path:
 def lock_path(path: str | Path) -> Path:
     """Return the file that is locked while an output is written."""
     return _beside(path, ".lock")
+
+
+def names_beside(path: str | Path) -> list[Path]:
+    """Return the names beside an output that are written and removed while it comes about; see docs/durability.md."""
+    return [_beside(path, ending) for ending in (".partial", ".replaced", ".ledger", ".lock")]
 
 
 def check_destination(
@@ -103,45 +107,6 @@ def check_replaceable(path: str | Path, kind: OutputKind, *, overwrite: bool) ->
         raise OutputExistsError(
             f"{path}: exists and is no {kind.name}, so it is not replaced: choose another output, or remove it yourself"
         )
-
-
-def check_apart(path: str | Path, sources: Iterable[str | Path]) -> None:
-    """Check that writing an output touches no input.
-
-    Parameters
-    ----------
-    path : str or Path
-        Where the output is to be.
-    sources : iterable of str or Path
-        The inputs; arrays (`"array"`) and remote ones are passed over.
-
-    Raises
-    ------
-    SinkError
-        If the output is an input, lies inside one or holds one; the message names both.
-
-    Examples
-    --------
-    >>> check_apart("raw.zarr/out.zarr", ["other.tif", "raw.zarr"])
-    Traceback (most recent call last):
-        ...
-    patchloom.errors.SinkError: the output raw.zarr/out.zarr lies inside the input raw.zarr: choose another output
-    """
-    output = _resolved(path)
-    for source in sources:
-        local = _local_path(source)
-        if local is None:
-            continue
-        place = local.resolve()
-        if output == place:
-            relation = "is the input"
-        elif output.is_relative_to(place):
-            relation = "lies inside the input"
-        elif place.is_relative_to(output):
-            relation = "holds the input"
-        else:
-            continue
-        raise SinkError(f"the output {path} {relation} {source}: choose another output")
 
 
 def publish(path: str | Path, kind: OutputKind, *, overwrite: bool) -> None:
@@ -231,7 +196,3 @@ def _replaced_path(path: str | Path) -> Path:
 def _resolved(path: str | Path) -> Path:
     return Path(normalize_path(path)).resolve()
 
-
-def _local_path(source: str | Path) -> Path | None:
-    place = normalize_path(source)
-    return None if str(source) == "array" or is_url(place) else Path(place)
