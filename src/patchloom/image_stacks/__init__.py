@@ -3,6 +3,7 @@
 from patchloom.image_stacks.array_stack import ArrayStack
 from patchloom.image_stacks.channel_selection import select_channels
 from patchloom.image_stacks.czi_stack import CziStack
+from patchloom.image_stacks.files_read import files_read
 from patchloom.image_stacks.image_stack import (
     HasFiles,
     HasMetadata,
@@ -36,6 +37,7 @@ __all__ = [
     "TiffStack",
     "ZarrStack",
     "check_series",
+    "files_read",
     "is_series",
     "open_stacks",
     "read_regions",

@@ -105,8 +105,6 @@ def _parts(thing: Any) -> Iterable[Any]:
         return list(thing.values())
     if isinstance(thing, (list, tuple, set, frozenset, deque)):
         return thing
-    if isinstance(thing, io.IOBase):
-        return [_File(getattr(thing, "name", None))]
     if isinstance(thing, (types.FunctionType, types.MethodType, types.CellType, functools.partial)):
         return _parts_of_callable(thing)
     # Some objects have whatever attribute they are asked for, so their class is asked.
@@ -118,11 +116,11 @@ def _parts(thing: Any) -> Iterable[Any]:
 def _parts_of_array(array: np.ndarray[Any, Any]) -> list[Any]:
     if isinstance(array, np.memmap):
         return [_File(array.filename) if array.filename is not None else array.base]
-    if array.dtype == object:
-        return [array.base, *array.flat]
-    if isinstance(array.base, memoryview):
-        return [_mapped_file(array) if isinstance(array.base.obj, mmap.mmap) else array.base.obj]
-    return [_mapped_file(array) if isinstance(array.base, mmap.mmap) else array.base]
+    base: Any = array.base
+    if isinstance(base, memoryview):
+        base = base.obj
+    inside = array.flat if array.dtype == object else ()
+    return [_mapped_file(array) if isinstance(base, mmap.mmap) else base, *inside]
 
 
 def _mapped_file(array: np.ndarray[Any, Any]) -> _File | None:
@@ -154,7 +152,9 @@ def _parts_of_callable(thing: Any) -> list[Any]:
 def _foreign_parts(thing: Any) -> Iterator[Any]:
     """Ask objects of libraries, whose parts cannot be seen or mean something else, for their files."""
     with suppress(Exception):  # closed files raise all sorts of errors, and read nothing
-        if _is_of("h5py", thing):
+        if isinstance(thing, io.IOBase):
+            yield _File(getattr(thing, "name", None))
+        elif _is_of("h5py", thing):
             folder = Path(os.fsdecode(thing.file.filename)).parent
             yield _File(thing.file.filename)
             yield [_File(folder / source.file_name) for source in (thing.virtual_sources() if thing.is_virtual else ())]

@@ -8,12 +8,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from patchloom.errors import SinkError
-from patchloom.image_stacks import ImageStack
+from patchloom.image_stacks import ImageStack, files_read
 from patchloom.prediction.destinations import series_destinations
+from patchloom.prediction.emptiness import SkipRule
 from patchloom.prediction.ledger import Ledger, ledger_path, read_header
+from patchloom.prediction.models.model import Model
 from patchloom.prediction.plan import PredictionPlan
 from patchloom.prediction.source_state import source_state
-from patchloom.sinks import SINK_SUFFIXES, OutputLock, check_apart, check_destination, output_kind
+from patchloom.sinks import (
+    SINK_SUFFIXES,
+    InputPlaces,
+    OmeZarrVersion,
+    OutputLock,
+    Pyramid,
+    check_destination,
+    output_kind,
+)
 
 
 class ClaimedOutput(NamedTuple):
@@ -31,10 +41,19 @@ class ClaimedOutput(NamedTuple):
     begun: dict[str, Any] | None
     """What the ledger says of the unfinished run that is to be gone on with."""
 
+    inputs: InputPlaces
+    """Where everything is that the run reads."""
+
 
 @contextmanager
 def claimed_output(
-    output: str | Path | None, stacks: Sequence[ImageStack], *, series: bool, overwrite: bool
+    output: str | Path | None,
+    stacks: Sequence[ImageStack],
+    *,
+    series: bool,
+    overwrite: bool,
+    skip: SkipRule | None = None,
+    model: Model | None = None,
 ) -> Iterator[ClaimedOutput]:
     """Check all destinations and keep other runs away from them; a folder made for them is removed if it stays empty.
 
@@ -46,31 +65,42 @@ def claimed_output(
         The series.
     series : bool
         Whether the output is a folder for a series.
-    overwrite : bool
+    overwrite, skip, model
         As in `predict`.
 
     Raises
     ------
     SinkError
-        If another run writes there, a destination would destroy a source, exists and is not to be replaced, or cannot be
+        If another run writes there, a destination would destroy a source, a mask or a file of the model, exists and is not to be replaced, or cannot be
         written to; or the ledger of an unfinished run is damaged.
     """
     destinations = _destinations(stacks, output, series=series)
     places = [destination for destination in destinations if destination is not None]
     if output is None or not places:
-        yield ClaimedOutput(destinations, None, None, None)
+        yield ClaimedOutput(destinations, None, None, None, InputPlaces([]))
         return
+    inputs = InputPlaces(
+        [*(stack.source for stack in stacks), *files_read(*stacks, skip), *files_read(model, names=False)]
+    )
+    inputs.check_names_beside(output)
+    for place in places:
+        inputs.check_apart(place)
     with OutputLock(output) as lock, _folder(places[0].parent):
         begun = None if overwrite else read_header(ledger_path(output))
-        for place in places:
-            check_apart(place, [stack.source for stack in stacks])
-            if begun is None:
-                check_destination(place, overwrite=overwrite)
-        yield ClaimedOutput(destinations, lock, ledger_path(output), begun)
+        for place in places if begun is None else ():
+            check_destination(place, overwrite=overwrite)
+        yield ClaimedOutput(destinations, lock, ledger_path(output), begun, inputs)
 
 
 @contextmanager
-def run_ledger(output: str | Path | None, prepared: PredictionPlan, *, overwrite: bool) -> Iterator[Ledger | None]:
+def run_ledger(
+    output: str | Path | None,
+    prepared: PredictionPlan,
+    *,
+    overwrite: bool,
+    pyramid: Pyramid | None = "auto",
+    version: OmeZarrVersion = "0.5",
+) -> Iterator[Ledger | None]:
     """Open the ledger of a run; it goes when the run is complete, or when there is nothing in it to go on with.
 
     Parameters
@@ -81,6 +111,8 @@ def run_ledger(output: str | Path | None, prepared: PredictionPlan, *, overwrite
         The plan, with forms.
     overwrite : bool
         Whether to start afresh.
+    pyramid, version
+        How outputs are written; a run is not resumed with others.
 
     Raises
     ------
@@ -99,7 +131,9 @@ def run_ledger(output: str | Path | None, prepared: PredictionPlan, *, overwrite
         "n_blocks": prepared.n_blocks,
         "n_images": len(prepared.stacks),
         "overwrite": overwrite,
-        "settings": prepared.settings | {"contents of the sources": list(map(source_state, prepared.stacks))},
+        "settings": prepared.settings
+        | {"contents of the sources": list(map(source_state, prepared.stacks))}
+        | {"pyramid": pyramid, "version of OME-Zarr": version},
     }
     ledger = Ledger(path, header)
     try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+_NOT_IN_FILE_NAMES = '%/\\<>:"|?*'
 OUTPUT_SUFFIX = ".ome.zarr"
 _SOURCE_SUFFIXES = (".ome.zarr", ".zarr", ".ome.tiff", ".ome.tif", ".tiff", ".tif", ".btf", ".czi", ".n5", ".npy")
 
@@ -49,13 +51,29 @@ def series_destinations(sources: Sequence[str | Path], folder: Path) -> list[Pat
 def output_path(destination: Path, name: str) -> Path:
     """Name one of several outputs of an image: the output's own name goes before the ending.
 
+    Characters that some file system does not allow in a name, and `%`, are written as `%` and their code in UTF-8, as in
+    a URL; so no two names become one.
+
     Examples
     --------
     >>> output_path(Path("cells.ome.zarr"), "flow").name, output_path(Path("cells.ome.zarr"), "").name
     ('cells-flow.ome.zarr', 'cells.ome.zarr')
+    >>> output_path(Path("cells.ome.zarr"), "decoder/mask:0").name
+    'cells-decoder%2Fmask%3A0.ome.zarr'
     """
     stem = _stem(destination.name)
-    return destination.with_name(f"{stem}-{name}{destination.name[len(stem) :]}") if name else destination
+    if not name:
+        return destination
+    return destination.with_name(f"{stem}-{_as_file_name(name)}{destination.name[len(stem) :]}")
+
+
+def _as_file_name(name: str) -> str:
+    return "".join(
+        "".join(f"%{code:02X}" for code in char.encode("utf-8", "surrogatepass"))
+        if char in _NOT_IN_FILE_NAMES or unicodedata.category(char) in ("Cc", "Cs")
+        else char
+        for char in name
+    )
 
 
 def _stem(part: str) -> str:

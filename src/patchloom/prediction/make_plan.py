@@ -21,6 +21,7 @@ from patchloom.image_stacks import ImageStack, Source, check_series, open_stacks
 from patchloom.patching import TiledPatching
 from patchloom.prediction.blocks import MAX_BLOCK_VOXELS, choose_blocks, choose_seams
 from patchloom.prediction.emptiness import SkipRule
+from patchloom.prediction.fill_value import check_fill, check_fill_fits
 from patchloom.prediction.memory import check_memory_limit
 from patchloom.prediction.models.model import Model, ModelDescription, describe
 from patchloom.prediction.normalisation import Method, Normalisation, Per
@@ -138,6 +139,7 @@ def plan(
         raise GeometryError(f"batch_size is {batch_size}: it must be at least 1")
     if reduce is not None and dtype is not None:
         raise GeometryError(f"dtype is {dtype} and reduce is {reduce!r}: end the reduction with the dtype instead")
+    fill = check_fill(fill)
     if skip is not None:
         skip.check(stacks)
     margin, coarsest = _margin_and_coarsest(forms, n_dims)
@@ -173,7 +175,16 @@ def plan(
         source_identities=tuple(map(source_identity, stacks)),
     )
     fitted = _fit_into_memory(unbound)  # before anything is measured, which may take long
+    _check_fill_fits(fitted)
     return fitted if request is None else replace(fitted, normalisations=request.measure(stacks, limit))
+
+
+def _check_fill_fits(plan: PredictionPlan) -> None:
+    """Check that all outputs can hold what fills blocks that need no model, if any do and the outputs are known."""
+    if plan.skip is not None and plan.output_known:
+        for data_idx in range(len(plan.stacks)):
+            for form in plan.output_forms(data_idx):
+                check_fill_fits(plan.fill, plan.stored(form)[1])
 
 
 def _fit_into_memory(unbound: PredictionPlan) -> PredictionPlan:

@@ -73,13 +73,21 @@ class OutputForm:
 def as_outputs(returned: Any) -> dict[str, Any]:
     """Name what a model returned: one array, or several in a sequence of arrays or a mapping.
 
+    Raises
+    ------
+    ModelOutputError
+        If two outputs have the same name when it is written as text.
+
     Examples
     --------
     >>> sorted(as_outputs({"mask": np.zeros(1), "flow": np.zeros(2)})), list(as_outputs((np.zeros(1), np.zeros(2))))
     (['flow', 'mask'], ['0', '1'])
     """
     if isinstance(returned, Mapping):
-        return {str(name): value for name, value in returned.items()}
+        named = {str(name): value for name, value in returned.items()}
+        if len(named) < len(returned):
+            raise ModelOutputError(f"the model returned outputs named {list(returned)}: as text some of them are equal")
+        return named
     if isinstance(returned, tuple) or (
         isinstance(returned, list) and all(hasattr(value, "shape") for value in returned)
     ):

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +24,19 @@ from patchloom.prediction.label_outputs import holds_labels
 from patchloom.prediction.ledger import Ledger
 from patchloom.prediction.output_form import OutputForm
 from patchloom.prediction.plan import PredictionPlan
-from patchloom.sinks import ImageSink, OffersBuffer, OutputLock, Pyramid, ResumableSink, open_sink, partial_path
+from patchloom.sinks import (
+    ImageSink,
+    OffersBuffer,
+    OmeZarrVersion,
+    OutputLock,
+    Pyramid,
+    ResumableSink,
+    open_sink,
+    partial_path,
+)
 
 Result = NDArray[Any] | Path | dict[str, Any]
 """An image or where it is; by the names of the outputs, where a model has several."""
-
-OmeZarrVersion = Literal["0.4", "0.5"]
 
 
 class Outputs:

@@ -24,12 +24,13 @@ from patchloom.prediction.make_plan import plan, source_identity
 from patchloom.prediction.models.model import Model
 from patchloom.prediction.normalisation import Method, Normalisation, Per
 from patchloom.prediction.normalisation_request import NormalisationRequest, normalisation_request
+from patchloom.prediction.output_checks import check_dtype, check_outputs
 from patchloom.prediction.output_form import OutputForm
-from patchloom.prediction.outputs import OmeZarrVersion, Outputs, Result
+from patchloom.prediction.outputs import Outputs, Result
 from patchloom.prediction.plan import PredictionPlan
 from patchloom.prediction.progress import show_progress, show_summary
 from patchloom.prediction.reductions import Reduction
-from patchloom.sinks import Pyramid
+from patchloom.sinks import OmeZarrVersion, Pyramid, check_pyramid, zarr_format_of
 
 
 def predict(
@@ -75,7 +76,9 @@ def predict(
         The images, as `open_stacks` takes them.
     output : str or Path, optional
         An `.ome.zarr`, `.ome.tif` or `.npy` to write; for a series a folder, which gets one `.ome.zarr` for each image.
-        Arrays are returned where not given. Only an OME-Zarr can be gone on with after a kill.
+        If None, arrays are returned. Only OME-Zarr outputs can be resumed. Where the model has several outputs, each is
+        written to a file of its own, with `-` and the output's name before the ending; characters that a file system may
+        not allow, such as `/` and `:`, are written as in a URL (`%2F`, `%3A`).
     axes, patch_size, overlaps, blend, seams, origin_multiple, padding, batch_size, dtype, reduce, normalise, percentiles, per, skip, fill, memory_limit
         As in `plan`.
     pyramid : {"auto", "mean", "mode", "nearest"} or None
@@ -107,9 +110,10 @@ def predict(
     Raises
     ------
     GeometryError, AxesError, SourceError
-        As in `plan`, before anything is written.
+        As in `plan`, before anything is written; also if `pyramid`, `ome_zarr_version` or `fill` make no sense.
     SinkError
-        If the output exists, belongs to an unfinished run of another plan, would destroy a source, or cannot be written.
+        If the output exists, belongs to an unfinished run of another plan, or cannot be written; or if it is, contains or
+        lies in anything that the run reads: sources, files behind arrays, masks of `skip`, files that the model has open.
     ModelError
         If the model fails or returns something unusable; the message says on which tile. Finished blocks are kept.
     SeriesError
@@ -127,8 +131,10 @@ def predict(
     asked: dict[str, Any] = {"normalise": normalise, "percentiles": percentiles, "per": per}
     request = normalisation_request(**asked)
     output = None if output is None else normalize_path(output)
+    check_pyramid(pyramid)
+    zarr_format_of(ome_zarr_version)
     stacks = open_stacks(sources, axes)
-    with claimed_output(output, stacks, series=series, overwrite=overwrite) as claimed:
+    with claimed_output(output, stacks, series=series, overwrite=overwrite, skip=skip, model=model) as claimed:
         begun = claimed.begun or {}
         settings: dict[str, Any] = {
             "model": model,
@@ -148,17 +154,26 @@ def predict(
         }
         measured = _measured_before(claimed, stacks, request) if normalise is None or request is not None else []
         prepared = plan(stacks, **({"normalise": measured} if measured else asked), **settings)
+        check_dtype(prepared, claimed.destinations)
         forms = declared_forms(prepared) or _learned_forms(prepared, model, settings, keep_going=keep_going)
         prepared = plan(stacks, normalise=prepared.normalisations or None, forms=forms, **settings)
-        with run_ledger(output, prepared, overwrite=overwrite) as ledger:
+        may_replace = overwrite or begun.get("overwrite", False)
+        check_outputs(
+            prepared,
+            claimed.destinations,
+            claimed.inputs,
+            overwrite=may_replace,
+            unfinished=claimed.begun is not None,
+        )
+        written: dict[str, Any] = {"pyramid": pyramid, "version": ome_zarr_version}
+        with run_ledger(output, prepared, overwrite=overwrite, **written) as ledger:
             outputs = Outputs(
                 prepared,
                 claimed.destinations,
                 ledger=ledger,
                 lock=claimed.lock,
-                pyramid=pyramid,
-                version=ome_zarr_version,
-                overwrite=overwrite or begun.get("overwrite", False),
+                overwrite=may_replace,
+                **written,
             )
             results = run_plan(prepared, model, outputs, keep_going=keep_going, progress=progress, report=report)
     return results if series else results[0]

@@ -6,12 +6,13 @@ from patchloom.sinks.input_places import InputPlaces, check_apart
 from patchloom.sinks.memory_sink import MemorySink
 from patchloom.sinks.npy_sink import NpySink
 from patchloom.sinks.ome_zarr_sink import OmeZarrSink
-from patchloom.sinks.open_sink import open_sink
+from patchloom.sinks.open_sink import check_storable, open_sink
 from patchloom.sinks.output_kind import SINK_SUFFIXES, SUPPORTED_OUTPUTS, output_kind
 from patchloom.sinks.output_lock import OutputLock
-from patchloom.sinks.pyramid import Pyramid
+from patchloom.sinks.pyramid import Pyramid, check_pyramid
 from patchloom.sinks.sink_capabilities import OffersBuffer, ResumableSink
 from patchloom.sinks.tiff_sink import TiffSink
+from patchloom.sinks.zarr_format import OmeZarrVersion, zarr_format_of
 
 __all__ = [
     "SINK_SUFFIXES",
@@ -22,13 +23,17 @@ __all__ = [
     "NpySink",
     "OffersBuffer",
     "OmeZarrSink",
+    "OmeZarrVersion",
     "OutputLock",
     "Pyramid",
     "ResumableSink",
     "TiffSink",
     "check_apart",
     "check_destination",
+    "check_pyramid",
+    "check_storable",
     "open_sink",
     "output_kind",
     "partial_path",
+    "zarr_format_of",
 ]

@@ -17,6 +17,8 @@ from patchloom.local_paths import is_url, normalize_path
 from patchloom.sinks.output_kind import OutputKind, output_kind
 from patchloom.sinks.write_failure import why
 
+_ENDINGS = (".partial", ".replaced", ".ledger", ".lock")
+
 
 def partial_path(path: str | Path) -> Path:
     """Return where an output is while it is being written; links in its path are followed."""
@@ -30,7 +32,7 @@ def lock_path(path: str | Path) -> Path:
 
 def names_beside(path: str | Path) -> list[Path]:
     """Return the names beside an output that are written and removed while it comes about; see docs/durability.md."""
-    return [_beside(path, ending) for ending in (".partial", ".replaced", ".ledger", ".lock")]
+    return [_beside(path, ending) for ending in _ENDINGS]
 
 
 def check_destination(
@@ -76,15 +78,31 @@ def check_folder(path: str | Path) -> None:
     Raises
     ------
     SinkError
-        If it is no local path, or its folder is missing or cannot be written to.
+        If it is no local path, its name is too long, or its folder is missing or cannot be written to.
     """
     if is_url(normalize_path(path)):
         raise SinkError(f"{path}: outputs are written to local paths only; write to a folder and copy it from there")
-    folder = _resolved(path).parent
+    folder = resolved(path).parent
+    _check_name(path, folder)
     if not folder.is_dir():
         raise SinkError(f"{path}: the folder {folder} does not exist: make it first")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise SinkError(f"{path}: the folder {folder} cannot be written to")
+
+
+def _check_name(path: str | Path, folder: Path) -> None:
+    """Check that a name, and those beside it, are not longer than the file system allows."""
+    name = Path(path).name
+    longest = max(len(os.fsencode(name + ending)) for ending in _ENDINGS)
+    try:
+        allowed = os.pathconf(folder, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
+    except (OSError, ValueError):  # a folder that is not there is another matter
+        return
+    if longest > allowed:
+        raise SinkError(
+            f"{path}: the name is {longest - allowed} bytes too long: names end in up to {max(map(len, _ENDINGS))} more "
+            f"characters while an output is written, and may have {allowed} bytes in {folder}: choose a shorter one"
+        )
 
 
 def check_replaceable(path: str | Path, kind: OutputKind, *, overwrite: bool) -> None:
@@ -95,7 +113,7 @@ def check_replaceable(path: str | Path, kind: OutputKind, *, overwrite: bool) ->
     OutputExistsError
         If something is there and is not to be replaced, or is of another kind.
     """
-    destination = _resolved(path)
+    destination = resolved(path)
     if not os.path.lexists(destination):
         return
     if not overwrite:
@@ -119,7 +137,7 @@ def publish(path: str | Path, kind: OutputKind, *, overwrite: bool) -> None:
     SinkError
         If that cannot be done; what was at the destination is there still.
     """
-    partial, replaced, destination = partial_path(path), _replaced_path(path), _resolved(path)
+    partial, replaced, destination = partial_path(path), _replaced_path(path), resolved(path)
     check_replaceable(path, kind, overwrite=overwrite)
     try:
         if destination.is_dir():
@@ -146,7 +164,7 @@ def undo_interrupted_replacement(path: str | Path) -> None:
     SinkError
         If that cannot be done.
     """
-    replaced, destination = _replaced_path(path), _resolved(path)
+    replaced, destination = _replaced_path(path), resolved(path)
     if os.path.lexists(destination):
         remove(replaced)
     elif os.path.lexists(replaced):
@@ -185,7 +203,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _beside(path: str | Path, ending: str) -> Path:
-    destination = _resolved(path)
+    destination = resolved(path)
     return destination.with_name(destination.name + ending)
 
 
@@ -193,6 +211,14 @@ def _replaced_path(path: str | Path) -> Path:
     return _beside(path, ".replaced")
 
 
-def _resolved(path: str | Path) -> Path:
-    return Path(normalize_path(path)).resolve()
+def resolved(path: str | Path) -> Path:
+    """Return where a path leads, all links followed.
 
+    Raises
+    ------
+    SinkError
+        If it holds a NUL, which no path does.
+    """
+    if "\0" in str(path):
+        raise SinkError(f"output is {str(path)!r}: a path has no NUL in it: choose another name")
+    return Path(normalize_path(path)).resolve()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from patchloom.errors import SinkError
 from patchloom.local_paths import is_url, normalize_path
-from patchloom.sinks.destination import names_beside
+from patchloom.sinks.destination import names_beside, resolved
 
 _Key = str | tuple[int, int]
 """A place: its path without links, or the number that the file system has for it, whatever it is called."""
@@ -43,18 +43,31 @@ class InputPlaces:
         SinkError
             If the output is an input, lies inside one or holds one; the message names both.
         """
-        output = Path(normalize_path(path)).resolve()
-        for place in (output, *names_beside(output)):
-            written = f"the output {path}" if place == output else f"{place.name}, which the output {path} uses meanwhile,"
-            for key in _keys(place):
-                if key in self._at:
-                    raise _touches(f"{written} is the input {self._at[key]}")
-                if key in self._inside:
-                    raise _touches(f"{written} holds the input {self._inside[key]}")
+        output = resolved(path)
+        self._check_free(output, f"the output {path}")
+        self.check_names_beside(path)
         for folder in output.parents:
             for key in _keys(folder):
                 if key in self._at:
                     raise _touches(f"the output {path} lies inside the input {self._at[key]}")
+
+    def check_names_beside(self, path: str | Path) -> None:
+        """Check that no input has one of the names beside an output that are written and removed meanwhile.
+
+        Raises
+        ------
+        SinkError
+            If one has; the message names both.
+        """
+        for place in names_beside(path):
+            self._check_free(place, f"{place.name}, which the output {path} uses meanwhile,")
+
+    def _check_free(self, place: Path, what: str) -> None:
+        for key in _keys(place):
+            if key in self._at:
+                raise _touches(f"{what} is the input {self._at[key]}")
+            if key in self._inside:
+                raise _touches(f"{what} holds the input {self._inside[key]}")
 
 
 def check_apart(path: str | Path, sources: Iterable[str | Path]) -> None:

@@ -18,6 +18,18 @@ from patchloom.sinks.output_lock import OutputLock
 from patchloom.sinks.shard_grid import Region
 
 
+def check_npy_dtype(dtype: np.dtype[Any]) -> None:
+    """Check that a dtype can be stored as a NumPy file.
+
+    Raises
+    ------
+    SinkError
+        If it is not one of numbers.
+    """
+    if dtype.kind not in "biufc":
+        raise SinkError(f"dtype {dtype} cannot be stored as a NumPy file: use one of numbers")
+
+
 class NpySink(FileSink):
     """An `ImageSink` that writes an `.npy` file, in the image's own axes, for `numpy.load(path, mmap_mode="r")`.
 
@@ -66,8 +78,7 @@ class NpySink(FileSink):
         overwrite: bool = False,
         lock: OutputLock | None = None,
     ) -> None:
-        if np.dtype(dtype).kind not in "biufc":
-            raise SinkError(f"dtype {np.dtype(dtype)} cannot be stored as a NumPy file: use one of numbers")
+        check_npy_dtype(np.dtype(dtype))
         super().__init__(path, axes_map, dtype, overwrite=overwrite, lock=lock)
 
     def _lay_out(self, path: Path) -> int:

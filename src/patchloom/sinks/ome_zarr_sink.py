@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -28,9 +28,7 @@ from patchloom.sinks.shard_grid import Region, ShardGrid
 from patchloom.sinks.value_range import ChannelRanges, ValueRange, block_ranges
 from patchloom.sinks.write_failure import why
 from patchloom.sinks.zarr_array import ZarrArray
-from patchloom.sinks.zarr_format import STORABLE, ZarrFormat
-
-OmeZarrVersion = Literal["0.4", "0.5"]
+from patchloom.sinks.zarr_format import OmeZarrVersion, check_zarr_dtype, zarr_format_of
 
 
 class OmeZarrSink:
@@ -122,8 +120,8 @@ class OmeZarrSink:
         self.path = Path(normalize_path(path))
         self.axes_map = axes_map
         self.data_shape = axes_map.data_shape
-        self.data_dtype = _storable(dtype)
-        self.version, self.zarr_format = version, _zarr_format(version)
+        self.data_dtype = check_zarr_dtype(np.dtype(dtype))
+        self.version, self.zarr_format = version, zarr_format_of(version)
         shard_shape = chunk_shape if self.zarr_format == 2 else shard_shape
         self.grid = ShardGrid(self.data_shape, tuple(chunk_shape), tuple(shard_shape))
         self.level_shapes = level_shapes(self.data_shape[2:], self.grid.chunk_shape[2:], _n_levels(pyramid, levels))
@@ -302,21 +300,6 @@ def _spanned(chunk: Region, factors: Sequence[int], above: ZarrArray) -> Region:
 
 def _bounds(region: Region) -> tuple[tuple[int, int], ...]:
     return tuple((part.start, part.stop) for part in region)
-
-
-def _storable(dtype: DTypeLike) -> np.dtype[Any]:
-    native = np.dtype(dtype).newbyteorder("=")
-    if native.name not in STORABLE:
-        remedy = "store its parts as channels" if native.kind == "c" else f"use one of {', '.join(sorted(STORABLE))}"
-        raise SinkError(f"dtype {native} cannot be stored as OME-Zarr: {remedy}")
-    return native
-
-
-def _zarr_format(version: str) -> ZarrFormat:
-    formats: dict[str, ZarrFormat] = {"0.4": 2, "0.5": 3}
-    if version not in formats:
-        raise GeometryError(f"version is {version!r}: OME-Zarr is written as '0.4' or '0.5'")
-    return formats[version]
 
 
 def _n_levels(pyramid: str | None, levels: int | None) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from numpy.typing import DTypeLike
 
 from patchloom.axes import AxesMap
@@ -12,12 +13,39 @@ from patchloom.errors import SinkError
 from patchloom.image_metadata import ImageMetadata
 from patchloom.sinks.image_sink import ImageSink
 from patchloom.sinks.memory_sink import MemorySink
-from patchloom.sinks.npy_sink import NpySink
-from patchloom.sinks.ome_zarr_sink import OmeZarrSink, OmeZarrVersion
+from patchloom.sinks.npy_sink import NpySink, check_npy_dtype
+from patchloom.sinks.ome_zarr_sink import OmeZarrSink
 from patchloom.sinks.output_kind import NPY, TIFF, output_kind
 from patchloom.sinks.output_lock import OutputLock
 from patchloom.sinks.pyramid import Pyramid
-from patchloom.sinks.tiff_sink import TiffSink
+from patchloom.sinks.tiff_sink import TiffSink, check_tiff_dtype
+from patchloom.sinks.zarr_format import OmeZarrVersion, check_zarr_dtype
+
+
+def check_storable(path: str | Path | None, dtype: DTypeLike) -> None:
+    """Check that the kind of output that a name asks for can store a dtype; touches nothing.
+
+    Parameters
+    ----------
+    path : str, Path or None
+        As in `open_sink`.
+    dtype : dtype-like
+        The dtype to be stored.
+
+    Raises
+    ------
+    SinkError
+        If it cannot, or the name's ending says nothing.
+    """
+    if path is None:
+        return
+    kind = output_kind(path)
+    if kind is NPY:
+        check_npy_dtype(np.dtype(dtype))
+    elif kind is TIFF:
+        check_tiff_dtype(np.dtype(dtype))
+    else:
+        check_zarr_dtype(np.dtype(dtype))
 
 
 def open_sink(

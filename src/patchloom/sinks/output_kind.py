@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +73,8 @@ def image_name(path: str | Path) -> str:
     """
     name = Path(normalize_path(path)).name
     ending = next((suffix for suffix in SINK_SUFFIXES if name.lower().endswith(suffix)), "")
-    return name[: len(name) - len(ending)]
+    # A name that is not Unicode has no place in metadata.
+    return os.fsencode(name[: len(name) - len(ending)]).decode("utf-8", "replace")
 
 
 def output_kind(path: str | Path) -> OutputKind:

@@ -18,6 +18,19 @@ from patchloom.sinks.output_lock import OutputLock
 from patchloom.sinks.shard_grid import Region, boxes
 
 
+def check_tiff_dtype(dtype: np.dtype[Any]) -> None:
+    """Check that a dtype can be stored as OME-TIFF.
+
+    Raises
+    ------
+    SinkError
+        If it cannot.
+    """
+    from patchloom.sinks.tiff_layout import check_storable  # noqa: PLC0415  # slow to import
+
+    check_storable(dtype)
+
+
 class TiffSink(FileSink):
     """An `ImageSink` that writes a tiled OME-TIFF, as BigTIFF.
 
@@ -77,9 +90,9 @@ class TiffSink(FileSink):
         overwrite: bool = False,
         lock: OutputLock | None = None,
     ) -> None:
-        from patchloom.sinks.tiff_layout import TiffLayout, check_storable, ome_metadata  # noqa: PLC0415  # slow to import
+        from patchloom.sinks.tiff_layout import TiffLayout, ome_metadata  # noqa: PLC0415  # slow to import
 
-        check_storable(np.dtype(dtype))
+        check_tiff_dtype(np.dtype(dtype))
         little = np.dtype(dtype).newbyteorder("<")
         self.layout = TiffLayout(axes_map, little)
         self.metadata = metadata or ImageMetadata()

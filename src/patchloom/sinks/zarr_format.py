@@ -7,9 +7,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from patchloom.errors import GeometryError, SinkError
 from patchloom.sinks.shard_grid import ShardGrid
 
 ZarrFormat = Literal[2, 3]
+OmeZarrVersion = Literal["0.4", "0.5"]
 
 STORABLE = frozenset(
     "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split()  # noqa: SIM905  # reads well
@@ -19,8 +21,39 @@ STORABLE = frozenset(
 ZSTD_LEVEL = 3
 """Where a higher level costs much more time and saves next to nothing on microscope images and predictions."""
 
+_FORMATS: dict[OmeZarrVersion, ZarrFormat] = {"0.4": 2, "0.5": 3}
+
 DRIVERS: dict[ZarrFormat, str] = {2: "zarr", 3: "zarr3"}
 """What TensorStore calls them."""
+
+
+def check_zarr_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Check that a dtype can be stored as OME-Zarr, and return it in the machine's byte order.
+
+    Raises
+    ------
+    SinkError
+        If it cannot.
+    """
+    native = dtype.newbyteorder("=")
+    if native.name not in STORABLE:
+        remedy = "store its parts as channels" if native.kind == "c" else f"use one of {', '.join(sorted(STORABLE))}"
+        raise SinkError(f"dtype {native} cannot be stored as OME-Zarr: {remedy}")
+    return native
+
+
+def zarr_format_of(version: object) -> ZarrFormat:
+    """Return the Zarr format of a version of OME-Zarr.
+
+    Raises
+    ------
+    GeometryError
+        If it is neither `"0.4"` nor `"0.5"`.
+    """
+    for known, zarr_format in _FORMATS.items():
+        if version == known:
+            return zarr_format
+    raise GeometryError(f"version is {version!r}: OME-Zarr is written as '0.4' or '0.5'")
 
 
 def array_metadata(

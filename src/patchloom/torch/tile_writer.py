@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from patchloom.axes import AxesMap
 from patchloom.errors import GeometryError, ModelOutputError, SinkError, SpecError, StitchError
 from patchloom.image_metadata import ImageMetadata
-from patchloom.image_stacks import HasMetadata, ImageStack
+from patchloom.image_stacks import HasMetadata, ImageStack, files_read
 from patchloom.local_paths import normalize_path
 from patchloom.patch_specs import TileSpecs, is_tile_specs
 from patchloom.patching import TiledPatching
@@ -24,7 +24,7 @@ from patchloom.pixel_arrays import PIXEL_KINDS
 from patchloom.prediction.blocks import BlockGrid, choose_blocks, choose_chunk
 from patchloom.prediction.destinations import series_destinations
 from patchloom.prediction.label_outputs import dtype_of_labels
-from patchloom.sinks import SINK_SUFFIXES, ImageSink, Pyramid, check_apart, check_destination, open_sink, output_kind
+from patchloom.sinks import SINK_SUFFIXES, ImageSink, InputPlaces, Pyramid, check_destination, open_sink, output_kind
 from patchloom.spec_table import SpecTable
 from patchloom.spec_validation import validate_specs
 from patchloom.stitching import paste_tile
@@ -134,10 +134,11 @@ class TileWriter:
         self._destinations = _destinations(self._stacks, output)
         self._pyramid = pyramid
         self._overwrite = overwrite
+        inputs = InputPlaces([*(stack.source for stack in self._stacks), *files_read(*self._stacks)])
         for place in self._destinations:
             if place is not None:
+                inputs.check_apart(place)
                 place.parent.mkdir(exist_ok=True)
-                check_apart(place, [stack.source for stack in self._stacks])
                 check_destination(place, overwrite=overwrite)
         self._form: tuple[int, np.dtype[Any]] | None = None
         self._open: dict[tuple[int, int], _OpenBlock] = {}
