@@ -84,7 +84,8 @@ class _Channels:
             tuple(of_channels[channel] for channel in self.chosen) if of_channels else ()
             for of_channels in (metadata.channel_names, metadata.channel_colors)
         )
-        return replace(metadata, channel_names=names, channel_colors=colors)
+        is_rgb = metadata.is_rgb and self.chosen == (0, 1, 2)
+        return replace(metadata, channel_names=names, channel_colors=colors, is_rgb=is_rgb)
 
     @property
     def files(self) -> Sequence[Path]:

@@ -25,7 +25,11 @@ CACHE_BYTES = 128 << 20
 _RETRIES = {"max_retries": 4}
 """Waits of 1, 2, 4 and 8 s: enough for a busy server, and a wrong address is found out in a quarter of a minute."""
 
-_DOCUMENTS = ("zarr.json", ".zarray", ".zattrs", ".zgroup", "attributes.json", "info")
+_ZARR_DOCUMENTS = ("zarr.json", ".zarray", ".zattrs", ".zgroup")
+_DOCUMENTS = (*_ZARR_DOCUMENTS, "attributes.json", "info")
+
+_DOCUMENT_BYTES = 64 << 20
+"""The most that a document may have; the largest list all arrays of a plate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,7 @@ def read_node(kvstore: dict[str, Any]) -> ZarrNode:
     """
     found = _documents(kvstore)
     v3 = found.get("zarr.json", {})
+    attributes = v3.get("attributes") or found.get(".zattrs", {})
     arrays = {
         "zarr3": v3.get("node_type") == "array",
         "zarr": ".zarray" in found,
@@ -117,7 +122,9 @@ def read_node(kvstore: dict[str, Any]) -> ZarrNode:
     }
     driver = next((driver for driver, is_there in arrays.items() if is_there), "")
     kind = "array" if driver else "group" if found.keys() - {"info"} else "none"
-    return ZarrNode(kvstore, kind, driver, v3.get("attributes") or found.get(".zattrs", {}))
+    if driver == "neuroglancer_precomputed":
+        attributes = found["info"]
+    return ZarrNode(kvstore, kind, driver, attributes if isinstance(attributes, dict) else {})
 
 
 def is_zarr_folder(path: Path) -> bool:
@@ -133,18 +140,47 @@ def reason(error: Exception) -> str:
 def _documents(kvstore: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Read the JSON objects of all formats, as far as they are there."""
     check_not_forked()
-    found = {}
+    place = _describe(kvstore)
     try:
         store = ts.KvStore.open(kvstore, context=context()).result()
+        if kvstore.get("driver") == "file":
+            _check_sizes(kvstore["path"])
         reads = {name: store.read(name) for name in _DOCUMENTS}
-        for name, read in reads.items():
-            answer = read.result()
-            if answer.state == "value":
-                document = json.loads(answer.value)
-                if isinstance(document, dict):
-                    found[name] = document
-    except json.JSONDecodeError as error:
-        raise SourceError(f"{ts.KvStore.Spec(kvstore).url}{name} is corrupt: {error}") from error
+        contents = {name: read.result() for name, read in reads.items()}
     except (ValueError, OSError, RuntimeError) as error:
-        raise SourceError(f"{ts.KvStore.Spec(kvstore).url} cannot be read: {reason(error)}") from error
-    return found
+        raise SourceError(f"{place} cannot be read: {reason(error)}") from error
+    documents = {
+        name: _parsed(f"{place}{name}", content.value, is_ours=name in _ZARR_DOCUMENTS)
+        for name, content in contents.items()
+        if content.state == "value"
+    }
+    return {name: document for name, document in documents.items() if document is not None}
+
+
+def _check_sizes(folder: str) -> None:
+    """Refuse documents of local files before they are in memory."""
+    for name in _DOCUMENTS:
+        path = Path(folder, name)
+        if path.is_file() and path.stat().st_size > _DOCUMENT_BYTES:
+            raise ValueError(f"{name} has more than {_DOCUMENT_BYTES} bytes")
+
+
+def _parsed(name: str, content: bytes, *, is_ours: bool) -> dict[str, Any] | None:
+    """Parse a document; anybody may have files of the names that are not Zarr's own, and then they say nothing."""
+    try:
+        document = json.loads(content) if len(content) <= _DOCUMENT_BYTES else None
+    except (ValueError, RecursionError) as error:
+        if is_ours:
+            raise SourceError(f"{name} is corrupt: {error}") from error
+        return None
+    if is_ours and not isinstance(document, dict):
+        raise SourceError(f"{name} is corrupt: it is not a JSON object of at most {_DOCUMENT_BYTES} bytes")
+    return document if isinstance(document, dict) else None
+
+
+def _describe(kvstore: dict[str, Any]) -> str:
+    """Name a place in a message, whatever is wrong with it."""
+    try:
+        return str(ts.KvStore.Spec(kvstore).url)
+    except ValueError:
+        return str(kvstore.get("path"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +17,15 @@ from patchloom.forked_process import check_not_forked
 from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks.fitting_metadata import fitting_metadata
 from patchloom.image_stacks.image_stack import Region
-from patchloom.image_stacks.ome_zarr_image import OmeZarrImage, ome_zarr_image
+from patchloom.image_stacks.ome_zarr_image import OmeZarrImage, ome_zarr_image, path_inside
 from patchloom.image_stacks.sliced_stack import SlicedStack, describe_selection
 from patchloom.image_stacks.source_axes import axes_from_names, unknown_axes
 from patchloom.image_stacks.storage_grid import as_data_box
 from patchloom.image_stacks.zarr_node import ZarrNode, context, is_zarr_folder, place, read_node, reason
 from patchloom.local_paths import is_url, normalize_path
+
+CHUNK_BYTES = (2 << 30) - 1
+"""Bytes of the largest chunk that is decoded: what Zarr's compressors can take."""
 
 
 class ZarrStack(SlicedStack):
@@ -80,6 +84,7 @@ class ZarrStack(SlicedStack):
         dtype = np.dtype(store.dtype.numpy_dtype)
         super().__init__(source, axes_map, dtype, _metadata(axes_map, own.axes, whole, found))
         layout = store.chunk_layout
+        _check_chunk(source, layout.read_chunk.shape, dtype)
         self._chunk_shape = as_data_box(axes_map, layout.read_chunk.shape)
         self._shard_shape = as_data_box(axes_map, layout.write_chunk.shape)
 
@@ -166,6 +171,7 @@ def _find_array(source: str | Path, level: int | None, *, axes_given: bool) -> _
     if node.kind == "group":
         return _level_of_group(source, node, level or 0)
     if node.driver == "neuroglancer_precomputed":
+        _check_keys(source, node.attributes)
         spec = {**_array_spec(node), "scale_index": level or 0}
         return _FoundArray(spec, node.attributes, None, level or 0)
     image, own_level = _image_around(source, node, axes_given=axes_given)
@@ -173,6 +179,15 @@ def _find_array(source: str | Path, level: int | None, *, axes_given: bool) -> _
         what = "a single array" if image is None else f"level {own_level} of its image"
         raise SourceNotFoundError(f"{source} has no level {level}: it is {what}")
     return _FoundArray(_array_spec(node), node.attributes, image, own_level)
+
+
+def _check_keys(source: str | Path, info: dict[str, Any]) -> None:
+    """Refuse a precomputed image of which a scale lies elsewhere."""
+    try:
+        for scale in info["scales"]:
+            path_inside(scale["key"])
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise SourceError(f"{source} has scales that cannot be used: {error}") from error
 
 
 def _level_of_group(source: str | Path, group: ZarrNode, level: int) -> _FoundArray:
@@ -189,18 +204,25 @@ def _level_of_group(source: str | Path, group: ZarrNode, level: int) -> _FoundAr
 
 def _only_image(source: str | Path, group: ZarrNode) -> ZarrNode:
     """Find the image of a group that holds a single one; otherwise say how to name one."""
-    ome = group.attributes.get("ome", group.attributes)
+    told = group.attributes.get("ome", group.attributes)
+    ome = told if isinstance(told, dict) else {}
     if "bioformats2raw.layout" in ome:
         first, second = group.child("0"), group.child("1")
         if first.kind == "group" and ome_zarr_image(f"{source}/0", first.attributes) and second.kind == "none":
             return first
         raise SourceError(f"{source} holds several images: name one, such as {source}/0")
     if "plate" in ome:
-        wells = [well.get("path") for well in ome["plate"].get("wells", ())]
-        raise SourceError(f"{source} is a plate: name an image of it, such as {source}/{(wells or ['A/1'])[0]}/0")
+        raise SourceError(f"{source} is a plate: name an image of it, such as {source}/{_first_well(ome['plate'])}/0")
     inside = [] if is_url(source) else sorted(path.name for path in Path(source).iterdir() if is_zarr_folder(path))
     example = inside[0] if inside else "0"
     raise SourceError(f"{source} is a group without OME-Zarr metadata: name an array in it, such as {source}/{example}")
+
+
+def _first_well(plate: Any) -> str:
+    try:
+        return str(plate["wells"][0]["path"])
+    except (LookupError, TypeError):
+        return "A/1"
 
 
 def _image_around(source: str | Path, array: ZarrNode, *, axes_given: bool) -> tuple[OmeZarrImage | None, int]:
@@ -232,12 +254,24 @@ def _open(source: str | Path, spec: dict[str, Any], within: ts.Context) -> Any:
 
 
 def _own_axes(source: str | Path, store: Any, found: _FoundArray) -> AxesMap:
-    names = found.image.axes if found.image else found.attributes.get("_ARRAY_DIMENSIONS", store.domain.labels)
+    dimensions = found.attributes.get("_ARRAY_DIMENSIONS")
+    labels = dimensions if isinstance(dimensions, list) else store.domain.labels
+    names = found.image.axes if found.image else labels
     axes = axes_from_names(names)
     if axes is None:
         said = f"and its dimensions are named {', '.join(map(str, names))}" if any(names) else ""
         raise unknown_axes(source, store.shape, said)
     return AxesMap(axes, store.shape)
+
+
+def _check_chunk(source: str | Path, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
+    """Refuse chunks of which a single one may fill the memory, however small its file is."""
+    n_bytes = math.prod(shape) * dtype.itemsize
+    if n_bytes > CHUNK_BYTES:
+        raise SourceError(
+            f"{source} has chunks of {n_bytes} bytes, shape {tuple(shape)}, and at most {CHUNK_BYTES} are decoded at once: "
+            "store it in smaller chunks"
+        )
 
 
 def _metadata(axes_map: AxesMap, axes: str, store: Any, found: _FoundArray) -> ImageMetadata:
@@ -248,8 +282,10 @@ def _metadata(axes_map: AxesMap, axes: str, store: Any, found: _FoundArray) -> I
             axes_map,
             name=image.name,
             steps=dict(zip(axes, zip(image.scales[found.level], image.units, strict=True), strict=True)),
+            origin=dict(zip(axes, image.translations[found.level], strict=True)),
             channel_names=image.channel_names,
             channel_colors=image.channel_colors,
+            is_rgb=image.is_rgb,
         )
     units = [(None, "") if unit is None else (unit.multiplier, unit.base_unit) for unit in store.dimension_units]
     return fitting_metadata(axes_map, steps=dict(zip(axes, units, strict=True)))

@@ -301,12 +301,19 @@ def result_metadata(stack: ImageStack, plan: PredictionPlan, form: OutputForm) -
     source = stack.metadata if isinstance(stack, HasMetadata) else ImageMetadata()
     names, colors = plan.model.out_channel_names, plan.model.out_channel_colors
     n_channels, _ = plan.stored(form)
-    if not names and n_channels == stack.data_shape[1]:
+    keeps_channels = not names and n_channels == stack.data_shape[1]
+    if keeps_channels:
         names, colors = source.channel_names, source.channel_colors
     factors = dict(zip("ZYX"[-len(form.scale) :], form.scale, strict=True))
+    sizes = {axis: size / float(factors.get(axis, 1)) for axis, size in source.voxel_size.items()}
+    # The first voxel of a scaled image begins where that of its source does, and so its center lies elsewhere.
+    moved = {axis: (sizes[axis] - size) / 2 for axis, size in source.voxel_size.items()}
+    origin = {axis: source.origin.get(axis, 0.0) + shift for axis, shift in moved.items()}
     return replace(
         source,
-        voxel_size={axis: size / float(factors.get(axis, 1)) for axis, size in source.voxel_size.items()},
+        voxel_size=sizes,
+        origin={axis: place for axis, place in origin.items() if place or axis in source.origin},
         channel_names=names if len(names) == n_channels else (),
         channel_colors=colors if len(colors) == n_channels else (),
+        is_rgb=source.is_rgb and keeps_channels,
     )

@@ -57,8 +57,8 @@ def group_attributes(
         The axes and shape that the image has for its user. They are kept under `"patchloom"`, so that
         `AxesMap(axes, shape).from_data` brings the order back.
     metadata : ImageMetadata
-        Voxel sizes, units and channels. A size that is not positive counts as unknown, and a unit that OME-Zarr does not
-        know is left out.
+        Voxel sizes, origin, units and channels. A size that is not positive counts as unknown, and a unit that OME-Zarr does
+        not know is left out. The channels of a color image get one window.
     version : {"0.5", "0.4"}
         Of OME-Zarr. In 0.4 the attributes are not gathered under `"ome"`.
     level_factors : sequence of sequence of int
@@ -98,16 +98,19 @@ def _multiscale(
     axes = ome_axes(axes_map)
     sizes = {axis: metadata.voxel_size.get(axis.upper(), math.nan) for axis in axes}
     known = {axis: size for axis, size in sizes.items() if math.isfinite(size) and size > 0}
+    origin = [metadata.origin.get(axis.upper(), 0.0) if axis in known else 0.0 for axis in axes]
     datasets = []
     for level, spatial_factors in enumerate(level_factors):
         factors = dict.fromkeys(axes, 1) | dict(zip(axes_map.spatial.lower(), spatial_factors, strict=True))
         transformations: list[Any] = [
             models.ScaleTransformation(scale=[known.get(axis, 1.0) * factors[axis] for axis in axes])
         ]
-        if level and method != "nearest":
-            # A mean or mode lies at the center of the voxels it was taken of; every second voxel lies where it was.
-            shift = [known.get(axis, 1.0) * (factors[axis] - 1) / 2 for axis in axes]
-            transformations.append(models.TranslationTransformation(translation=shift))
+        # A mean or mode lies at the center of the voxels it was taken of; every second voxel lies where it was.
+        is_central = level > 0 and method != "nearest"
+        if is_central or any(origin):
+            shift = [known.get(axis, 1.0) * (factors[axis] - 1) / 2 * is_central for axis in axes]
+            translation = [start + offset for start, offset in zip(origin, shift, strict=True)]
+            transformations.append(models.TranslationTransformation(translation=translation))
         datasets.append(models.Dataset(path=str(level), coordinateTransformations=transformations))
     return models.Multiscale(
         name=metadata.name or None,
@@ -140,6 +143,9 @@ def _channels(
     for what, given in (("channel_names", names), ("channel_colors", colors)):
         if len(given) != n_channels:
             raise SinkError(f"metadata.{what} has {len(given)} entries, {given}: the image has {n_channels} channels")
+    if metadata.is_rgb and value_ranges:  # three windows would change the colors
+        lows, highs = zip(*value_ranges, strict=True)
+        value_ranges = [(min(lows), max(highs))] * n_channels
     return [
         v05.OmeroChannel(label=name, color=color, active=True, window=v05.OmeroWindow(**_window(*value_range)))
         for name, color, value_range in zip(names, colors, value_ranges, strict=True)

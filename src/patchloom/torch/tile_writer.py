@@ -270,7 +270,9 @@ class TileWriter:
             dtype=dtype,
             chunk_shape=(1, 1, *choose_chunk(grid.block_shape)),
             shard_shape=(1, 1, *grid.block_shape),
-            metadata=replace(source, channel_names=(), channel_colors=()),
+            metadata=source
+            if source.is_rgb and n_channels == 3
+            else replace(source, channel_names=(), channel_colors=(), is_rgb=False),
             pyramid="mode" if labels and self._pyramid == "auto" else self._pyramid,
             overwrite=self._overwrite,
         )
