@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -132,3 +133,46 @@ def test_what_cannot_be_held_out_is_refused(
     with pytest.raises(error, match=message):
         split_training_validation(patching, validation, **options)
     assert len(patching) == 11
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data(), n_dims=st.integers(2, 3))
+def test_the_margin_takes_just_the_cells_that_are_nearer(data: st.DataObject, n_dims: int) -> None:
+    patch = data.draw(st.tuples(*[st.integers(1, 4)] * n_dims))
+    shape = (2, 1, *(side * data.draw(st.integers(1, 9)) + data.draw(st.integers(0, side - 1)) for side in patch))
+    margin = data.draw(st.tuples(*[st.one_of(st.integers(0, 20), st.just(10**12))] * n_dims))
+    plan = StratifiedPatching([shape], patch, 1)
+    try:
+        training, validation = split_training_validation(plan, 1, seed=data.draw(st.integers(0, 99)), margin=margin)
+    except GeometryError as error:
+        assume("nothing is left to train on" not in str(error))
+        raise
+    left = training.get_included_grid_coords()
+    for key, cells in plan.get_all_grid_coords().items():
+        held_out = [
+            np.array(spec["coords"]) // patch for spec in validation if (spec["data_idx"], spec["sample_idx"]) == key
+        ]
+        apart = {
+            cell
+            for cell in cells
+            if all(((np.abs(np.array(cell) - other) - 1) * patch >= margin).any() for other in held_out)
+        }
+        assert set(left[key]) == apart
+
+
+def test_memory_for_a_margin_does_not_grow_with_it() -> None:
+    plan = StratifiedPatching([(1, 1, 2048, 2048)], (16, 16), 1)
+    peaks = []
+    for margin in (16, 512):
+        tracemalloc.start()
+        try:
+            split_training_validation(plan, 400 if margin == 16 else 4, margin=margin)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    tracemalloc.start()
+    with pytest.raises(GeometryError, match="nothing is left"):
+        split_training_validation(plan, 2000, margin=2000)
+    peaks.append(tracemalloc.get_traced_memory()[1])
+    tracemalloc.stop()
+    assert max(peaks) < 8 << 20, "16,384 cells, and some hundred bytes for each"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -123,12 +122,29 @@ def _by_sample(cells: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 def _with_margin(
     cells: NDArray[np.int64], margins: Sequence[int], patching: StratifiedPatching, data_idx: int
 ) -> NDArray[np.int64]:
-    """Give cells of one sample and all that are nearer to one of them than the margin, some of them repeatedly."""
-    reach = [-(-margin // patch) for margin, patch in zip(margins, patching.patch_size, strict=True)]
-    steps = np.array(list(itertools.product(*(range(-cells_away, cells_away + 1) for cells_away in reach))))
-    near = (cells[:, np.newaxis] + steps).reshape(-1, cells.shape[1])
-    grid = cell_counts(patching.data_shapes[data_idx][2:], patching.patch_size)
-    return np.asarray(near[((near >= 0) & (near < np.array(grid))).all(axis=1)])
+    """Give cells of one sample and all that are nearer to one of them than the margin; a bit for each cell of the sample."""
+    near = np.zeros(cell_counts(patching.data_shapes[data_idx][2:], patching.patch_size), np.bool_)
+    near[tuple(cells.T)] = True
+    for axis, (margin, patch) in enumerate(zip(margins, patching.patch_size, strict=True)):
+        _spread(near, -(-margin // patch), axis)
+    return np.argwhere(near)
+
+
+def _spread(marked: NDArray[np.bool_], reach: int, axis: int) -> None:
+    """Mark all that lies within reach of a mark along an axis, in place.
+
+    A mark has spread by `width` to both sides, less at the ends. Shifted by up to `width + 1` it leaves no gap, so that a few
+    shifts do.
+    """
+    along = np.moveaxis(marked, axis, 0)
+    reach = min(reach, len(along) - 1)
+    width = 0
+    while width < reach:
+        shift = min(reach - width, width + 1)
+        before = along.copy()
+        along[shift:] |= before[:-shift]
+        along[:-shift] |= before[shift:]
+        width += shift
 
 
 def _patches_of(cells: NDArray[np.int64], patch_size: Sequence[int]) -> FixedPatching:
