@@ -302,3 +302,9 @@ def test_a_process_that_abandons_an_epoch_ends_at_once_and_in_peace(tmp_path, rn
     )
 
     assert (done.stdout, done.stderr, done.returncode) == ("abandoned\n", "", 3 if how == "raise" else 0)
+
+
+@pytest.mark.parametrize("state", [None, {}, {"sampler": None}, {"sampler": {}}, "state"])
+def test_what_is_not_a_state_of_a_loader_is_refused(state, dataset):
+    with PatchLoader(dataset, batch_size=4) as loader, pytest.raises(pl.GeometryError, match="the state lacks"):
+        loader.load_state_dict(state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
 from math import factorial
 
@@ -139,12 +140,68 @@ def test_telling_the_epoch_that_is_resumed_does_not_begin_it_anew():
     assert len(list(sampler)) == 300
 
 
-@pytest.mark.parametrize("other", [{"seed": 1}, {"n_patches": 3}, {"n_ranks": 2}])
-def test_the_state_of_another_sampler_is_refused(other):
-    sampler = epoch_sampler()
+OTHER_PLAN = pl.RandomPatching([(1, 1, 600, 500)], (32, 32), n_patches=len(PLAN), seed=99)
+VARIANTS = {
+    "epoch": lambda: EpochSampler(400, seed=5),
+    "another seed": lambda: EpochSampler(400, seed=6),
+    "longer": lambda: EpochSampler(401, seed=5),
+    "unshuffled": lambda: EpochSampler(400, seed=5, shuffle=False),
+    "of two ranks": lambda: EpochSampler(400, seed=5, rank=1, n_ranks=2),
+    "of three ranks": lambda: EpochSampler(400, seed=5, rank=0, n_ranks=3),
+    "of three ranks, dropped": lambda: EpochSampler(400, seed=5, rank=0, n_ranks=3, drop_last=True),
+    "locality": lambda: LocalitySampler(PLAN, CHUNKS, window=4, seed=5),
+    "wider": lambda: LocalitySampler(PLAN, CHUNKS, window=9, seed=5),
+    "larger blocks": lambda: LocalitySampler(PLAN, CHUNKS, window=4, block=3, seed=5),
+    "other chunks": lambda: LocalitySampler(PLAN, [(1, 1, 48, 64)] * len(CHUNKS), window=4, seed=5),
+    "another plan": lambda: LocalitySampler(OTHER_PLAN, [(1, 1, 64, 64)], window=4, seed=5),
+}
 
-    with pytest.raises(pl.GeometryError, match=f"{next(iter(other))} {next(iter(other.values()))}"):
-        sampler.load_state_dict({**sampler.state_dict(), **other})
+
+class Reversed(EpochSampler):
+    """A sampler with an order of its own."""
+
+    def _order(self, epoch):
+        return lambda places: self.n_patches - 1 - places
+
+
+@pytest.mark.parametrize("one", VARIANTS)
+def test_the_state_of_any_other_sampler_is_refused_and_changes_nothing(one):
+    sampler = VARIANTS[one]()
+    keys = list(itertools.islice(iter(sampler), 100))
+    state = json.loads(json.dumps(sampler.state_dict()))
+
+    for name, make in {**VARIANTS, "reversed": lambda: Reversed(400, seed=5)}.items():
+        other = make()
+        if name == one:
+            other.load_state_dict(state)
+            assert sorted([*keys, *other]) == sorted(VARIANTS[one]()), "all patches once"
+        else:
+            with pytest.raises(pl.GeometryError, match="the state"):
+                other.load_state_dict(state)
+            assert other.state_dict() == make().state_dict()
+
+
+def test_a_state_serves_all_ranks():
+    first = EpochSampler(400, seed=5, rank=0, n_ranks=2)
+    list(itertools.islice(iter(first), 60))
+    second = EpochSampler(400, seed=5, rank=1, n_ranks=2)
+    second.load_state_dict(first.state_dict())
+    assert list(second) == list(EpochSampler(400, seed=5, rank=1, n_ranks=2))[60:]
+
+
+@pytest.mark.parametrize("state", [None, {}, [], "state", 3, {"epoch": 0, "position": 3}])
+def test_what_is_not_a_state_is_refused(state):
+    with pytest.raises(pl.GeometryError, match="the state lacks"):
+        epoch_sampler().load_state_dict(state)
+
+
+@pytest.mark.parametrize("field", ["epoch", "position", "seed", "n_patches", "n_ranks", "shuffle", "drop_last", "kind"])
+@pytest.mark.parametrize("value", [-1, 1.5, "0", None, 10**12])
+def test_a_damaged_state_is_refused(field, value):
+    sampler = epoch_sampler()
+    with pytest.raises(pl.GeometryError):
+        sampler.load_state_dict({**sampler.state_dict(), field: value})
+    assert sampler.state_dict() == epoch_sampler().state_dict()
 
 
 def test_wrong_arguments_are_refused():

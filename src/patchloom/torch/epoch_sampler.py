@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -36,7 +36,7 @@ class YieldsRuns(Protocol):
 class KeepsState(Protocol):
     """A sampler that can go on in mid-epoch."""
 
-    def state_dict(self, used: int | None = None) -> dict[str, int]:
+    def state_dict(self, used: int | None = None) -> dict[str, Any]:
         """Say where the epoch is; see `EpochSampler.state_dict`."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -93,10 +93,10 @@ class EpochSampler(torch.utils.data.Sampler[PatchKey]):
         drop_last: bool = False,
     ) -> None:
         self.n_patches = len(patches) if isinstance(patches, Sized) else whole_number("patches", patches)
-        self.shuffle = shuffle
+        self.shuffle = bool(shuffle)
         self.seed = checked_seed(seed)
         self.rank, self.n_ranks = _checked_rank(rank, n_ranks)
-        self.drop_last = drop_last
+        self.drop_last = bool(drop_last)
         self._length = self.n_patches // self.n_ranks if drop_last else -(-self.n_patches // self.n_ranks)
         if self._length < 1:
             raise GeometryError(
@@ -130,40 +130,45 @@ class EpochSampler(torch.utils.data.Sampler[PatchKey]):
         if checked_epoch(epoch) != self._next:
             self._next, self._resume_at = epoch, 0
 
-    def state_dict(self, used: int | None = None) -> dict[str, int]:
-        """Say where the epoch is, as plain numbers.
+    def state_dict(self, used: int | None = None) -> dict[str, Any]:
+        """Return where the epoch is and all that its order depends on, in plain numbers, words and lists.
 
         Parameters
         ----------
         used : int, optional
-            How many patches of this epoch were used on this rank; as many as keys were given where not said.
+            Number of patches of this epoch that were used on this rank. If None, the number of keys that were given.
         """
         position = self._given if used is None else used
-        return {
-            "epoch": self.epoch,
-            "position": position,
-            "seed": self.seed,
-            "n_patches": self.n_patches,
-            "n_ranks": self.n_ranks,
-        }
+        return {"epoch": self.epoch, "position": position, **self._identity()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next iteration go on where a state was taken.
+        """Let the next iteration go on where a state was taken, on this rank or on another.
 
         Raises
         ------
         GeometryError
-            If the state is of a sampler with another seed, or another number of patches or ranks.
+            If the state is of another kind of sampler, or of one with another seed, length or order, or is damaged; the sampler
+            stays as it is.
         """
-        for name in ("seed", "n_patches", "n_ranks"):
-            if state[name] != getattr(self, name):
+        own = self._identity()
+        check_state(state, ["epoch", "position", *own], f"{type(self).__name__}.state_dict")
+        for name, value in own.items():
+            if type(state[name]) is not type(value) or state[name] != value:
                 raise GeometryError(
-                    f"the state is of a sampler with {name} {state[name]}, but this one has {getattr(self, name)}: it would "
-                    "go on with other patches"
+                    f"the state is of a sampler with {name} {state[name]!r}, but this one has {value!r}: it would go on with "
+                    "other patches; make the sampler as it was, or begin an epoch without the state"
                 )
-        complete = state["position"] >= len(self)
-        self.epoch = self._next = state["epoch"] + complete
-        self._resume_at = self._given = 0 if complete else state["position"]
+        epoch, position = checked_epoch(state["epoch"]), whole_number("position", state["position"], least=0)
+        if position > len(self):
+            raise GeometryError(f"the state is damaged: position is {position}, but an epoch has {len(self)} patches")
+        complete = position >= len(self)
+        self.epoch = self._next = epoch + complete
+        self._resume_at = self._given = 0 if complete else position
+
+    def _identity(self) -> dict[str, Any]:
+        """Return all that the order of an epoch depends on, and the kind of sampler."""
+        names = ("seed", "n_patches", "n_ranks", "shuffle", "drop_last")
+        return {"kind": type(self).__name__, **{name: getattr(self, name) for name in names}}
 
     def _begin(self) -> tuple[int, int, Order]:
         self.epoch, start = self._next, self._resume_at
@@ -192,6 +197,19 @@ class EpochSampler(torch.utils.data.Sampler[PatchKey]):
     def _count(self, epoch: int, n_keys: int) -> None:
         if epoch == self.epoch:  # an earlier iteration may still be alive
             self._given += n_keys
+
+
+def check_state(state: object, fields: Sequence[str], origin: str) -> None:
+    """Refuse what is not a state at all.
+
+    Raises
+    ------
+    GeometryError
+        If it is not a dictionary, or lacks a field.
+    """
+    missing = [name for name in fields if not isinstance(state, Mapping) or name not in state]
+    if missing:
+        raise GeometryError(f"the state lacks {', '.join(missing)}: give what {origin} returned")
 
 
 def _in_order(places: NDArray[np.int64]) -> NDArray[np.int64]:

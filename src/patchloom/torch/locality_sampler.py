@@ -7,7 +7,10 @@ drawn at a random moment while its block is: at any time `window` blocks are ope
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +22,8 @@ from patchloom.patching import Patching
 from patchloom.patching.counter_random import CounterRandom
 from patchloom.torch.epoch_sampler import EpochSampler, Order
 from patchloom.torch.streams import Stream
+
+_DIGESTED_TOGETHER = 2**16
 
 
 class LocalitySampler(EpochSampler):
@@ -104,6 +109,21 @@ class LocalitySampler(EpochSampler):
             low, span = int(axis.min()), int(axis.max() - axis.min()) + 1
             numbers = _numbered_through(numbers * span + (axis - low))
         return numbers
+
+    def _identity(self) -> dict[str, Any]:
+        own = {"window": self.window, "block_shapes": self._block_shapes.tolist(), "plan": self._plan_digest}
+        return super()._identity() | own
+
+    @cached_property
+    def _plan_digest(self) -> str:
+        """Digest of where the patches of the first epoch lie: an order by place is that of one plan only."""
+        digest = hashlib.blake2b(digest_size=16)
+        plan = self.patching.at_epoch(0)
+        for start in range(0, self.n_patches, _DIGESTED_TOGETHER):
+            columns = plan.specs(range(start, min(start + _DIGESTED_TOGETHER, self.n_patches))).columns
+            for name in ("data_idx", "sample_idx", "coords"):
+                digest.update(columns[name].astype("<i8").tobytes())
+        return digest.hexdigest()
 
     def _order(self, epoch: int) -> Order:
         blocks = self.blocks(epoch)

@@ -12,7 +12,7 @@ import torch
 
 from patchloom.errors import GeometryError
 from patchloom.geometry.checks import whole_number
-from patchloom.torch.epoch_sampler import EpochSampler, KeepsState, YieldsRuns
+from patchloom.torch.epoch_sampler import EpochSampler, KeepsState, YieldsRuns, check_state
 from patchloom.torch.patch_keys import PatchKeys
 from patchloom.torch.planned_dataset import ReadsBatches
 from patchloom.torch.preparation import Preparation
@@ -150,8 +150,9 @@ class PatchLoader(Iterable[Any]):
         Raises
         ------
         GeometryError
-            If the sampler keeps no state, or it is that of another sampler.
+            If the sampler keeps no state, or it is that of another sampler, or of no loader.
         """
+        check_state(state, ["sampler"], "PatchLoader.state_dict")
         self._stateful_sampler().load_state_dict(state["sampler"])
 
     def _stateful_sampler(self) -> KeepsState:
