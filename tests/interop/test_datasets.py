@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 
 import careamics.dataset.patching as theirs
 import numpy as np
 import pytest
 from careamics.config.data.data_config import DataConfig
-from careamics.config.data.patch_filter import MeanStdPatchFilterConfig
+from careamics.config.data.patch_filter import MaskPatchFilterConfig, MeanStdPatchFilterConfig
 from careamics.dataset.dataset import CareamicsDataset
-from careamics.dataset.factory.filter_bg import filter_background
+from careamics.dataset.factory.filter_bg import filter_background, filter_background_with_mask
+from careamics.dataset.factory.val_split import create_val_split
 from careamics.dataset.image_stack_loader import load_arrays
 from careamics.dataset.patch_constructor import BasicPatchConstr, PredMsPatchConstr
 from careamics.dataset.patch_extractor import PatchExtractor as TheirExtractor
@@ -78,7 +80,7 @@ def test_a_loader_gives_every_patch_once_whatever_its_workers(name, n_workers, i
         batch_size=3,
         num_workers=n_workers,
         sampler=GroupedIndexSampler.from_dataset(dataset(plan, images), np.random.default_rng(1)),
-        multiprocessing_context="spawn" if n_workers else None,
+        multiprocessing_context="forkserver" if n_workers else None,
     )
     seen = Counter(
         (data_idx, sample_idx, *coords)
@@ -141,3 +143,78 @@ def test_stratified_plans_name_their_cells_alike(name):
     shapes = [(1, 1, 96, 64), (2, 1, 70, 50)]
     one, other = (getattr(side.StratifiedPatching(shapes, SIZE), name)() for side in (ours, theirs))
     assert {key: sorted(cells) for key, cells in one.items()} == {key: sorted(cells) for key, cells in other.items()}
+
+
+def plan_for(image_shapes) -> ours.StratifiedPatching:
+    return ours.StratifiedPatching(image_shapes, SIZE, seed=3)
+
+
+@pytest.mark.parametrize("shapes", [SHAPES, [(3, 1, 128, 160), (1, 1, 64, 64)], [(2, 1, 64, 96, 64)]])
+def test_their_split_sets_cells_of_our_plan_aside(shapes):
+    size = SIZE if len(shapes[0]) == 4 else (32, 32, 32)
+    plan = ours.StratifiedPatching(shapes, size, seed=3)
+    cells = sum(map(len, plan.get_all_grid_coords().values()))
+    training, validation = create_val_split(plan, 3, np.random.default_rng(1))
+    held_out = [
+        (spec["data_idx"], spec["sample_idx"], spec["coords"]) for spec in map(validation.get_patch_spec, range(3))
+    ]
+    assert training is plan
+    assert sum(map(len, plan.get_included_grid_coords().values())) == cells - len(set(held_out))
+    for epoch in range(5):
+        for spec in plan.at_epoch(epoch):
+            for data_idx, sample_idx, coords in held_out:
+                if (data_idx, sample_idx) == (spec["data_idx"], spec["sample_idx"]):
+                    assert (np.abs(np.subtract(coords, spec["coords"])) >= size).any(), "they share no voxel"
+
+
+def test_their_split_refuses_what_our_plan_does_not_have():
+    with pytest.raises(ValueError, match="too large"):
+        create_val_split(plan_for(SHAPES), 1000, np.random.default_rng(1))
+
+
+@pytest.mark.parametrize("probability", [0, 0.1, 1])
+@pytest.mark.parametrize(("image", "share"), [("bright", 1), ("dark", 0), ("half", None)])
+def test_their_filters_thin_our_plan_out(image, share, probability, rng):
+    pixels = {"bright": np.full((2, 1, 128, 128), 200.0), "dark": np.zeros((2, 1, 128, 128))}
+    pixels["half"] = np.concatenate([pixels["dark"][..., :64], pixels["bright"][..., 64:]], axis=3)
+    image = pixels[image].astype("float32")
+    whole, by_mask = plan_for([image.shape]), plan_for([image.shape])
+    filter_background(
+        MeanStdPatchFilterConfig(mean_threshold=50, filtered_patch_prob=probability),
+        whole,
+        TheirExtractor(load_arrays([image], "SCYX")),
+    )
+    filter_background_with_mask(
+        MaskPatchFilterConfig(coverage=0.25, filtered_patch_prob=probability),
+        by_mask,
+        TheirExtractor(load_arrays([(image > 100).astype("float32")], "SCYX")),
+    )
+    for plan in (whole, by_mask):
+        n_patches = sum(part.n_patches for of_stack in plan.image_patching for part in of_stack)
+        assert n_patches == plan.n_patches == len(list(plan))
+        if share is not None:
+            least = probability + (1 - probability) * share
+            assert n_patches == pytest.approx(32 * least, abs=1)
+        elif probability == 0:
+            assert min(spec["coords"][1] for epoch in range(5) for spec in plan.at_epoch(epoch)) >= 32
+
+
+def strategies_in_place(monkeypatch):
+    """Put our strategies where theirs are looked up."""
+    for module in (
+        theirs,
+        sys.modules["careamics.dataset.factory.val_split"],
+        sys.modules["careamics.dataset.factory.filter_bg"],
+    ):
+        for name in ("FixedPatching", "StratifiedPatching"):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, getattr(ours, name))
+
+
+def test_their_split_makes_our_fixed_plan_of_what_is_held_out(monkeypatch):
+    strategies_in_place(monkeypatch)
+    training, validation = create_val_split(plan_for(SHAPES), 4, np.random.default_rng(2))
+    assert type(validation) is ours.FixedPatching
+    ours.validate_specs(list(validation), SHAPES)
+    assert len(validation) == 4
+    assert len(training)

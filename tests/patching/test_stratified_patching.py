@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable, Sequence
 from math import ceil, prod
 from typing import Any
@@ -318,11 +319,6 @@ def test_cells_that_do_not_exist_are_refused(
         ({(0, 0): 1.5}, GeometryError, "probability is 1.5 for cell \\(0, 0\\) of sample 0 of image stack 0"),
         ({(0, 0): 0.5, (1, 1): -0.1}, GeometryError, "probability is -0.1 for cell \\(1, 1\\)"),
         ({(0, 0): float("nan")}, GeometryError, "probability is nan"),
-        (
-            {(row, column): 0.0 for row in range(3) for column in range(4)},
-            GeometryError,
-            "all probabilities of sample 0",
-        ),
         ({(0, 4): 0.5}, PatchIndexError, "cell \\(0, 4\\) does not exist: .* has \\(3, 4\\) cells"),
         (np.ones((3, 5)), GeometryError, "probs has shape \\(3, 5\\), but .* has \\(3, 4\\) whole cells"),
     ],
@@ -333,3 +329,55 @@ def test_probabilities_that_make_no_sense_are_refused(probs: Any, error: type[Ex
     with pytest.raises(error, match=message):
         patching.set_region_probs(0, 0, probs)
     assert list(patching) == before
+
+
+@pytest.mark.parametrize("n_patches", [None, 17])
+def test_a_sample_whose_cells_all_have_probability_0_has_no_patches(n_patches: int | None) -> None:
+    shapes = [(2, 1, 35, 45), (1, 1, 20, 20)]
+    patching = StratifiedPatching(shapes, (10, 10), 1, n_patches=n_patches)
+    cells = patching.get_all_grid_coords()
+    patching.set_region_probs(0, 1, dict.fromkeys(cells[0, 1], 0.0))
+    for epoch in range(3):
+        plan = patching.at_epoch(epoch)
+        assert len(plan) == (n_patches or len(plan))
+        assert {(spec["data_idx"], spec["sample_idx"]) for spec in plan} == {(0, 0), (1, 0)}
+        assert plan[:].to_specs() == [plan.get_patch_spec(index) for index in range(len(plan))]
+    for key, of_sample in cells.items():
+        patching.set_region_probs(*key, np.zeros([max(axis) + 1 for axis in zip(*of_sample, strict=True)]))
+    assert len(patching) == patching.n_patches == 0
+    assert list(patching) == []
+    assert list(patching.get_patch_indices(0)) == []
+    assert patching.get_included_grid_coords() == cells, "they are not excluded"
+    patching.set_region_probs(1, 0, {(1, 1): 1.0})
+    assert all(spec["coords"] == (10, 10) for spec in patching)
+    assert len(patching) == (n_patches or 1)
+
+
+@settings(deadline=None, max_examples=40)
+@given(data=st.data(), n_dims=st.integers(2, 3))
+def test_the_parts_of_a_plan_count_the_patches_of_each_sample(data: st.DataObject, n_dims: int) -> None:
+    size = data.draw(st.tuples(*[st.integers(2, 5)] * n_dims))
+    shapes = [
+        (data.draw(st.integers(1, 3)), 1, *(side + data.draw(st.integers(0, 12)) for side in size)) for _ in range(3)
+    ]
+    patching = StratifiedPatching(shapes, size, 1, n_patches=data.draw(st.none() | st.integers(1, 50)))
+    parts = patching.image_patching
+    for _ in range(data.draw(st.integers(0, 3))):
+        key, cells = data.draw(st.sampled_from(sorted(patching.get_all_grid_coords().items())))
+        chosen = data.draw(st.lists(st.sampled_from(cells), max_size=9))
+        if data.draw(st.booleans()):
+            patching.exclude_patches(*key, chosen)
+        else:
+            patching.set_region_probs(*key, dict.fromkeys(chosen, data.draw(st.sampled_from([0.0, 0.3, 1.0]))))
+    counted = Counter((spec["data_idx"], spec["sample_idx"]) for spec in patching)
+    assert len(parts) == len(shapes)
+    for data_idx, shape in enumerate(shapes):
+        assert len(parts[data_idx]) == shape[0]
+        for sample_idx, part in enumerate(parts[data_idx]):
+            assert part.n_patches == counted[data_idx, sample_idx]
+            assert type(part.n_patches) is int
+            assert part.grid_shape == patching.grid_shape(data_idx)
+    with pytest.raises(IndexError):
+        parts[3]
+    with pytest.raises(IndexError):
+        parts[0][shapes[0][0]]

@@ -84,10 +84,7 @@ def thin_out_below(
         grid = patching.grid_shape(data_idx)
         for sample_idx, cells in enumerate(below):
             background = map(tuple, np.argwhere(_nothing_in_reach(cells, grid)).tolist())
-            try:
-                patching.set_region_probs(data_idx, sample_idx, dict.fromkeys(background, probability))
-            except GeometryError:  # with what was set before, nothing can be drawn from this sample any more
-                patching.exclude_patches(data_idx, sample_idx, np.argwhere(np.ones_like(cells)))
+            patching.set_region_probs(data_idx, sample_idx, dict.fromkeys(background, probability))
 
 
 def _nothing_in_reach(below: NDArray[np.bool_], grid: tuple[int, ...]) -> NDArray[np.bool_]:

@@ -95,6 +95,10 @@ class PatchNumbering(ABC):
         """
 
     @abstractmethod
+    def of_sample(self, data_idx: int, sample_idx: int) -> int:
+        """Count the patches of one sample, which exists."""
+
+    @abstractmethod
     def of_stack(self, data_idx: int) -> range:
         """Give all flat indices of one image stack.
 
@@ -154,6 +158,10 @@ class FlatIndex(PatchNumbering):
             data_idx = np.searchsorted(edges, numbers, side="right") - 1
             sample_idx, local = _divide(numbers - edges[data_idx], n_local[data_idx])
         return Places(data_idx, sample_idx, local, data_idx, numbers, one_stack=first == last)
+
+    def of_sample(self, data_idx: int, sample_idx: int) -> int:  # noqa: ARG002  # samples of a stack are alike
+        """Count the patches of one sample; see `PatchNumbering.of_sample`."""
+        return self.n_local[data_idx]
 
     def of_stack(self, data_idx: int) -> range:
         """Give all flat indices of one image stack; see `PatchNumbering.of_stack`."""
@@ -230,6 +238,10 @@ class UnevenIndex(PatchNumbering):
         return patches._replace(
             data_idx=samples.data_idx, sample_idx=samples.sample_idx, row=patches.data_idx, one_stack=samples.one_stack
         )
+
+    def of_sample(self, data_idx: int, sample_idx: int) -> int:
+        """Count the patches of one sample; see `PatchNumbering.of_sample`."""
+        return self.n_local[self._samples.of_stack(data_idx)[sample_idx]]
 
     def of_stack(self, data_idx: int) -> range:
         """Give all flat indices of one image stack; see `PatchNumbering.of_stack`."""

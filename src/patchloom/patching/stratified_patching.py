@@ -23,6 +23,7 @@ from patchloom.patching.counter_random import CounterRandom, Stream
 from patchloom.patching.flat_index import FlatIndex, PatchNumbering, Place, Places, UnevenIndex, check_sample
 from patchloom.patching.position_lines import PositionLines, Restriction
 from patchloom.patching.randomised_patching import RandomisedPatching
+from patchloom.patching.sample_parts import LazySequence, SamplePart
 
 _ROUNDING = 1e-9
 """Of a number of patches that is a sum of probabilities: 10 times 0.1 is one patch, not two."""
@@ -138,9 +139,10 @@ class StratifiedPatching(RandomisedPatching):
     def set_region_probs(
         self, data_idx: int, sample_idx: int, probs: Mapping[tuple[int, ...], float] | NDArray[Any]
     ) -> None:
-        """Say how probable it is that a patch starts in a cell, compared with a cell of probability 1.
+        """Set how probable it is that a patch starts in a cell, compared with a cell of probability 1.
 
-        The number of patches falls in proportion: a cell of probability 0.1 counts as a tenth of a cell.
+        The number of patches falls in proportion: a cell of probability 0.1 counts as a tenth of a cell. A sample of which all
+        cells have probability 0 has no patches.
 
         Parameters
         ----------
@@ -154,7 +156,7 @@ class StratifiedPatching(RandomisedPatching):
         PatchIndexError
             If there is no such sample, or no patch can start in such a cell.
         GeometryError
-            If a probability is not from 0 to 1, or all are 0.
+            If a probability is not from 0 to 1.
         """
         key = self._checked_sample(data_idx, sample_idx)
         where = f"sample {key[1]} of image stack {key[0]}"
@@ -170,7 +172,7 @@ class StratifiedPatching(RandomisedPatching):
             ]
         else:
             probabilities[...] = _probability_map(probs, grid, where)
-        _check_probabilities(probabilities, restriction.allowed, where)
+        _check_probabilities(probabilities, where)
         self._restrict(key, Restriction(restriction.allowed, probabilities))
 
     def get_all_grid_coords(self) -> dict[tuple[int, int], list[tuple[int, ...]]]:
@@ -188,6 +190,17 @@ class StratifiedPatching(RandomisedPatching):
             cells = np.argwhere(self._whole(data_idx, restriction)).tolist()
             included[data_idx, sample_idx] = list(map(tuple, cells))
         return included
+
+    @property
+    def image_patching(self) -> Sequence[Sequence[SamplePart]]:
+        """The part of each sample, `image_patching[data_idx][sample_idx]`; of the plan as it is when an item is asked for."""
+        return LazySequence(
+            len(self.data_shapes),
+            lambda data_idx: LazySequence(
+                self.data_shapes[data_idx][0],
+                lambda sample_idx: SamplePart(self._index.of_sample(data_idx, sample_idx), self.grid_shape(data_idx)),
+            ),
+        )
 
     def included_cells(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Give the whole cells of the series that are not excluded, and the probability of each.
@@ -361,11 +374,8 @@ def _probability_map(probs: Any, grid: tuple[int, ...], where: str) -> NDArray[A
     return values
 
 
-def _check_probabilities(probabilities: NDArray[np.float64], allowed: NDArray[np.bool_], where: str) -> None:
+def _check_probabilities(probabilities: NDArray[np.float64], where: str) -> None:
     wrong = ~((probabilities >= 0) & (probabilities <= 1))  # NaN is wrong too
     if wrong.any():
         cell = tuple(np.argwhere(wrong)[0].tolist())
         raise GeometryError(f"probability is {probabilities[cell]} for cell {cell} of {where}: it must be from 0 to 1")
-    drawable = allowed[tuple(map(slice, probabilities.shape))]
-    if drawable.any() and not probabilities[drawable].any():
-        raise GeometryError(f"all probabilities of {where} are 0: exclude its cells if nothing is to be drawn there")

@@ -1,0 +1,52 @@
+"""The parts of a plan that belong to each sample, as CAREamics' own code asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar, overload
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class SamplePart(NamedTuple):
+    """What one sample contributes to a plan."""
+
+    n_patches: int
+    """Number of patches in an epoch."""
+
+    grid_shape: tuple[int, ...]
+    """Number of whole cells along each spatial axis."""
+
+
+@dataclass(frozen=True, slots=True)
+class LazySequence(Sequence[T_co]):
+    """A sequence whose items are made when they are asked for.
+
+    Parameters
+    ----------
+    length : int
+        Number of items.
+    make : callable
+        Makes an item from its index, 0 to `length - 1`.
+
+    Examples
+    --------
+    >>> squares = LazySequence(10**12, lambda index: index**2)
+    >>> squares[-1], squares[2:5]
+    (999999999998000000000001, [4, 9, 16])
+    """
+
+    length: int
+    make: Callable[[int], T_co]
+
+    def __len__(self) -> int:
+        return self.length
+
+    @overload
+    def __getitem__(self, index: int) -> T_co: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T_co]: ...
+    def __getitem__(self, index: Any) -> Any:
+        chosen = range(self.length)[index]
+        return self.make(chosen) if isinstance(chosen, int) else [self.make(number) for number in chosen]
