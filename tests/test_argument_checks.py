@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchloom import ArgumentError, ArgumentTypeError, GeometryError, NotWholeError
-from patchloom.argument_checks import flag, instance, listed, number_dtype, one_of, real_number, shown, whole_number
+from patchloom import ArgumentTypeError, GeometryError, NotWholeError
+from patchloom.argument_checks import flag, instance, listed, one_of, real_number, shown, whole_number
 
 STRANGERS: list[Any] = [None, "3", "", b"3", [], {}, object(), int, 1j, np.array([1, 2]), np.datetime64("2026-01-01")]
 
@@ -63,40 +63,6 @@ def test_flags_come_out_plain(value: Any) -> None:
 def test_only_the_words_themselves_are_words(value: Any) -> None:
     with pytest.raises(GeometryError, match=r"pyramid is .*: it must be one of 'mean', 'nearest'"):
         one_of("pyramid", value, ("mean", "nearest"))
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        *STRANGERS,
-        object,
-        "foo",
-        "U5",
-        "S3",
-        "V4",
-        "M8[s]",
-        "m8[s]",
-        [("a", "u1")],
-        "u1,u1",
-        "3f4",
-        "u1]",
-        np,
-        np.uint8(3),
-    ],
-    ids=repr,
-)
-def test_only_dtypes_of_numbers_are_dtypes(value: Any) -> None:
-    if value is int:
-        return
-    with pytest.raises(ArgumentError, match=r"dtype is .*: it must be a NumPy dtype of numbers"):
-        number_dtype("dtype", value)
-
-
-@pytest.mark.parametrize(
-    "value", ["uint8", "<u2", ">f4", "bool", "complex64", np.float16, float, np.dtype("i8")], ids=str
-)
-def test_dtypes_of_numbers_pass_as_numpy_has_them(value: Any) -> None:
-    assert number_dtype("dtype", value) == np.dtype(value)
 
 
 @pytest.mark.parametrize("value", [None, 3, "abc", b"abc", {"a": 1}, int, np.array(3)], ids=repr)

@@ -85,3 +85,23 @@ def test_a_dtype_without_numbers_is_refused(dtype: Any) -> None:
 def test_shared_memory_is_told_from_interleaved(view: Callable[[np.ndarray], np.ndarray], shared: bool) -> None:
     whole = np.zeros((4, 6, 8))
     assert share_memory(view(whole), whole[:, 1::2]) is shared
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        *(None, 3, [], {}, np, object, "foo", "", "U5", "S3", "V4", "M8[s]", "m8[s]", [("a", "u1")], "u1,u1", "3f4", "u1]"),
+        *(np.uint8(3), np.zeros(2), slice),
+    ],
+    ids=repr,
+)
+def test_only_dtypes_of_numbers_are_dtypes_of_pixels(dtype: Any) -> None:
+    with pytest.raises(GeometryError, match=r"dtype is .*: it must be a dtype of numbers"):
+        pixel_dtype("dtype", dtype)
+
+
+@pytest.mark.parametrize(
+    "dtype", ["uint8", "<u2", ">f4", "bool", "complex64", np.float16, float, np.dtype("i8")], ids=str
+)
+def test_dtypes_of_numbers_pass_as_numpy_has_them(dtype: Any) -> None:
+    assert pixel_dtype("dtype", dtype) == np.dtype(dtype)

@@ -1,6 +1,6 @@
 """Check an argument where it enters, or say in one message what is wrong with it, what is allowed, and what to do.
 
-What is checked here is one value by itself: a number, a flag, a word, a dtype, an object of some kind. What depends on the
+What is checked here is one value by itself: a number, a flag, a word, an object of some kind. What depends on the
 dimensions of an image is checked in `geometry.checks`.
 """
 
@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from patchloom.errors import ArgumentError, ArgumentTypeError, GeometryError, NotWholeError
+from patchloom.errors import ArgumentTypeError, GeometryError, NotWholeError
 
 MAX_SIZE = 2**62
 """Largest size and coordinate along one axis, so that the sum of two still has 64 bits."""
 
-_NUMBER_KINDS = "biufc"
 _NUMBER_TYPES = (int, float, np.integer, np.floating)
 
 _LONGEST = 200
@@ -120,7 +119,7 @@ def real_number(
     if np.isnan(number):
         if nan:
             return number
-        raise GeometryError(f"{name} is {shown(value)}: it must be a number, not NaN")
+        raise GeometryError(f"{name} is NaN: it must be a number")
     if finite and np.isinf(number):
         raise GeometryError(f"{name} is {shown(value)}: it must be a finite number")
     if not least <= number <= most:
@@ -180,37 +179,6 @@ def one_of(name: str, value: object, choices: Iterable[str]) -> Any:
     if not isinstance(value, str) or value not in words:
         raise GeometryError(f"{name} is {shown(value)}: it must be one of {', '.join(map(repr, words))}")
     return words[words.index(value)]
-
-
-def number_dtype(name: str, value: Any) -> np.dtype[Any]:
-    """Return a NumPy dtype of plain numbers.
-
-    Raises
-    ------
-    ArgumentError
-        If `value` is not a dtype, or one of texts, times, records or objects.
-
-    Examples
-    --------
-    >>> number_dtype("dtype", "uint8"), number_dtype("dtype", float)
-    (dtype('uint8'), dtype('float64'))
-    >>> number_dtype("dtype", "uint7")
-    Traceback (most recent call last):
-        ...
-    patchloom.errors.ArgumentError: dtype is 'uint7': it must be a NumPy dtype of numbers, such as 'uint8' or 'float32'
-    """
-    message = f"{name} is {shown(value)}: it must be a NumPy dtype of numbers, such as 'uint8' or 'float32'"
-    if not (isinstance(value, (str, type, np.dtype)) or isinstance(getattr(value, "dtype", None), np.dtype)):
-        raise ArgumentError(message)
-    if isinstance(value, (np.generic, np.ndarray)):
-        raise ArgumentError(f"{message}; use its attribute dtype")
-    try:
-        dtype: np.dtype[Any] = np.dtype(value)
-    except (TypeError, ValueError, SyntaxError) as error:
-        raise ArgumentError(message) from error
-    if dtype.kind not in _NUMBER_KINDS:
-        raise ArgumentError(message)
-    return dtype
 
 
 def function(name: str, value: Any) -> Any:

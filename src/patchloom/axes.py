@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import listed, shown, whole_number
 from patchloom.errors import AxesError
 
 LEGAL_AXES = "STCZYX"
@@ -67,11 +68,10 @@ class AxesMap:
     """The array's own shape."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.axes, str):
-            raise AxesError(f"axes must be a string such as 'CYX', not {self.axes!r}")
-        object.__setattr__(self, "axes", self.axes.upper())
-        object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
         _check_axes(self.axes)
+        object.__setattr__(self, "axes", self.axes.upper())
+        sizes = listed("shape", self.shape, "a size for each axis, such as (3, 64, 48)")
+        object.__setattr__(self, "shape", tuple(whole_number("shape", size) for size in sizes))
         if len(self.axes) != len(self.shape):
             raise AxesError(
                 f"axes {self.axes!r} name {len(self.axes)} axes, but the image has {len(self.shape)}: shape {self.shape}"
@@ -81,7 +81,14 @@ class AxesMap:
                 raise AxesError(f"the image has no voxels: axis {axis} of shape {self.shape} has size {size}")
 
     def size(self, axis: str) -> int:
-        """Size along one axis; 1 for an axis that the array does not have."""
+        """Size along one axis; 1 for an axis that the array does not have.
+
+        Raises
+        ------
+        AxesError
+            If it is not a letter of `STCZYX`.
+        """
+        _check_letter(axis)
         position = self.axes.find(axis)
         return 1 if position < 0 else self.shape[position]
 
@@ -112,7 +119,11 @@ class AxesMap:
         tuple
             One index for each axis. `S` and `T` (and `C`, if it is an `int`) are integers and vanish on indexing.
         """
-        sample, time = divmod(sample_idx, self.size("T"))
+        n_times = self.size("T")
+        sample, time = divmod(
+            whole_number("sample_idx", sample_idx, least=0, most=self.size("S") * n_times - 1), n_times
+        )
+        _check_index(channels, window, self.spatial)
         index: dict[str, slice | int] = {"S": sample, "T": time, "C": channels}
         index.update(zip(self.spatial, window, strict=True))
         return tuple(index[axis] for axis in self.axes)
@@ -126,6 +137,7 @@ class AxesMap:
             In the array's own order of axes, `S` and `T` gone.
         """
         kept, order = self._region_axes
+        _check_axes_of("region", region, kept)
         moved = region.transpose([kept.index(axis) for axis in order])
         return moved if "C" in kept else moved[np.newaxis]
 
@@ -139,6 +151,7 @@ class AxesMap:
         ((20, 30, 2), (20, 30))
         """
         kept, order = self._region_axes
+        _check_axes_of("patch", patch, "C" + self.spatial)
         moved = patch if "C" in kept else patch[0]
         return moved.transpose([order.index(axis) for axis in kept])
 
@@ -150,11 +163,14 @@ class AxesMap:
 
     def to_data(self, array: NDArray[Any]) -> NDArray[Any]:
         """Turn a whole array into `SC(Z)YX`; a view where memory order allows one."""
+        _check_axes_of("array", array, self.axes)
+        _check_array("array", array, self.shape)
         order = [axis for axis in "STC" + self.spatial if axis in self.axes]
         return array.transpose([self.axes.index(axis) for axis in order]).reshape(self.data_shape)
 
     def from_data(self, data: NDArray[Any]) -> NDArray[Any]:
         """Turn an `SC(Z)YX` array of this map's `data_shape` back into the array's own axes."""
+        _check_array("data", data, self.data_shape)
         order = [axis for axis in "STC" + self.spatial if axis in self.axes]
         unfolded = data.reshape([self.size(axis) for axis in order])
         return unfolded.transpose([order.index(axis) for axis in self.axes])
@@ -171,6 +187,7 @@ class AxesMap:
         >>> AxesMap("TYX", (5, 64, 48)).with_channels(1)
         AxesMap(axes='TYX', shape=(5, 64, 48))
         """
+        n_channels = whole_number("n_channels", n_channels, least=1)
         axes = self.axes
         if "C" not in axes and n_channels > 1:
             first = min(axes.index(axis) for axis in self.spatial)
@@ -186,16 +203,59 @@ class AxesMap:
         >>> AxesMap("YXC", (64, 48, 3)).with_spatial((128, 96))
         AxesMap(axes='YXC', shape=(128, 96, 3))
         """
-        sizes = dict(zip(self.spatial, spatial_shape, strict=True))
+        given = listed("spatial_shape", spatial_shape, f"a size for each of {', '.join(self.spatial)}")
+        if len(given) != len(self.spatial):
+            raise AxesError(
+                f"spatial_shape is {shown(spatial_shape)}: it must be a size for each of {', '.join(self.spatial)}"
+            )
+        given = [whole_number("spatial_shape", size, least=1) for size in given]
+        sizes = dict(zip(self.spatial, given, strict=True))
         return AxesMap(self.axes, tuple(sizes.get(axis, self.size(axis)) for axis in self.axes))
 
 
-def _check_axes(axes: str) -> None:
-    unknown = sorted(set(axes) - set(LEGAL_AXES))
+def _check_index(channels: Any, window: Any, spatial: str) -> None:
+    if not isinstance(channels, slice):
+        whole_number("channels", channels, least=0)
+    if not isinstance(window, (tuple, list)) or [type(part) for part in window] != [slice] * len(spatial):
+        raise AxesError(f"window is {shown(window)}: it must be one slice for each of {', '.join(spatial)}")
+
+
+def _check_letter(axis: Any) -> None:
+    if not isinstance(axis, str) or axis not in tuple(LEGAL_AXES):
+        raise AxesError(f"axis is {shown(axis)}: it must be one letter of {LEGAL_AXES!r}")
+
+
+def _check_array(name: str, array: Any, shape: tuple[int, ...]) -> None:
+    """Refuse another shape; axes of size 1 may be there or not."""
+    if not isinstance(array, np.ndarray) or _longer_than_one(array.shape) != _longer_than_one(shape):
+        raise AxesError(f"{name} {_looks(array)}: it must be an array of shape {shape}")
+
+
+def _longer_than_one(shape: tuple[int, ...]) -> list[int]:
+    return [size for size in shape if size != 1]
+
+
+def _check_axes_of(name: str, array: Any, axes: str) -> None:
+    if not isinstance(array, np.ndarray) or array.ndim != len(axes):
+        raise AxesError(f"{name} {_looks(array)}: it must be an array with axes {axes}")
+
+
+def _looks(array: Any) -> str:
+    return f"has shape {array.shape}" if isinstance(array, np.ndarray) else f"is {shown(array)}"
+
+
+def _check_axes(given: Any) -> None:
+    if not isinstance(given, str):
+        raise AxesError(f"axes must be a string such as 'CYX', not {shown(given)}")
+    # By itself each, as some letters are two in upper case.
+    unknown = sorted(letter for letter in set(given) if letter.upper() not in LEGAL_AXES or not letter.isascii())
     if unknown:
         raise AxesError(
-            f"axes {axes!r} have an unknown axis {unknown[0]!r}: use letters of {LEGAL_AXES!r}, such as 'CYX'"
+            f"axes {shown(given)} have an unknown axis {unknown[0]!r}: use letters of {LEGAL_AXES!r}, such as 'CYX'"
         )
+    axes = given.upper()
+    if len(axes) > len(LEGAL_AXES):
+        raise AxesError(f"axes {shown(given)} name {len(axes)} axes: each of {LEGAL_AXES!r} can be there once")
     repeated = sorted({axis for axis in axes if axes.count(axis) > 1})
     if repeated:
         raise AxesError(f"axes {axes!r} name {repeated[0]!r} more than once")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from patchloom.argument_checks import shown
 from patchloom.errors import GeometryError
 
 PIXEL_KINDS = "buifc"
@@ -39,12 +40,13 @@ def pixel_dtype(name: str, dtype: DTypeLike) -> np.dtype[Any]:
     patchloom.errors.GeometryError: dtype is datetime64[s]: it must be a dtype of numbers, such as 'float32' or 'uint16'
     """
     try:
-        known = np.dtype(dtype)
+        # NumPy makes a dtype of None, of arrays and of much else; nobody means one by these.
+        known = np.dtype(dtype) if isinstance(dtype, (str, type, np.dtype)) else None
     except (TypeError, ValueError, SyntaxError):
         known = None
     if known is None or known.kind not in PIXEL_KINDS:
-        shown = repr(dtype) if known is None else known
-        raise GeometryError(f"{name} is {shown}: it must be a dtype of numbers, such as 'float32' or 'uint16'")
+        given = shown(dtype) if known is None else known
+        raise GeometryError(f"{name} is {given}: it must be a dtype of numbers, such as 'float32' or 'uint16'")
     return known
 
 

@@ -10,11 +10,12 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import instances, listed, real_number
 from patchloom.axes import spatial_axes
 from patchloom.errors import GeometryError
 from patchloom.filters.score_files import fingerprint
@@ -24,6 +25,7 @@ from patchloom.prediction.blocks import Block
 from patchloom.prediction.source_scan import scan_source
 
 
+@runtime_checkable
 class SkipRule(Protocol):
     """Something that tells of a block whether it can be skipped."""
 
@@ -100,7 +102,8 @@ class SkipOutside:
     masks: tuple[ImageStack, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "masks", tuple(self.masks))
+        masks = instances("masks", self.masks, ImageStack, "a sequence of image stacks; open_stacks makes them")
+        object.__setattr__(self, "masks", tuple(masks))
 
     @property
     def identity(self) -> str:
@@ -109,6 +112,7 @@ class SkipOutside:
 
     def check(self, image_stacks: Sequence[ImageStack]) -> None:
         """Refuse images that the masks do not fit; see `SkipRule.check`."""
+        instances("image_stacks", image_stacks, ImageStack, "a sequence of image stacks; open_stacks makes them")
         if len(self.masks) != len(image_stacks):
             raise GeometryError(f"there are {len(self.masks)} masks and {len(image_stacks)} images: give one for each")
         for mask, stack in zip(self.masks, image_stacks, strict=True):
@@ -170,12 +174,11 @@ class SkipDark:
     channels: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "threshold", float(self.threshold))
-        if np.isnan(self.threshold):
-            raise GeometryError("threshold is NaN: it must be a number")
+        object.__setattr__(self, "threshold", real_number("threshold", self.threshold, finite=False))
         if self.channels is None:
             return
-        numbers = tuple(sorted({whole_number("channels", channel) for channel in self.channels}))
+        given = listed("channels", self.channels, "a sequence of whole numbers, such as [0, 2]")
+        numbers = tuple(sorted({whole_number("channels", channel) for channel in given}))
         if not numbers or numbers[0] < 0:
             raise GeometryError(
                 f"channels is {self.channels}: name at least one, counted from 0, or leave it out for all"
@@ -189,7 +192,8 @@ class SkipDark:
 
     def check(self, image_stacks: Sequence[ImageStack]) -> None:
         """Refuse images without these channels, or without an order of grey values; see `SkipRule.check`."""
-        for stack in image_stacks:
+        what = "a sequence of image stacks; open_stacks makes them"
+        for stack in instances("image_stacks", image_stacks, ImageStack, what):
             if self.channels is not None and self.channels[-1] >= stack.data_shape[1]:
                 raise GeometryError(
                     f"channels has {self.channels[-1]}, but {stack.source} has {stack.data_shape[1]}, counted from 0"

@@ -7,18 +7,18 @@ from dataclasses import replace
 from fractions import Fraction
 from math import lcm, prod
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-import numpy as np
-
+from patchloom.argument_checks import function, instance, instances, listed, one_of
 from patchloom.axes import spatial_axes
 from patchloom.errors import GeometryError
 from patchloom.geometry.blend_weights import BlendWindow, check_blend
-from patchloom.geometry.checks import spatial_tuple, whole_number
+from patchloom.geometry.checks import one_per_axis, spatial_tuple, whole_number
 from patchloom.geometry.padding import Padding, check_padding
 from patchloom.geometry.tile_rule import Seams
 from patchloom.image_stacks import ImageStack, Source, check_series, open_stacks
 from patchloom.patching import TiledPatching
+from patchloom.pixel_arrays import pixel_dtype
 from patchloom.prediction.blocks import MAX_BLOCK_VOXELS, choose_blocks, choose_seams
 from patchloom.prediction.emptiness import SkipRule
 from patchloom.prediction.fill_value import check_fill, check_fill_fits
@@ -131,17 +131,22 @@ def plan(
     request = normalisation_request(normalise, percentiles, per)
     stacks = open_stacks(sources, axes)
     check_series(stacks)
-    description = ModelDescription() if model is None else describe(model)
+    description = ModelDescription() if model is None else describe(function("model", model))
     n_dims = len(stacks[0].data_shape) - 2
     size = _patch_size(patch_size, description, n_dims)
     _check_channels(stacks, description)
-    if whole_number("batch_size", batch_size) < 1:
-        raise GeometryError(f"batch_size is {batch_size}: it must be at least 1")
+    whole_number("batch_size", batch_size, least=1)
     if reduce is not None and dtype is not None:
         raise GeometryError(f"dtype is {dtype} and reduce is {reduce!r}: end the reduction with the dtype instead")
     fill = check_fill(fill)
+    reduction = parse_reduction(reduce) if isinstance(reduce, str) else reduce
+    if reduction is not None:
+        instance("reduce", reduction, Reduction, "parse_reduction reads one from a text")
     if skip is not None:
-        skip.check(stacks)
+        instance("skip", skip, SkipRule, "such as SkipDark(threshold)").check(stacks)
+    if seams is not None:
+        one_of("seams", seams, get_args(Seams))
+    forms = _checked_forms(forms)
     margin, coarsest = _margin_and_coarsest(forms, n_dims)
     tiling = _tiling(
         stacks,
@@ -165,9 +170,9 @@ def plan(
         batch_size=int(batch_size),
         padding=check_padding(padding),
         model=description,
-        dtype=None if dtype is None else np.dtype(dtype),
-        forms=tuple(map(tuple, forms)),
-        reduction=parse_reduction(reduce) if isinstance(reduce, str) else reduce,
+        dtype=None if dtype is None else pixel_dtype("dtype", dtype),
+        forms=forms,
+        reduction=reduction,
         normalisations=given_normalisations(normalise, stacks) if request is None else request.unmeasured(stacks),
         skip=skip,
         fill=fill,
@@ -241,7 +246,7 @@ def _tiling(
     shared = description.overlaps if overlaps is None else spatial_tuple("overlaps", overlaps, n_dims, least=0)
     if shared is None:
         shared = tuple(max(side // 4, 2 * lost) for side, lost in zip(size, margin, strict=True))
-    multiples = [origin_multiple] * n_dims if isinstance(origin_multiple, int) else list(origin_multiple)
+    multiples = one_per_axis("origin_multiple", origin_multiple, n_dims, least=1)
     data_shapes = [stack.data_shape for stack in stacks]
     if max(coarsest) > 1:
         if seams == "centered":
@@ -253,6 +258,14 @@ def _tiling(
         [max(0, voxels - 2 * lost) for voxels, lost in zip(shared, margin, strict=True)],
         seams=seams or ("centered" if blended else choose_seams(data_shapes)),
         origin_multiple=[lcm(own, step) for own, step in zip(multiples, coarsest, strict=True)],
+    )
+
+
+def _checked_forms(forms: Any) -> tuple[tuple[OutputForm, ...], ...]:
+    what = "for each image, a sequence of the outputs of the model"
+    return tuple(
+        tuple(instances(f"forms[{data_idx}]", of_image, OutputForm, what))
+        for data_idx, of_image in enumerate(listed("forms", forms, what))
     )
 
 

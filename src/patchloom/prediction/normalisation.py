@@ -6,7 +6,7 @@ Statistics of a tile differ from those of its neighbour, and so would the two pr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from math import isfinite
 from typing import Any, Literal, get_args
@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import instance, listed, one_of, real_number, shown
 from patchloom.errors import GeometryError, SourceError
 from patchloom.geometry.checks import whole_number
 from patchloom.image_stacks import ImageStack
@@ -72,6 +73,12 @@ class Normalisation:
     """Of the sources, channels or samples measured: how many have no spread, and are shifted only."""
 
     def __post_init__(self) -> None:
+        one_of("method", self.method, get_args(Method))
+        one_of("per", self.per, get_args(Per))
+        for name in ("n_ignored", "n_flat"):
+            whole_number(name, getattr(self, name), least=0)
+        for name in ("scale", "offset"):
+            object.__setattr__(self, name, _table(name, getattr(self, name)))
         lengths = {len(numbers) for numbers in (*self.scale, *self.offset)}
         if len(self.scale) != len(self.offset) or len(lengths) != 1:
             raise GeometryError("scale and offset must both have one number for each channel of each sample")
@@ -106,6 +113,7 @@ class Normalisation:
             If it is not clear which channel belongs to which, or there is no such sample or channel.
         """
         scale, offset = self._of_sample(sample_idx)
+        _check_prediction(prediction)
         chosen = self._source_channels(len(prediction), scale, offset, channels)
         dtype = np.result_type(prediction.dtype, np.float32)
         broad = (-1, *(1,) * (prediction.ndim - 1))
@@ -130,10 +138,11 @@ class Normalisation:
             return list(range(n_channels))
         if channels is None and len(set(scale)) == len(set(offset)) == 1:
             return [0] * n_channels
-        chosen = [whole_number("channels", channel) for channel in channels or ()]
+        given = [] if channels is None else listed("channels", channels, "a sequence of whole numbers, such as [0, 2]")
+        chosen = [whole_number("channels", channel) for channel in given]
         if len(chosen) != n_channels or not all(0 <= channel < len(scale) for channel in chosen):
             raise GeometryError(
-                f"channels is {channels}: name for each of {n_channels} predicted channels one of the source's "
+                f"channels is {shown(channels)}: name for each of {n_channels} predicted channels one of the source's "
                 f"{len(scale)}, counted from 0"
             )
         return chosen
@@ -144,9 +153,18 @@ class Normalisation:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Normalisation:
-        """Make it of what `to_dict` gave, before or after JSON."""
-        tables = {name: tuple(map(tuple, values[name])) for name in ("scale", "offset")}
-        return cls(**{**values, **tables, "percentiles": tuple(values["percentiles"])})
+        """Make it of what `to_dict` gave, before or after JSON.
+
+        Raises
+        ------
+        GeometryError
+            If it is something else.
+        """
+        _check_fields(values, {field.name for field in fields(cls)})
+        percentiles = tuple(listed("percentiles", values["percentiles"], "a sequence of numbers"))
+        for number in percentiles:
+            real_number("percentiles", number, least=0, most=100)
+        return cls(**{**values, "percentiles": percentiles})
 
 
 def measure_normalisation(
@@ -209,9 +227,10 @@ def measure_normalisation(
     >>> measured.scale, measured.offset
     (((0.0125,),), ((-0.125,),))
     """
-    for name, value, legal in (("method", method, get_args(Method)), ("per", per, get_args(Per))):
-        if value not in legal:
-            raise GeometryError(f"{name} is {value!r}: it must be one of {', '.join(map(repr, legal))}")
+    instance("stack", stack, ImageStack, "open_stacks makes them")
+    one_of("method", method, get_args(Method))
+    one_of("per", per, get_args(Per))
+    whole_number("max_bytes", max_bytes, least=1)
     lower, upper = checked_percentiles(percentiles)
     check_measurable(stack)
     division = Division(by_sample=per in {"sample", "sample_channel"}, by_channel=per in {"channel", "sample_channel"})
@@ -243,12 +262,14 @@ def checked_percentiles(percentiles: Sequence[float]) -> tuple[float, float]:
         If they are not two numbers from 0 to 100, the lower one first.
     """
     try:
-        lower, upper = map(float, percentiles)
-    except (TypeError, ValueError):
+        lower, upper = (
+            real_number("percentiles", number) for number in listed("percentiles", percentiles, "two numbers")
+        )
+    except ValueError:
         lower = upper = np.nan
     if not 0 <= lower < upper <= 100:
         raise GeometryError(
-            f"percentiles is {percentiles}: it must be two numbers from 0 to 100, the lower one first, such as (1, 99.8)"
+            f"percentiles is {shown(percentiles)}: it must be two numbers from 0 to 100, the lower one first, such as (1, 99.8)"
         )
     return lower, upper
 
@@ -264,6 +285,25 @@ def check_measurable(stack: ImageStack) -> None:
     dtype = np.dtype(stack.data_dtype)
     if dtype.kind not in "iubf" or dtype.itemsize > 8:
         raise SourceError(f"{stack.source} has dtype {dtype}: only integers and floats of up to 64 bits are normalised")
+
+
+def _check_fields(values: Any, names: set[str]) -> None:
+    if not isinstance(values, Mapping) or set(values) != names:
+        raise GeometryError(f"values is {shown(values)}: it must be what to_dict gave, a mapping of {sorted(names)}")
+
+
+def _check_prediction(prediction: Any) -> None:
+    if not isinstance(prediction, np.ndarray) or prediction.ndim < 2 or prediction.dtype.kind not in "biuf":
+        raise GeometryError(f"prediction is {shown(prediction)}: it must be an array C(Z)YX of real numbers")
+
+
+def _table(name: str, samples: Any) -> tuple[tuple[float, ...], ...]:
+    """Plain numbers, one row a sample."""
+    what = "a sequence of numbers for each sample, one for each channel"
+    return tuple(
+        tuple(real_number(name, number, finite=False, nan=True) for number in listed(name, numbers, what))
+        for numbers in listed(name, samples, what)
+    )
 
 
 def _normalisation(

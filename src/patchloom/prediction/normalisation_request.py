@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self, get_args
 
 import numpy as np
 
+from patchloom.argument_checks import one_of, shown
 from patchloom.errors import GeometryError
 from patchloom.image_stacks import HasStorageGrid, ImageStack
 from patchloom.prediction.normalisation import (
@@ -128,20 +129,20 @@ def normalisation_request(
     patchloom.errors.GeometryError: percentiles is (2, 98) and normalise is 'mean_std': they are for
     normalise='percentiles' (--normalise percentiles)
     """
-    if isinstance(normalise, str) and normalise not in get_args(Method):
-        raise GeometryError(f"normalise is {normalise!r}: it must be one of {', '.join(map(repr, get_args(Method)))}")
-    if percentiles is not None and normalise != "percentiles":
+    if isinstance(normalise, str):
+        one_of("normalise", normalise, get_args(Method))
+    if percentiles is not None and not (isinstance(normalise, str) and normalise == "percentiles"):
         raise GeometryError(
-            f"percentiles is {tuple(percentiles)} and normalise is {_named(normalise)}: they are for normalise='percentiles' "
+            f"percentiles is {shown(percentiles)} and normalise is {_named(normalise)}: they are for normalise='percentiles' "
             "(--normalise percentiles)"
         )
     if per is not None and not isinstance(normalise, str):
         raise GeometryError(
-            f"per is {per!r} and normalise is {_named(normalise)}: say what is measured for it, with normalise='mean_std' "
+            f"per is {shown(per)} and normalise is {_named(normalise)}: say what is measured for it, with normalise='mean_std' "
             "or normalise='percentiles' (--normalise)"
         )
-    if per not in (None, *get_args(Per)):
-        raise GeometryError(f"per is {per!r}: it must be one of {', '.join(map(repr, get_args(Per)))}")
+    if per is not None:
+        one_of("per", per, get_args(Per))
     if not isinstance(normalise, str):
         return None
     if normalise == "mean_std":

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from patchloom.argument_checks import flag, function
 from patchloom.errors import PatchloomError, SeriesError
 from patchloom.geometry.blend_weights import BlendWindow
 from patchloom.geometry.padding import Padding
@@ -127,6 +128,11 @@ def predict(
     >>> bool((result == image).all()), result.dtype
     (True, dtype('uint8'))
     """
+    function("model", model)
+    for name, value in (("overwrite", overwrite), ("keep_going", keep_going), ("progress", progress)):
+        flag(name, value)
+    if report is not None:
+        function("report", report)
     series = is_series(sources)
     asked: dict[str, Any] = {"normalise": normalise, "percentiles": percentiles, "per": per}
     request = normalisation_request(**asked)

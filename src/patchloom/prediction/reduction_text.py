@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from patchloom.errors import GeometryError
+from patchloom.argument_checks import shown
+from patchloom.errors import ArgumentTypeError, GeometryError
 from patchloom.prediction.reductions import (
     DTYPES,
     Argmax,
@@ -47,6 +48,8 @@ def parse_reduction(text: str) -> Reduction:
     patchloom.errors.GeometryError: 'softmax' is no reduction: write argmax, threshold:0.5, threshold:0.5@1 (of channel 1),
     channels:0,2, uint8 or uint8*255; several as a|b
     """
+    if not isinstance(text, str):
+        raise ArgumentTypeError(f"text is {shown(text)} of type {type(text).__name__}: it must be a reduction: {_HELP}")
     steps = tuple(_parse_step(step.strip()) for step in text.split("|"))
     return steps[0] if len(steps) == 1 else ReductionChain(steps)
 
@@ -57,7 +60,7 @@ def _parse_step(text: str) -> Reduction:
     except GeometryError:  # its own message says more
         raise
     except ValueError as error:
-        raise GeometryError(f"{text!r} is no reduction: {_HELP}") from error
+        raise GeometryError(f"{shown(text)} is no reduction: {_HELP}") from error
 
 
 def _step(text: str) -> Reduction:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
-from math import isfinite, isnan, prod
+from math import prod
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from patchloom.argument_checks import instances, listed, real_number
 from patchloom.errors import GeometryError, ModelOutputError
 from patchloom.geometry.checks import whole_number
 from patchloom.prediction.batch_prediction import to_dtype
@@ -29,6 +30,7 @@ _SLAB_VOXELS = 2**18
 """Voxels worked on at once, so that what is made on the way stays small."""
 
 
+@runtime_checkable
 class Reduction(Protocol):
     """Something that turns a block into a smaller one of the same spatial size."""
 
@@ -151,9 +153,7 @@ class Threshold:
     channel: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "value", float(self.value))
-        if isnan(self.value):
-            raise GeometryError("threshold is NaN: it must be a number")
+        object.__setattr__(self, "value", real_number("threshold", self.value, finite=False))
         if self.channel is not None:
             object.__setattr__(self, "channel", _checked_channel(self.channel))
 
@@ -210,7 +210,8 @@ class SelectChannels:
     channels: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "channels", tuple(map(_checked_channel, self.channels)))
+        given = listed("channels", self.channels, "a sequence of whole numbers, such as [0, 2]")
+        object.__setattr__(self, "channels", tuple(map(_checked_channel, given)))
         if not self.channels:
             raise GeometryError("channels is empty: name at least one")
 
@@ -264,8 +265,8 @@ class AsDtype:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", _number_dtype(self.dtype))
-        object.__setattr__(self, "scale", float(self.scale))
-        if not self.scale or not isfinite(self.scale):
+        object.__setattr__(self, "scale", real_number("scale", self.scale))
+        if not self.scale:
             raise GeometryError(f"scale is {self.scale}: it must be finite and not 0")
 
     @property
@@ -309,7 +310,10 @@ class ReductionChain:
     steps: tuple[Reduction, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "steps", tuple(self.steps))
+        steps = instances("steps", self.steps, Reduction, "a sequence of reductions, the first first")
+        if not steps:
+            raise GeometryError("steps is empty: name one reduction at least")
+        object.__setattr__(self, "steps", tuple(steps))
 
     @property
     def identity(self) -> str:
