@@ -280,7 +280,7 @@ def test_json_has_the_facts_of_the_table_also_where_an_image_failed(workplace: P
         "tiles": 15,
         "blocks": 1,
         "blocks_resumed": 0,
-        "blocks_skipped": 0,
+        "tiles_skipped": 0,
         "seconds": None,
         "error": None,
     }

@@ -46,8 +46,8 @@ def test_all_that_was_done_is_counted_image_by_image(
     assert [(report.axes, report.shape) for report in reports] == [("YX", (40, 50 + i)) for i in range(3)]
     assert sum(report.tiles for report in reports) == prepared.n_tiles
     assert [report.blocks for report in reports] == [len(grid) for grid in prepared.blocks]
-    assert reports[0].blocks_skipped == reports[2].blocks_skipped == 0
-    assert 0 < reports[1].blocks_skipped < reports[1].blocks
+    assert reports[0].tiles_skipped == reports[2].tiles_skipped == 0
+    assert 0 < reports[1].tiles_skipped < reports[1].tiles
     for report in reports:
         assert (report.blocks_resumed, report.error) == (0, None)
         assert report.seconds is not None
@@ -55,7 +55,7 @@ def test_all_that_was_done_is_counted_image_by_image(
     lines = capsys.readouterr().err.splitlines()[-4:]
     assert lines[0].split() == ["image", "output", "shape", "tiles", "blocks", "resumed", "skipped", "seconds"]
     for report, line in zip(reports, lines[1:], strict=True):
-        numbers = [report.tiles, report.blocks, 0, report.blocks_skipped, f"{report.seconds:.1f}"]
+        numbers = [report.tiles, report.blocks, 0, report.tiles_skipped, f"{report.seconds:.1f}"]
         shape = ["YX", *" × ".join(map(str, report.shape)).split()]
         assert line.split() == [report.source, *report.outputs, *shape, *map(str, numbers)]
 

@@ -19,6 +19,7 @@ import pytest
 
 from patchloom.errors import SinkError
 from patchloom.prediction import blocks, make_plan, predict
+from patchloom.prediction.emptiness import SkipDark
 from patchloom.prediction.ledger import Ledger, ledger_path
 from patchloom.sinks import OmeZarrSink
 
@@ -101,6 +102,51 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(settings: d
         left = {path.name for path in tmp_path.iterdir()} - {"killed.ome.zarr.lock"}
         assert left == {"image.npy", "whole.ome.zarr", "killed.ome.zarr"}
         shutil.rmtree(output)
+
+
+@pytest.mark.parametrize("blend", [None, "hann"])
+@pytest.mark.parametrize("limit", [10**9, 60_000])
+def test_a_run_that_skips_and_is_resumed_gives_the_model_the_same_batches_and_ends_in_the_same_bytes(
+    blend: Any, limit: int, tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "_CHUNK_SIZE", {2: 40, 3: 16})
+    monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [2000])
+    pixels = np.where(rng.random((2, 150, 130)) < 0.002, 900, 5).astype(np.uint16)
+    np.save(tmp_path / "image.npy", pixels)
+    settings: dict[str, Any] = {
+        "blend": blend,
+        "memory_limit": limit,
+        "skip": SkipDark(100),
+        "fill": 7,
+        "batch_size": 3,
+    }
+
+    batches: list[bytes] = []
+
+    def model(batch: np.ndarray) -> np.ndarray:
+        batches.append(batch.tobytes())
+        if len(batches) == stop_at:
+            raise RuntimeError
+        return batch + batch.max(axis=(-1, -2), keepdims=True)
+
+    stop_at = 0
+    go_on(tmp_path / "whole.ome.zarr", model, **settings)
+    expected, undisturbed = files(tmp_path / "whole.ome.zarr"), list(batches)
+    assert len(undisturbed) > 25
+    for moment in range(2, len(undisturbed), 7):
+        output = tmp_path / f"killed{moment}.ome.zarr"
+        batches.clear()
+        stop_at = moment
+        with pytest.raises(RuntimeError):
+            go_on(output, model, **settings)
+        n_first = len(batches)
+        stop_at = 0
+        go_on(output, model, **settings)
+        assert set(batches) == set(undisturbed)
+        if moment > len(undisturbed) // 2 and limit == 10**9:
+            assert len(batches) < n_first + len(undisturbed)
+        found = {name: content for name, content in files(output).items() if name != "zarr.json"}
+        assert found == {name: content for name, content in expected.items() if name != "zarr.json"}
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ whole: the products sum to one at every voxel. Nobody needs an image of weights,
 
     Σ_tiles Π_axes w(x - s) / Σ_s' w(x - s')  =  Π_axes ( Σ_s w(x - s) / Σ_s' w(x - s') )  =  1
 
-This holds while every tile of the plan is there; where tiles are skipped, weights have to be summed up instead.
+This holds while every tile of the plan is there; a tile that is skipped counts as one of a single value.
 
 A window weighs a voxel by its *context*: its distance to the nearer end of the tile. Two rules make this true at every
 image size, not only where tiles lie a step apart::

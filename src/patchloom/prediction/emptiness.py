@@ -1,7 +1,8 @@
-"""Where there is nothing to predict: whether the model runs at all is decided for each block by itself.
+"""Rules that decide on which tiles the model need not run.
 
-A block that is skipped is filled with one value. All others come out the same as if none were skipped: every tile that
-reaches into them runs, also where it lies over a skipped block for the most part.
+A tile that is skipped counts as one for which the model returned `fill` everywhere. All others run and come out as if none
+were skipped. What is skipped depends on the tiles of the plan and on the images, and on nothing else: not on memory, blocks,
+batches, or what an earlier run finished.
 """
 
 from __future__ import annotations
@@ -18,16 +19,21 @@ from numpy.typing import NDArray
 from patchloom.argument_checks import instances, listed, real_number
 from patchloom.axes import spatial_axes
 from patchloom.errors import GeometryError
+from patchloom.extraction import PatchExtractor
 from patchloom.filters.score_files import fingerprint
 from patchloom.geometry.checks import whole_number
 from patchloom.image_stacks import HasFiles, ImageStack
-from patchloom.prediction.blocks import Block
+from patchloom.prediction.candidate_tiles import CandidateTiles
 from patchloom.prediction.source_scan import scan_source
 
 
 @runtime_checkable
 class SkipRule(Protocol):
-    """Something that tells of a block whether it can be skipped."""
+    """A rule that decides on which tiles the model need not run."""
+
+    @property
+    def images(self) -> Sequence[ImageStack]:
+        """Image stacks that the rule reads besides the series, such as masks."""
 
     @property
     def identity(self) -> str:
@@ -47,24 +53,18 @@ class SkipRule(Protocol):
             If it does not fit one of them; the message names both.
         """
 
-    def skips(self, image_stacks: Sequence[ImageStack], data_idx: int, block: Block, context: Sequence[int]) -> bool:
-        """Decide on one block. The answer depends on nothing but the arguments and the pixels.
+    def skips(self, tiles: CandidateTiles) -> Sequence[bool]:
+        """Decide on tiles, each by itself: the answer depends on the tile and the images only.
 
         Parameters
         ----------
-        image_stacks : sequence of ImageStack
-            The series, which was checked.
-        data_idx : int
-            Which image stack.
-        block : Block
-            The block, in voxels of the image.
-        context : sequence of int
-            How far around it, `(z,) y, x`, tiles that reach into it see.
+        tiles : CandidateTiles
+            The tiles, of a series that was checked.
 
         Returns
         -------
-        bool
-            Whether the model need not run.
+        sequence of bool
+            For each tile, whether it is skipped.
 
         Raises
         ------
@@ -75,12 +75,14 @@ class SkipRule(Protocol):
 
 @dataclass(frozen=True)
 class SkipOutside:
-    """Skip blocks in which a mask is 0 everywhere.
+    """Skip tiles in which a mask is 0 everywhere.
 
-    Only the block itself counts, not what lies around it: nobody asked for a result outside the mask. A mask may be coarser
-    than its image, by a whole number of its own along each axis; its last voxel then stands for what is left of the image.
-    Where sizes do not divide and several whole numbers fit (a mask of 3 voxels may be that of 10 by 3 or by 4), a block is
-    skipped only if all of them say so.
+    Only the part of the image that a tile predicts counts, not a margin around it: a result outside the mask is not wanted.
+    Every tile that touches the mask runs, so that cropped or blended, the result inside the mask is as without skipping.
+
+    A mask may be coarser than its image, by a whole number of its own along each axis; its last voxel then stands for what is
+    left of the image. Where sizes do not divide and several whole numbers fit (a mask of 3 voxels may be that of 10 by 3 or
+    by 4), a tile is skipped only if it lies outside the mask for each of them.
 
     Parameters
     ----------
@@ -89,14 +91,13 @@ class SkipOutside:
 
     Examples
     --------
-    >>> from patchloom import ArrayStack
+    >>> import patchloom as pl
     >>> image, mask = np.ones((8, 8)), np.zeros((2, 2), np.uint8)
     >>> mask[0, 1] = 1
-    >>> rule = SkipOutside([ArrayStack(mask, axes="YX")])
-    >>> series = [ArrayStack(image, axes="YX")]
-    >>> rule.check(series)
-    >>> [rule.skips(series, 0, Block(0, (slice(0, 4), slice(x, x + 3))), (0, 0)) for x in (0, 1, 2)]
-    [True, True, False]
+    >>> options = {"axes": "YX", "patch_size": (4, 4), "overlaps": (0, 0), "progress": False}
+    >>> rule = SkipOutside([pl.ArrayStack(mask, axes="YX")])
+    >>> pl.predict(lambda batch: batch, image, skip=rule, **options)[::4, ::4].tolist()
+    [[0.0, 1.0], [0.0, 0.0]]
     """
 
     masks: tuple[ImageStack, ...]
@@ -104,6 +105,11 @@ class SkipOutside:
     def __post_init__(self) -> None:
         masks = instances("masks", self.masks, ImageStack, "a sequence of image stacks; open_stacks makes them")
         object.__setattr__(self, "masks", tuple(masks))
+
+    @property
+    def images(self) -> Sequence[ImageStack]:
+        """The masks."""
+        return self.masks
 
     @property
     def identity(self) -> str:
@@ -126,48 +132,46 @@ class SkipOutside:
                 if not fitting_factors(size, coarse):
                     raise GeometryError(f"{shapes}: along {axis} no whole number scales {coarse} to {size}")
 
-    def skips(
-        self,
-        image_stacks: Sequence[ImageStack],
-        data_idx: int,
-        block: Block,
-        context: Sequence[int],  # noqa: ARG002  # a result outside the mask is not wanted, whatever lies around
-    ) -> bool:
-        """Decide on one block; see `SkipRule.skips`."""
-        mask = self.masks[data_idx]
-        sizes = zip(block.window, image_stacks[data_idx].data_shape[2:], mask.data_shape[2:], strict=True)
-        window = [coarse_window(part, size, coarse) for part, size, coarse in sizes]
-        sample_idx = block.sample_idx if mask.data_shape[0] > 1 else 0
-        pieces = scan_source(mask, samples=range(sample_idx, sample_idx + 1), window=window)
-        return not any(bool(piece.any()) for _, piece in pieces)
+    def skips(self, tiles: CandidateTiles) -> Sequence[bool]:
+        """Decide on tiles; see `SkipRule.skips`."""
+        mask, shape = self.masks[tiles.data_idx], tiles.image_stacks[tiles.data_idx].data_shape[2:]
+        extractor = PatchExtractor([mask], pool=tiles.pool)
+        skipped = []
+        for spec, window in zip(tiles.specs, tiles.windows, strict=True):
+            sample_idx = spec["sample_idx"] if mask.data_shape[0] > 1 else 0
+            coarse = [coarse_window(*axis) for axis in zip(window, shape, mask.data_shape[2:], strict=True)]
+            starts, sizes = [part.start for part in coarse], [part.stop - part.start for part in coarse]
+            skipped.append(not extractor.extract_patch(0, sample_idx, starts, sizes).any())
+        return skipped
 
 
 @dataclass(frozen=True)
 class SkipDark:
-    """Skip blocks in and around which no voxel is brighter than a threshold.
+    """Skip tiles of which no voxel is brighter than a threshold.
 
-    What lies around a block counts as far as its tiles see, so that a model that is blind to voxels up to the threshold loses
-    nothing. NaN is not bright.
+    All voxels that the model would get count, those that padding brings in from the other side of the image (`"wrap"`)
+    included, so that a model that is blind to voxels up to the threshold loses nothing. Zeros around the image
+    (`"constant"`) do not count. NaN is not bright.
 
     Parameters
     ----------
     threshold : float
         The highest grey value that is dark, in grey values of the source.
     channels : sequence of int, optional
-        Which channels are looked at; all by default.
+        Channels that count, from 0. If None, all count.
 
     Raises
     ------
     GeometryError
-        If the threshold is NaN, or there is no channel, or one is no whole number or below 0.
+        If the threshold is NaN, or there is no channel, or one is not a whole number or below 0.
 
     Examples
     --------
-    >>> from patchloom import ArrayStack
-    >>> series = [ArrayStack(np.array([[0, 0, 0, 0, 9, 0]]), axes="YX")]
-    >>> rule = SkipDark(threshold=3)
-    >>> [rule.skips(series, 0, Block(0, (slice(0, 1), slice(0, 3))), (0, reach)) for reach in (1, 2)]
-    [True, False]
+    >>> import patchloom as pl
+    >>> image = np.array([[0, 1, 2, 0, 0, 9, 0, 0]])
+    >>> options = {"axes": "YX", "patch_size": (1, 4), "overlaps": (0, 0), "progress": False}
+    >>> pl.predict(lambda batch: batch + 1, image, skip=SkipDark(threshold=3), fill=0, **options).tolist()
+    [[0, 0, 0, 0, 1, 10, 1, 1]]
     """
 
     threshold: float
@@ -186,6 +190,11 @@ class SkipDark:
         object.__setattr__(self, "channels", numbers)
 
     @property
+    def images(self) -> Sequence[ImageStack]:
+        """None: only the series is read."""
+        return ()
+
+    @property
     def identity(self) -> str:
         """Threshold and channels."""
         return json.dumps({"skip": "dark", "threshold": self.threshold, "channels": self.channels})
@@ -201,18 +210,12 @@ class SkipDark:
             if np.dtype(stack.data_dtype).kind == "c":
                 raise GeometryError(f"{stack.source} is complex, and only real numbers can be above a threshold")
 
-    def skips(self, image_stacks: Sequence[ImageStack], data_idx: int, block: Block, context: Sequence[int]) -> bool:
-        """Decide on one block; see `SkipRule.skips`."""
-        stack = image_stacks[data_idx]
-        window = [
-            slice(max(part.start - reach, 0), min(part.stop + reach, size))
-            for part, reach, size in zip(block.window, context, stack.data_shape[2:], strict=True)
-        ]
-        samples = range(block.sample_idx, block.sample_idx + 1)
-        return all(self.is_dark(pixels) for _, pixels in scan_source(stack, samples=samples, window=window))
+    def skips(self, tiles: CandidateTiles) -> Sequence[bool]:
+        """Decide on tiles; see `SkipRule.skips`."""
+        return [self.is_dark(pixels) for pixels in tiles.read()]
 
     def is_dark(self, pixels: NDArray[Any]) -> bool:
-        """Decide on pixels that are there already, `C(Z)YX` with all channels of the source."""
+        """Return whether no voxel is bright, of `C(Z)YX` pixels with all channels of the source."""
         for channel in range(len(pixels)) if self.channels is None else self.channels:
             values = pixels[channel]
             # Of floats one NaN would be the maximum and hide the others.

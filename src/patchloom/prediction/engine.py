@@ -7,7 +7,8 @@ thread is raised in the main one, and all threads have ended when a run returns 
 
 from __future__ import annotations
 
-from collections import deque
+import itertools
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,10 +19,11 @@ from typing import Any, NamedTuple, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.errors import PatchloomError
+from patchloom.errors import GeometryError, PatchloomError
 from patchloom.extraction import ChunkPool, PatchExtractor
 from patchloom.patch_specs import TileSpecs
 from patchloom.prediction.batch_prediction import check_forms, predict_batch, read_forms, refuse_nan, to_dtype
+from patchloom.prediction.emptiness import SkipRule
 from patchloom.prediction.memory import WRITE_BEHIND
 from patchloom.prediction.models.model import Model
 from patchloom.prediction.open_blocks import OpenBlocks
@@ -30,8 +32,8 @@ from patchloom.prediction.plan import PredictionPlan
 from patchloom.prediction.progress import Advance
 from patchloom.prediction.shared_work import RunTogether, one_by_one, side_by_side
 from patchloom.prediction.stage_times import StageTimes
-from patchloom.prediction.tile_reading import batch_dtype, data_idx_of, empty_batch, read_tiles
-from patchloom.prediction.work import Batch, batches
+from patchloom.prediction.tile_reading import batch_dtype, candidate_tiles, data_idx_of, empty_batch, read_tiles
+from patchloom.prediction.work import Batch, Step, batches, needed_tiles
 from patchloom.spec_table import SpecTable
 
 
@@ -49,11 +51,13 @@ class BlockWriter(Protocol):
 
 
 class _BatchRead(NamedTuple):
-    """A batch, its tiles, and what gives their pixels when they are there; a batch may consist of finished blocks only."""
+    """A batch that was read; it may consist of skipped tiles and finished blocks only."""
 
     batch: Batch
     tiles: SpecTable | None = None
-    pixels: Callable[[], NDArray[Any]] | None = None
+    pixels: NDArray[Any] | None = None
+    failure: PatchloomError | None = None
+    """Why the pixels could not be read."""
 
 
 def learn_forms(plan: PredictionPlan, model: Model) -> tuple[tuple[OutputForm, ...], ...]:
@@ -111,8 +115,8 @@ class Engine:
     times: StageTimes = field(default_factory=StageTimes)
     failures: dict[int, PatchloomError] = field(default_factory=dict)
     """What went wrong with each image that was left behind."""
-    _skips: dict[tuple[int, int], bool] = field(default_factory=dict)
-    """What was decided of blocks that may need no model, by image and number: once for each."""
+    skipped: Counter[int] = field(default_factory=Counter)
+    """Number of tiles of each image that this run skipped."""
 
     def run(self, advance: Advance) -> None:
         """Compute and write all blocks that are not done.
@@ -137,32 +141,26 @@ class Engine:
             stitcher = _Stitcher(self, write, run_together)
             for of_batch in self._read_ahead(extractor, read, run_together):
                 self._run_batch(of_batch, stitcher)
-                advance(len(of_batch.batch.tiles))
+                advance(of_batch.batch.n_needed)
             stitcher.finish_writes(leave=0)
 
     def count_tiles(self) -> int:
-        """Count the tiles that are still to be run."""
-        return sum(len(batch.tiles) for batch in self._work())
+        """Count the tiles that are still to be run or skipped."""
+        return sum(
+            is_needed
+            for data_idx, grid in enumerate(self.plan.blocks)
+            for block in range(len(grid))
+            for _, is_needed in needed_tiles(self.plan, data_idx, block, self.is_done)
+        )
 
     def is_done(self, data_idx: int, block: int) -> bool:
         """Whether nothing is left to do for a block."""
         return data_idx in self.failures or self.writer.is_done(data_idx, block)
 
-    def needs_no_model(self, data_idx: int, block: int) -> bool:
-        """Whether a block is filled instead of computed."""
-        if self.plan.skip is None:
-            return False
-        if (data_idx, block) not in self._skips:
-            place = self.plan.blocks[data_idx][block]
-            with self.leaving_behind(data_idx):
-                skips = self.plan.skip.skips(self.plan.stacks, data_idx, place, self.plan.patch_size)
-                self._skips[data_idx, block] = skips
-        return self._skips.get((data_idx, block), True)  # there is no decision where the image failed
-
     @property
     def n_skipped(self) -> int:
-        """How many blocks were filled instead of computed."""
-        return sum(self._skips.values())
+        """Number of tiles that this run skipped."""
+        return self.skipped.total()
 
     @contextmanager
     def leaving_behind(self, data_idx: int) -> Iterator[None]:
@@ -174,10 +172,25 @@ class Engine:
                 raise
             self.failures.setdefault(data_idx, error)
 
-    def _work(self) -> Iterator[Batch]:
-        return batches(
-            self.plan, is_done=self.is_done, needs_no_model=self.needs_no_model, share_images=not self.keep_going
-        )
+    def _work(self, extractor: PatchExtractor) -> Iterator[Batch]:
+        skips = None if self.plan.skip is None else partial(self._skips, self.plan.skip, extractor)
+        return batches(self.plan, is_done=self.is_done, skips=skips, share_images=not self.keep_going)
+
+    def _skips(
+        self, rule: SkipRule, extractor: PatchExtractor, data_idx: int, block: int, tiles: Sequence[int]
+    ) -> Sequence[bool]:
+        """Decide on tiles of a block's turn; if the image fails meanwhile, nothing of it is run any more."""
+        with self.leaving_behind(data_idx):
+            skipped = list(rule.skips(candidate_tiles(self.plan, extractor, self.plan.tiling.specs(tiles))))
+            if len(skipped) != len(tiles):
+                raise GeometryError(f"the skip rule decided on {len(skipped)} of {len(tiles)} tiles: it must on all")
+            schedule = self.plan.schedule(data_idx)
+            self.skipped[data_idx] += sum(
+                bool(is_skipped) and schedule.is_first_turn(tile, block)
+                for tile, is_skipped in zip(tiles, skipped, strict=True)
+            )
+            return skipped
+        return [True] * len(tiles)
 
     def _run_batch(self, read: _BatchRead, stitcher: _Stitcher) -> None:
         data_idx = read.batch.steps[0].data_idx
@@ -193,19 +206,39 @@ class Engine:
         """Yield batches while the next ones are being read into arrays that are used again."""
         ahead = self.plan.read_ahead
         arrays: list[NDArray[Any] | None] = [None] * (ahead + 1)
-        pending: deque[_BatchRead] = deque()
-        for number, batch in enumerate(self._work()):
-            if batch.tiles:
-                tiles = self.plan.tiling.specs(batch.tiles)
-                room = self._room(arrays, number % len(arrays), tiles)
-                # What is in memory is copied when the model is free, by all cores: there is nothing to wait for.
-                reading = partial(read_tiles, self.plan, extractor, tiles, room, one_by_one if ahead else run_together)
-                pending.append(_BatchRead(batch, tiles, read(reading).result if ahead else reading))
-            else:
-                pending.append(_BatchRead(batch))
+        pending: deque[Callable[[], _BatchRead | None]] = deque()
+        work = self._work(extractor)  # a skip rule looks at pixels too, so the thread that reads goes on with it
+        for number in itertools.count():
+            # What is in memory is copied when the model is free, by all cores: there is nothing to wait for.
+            reading = partial(
+                self._read_next, work, extractor, arrays, number % len(arrays), one_by_one if ahead else run_together
+            )
+            pending.append(read(reading).result if ahead else reading)
             if len(pending) > ahead:
-                yield pending.popleft()
-        yield from pending
+                with self.times.spent("waiting for reads"):
+                    batch = pending.popleft()()
+                if batch is None:
+                    return
+                yield batch
+
+    def _read_next(
+        self,
+        work: Iterator[Batch],
+        extractor: PatchExtractor,
+        arrays: list[NDArray[Any] | None],
+        place: int,
+        run_together: RunTogether,
+    ) -> _BatchRead | None:
+        """Read the next batch into one of the arrays; None if there is none."""
+        batch = next(work, None)
+        if batch is None or not batch.tiles:
+            return None if batch is None else _BatchRead(batch)
+        tiles = self.plan.tiling.specs(batch.tiles)
+        try:
+            pixels = read_tiles(self.plan, extractor, tiles, self._room(arrays, place, tiles), run_together)
+        except PatchloomError as error:
+            return _BatchRead(batch, tiles, failure=error)
+        return _BatchRead(batch, tiles, pixels)
 
     def _room(self, arrays: list[NDArray[Any] | None], place: int, tiles: SpecTable) -> NDArray[Any]:
         """Give room for a batch: the array that was used longest ago, if it fits."""
@@ -216,13 +249,13 @@ class Engine:
 
     def _predict(self, data_idx: int, read: _BatchRead) -> tuple[list[TileSpecs], list[NDArray[Any]]]:
         """Run the model on a batch: for each output `(B, C, (Z), Y, X)` without margin, ready to be stitched."""
+        if read.failure is not None:
+            raise read.failure
         if read.tiles is None or read.pixels is None:
             return [], []
-        with self.times.spent("waiting for reads"):
-            pixels = read.pixels()
         specs = cast("list[TileSpecs]", read.tiles.to_specs())
         with self.times.spent("model"):
-            predictions = predict_batch(self.model, pixels, specs)
+            predictions = predict_batch(self.model, read.pixels, specs)
         forms = self.plan.forms[data_idx]
         check_forms(predictions, forms, self.plan.patch_size, specs)
         with self.times.spent("stitching"):
@@ -255,20 +288,37 @@ class _Stitcher:
 
     def stitch(self, batch: Batch, specs: Sequence[TileSpecs], predictions: Sequence[NDArray[Any]]) -> None:
         """Go through the steps of a batch."""
-        position = 0
-        for data_idx, turn, tile in batch.steps:
-            blocks = self._blocks[data_idx]
-            if tile is None:
-                empty = self._engine.needs_no_model(data_idx, turn)
-                self._send_off(data_idx, turn, partial(blocks.filled, turn) if empty else blocks.close(turn))
-                continue
-            parts = [prediction[position] for prediction in predictions]
-            for number in self._schedules[data_idx].blocks_served(tile, turn):
-                if not (self._engine.is_done(data_idx, number) or self._engine.needs_no_model(data_idx, number)):
-                    blocks.add(number, specs[position], parts)
-            position += 1
+        ran = zip(specs, range(len(specs)), strict=True)
+        skipped = iter(self._skipped_specs(batch))
+        for step in batch.steps:
+            if step.tile is None:
+                self._send_off(step.data_idx, step.block, self._blocks[step.data_idx].close(step.block))
+            elif step.is_skipped:
+                self._skip(step, next(skipped))
+            else:
+                spec, position = next(ran)
+                self._add(step, spec, [prediction[position] for prediction in predictions])
         for data_idx in {step.data_idx for step in batch.steps}:
             self._blocks[data_idx].finish()
+
+    def _add(self, step: Step, spec: TileSpecs, parts: Sequence[NDArray[Any]]) -> None:
+        for number in self._open_blocks(step):
+            self._blocks[step.data_idx].add(number, spec, parts)
+
+    def _skip(self, step: Step, spec: TileSpecs) -> None:
+        for number in self._open_blocks(step):
+            self._blocks[step.data_idx].skip(number, spec)
+
+    def _open_blocks(self, step: Step) -> Iterator[int]:
+        """Yield the blocks that get a part of a tile and are not done."""
+        assert step.tile is not None  # noqa: S101  # asked only of tiles
+        for number in self._schedules[step.data_idx].blocks_served(step.tile, step.block):
+            if not self._engine.is_done(step.data_idx, number):
+                yield number
+
+    def _skipped_specs(self, batch: Batch) -> list[TileSpecs]:
+        tiles = batch.skipped
+        return cast("list[TileSpecs]", self._engine.plan.tiling.specs(tiles).to_specs()) if tiles else []
 
     def finish_writes(self, *, leave: int) -> None:
         """Wait until at most so many blocks are being written."""

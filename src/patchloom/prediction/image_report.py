@@ -41,8 +41,8 @@ class ImageReport:
     blocks_resumed: int
     """Of these, how many an earlier run had finished."""
 
-    blocks_skipped: int
-    """Of these, how many were filled instead of computed."""
+    tiles_skipped: int
+    """Number of tiles that this run filled instead of computing them."""
 
     seconds: float | None
     """From the first read to completion, neighbours in the series read meanwhile included; `None` if not completed now."""
@@ -76,7 +76,7 @@ def report_images(plan: PredictionPlan, outputs: Outputs, engine: Engine) -> lis
             tiles=len(plan.tiling.get_patch_indices(data_idx)),
             blocks=len(plan.blocks[data_idx]),
             blocks_resumed=len(outputs.resumed[data_idx]),
-            blocks_skipped=sum(engine.needs_no_model(data_idx, block) for block in outputs.written(data_idx)),
+            tiles_skipped=engine.skipped[data_idx],
             seconds=None if data_idx not in outputs.seconds else round(outputs.seconds[data_idx], 3),
             error=None if data_idx not in engine.failures else str(engine.failures[data_idx]),
         )
@@ -107,7 +107,7 @@ def _table(reports: Iterable[ImageReport]) -> Table:
     for name in ("tiles", "blocks", "resumed", "skipped", "seconds"):
         table.add_column(name, justify="right")
     for report in reports:
-        numbers = (report.tiles, report.blocks, report.blocks_resumed, report.blocks_skipped)
+        numbers = (report.tiles, report.blocks, report.blocks_resumed, report.tiles_skipped)
         seconds = "" if report.seconds is None else f"{report.seconds:.1f}"
         shape = f"{report.axes} {' × '.join(map(str, report.shape))}"
         table.add_row(Text(report.source), _outcome(report), shape, *map(str, numbers), seconds)

@@ -99,9 +99,12 @@ def plan(
         What of an image is normalised by statistics of its own: all of it together, which is the default, each channel,
         each sample (a time point is one), or each channel of each sample.
     skip : SkipRule, optional
-        Which blocks need no model, such as `SkipDark(threshold=100)`.
+        Decides which tiles the model does not run on, such as `SkipDark(threshold=100)`: by the tile and the images only,
+        so that memory, blocks, batches and resuming change nothing. A skipped tile counts as one for which the model
+        returned `fill` everywhere, cropped or blended. By default no tile is skipped.
     fill : float
-        What those are filled with.
+        Value of the output where tiles are skipped. `reduce` does not change it: with `reduce`, it is written wherever all
+        tiles are skipped, and elsewhere skipped tiles count as 0 in a blend.
     memory_limit : int, optional
         Bytes that the run may take, measuring for `normalise` included, the model's own needs not counted. Half of what is
         free by default.

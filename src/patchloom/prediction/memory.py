@@ -59,8 +59,8 @@ def check_memory_limit(memory_limit: int | None) -> int:
 
 
 def cache_bytes(wanted: int, memory_limit: int) -> int:
-    """Return the size of the cache of decoded chunks: what is wanted, within `CACHE_BYTES` and a quarter of the limit."""
-    return min(wanted, CACHE_BYTES, memory_limit // 4)
+    """Return the size of the cache of decoded chunks: what is wanted, within a quarter of the limit."""
+    return min(wanted, memory_limit // 4)
 
 
 def least_limit(others: int, wanted_cache: int) -> int:
@@ -74,7 +74,7 @@ def least_limit(others: int, wanted_cache: int) -> int:
     """
     # If the cache takes a quarter of the limit, three quarters are left: the least L with L - L // 4 >= others.
     quarter = 4 * (others - 1) // 3 + 1 - others
-    return others + min(wanted_cache, CACHE_BYTES, quarter)
+    return others + min(wanted_cache, quarter)
 
 
 @dataclass(frozen=True, slots=True)

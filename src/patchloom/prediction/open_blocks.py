@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from math import prod
 from typing import Any, NamedTuple
 
@@ -25,11 +25,26 @@ from patchloom.stitching import add_blended_tile, paste_tile
 class _Buffer:
     """One output of one open block."""
 
-    values: NDArray[Any]
     window: tuple[slice, ...]
     """Where it lies in the output."""
     n_added: int = 0
-    """Voxels that were pasted, counted in one channel, or tiles that were blended."""
+    """Voxels that were pasted or skipped, counted in one channel, or tiles that were blended or skipped."""
+    memory: NDArray[Any] | None = None
+    """What tiles are added to; None before the first."""
+    is_predicted: NDArray[np.bool_] | None = None
+    """Where a tile was added, if that must be known at the end."""
+
+    @property
+    def values(self) -> NDArray[Any]:
+        """What tiles are added to."""
+        assert self.memory is not None  # noqa: S101  # a tile was added
+        return self.memory
+
+    def mark(self, start: Sequence[int], size: Sequence[int]) -> None:
+        """Note that a tile was added to a box of the output, as far as it lies in the block."""
+        if self.is_predicted is not None:
+            axes = zip(start, size, self.window, strict=True)
+            self.is_predicted[tuple(slice(max(a - w.start, 0), max(a + n - w.start, 0)) for a, n, w in axes)] = True
 
 
 class _Addition(NamedTuple):
@@ -94,20 +109,62 @@ class OpenBlocks:
         tiles : sequence of array
             `C(Z)YX` for each output: the prediction without its margin, in voxels of the output.
         """
-        if number not in self._buffers:
-            window, lent = self.plan.blocks[self.data_idx][number].window, self.lend(number)
-            self._buffers[number] = [
-                self._empty(form, window, memory) for form, memory in zip(self.forms, lent, strict=True)
-            ]
-        outputs = zip(self.forms, tiles, self._buffers[number], strict=True)
-        for position, (form, tile, buffer) in enumerate(outputs):
+        buffers = self._opened(number)
+        if any(buffer.memory is None for buffer in buffers):
+            for form, buffer, lent in zip(self.forms, buffers, self.lend(number), strict=True):
+                self._allocate(form, buffer, lent)
+        for position, (form, tile, buffer) in enumerate(zip(self.forms, tiles, buffers, strict=True)):
             if self.plan.blend is None:
-                buffer.n_added += paste_tile(tile, _scaled(spec, form), buffer.values, buffer.window)
+                scaled = _scaled(spec, form)
+                buffer.n_added += paste_tile(tile, scaled, buffer.values, buffer.window)
+                buffer.mark(scaled["stitch_coords"], scaled["crop_size"])
             else:
-                weights = self._weights(spec, form, tile.shape[1:])
-                addition = _Addition(tile, form.place(spec["coords"]), weights, buffer)
-                self._additions.setdefault(position, []).append(addition)
+                place, weights = form.place(spec["coords"]), self._weights(spec, form, tile.shape[1:])
+                self._additions.setdefault(position, []).append(_Addition(tile, place, weights, buffer))
                 buffer.n_added += 1
+                if (
+                    buffer.is_predicted is not None
+                ):  # a tile that was moved inside the image may weigh nothing at an end
+                    weighing = [np.flatnonzero(of_axis) for of_axis in weights.along_axes()]
+                    starts = [start + int(of_axis[0]) for start, of_axis in zip(place, weighing, strict=True)]
+                    buffer.mark(starts, [int(of_axis[-1] - of_axis[0]) + 1 for of_axis in weighing])
+
+    def skip(self, number: int, spec: TileSpecs) -> None:
+        """Add a tile that is skipped to one block: as if the model had returned `fill` everywhere.
+
+        With a reduction, which `fill` does not go through, the tile counts as 0 in a blend.
+
+        Parameters
+        ----------
+        number : int
+            Number of the block.
+        spec : TileSpecs
+            The tile, in voxels of the input.
+        """
+        if self.plan.blend is not None and self.plan.reduction is None and self.plan.fill != 0:
+            self.add(number, spec, self._filled_tiles)
+            return
+        for form, buffer in zip(self.forms, self._opened(number), strict=True):
+            # Nothing to write: a block begins as `fill` if tiles are cropped, and adding zeros changes no sum.
+            buffer.n_added += 1 if self.plan.blend is not None else _n_kept(_scaled(spec, form), buffer.window)
+
+    @cached_property
+    def _filled_tiles(self) -> list[NDArray[Any]]:
+        """A prediction of `fill` for each output, `C(Z)YX`; in a blend, integers may be floats."""
+        return [
+            np.full(
+                (form.n_channels, *form.size(self.plan.tiling.patch_size)),
+                self.plan.fill,
+                form.dtype if form.dtype.kind in "fc" else self.plan.accumulator(form),
+            )
+            for form in self.forms
+        ]
+
+    def _opened(self, number: int) -> list[_Buffer]:
+        if number not in self._buffers:
+            window = self.plan.blocks[self.data_idx][number].window
+            self._buffers[number] = [_Buffer(form.window(window)) for form in self.forms]
+        return self._buffers[number]
 
     def finish(self) -> None:
         """Blend all tiles that were added: in slabs along the outermost axis, so that no two threads share a voxel."""
@@ -136,10 +193,11 @@ class OpenBlocks:
             If the plan has a hole, which would be a fault of Patchloom.
         """
         self.finish()
-        buffers = self._buffers.pop(number)
+        buffers = self._opened(number)
+        del self._buffers[number]
         for buffer in buffers:
             blended = self.plan.blend is not None
-            voxels = prod(part.stop - part.start for part in buffer.window)
+            voxels = prod(_shape(buffer.window))
             wanted = self.plan.schedule(self.data_idx).n_serving(number) if blended else voxels
             if buffer.n_added != wanted:
                 what = "tiles were added to" if blended else "voxels were predicted of"
@@ -147,28 +205,31 @@ class OpenBlocks:
         return partial(self._as_written, buffers)
 
     def _as_written(self, buffers: Sequence[_Buffer]) -> list[NDArray[Any]]:
-        if self.plan.reduction is not None:
-            return [self.plan.reduction(buffer.values) for buffer in buffers]
-        dtypes = [self.plan.stored(form)[1] for form in self.forms]
-        return [to_dtype(buffer.values, dtype, []) for buffer, dtype in zip(buffers, dtypes, strict=True)]
+        return [self._output(form, buffer) for form, buffer in zip(self.forms, buffers, strict=True)]
 
-    def filled(self, number: int) -> list[NDArray[Any]]:
-        """Make a block that needs no model, `C(Z)YX` for each output."""
-        window = self.plan.blocks[self.data_idx][number].window
-        return [
-            np.full((channels, *(part.stop - part.start for part in form.window(window))), self.plan.fill, dtype)
-            for form in self.forms
-            for channels, dtype in [self.plan.stored(form)]
-        ]
+    def _output(self, form: OutputForm, buffer: _Buffer) -> NDArray[Any]:
+        channels, dtype = self.plan.stored(form)
+        if buffer.memory is None:  # every tile was skipped
+            return np.full((channels, *_shape(buffer.window)), self.plan.fill, dtype)
+        if self.plan.reduction is None:
+            return to_dtype(buffer.values, dtype, [])
+        reduced = self.plan.reduction(buffer.values)
+        if buffer.is_predicted is not None and not buffer.is_predicted.all():
+            reduced = np.where(buffer.is_predicted, reduced, np.array(self.plan.fill, dtype))
+        return reduced
 
-    def _empty(self, form: OutputForm, window: Sequence[slice], memory: NDArray[Any] | None) -> _Buffer:
-        """Make a buffer: in the memory of the output itself where what is put together there is what is written."""
-        dtype, place = self.plan.accumulator(form), form.window(window)
-        if memory is None or self.plan.reduction is not None or memory.dtype != dtype:
-            memory = np.empty((form.n_channels, *(part.stop - part.start for part in place)), dtype)
+    def _allocate(self, form: OutputForm, buffer: _Buffer, lent: NDArray[Any] | None) -> None:
+        """Give a buffer memory: that of the output itself if what is put together there is what is written."""
+        dtype, shape = self.plan.accumulator(form), _shape(buffer.window)
+        if lent is None or self.plan.reduction is not None or lent.dtype != dtype:
+            lent = np.empty((form.n_channels, *shape), dtype)
+        buffer.memory = lent
         if self.plan.blend is not None:
-            memory[...] = 0
-        return _Buffer(memory, place)
+            lent[...] = 0
+        elif self.plan.skip is not None:
+            lent[...] = self.plan.fill if self.plan.reduction is None else 0
+        if self.plan.skip is not None and self.plan.reduction is not None:
+            buffer.is_predicted = np.zeros(shape, np.bool_)
 
     def _weights(self, spec: TileSpecs, form: OutputForm, size: tuple[int, ...]) -> TileWeights:
         blend = self.plan.blend
@@ -181,6 +242,16 @@ class OpenBlocks:
                 for of_axis, factor in zip(extents, form.scale, strict=True)
             )
         return TileWeights(blend, size, extents)
+
+
+def _shape(window: Sequence[slice]) -> tuple[int, ...]:
+    return tuple(part.stop - part.start for part in window)
+
+
+def _n_kept(spec: TileSpecs, window: Sequence[slice]) -> int:
+    """Count the voxels that a tile keeps in a window of the image."""
+    axes = zip(spec["stitch_coords"], spec["crop_size"], window, strict=True)
+    return prod(max(0, min(start + size, part.stop) - max(start, part.start)) for start, size, part in axes)
 
 
 def _add_all(additions: Sequence[_Addition], rows: slice) -> None:

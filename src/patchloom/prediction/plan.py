@@ -20,7 +20,7 @@ from patchloom.image_stacks import HasStorageGrid, HoldsPixels, ImageStack
 from patchloom.patching import TiledPatching
 from patchloom.prediction.blocks import BlockGrid
 from patchloom.prediction.emptiness import SkipRule
-from patchloom.prediction.memory import READ_AHEAD, SINK_BYTES, MemoryUse, cache_bytes, least_limit
+from patchloom.prediction.memory import CACHE_BYTES, READ_AHEAD, SINK_BYTES, MemoryUse, cache_bytes, least_limit
 from patchloom.prediction.models.model import ModelDescription
 from patchloom.prediction.normalisation import Normalisation
 from patchloom.prediction.output_form import OutputForm
@@ -85,10 +85,10 @@ class PredictionPlan:
     """For each image, how its grey values are brought to the model's range; empty where they go in as they are."""
 
     skip: SkipRule | None
-    """Which blocks need no model."""
+    """Which tiles are skipped."""
 
     fill: float
-    """What blocks that need no model are filled with."""
+    """Value of the output where tiles are skipped."""
 
     memory_limit: int
     """Bytes that the run may take."""
@@ -146,8 +146,16 @@ class PredictionPlan:
 
     @property
     def _bytes_of_one_tile(self) -> int:
-        itemsize = 4 if self.normalisations else max(np.dtype(stack.data_dtype).itemsize for stack in self.stacks)
+        itemsize = 4 if self.normalisations else self._source_itemsize
         return prod(self.patch_size) * int(self.stacks[0].data_shape[1]) * itemsize
+
+    @property
+    def _bytes_of_source_tile(self) -> int:
+        return prod(self.patch_size) * int(self.stacks[0].data_shape[1]) * self._source_itemsize
+
+    @property
+    def _source_itemsize(self) -> int:
+        return max(np.dtype(stack.data_dtype).itemsize for stack in self.stacks)
 
     @property
     def output_known(self) -> bool:
@@ -218,23 +226,24 @@ class PredictionPlan:
     @property
     def cache_bytes(self) -> int:
         """Decoded chunks of the sources that are kept, so that a chunk is not decoded for each tile that needs it."""
-        return cache_bytes(self._largest_image_bytes, self.memory_limit)
+        return cache_bytes(self._wanted_cache, self.memory_limit)
 
     @property
     def least_memory_limit(self) -> int:
         """The smallest `memory_limit` in which a run with these blocks fits."""
-        return least_limit(self.memory.total - self.cache_bytes, self._largest_image_bytes)
+        return least_limit(self.memory.total - self.cache_bytes, self._wanted_cache)
 
     @cached_property
-    def _largest_image_bytes(self) -> int:
-        """Decoded size of the largest image that is stored in chunks, with the parts of its chunks that lie outside."""
+    def _wanted_cache(self) -> int:
+        """Bytes of the largest image that is stored in chunks, with the parts of its chunks that lie outside."""
+        stacks = (*self.stacks, *(() if self.skip is None else self.skip.images))
         images = [
             prod(-(-size // chunk) * chunk for size, chunk in zip(stack.data_shape, stack.chunk_shape, strict=True))
             * np.dtype(stack.data_dtype).itemsize
-            for stack in self.stacks
+            for stack in stacks
             if isinstance(stack, HasStorageGrid) and not _in_memory(stack)
         ]
-        return max(images, default=0)
+        return min(max(images, default=0), CACHE_BYTES)
 
     @property
     def memory(self) -> MemoryUse:
@@ -248,6 +257,8 @@ class PredictionPlan:
                 put_together = form.n_channels * voxels * self.accumulator(form).itemsize
                 shard, stored = voxels * dtype.itemsize, channels * voxels * dtype.itemsize
                 converted = self.reduction is not None or self.accumulator(form) != dtype
+                if self.skip is not None and self.reduction is not None:
+                    put_together += voxels  # where tiles were added
                 of_block += put_together
                 of_write += put_together + converted * stored + min(stored, max(shard, SINK_BYTES))
                 of_tile += form.n_channels * prod(form.size(self.patch_size)) * form.dtype.itemsize
@@ -259,9 +270,11 @@ class PredictionPlan:
     @property
     def _batches_bytes(self) -> int:
         batch = self.batch_size * self._bytes_of_one_tile
+        # A skip rule looks at a batch of tiles before the next one is read.
+        looked_at = 0 if self.skip is None else self.batch_size * self._bytes_of_source_tile
         if not self.read_ahead:
-            return batch
-        return (self.read_ahead + 1) * batch + max([batch, *map(self._decoded_bytes, self.stacks)])
+            return batch + looked_at
+        return looked_at + (self.read_ahead + 1) * batch + max([batch, *map(self._decoded_bytes, self.stacks)])
 
     def _decoded_bytes(self, stack: ImageStack) -> int:
         """Count what a stack decodes at once for a batch, before it is kept: chunks, which are read whole."""

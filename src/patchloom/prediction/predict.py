@@ -268,7 +268,7 @@ def run_plan(
                 engine.run(advance)
         reports = report_images(prepared, outputs, engine)
         if progress:
-            show_summary(engine.times.seconds, engine.n_skipped, prepared.n_blocks)
+            show_summary(engine.times.seconds, engine.n_skipped, prepared.n_tiles)
             show_reports(reports)
         if report is not None:
             report(reports)

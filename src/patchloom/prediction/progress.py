@@ -57,19 +57,19 @@ def show_progress(label: str, total: int, *, shown: bool) -> Iterator[Advance]:
     yield print_line
 
 
-def show_summary(seconds: Mapping[str, float], n_skipped: int, n_blocks: int) -> None:
+def show_summary(seconds: Mapping[str, float], n_skipped: int, n_tiles: int) -> None:
     """Say on standard error where the time of a run went, and what was skipped.
 
     Parameters
     ----------
     seconds : mapping of str to float
         Seconds by stage.
-    n_skipped, n_blocks : int
-        Blocks for which the model did not run, and all blocks.
+    n_skipped, n_tiles : int
+        Number of tiles that were skipped, and of all tiles.
     """
     parts = [f"{stage} {spent:.1f} s" for stage, spent in seconds.items()]
     if n_skipped:
-        parts.append(f"{n_skipped} of {n_blocks} blocks skipped")
+        parts.append(f"{n_skipped} of {n_tiles} tiles skipped")
     if parts:
         Console(stderr=True, soft_wrap=True).print(", ".join(parts), highlight=False)
 

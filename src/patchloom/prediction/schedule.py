@@ -129,6 +129,24 @@ class TileSchedule:
             for block, (first, last) in zip(position, self._served, strict=True)
         )
 
+    def is_first_turn(self, tile: int, number: int) -> bool:
+        """Return whether a tile of a block's turn belongs to no earlier turn.
+
+        Parameters
+        ----------
+        tile : int
+            Flat index of the tile.
+        number : int
+            Number of the block.
+        """
+        _, position = self.blocks.position(number)
+        rest = tile - self._first_tile
+        for axis in range(len(self._grid) - 1, -1, -1):
+            rest, place = divmod(rest, self._grid[axis])
+            if self._served[axis][0, place] != position[axis]:
+                return False
+        return True
+
     def blocks_served(self, tile: int, number: int) -> Iterator[int]:
         """Yield the numbers of the blocks to which a tile that is computed in the turn of a block contributes.
 

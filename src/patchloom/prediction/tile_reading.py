@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.errors import SourceError
 from patchloom.extraction import PatchExtractor
+from patchloom.patch_specs import TileSpecs
 from patchloom.prediction.batch_prediction import name_tiles
+from patchloom.prediction.candidate_tiles import CandidateTiles
 from patchloom.prediction.plan import PredictionPlan
 from patchloom.prediction.shared_work import WORTH_SHARING, RunTogether, in_parts, n_threads, one_by_one
 from patchloom.spec_table import SpecTable
@@ -78,6 +80,40 @@ def _fill(plan: PredictionPlan, extractor: PatchExtractor, tiles: SpecTable, bat
         per_channel = (-1, *(1,) * (tile.ndim - 1))
         np.multiply(tile, np.asarray(normalisation.scale[sample_idx], np.float32).reshape(per_channel), out=tile)
         np.add(tile, np.asarray(normalisation.offset[sample_idx], np.float32).reshape(per_channel), out=tile)
+
+
+def candidate_tiles(plan: PredictionPlan, extractor: PatchExtractor, tiles: SpecTable) -> CandidateTiles:
+    """Make tiles readable for a skip rule.
+
+    Parameters
+    ----------
+    plan : PredictionPlan
+        The plan.
+    extractor : PatchExtractor
+        Reads its series through a pool.
+    tiles : SpecTable
+        Tiles of one image, as the plan's tiling has them.
+    """
+    assert extractor.pool is not None  # noqa: S101  # a run has one
+    specs = cast("list[TileSpecs]", tiles.to_specs())
+    return CandidateTiles(plan.stacks, specs, partial(_read_from_image, plan, extractor, tiles), extractor.pool)
+
+
+def _read_from_image(plan: PredictionPlan, extractor: PatchExtractor, tiles: SpecTable) -> list[NDArray[Any]]:
+    """Read the voxels of the image that tiles consist of: all but the zeros around it."""
+    table, stack = _with_margin(tiles, plan.margin), plan.stacks[data_idx_of(tiles)]
+    try:
+        pixels = extractor.extract_batch(table, dtype=stack.data_dtype)
+    except SourceError:
+        read_tiles(plan, extractor, tiles)  # raises with the name of the tile
+        raise
+    if plan.padding != "constant":
+        return list(pixels)
+    sizes, starts = stack.data_shape[2:], table.columns["coords"].tolist()
+    return [
+        tile[(slice(None), *(slice(max(-at, 0), size - at) for at, size in zip(start, sizes, strict=True)))]
+        for tile, start in zip(pixels, starts, strict=True)
+    ]
 
 
 def data_idx_of(tiles: SpecTable) -> int:

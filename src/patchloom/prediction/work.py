@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from patchloom.prediction.plan import PredictionPlan
 
 
 class Step(NamedTuple):
-    """One tile to run, or (where `tile` is `None`) one block to close."""
+    """One tile to run or to skip, or (if `tile` is None) one block to close."""
 
     data_idx: int
     block: int
     """Number of the block in whose turn this is."""
     tile: int | None
     """Flat index of the tile."""
+    is_skipped: bool = False
+    """Whether the tile is filled instead of run."""
+    is_needed: bool = True
+    """Whether a block that is not done gets a part of the tile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +31,25 @@ class Batch:
 
     @property
     def tiles(self) -> list[int]:
-        """Flat indices of the tiles, in order."""
-        return [step.tile for step in self.steps if step.tile is not None]
+        """Flat indices of the tiles that are run, in order."""
+        return [step.tile for step in self.steps if step.tile is not None and not step.is_skipped]
+
+    @property
+    def skipped(self) -> list[int]:
+        """Flat indices of the tiles that are skipped, in order."""
+        return [step.tile for step in self.steps if step.tile is not None and step.is_skipped]
+
+    @property
+    def n_needed(self) -> int:
+        """Number of tiles, run or skipped, that a block needs."""
+        return sum(step.tile is not None and step.is_needed for step in self.steps)
 
 
 def batches(
     plan: PredictionPlan,
     *,
     is_done: Callable[[int, int], bool],
-    needs_no_model: Callable[[int, int], bool],
+    skips: Callable[[int, int, Sequence[int]], Sequence[bool]] | None = None,
     share_images: bool = True,
 ) -> Iterator[Batch]:
     """Yield the work of a run, batch by batch.
@@ -44,43 +58,99 @@ def batches(
     a resumed run gives the model the same batches, and so gets the same bits. Batches of which no tile is needed any more
     are left out.
 
+    If tiles may be skipped, a batch ends with the turn of a block: only the tiles of turns that are still needed have to be
+    looked at to form the same batches again.
+
     Parameters
     ----------
     plan : PredictionPlan
         The plan.
     is_done : callable
-        Says of an image and the number of a block whether the block is done already.
-    needs_no_model : callable
-        Says of a block that is not done whether the model need not run for it.
+        Takes an image and the number of a block; returns whether the block is done already.
+    skips : callable, optional
+        Takes an image, the number of a block and some tiles of its turn, at most `plan.batch_size`; returns for each tile
+        whether it is skipped. If None, no tile is.
     share_images : bool
         Whether a batch may hold tiles of several images; they must be of one dtype then, and fail together.
     """
-    steps: list[Step] = []
-    n_tiles, needed = 0, False
+    forming = _FormingBatch(plan.batch_size)
     for data_idx in range(len(plan.stacks)):
-        schedule = plan.schedule(data_idx)
-        if steps and not (share_images and _alike(plan, data_idx - 1, data_idx)):
-            if needed:
-                yield Batch(tuple(steps))
-            steps, n_tiles, needed = [], 0, False
+        if not (share_images and data_idx and _alike(plan, data_idx - 1, data_idx)):
+            yield from forming.end()
         for block in range(len(plan.blocks[data_idx])):
-            open_block = not is_done(data_idx, block)
-            for tile in schedule.tiles_of(block).tolist():
-                if n_tiles == plan.batch_size:
-                    if needed:
-                        yield Batch(tuple(steps))
-                    steps, n_tiles, needed = [], 0, False
-                steps.append(Step(data_idx, block, tile))
-                n_tiles += 1
-                needed = needed or any(
-                    not is_done(data_idx, served) and not needs_no_model(data_idx, served)
-                    for served in schedule.blocks_served(tile, block)
-                )
-            if open_block:
-                steps.append(Step(data_idx, block, None))
-                needed = True
-    if needed:
-        yield Batch(tuple(steps))
+            is_open = not is_done(data_idx, block)
+            for step in _steps_of_turn(plan, data_idx, block, is_done, skips):
+                yield from forming.add(step)
+            if is_open:
+                yield from forming.add(Step(data_idx, block, None))
+            if skips is not None:
+                yield from forming.end()
+    yield from forming.end()
+
+
+def needed_tiles(
+    plan: PredictionPlan, data_idx: int, block: int, is_done: Callable[[int, int], bool]
+) -> list[tuple[int, bool]]:
+    """List the tiles of a block's turn, each with whether a block that is not done needs it.
+
+    Parameters
+    ----------
+    plan : PredictionPlan
+        The plan.
+    data_idx, block : int
+        The image, and the number of the block.
+    is_done : callable
+        As in `batches`.
+    """
+    schedule = plan.schedule(data_idx)
+    return [
+        (tile, any(not is_done(data_idx, served) for served in schedule.blocks_served(tile, block)))
+        for tile in schedule.tiles_of(block).tolist()
+    ]
+
+
+def _steps_of_turn(
+    plan: PredictionPlan,
+    data_idx: int,
+    block: int,
+    is_done: Callable[[int, int], bool],
+    skips: Callable[[int, int, Sequence[int]], Sequence[bool]] | None,
+) -> Iterator[Step]:
+    tiles = needed_tiles(plan, data_idx, block, is_done)
+    if skips is None:
+        yield from (Step(data_idx, block, tile, is_needed=is_needed) for tile, is_needed in tiles)
+    elif any(is_needed for _, is_needed in tiles):
+        for start in range(0, len(tiles), plan.batch_size):
+            group = tiles[start : start + plan.batch_size]
+            skipped = skips(data_idx, block, [tile for tile, _ in group])
+            for (tile, is_needed), is_skipped in zip(group, skipped, strict=True):
+                yield Step(data_idx, block, tile, bool(is_skipped), is_needed)
+
+
+@dataclass
+class _FormingBatch:
+    """Steps that will become a batch."""
+
+    size: int
+    steps: list[Step] = field(default_factory=list)
+    n_tiles: int = 0
+    """Number of steps that run a tile."""
+
+    def add(self, step: Step) -> Iterator[Batch]:
+        """Add a step; yield the batch before it if that is full."""
+        runs = step.tile is not None and not step.is_skipped
+        if runs and self.n_tiles == self.size:
+            yield from self.end()
+        self.steps.append(step)
+        self.n_tiles += runs
+
+    def end(self) -> Iterator[Batch]:
+        """Yield what is needed of the steps so far, and begin with none."""
+        steps, self.steps, self.n_tiles = self.steps, [], 0
+        if not any(step.is_needed for step in steps if step.tile is not None and not step.is_skipped):
+            steps = [step for step in steps if step.tile is None or (step.is_skipped and step.is_needed)]
+        if steps:
+            yield Batch(tuple(steps))
 
 
 def _alike(plan: PredictionPlan, first: int, second: int) -> bool:
