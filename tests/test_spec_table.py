@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from patchloom.errors import SpecError
@@ -200,3 +200,82 @@ def test_what_is_not_coordinates_is_refused(value: Any) -> None:
 def test_a_row_is_a_dictionary(row: Any) -> None:
     with pytest.raises(SpecError, match="it must be a dictionary"):
         SpecTable.from_specs([row])
+
+
+DAMAGED = {
+    "text.npz": b"x",
+    "empty.npz": b"",
+    "zip.npz": b"PK\x05\x06" + bytes(18),
+    "brace.jsonl": b"{",
+    "list.jsonl": b"[1]\n",
+    "nothing.jsonl": b"\n\n",
+    "bytes.jsonl": b"\xff\xfe",
+    "deep.jsonl": b"[" * 100_000,
+    "number.jsonl": b"1" * 10_000,
+    "null.jsonl": b"null",
+    "fraction.jsonl": b'{"data_idx": 0.5, "sample_idx": 0, "coords": [0, 0], "patch_size": [8, 8]}',
+    "huge.jsonl": b'{"data_idx": 1e400, "sample_idx": 0, "coords": [0, 0], "patch_size": [8, 8]}',
+    "fields.jsonl": b'{"data_idx": 0}',
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_file_that_is_no_table_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(DAMAGED[name])
+    with pytest.raises(SpecError, match=rf"{name} cannot be read as a table of specifications: "):
+        SpecTable.load(tmp_path / name)
+
+
+def test_what_is_no_file_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "folder.npz").mkdir()
+    for name in ("folder.npz", "none.npz", "none.jsonl"):
+        with pytest.raises(SpecError, match=rf"{name} cannot be read as a table of specifications: "):
+            SpecTable.load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"data_idx": np.zeros(3)},
+        {name: np.zeros(3) for name in PATCH},
+        {name: np.array(5) for name in PATCH},
+        {name: np.array(["a"]) for name in PATCH},
+        {name: np.zeros((3, 2), "M8[s]") for name in PATCH},
+    ],
+)
+def test_arrays_that_are_no_columns_are_refused(tmp_path: Path, columns: dict[str, Any]) -> None:
+    np.savez(tmp_path / "a.npz", **columns)
+    with pytest.raises(SpecError, match=r"a\.npz cannot be read"):
+        SpecTable.load(tmp_path / "a.npz")
+
+
+def test_objects_are_never_unpickled(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "sprung",))
+
+    np.savez(tmp_path / "a.npz", **{name: np.array([Trap()], object) for name in PATCH})
+    with pytest.raises(SpecError, match=r"a\.npz cannot be read"):
+        SpecTable.load(tmp_path / "a.npz")
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".jsonl"])
+@given(data=st.data())
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_table_is_the_table_or_refused(tmp_path: Path, suffix: str, data: st.DataObject) -> None:
+    """A text file has no checksum: there a digit may become another."""
+    table = SpecTable.from_specs(
+        [{"data_idx": 0, "sample_idx": n, "coords": (0, 8 * n), "patch_size": (16, 16)} for n in range(20)]
+    )
+    content = bytearray(table.save(tmp_path / f"a{suffix}").read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    damaged = tmp_path / f"b{suffix}"
+    damaged.write_bytes(content[: data.draw(st.integers(0, len(content))) or None])
+    try:
+        loaded = SpecTable.load(damaged)
+    except SpecError:
+        return
+    if suffix == ".npz":
+        assert loaded == table

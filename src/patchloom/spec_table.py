@@ -16,6 +16,7 @@ from typing import Any, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.array_archive import read_arrays
 from patchloom.errors import SpecError
 from patchloom.local_paths import normalize_path
 from patchloom.patch_specs import PatchSpecs
@@ -165,19 +166,23 @@ class SpecTable(Sequence[PatchSpecs]):
 
     @classmethod
     def load(cls, path: str | Path) -> SpecTable:
-        """Read a table that `save` wrote.
+        """Read a table that `save` wrote; any other file is refused.
 
         Raises
         ------
         SpecError
-            If the file name ends otherwise, or the file holds no specifications.
+            If the file name ends otherwise, there is no such file, it is damaged, or it contains no specifications.
         """
         path = Path(normalize_path(path))
-        if _storage_format(path) == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return cls(dict(arrays))
-        with path.open(encoding="utf-8") as file:
-            return cls.from_specs(json.loads(line) for line in file if line.strip())
+        storage_format = _storage_format(path)
+        try:
+            if storage_format == ".npz":
+                return cls(read_arrays(path))
+            with path.open(encoding="utf-8") as file:
+                return cls.from_specs(json.loads(line) for line in file if line.strip())
+        except (OSError, ValueError, RecursionError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise SpecError(f"{path} cannot be read as a table of specifications: {why}") from error
 
 
 def _n_axes(field: str) -> int:

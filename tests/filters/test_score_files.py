@@ -12,7 +12,7 @@ import tifffile
 
 from patchloom import ArrayStack, EntropyFilter, MaxFilter, MeanFilter, NamedFilter, open_stacks, score_cells
 from patchloom.errors import SinkError
-from patchloom.filters.score_files import FOLDER_NAME
+from patchloom.filters.score_files import FOLDER_NAME, score_files
 from patchloom.image_stacks import TiffStack, ZarrStack
 
 
@@ -215,3 +215,32 @@ def test_a_write_that_fails_halfway_leaves_nothing(tiff, monkeypatch):
     (found,) = scan(tiff)
     assert found.scores[0].shape == (1, 3, 4)
     assert kept(tiff) == []
+
+
+def test_whatever_bit_of_a_file_flips_its_scores_are_the_same_or_scanned_again(tiff, tmp_path):
+    """Every seventh bit, which is each of a byte in turn."""
+    (file,) = score_files(open_stacks(tiff, "YX")[0], (16, 16), None, [MaxFilter()], tmp_path / "scores")
+    scores = np.arange(12.0).reshape(1, 3, 4)
+    file.write(scores)
+    content = file.path.read_bytes()
+    n_again = 0
+    for position in range(0, 8 * len(content), 7):
+        flipped = bytearray(content)
+        flipped[position // 8] ^= 1 << position % 8
+        file.path.write_bytes(flipped)
+        found = file.read()
+        n_again += found is None
+        assert found is None or np.array_equal(found, scores)
+    assert n_again > len(content) // 7
+    file.path.write_bytes(content)
+    assert np.array_equal(file.read(), scores)
+
+
+@pytest.mark.parametrize("scores", [np.zeros((1, 3, 4), "float32"), np.zeros((1, 4, 3)), np.array("x"), None])
+def test_scores_of_another_kind_are_scanned_again(tiff, scores, reads):
+    scan(tiff)
+    (path,) = kept(tiff)
+    with np.load(path) as arrays:
+        told = {name: arrays[name] for name in ("state", "question")}
+    np.savez(path, **told, **({} if scores is None else {"scores": scores}))
+    assert reads.during(lambda: scan(tiff)) == 1

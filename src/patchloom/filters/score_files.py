@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.array_archive import read_arrays
 from patchloom.errors import SinkError
 from patchloom.filters.cell_filters import CellFilter, HasIdentity
 from patchloom.geometry.grid_cells import cell_counts
@@ -46,15 +46,14 @@ class ScoreFile:
     """Of the scores."""
 
     def read(self) -> NDArray[np.float64] | None:
-        """Read the scores, if they are there and still hold."""
+        """Read the scores, if they are there and still hold; a file that is damaged counts as not there."""
         try:
-            # Opened here, since `np.load` leaves a file open that is no archive.
-            with self.path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                scores = file["scores"]
-                holds = str(file["state"]) == self.state and str(file["question"]) == self.question
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            found = read_arrays(self.path)
+            scores: NDArray[np.float64] = found["scores"]
+            holds = str(found["state"]) == self.state and str(found["question"]) == self.question
+        except (OSError, ValueError, KeyError):
             return None
-        return scores if holds and scores.shape == self.shape else None
+        return scores if holds and scores.shape == self.shape and scores.dtype == np.float64 else None
 
     def write(self, scores: NDArray[np.float64]) -> None:
         """Write the scores, all or nothing.
