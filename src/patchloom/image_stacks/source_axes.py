@@ -33,7 +33,7 @@ def axes_from_names(names: Sequence[object]) -> str | None:
     return "".join(letters) if legal else None
 
 
-def unknown_axes(source: str | Path, shape: Sequence[int], said: str = "") -> AxesError:
+def unknown_axes(source: str | Path, shape: Sequence[int], said: str = "", letters: Sequence[str] = ()) -> AxesError:
     """Return the error for a source whose axes nobody named; it shows the shape and an example.
 
     Parameters
@@ -44,6 +44,8 @@ def unknown_axes(source: str | Path, shape: Sequence[int], said: str = "") -> Ax
         Its own shape.
     said : str
         What the source says of its axes, as the end of a sentence; nothing where it says nothing.
+    letters : sequence of str
+        The letters that it has for them, one for each; the example keeps those that can be kept.
 
     Examples
     --------
@@ -54,7 +56,11 @@ def unknown_axes(source: str | Path, shape: Sequence[int], said: str = "") -> Ax
     'STCZYX' for each, such as axes='ZYX'
     """
     sizes = tuple(int(size) for size in shape)
-    example = "YXC" if len(sizes) == 3 and sizes[-1] in (3, 4) else _EXAMPLES.get(len(sizes))
+    example = _EXAMPLES.get(len(sizes))
+    if example and len(letters) == len(sizes) and {"Y", "X"} <= set(letters):
+        example = _completed(letters)
+    elif len(sizes) == 3 and sizes[-1] in (3, 4):
+        example = "YXC"
     if example is None:
         return AxesError(f"{source} has shape {sizes}: an image has 2 to 6 axes, Y and X always among them")
     reason = said or "but not what its axes are"
@@ -62,3 +68,15 @@ def unknown_axes(source: str | Path, shape: Sequence[int], said: str = "") -> Ax
         f"{source} has shape {sizes}, {reason}: say so with one letter of {LEGAL_AXES!r} for each, such as "
         f"axes={example!r}"
     )
+
+
+def _completed(letters: Sequence[str]) -> str:
+    """Replace letters that are not legal or occur twice, of which the last stays, by others."""
+    last = {letter: place for place, letter in enumerate(letters)}
+    is_kept = [letter in LEGAL_AXES and last[letter] == place for place, letter in enumerate(letters)]
+    kept = {letter for letter, keep in zip(letters, is_kept, strict=True) if keep}
+    free = [letter for letter in ("STZC" if len(kept) > 2 else "ZCTS") if letter not in kept]
+    axes = []
+    for letter, keep in zip(reversed(letters), reversed(is_kept), strict=True):
+        axes.append(letter if keep else free.pop(0))
+    return "".join(reversed(axes))

@@ -6,6 +6,8 @@ programs write there.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,66 +16,72 @@ import tifffile
 from patchloom.axes import AxesMap
 from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks.fitting_metadata import fitting_metadata
-from patchloom.image_stacks.unit_names import unit_name
+from patchloom.image_stacks.ome_xml import OmeImage
+from patchloom.image_stacks.unit_names import unit_of
 
 
-def tiff_metadata(tif: tifffile.TiffFile, series: int, axes_map: AxesMap) -> ImageMetadata:
-    """Metadata of one series of an open file, as far as they fit the image.
-
-    Parameters
-    ----------
-    tif : TiffFile
-        The open file.
-    series : int
-        Which series of it.
-    axes_map : AxesMap
-        The image's axes and shape.
-    """
-    if tif.is_ome and tif.ome_metadata:
-        images = _listed(tifffile.xml2dict(tif.ome_metadata).get("OME", {}).get("Image"))
-        if series < len(images):
-            return _of_ome_image(images[series], axes_map)
-    if tif.is_imagej and tif.imagej_metadata:
-        return _of_imagej(tif.imagej_metadata, tif.series[series].keyframe, axes_map)
-    return ImageMetadata()
-
-
-def _of_ome_image(image: dict[str, Any], axes_map: AxesMap) -> ImageMetadata:
-    pixels = image.get("Pixels", {})
-    steps = {axis: (pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "ZYX"}
-    steps["T"] = (pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit", "s"))
-    channels = _listed(pixels.get("Channel"))
-    colors = [channel.get("Color") for channel in channels]
+def metadata_of_ome(image: OmeImage, axes_map: AxesMap) -> ImageMetadata:
+    """Metadata of an image that OME-XML describes, as far as they fit the axes."""
     return fitting_metadata(
         axes_map,
-        name=str(image.get("Name", "")),
-        steps=steps,
-        channel_names=[str(channel.get("Name", "")) for channel in channels],
-        # OME keeps a colour as a signed 32-bit number, red to alpha.
-        channel_colors=["" if color is None else f"{(int(color) >> 8) & 0xFFFFFF:06X}" for color in colors],
+        name=image.name,
+        steps={axis: _known(size, unit) for axis, (size, unit) in image.voxel_size.items()},
+        channel_names=image.channel_names,
+        channel_colors=image.channel_colors,
     )
 
 
-def _of_imagej(told: dict[str, Any], page: tifffile.TiffPage, axes_map: AxesMap) -> ImageMetadata:
-    unit = str(told.get("unit", "")).replace("\\u00B5", "µ")
-    steps: dict[str, tuple[float | None, str]] = {"T": (told.get("finterval"), "s")}
-    if unit_name(unit):
-        # Without a unit these are the printer's again.
-        steps["Z"] = (told.get("spacing"), unit)
-        steps["Y"] = (_pixel_size(page, "YResolution"), unit)
-        steps["X"] = (_pixel_size(page, "XResolution"), unit)
-    tables = [np.asarray(table) for table in told.get("LUTs", ())]
-    colors = ["".join(f"{value:02X}" for value in table[:, -1].tolist()) for table in tables if table.shape == (3, 256)]
+def metadata_of_imagej(told: Mapping[str, Any], page: tifffile.TiffPage, axes_map: AxesMap) -> ImageMetadata:
+    """Metadata of an ImageJ file, as far as they fit the axes.
+
+    Parameters
+    ----------
+    told : mapping
+        Its description, as tifffile reads it.
+    page : TiffPage
+        Its first page, which has the resolution.
+    axes_map : AxesMap
+        The image's axes and shape.
+    """
+    unit = _unit(told.get("unit"))
+    steps = {"T": _known(_number(told.get("finterval")), _unit(told.get("tunit")) or "s")}
+    sizes = {"Z": told.get("spacing"), "Y": _pixel_size(page, "YResolution"), "X": _pixel_size(page, "XResolution")}
+    for axis, size in sizes.items():
+        own_unit = _unit(told.get(f"{axis.lower()}unit")) or unit
+        if own_unit:
+            # Without a unit these are the printer's again.
+            steps[axis] = _known(_number(size), own_unit)
+    tables = [np.asarray(table) for table in _listed(told.get("LUTs"))]
+    colors = ["".join(f"{value:02X}" for value in table[:, -1].tolist()) for table in tables if _is_lookup_table(table)]
     return fitting_metadata(axes_map, steps=steps, channel_colors=colors)
 
 
+def _known(size: float | None, unit: str) -> tuple[float | None, str]:
+    """Size and unit of a voxel; no size where the unit is not one of length or time, such as `"pixel"`."""
+    name, factor = unit_of(unit)
+    return (None if size is None or not name else abs(size) * factor, name)
+
+
+def _unit(told: Any) -> str:
+    """Read a unit of ImageJ's, which writes the micro sign as an escape."""
+    return str(told or "").replace("\\u00B5", "µ").replace("\\u00b5", "µ").strip()
+
+
+def _number(told: Any) -> float | None:
+    is_number = isinstance(told, (int, float)) and not isinstance(told, bool) and abs(told) < 1e300
+    return float(told) if is_number and math.isfinite(told) else None
+
+
 def _pixel_size(page: tifffile.TiffPage, tag: str) -> float | None:
-    numerator, denominator = page.tags.valueof(tag, (0, 1))
-    return denominator / numerator if numerator else None
+    told = page.tags.valueof(tag)
+    if not isinstance(told, tuple) or len(told) != 2 or not all(_number(part) for part in told):
+        return None
+    return float(told[1] / told[0])
 
 
-def _listed(element: Any) -> list[dict[str, Any]]:
-    """Return XML children as a list, which a lone one is not."""
-    if element is None:
-        return []
-    return list(element) if isinstance(element, (list, tuple)) else [element]
+def _listed(told: Any) -> list[Any]:
+    return list(told) if isinstance(told, (list, tuple)) else []
+
+
+def _is_lookup_table(table: np.ndarray[Any, Any]) -> bool:
+    return table.shape == (3, 256) and table.dtype == np.uint8

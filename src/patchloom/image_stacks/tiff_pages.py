@@ -5,10 +5,11 @@ offsets and byte counts, is taken once, when the file is opened; from then on a 
 
 1. picking the pages and, on each, the segments that the box meets,
 2. reading the bytes of those segments and no others,
-3. decoding them with the page's own decoder, which tifffile makes,
+3. decoding them with the page's own decoder,
 4. copying what lies in the box.
 
-Pages that are neither compressed nor cut up are mapped into memory instead, so that only the rows needed are read.
+Pages may be stored differently: each has a `PageKind`, made from its own tags. Pages that are neither compressed nor cut up
+are mapped into memory instead, so that only the rows needed are read.
 
 Everything here sees a page as `(planar samples, depth, length, width, interleaved samples)`, as tifffile does. Files
 are opened for each read, and only the maps last used are kept: a series of thousands of TIFFs would run into the limit
@@ -22,7 +23,7 @@ import math
 import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, BinaryIO, NamedTuple
 
@@ -31,9 +32,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from patchloom.errors import SourceError
-
-Decoder = Callable[..., tuple[NDArray[Any] | None, tuple[int, ...], tuple[int, ...]]]
-"""tifffile's: from the bytes and number of a segment to its pixels, its place and its shape."""
+from patchloom.image_stacks.tiff_segments import Decoder
 
 MAPS_KEPT = 32
 """How many files stay mapped into memory. Mapped anew, a file costs a page fault for every page read."""
@@ -43,32 +42,8 @@ MISSING = -1
 
 
 @dataclass(frozen=True, slots=True)
-class PageTable:
-    """The segments of a series of equal pages; plain data that pickles.
-
-    Examples
-    --------
-    >>> table = PageTable(
-    ...     files=("a.tif",), file_of_page=np.zeros(2, int),
-    ...     offsets=np.array([[8], [40]]), byte_counts=np.full((2, 1), 32),
-    ...     page_shape=(1, 1, 4, 4, 1), segment_shape=(1, 1, 4, 4, 1), dtype=np.dtype("<u2"), mapped=True, fill=0,
-    ...     keyframe=("a.tif", 72), jpeg_tables=(), jpeg_header=None,
-    ... )
-    >>> table.segment_counts
-    (1, 1, 1, 1)
-    """
-
-    files: tuple[str, ...]
-    """The files that pages lie in; mostly one."""
-
-    file_of_page: NDArray[np.intp]
-    """For each page the number of its file, or `MISSING`."""
-
-    offsets: NDArray[np.int64]
-    """Pages × segments: where a segment begins in its file. One segment a page if `mapped`."""
-
-    byte_counts: NDArray[np.int64]
-    """Pages × segments: how long a segment is as stored."""
+class PageKind:
+    """How pages are stored; plain data that pickles."""
 
     page_shape: tuple[int, ...]
     """Shape of a page."""
@@ -79,20 +54,29 @@ class PageTable:
     dtype: np.dtype[Any]
     """The pixels' dtype, in the file's byte order."""
 
-    mapped: bool
-    """Whether each page is one run of plain pixels."""
+    color: str
+    """What the values mean, such as `"MINISBLACK"`; pages of one image agree in it."""
 
     fill: float
     """Value of the pixels of a segment that was left out."""
 
-    keyframe: tuple[str, int]
-    """File and offset of the directory of a page that has everything a decoder must know."""
-
-    jpeg_tables: tuple[bytes | None, ...]
-    """For each page the tables that its JPEG segments share; empty where none has any."""
+    directory: tuple[str, int]
+    """File and offset of a directory that has everything a decoder must know."""
 
     jpeg_header: bytes | None
     """What JPEG segments lack at their beginning, in some formats."""
+
+    is_plain: bool
+    """Whether segments that follow each other are the pixels of a page, as they are but for the byte order."""
+
+    is_reduced: bool
+    """Whether the page is a smaller copy of another."""
+
+    axes: str
+    """tifffile's letters for the axes of a page that are longer than 1, and `YX`."""
+
+    shape: tuple[int, ...]
+    """Size along each of these axes."""
 
     @property
     def segment_counts(self) -> tuple[int, ...]:
@@ -100,55 +84,194 @@ class PageTable:
         sides = zip(self.page_shape[:4], self.segment_shape[:4], strict=True)
         return tuple(math.ceil(size / side) for size, side in sides)
 
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of the pixels of a page."""
+        return math.prod(self.page_shape) * self.dtype.itemsize
 
-def page_table(series: tifffile.TiffPageSeries) -> PageTable:
-    """Take the table of a series while its file is open.
+    def described(self) -> str:
+        """Say what the pages have in common with those of an image."""
+        sides = " × ".join(map(str, self.shape))
+        return f"{sides} pixels of {self.dtype.newbyteorder('=')} ({self.color}{', reduced' * self.is_reduced})"
 
-    Raises
-    ------
-    SourceError
-        If the pages do not tell where all their pixels are.
-    """
-    keyframe = series.keyframe
-    pages = list(_Stored.of_series(series))
-    paths = tuple(dict.fromkeys(page.path for page in pages if page.path))
-    n_segments = max(len(page.offsets) for page in pages)
-    table = PageTable(
-        files=paths,
-        file_of_page=np.array([paths.index(page.path) if page.path else MISSING for page in pages]),
-        offsets=_rows([page.offsets for page in pages], n_segments),
-        byte_counts=_rows([page.byte_counts for page in pages], n_segments),
-        page_shape=tuple(keyframe.shaped),
-        segment_shape=_segment_shape(keyframe),
-        dtype=np.dtype(series.dtype).newbyteorder(keyframe.parent.byteorder),
-        mapped=False,
-        fill=keyframe.nodata,
-        keyframe=(keyframe.parent.filehandle.path, keyframe.offset),
-        jpeg_tables=tuple(page.jpeg_tables for page in pages) if any(page.jpeg_tables for page in pages) else (),
-        jpeg_header=keyframe.jpegheader,
+    @property
+    def image(self) -> tuple[object, ...]:
+        """What is equal for all pages of one image."""
+        return self.page_shape, self.axes, self.dtype.newbyteorder("="), self.color, self.is_reduced
+
+
+class StoredPage(NamedTuple):
+    """Where one page is stored."""
+
+    path: str
+    """Its file."""
+
+    kind: PageKind
+    """How it is stored."""
+
+    offsets: NDArray[np.uint64]
+    """Where its segments begin; the first alone where the page is one run of plain pixels."""
+
+    byte_counts: NDArray[np.uint64]
+    """How long they are as stored."""
+
+    jpeg_tables: bytes | None = None
+    """The tables that its JPEG segments share."""
+
+    is_run: bool = False
+    """Whether the page is one run of plain pixels."""
+
+    @classmethod
+    def of_segments(
+        cls,
+        path: str,
+        kind: PageKind,
+        offsets: NDArray[np.uint64],
+        byte_counts: NDArray[np.uint64],
+        jpeg_tables: bytes | None = None,
+    ) -> StoredPage:
+        """Describe a page by its segments.
+
+        Raises
+        ------
+        SourceError
+            If they are fewer or more than the page needs.
+        """
+        if (
+            kind.is_plain
+            and offsets[:1].any()
+            and (len(offsets) == 1 or _follow_each_other(kind, offsets, byte_counts))
+        ):
+            return cls(path, kind, offsets[:1], np.array([kind.page_bytes], np.uint64), is_run=True)
+        if not len(offsets) == len(byte_counts) == math.prod(kind.segment_counts):
+            raise SourceError(f"{path} is corrupt: its pages do not tell where all of their pixels are")
+        return cls(path, kind, offsets, byte_counts, jpeg_tables)
+
+
+def _follow_each_other(kind: PageKind, offsets: NDArray[np.uint64], byte_counts: NDArray[np.uint64]) -> bool:
+    return bool(
+        len(offsets) == len(byte_counts)
+        and byte_counts.all()
+        and byte_counts.sum() == kind.page_bytes
+        and (offsets[:-1] + byte_counts[:-1] == offsets[1:]).all()
     )
-    if math.prod(table.segment_counts) != n_segments or len(table.offsets) != _n_pages(series):
-        raise SourceError(f"{paths[0]} is corrupt: its pages do not tell where all of their pixels are")
-    return _mapped(table) if keyframe.is_final and _is_plain(table) else table
 
 
-def decoder(table: PageTable) -> Decoder:
-    """Make the decoder of a table's segments anew, as a decoder does not pickle."""
-    path, offset = table.keyframe
-    with tifffile.TiffFile(path) as tif:
-        tif.filehandle.seek(offset)
-        decode: Decoder = tifffile.TiffPage(tif, index=0).decode
-    return decode
+@dataclass(frozen=True, slots=True)
+class PageTable:
+    """The segments of pages of equal shape; plain data that pickles.
+
+    Examples
+    --------
+    >>> kind = PageKind(
+    ...     page_shape=(1, 1, 4, 4, 1), segment_shape=(1, 1, 4, 4, 1), dtype=np.dtype("<u2"), color="MINISBLACK", fill=0,
+    ...     directory=("a.tif", 72), jpeg_header=None, is_plain=True, is_reduced=False, axes="YX", shape=(4, 4),
+    ... )
+    >>> table = PageTable(
+    ...     files=("a.tif",), file_of_page=np.zeros(2, int), kinds=(kind,), kind_of_page=np.zeros(2, int),
+    ...     is_run=np.ones(2, bool), offsets=np.array([[8], [40]]), byte_counts=np.full((2, 1), 32), jpeg_tables=(),
+    ... )
+    >>> table.page_shape, table.segment_shape
+    ((1, 1, 4, 4, 1), None)
+    """
+
+    files: tuple[str, ...]
+    """The files that pages lie in; mostly one."""
+
+    file_of_page: NDArray[np.intp]
+    """For each page the number of its file, or `MISSING`."""
+
+    kinds: tuple[PageKind, ...]
+    """The ways in which pages are stored; mostly one."""
+
+    kind_of_page: NDArray[np.intp]
+    """For each page the number of its kind."""
+
+    is_run: NDArray[np.bool_]
+    """For each page whether it is one run of plain pixels, which is mapped into memory."""
+
+    offsets: NDArray[np.int64]
+    """Pages × segments: where a segment begins in its file. One segment for a run."""
+
+    byte_counts: NDArray[np.int64]
+    """Pages × segments: how long a segment is as stored."""
+
+    jpeg_tables: tuple[bytes | None, ...]
+    """For each page the tables that its JPEG segments share; empty where none has any."""
+
+    @property
+    def page_shape(self) -> tuple[int, ...]:
+        """Shape of a page."""
+        return self.kinds[0].page_shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The pixels' dtype, in the machine's byte order."""
+        return self.kinds[0].dtype.newbyteorder("=")
+
+    @property
+    def segment_shape(self) -> tuple[int, ...] | None:
+        """Shape of the box that is decoded at once, the largest where pages differ; None where nothing is decoded."""
+        decoded = np.unique(self.kind_of_page[~self.is_run & (self.file_of_page != MISSING)])
+        shapes = [self.kinds[number].segment_shape for number in decoded]
+        return tuple(map(max, zip(*shapes, strict=True))) if shapes else None
 
 
-def check_within_files(table: PageTable) -> None:
-    """Refuse a file that ends before its last pixel.
+def page_table(pages: Sequence[StoredPage | None]) -> PageTable:
+    """Make the table of an image's pages.
+
+    Parameters
+    ----------
+    pages : sequence of StoredPage or None
+        None for a page that was never written; at least one is there.
 
     Raises
     ------
     SourceError
-        If a segment passes the end of its file.
+        If pages are too different to be one image, or if a file ends before its last pixel.
     """
+    there = [page for page in pages if page is not None]
+    files = {path: number for number, path in enumerate(dict.fromkeys(page.path for page in there))}
+    kinds = {kind: number for number, kind in enumerate(dict.fromkeys(page.kind for page in there))}
+    _check_one_image(pages, tuple(kinds))
+    width = max(len(page.offsets) for page in there)
+    table = PageTable(
+        files=tuple(files),
+        file_of_page=np.array([files[page.path] if page else MISSING for page in pages]),
+        kinds=tuple(kinds),
+        kind_of_page=np.array([kinds[page.kind] if page else 0 for page in pages]),
+        is_run=np.array([bool(page and page.is_run) for page in pages]),
+        offsets=np.zeros((len(pages), width), np.int64),
+        byte_counts=np.zeros((len(pages), width), np.int64),
+        jpeg_tables=tuple(page and page.jpeg_tables for page in pages)
+        if any(page.jpeg_tables for page in there)
+        else (),
+    )
+    for number, page in enumerate(pages):
+        if page is not None:
+            # What lies beyond any file stays so.
+            table.offsets[number, : len(page.offsets)] = np.minimum(page.offsets, _BEYOND)
+            table.byte_counts[number, : len(page.offsets)] = np.minimum(page.byte_counts, _BEYOND)
+    _check_within_files(table)
+    return table
+
+
+_BEYOND = np.uint64(2**62)
+
+
+def _check_one_image(pages: Sequence[StoredPage | None], kinds: Sequence[PageKind]) -> None:
+    """Refuse pages that differ in more than the way in which they are stored."""
+    others = [kind for kind in kinds if kind.image != kinds[0].image]
+    if others:
+        number, page = next((number, page) for number, page in enumerate(pages) if page and page.kind == others[0])
+        first = next(page for page in pages if page)
+        raise SourceError(
+            f"{page.path}: page {number} has {page.kind.described()}, but {first.path} begins with {kinds[0].described()}: "
+            "they cannot be one image"
+        )
+
+
+def _check_within_files(table: PageTable) -> None:
     ends = (table.offsets + table.byte_counts).max(axis=1)
     for number, path in enumerate(table.files):
         needed, size = int(ends[table.file_of_page == number].max()), os.stat(path).st_size  # noqa: PTH116  # a string
@@ -157,7 +280,7 @@ def check_within_files(table: PageTable) -> None:
 
 
 def read_pages(
-    table: PageTable, pages: Sequence[int], box: tuple[slice, ...], out: NDArray[Any], decode: Decoder
+    table: PageTable, pages: Sequence[int], box: tuple[slice, ...], out: NDArray[Any], decoder: Callable[[int], Decoder]
 ) -> None:
     """Read the same box of some pages.
 
@@ -171,25 +294,28 @@ def read_pages(
         Five slices; start and stop given.
     out : array
         One box a page, zeroed.
-    decode : callable
-        The decoder of the table's segments.
+    decoder : callable
+        From the number of a kind to its decoder.
 
     Raises
     ------
     SourceError
         If a segment cannot be read or decoded.
     """
-    for number, group in itertools.groupby(enumerate(pages), lambda entry: int(table.file_of_page[entry[1]])):
+    for (number, is_run), group in itertools.groupby(
+        enumerate(pages), lambda entry: (int(table.file_of_page[entry[1]]), bool(table.is_run[entry[1]]))
+    ):
         if number == MISSING:
             continue
         path = table.files[number]
         places = list(group)
         try:
-            if table.mapped:
+            if is_run:
                 _copy_mapped(table, path, places, box, out)
                 continue
             with open(path, "rb") as file:  # noqa: PTH123  # a string
                 for place, page in places:
+                    decode = decoder(int(table.kind_of_page[page]))
                     for segment in _decoded_segments(table, file, page, box, decode):
                         _copy_segment(segment, box, out[place])
         except SourceError:
@@ -207,7 +333,8 @@ def _copy_mapped(
         raise SourceError(f"{path} has become shorter since it was opened")
     mapping = _mapping(path, status.st_size, status.st_mtime_ns)
     for place, page in places:
-        pixels: NDArray[Any] = np.ndarray(table.page_shape, table.dtype, mapping, int(table.offsets[page, 0]))
+        dtype = table.kinds[table.kind_of_page[page]].dtype
+        pixels: NDArray[Any] = np.ndarray(table.page_shape, dtype, mapping, int(table.offsets[page, 0]))
         out[place] = pixels[box]
 
 
@@ -234,14 +361,15 @@ def _decoded_segments(
     table: PageTable, file: BinaryIO, page: int, box: tuple[slice, ...], decode: Decoder
 ) -> Iterator[_Segment]:
     """Read and decode the segments of a page that a box meets."""
+    kind = table.kinds[table.kind_of_page[page]]
     tables = table.jpeg_tables[page] if table.jpeg_tables else None
-    for number in _segment_numbers(table, box):
+    for number in _segment_numbers(kind, box):
         encoded = read_segment(file, int(table.offsets[page, number]), int(table.byte_counts[page, number]))
         try:
-            pixels, corner, shape = decode(encoded, number, jpegtables=tables, jpegheader=table.jpeg_header)
+            pixels, corner, shape = decode(encoded, number, jpegtables=tables, jpegheader=kind.jpeg_header)
         except (ValueError, RuntimeError, TypeError, IndexError, ImportError, tifffile.TiffFileError) as error:
             raise SourceError(f"{file.name}: segment {number} of page {page} cannot be decoded: {error}") from error
-        yield _Segment(corner, (1, *shape), table.fill if pixels is None else pixels)
+        yield _Segment(corner, (1, *shape), kind.fill if pixels is None else pixels)
 
 
 def _copy_segment(segment: _Segment, box: tuple[slice, ...], out: NDArray[Any]) -> None:
@@ -272,71 +400,11 @@ def read_segment(file: BinaryIO, offset: int, byte_count: int) -> bytes | None:
     return encoded
 
 
-def _segment_numbers(table: PageTable, box: tuple[slice, ...]) -> Iterator[int]:
+def _segment_numbers(kind: PageKind, box: tuple[slice, ...]) -> Iterator[int]:
     """Give the numbers of the segments that a box meets."""
     met = [
         range(part.start // side, (part.stop - 1) // side + 1)
-        for part, side in zip(box[:4], table.segment_shape[:4], strict=True)
+        for part, side in zip(box[:4], kind.segment_shape[:4], strict=True)
     ]
     for index in itertools.product(*met):
-        yield int(np.ravel_multi_index(index, table.segment_counts))
-
-
-class _Stored(NamedTuple):
-    """What one page tells of where it is stored."""
-
-    path: str
-    offsets: Sequence[int]
-    byte_counts: Sequence[int]
-    jpeg_tables: bytes | None
-
-    @classmethod
-    def of_series(cls, series: tifffile.TiffPageSeries) -> Iterator[_Stored]:
-        keyframe = series.keyframe
-        if series.dataoffset is not None and not series.is_multifile:
-            # The pages follow each other, and may have no directories of their own.
-            shift = series.dataoffset - keyframe.dataoffsets[0]
-            path = keyframe.parent.filehandle.path
-            for number in range(_n_pages(series)):
-                start = shift + number * keyframe.nbytes
-                offsets = [offset + start for offset in keyframe.dataoffsets]
-                yield cls(path, offsets, keyframe.databytecounts, None)
-            return
-        for page in series:
-            if page is None:
-                yield cls("", (), (), None)
-            else:
-                tables = getattr(page, "jpegtables", None)
-                yield cls(page.parent.filehandle.path, page.dataoffsets, page.databytecounts, tables)
-
-
-def _n_pages(series: tifffile.TiffPageSeries) -> int:
-    return math.prod(series.get_shape(squeeze=False)) // math.prod(series.keyframe.shape)
-
-
-def _segment_shape(page: tifffile.TiffPage) -> tuple[int, ...]:
-    sides = (
-        (page.tiledepth, page.tilelength, page.tilewidth) if page.is_tiled else (1, page.rowsperstrip, page.imagewidth)
-    )
-    return (1, *sides, page.shaped[-1])
-
-
-def _rows(rows: Sequence[Sequence[int]], width: int) -> NDArray[np.int64]:
-    """Stack rows of numbers; those of missing pages are 0."""
-    table = np.zeros((len(rows), width), np.int64)
-    for number, row in enumerate(rows):
-        table[number, : len(row)] = row
-    return table
-
-
-def _is_plain(table: PageTable) -> bool:
-    """Whether the segments of each page follow each other."""
-    there = table.file_of_page != MISSING
-    ends = table.offsets + table.byte_counts
-    return bool((table.offsets[there, 1:] == ends[there, :-1]).all())
-
-
-def _mapped(table: PageTable) -> PageTable:
-    page_bytes = math.prod(table.page_shape) * table.dtype.itemsize
-    byte_counts = np.where(table.file_of_page != MISSING, page_bytes, 0)[:, np.newaxis]
-    return replace(table, offsets=table.offsets[:, :1], byte_counts=byte_counts, mapped=True)
+        yield int(np.ravel_multi_index(index, kind.segment_counts))

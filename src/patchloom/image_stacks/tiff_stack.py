@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import html
 import logging
 import math
-import re
-import struct
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,22 +15,20 @@ import tifffile
 from numpy.typing import NDArray
 
 from patchloom.axes import LEGAL_AXES, AxesMap
-from patchloom.errors import SourceError, SourceNotFoundError
+from patchloom.errors import PatchloomError, SourceError, SourceNotFoundError
 from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks.sliced_stack import SlicedStack
 from patchloom.image_stacks.source_axes import axes_from_names, unknown_axes
 from patchloom.image_stacks.storage_grid import as_data_box
-from patchloom.image_stacks.tiff_metadata import tiff_metadata
-from patchloom.image_stacks.tiff_pages import (
-    MISSING,
-    Decoder,
-    PageTable,
-    check_within_files,
-    decoder,
-    page_table,
-    read_pages,
-)
+from patchloom.image_stacks.tiff_directories import Directory, read_directories
+from patchloom.image_stacks.tiff_image import TiffImage, TiffLevel
+from patchloom.image_stacks.tiff_images import tiff_images
+from patchloom.image_stacks.tiff_pages import PageTable, page_table, read_pages
+from patchloom.image_stacks.tiff_segments import Decoder, segment_decoder
 from patchloom.local_paths import normalize_path
+
+_LISTED = 50
+"""Images that an error lists."""
 
 
 class TiffStack(SlicedStack):
@@ -84,21 +79,23 @@ class TiffStack(SlicedStack):
 
     def __init__(self, path: str | Path, axes: str | None = None, *, series: int | None = None, level: int = 0) -> None:
         path = normalize_path(path)
-        with _opened(path) as tif:
-            _check_last_page(path, tif)
-            series = _first_series_inside(tif) if series is None else series
-            image = _image(path, tif, series, level)
-            table = page_table(image)
-            check_within_files(table)
-            _check_file_set(path, tif, table)
-            axes_map = _axes_map(path, image, axes)
-            super().__init__(path, axes_map, np.dtype(image.dtype), _metadata(tif, series, level, axes_map))
-            self._table = table
-            self._decode: Decoder | None = image.keyframe.decode
-        self._series, self._level = series, level
-        self._n_leading = _leading_axes(path, axes_map.shape, self._table)
-        if not self._table.mapped:
-            self.chunk_shape = self.shard_shape = as_data_box(axes_map, self._in_own_axes(self._table.segment_shape))
+        with _opened(path) as (tif, directories):
+            images = tiff_images(tif, directories, ignores_ome=axes is not None)
+            number = _chosen(path, images) if series is None else _checked("image", path, series, len(images))
+            image = images[number]
+            if level:
+                _checked("level", path, level, image.n_levels)
+            chosen = image.level(level)
+            table = page_table(chosen.pages)
+            axes_map = _axes_map(path, chosen, axes)
+            metadata = _metadata(image, level, axes_map)
+        super().__init__(path if series is None else f"{path}@{series}", axes_map, table.dtype, metadata)
+        self._table = table
+        self._decoders: dict[int, Decoder] = {}
+        self._series, self._level = number, level
+        self._n_leading = _leading_axes(path, axes_map.shape, table)
+        if table.segment_shape is not None:
+            self.chunk_shape = self.shard_shape = as_data_box(axes_map, self._in_own_axes(table.segment_shape))
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -112,16 +109,19 @@ class TiffStack(SlicedStack):
 
     def read(self, selection: tuple[slice | int, ...]) -> NDArray[Any]:
         """Read a box, a page at a time; see `SlicedStack.read`."""
-        if self._decode is None:
-            self._decode = decoder(self._table)
         windows = [slice(index, index + 1) if isinstance(index, int) else index for index in selection]
         leading = windows[: self._n_leading]
         numbers = np.arange(len(self._table.offsets)).reshape(self.original_data_shape[: self._n_leading])
         pages = numbers[tuple(leading)].ravel().tolist()
         box = self._in_page(windows[self._n_leading :])
         boxes = np.zeros((len(pages), *(part.stop - part.start for part in box)), self.data_dtype)
-        read_pages(self._table, pages, box, boxes, self._decode)
+        read_pages(self._table, pages, box, boxes, self._decoder)
         return boxes.reshape([index.stop - index.start for index in selection if isinstance(index, slice)])
+
+    def _decoder(self, kind: int) -> Decoder:
+        if kind not in self._decoders:
+            self._decoders[kind] = segment_decoder(*self._table.kinds[kind].directory)
+        return self._decoders[kind]
 
     def _in_page(self, windows: Sequence[slice]) -> tuple[slice, ...]:
         """Turn windows of the axes within a page into a box of a page; an axis that only one of them has is of size 1."""
@@ -136,22 +136,28 @@ class TiffStack(SlicedStack):
         return (*[1] * self._n_leading, *within)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_decode": None}
+        return {**self.__dict__, "_decoders": {}}
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[tifffile.TiffFile]:
+def _opened(path: str | Path) -> Iterator[tuple[tifffile.TiffFile, Sequence[Directory]]]:
     """Open a file, with what is wrong with it as one error, and nothing on the log beside it."""
     with _held_back_log():
         try:
-            with tifffile.TiffFile(path) as tif:
-                yield tif
-        except SourceError:
+            if not Path(path).exists():
+                raise SourceNotFoundError(f"there is no file {path}")
+            if not Path(path).is_file():
+                raise SourceError(f"{path} cannot be read as a TIFF: it is not a file")
+            # Links are followed here, once: the other files of a set are beside the file, not beside a link to it.
+            real = Path(path).resolve()
+            directories = read_directories(real)
+            with tifffile.TiffFile(real) as tif:
+                yield tif, directories
+        except (PatchloomError, MemoryError):
             raise
-        except FileNotFoundError as error:
-            raise SourceNotFoundError(f"there is no file {path}") from error
-        except (tifffile.TiffFileError, OSError, RuntimeError, IndexError, KeyError, TypeError, struct.error) as error:
-            raise SourceError(f"{path} cannot be read as a TIFF: {error}") from error
+        except Exception as error:
+            # tifffile raises whatever comes of a damaged value.
+            raise SourceError(f"{path} cannot be read as a TIFF: {type(error).__name__}: {error}") from error
 
 
 @contextmanager
@@ -175,31 +181,52 @@ def _held_back_log() -> Iterator[None]:
         log.handle(record)
 
 
-def _first_series_inside(tif: tifffile.TiffFile) -> int:
-    """Of the images that an OME-TIFF describes, find one that does not lie in other files only."""
-    inside = (any(page is not None and page.parent is tif for page in series.pages) for series in tif.series)
-    return next((number for number, is_inside in enumerate(inside) if is_inside), 0)
+def list_images(path: str | Path) -> list[str]:
+    """List the images of a file, each by the name that it is opened by, its own name and its shape.
+
+    Raises
+    ------
+    SourceError
+        If it cannot be read.
+    """
+    with _opened(path) as (tif, directories):
+        return _listed(path, tiff_images(tif, directories, ignores_ome=False))
 
 
-def _image(path: str | Path, tif: tifffile.TiffFile, series: int, level: int) -> tifffile.TiffPageSeries:
-    n_series = len(tif.series)
-    if series not in range(n_series):
-        raise SourceNotFoundError(f"{path} has no series {series}: it has {n_series}, counted from 0")
-    levels = tif.series[series].levels
-    if level not in range(len(levels)):
-        raise SourceNotFoundError(f"{path} has no level {level}: it has {len(levels)}, counted from 0")
-    image: tifffile.TiffPageSeries = levels[level]
-    if image.transform is not None or image.dtype is None:
-        raise SourceError(f"{path} keeps its pixels in a way that is not supported ({image.kind})")
-    return image
+def _chosen(path: str | Path, images: Sequence[TiffImage]) -> int:
+    """Find the one image that a file is meant for."""
+    own = [number for number, image in enumerate(images) if not image.is_reduced] or list(range(len(images)))
+    here = [number for number in own if images[number].is_here] or own
+    if not here:
+        raise SourceError(f"{path} has no images")
+    if len(here) > 1:
+        listed = _listed(path, images)
+        more = f", and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+        raise SourceError(f"{path} has {len(here)} images: choose one of {', '.join(listed[:_LISTED])}{more}")
+    return here[0]
 
 
-def _axes_map(path: str | Path, image: tifffile.TiffPageSeries, axes: str | None) -> AxesMap:
+def _listed(path: str | Path, images: Sequence[TiffImage]) -> list[str]:
+    listed = []
+    for number, image in enumerate(images):
+        axes, shape = image.outline
+        name = f"{image.name[:100]!r}, " if image.name else ""
+        listed.append(f"{path}@{number} ({name}{axes} {' × '.join(map(str, shape))}{', reduced' * image.is_reduced})")
+    return listed
+
+
+def _checked(what: str, path: str | Path, number: int, limit: int) -> int:
+    if number not in range(limit):
+        raise SourceNotFoundError(f"{path} has no {what} {number}: it has {limit}, counted from 0")
+    return number
+
+
+def _axes_map(path: str | Path, level: TiffLevel, axes: str | None) -> AxesMap:
     if axes is not None:
-        shapes = [image.get_shape(squeeze) for squeeze in (None, True, False)]
+        shapes = [level.told[1], level.squeezed[1], level.shape]
         shape = next((shape for shape in shapes if len(shape) == len(str(axes))), shapes[0])
         return AxesMap(axes, shape)
-    named = [("C" if axis == "S" else axis, size) for axis, size in zip(image.axes, image.shape, strict=True)]
+    named = [("C" if axis == "S" else axis, size) for axis, size in zip(*level.told, strict=True)]
     letters = [axis for axis, _ in named]
     # A single slice is a 2D image, and any other axis of size 1 is no loss where there is no letter for it, or it is there
     # twice.
@@ -207,18 +234,17 @@ def _axes_map(path: str | Path, image: tifffile.TiffPageSeries, axes: str | None
     kept = [(axis, size) for axis, size in named if size > 1 or axis in fits]
     own = axes_from_names([axis for axis, _ in kept])
     if own is None:
-        raise unknown_axes(path, image.shape, f"and its axes are told as {image.axes!r}")
+        raise unknown_axes(path, level.told[1], f"and its axes are told as {level.told[0]!r}", letters)
     return AxesMap(own, tuple(size for _, size in kept))
 
 
-def _metadata(tif: tifffile.TiffFile, series: int, level: int, axes_map: AxesMap) -> ImageMetadata:
-    metadata = tiff_metadata(tif, series, axes_map)
+def _metadata(image: TiffImage, level: int, axes_map: AxesMap) -> ImageMetadata:
+    metadata = image.metadata(axes_map)
     if level:
-        full, lower = (tif.series[series].levels[number] for number in (0, level))
-        sizes = dict(zip(lower.axes, lower.shape, strict=True))
-        for axis, size in zip(full.axes, full.shape, strict=True):
-            if axis in "ZYX" and axis in metadata.voxel_size:
-                metadata.voxel_size[axis] *= size / sizes[axis]
+        full, lower = (dict(zip(*image.level(number).squeezed, strict=True)) for number in (0, level))
+        for axis in metadata.voxel_size:
+            if axis in "ZYX":
+                metadata.voxel_size[axis] *= full.get(axis, 1) / lower.get(axis, 1)
     return metadata
 
 
@@ -230,23 +256,3 @@ def _leading_axes(path: str | Path, shape: Sequence[int], table: PageTable) -> i
         if within == within_page and math.prod(shape[:n_leading]) == len(table.offsets):
             return n_leading
     raise SourceError(f"{path} has shape {tuple(shape)}, which its pages of shape {table.page_shape} do not make up")
-
-
-def _check_last_page(path: str | Path, tif: tifffile.TiffFile) -> None:
-    """Refuse a file whose list of pages breaks off: the last page names no next one."""
-    position, size = tif.pages.next_page_offset, tif.tiff.offsetsize
-    if position is not None:
-        tif.filehandle.seek(position)
-        if tif.filehandle.read(size) != bytes(size):
-            raise SourceError(f"{path} is truncated: it ends before its last page")
-
-
-def _check_file_set(path: str | Path, tif: tifffile.TiffFile, table: PageTable) -> None:
-    """Refuse an OME-TIFF of several files of which some are not there; planes never acquired are another matter."""
-    if (table.file_of_page == MISSING).any():
-        names = re.findall(r'FileName="([^"]+)"', tif.ome_metadata or "")
-        absent = [name for name in dict.fromkeys(map(html.unescape, names)) if not Path(path).with_name(name).exists()]
-        if absent:
-            raise SourceNotFoundError(
-                f"{path} is one file of a set, and {len(absent)} are missing, such as {absent[0]}"
-            )

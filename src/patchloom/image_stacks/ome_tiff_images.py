@@ -1,0 +1,251 @@
+"""The images of an OME-TIFF: which page of which file each of their planes is.
+
+The description of a set of files names them. Only files in the folder of the file that is opened are read, whatever the
+description says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from patchloom.axes import AxesMap
+from patchloom.errors import SourceError, SourceNotFoundError
+from patchloom.image_metadata import ImageMetadata
+from patchloom.image_stacks.ome_xml import OmeDocument, OmeImage, PlaneRun
+from patchloom.image_stacks.tiff_directories import SUB_DIRECTORIES, Directory, read_directories, read_directory
+from patchloom.image_stacks.tiff_image import TiffLevel
+from patchloom.image_stacks.tiff_metadata import metadata_of_ome
+from patchloom.image_stacks.tiff_page_kinds import PageReader
+from patchloom.image_stacks.tiff_pages import StoredPage
+
+PLANES_FOR_EACH_STORED = 65_536
+"""Planes that an image may have for each one that is stored; the others were never acquired."""
+
+
+class FileSet:
+    """The files that an OME-XML names, as far as they lie in the folder of the one that is opened.
+
+    Parameters
+    ----------
+    path : Path
+        The file that is opened; links in it are followed already.
+    uuid : str or None
+        Its identifier.
+    directories : sequence of Directory
+        Its pages.
+    """
+
+    def __init__(self, path: Path, uuid: str | None, directories: Sequence[Directory]) -> None:
+        self.path = path
+        self._uuid = uuid
+        self._directories: dict[Path, Sequence[Directory]] = {self.path: directories}
+
+    def is_own(self, run: PlaneRun) -> bool:
+        """Whether planes lie in the file that is opened."""
+        if run.file_name is None or (run.uuid and run.uuid == self._uuid):
+            return True
+        if run.file_name == self.path.name:
+            return True
+        same_but_for_case = run.file_name.lower() == self.path.name.lower()
+        return same_but_for_case and not self.path.with_name(run.file_name).exists()
+
+    def directories(self, run: PlaneRun) -> Sequence[Directory] | None:
+        """Read the directories of the file that planes lie in; None if there is no such file.
+
+        Raises
+        ------
+        SourceError
+            If it lies outside the folder, or cannot be read.
+        """
+        path = self.path if self.is_own(run) else self._named(run.file_name or "")
+        if path is not None and path not in self._directories:
+            self._directories[path] = read_directories(path)
+        return None if path is None else self._directories[path]
+
+    def _named(self, name: str) -> Path | None:
+        path = self.path.parent / name
+        try:
+            is_inside = path.resolve().is_relative_to(self.path.parent)
+            is_file = path.is_file()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise SourceError(f"{self.path} is one file of a set, and names another {name[:200]!r}: {error}") from error
+        if not is_inside:
+            raise SourceError(
+                f"{self.path} is one file of a set, and names another outside its folder, {name[:200]!r}, which is not read: "
+                "put the files of the set into one folder, and open one there"
+            )
+        return path if is_file else None
+
+
+@dataclass(frozen=True)
+class OmeTiffImage:
+    """One image of an OME-XML, whose planes are pages of one file or of several."""
+
+    described: OmeImage
+    files: FileSet
+    reader: PageReader
+
+    @property
+    def name(self) -> str:
+        """Its name in the description."""
+        return self.described.name
+
+    @property
+    def is_reduced(self) -> bool:
+        """Whether it is a smaller copy of another image, which no image of a description is."""
+        return False
+
+    @property
+    def is_here(self) -> bool:
+        """Whether planes of it lie in the file that is opened."""
+        return any(map(self.files.is_own, self.described.planes))
+
+    @property
+    def outline(self) -> tuple[str, tuple[int, ...]]:
+        """Axes longer than 1 and their sizes, as described."""
+        sizes = self.described.sizes
+        axes = "".join(axis for axis in self.described.axes if sizes[axis] > 1 or axis in "YX")
+        return axes, tuple(sizes[axis] for axis in axes)
+
+    @property
+    def n_levels(self) -> int:
+        """Number of levels of its pyramid, the full image included."""
+        first = next(directory for directory in self._directories if directory is not None)
+        with open(first.path, "rb") as file:  # noqa: PTH123  # a string
+            return 1 + len(first.integers(file, SUB_DIRECTORIES))
+
+    def level(self, number: int) -> TiffLevel:
+        """Find the pages of one level of its pyramid.
+
+        Raises
+        ------
+        SourceError
+            If the description does not fit the pages.
+        """
+        pages = list(self._pages(number))
+        first = next((page.kind for page in pages if page is not None), None)
+        if first is None:
+            raise SourceError(f"{self.files.path} has no pages for level {number} of image {self.name!r}")
+        axes, shape = _with_samples(self.described, first.axes, dict(zip(first.axes, first.shape, strict=True)))
+        n_pages = math.prod(shape) // math.prod(first.shape)
+        if math.prod(shape) != n_pages * math.prod(first.shape) or len(pages) < n_pages:
+            raise SourceError(
+                f"{self.files.path} describes {self._sizes}, which its pages of {' × '.join(map(str, first.shape))} pixels do "
+                "not make up"
+            )
+        if number == 0 and (first.page_shape[2:4] != (self.described.sizes["Y"], self.described.sizes["X"])):
+            raise SourceError(
+                f"{self.files.path} describes {self._sizes}, but its pages have Y {first.page_shape[2]}, X {first.page_shape[3]}"
+            )
+        return TiffLevel(*_split(axes, shape, self.described), pages[:n_pages], squeezes=True)
+
+    def metadata(self, axes_map: AxesMap) -> ImageMetadata:
+        """Voxel sizes and channels, as far as they fit the axes."""
+        return metadata_of_ome(self.described, axes_map)
+
+    @property
+    def _sizes(self) -> str:
+        return ", ".join(f"{axis} {size}" for axis, size in self.described.sizes.items())
+
+    @cached_property
+    def _directories(self) -> list[Directory | None]:
+        """The directory of each plane; None for one that was never written."""
+        sizes = {**self.described.sizes, "C": self._n_channels}
+        order = self.described.axes[:-2]
+        shape = [sizes[axis] for axis in order]
+        n_planes = math.prod(shape)
+        found: dict[int, Directory] = {}
+        missing: list[str] = []
+        for run in self.described.planes:
+            position = [run.first[axis] for axis in order]
+            if any(place >= size for place, size in zip(position, shape, strict=True)):
+                continue  # ImageJ keeps the planes that it has cropped off
+            first = sum(place * math.prod(shape[axis + 1 :]) for axis, place in enumerate(position))
+            there = self.files.directories(run)
+            if there is None:
+                missing.append(run.file_name or "")
+            else:
+                found.update(enumerate(self._of_run(run, there, n_planes - first), start=first))
+        if missing and len(found) < n_planes:
+            names = list(dict.fromkeys(missing))
+            raise SourceNotFoundError(
+                f"{self.files.path} is one file of a set, and {len(names)} are missing, such as {names[0][:200]}"
+            )
+        if n_planes > PLANES_FOR_EACH_STORED * len(found):
+            raise SourceError(
+                f"{self.files.path} describes {n_planes} planes ({self._sizes}), of which {len(found)} are stored"
+            )
+        return [found.get(plane) for plane in range(n_planes)]
+
+    def _of_run(self, run: PlaneRun, there: Sequence[Directory], n_left: int) -> Sequence[Directory]:
+        count = n_left if run.count is None else min(run.count, n_left)
+        pages = there[run.directory : run.directory + count]
+        if run.count is not None and len(pages) < count:
+            raise SourceError(
+                f"{self.files.path} describes {run.count} planes from page {run.directory} on, but "
+                f"{run.file_name or 'it'} has {len(there)} pages"
+            )
+        return pages
+
+    @cached_property
+    def _n_channels(self) -> int:
+        n_channels, samples = self.described.sizes["C"], self.described.samples or 1
+        if n_channels % samples:
+            raise SourceError(f"{self.files.path} describes {n_channels} channels of {samples} samples a pixel")
+        return n_channels // samples
+
+    def _pages(self, level: int) -> Iterator[StoredPage | None]:
+        with ExitStack() as opened:
+            name, file = "", None
+            for directory in self._directories:
+                if directory is None:
+                    yield None
+                    continue
+                if directory.path != name or file is None:
+                    opened.close()
+                    name, file = directory.path, opened.enter_context(open(directory.path, "rb"))  # noqa: PTH123  # a string
+                if level == 0:
+                    yield self.reader.page(directory, file)
+                    continue
+                below = directory.integers(file, SUB_DIRECTORIES)
+                if level > len(below):
+                    raise SourceError(f"{name} is damaged: not all of its pages have as many smaller copies")
+                yield self.reader.page(read_directory(name, int(below[level - 1])), file)
+
+
+def ome_images(document: OmeDocument, files: FileSet) -> list[OmeTiffImage]:
+    """List the images of a description that have pixels."""
+    reader = PageReader()
+    return [OmeTiffImage(image, files, reader) for image in document.images if image.planes]
+
+
+def _with_samples(described: OmeImage, page_axes: str, page_sizes: dict[str, int]) -> tuple[str, list[int]]:
+    """Axes of an image whose pages have these axes: samples of a pixel are an axis of their own, where the page has it."""
+    samples = page_sizes.get("S", 1)
+    sizes = {**described.sizes, "Y": page_sizes["Y"], "X": page_sizes["X"], "S": samples}
+    if samples > 1 and sizes["C"] % samples == 0:
+        sizes["C"] //= samples
+    axes = described.axes
+    if samples > 1:
+        axes = f"{axes}S" if page_axes.endswith("S") else f"{axes[:-2]}S{axes[-2:]}"
+    return axes, [sizes[axis] for axis in axes]
+
+
+def _split(axes: str, shape: Sequence[int], described: OmeImage) -> tuple[str, tuple[int, ...]]:
+    """Split the axes that hold another one inside them."""
+    sizes = list(shape)
+    for axis, (inner, size) in described.split_axes.items():
+        place = axes.index(axis)
+        if sizes[place] == size:
+            axes = axes.replace(axis, inner)
+        elif sizes[place] % size == 0 and inner not in axes:
+            sizes[place : place + 1] = [sizes[place] // size, size]
+            axes = axes.replace(axis, axis + inner)
+    return axes, tuple(np.array(sizes).tolist())

@@ -1,0 +1,74 @@
+"""What one of the images of a TIFF is, however the file describes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from patchloom.axes import AxesMap
+from patchloom.image_metadata import ImageMetadata
+from patchloom.image_stacks.tiff_pages import StoredPage
+
+
+@dataclass(frozen=True)
+class TiffLevel:
+    """One level of the pyramid of an image.
+
+    Parameters
+    ----------
+    axes : str
+        tifffile's letters for its axes, outermost first, also for those of size 1.
+    shape : tuple of int
+        Size along each of them.
+    pages : sequence of StoredPage or None
+        Its pages; None for one that was never written.
+    squeezes : bool
+        Whether axes of size 1 have no meaning.
+    """
+
+    axes: str
+    shape: tuple[int, ...]
+    pages: Sequence[StoredPage | None]
+    squeezes: bool
+
+    @property
+    def squeezed(self) -> tuple[str, tuple[int, ...]]:
+        """Axes and shape without those of size 1, except Y and X."""
+        kept = [(axis, size) for axis, size in zip(self.axes, self.shape, strict=True) if size > 1 or axis in "YX"]
+        return "".join(axis for axis, _ in kept), tuple(size for _, size in kept)
+
+    @property
+    def told(self) -> tuple[str, tuple[int, ...]]:
+        """Axes and shape that the file means."""
+        return self.squeezed if self.squeezes else (self.axes, self.shape)
+
+
+class TiffImage(Protocol):
+    """One of the images of a TIFF."""
+
+    @property
+    def name(self) -> str:
+        """Its name; empty if it has none."""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether pages of it lie in the file that is opened, not only in other files of its set."""
+
+    @property
+    def is_reduced(self) -> bool:
+        """Whether it is a smaller copy of another image."""
+
+    @property
+    def outline(self) -> tuple[str, tuple[int, ...]]:
+        """Axes and shape, as far as they can be told without reading pages."""
+
+    @property
+    def n_levels(self) -> int:
+        """Number of levels of its pyramid, the full image included."""
+
+    def level(self, number: int) -> TiffLevel:
+        """Find the pages of one level of its pyramid."""
+
+    def metadata(self, axes_map: AxesMap) -> ImageMetadata:
+        """Voxel sizes and channels, as far as they fit the axes."""

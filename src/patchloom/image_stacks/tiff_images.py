@@ -1,0 +1,96 @@
+"""The images of a TIFF, by what describes them: OME-XML, the metadata of another program, or the pages alone."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import tifffile
+
+from patchloom.errors import SourceError
+from patchloom.image_stacks.ome_tiff_images import PLANES_FOR_EACH_STORED, FileSet, ome_images
+from patchloom.image_stacks.ome_xml import read_ome_xml
+from patchloom.image_stacks.tiff_directories import Directory
+from patchloom.image_stacks.tiff_image import TiffImage
+from patchloom.image_stacks.tiff_page_images import images_of_pages
+from patchloom.image_stacks.tiff_series_images import SeriesImage
+
+_BEFORE_OME = ("shaped", "lsm", "mmstack")
+_AFTER_OME = (
+    "imagej", "ndtiff", "fluoview", "stk", "sis", "svs", "scn", "qpi", "ndpi", "bif", "avs", "eer", "philips", "scanimage",
+    "nih", "mdgel",
+)  # fmt: skip
+"""tifffile's names of formats whose metadata say what images there are, in the order in which it tries them."""
+
+_PAGES_ALONE = {"generic", "uniform"}
+"""tifffile's names for files in which nothing but the pages does."""
+
+
+def tiff_images(tif: tifffile.TiffFile, directories: Sequence[Directory], *, ignores_ome: bool) -> Sequence[TiffImage]:
+    """List the images of an open file.
+
+    Parameters
+    ----------
+    tif : TiffFile
+        The file.
+    directories : sequence of Directory
+        Its pages.
+    ignores_ome : bool
+        Whether OME-XML that cannot be used is ignored, so that the pages alone count.
+
+    Raises
+    ------
+    SourceError
+        If the description of the images cannot be used.
+    """
+    path = Path(tif.filehandle.path)
+    if _has_format(tif, _BEFORE_OME):
+        return _described_by_series(path, tif, directories)
+    if tif.is_ome:
+        images = _described_by_ome(path, tif.ome_metadata or "", directories, ignores_ome=ignores_ome)
+        if images:
+            return images
+        tif.is_ome = False
+    if _has_format(tif, _AFTER_OME):
+        return _described_by_series(path, tif, directories)
+    return images_of_pages(directories)
+
+
+def _has_format(tif: tifffile.TiffFile, names: Sequence[str]) -> bool:
+    return any(getattr(tif, f"is_{name}") for name in names)
+
+
+def _described_by_ome(
+    path: Path, text: str, directories: Sequence[Directory], *, ignores_ome: bool
+) -> Sequence[TiffImage]:
+    try:
+        document = read_ome_xml(text)
+    except ValueError as error:
+        if not ignores_ome:
+            raise SourceError(
+                f"{path} has OME-XML that cannot be used: {error}; give axes to read its pages in their order"
+            ) from error
+        logging.getLogger(__name__).warning("%s: the OME-XML cannot be used, and is ignored: %s", path, error)
+        return []
+    return ome_images(document, FileSet(path, document.uuid, directories))
+
+
+def _described_by_series(path: Path, tif: tifffile.TiffFile, directories: Sequence[Directory]) -> Sequence[TiffImage]:
+    if tif.is_mmstack:
+        _check_micromanager(path, tif)
+    if {series.kind for series in tif.series} <= _PAGES_ALONE:
+        return images_of_pages(directories)
+    return [SeriesImage(path, tif, series, directories) for series in tif.series]
+
+
+def _check_micromanager(path: Path, tif: tifffile.TiffFile) -> None:
+    """Refuse numbers of planes that nothing in the file stands for, before any list is made of them."""
+    told = tif.micromanager_metadata or {}
+    largest = told["IndexMap"][:, :4].max(axis=0).tolist()
+    sizes = [int(told["Summary"].get(name, 1)) for name in ("Channels", "Slices", "Frames", "Positions")]
+    n_planes = math.prod(max(size, position + 1) for size, position in zip(sizes, largest, strict=True))
+    n_stored = len(told["IndexMap"])
+    if n_planes > PLANES_FOR_EACH_STORED * n_stored:
+        raise SourceError(f"{path} describes {n_planes} planes, of which {n_stored} are stored")

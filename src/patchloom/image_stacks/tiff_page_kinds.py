@@ -1,0 +1,143 @@
+"""From the directory of a page to how it is stored."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, BinaryIO
+
+import numpy as np
+import tifffile
+
+from patchloom.errors import SourceError
+from patchloom.image_stacks.tiff_directories import (
+    JPEG_TABLES,
+    STRIP_BYTE_COUNTS,
+    STRIP_OFFSETS,
+    TILE_BYTE_COUNTS,
+    TILE_OFFSETS,
+    Directory,
+)
+from patchloom.image_stacks.tiff_pages import PageKind, StoredPage
+
+_DECODED_TO_RGB = {6, 7, 33007, 34892}
+"""Compressions (JPEG) whose decoder turns YCbCr into RGB."""
+
+
+class PageReader:
+    """Finds how pages are stored; what equal pages have in common is worked out once."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[tuple[object, ...], PageKind] = {}
+
+    def page(self, directory: Directory, file: BinaryIO, *, index: int = 0) -> StoredPage:
+        """Describe the page of a directory.
+
+        Parameters
+        ----------
+        directory : Directory
+            Its directory.
+        file : binary file
+            The file of the directory, open.
+        index : int
+            Its number in the file.
+
+        Raises
+        ------
+        SourceError
+            If it is damaged, or stored in a way that is not supported.
+        """
+        return StoredPage.of_segments(
+            directory.path,
+            self.kind(directory, file, index=index),
+            directory.integers(file, TILE_OFFSETS, STRIP_OFFSETS),
+            directory.integers(file, TILE_BYTE_COUNTS, STRIP_BYTE_COUNTS),
+            directory.content(file, JPEG_TABLES),
+        )
+
+    def kind(self, directory: Directory, file: BinaryIO, *, index: int = 0) -> PageKind:
+        """Describe how the page of a directory is stored; see `page`."""
+        storage = directory.storage(file)
+        if storage not in self._kinds:
+            self._kinds[storage] = _kind_at(directory, index)
+        return self._kinds[storage]
+
+
+def _kind_at(directory: Directory, index: int) -> PageKind:
+    try:
+        with tifffile.TiffFile(directory.path) as tif:
+            tif.filehandle.seek(directory.offset)
+            return page_kind(tifffile.TiffPage(tif, index=index))
+    except (
+        tifffile.TiffFileError,
+        ValueError,
+        TypeError,
+        ArithmeticError,
+        LookupError,
+        AttributeError,
+        struct.error,
+    ) as error:
+        raise SourceError(
+            f"{directory.path} cannot be read as a TIFF: page {index} is damaged: {type(error).__name__}: {error}"
+        ) from error
+
+
+def page_kind(page: tifffile.TiffPage) -> PageKind:
+    """Describe how an open page is stored.
+
+    Raises
+    ------
+    SourceError
+        If its pixels are of a type or shape that is not supported.
+    """
+    path = page.parent.filehandle.path
+    if page.dtype is None:
+        raise SourceError(
+            f"{path} keeps its pixels in a way that is not supported ({page.bitspersample} bits a sample)"
+        )
+    sides = (
+        (page.tiledepth, page.tilelength, page.tilewidth) if page.is_tiled else (1, page.rowsperstrip, page.imagewidth)
+    )
+    sizes = [*page.shaped, *sides]
+    if not all(isinstance(size, (int, np.integer)) and 0 < size < 2**32 for size in sizes):
+        raise SourceError(
+            f"{path} is damaged: it has pages of {page.imagewidth} × {page.imagelength} pixels in pieces of {sides}"
+        )
+    return PageKind(
+        page_shape=tuple(map(int, page.shaped)),
+        segment_shape=(1, *map(int, sides), int(page.shaped[-1])),
+        dtype=page.dtype.newbyteorder(page.parent.byteorder),
+        color=_color(page),
+        fill=_fill(page),
+        directory=(path, page.offset),
+        jpeg_header=page.jpegheader,
+        is_plain=_is_plain(page),
+        is_reduced=page.is_reduced,
+        axes=page.axes,
+        shape=tuple(map(int, page.shape)),
+    )
+
+
+def _is_plain(page: tifffile.TiffPage) -> bool:
+    """Whether nothing but the byte order differs from memory, and pieces, put one after the other, make the page."""
+    pieces_in_order = not page.is_tiled or (
+        page.tilewidth == page.imagewidth
+        and page.imagelength % page.tilelength == 0
+        and (page.tiledepth == 1 or page.tilelength == page.imagelength)
+        and page.imagedepth % page.tiledepth == 0
+    )
+    return bool(
+        page.compression == page.predictor == page.fillorder == 1
+        and page.sampleformat != 5  # complex integers
+        and page.bitspersample == 8 * page.dtype.itemsize
+        and not page.is_subsampled
+        and pieces_in_order
+    )
+
+
+def _color(page: tifffile.TiffPage) -> str:
+    color = "RGB" if page.photometric == 6 and page.compression in _DECODED_TO_RGB else page.photometric
+    return str(getattr(color, "name", color))
+
+
+def _fill(page: tifffile.TiffPage) -> Any:
+    return page.nodata if isinstance(page.nodata, (int, float, complex)) else 0

@@ -1,0 +1,148 @@
+"""Decoding one segment (strip or tile) of a TIFF, within bounds.
+
+The decoders are tifffile's. What they lack is added here: a few compressed bytes may not claim gigabytes, and the last strip
+of a page may be stored in full, past the end of the image, as some writers do.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from patchloom.errors import SourceError
+
+Decoded = tuple[NDArray[Any] | None, tuple[int, ...], tuple[int, ...]]
+"""The pixels of a segment (None where it was left out), its corner in the page and its shape."""
+
+Decoder = Callable[..., Decoded]
+"""From the bytes and the number of a segment to its pixels."""
+
+SMALL_SEGMENT = 64 << 20
+"""Bytes that any segment may have when decoded."""
+
+LARGEST_RATIO = 40_000
+"""Decoded bytes for each stored byte of larger segments: more than any lossless compression reaches."""
+
+_FULL_STRIP_TAG = 278
+_JPEG, _JPEG2000, _PNG = {6, 7, 33007, 34892}, {33003, 33004, 33005, 34712}, {34933}
+_JPEG_SIZES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+
+
+def segment_decoder(path: str | Path, offset: int) -> Decoder:
+    """Make the decoder of the segments of a page.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    offset : int
+        Position of the page's directory in it.
+
+    Raises
+    ------
+    SourceError
+        If the way in which the pixels are stored is not supported.
+    """
+    try:
+        with tifffile.TiffFile(path) as tif:
+            tif.filehandle.seek(offset)
+            return bounded_decoder(tifffile.TiffPage(tif, index=0))
+    except (OSError, tifffile.TiffFileError) as error:
+        if isinstance(error, SourceError):
+            raise
+        raise SourceError(f"{path} cannot be read: {error}") from error
+
+
+def bounded_decoder(page: tifffile.TiffPage) -> Decoder:
+    """Make the decoder of the segments of an open page."""
+    try:
+        decode: Decoder = page.decode
+    except (ValueError, NotImplementedError, KeyError) as error:
+        raise SourceError(f"{page.parent.filehandle.path} is stored in a way that is not supported: {error}") from error
+    item_size = 1 if page.dtype is None else page.dtype.itemsize
+    segment_bytes = math.prod(page.chunks) * item_size
+    full_strip = _full_strip_bytes(page, item_size)
+    compression = int(page.compression)
+    compressed_as_bytes = compression != 1 and compression not in tifffile.TIFF.IMAGE_COMPRESSIONS
+    uncompressed = _uncompressed(page) if full_strip and compressed_as_bytes else None
+
+    def bounded(encoded: bytes | None, number: int, **tables: bytes | None) -> Decoded:
+        if encoded is None:
+            return decode(encoded, number, **tables)
+        _check_ratio(segment_bytes, len(encoded))
+        _check_declared_size(compression, encoded, math.prod(page.chunks))
+        try:
+            return decode(encoded, number, **tables)
+        except RuntimeError:
+            if uncompressed is None:
+                raise
+        # The codec had no room for the rows past the end of the image.
+        _check_ratio(full_strip, len(encoded))
+        content = tifffile.TIFF.DECOMPRESSORS[compression](encoded, out=full_strip)
+        return uncompressed(content, number, **tables)
+
+    return bounded
+
+
+def _full_strip_bytes(page: tifffile.TiffPage, item_size: int) -> int:
+    """Count the bytes of a strip that is stored in full; 0 where pixels are in tiles, or packed more tightly than bytes."""
+    if page.is_tiled or page.dtype is None or page.bitspersample != 8 * item_size:
+        return 0
+    rows = max(int(page.rowsperstrip), page.tags.valueof(_FULL_STRIP_TAG, 0) if page.rowsperstrip else 0)
+    size = rows * page.imagewidth * page.shaped[-1] * item_size
+    return size if size <= SMALL_SEGMENT else int(page.rowsperstrip) * page.imagewidth * page.shaped[-1] * item_size
+
+
+def _uncompressed(page: tifffile.TiffPage) -> Decoder:
+    """Make the decoder of what is left to do once the bytes of a segment are decompressed."""
+    page.parent.filehandle.seek(page.offset)
+    plain = tifffile.TiffPage(page.parent, index=page.index)
+    plain.compression = 1
+    plain.fillorder = 1
+    decode: Decoder = plain.decode
+    return decode
+
+
+def _check_ratio(decoded: int, encoded: int) -> None:
+    if decoded > max(SMALL_SEGMENT, LARGEST_RATIO * encoded):
+        raise ValueError(f"its {encoded} bytes cannot be the {decoded} bytes of pixels that are declared")
+
+
+def _check_declared_size(compression: int, encoded: bytes, n_pixels: int) -> None:
+    """Refuse an image inside a segment that declares far more pixels than the segment has."""
+    declared = _declared_size(compression, encoded)
+    if declared > max(4 * n_pixels, 2**20):
+        raise ValueError(f"it is an image of {declared} pixels, in a place for {n_pixels}")
+
+
+def _declared_size(compression: int, encoded: bytes) -> int:
+    if compression in _JPEG:
+        return _jpeg_size(encoded)
+    if compression in _JPEG2000:
+        marker = encoded.find(b"\xff\x51")
+        if 0 <= marker <= len(encoded) - 14:
+            width, height = struct.unpack_from(">II", encoded, marker + 6)
+            return int(width * height)
+    if compression in _PNG and len(encoded) >= 24:
+        width, height = struct.unpack_from(">II", encoded, 16)
+        return int(width * height)
+    return 0
+
+
+def _jpeg_size(encoded: bytes) -> int:
+    """Find the size that a JPEG declares; 0 where it declares none."""
+    position = 2
+    while position + 9 <= len(encoded) and encoded[position] == 0xFF:
+        marker, length = encoded[position + 1], int.from_bytes(encoded[position + 2 : position + 4], "big")
+        if marker in _JPEG_SIZES:
+            height, width = struct.unpack_from(">HH", encoded, position + 5)
+            return int(height * width)
+        position += 1 if marker == 0xFF else 2 + length
+    return 0
