@@ -14,6 +14,7 @@ from patchloom.errors import OutputExistsError as OutputExistsError
 from patchloom.errors import PatchIndexError as PatchIndexError
 from patchloom.errors import PatchloomError as PatchloomError
 from patchloom.errors import SeriesError as SeriesError
+from patchloom.errors import SeveralImagesError as SeveralImagesError
 from patchloom.errors import SinkError as SinkError
 from patchloom.errors import SourceError as SourceError
 from patchloom.errors import SourceNotFoundError as SourceNotFoundError

@@ -12,7 +12,8 @@
     ├── SpecError              (ValueError)         a patch specification is wrong
     ├── StitchError            (ValueError)         a tile is missing, repeated or foreign
     ├── SourceError            (OSError)            an image cannot be read
-    │   └── SourceNotFoundError (FileNotFoundError) there is no image at that place
+    │   ├── SourceNotFoundError (FileNotFoundError) there is no image at that place
+    │   └── SeveralImagesError                      a file has several images, and none is chosen
     ├── SinkError              (OSError)            an output cannot be written
     │   └── OutputExistsError  (FileExistsError)    the output is there already, and stays as it is
     ├── ModelError             (RuntimeError)       a model cannot be loaded, or failed on a tile
@@ -29,7 +30,10 @@ Code that catches the built-in keeps working; code that wants to know whether th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+_LISTED = 50
+"""Images that a message lists."""
 
 
 class PatchloomError(Exception):
@@ -74,6 +78,38 @@ class SourceError(PatchloomError, OSError):
 
 class SourceNotFoundError(SourceError, FileNotFoundError):
     """There is no image at the place named."""
+
+
+class SeveralImagesError(SourceError):
+    """A file has several images, and none is chosen; `images` lists them, each by the name that it is opened by."""
+
+    def __init__(self, message: str, images: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.images = dict(images or {})
+
+    @classmethod
+    def of(cls, source: object, images: Mapping[str, str], *, called: str = "images") -> SeveralImagesError:
+        """Make the error for a file.
+
+        Parameters
+        ----------
+        source : str or Path
+            The file.
+        images : mapping of str to str
+            For the name of each image what it is.
+        called : str
+            The format's word for images.
+
+        Examples
+        --------
+        >>> raise SeveralImagesError.of("a.tif", {"a.tif@0": "YX 20 × 30", "a.tif@1": "YX 400 × 500"})
+        Traceback (most recent call last):
+            ...
+        patchloom.errors.SeveralImagesError: a.tif has 2 images: choose one of a.tif@0 (YX 20 × 30), a.tif@1 (YX 400 × 500)
+        """
+        listed = [f"{name} ({described})" for name, described in list(images.items())[:_LISTED]]
+        more = f", and {len(images) - _LISTED} more" if len(images) > _LISTED else ""
+        return cls(f"{source} has {len(images)} {called}: choose one of {', '.join(listed)}{more}", images)
 
 
 class SinkError(PatchloomError, OSError):

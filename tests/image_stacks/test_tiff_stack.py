@@ -430,13 +430,13 @@ def test_series_and_levels_are_chosen(tmp_path):
         tif.write(image, subifds=1, metadata=physical, compression="zlib", tile=(16, 16))
         tif.write(image[::2, ::2], subfiletype=1, compression="zlib", tile=(16, 16))
         tif.write(image[:10], metadata={"axes": "YX"})
-    half = pickle.loads(pickle.dumps(TiffStack(path, level=1)))
+    half = pickle.loads(pickle.dumps(TiffStack(path, series=0, level=1)))
     np.testing.assert_array_equal(half.extract_patch(0, None, (0, 0), (32, 24))[0], image[::2, ::2])
     assert half.metadata.voxel_size == {"Y": 0.5, "X": 1.0}
-    assert TiffStack(path).metadata.voxel_size == {"Y": 0.25, "X": 0.5}
+    assert TiffStack(path, series=0).metadata.voxel_size == {"Y": 0.25, "X": 0.5}
     assert TiffStack(path, series=1).data_shape == (1, 1, 10, 48)
-    for choice in ({"series": 2}, {"series": -1}, {"level": 2}):
-        with pytest.raises(SourceNotFoundError, match=r"pyramid\.ome\.tif has no (series|level) "):
+    for choice in ({"series": 2}, {"series": -1}, {"series": 0, "level": 2}):
+        with pytest.raises(SourceNotFoundError, match=r"pyramid\.ome\.tif has no (image|level) "):
             TiffStack(path, **choice)
 
 

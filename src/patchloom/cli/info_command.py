@@ -8,6 +8,7 @@ from rich.console import Console
 
 from patchloom.cli import options
 from patchloom.cli.reporting import as_shape, print_json, reported_errors
+from patchloom.errors import PatchloomError, SeveralImagesError
 from patchloom.image_stacks import HasMetadata, HasStorageGrid, ImageStack, open_stacks
 
 
@@ -17,9 +18,9 @@ def info_command(
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Show axes, shape, type, voxel size, channels and storage of images; no pixel is read."""
+    """Show axes, shape, type, voxel size, channels and storage of all images, also of a file that has several; no pixel is read."""
     with reported_errors(debug=debug):
-        facts = [_facts(stack) for stack in open_stacks(sources, axes)]
+        facts = [image for source in sources for image in _images(source, axes)]
         if as_json:
             print_json(facts)
             return
@@ -29,6 +30,23 @@ def info_command(
             for name, value in image.items():
                 if value:
                     console.print(f"  {name.replace('_', ' '):<12} {_readable(value)}", markup=False)
+
+
+def _images(source: str, axes: str | None) -> list[dict[str, Any]]:
+    """Describe all images that a source stands for, also those of a file that has several."""
+    try:
+        return [_facts(stack) for stack in open_stacks(source, axes)]
+    except SeveralImagesError as error:
+        if not error.images:
+            raise
+        several = error.images
+    facts = []
+    for name, described in several.items():
+        try:
+            facts += [_facts(stack) for stack in open_stacks(name, axes)]
+        except PatchloomError as error:
+            facts.append({"source": name, "described": described, "problem": str(error)})
+    return facts
 
 
 def _facts(stack: ImageStack) -> dict[str, Any]:
@@ -41,6 +59,7 @@ def _facts(stack: ImageStack) -> dict[str, Any]:
     }
     if isinstance(stack, HasMetadata):
         metadata = stack.metadata
+        facts["name"] = metadata.name
         facts["voxel_size"] = {
             axis: {"size": size, "unit": metadata.units.get(axis, "")} for axis, size in metadata.voxel_size.items()
         }

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from patchloom._optional import require
 from patchloom.axes import AxesMap
-from patchloom.errors import PatchloomError, SourceError, SourceNotFoundError
+from patchloom.errors import PatchloomError, SeveralImagesError, SourceError, SourceNotFoundError
 from patchloom.image_stacks.czi_directory import read_directory
 from patchloom.image_stacks.czi_metadata import czi_metadata
 from patchloom.image_stacks.open_files import OpenFiles, check_unchanged, file_state
@@ -194,7 +194,8 @@ def _canvas(path: str | Path, reader: Any, scene: int | None) -> _Canvas:
     listed = ", ".join(f"{path}@{number} ({box.w} × {box.h} pixels)" for number, box in sorted(scenes.items()))
     if scene is None:
         if len(scenes) > 1:
-            raise SourceError(f"{path} has {len(scenes)} scenes: choose one of {listed}")
+            images = {f"{path}@{number}": f"{box.w} × {box.h} pixels" for number, box in sorted(scenes.items())}
+            raise SeveralImagesError.of(path, images, called="scenes")
         box = reader.total_bounding_rectangle_no_pyramid
     elif scene in scenes:
         box = scenes[scene]

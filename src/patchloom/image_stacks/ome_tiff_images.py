@@ -20,7 +20,7 @@ from patchloom.errors import SourceError, SourceNotFoundError
 from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks.ome_xml import OmeDocument, OmeImage, PlaneRun
 from patchloom.image_stacks.tiff_directories import SUB_DIRECTORIES, Directory, read_directories, read_directory
-from patchloom.image_stacks.tiff_image import TiffLevel
+from patchloom.image_stacks.tiff_image import TiffLevel, is_name_of_associated
 from patchloom.image_stacks.tiff_metadata import metadata_of_ome
 from patchloom.image_stacks.tiff_page_kinds import PageReader
 from patchloom.image_stacks.tiff_pages import StoredPage
@@ -98,9 +98,9 @@ class OmeTiffImage:
         return self.described.name
 
     @property
-    def is_reduced(self) -> bool:
-        """Whether it is a smaller copy of another image, which no image of a description is."""
-        return False
+    def is_associated(self) -> bool:
+        """Whether its name is that of a label or overview."""
+        return is_name_of_associated(self.name)
 
     @property
     def is_here(self) -> bool:
@@ -146,9 +146,9 @@ class OmeTiffImage:
             )
         return TiffLevel(*_split(axes, shape, self.described), pages[:n_pages], squeezes=True)
 
-    def metadata(self, axes_map: AxesMap) -> ImageMetadata:
+    def metadata(self, axes_map: AxesMap, *, is_rgb: bool) -> ImageMetadata:
         """Voxel sizes and channels, as far as they fit the axes."""
-        return metadata_of_ome(self.described, axes_map)
+        return metadata_of_ome(self.described, axes_map, is_rgb=is_rgb)
 
     @property
     def _sizes(self) -> str:
@@ -185,11 +185,11 @@ class OmeTiffImage:
         return [found.get(plane) for plane in range(n_planes)]
 
     def _of_run(self, run: PlaneRun, there: Sequence[Directory], n_left: int) -> Sequence[Directory]:
-        count = n_left if run.count is None else min(run.count, n_left)
+        count = n_left if run.n_planes is None else min(run.n_planes, n_left)
         pages = there[run.directory : run.directory + count]
-        if run.count is not None and len(pages) < count:
+        if run.n_planes is not None and len(pages) < count:
             raise SourceError(
-                f"{self.files.path} describes {run.count} planes from page {run.directory} on, but "
+                f"{self.files.path} describes {run.n_planes} planes from page {run.directory} on, but "
                 f"{run.file_name or 'it'} has {len(there)} pages"
             )
         return pages

@@ -24,8 +24,8 @@ class PlaneRun(NamedTuple):
     directory: int
     """Page of the file that it is."""
 
-    count: int | None
-    """Number of planes; None for all pages of the file from there on."""
+    n_planes: int | None
+    """Number of them; None for all pages of the file from there on."""
 
     file_name: str | None
     """Name of the file; None for the file that the description is in."""
@@ -81,7 +81,7 @@ def read_ome_xml(text: str) -> OmeDocument:
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise ValueError("it declares entities, which OME-XML does not have")
     try:
-        root = ET.fromstring(text)
+        root = ET.fromstring(text)  # noqa: S314  # entities, the danger in XML, are refused above
     except ET.ParseError as error:
         raise ValueError(f"it is not XML: {error}") from error
     annotations = _split_axes(root)
@@ -126,7 +126,7 @@ def _plane_run(data: ET.Element) -> PlaneRun:
     return PlaneRun(
         first={axis: _whole(data, f"First{axis}", default=0) for axis in "ZCT"},
         directory=_whole(data, "IFD", default=0),
-        count=count,
+        n_planes=count,
         file_name=None if file is None else file.get("FileName"),
         uuid=None if file is None or file.text is None else file.text.strip(),
     )

@@ -12,7 +12,7 @@ from patchloom.image_stacks.array_stack import ArrayLike, ArrayStack
 from patchloom.image_stacks.czi_stack import CziStack
 from patchloom.image_stacks.image_stack import HasFiles, ImageStack
 from patchloom.image_stacks.npy_stack import NpyStack
-from patchloom.image_stacks.source_paths import image_format, images_of, is_collection, split_scene
+from patchloom.image_stacks.source_paths import image_format, images_of, is_collection, split_number
 from patchloom.image_stacks.tiff_stack import TiffStack
 from patchloom.image_stacks.zarr_stack import ZarrStack
 from patchloom.local_paths import normalize_path
@@ -31,7 +31,8 @@ def open_stacks(
     sources : source or sequence of sources
         Paths, URLs (of Zarrs), folders of images, glob patterns, arrays and array-likes, or stacks, which pass through.
         Images of a folder or pattern come in natural order (`img2` before `img10`), and one that is made of several files
-        (OME-TIFF) comes once. A level of an OME-Zarr is named by `image.ome.zarr/1`, a scene of a CZI by `slide.czi@2`.
+        (OME-TIFF) comes once. A level of an OME-Zarr is named by `image.ome.zarr/1`, a scene of a CZI by `slide.czi@2`, and
+        one of several images of a TIFF by `cells.ome.tif@2`, counted from 0.
     axes : str or sequence of str or None, optional
         The sources' own axes, letters of `STCZYX`, outermost first: one string for all, or one for each source as given,
         in which `None` means that the metadata tell. They overrule the metadata.
@@ -146,10 +147,11 @@ def _open_path(path: str | Path, axes: str | None, level: int | None) -> ImageSt
         case "zarr":
             return ZarrStack(path, axes, level)
         case "tiff":
-            return TiffStack(path, axes, level=level or 0)
+            file, number = split_number(path)
+            return TiffStack(file, axes, series=number, level=level or 0)
         case "czi":
             _check_no_level(path, level)
-            return CziStack(*split_scene(path), axes=axes)
+            return CziStack(*split_number(path), axes=axes)
         case _:
             _check_no_level(path, level)
             return NpyStack(path, axes)

@@ -25,7 +25,7 @@ _SUFFIXES: dict[str, ImageFormat] = {
     ".npy": "npy",
 }
 _ZARR_SUFFIXES = (".zarr", ".n5")
-_SCENE = re.compile(r"(?P<path>.+\.czi)@(?P<scene>\d+)", re.IGNORECASE)
+_NUMBERED = re.compile(r"(?P<path>.+\.(czi|tiff?|btf|tf8))@(?P<number>\d{1,9})", re.IGNORECASE)
 
 
 def image_format(source: str | Path) -> ImageFormat | None:
@@ -38,24 +38,27 @@ def image_format(source: str | Path) -> ImageFormat | None:
     >>> image_format("holiday.png") is None
     True
     """
-    path = Path(split_scene(source)[0])
+    path = Path(split_number(source)[0])
     if is_url(source) or any(part.lower().endswith(_ZARR_SUFFIXES) for part in path.parts):
         return "zarr"
     if path.is_dir():
         return "zarr" if is_zarr_folder(path) else None
-    return _SUFFIXES.get(path.suffix.lower())
+    numbered = _NUMBERED.fullmatch(path.name)  # a file may be called so, too
+    return _SUFFIXES.get(Path(numbered["path"] if numbered else path).suffix.lower())
 
 
-def split_scene(source: str | Path) -> tuple[str | Path, int | None]:
-    """Split the number of a scene off the name of a CZI.
+def split_number(source: str | Path) -> tuple[str | Path, int | None]:
+    """Split the number of an image off the name of a file that may hold several: a scene of a CZI, an image of a TIFF.
+
+    A file that is really called so stays what it is.
 
     Examples
     --------
-    >>> split_scene("slide.czi@2"), split_scene("slide.czi")
-    (('slide.czi', 2), ('slide.czi', None))
+    >>> split_number("slide.czi@2"), split_number("cells.ome.tif@0"), split_number("cells@2.tif")
+    (('slide.czi', 2), ('cells.ome.tif', 0), ('cells@2.tif', None))
     """
-    match = _SCENE.fullmatch(str(source))
-    return (match["path"], int(match["scene"])) if match else (source, None)
+    match = _NUMBERED.fullmatch(str(source))
+    return (source, None) if match is None or Path(source).exists() else (match["path"], int(match["number"]))
 
 
 def is_collection(source: str | Path) -> bool:
@@ -99,7 +102,7 @@ def _only_images(what: str, paths: Iterable[Path]) -> list[str | Path]:
 
 
 def _is_pattern(source: str | Path) -> bool:
-    return not is_url(source) and glob.has_magic(str(source)) and not Path(split_scene(source)[0]).exists()
+    return not is_url(source) and glob.has_magic(str(source)) and not Path(split_number(source)[0]).exists()
 
 
 def _matches(pattern: Path) -> list[Path]:

@@ -42,7 +42,7 @@ class _Format(NamedTuple):
     """Sizes and byte order of the numbers in the directories of a file."""
 
     order: str
-    count: str
+    length: str
     entry: str
     pointer: str
 
@@ -185,11 +185,11 @@ def _header(path: str | Path, file: BinaryIO) -> tuple[_Format, int]:
 
 def _read(path: str | Path, file: BinaryIO, form: _Format, position: int) -> tuple[Directory, int]:
     """Read a directory and the position of the next one."""
-    count_size, entry_size, pointer_size = map(struct.calcsize, (form.count, form.entry, form.pointer))
+    count_size, entry_size, pointer_size = map(struct.calcsize, (form.length, form.entry, form.pointer))
     if position + count_size > _size(file):
         raise SourceError(f"{path} is truncated: it ends before its last page")
     file.seek(position)
-    (count,) = struct.unpack(form.count, file.read(count_size))
+    (count,) = struct.unpack(form.length, file.read(count_size))
     length = count * entry_size
     if position + count_size + length + pointer_size > _size(file):
         raise SourceError(f"{path} is truncated: it ends before its last page")

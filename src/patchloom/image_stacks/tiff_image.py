@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -39,9 +40,30 @@ class TiffLevel:
         return "".join(axis for axis, _ in kept), tuple(size for _, size in kept)
 
     @property
+    def is_rgb(self) -> bool:
+        """Whether the samples of a pixel are red, green and blue."""
+        first = next(page.kind for page in self.pages if page is not None)
+        return first.color == "RGB" and self.axes.count("S") == 1 and self.shape[self.axes.index("S")] == 3
+
+    @property
     def told(self) -> tuple[str, tuple[int, ...]]:
         """Axes and shape that the file means."""
         return self.squeezed if self.squeezes else (self.axes, self.shape)
+
+
+_ASSOCIATED = re.compile(r"(thumbnail|label|macro|overview|preview|barcode)( image)?", re.IGNORECASE)
+"""Names that slide scanners, and OpenSlide and Bio-Formats after them, give to images that accompany the picture."""
+
+
+def is_name_of_associated(name: str) -> bool:
+    """Whether an image of this name accompanies another one.
+
+    Examples
+    --------
+    >>> is_name_of_associated("Thumbnail"), is_name_of_associated("label image"), is_name_of_associated("labeled cells")
+    (True, True, False)
+    """
+    return _ASSOCIATED.fullmatch(name.strip()) is not None
 
 
 class TiffImage(Protocol):
@@ -56,8 +78,8 @@ class TiffImage(Protocol):
         """Whether pages of it lie in the file that is opened, not only in other files of its set."""
 
     @property
-    def is_reduced(self) -> bool:
-        """Whether it is a smaller copy of another image."""
+    def is_associated(self) -> bool:
+        """Whether it accompanies another image: a smaller copy of it, or the label or overview of a slide."""
 
     @property
     def outline(self) -> tuple[str, tuple[int, ...]]:
@@ -70,5 +92,5 @@ class TiffImage(Protocol):
     def level(self, number: int) -> TiffLevel:
         """Find the pages of one level of its pyramid."""
 
-    def metadata(self, axes_map: AxesMap) -> ImageMetadata:
+    def metadata(self, axes_map: AxesMap, *, is_rgb: bool) -> ImageMetadata:
         """Voxel sizes and channels, as far as they fit the axes."""

@@ -20,7 +20,7 @@ from patchloom.image_stacks.ome_xml import OmeImage
 from patchloom.image_stacks.unit_names import unit_of
 
 
-def metadata_of_ome(image: OmeImage, axes_map: AxesMap) -> ImageMetadata:
+def metadata_of_ome(image: OmeImage, axes_map: AxesMap, *, is_rgb: bool) -> ImageMetadata:
     """Metadata of an image that OME-XML describes, as far as they fit the axes."""
     return fitting_metadata(
         axes_map,
@@ -28,10 +28,13 @@ def metadata_of_ome(image: OmeImage, axes_map: AxesMap) -> ImageMetadata:
         steps={axis: _known(size, unit) for axis, (size, unit) in image.voxel_size.items()},
         channel_names=image.channel_names,
         channel_colors=image.channel_colors,
+        is_rgb=is_rgb,
     )
 
 
-def metadata_of_imagej(told: Mapping[str, Any], page: tifffile.TiffPage, axes_map: AxesMap) -> ImageMetadata:
+def metadata_of_imagej(
+    told: Mapping[str, Any], page: tifffile.TiffPage, axes_map: AxesMap, *, is_rgb: bool
+) -> ImageMetadata:
     """Metadata of an ImageJ file, as far as they fit the axes.
 
     Parameters
@@ -42,6 +45,8 @@ def metadata_of_imagej(told: Mapping[str, Any], page: tifffile.TiffPage, axes_ma
         Its first page, which has the resolution.
     axes_map : AxesMap
         The image's axes and shape.
+    is_rgb : bool
+        Whether its channels are red, green and blue.
     """
     unit = _unit(told.get("unit"))
     steps = {"T": _known(_number(told.get("finterval")), _unit(told.get("tunit")) or "s")}
@@ -53,7 +58,7 @@ def metadata_of_imagej(told: Mapping[str, Any], page: tifffile.TiffPage, axes_ma
             steps[axis] = _known(_number(size), own_unit)
     tables = [np.asarray(table) for table in _listed(told.get("LUTs"))]
     colors = ["".join(f"{value:02X}" for value in table[:, -1].tolist()) for table in tables if _is_lookup_table(table)]
-    return fitting_metadata(axes_map, steps=steps, channel_colors=colors)
+    return fitting_metadata(axes_map, steps=steps, channel_colors=colors, is_rgb=is_rgb)
 
 
 def _known(size: float | None, unit: str) -> tuple[float | None, str]:
@@ -84,4 +89,4 @@ def _listed(told: Any) -> list[Any]:
 
 
 def _is_lookup_table(table: np.ndarray[Any, Any]) -> bool:
-    return table.shape == (3, 256) and table.dtype == np.uint8
+    return table.shape == (3, 256) and bool(table.dtype == np.uint8)

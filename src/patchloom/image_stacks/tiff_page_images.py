@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from patchloom.axes import AxesMap
 from patchloom.errors import SourceError
 from patchloom.image_metadata import ImageMetadata
+from patchloom.image_stacks.fitting_metadata import fitting_metadata
 from patchloom.image_stacks.tiff_directories import SUB_DIRECTORIES, Directory, read_directory
 from patchloom.image_stacks.tiff_image import TiffImage, TiffLevel
 from patchloom.image_stacks.tiff_page_kinds import PageReader
@@ -52,7 +52,7 @@ class PagesImage:
         return True
 
     @property
-    def is_reduced(self) -> bool:
+    def is_associated(self) -> bool:
         """Whether it is a smaller copy of another image."""
         return self.groups[0].kind.is_reduced
 
@@ -74,9 +74,9 @@ class PagesImage:
             pages = list(self._sub_pages(number - len(self.groups)))
         return TiffLevel(*self._dimensions(pages[0].kind, len(pages)), pages, squeezes=True)
 
-    def metadata(self, axes_map: AxesMap) -> ImageMetadata:
-        """Return none, as nothing describes the image."""
-        return ImageMetadata()
+    def metadata(self, axes_map: AxesMap, *, is_rgb: bool) -> ImageMetadata:
+        """Return nothing but the colors, as nothing describes the image."""
+        return fitting_metadata(axes_map, is_rgb=is_rgb)
 
     @staticmethod
     def _dimensions(kind: PageKind, n_pages: int) -> tuple[str, tuple[int, ...]]:
@@ -97,56 +97,54 @@ class DamagedPage:
     error: SourceError
     name: str = "damaged"
     is_here: bool = True
-    is_reduced: bool = False
+    is_associated: bool = False
     outline: tuple[str, tuple[int, ...]] = ("", ())
     n_levels: int = 1
 
-    def level(self, number: int) -> TiffLevel:
+    def level(self, number: int) -> TiffLevel:  # noqa: ARG002
         """Raise what is wrong with the page."""
         raise self.error
 
-    def metadata(self, axes_map: AxesMap) -> ImageMetadata:
+    def metadata(self, axes_map: AxesMap, *, is_rgb: bool) -> ImageMetadata:  # noqa: ARG002
         """Return none."""
         return ImageMetadata()
 
 
 def images_of_pages(directories: Sequence[Directory]) -> list[TiffImage]:
-    """List the images that pages are, in the order of their first pages.
+    """List the images that pages are, in the order of their first pages; pages that are damaged come last.
 
     Pages that are marked as smaller copies are levels of the pyramid of the image before them where their size fits, and
     images of their own where it does not.
     """
     reader = PageReader()
-    groups: dict[object, _Pages | DamagedPage] = {}
-    with ExitStack() as opened:
-        file = opened.enter_context(open(directories[0].path, "rb")) if directories else None  # noqa: PTH123  # a string
+    groups: dict[object, _Pages] = {}
+    damaged: list[TiffImage] = []
+    if not directories:
+        return []
+    with open(directories[0].path, "rb") as file:  # noqa: PTH123  # a string
         for index, directory in enumerate(directories):
-            if file is None or not directory.is_page:
+            if not directory.is_page:
                 continue
             try:
                 page = reader.page(directory, file, index=index)
                 below = directory.integers(file, SUB_DIRECTORIES)
             except SourceError as error:
-                groups[index] = DamagedPage(error)
+                damaged.append(DamagedPage(error))
                 continue
             group = groups.setdefault(page.kind.image, _Pages(page.kind))
-            assert isinstance(group, _Pages)
             group.pages.append(page)
             group.below.append(below)
-    return _with_pyramids(list(groups.values()), reader)
+    return _with_pyramids(list(groups.values()), reader) + damaged
 
 
-def _with_pyramids(groups: Sequence[_Pages | DamagedPage], reader: PageReader) -> list[TiffImage]:
-    images: list[TiffImage] = []
+def _with_pyramids(groups: Sequence[_Pages], reader: PageReader) -> list[TiffImage]:
+    images: list[PagesImage] = []
     for group in groups:
-        before = images[-1] if images else None
-        if isinstance(group, DamagedPage):
-            images.append(group)
-        elif isinstance(before, PagesImage) and _is_next_level(before.groups, group):
-            before.groups.append(group)
+        if images and _is_next_level(images[-1].groups, group):
+            images[-1].groups.append(group)
         else:
             images.append(PagesImage([group], reader))
-    return images
+    return [*images]
 
 
 def _is_next_level(levels: Sequence[_Pages], candidate: _Pages) -> bool:

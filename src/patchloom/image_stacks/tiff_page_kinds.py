@@ -98,7 +98,7 @@ def page_kind(page: tifffile.TiffPage) -> PageKind:
         (page.tiledepth, page.tilelength, page.tilewidth) if page.is_tiled else (1, page.rowsperstrip, page.imagewidth)
     )
     sizes = [*page.shaped, *sides]
-    if not all(isinstance(size, (int, np.integer)) and 0 < size < 2**32 for size in sizes):
+    if not all(0 < size < 2**32 for size in sizes):
         raise SourceError(
             f"{path} is damaged: it has pages of {page.imagewidth} × {page.imagelength} pixels in pieces of {sides}"
         )
@@ -107,17 +107,17 @@ def page_kind(page: tifffile.TiffPage) -> PageKind:
         segment_shape=(1, *map(int, sides), int(page.shaped[-1])),
         dtype=page.dtype.newbyteorder(page.parent.byteorder),
         color=_color(page),
-        fill=_fill(page),
+        fill=page.nodata,
         directory=(path, page.offset),
         jpeg_header=page.jpegheader,
-        is_plain=_is_plain(page),
+        is_plain=_is_plain(page, page.dtype),
         is_reduced=page.is_reduced,
         axes=page.axes,
         shape=tuple(map(int, page.shape)),
     )
 
 
-def _is_plain(page: tifffile.TiffPage) -> bool:
+def _is_plain(page: tifffile.TiffPage, dtype: np.dtype[Any]) -> bool:
     """Whether nothing but the byte order differs from memory, and pieces, put one after the other, make the page."""
     pieces_in_order = not page.is_tiled or (
         page.tilewidth == page.imagewidth
@@ -128,7 +128,7 @@ def _is_plain(page: tifffile.TiffPage) -> bool:
     return bool(
         page.compression == page.predictor == page.fillorder == 1
         and page.sampleformat != 5  # complex integers
-        and page.bitspersample == 8 * page.dtype.itemsize
+        and page.bitspersample == 8 * dtype.itemsize
         and not page.is_subsampled
         and pieces_in_order
     )
@@ -137,7 +137,3 @@ def _is_plain(page: tifffile.TiffPage) -> bool:
 def _color(page: tifffile.TiffPage) -> str:
     color = "RGB" if page.photometric == 6 and page.compression in _DECODED_TO_RGB else page.photometric
     return str(getattr(color, "name", color))
-
-
-def _fill(page: tifffile.TiffPage) -> Any:
-    return page.nodata if isinstance(page.nodata, (int, float, complex)) else 0

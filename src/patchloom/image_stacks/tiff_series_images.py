@@ -16,8 +16,9 @@ import tifffile
 from patchloom.axes import AxesMap
 from patchloom.errors import SourceError
 from patchloom.image_metadata import ImageMetadata
+from patchloom.image_stacks.fitting_metadata import fitting_metadata
 from patchloom.image_stacks.tiff_directories import Directory, read_directory
-from patchloom.image_stacks.tiff_image import TiffLevel
+from patchloom.image_stacks.tiff_image import TiffLevel, is_name_of_associated
 from patchloom.image_stacks.tiff_metadata import metadata_of_imagej
 from patchloom.image_stacks.tiff_page_kinds import PageReader, page_kind
 from patchloom.image_stacks.tiff_pages import PageKind, StoredPage
@@ -47,9 +48,9 @@ class SeriesImage:
         return not self.series.is_multifile or any(page is not None and page.parent is self.tif for page in self.series)
 
     @property
-    def is_reduced(self) -> bool:
-        """Whether it is a smaller copy of another image."""
-        return bool(self.series.keyframe.is_reduced)
+    def is_associated(self) -> bool:
+        """Whether it is a smaller copy of another image, or its name that of a label or overview."""
+        return bool(self.series.keyframe.is_reduced) or is_name_of_associated(self.name)
 
     @property
     def outline(self) -> tuple[str, tuple[int, ...]]:
@@ -82,11 +83,11 @@ class SeriesImage:
         self._check_folder(pages)
         return TiffLevel(axes, shape, pages, squeezes=series.shape == series.get_shape(squeeze=True))
 
-    def metadata(self, axes_map: AxesMap) -> ImageMetadata:
+    def metadata(self, axes_map: AxesMap, *, is_rgb: bool) -> ImageMetadata:
         """Voxel sizes and channels of an ImageJ file; those of other formats are not known."""
         if self.series.kind != "imagej":
-            return ImageMetadata()
-        return metadata_of_imagej(self.tif.imagej_metadata or {}, self.series.keyframe, axes_map)
+            return fitting_metadata(axes_map, is_rgb=is_rgb)
+        return metadata_of_imagej(self.tif.imagej_metadata or {}, self.series.keyframe, axes_map, is_rgb=is_rgb)
 
     def _pages(self, series: tifffile.TiffPageSeries, n_pages: int) -> Iterator[StoredPage | None]:
         keyframe = series.keyframe
@@ -126,7 +127,7 @@ class SeriesImage:
         return StoredPage.of_segments(path, kind, offsets, byte_counts, page.jpegtables)
 
     def _kind(self, path: str, page: tifffile.TiffPage | tifffile.TiffFrame) -> PageKind:
-        if isinstance(page, tifffile.TiffFrame) and (page.is_virtual or page.parent is not self.tif):
+        if page.keyframe is not None and (page.is_virtual or page.parent is not self.tif):
             return page_kind(page.keyframe)
         with open(path, "rb") as file:  # noqa: PTH123  # a string
             return self.reader.kind(read_directory(path, page.offset), file, index=page.index)

@@ -15,7 +15,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from patchloom.axes import LEGAL_AXES, AxesMap
-from patchloom.errors import PatchloomError, SourceError, SourceNotFoundError
+from patchloom.errors import PatchloomError, SeveralImagesError, SourceError, SourceNotFoundError
 from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks.sliced_stack import SlicedStack
 from patchloom.image_stacks.source_axes import axes_from_names, unknown_axes
@@ -26,9 +26,6 @@ from patchloom.image_stacks.tiff_images import tiff_images
 from patchloom.image_stacks.tiff_pages import PageTable, page_table, read_pages
 from patchloom.image_stacks.tiff_segments import Decoder, segment_decoder
 from patchloom.local_paths import normalize_path
-
-_LISTED = 50
-"""Images that an error lists."""
 
 
 class TiffStack(SlicedStack):
@@ -45,7 +42,8 @@ class TiffStack(SlicedStack):
         axes it has, counted with or without those of size 1. Without them the file must say: OME-TIFF and ImageJ's
         hyperstacks do, and the samples of an RGB image are `C`. A `Z` of size 1 is then left out.
     series : int, optional
-        Which image of a file with several; by default the first that has a page in this file.
+        Which image of a file with several, counted from 0; may be left out where there is one only, apart from smaller copies,
+        labels and overviews of it, and images that lie in other files of a set.
     level : int
         Which level of its pyramid; 0 is the full image.
 
@@ -53,8 +51,11 @@ class TiffStack(SlicedStack):
     ------
     SourceNotFoundError
         If there is no such file, series or level.
+    SeveralImagesError
+        If the file has several images, and none is chosen; the message lists them.
     SourceError
-        If the file is no TIFF, is truncated, or belongs to a set that lacks files.
+        If the file is no TIFF, is damaged, belongs to a set that lacks files, or describes what its pages are not. Files
+        outside its folder are never read.
     AxesError
         If the axes are not known or do not fit the image.
 
@@ -88,7 +89,7 @@ class TiffStack(SlicedStack):
             chosen = image.level(level)
             table = page_table(chosen.pages)
             axes_map = _axes_map(path, chosen, axes)
-            metadata = _metadata(image, level, axes_map)
+            metadata = _metadata(image, chosen, level, axes_map)
         super().__init__(path if series is None else f"{path}@{series}", axes_map, table.dtype, metadata)
         self._table = table
         self._decoders: dict[int, Decoder] = {}
@@ -144,10 +145,7 @@ def _opened(path: str | Path) -> Iterator[tuple[tifffile.TiffFile, Sequence[Dire
     """Open a file, with what is wrong with it as one error, and nothing on the log beside it."""
     with _held_back_log():
         try:
-            if not Path(path).exists():
-                raise SourceNotFoundError(f"there is no file {path}")
-            if not Path(path).is_file():
-                raise SourceError(f"{path} cannot be read as a TIFF: it is not a file")
+            _check_is_file(path)
             # Links are followed here, once: the other files of a set are beside the file, not beside a link to it.
             real = Path(path).resolve()
             directories = read_directories(real)
@@ -158,6 +156,13 @@ def _opened(path: str | Path) -> Iterator[tuple[tifffile.TiffFile, Sequence[Dire
         except Exception as error:
             # tifffile raises whatever comes of a damaged value.
             raise SourceError(f"{path} cannot be read as a TIFF: {type(error).__name__}: {error}") from error
+
+
+def _check_is_file(path: str | Path) -> None:
+    if not Path(path).exists():
+        raise SourceNotFoundError(f"there is no file {path}")
+    if not Path(path).is_file():
+        raise SourceError(f"{path} cannot be read as a TIFF: it is not a file")
 
 
 @contextmanager
@@ -181,38 +186,22 @@ def _held_back_log() -> Iterator[None]:
         log.handle(record)
 
 
-def list_images(path: str | Path) -> list[str]:
-    """List the images of a file, each by the name that it is opened by, its own name and its shape.
-
-    Raises
-    ------
-    SourceError
-        If it cannot be read.
-    """
-    with _opened(path) as (tif, directories):
-        return _listed(path, tiff_images(tif, directories, ignores_ome=False))
-
-
 def _chosen(path: str | Path, images: Sequence[TiffImage]) -> int:
     """Find the one image that a file is meant for."""
-    own = [number for number, image in enumerate(images) if not image.is_reduced] or list(range(len(images)))
+    own = [number for number, image in enumerate(images) if not image.is_associated] or list(range(len(images)))
     here = [number for number in own if images[number].is_here] or own
     if not here:
         raise SourceError(f"{path} has no images")
     if len(here) > 1:
-        listed = _listed(path, images)
-        more = f", and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
-        raise SourceError(f"{path} has {len(here)} images: choose one of {', '.join(listed[:_LISTED])}{more}")
+        described = {f"{path}@{number}": _described(image) for number, image in enumerate(images)}
+        raise SeveralImagesError.of(path, described)
     return here[0]
 
 
-def _listed(path: str | Path, images: Sequence[TiffImage]) -> list[str]:
-    listed = []
-    for number, image in enumerate(images):
-        axes, shape = image.outline
-        name = f"{image.name[:100]!r}, " if image.name else ""
-        listed.append(f"{path}@{number} ({name}{axes} {' × '.join(map(str, shape))}{', reduced' * image.is_reduced})")
-    return listed
+def _described(image: TiffImage) -> str:
+    axes, shape = image.outline
+    name = f"{image.name[:100]!r}, " if image.name else ""
+    return f"{name}{axes} {' × '.join(map(str, shape))}{', associated' * image.is_associated}".strip()
 
 
 def _checked(what: str, path: str | Path, number: int, limit: int) -> int:
@@ -238,10 +227,10 @@ def _axes_map(path: str | Path, level: TiffLevel, axes: str | None) -> AxesMap:
     return AxesMap(own, tuple(size for _, size in kept))
 
 
-def _metadata(image: TiffImage, level: int, axes_map: AxesMap) -> ImageMetadata:
-    metadata = image.metadata(axes_map)
+def _metadata(image: TiffImage, chosen: TiffLevel, level: int, axes_map: AxesMap) -> ImageMetadata:
+    metadata = image.metadata(axes_map, is_rgb=chosen.is_rgb)
     if level:
-        full, lower = (dict(zip(*image.level(number).squeezed, strict=True)) for number in (0, level))
+        full, lower = (dict(zip(*of.squeezed, strict=True)) for of in (image.level(0), chosen))
         for axis in metadata.voxel_size:
             if axis in "ZYX":
                 metadata.voxel_size[axis] *= full.get(axis, 1) / lower.get(axis, 1)

@@ -26,7 +26,7 @@ _SYMBOLS = {
     **{f"{prefix}{unit}": f"{name}{full}" for prefix, name in _PREFIXES.items() for unit, full in (("m", "meter"), ("s", "second"))},
     "m": "meter", "s": "second", "\u00c5": "angstrom", "\u212b": "angstrom", "\u00e5": "angstrom", "pc": "parsec",
 }  # fmt: skip
-_NAMES |= {name for name in _SYMBOLS.values()}
+_NAMES |= set(_SYMBOLS.values())
 
 
 def unit_of(unit: str) -> tuple[str, float]:
