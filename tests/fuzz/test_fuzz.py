@@ -19,12 +19,7 @@ from targets import TARGETS
 COUNT = int(os.environ.get("PATCHLOOM_FUZZ", "500"))
 
 
-# To be emptied: each of these is worked on.
-UNSOUND = ["tiff", "ome-xml"]
-MARKS = {name: pytest.mark.xfail(reason="damaged files end in raw errors") for name in UNSOUND}
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, ())) for name in TARGETS])
+@pytest.mark.parametrize("name", TARGETS)
 def test_a_damaged_file_is_read_or_refused_by_one_of_our_errors(name: str) -> None:
     found = list(findings(TARGETS[name], 0, range(COUNT)))
     listed = [f"{finding.kind}: python tests/fuzz {name} --seed 0 --index {finding.index}" for finding in found]

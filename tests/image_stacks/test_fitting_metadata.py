@@ -1,10 +1,12 @@
 import math
+import warnings
 
 import pytest
+from yaozarrs import v05
 
 from patchloom.axes import AxesMap
 from patchloom.image_stacks.fitting_metadata import fitting_metadata
-from patchloom.image_stacks.unit_names import unit_name
+from patchloom.image_stacks.unit_names import unit_name, unit_of
 
 IMAGE = AxesMap("TCYX", (2, 3, 8, 8))
 
@@ -46,3 +48,49 @@ def test_names_are_one_a_channel_or_none(names):
 )
 def test_units_have_one_name(unit, name):
     assert unit_name(unit) == name
+
+
+METERS = {
+    "Ym": 1e24, "Zm": 1e21, "Em": 1e18, "Pm": 1e15, "Tm": 1e12, "Gm": 1e9, "Mm": 1e6, "km": 1e3, "hm": 1e2, "dam": 10, "m": 1,
+    "dm": 0.1, "cm": 1e-2, "mm": 1e-3, "µm": 1e-6, "nm": 1e-9, "pm": 1e-12, "fm": 1e-15, "am": 1e-18, "zm": 1e-21, "ym": 1e-24,
+    "Å": 1e-10, "thou": 2.54e-5, "li": 2.54e-2 / 12, "in": 2.54e-2, "ft": 0.3048, "yd": 0.9144, "mi": 1609.344,
+    "ua": 149597870700, "ly": 9460730472580800, "pc": 3.0856775814913673e16, "pt": 2.54e-2 / 72,
+}  # fmt: skip
+"""All of OME's units of length (2016-06) that are lengths."""
+
+SECONDS = {
+    "Ys": 1e24, "Zs": 1e21, "Es": 1e18, "Ps": 1e15, "Ts": 1e12, "Gs": 1e9, "Ms": 1e6, "ks": 1e3, "hs": 1e2, "das": 10, "s": 1,
+    "ds": 0.1, "cs": 1e-2, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9, "ps": 1e-12, "fs": 1e-15, "as": 1e-18, "zs": 1e-21, "ys": 1e-24,
+    "min": 60, "h": 3600, "d": 86400,
+}  # fmt: skip
+
+SIZES_OF_NAMES = {
+    "angstrom": 1e-10, "inch": 2.54e-2, "foot": 0.3048, "yard": 0.9144, "mile": 1609.344, "parsec": 3.0856775814913673e16,
+    "minute": 60, "hour": 3600, "day": 86400,
+}  # fmt: skip
+PREFIXES = {
+    "yotta": 1e24, "zetta": 1e21, "exa": 1e18, "peta": 1e15, "tera": 1e12, "giga": 1e9, "mega": 1e6, "kilo": 1e3, "hecto": 1e2,
+    "deci": 0.1, "centi": 1e-2, "milli": 1e-3, "micro": 1e-6, "nano": 1e-9, "pico": 1e-12, "femto": 1e-15, "atto": 1e-18,
+    "zepto": 1e-21, "yocto": 1e-24, "": 1,
+}  # fmt: skip
+
+
+def size_of(name):
+    if name in SIZES_OF_NAMES:
+        return SIZES_OF_NAMES[name]
+    return PREFIXES[name.removesuffix("meter").removesuffix("second")]
+
+
+@pytest.mark.parametrize(("unit", "size"), [*METERS.items(), *SECONDS.items()])
+def test_units_of_ome_keep_their_size_under_a_name_of_ome_zarr(unit, size):
+    name, factor = unit_of(unit)
+    kind = v05.TimeAxis if unit in SECONDS else v05.SpaceAxis
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # so yaozarrs says that a unit is not one of OME-Zarr's
+        assert kind(name="x", unit=name).unit == name
+    assert factor * size_of(name) == pytest.approx(size, rel=1e-12)
+
+
+@pytest.mark.parametrize("unit", ["pixel", "pixels", "reference frame", "", " ", "banana", "mol", "meterstick"])
+def test_other_units_are_none(unit):
+    assert unit_of(unit) == ("", 1)

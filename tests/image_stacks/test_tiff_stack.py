@@ -1,5 +1,6 @@
 import os
 import pickle
+import re
 import sys
 import tracemalloc
 from concurrent.futures import ProcessPoolExecutor
@@ -465,6 +466,100 @@ def test_what_imagej_tells_is_carried_over(tmp_path):
     told = TiffStack(tmp_path / "a.tif").metadata
     assert told.voxel_size == {"Z": 0.5, "Y": 0.2, "X": 0.25}
     assert set(told.units.values()) == {"micrometer"}
+
+
+def write_described(path, pixels, name="", channel="", n_slices=1):
+    xml = (
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+        f'<Image ID="Image:0" Name="{name}"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="30" SizeY="20" '
+        f'SizeZ="{n_slices}" SizeC="1" SizeT="1" {pixels}><Channel ID="Channel:0:0" {channel}/><TiffData/></Pixels></Image></OME>'
+    )
+    image = random_image((n_slices, 20, 30), "uint8")
+    tifffile.imwrite(path, image, description=xml.encode(), metadata=None, photometric="minisblack")
+    return TiffStack(path).metadata
+
+
+@pytest.mark.parametrize(
+    "name", ["0488", "1e5", "007", "2024_01_02", "True", "None", "nan", "1,5", "0x1F", "[1, 2]", " a", "Ω"]
+)
+def test_names_stay_what_they_are(tmp_path, name):
+    told = write_described(tmp_path / "a.ome.tif", "", name, f'Name="{name}"')
+    assert (told.name, told.channel_names) == (name, (name,))
+
+
+@pytest.mark.parametrize(
+    ("size", "unit", "expected"),
+    [
+        ("1.5E-5", "dm", (1.5e-5, "decimeter")),
+        ("2", "thou", (0.002, "inch")),
+        ("3", "Mm", (3, "megameter")),
+        ("-0.5", "nm", (0.5, "nanometer")),
+        ("0.5", "pixel", None),
+        ("0.5", "reference frame", None),
+        ("0", "nm", None),
+        ("", "nm", None),
+        ("NaN", "nm", None),
+        ("inf", "nm", None),
+        ("1e999", "nm", None),
+        ("wide", "nm", None),
+    ],
+)
+def test_a_size_is_kept_with_its_unit_or_not_at_all(tmp_path, size, unit, expected):
+    pixels = f'PhysicalSizeX="0.25" PhysicalSizeZ="{size}" PhysicalSizeZUnit="{unit}"'
+    told = write_described(tmp_path / "a.ome.tif", pixels, n_slices=2)
+    z = {"Z": expected} if expected else {}
+    assert told.voxel_size == {"X": 0.25, **{axis: pytest.approx(size) for axis, (size, _) in z.items()}}
+    assert told.units == {"X": "micrometer", **{axis: unit for axis, (_, unit) in z.items()}}
+
+
+@pytest.mark.parametrize(
+    ("color", "expected"), [("-16776961", ("FF0000",)), ("red", ()), ("1e3", ()), ("", ()), ("9" * 40, ())]
+)
+def test_a_color_that_is_none_is_left_out(tmp_path, color, expected):
+    assert write_described(tmp_path / "a.ome.tif", "", channel=f'Color="{color}"').channel_colors == expected
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (
+            {"unit": "um", "yunit": "nm", "zunit": "mm"},
+            {"Z": (0.5, "millimeter"), "Y": (0.2, "nanometer"), "X": (0.25, "micrometer")},
+        ),
+        ({"unit": "pixel", "zunit": "um"}, {"Z": (0.5, "micrometer")}),
+        (
+            {"unit": "micron", "spacing": -0.5},
+            {axis: (size, "micrometer") for axis, size in (("Z", 0.5), ("Y", 0.2), ("X", 0.25))},
+        ),
+        ({"unit": "um", "spacing": "wide"}, {axis: (size, "micrometer") for axis, size in (("Y", 0.2), ("X", 0.25))}),
+        ({"zunit": "um", "spacing": 1e400}, {}),
+    ],
+)
+def test_units_of_imagej_are_those_of_each_axis(tmp_path, told, expected):
+    metadata = {"axes": "ZYX", "spacing": 0.5, **told}
+    image = random_image((3, 20, 20))
+    tifffile.imwrite(tmp_path / "a.tif", image, imagej=True, resolution=(4, 5), metadata=metadata)
+    read = TiffStack(tmp_path / "a.tif").metadata
+    assert {axis: (size, read.units[axis]) for axis, size in read.voxel_size.items()} == expected
+
+
+@pytest.mark.parametrize(("tunit", "unit"), [({}, "second"), ({"tunit": "min"}, "minute")])
+def test_the_time_of_imagej_has_its_unit(tmp_path, tunit, unit):
+    metadata = {"axes": "TYX", "finterval": 2.5, **tunit}
+    tifffile.imwrite(tmp_path / "a.tif", random_image((3, 20, 20)), imagej=True, metadata=metadata)
+    told = TiffStack(tmp_path / "a.tif").metadata
+    assert (told.voxel_size, told.units) == ({"T": 2.5}, {"T": unit})
+
+
+def test_the_example_for_axes_that_nobody_knows_reads_the_planes_that_there_are(tmp_path):
+    for axes, shape in (("CYXS", (3, 70, 93, 3)), ("TCYXS", (2, 3, 70, 93, 3)), ("ZCYXS", (2, 3, 70, 93, 3))):
+        path = tmp_path / f"{axes}.ome.tif"
+        tifffile.imwrite(path, np.zeros(shape, "uint8"), ome=True, photometric="rgb", metadata={"axes": axes})
+        with pytest.raises(AxesError) as told:
+            TiffStack(path)
+        example = re.search(r"axes='(\w+)'", str(told.value))[1]
+        assert TiffStack(path, example).data_shape[-2:] == (70, 93)
+        assert TiffStack(path, example).data_shape[1] == 3
 
 
 def test_a_printers_resolution_is_no_voxel_size(tmp_path):

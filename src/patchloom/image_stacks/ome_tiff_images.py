@@ -119,7 +119,7 @@ class OmeTiffImage:
         """Number of levels of its pyramid, the full image included."""
         first = next(directory for directory in self._directories if directory is not None)
         with open(first.path, "rb") as file:  # noqa: PTH123  # a string
-            return 1 + len(first.integers(file, SUB_DIRECTORIES))
+            return 1 + len(first.tags().integers(file, SUB_DIRECTORIES))
 
     def level(self, number: int) -> TiffLevel:
         """Find the pages of one level of its pyramid.
@@ -214,15 +214,14 @@ class OmeTiffImage:
                 if level == 0:
                     yield self.reader.page(directory, file)
                     continue
-                below = directory.integers(file, SUB_DIRECTORIES)
+                below = directory.tags().integers(file, SUB_DIRECTORIES)
                 if level > len(below):
                     raise SourceError(f"{name} is damaged: not all of its pages have as many smaller copies")
                 yield self.reader.page(read_directory(name, int(below[level - 1])), file)
 
 
-def ome_images(document: OmeDocument, files: FileSet) -> list[OmeTiffImage]:
+def ome_images(document: OmeDocument, files: FileSet, reader: PageReader) -> list[OmeTiffImage]:
     """List the images of a description that have pixels."""
-    reader = PageReader()
     return [OmeTiffImage(image, files, reader) for image in document.images if image.planes]
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -34,6 +36,9 @@ STORAGE_TAGS = frozenset([
 
 _TYPES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_USUAL_DIRECTORY = 512
+"""Bytes that are read at once, in which most directories end."""
+
 _LARGEST_STORAGE_VALUE = 4096
 """Bytes; no tag of `STORAGE_TAGS` needs more."""
 
@@ -43,7 +48,8 @@ class _Format(NamedTuple):
 
     order: str
     length: str
-    entry: str
+    header: str
+    """Of an entry: tag, type and count."""
     pointer: str
 
     @property
@@ -52,42 +58,49 @@ class _Format(NamedTuple):
         return struct.calcsize(self.pointer)
 
 
-@dataclass(frozen=True, slots=True)
-class Directory:
-    """The entries of one page.
-
-    Parameters
-    ----------
-    path : str
-        The file.
-    offset : int
-        Position of the directory in the file, in bytes.
-    format : _Format
-        How its numbers are written.
-    entries : bytes
-        Its entries as they are in the file.
-    """
+class Directory(NamedTuple):
+    """The entries of one page."""
 
     path: str
+    """The file."""
+
     offset: int
+    """Position of the directory in the file, in bytes."""
+
     format: _Format
+    """How its numbers are written."""
+
     entries: bytes
+    """Its entries as they are in the file."""
+
+    def tags(self) -> Tags:
+        """Tell its entries apart."""
+        parts = _splitter(self.format, len(self.entries)).unpack(self.entries)
+        return Tags(self, _layout(self.format, parts[::2]), parts[1::2])
+
+
+class Tags(NamedTuple):
+    """The entries of a directory, told apart."""
+
+    directory: Directory
+    layout: _Layout
+    """What the directories of most pages of a file have in common: tags, types and counts."""
+
+    values: tuple[bytes, ...]
+    """For each entry its value, or the offset of it."""
 
     @property
     def is_page(self) -> bool:
         """Whether it describes pixels at all."""
-        tags = {entry[0] for entry in struct.iter_unpack(self.format.entry, self.entries)}
-        return not tags.isdisjoint({256, 257, STRIP_OFFSETS, TILE_OFFSETS})
+        return not self.layout.places.keys().isdisjoint({256, 257, STRIP_OFFSETS, TILE_OFFSETS})
 
     def storage(self, file: BinaryIO) -> tuple[object, ...]:
         """Return all that decides how the pixels are decoded; pages for which it is equal share a decoder."""
-        found = [
-            (tag, kind, count, self._value(file, kind, count, value)) if tag in STORAGE_TAGS else None
-            for tag, kind, count, value in struct.iter_unpack(self.format.entry, self.entries)
-        ]
-        return (self.format, *filter(None, found))
+        inline = tuple([self.values[place] for place in self.layout.inline_storage])
+        distant = tuple([self._distant_storage(file, place) for place in self.layout.distant_storage])
+        return (self.directory.format, self.layout.storage, inline, distant)
 
-    def integers(self, file: BinaryIO, *tags: int) -> NDArray[np.uint64]:
+    def integers(self, file: BinaryIO, *tags: int) -> Sequence[int] | NDArray[np.uint64]:
         """Return the values of the first of some tags that is there; none if there is none.
 
         Raises
@@ -95,42 +108,79 @@ class Directory:
         SourceError
             If they are not whole numbers, or do not lie within the file.
         """
-        entry = self._entry(tags)
-        if entry is None:
-            return np.zeros(0, np.uint64)
-        tag, kind, count, value = entry
+        tag = next((tag for tag in tags if tag in self.layout.places), None)
+        if tag is None:
+            return ()
+        place, kind, count = self.layout.places[tag]
         if kind not in _TYPES:
-            raise SourceError(f"{self.path} is damaged: tag {tag} of the directory at {self.offset} has type {kind}")
-        content = self._bytes(file, tag, kind, count, value)
-        return np.frombuffer(content, np.dtype(f"{self.format.order}{_TYPES[kind]}")).astype(np.uint64)
+            raise SourceError(f"{self.directory.path} is damaged: tag {tag} of a page has type {kind}")
+        if count == 1:
+            order = "little" if self.directory.format.order == "<" else "big"
+            return (int.from_bytes(self.values[place][: _TYPE_SIZES[kind]], order),)  # type: ignore[arg-type]
+        dtype = np.dtype(f"{self.directory.format.order}{_TYPES[kind]}")
+        return np.frombuffer(self._bytes(file, tag), dtype).astype(np.uint64)
 
     def content(self, file: BinaryIO, tag: int) -> bytes | None:
         """Return the bytes of a tag's value; None if there is no such tag."""
-        entry = self._entry((tag,))
-        return None if entry is None else self._bytes(file, *entry)
+        return self._bytes(file, tag) if tag in self.layout.places else None
 
-    def _entry(self, tags: tuple[int, ...]) -> tuple[int, int, int, bytes] | None:
-        entries = {entry[0]: entry for entry in struct.iter_unpack(self.format.entry, self.entries)}
-        return next((entries[tag] for tag in tags if tag in entries), None)
+    def _distant_storage(self, file: BinaryIO, place: int) -> bytes:
+        _, kind, count = next(entry for entry in self.layout.places.values() if entry[0] == place)
+        (offset,) = struct.unpack(self.directory.format.pointer, self.values[place])
+        file.seek(min(offset, _size(file)))
+        return file.read(count * _TYPE_SIZES.get(kind, 1))
 
-    def _value(self, file: BinaryIO, kind: int, count: int, value: bytes) -> bytes:
+    def _bytes(self, file: BinaryIO, tag: int) -> bytes:
+        place, kind, count = self.layout.places[tag]
         size = count * _TYPE_SIZES.get(kind, 1)
-        if self.format.inline < size <= _LARGEST_STORAGE_VALUE:
-            file.seek(min(struct.unpack(self.format.pointer, value)[0], 2**62))
-            return file.read(size)
-        return value
-
-    def _bytes(self, file: BinaryIO, tag: int, kind: int, count: int, value: bytes) -> bytes:
-        size = count * _TYPE_SIZES.get(kind, 1)
-        if size <= self.format.inline:
-            return value[:size]
-        (offset,) = struct.unpack(self.format.pointer, value)
+        if size <= self.directory.format.inline:
+            return self.values[place][:size]
+        (offset,) = struct.unpack(self.directory.format.pointer, self.values[place])
         if offset + size > _size(file):
             raise SourceError(
-                f"{self.path} is truncated: tag {tag} of the directory at {self.offset} lies beyond the end of the file"
+                f"{self.directory.path} is truncated: tag {tag} of a page lies beyond the end of the file"
             )
         file.seek(offset)
         return file.read(size)
+
+
+@dataclass(frozen=True, eq=False)
+class _Layout:
+    """Where the entries of equal directories are."""
+
+    places: dict[int, tuple[int, int, int]]
+    """For each tag its place, type and count."""
+
+    storage: tuple[bytes, ...]
+    """Tags, types and counts of the entries that decide how pixels are decoded."""
+
+    inline_storage: tuple[int, ...]
+    """Places of the entries that decide how pixels are decoded and have their values in them."""
+
+    distant_storage: tuple[int, ...]
+    """Places of those that have the offset of a value in them."""
+
+
+@lru_cache(1024)
+def _layout(form: _Format, headers: tuple[bytes, ...]) -> _Layout:
+    entries = [struct.unpack(form.header, header) for header in headers]
+    storage = [
+        (place, form.inline < count * _TYPE_SIZES.get(kind, 1) <= _LARGEST_STORAGE_VALUE)
+        for place, (tag, kind, count) in enumerate(entries)
+        if tag in STORAGE_TAGS
+    ]
+    return _Layout(
+        {tag: (place, kind, count) for place, (tag, kind, count) in enumerate(entries)},
+        tuple(headers[place] for place, _ in storage),
+        tuple(place for place, is_distant in storage if not is_distant),
+        tuple(place for place, is_distant in storage if is_distant),
+    )
+
+
+@lru_cache(1024)
+def _splitter(form: _Format, length: int) -> struct.Struct:
+    header, value = struct.calcsize(form.header), struct.calcsize(form.pointer)
+    return struct.Struct(f"{header}s{value}s" * (length // (header + value)))
 
 
 def read_directories(path: str | Path) -> tuple[Directory, ...]:
@@ -143,13 +193,15 @@ def read_directories(path: str | Path) -> tuple[Directory, ...]:
     """
     with open(path, "rb") as file:  # noqa: PTH123  # a string too
         form, position = _header(path, file)
+        size = _size(file)
         found: dict[int, Directory] = {}
-        left = 2 * _size(file)
+        left = 2 * size
         while position:
             if position in found:
                 raise SourceError(f"{path} is damaged: its list of pages is a loop")
-            found[position], position = _read(path, file, form, position)
-            left -= len(next(reversed(found.values())).entries)
+            directory, following = _read(str(path), file, size, form, position)
+            found[position], position = directory, following
+            left -= len(directory.entries)
             if left < 0:
                 raise SourceError(f"{path} is damaged: the directories of its pages overlap")
     return tuple(found.values())
@@ -165,7 +217,7 @@ def read_directory(path: str | Path, offset: int) -> Directory:
     """
     with open(path, "rb") as file:  # noqa: PTH123  # a string too
         form, _ = _header(path, file)
-        return _read(path, file, form, offset)[0]
+        return _read(str(path), file, _size(file), form, offset)[0]
 
 
 def _header(path: str | Path, file: BinaryIO) -> tuple[_Format, int]:
@@ -175,26 +227,35 @@ def _header(path: str | Path, file: BinaryIO) -> tuple[_Format, int]:
     if order is None or version not in {b"*\0", b"+\0"} or len(start) < 8:
         raise SourceError(f"{path} cannot be read as a TIFF: it begins with {start[:4]!r}")
     if version == b"*\0":
-        form = _Format(order, f"{order}H", f"{order}HHI4s", f"{order}I")
+        form = _Format(order, f"{order}H", f"{order}HHI", f"{order}I")
         return form, struct.unpack_from(form.pointer, start, 4)[0]
-    form = _Format(order, f"{order}Q", f"{order}HHQ8s", f"{order}Q")
+    form = _Format(order, f"{order}Q", f"{order}HHQ", f"{order}Q")
     if len(start) < 16:
         raise SourceError(f"{path} is truncated: it ends before its first page")
     return form, struct.unpack_from(form.pointer, start, 8)[0]
 
 
-def _read(path: str | Path, file: BinaryIO, form: _Format, position: int) -> tuple[Directory, int]:
+def _read(path: str, file: BinaryIO, size: int, form: _Format, position: int) -> tuple[Directory, int]:
     """Read a directory and the position of the next one."""
-    count_size, entry_size, pointer_size = map(struct.calcsize, (form.length, form.entry, form.pointer))
-    if position + count_size > _size(file):
+    length_size, entry_size, pointer_size = _sizes(form)
+    file.seek(min(position, size))
+    content = file.read(_USUAL_DIRECTORY)
+    n_entries = struct.unpack_from(form.length, content)[0] if len(content) >= length_size else 0
+    stop = length_size + n_entries * entry_size
+    if position + stop + pointer_size > size or len(content) < length_size:
         raise SourceError(f"{path} is truncated: it ends before its last page")
-    file.seek(position)
-    (count,) = struct.unpack(form.length, file.read(count_size))
-    length = count * entry_size
-    if position + count_size + length + pointer_size > _size(file):
-        raise SourceError(f"{path} is truncated: it ends before its last page")
-    content = file.read(length + pointer_size)
-    return Directory(str(path), position, form, content[:length]), struct.unpack_from(form.pointer, content, length)[0]
+    if stop + pointer_size > len(content):
+        content += file.read(stop + pointer_size - len(content))
+    return Directory(path, position, form, content[length_size:stop]), struct.unpack_from(form.pointer, content, stop)[
+        0
+    ]
+
+
+@lru_cache(8)
+def _sizes(form: _Format) -> tuple[int, int, int]:
+    """Bytes of the number of entries, of an entry, and of the offset of the next directory."""
+    pointer = struct.calcsize(form.pointer)
+    return struct.calcsize(form.length), struct.calcsize(form.header) + pointer, pointer
 
 
 def _size(file: BinaryIO) -> int:

@@ -15,6 +15,7 @@ from patchloom.image_stacks.ome_xml import read_ome_xml
 from patchloom.image_stacks.tiff_directories import Directory
 from patchloom.image_stacks.tiff_image import TiffImage
 from patchloom.image_stacks.tiff_page_images import images_of_pages
+from patchloom.image_stacks.tiff_page_kinds import PageReader
 from patchloom.image_stacks.tiff_series_images import SeriesImage
 
 _BEFORE_OME = ("shaped", "lsm", "mmstack")
@@ -49,13 +50,13 @@ def tiff_images(tif: tifffile.TiffFile, directories: Sequence[Directory], *, ign
     if _has_format(tif, _BEFORE_OME):
         return _described_by_series(path, tif, directories)
     if tif.is_ome:
-        images = _described_by_ome(path, tif.ome_metadata or "", directories, ignores_ome=ignores_ome)
+        images = _described_by_ome(path, tif, directories, ignores_ome=ignores_ome)
         if images:
             return images
         tif.is_ome = False
     if _has_format(tif, _AFTER_OME):
         return _described_by_series(path, tif, directories)
-    return images_of_pages(directories)
+    return images_of_pages(tif, directories)
 
 
 def _has_format(tif: tifffile.TiffFile, names: Sequence[str]) -> bool:
@@ -63,10 +64,10 @@ def _has_format(tif: tifffile.TiffFile, names: Sequence[str]) -> bool:
 
 
 def _described_by_ome(
-    path: Path, text: str, directories: Sequence[Directory], *, ignores_ome: bool
+    path: Path, tif: tifffile.TiffFile, directories: Sequence[Directory], *, ignores_ome: bool
 ) -> Sequence[TiffImage]:
     try:
-        document = read_ome_xml(text)
+        document = read_ome_xml(tif.ome_metadata or "")
     except ValueError as error:
         if not ignores_ome:
             raise SourceError(
@@ -74,15 +75,15 @@ def _described_by_ome(
             ) from error
         logging.getLogger(__name__).warning("%s: the OME-XML cannot be used, and is ignored: %s", path, error)
         return []
-    return ome_images(document, FileSet(path, document.uuid, directories))
+    return ome_images(document, FileSet(path, document.uuid, directories), PageReader(tif))
 
 
 def _described_by_series(path: Path, tif: tifffile.TiffFile, directories: Sequence[Directory]) -> Sequence[TiffImage]:
     if tif.is_mmstack:
         _check_micromanager(path, tif)
     if {series.kind for series in tif.series} <= _PAGES_ALONE:
-        return images_of_pages(directories)
-    return [SeriesImage(path, tif, series, directories) for series in tif.series]
+        return images_of_pages(tif, directories)
+    return [SeriesImage(path, tif, series, directories, PageReader(tif)) for series in tif.series]
 
 
 def _check_micromanager(path: Path, tif: tifffile.TiffFile) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 
 from patchloom.axes import AxesMap
@@ -28,7 +29,7 @@ class _Pages:
 
     kind: PageKind
     pages: list[StoredPage] = field(default_factory=list)
-    below: list[NDArray[np.uint64]] = field(default_factory=list)
+    below: list[Sequence[int] | NDArray[np.uint64]] = field(default_factory=list)
     """For each page the offsets of the directories of its smaller copies."""
 
 
@@ -110,24 +111,25 @@ class DamagedPage:
         return ImageMetadata()
 
 
-def images_of_pages(directories: Sequence[Directory]) -> list[TiffImage]:
+def images_of_pages(tif: tifffile.TiffFile, directories: Sequence[Directory]) -> list[TiffImage]:
     """List the images that pages are, in the order of their first pages; pages that are damaged come last.
 
     Pages that are marked as smaller copies are levels of the pyramid of the image before them where their size fits, and
     images of their own where it does not.
     """
-    reader = PageReader()
+    reader = PageReader(tif)
     groups: dict[object, _Pages] = {}
     damaged: list[TiffImage] = []
     if not directories:
         return []
     with open(directories[0].path, "rb") as file:  # noqa: PTH123  # a string
         for index, directory in enumerate(directories):
-            if not directory.is_page:
+            tags = directory.tags()
+            if not tags.is_page:
                 continue
             try:
                 page = reader.page(directory, file, index=index)
-                below = directory.integers(file, SUB_DIRECTORIES)
+                below = tags.integers(file, SUB_DIRECTORIES)
             except SourceError as error:
                 damaged.append(DamagedPage(error))
                 continue

@@ -16,17 +16,28 @@ from patchloom.image_stacks.tiff_directories import (
     TILE_BYTE_COUNTS,
     TILE_OFFSETS,
     Directory,
+    Tags,
 )
 from patchloom.image_stacks.tiff_pages import PageKind, StoredPage
 
 _DECODED_TO_RGB = {6, 7, 33007, 34892}
 """Compressions (JPEG) whose decoder turns YCbCr into RGB."""
 
+_DAMAGE = (tifffile.TiffFileError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, struct.error)
+"""What tifffile raises for a directory that is damaged."""
+
 
 class PageReader:
-    """Finds how pages are stored; what equal pages have in common is worked out once."""
+    """Finds how pages are stored; what equal pages have in common is worked out once.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    tif : TiffFile
+        A file that is open, so that it need not be opened again.
+    """
+
+    def __init__(self, tif: tifffile.TiffFile) -> None:
+        self._tif = tif
         self._kinds: dict[tuple[object, ...], PageKind] = {}
 
     def page(self, directory: Directory, file: BinaryIO, *, index: int = 0) -> StoredPage:
@@ -46,39 +57,40 @@ class PageReader:
         SourceError
             If it is damaged, or stored in a way that is not supported.
         """
+        tags = directory.tags()
         return StoredPage.of_segments(
             directory.path,
-            self.kind(directory, file, index=index),
-            directory.integers(file, TILE_OFFSETS, STRIP_OFFSETS),
-            directory.integers(file, TILE_BYTE_COUNTS, STRIP_BYTE_COUNTS),
-            directory.content(file, JPEG_TABLES),
+            self.kind(tags, file, index=index),
+            tags.integers(file, TILE_OFFSETS, STRIP_OFFSETS),
+            tags.integers(file, TILE_BYTE_COUNTS, STRIP_BYTE_COUNTS),
+            tags.content(file, JPEG_TABLES),
         )
 
-    def kind(self, directory: Directory, file: BinaryIO, *, index: int = 0) -> PageKind:
+    def kind(self, tags: Tags, file: BinaryIO, *, index: int = 0) -> PageKind:
         """Describe how the page of a directory is stored; see `page`."""
-        storage = directory.storage(file)
-        if storage not in self._kinds:
-            self._kinds[storage] = _kind_at(directory, index)
-        return self._kinds[storage]
+        storage = tags.storage(file)
+        kind = self._kinds.get(storage)
+        if kind is None:
+            kind = self._kinds[storage] = self._kind_at(tags.directory, index)
+        return kind
+
+    def _kind_at(self, directory: Directory, index: int) -> PageKind:
+        try:
+            if directory.path == self._tif.filehandle.path:
+                return page_kind(_page_at(self._tif, directory.offset, index))
+            with tifffile.TiffFile(directory.path) as tif:
+                return page_kind(_page_at(tif, directory.offset, index))
+        except _DAMAGE as error:
+            raise SourceError(
+                f"{directory.path} cannot be read as a TIFF: page {index} is damaged: {type(error).__name__}: {error}"
+            ) from error
 
 
-def _kind_at(directory: Directory, index: int) -> PageKind:
-    try:
-        with tifffile.TiffFile(directory.path) as tif:
-            tif.filehandle.seek(directory.offset)
-            return page_kind(tifffile.TiffPage(tif, index=index))
-    except (
-        tifffile.TiffFileError,
-        ValueError,
-        TypeError,
-        ArithmeticError,
-        LookupError,
-        AttributeError,
-        struct.error,
-    ) as error:
-        raise SourceError(
-            f"{directory.path} cannot be read as a TIFF: page {index} is damaged: {type(error).__name__}: {error}"
-        ) from error
+def _page_at(tif: tifffile.TiffFile, offset: int, index: int) -> tifffile.TiffPage:
+    if offset == tif.pages.first.offset:
+        return tif.pages.first
+    tif.filehandle.seek(offset)
+    return tifffile.TiffPage(tif, index=index)
 
 
 def page_kind(page: tifffile.TiffPage) -> PageKind:

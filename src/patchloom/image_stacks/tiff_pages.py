@@ -24,7 +24,7 @@ import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -41,9 +41,9 @@ MISSING = -1
 """The file number of a page that was never written; its pixels are 0."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class PageKind:
-    """How pages are stored; plain data that pickles."""
+    """How pages are stored; plain data that pickles. Pages that are stored alike share one."""
 
     page_shape: tuple[int, ...]
     """Shape of a page."""
@@ -78,13 +78,18 @@ class PageKind:
     shape: tuple[int, ...]
     """Size along each of these axes."""
 
-    @property
+    @cached_property
     def segment_counts(self) -> tuple[int, ...]:
         """How many segments a page has along each axis but the last, which is never cut."""
         sides = zip(self.page_shape[:4], self.segment_shape[:4], strict=True)
         return tuple(math.ceil(size / side) for size, side in sides)
 
-    @property
+    @cached_property
+    def n_segments(self) -> int:
+        """Number of segments of a page."""
+        return math.prod(self.segment_counts)
+
+    @cached_property
     def page_bytes(self) -> int:
         """Bytes of the pixels of a page."""
         return math.prod(self.page_shape) * self.dtype.itemsize
@@ -94,7 +99,7 @@ class PageKind:
         sides = " × ".join(map(str, self.shape))
         return f"{sides} pixels of {self.dtype.newbyteorder('=')} ({self.color}{', reduced' * self.is_reduced})"
 
-    @property
+    @cached_property
     def image(self) -> tuple[object, ...]:
         """What is equal for all pages of one image."""
         return self.page_shape, self.axes, self.dtype.newbyteorder("="), self.color, self.is_reduced
@@ -109,10 +114,10 @@ class StoredPage(NamedTuple):
     kind: PageKind
     """How it is stored."""
 
-    offsets: NDArray[np.uint64]
+    offsets: Sequence[int] | NDArray[np.uint64]
     """Where its segments begin; the first alone where the page is one run of plain pixels."""
 
-    byte_counts: NDArray[np.uint64]
+    byte_counts: Sequence[int] | NDArray[np.uint64]
     """How long they are as stored."""
 
     jpeg_tables: bytes | None = None
@@ -126,8 +131,8 @@ class StoredPage(NamedTuple):
         cls,
         path: str,
         kind: PageKind,
-        offsets: NDArray[np.uint64],
-        byte_counts: NDArray[np.uint64],
+        offsets: Sequence[int] | NDArray[np.uint64],
+        byte_counts: Sequence[int] | NDArray[np.uint64],
         jpeg_tables: bytes | None = None,
     ) -> StoredPage:
         """Describe a page by its segments.
@@ -137,13 +142,11 @@ class StoredPage(NamedTuple):
         SourceError
             If they are fewer or more than the page needs.
         """
-        if (
-            kind.is_plain
-            and offsets[:1].any()
-            and (len(offsets) == 1 or _follow_each_other(kind, offsets, byte_counts))
-        ):
-            return cls(path, kind, offsets[:1], np.array([kind.page_bytes], np.uint64), is_run=True)
-        if not len(offsets) == len(byte_counts) == math.prod(kind.segment_counts):
+        n_segments = len(offsets)
+        begins = kind.is_plain and n_segments > 0 and offsets[0] > 0
+        if begins and (n_segments == 1 or _follow_each_other(kind, np.asarray(offsets), np.asarray(byte_counts))):
+            return cls(path, kind, offsets[:1], (kind.page_bytes,), is_run=True)
+        if not n_segments == len(byte_counts) == kind.n_segments:
             raise SourceError(f"{path} is corrupt: its pages do not tell where all of their pixels are")
         return cls(path, kind, offsets, byte_counts, jpeg_tables)
 
@@ -240,23 +243,29 @@ def page_table(pages: Sequence[StoredPage | None]) -> PageTable:
         file_of_page=np.array([files[page.path] if page else MISSING for page in pages]),
         kinds=tuple(kinds),
         kind_of_page=np.array([kinds[page.kind] if page else 0 for page in pages]),
-        is_run=np.array([bool(page and page.is_run) for page in pages]),
-        offsets=np.zeros((len(pages), width), np.int64),
-        byte_counts=np.zeros((len(pages), width), np.int64),
+        is_run=np.array([page is not None and page.is_run for page in pages]),
+        offsets=_rows([page.offsets if page else () for page in pages], width),
+        byte_counts=_rows([page.byte_counts if page else () for page in pages], width),
         jpeg_tables=tuple(page and page.jpeg_tables for page in pages)
         if any(page.jpeg_tables for page in there)
         else (),
     )
-    for number, page in enumerate(pages):
-        if page is not None:
-            # What lies beyond any file stays so.
-            table.offsets[number, : len(page.offsets)] = np.minimum(page.offsets, _BEYOND)
-            table.byte_counts[number, : len(page.offsets)] = np.minimum(page.byte_counts, _BEYOND)
     _check_within_files(table)
     return table
 
 
-_BEYOND = np.uint64(2**62)
+def _rows(rows: Sequence[Sequence[int] | NDArray[np.uint64]], width: int) -> NDArray[np.int64]:
+    """Stack rows of numbers, completed by 0. Numbers that lie beyond any file stay so."""
+    if width == 1:
+        numbers = [min(int(row[0]), _BEYOND) if len(row) else 0 for row in rows]
+        return np.array(numbers, np.int64)[:, np.newaxis]
+    table = np.zeros((len(rows), width), np.int64)
+    for number, row in enumerate(rows):
+        table[number, : len(row)] = np.minimum(np.asarray(row, np.uint64), np.uint64(_BEYOND))
+    return table
+
+
+_BEYOND = 2**62
 
 
 def _check_one_image(pages: Sequence[StoredPage | None], kinds: Sequence[PageKind]) -> None:

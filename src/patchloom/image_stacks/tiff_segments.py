@@ -61,6 +61,8 @@ def segment_decoder(path: str | Path, offset: int) -> Decoder:
 
 def bounded_decoder(page: tifffile.TiffPage) -> Decoder:
     """Make the decoder of the segments of an open page."""
+    if not isinstance(page.compression, int):
+        raise SourceError(f"{page.parent.filehandle.path} is damaged: a page has the compressions {page.compression}")
     try:
         decode: Decoder = page.decode
     except (ValueError, NotImplementedError, KeyError) as error:

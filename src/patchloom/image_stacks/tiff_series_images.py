@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ class SeriesImage:
     tif: tifffile.TiffFile
     series: tifffile.TiffPageSeries
     directories: Sequence[Directory]
-    reader: PageReader = field(default_factory=PageReader)
+    reader: PageReader
 
     @property
     def name(self) -> str:
@@ -112,10 +112,9 @@ class SeriesImage:
         end, size = series.dataoffset + n_pages * kind.page_bytes, Path(path).stat().st_size
         if end > size:
             raise SourceError(f"{path} is truncated: its pixels need {end} bytes, and it has {size}")
-        length = np.array([kind.page_bytes], np.uint64)
         for number in range(n_pages):
-            start = np.array([series.dataoffset + number * kind.page_bytes], np.uint64)
-            yield StoredPage(path, kind, start, length, is_run=True)
+            start = series.dataoffset + number * kind.page_bytes
+            yield StoredPage(path, kind, (start,), (kind.page_bytes,), is_run=True)
 
     def _page(self, page: tifffile.TiffPage | tifffile.TiffFrame) -> StoredPage:
         path = page.parent.filehandle.path
@@ -123,14 +122,14 @@ class SeriesImage:
         kind = self._kind(path, page)
         if kind.is_plain and page.is_contiguous and len(offsets) > 1:
             # tifffile knows formats in which the lengths of the strips are wrong.
-            offsets, byte_counts = offsets[:1], np.array([kind.page_bytes], np.uint64)
+            offsets, byte_counts = offsets[:1], byte_counts[:1]
         return StoredPage.of_segments(path, kind, offsets, byte_counts, page.jpegtables)
 
     def _kind(self, path: str, page: tifffile.TiffPage | tifffile.TiffFrame) -> PageKind:
         if page.keyframe is not None and (page.is_virtual or page.parent is not self.tif):
             return page_kind(page.keyframe)
         with open(path, "rb") as file:  # noqa: PTH123  # a string
-            return self.reader.kind(read_directory(path, page.offset), file, index=page.index)
+            return self.reader.kind(read_directory(path, page.offset).tags(), file, index=page.index)
 
     def _check_folder(self, pages: Sequence[StoredPage | None]) -> None:
         for name in {page.path for page in pages if page is not None}:
