@@ -6,8 +6,8 @@ functions at the end tell the three kinds apart; they look at keys only, and ans
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypedDict, TypeGuard
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict, TypeGuard
 
 
 class PatchSpecs(TypedDict):
@@ -86,22 +86,28 @@ class UncorrelatedPatchSpecs(PatchSpecs):
 
 
 def is_tile_specs(specs: PatchSpecs) -> TypeGuard[TileSpecs]:
-    """Whether a specification says where its tile is cropped and stitched.
+    """Whether a specification says where its tile is cropped and stitched; anything else does not.
 
     Examples
     --------
     >>> is_tile_specs({"data_idx": 0, "sample_idx": 0, "coords": (0, 0), "patch_size": (8, 8)})
     False
     """
-    return "crop_coords" in specs and "crop_size" in specs and "stitch_coords" in specs
+    return _is_mapping(specs) and "crop_coords" in specs and "crop_size" in specs and "stitch_coords" in specs
 
 
 def is_uncorrelated_specs(specs: PatchSpecs) -> TypeGuard[UncorrelatedPatchSpecs]:
-    """Whether a specification says where each of its channels was drawn.
+    """Whether a specification says where each of its channels was drawn; anything else does not.
 
     Examples
     --------
     >>> is_uncorrelated_specs({"data_idx": 0, "sample_idx": 0, "coords": (0, 0), "patch_size": (8, 8)})
     False
     """
-    return "all_data_idx" in specs and "all_sample_idx" in specs and "all_coords" in specs
+    return (
+        isinstance(specs, Mapping) and "all_data_idx" in specs and "all_sample_idx" in specs and "all_coords" in specs
+    )
+
+
+def _is_mapping(specs: Any) -> bool:
+    return isinstance(specs, Mapping)

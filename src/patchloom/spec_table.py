@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import operator
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -16,8 +17,9 @@ from typing import Any, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import listed, shown, whole_number
 from patchloom.array_archive import read_arrays
-from patchloom.errors import SpecError
+from patchloom.errors import NotWholeError, PatchIndexError, SpecError
 from patchloom.local_paths import normalize_path
 from patchloom.patch_specs import PatchSpecs
 
@@ -69,9 +71,10 @@ class SpecTable(Sequence[PatchSpecs]):
     """The fields, in the order of the specification."""
 
     def __init__(self, columns: Mapping[str, NDArray[Any]]) -> None:
+        _check_mapping(columns)
         fields = next((kind for kind in _KINDS if set(kind) == set(columns)), None)
         if fields is None:
-            raise SpecError(f"columns {sorted(columns)} are not the fields of any one kind of specification")
+            raise SpecError(f"columns {sorted(map(str, columns))} are not the fields of any one kind of specification")
         table: dict[str, Column] = {}
         for field in fields:
             table[field] = column = _whole_numbers(field, columns[field]).view()
@@ -92,7 +95,7 @@ class SpecTable(Sequence[PatchSpecs]):
         """
         if isinstance(specs, SpecTable):
             return specs
-        rows = cast("list[Mapping[str, Any]]", list(specs))
+        rows: list[Mapping[str, Any]] = listed("specs", specs, "a sequence of specifications, such as a patching gives")
         if not rows:
             raise SpecError("a table needs at least one specification; there are none")
         for kind in set(map(type, rows)):
@@ -125,12 +128,40 @@ class SpecTable(Sequence[PatchSpecs]):
     def __getitem__(self, index: slice | Sequence[int] | NDArray[Any]) -> SpecTable: ...
     def __getitem__(self, index: int | slice | Sequence[int] | NDArray[Any]) -> PatchSpecs | SpecTable:
         if isinstance(index, (int, np.integer)):
-            return _to_spec((field, column[index].tolist()) for field, column in self.columns.items())
+            row = self._row(index)
+            return _to_spec((field, column[row].tolist()) for field, column in self.columns.items())
         if not isinstance(index, slice):
-            return SpecTable({field: column[np.asarray(index)] for field, column in self.columns.items()})
+            chosen = self._rows(index)
+            return SpecTable({field: column[chosen] for field, column in self.columns.items()})
         rows = object.__new__(SpecTable)  # whose columns are read-only views, and fit each other as these do
         rows.columns = {field: column[index] for field, column in self.columns.items()}
         return rows
+
+    def _row(self, index: Any) -> int:
+        row = whole_number("index", index)
+        if not -len(self) <= row < len(self):
+            raise PatchIndexError(f"index is {shown(row)}, but the table has {len(self)} specifications")
+        return row
+
+    def _rows(self, index: Any) -> NDArray[Any]:
+        try:
+            rows = np.asarray(index)
+        except ValueError:  # lists of different lengths
+            rows = np.empty(())
+        if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iub") or isinstance(index, (str, bytes, Mapping)):
+            raise NotWholeError(
+                f"index is {shown(index)}: it must be a whole number, a slice, or a sequence of whole numbers"
+            )
+        if rows.dtype.kind == "b":
+            if len(rows) != len(self):
+                raise PatchIndexError(
+                    f"index has {len(rows)} truth values, but the table has {len(self)} specifications"
+                )
+            return rows
+        if rows.size:
+            self._row(int(rows.min()))
+            self._row(int(rows.max()))
+        return rows if rows.size else rows.astype(np.int64)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SpecTable):
@@ -155,14 +186,17 @@ class SpecTable(Sequence[PatchSpecs]):
         SpecError
             If the file name ends otherwise.
         """
-        path = Path(normalize_path(path))
-        if _storage_format(path) == ".npz":
-            with path.open("wb") as file:
-                np.savez_compressed(file, allow_pickle=False, **self.columns)
-        else:
-            with path.open("w", encoding="utf-8") as file:
-                file.writelines(json.dumps(spec) + "\n" for spec in self)
-        return path
+        place = _table_path(path)
+        try:
+            if _storage_format(place) == ".npz":
+                with place.open("wb") as file:
+                    np.savez_compressed(file, allow_pickle=False, **self.columns)
+            else:
+                with place.open("w", encoding="utf-8") as text:
+                    text.writelines(json.dumps(spec) + "\n" for spec in self)
+        except (OSError, ValueError) as error:
+            raise SpecError(f"path is {shown(str(place))}: it cannot be written: {error}") from error
+        return place
 
     @classmethod
     def load(cls, path: str | Path) -> SpecTable:
@@ -173,7 +207,7 @@ class SpecTable(Sequence[PatchSpecs]):
         SpecError
             If the file name ends otherwise, there is no such file, it is damaged, or it contains no specifications.
         """
-        path = Path(normalize_path(path))
+        path = _table_path(path)
         storage_format = _storage_format(path)
         try:
             if storage_format == ".npz":
@@ -249,6 +283,17 @@ def _plain_integers(name: str, value: Any, n_axes: int) -> Any:
     except TypeError:
         pass
     raise SpecError(f"{name} is {value!r} of type {type(value).__name__}: it must be a whole number")
+
+
+def _check_mapping(columns: Any) -> None:
+    if not isinstance(columns, Mapping):
+        raise SpecError(f"columns is {shown(columns)}: it must be a mapping from the names of fields to arrays")
+
+
+def _table_path(path: Any) -> Path:
+    if not isinstance(path, (str, os.PathLike)) or isinstance(path, bytes):
+        raise SpecError(f"path is {shown(path)}: it must be the name of a file that ends in .npz or .jsonl")
+    return Path(normalize_path(path))
 
 
 def _storage_format(path: Path) -> str:

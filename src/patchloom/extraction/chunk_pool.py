@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import instance
 from patchloom.errors import GeometryError, SourceError
 from patchloom.extraction.box_reads import BoxReads, ReadBoxes, read_boxes
 from patchloom.extraction.chunk_grid import ChunkGrid
@@ -94,6 +95,7 @@ class ChunkPool:
 
     def reader(self, stack: ImageStack) -> ReadBoxes:
         """Give the function that reads boxes of a stack: through the pool, where the stack is stored in chunks."""
+        instance("stack", stack, ImageStack, "open_stacks makes them")
         grid = self._grid(stack)
         return partial(read_boxes, stack) if grid is None else partial(self._read, grid)
 

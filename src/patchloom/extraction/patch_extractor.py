@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from patchloom.argument_checks import instance, shown
 from patchloom.errors import GeometryError
 from patchloom.extraction.box_reads import read_boxes
 from patchloom.extraction.chunk_pool import Announced, ChunkPool
@@ -16,7 +17,7 @@ from patchloom.extraction.padded_window import Normalisation
 from patchloom.extraction.series_windows import SeriesWindows, locate
 from patchloom.extraction.window_reads import Windows, needed_boxes, pick_windows, read_windows
 from patchloom.geometry.padding import Padding, check_padding
-from patchloom.image_stacks import HoldsPixels, ImageStack, check_series
+from patchloom.image_stacks import HoldsPixels, ImageStack, check_series, listed_stacks
 from patchloom.patch_specs import PatchSpecs, is_uncorrelated_specs
 from patchloom.pixel_arrays import check_fillable, pixel_dtype, share_memory
 from patchloom.spec_table import SpecTable
@@ -50,7 +51,9 @@ class PatchExtractor:
     def __init__(
         self, image_stacks: Sequence[ImageStack], padding: Padding = "constant", *, pool: ChunkPool | None = None
     ) -> None:
-        self.image_stacks = list(image_stacks)
+        self.image_stacks = listed_stacks("image_stacks", image_stacks)
+        if pool is not None:
+            instance("pool", pool, ChunkPool)
         check_series(self.image_stacks)
         self.padding = check_padding(padding)
         self.pool = pool
@@ -276,9 +279,10 @@ class PatchExtractor:
         SpecError
             If a specification points outside the series, or they differ in size or kind.
         """
+        parts = self.locate(specs).by_stack()
         if self.pool is not None:
             announced = []
-            for data_idx, windows in self.locate(specs).by_stack():
+            for data_idx, windows in parts:
                 stack = self.image_stacks[data_idx]
                 announced.append(Announced(stack, *needed_boxes(windows, stack.data_shape, self.padding)))
             self.pool.expect(announced)
@@ -302,12 +306,23 @@ class PatchExtractor:
     def _per_channel(
         self, name: str, values: float | Sequence[float] | NDArray[Any], dtype: np.dtype[Any]
     ) -> NDArray[Any]:
-        numbers = np.asarray(values, dtype=dtype)
+        numbers = _numbers(name, values, dtype)
         if numbers.shape not in {(), (1,), (self.n_channels,)}:
             raise GeometryError(
                 f"{name} has shape {numbers.shape}: give one number, or one for each of {self.n_channels} channels"
             )
         return numbers if len(numbers.shape) and len(numbers) == self.n_channels else np.full(self.n_channels, numbers)
+
+
+def _numbers(name: str, values: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    try:
+        numbers = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        numbers = np.empty(0, dtype=object)
+    real = numbers.dtype.kind in "iuf" or (dtype.kind == "c" and numbers.dtype.kind == "c")
+    if not real or not np.isfinite(numbers).all():
+        raise GeometryError(f"{name} is {shown(values)}: it must be a finite number, or one for each channel")
+    return numbers.astype(dtype, copy=False)
 
 
 def _make_again(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import instance, real_number
 from patchloom.errors import GeometryError
 from patchloom.filters.score_map import ScoreMap
 from patchloom.patching import StratifiedPatching
@@ -78,8 +79,7 @@ def thin_out_below(
     True
     """
     check_fits(patching, score_map)
-    if not 0 <= probability <= 1:
-        raise GeometryError(f"probability is {probability}: it must be from 0 to 1")
+    real_number("probability", probability, least=0, most=1)
     for data_idx, below in enumerate(score_map.below(threshold)):
         grid = patching.grid_shape(data_idx)
         for sample_idx, cells in enumerate(below):
@@ -104,6 +104,8 @@ def check_fits(patching: StratifiedPatching, score_map: ScoreMap) -> None:
     GeometryError
         If the cells have another size than the plan's patches, or the images differ in number, samples or size.
     """
+    instance("patching", patching, StratifiedPatching)
+    instance("score_map", score_map, ScoreMap, "score_cells makes them")
     if score_map.cell_size != patching.patch_size:
         raise GeometryError(
             f"the scores are of cells of {score_map.cell_size}, and the plan has patches of {patching.patch_size}: "

@@ -15,7 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.errors import GeometryError
+from patchloom.argument_checks import function, instance, real_number, shown
+from patchloom.errors import ArgumentTypeError, GeometryError
 
 _EULER = 0.57721566490153286
 
@@ -79,12 +80,18 @@ class _BuiltInFilter(ABC):
 
     def __call__(self, cell: NDArray[Any], /) -> float:
         """Score one cell; see `CellFilter`."""
+        _check_cell(cell)
         return float(self.score_rows(cell.reshape(1, -1))[0])
 
     @property
     def identity(self) -> str:
         """Name and parameters."""
         return repr(self)
+
+
+def _check_cell(cell: Any) -> None:
+    if not isinstance(cell, np.ndarray) or cell.dtype.kind not in "biuf" or not cell.size:
+        raise ArgumentTypeError(f"cell is {shown(cell)}: it must be an array of real numbers, not empty")
 
 
 @dataclass(frozen=True)
@@ -155,8 +162,7 @@ class PercentileFilter(_BuiltInFilter):
     percent: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.percent <= 100:
-            raise GeometryError(f"percent is {self.percent}: it must be from 0 to 100")
+        real_number("percent", self.percent, least=0, most=100)
 
     def score_rows(self, voxels: NDArray[Any]) -> NDArray[Any]:
         """Score cells given as `(N, voxels)`."""
@@ -198,7 +204,7 @@ class EntropyFilter(_BuiltInFilter):
     bin_width: float = 1
 
     def __post_init__(self) -> None:
-        if not 0 < self.bin_width < np.inf:
+        if real_number("bin_width", self.bin_width) <= 0:
             raise GeometryError(f"bin_width is {self.bin_width}: it must be above 0, in grey values")
 
     def score_rows(self, voxels: NDArray[Any]) -> NDArray[Any]:
@@ -259,6 +265,10 @@ class NamedFilter:
 
     identity: str
     function: CellFilter
+
+    def __post_init__(self) -> None:
+        instance("identity", self.identity, str)
+        function("function", self.function)
 
     def __call__(self, cell: NDArray[Any], /) -> float:
         """Score one cell; see `CellFilter`."""

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.errors import GeometryError
+from patchloom.argument_checks import function, listed, shown
+from patchloom.errors import ArgumentTypeError, GeometryError
 from patchloom.filters.cell_filters import CellFilter, HasIdentity, ScoresMany
 from patchloom.filters.scan_blocks import ScanBlock, cell_rows, scan_batches
 from patchloom.filters.score_files import ScoreFile, prepare_folder, score_files
 from patchloom.filters.score_map import ScoreMap
 from patchloom.geometry.checks import series_shapes, spatial_tuple, whole_number
 from patchloom.geometry.grid_cells import cell_counts
-from patchloom.image_stacks import HasStorageGrid, ImageStack, Region, read_regions
+from patchloom.image_stacks import HasStorageGrid, ImageStack, Region, listed_stacks, read_regions
 from patchloom.local_paths import normalize_path
 
 MAX_BYTES = 128 << 20
@@ -81,12 +82,20 @@ def score_cells(
     MaxFilter() [[[33.0, 37.0, 39.0]]]
     contrast [[[33.0, 33.0, 31.0]]]
     """
+    image_stacks = listed_stacks("image_stacks", image_stacks)
+    filters = [
+        function(f"filters[{number}]", cell_filter)
+        for number, cell_filter in enumerate(listed("filters", filters, "a sequence of filters, such as [MaxFilter()]"))
+    ]
     cells = spatial_tuple("cell_size", cell_size, least=1)
     shapes = series_shapes([stack.data_shape for stack in image_stacks], len(cells))
     wanted = None if channels is None else _checked_channels(channels, image_stacks)
-    if whole_number("max_bytes", max_bytes) < 1:
-        raise GeometryError(f"max_bytes is {max_bytes}: it must be at least 1")
-    folder = prepare_folder(Path(normalize_path(cache))) if isinstance(cache, (str, Path)) else None
+    whole_number("max_bytes", max_bytes, least=1)
+    folder = None
+    if isinstance(cache, (str, Path)) and str(cache):
+        folder = prepare_folder(Path(normalize_path(cache)))
+    elif not isinstance(cache, bool):
+        raise ArgumentTypeError(f"cache is {shown(cache)}: it must be True, False or the name of a folder")
     scan = _Scan(cells, wanted, max_bytes)
     by_stack = []
     for stack in image_stacks:
@@ -171,7 +180,8 @@ def _score_row(cell_filter: CellFilter, row: NDArray[Any]) -> NDArray[Any] | lis
 
 
 def _checked_channels(channels: Sequence[int], image_stacks: Sequence[ImageStack]) -> tuple[int, ...]:
-    numbers = tuple(whole_number("channels", channel) for channel in channels)
+    given = listed("channels", channels, "a sequence of whole numbers, such as [0, 2]")
+    numbers = tuple(whole_number("channels", channel) for channel in given)
     if not numbers:
         raise GeometryError("channels is empty: name at least one, or leave it out for all")
     for stack in image_stacks:

@@ -8,6 +8,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import real_number
 from patchloom.errors import GeometryError
 from patchloom.geometry.grid_cells import cell_sides
 
@@ -55,8 +56,7 @@ class ScoreMap:
         GeometryError
             If `share` is not from 0 to 1, or no cell has a score.
         """
-        if not 0 <= share <= 1:
-            raise GeometryError(f"share is {share}: it must be from 0 to 1")
+        real_number("share", share, least=0, most=1)
         known = np.concatenate([scores[~np.isnan(scores)] for scores in self.scores])
         if not len(known):
             raise GeometryError(f"no cell of the series has a score of {self.name}: all are NaN")
@@ -70,6 +70,7 @@ class ScoreMap:
         tuple of array of bool
             One for each image stack, `(S, *grid)`.
         """
+        real_number("threshold", threshold, finite=False)
         return tuple(~(scores >= threshold) for scores in self.scores)
 
     def weights(self, above: float = 0.0) -> tuple[NDArray[np.float64], ...]:
@@ -85,6 +86,7 @@ class ScoreMap:
         tuple of array of float64
             One for each image stack, `(S, *grid)`, nowhere negative.
         """
+        real_number("above", above)
         return tuple(
             np.nan_to_num(np.maximum(scores - above, 0)) * prod(cell_sides(shape[2:], self.cell_size))
             for scores, shape in zip(self.scores, self.data_shapes, strict=True)

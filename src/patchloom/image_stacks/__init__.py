@@ -16,7 +16,7 @@ from patchloom.image_stacks.image_stack import (
 from patchloom.image_stacks.npy_stack import NpyStack
 from patchloom.image_stacks.open_stacks import Source, is_series, open_stacks
 from patchloom.image_stacks.region_reads import read_regions
-from patchloom.image_stacks.series_check import check_series
+from patchloom.image_stacks.series_check import check_series, listed_stacks
 from patchloom.image_stacks.sliced_stack import SlicedStack
 from patchloom.image_stacks.tiff_stack import TiffStack
 from patchloom.image_stacks.zarr_stack import ZarrStack
@@ -39,6 +39,7 @@ __all__ = [
     "check_series",
     "files_read",
     "is_series",
+    "listed_stacks",
     "open_stacks",
     "read_regions",
     "select_channels",

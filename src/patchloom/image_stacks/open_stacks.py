@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+from patchloom.argument_checks import shown, whole_number
 from patchloom.errors import AxesError, GeometryError, PatchloomError, SourceError, SourceNotFoundError
 from patchloom.image_stacks.array_stack import ArrayLike, ArrayStack
 from patchloom.image_stacks.czi_stack import CziStack
@@ -63,6 +64,8 @@ def open_stacks(
     for each, such as axes='ZYX'
     """
     given = _listed(sources)
+    if level is not None:
+        level = whole_number("level", level, least=0)
     stacks: list[ImageStack] = []
     failures: list[PatchloomError] = []
     for source, own_axes in zip(given, _axes_of_each(axes, len(given)), strict=True):
@@ -93,11 +96,21 @@ def is_series(sources: Source | Sequence[Source]) -> bool:
 def _opened(source: Source, axes: str | None, level: int | None) -> Iterator[ImageStack | PatchloomError]:
     """Open what one source stands for; what fails comes as its error."""
     try:
-        images = images_of(normalize_path(source)) if isinstance(source, (str, os.PathLike)) else None
+        images = _images_of(source) if isinstance(source, (str, os.PathLike)) else None
     except PatchloomError as error:
         yield error
     else:
         yield from [_opened_one(source, axes, level)] if images is None else _opened_files(images, axes, level)
+
+
+def _images_of(source: str | os.PathLike[str]) -> list[str | Path]:
+    try:
+        return images_of(normalize_path(source))
+    except (OSError, ValueError) as error:  # a name that the file system does not take
+        if isinstance(error, PatchloomError):
+            raise
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise SourceNotFoundError(f"{shown(source)} is not a path: {why}; give the name of a file or folder") from error
 
 
 def _opened_one(source: Source, axes: str | None, level: int | None) -> ImageStack | PatchloomError:
@@ -137,7 +150,7 @@ def _open(source: Source, axes: str | None, level: int | None) -> ImageStack:
             )
         return source
     if not _is_image(source):
-        raise SourceError(f"{source!r} is no source of images: give a path, a URL, an array or an image stack")
+        raise SourceError(f"{shown(source)} is no source of images: give a path, a URL, an array or an image stack")
     _check_no_level("array", level)
     return ArrayStack(source, axes)
 
@@ -165,8 +178,8 @@ def _check_no_level(source: str | Path, level: int | None) -> None:
 def _listed(sources: Source | Sequence[Source]) -> list[Source]:
     if isinstance(sources, (str, os.PathLike)) or _is_image(sources):
         return [cast("Source", sources)]
-    if not isinstance(sources, Iterable):
-        raise SourceError(f"{sources!r} is no source of images: give a path, a URL, an array or an image stack")
+    if not isinstance(sources, Iterable) or isinstance(sources, (bytes, Mapping, type)):
+        raise SourceError(f"{shown(sources)} is no source of images: give a path, a URL, an array or an image stack")
     listed = list(cast("Iterable[Source]", sources))
     if not listed:
         raise GeometryError("the series is empty: give at least one source")
@@ -174,8 +187,8 @@ def _listed(sources: Source | Sequence[Source]) -> list[Source]:
 
 
 def _axes_of_each(axes: str | Sequence[str | None] | None, n_sources: int) -> list[str | None]:
-    if axes is None or isinstance(axes, str):
-        return [axes] * n_sources
+    if not isinstance(axes, (list, tuple)):
+        return [cast("str | None", axes)] * n_sources
     if len(axes) != n_sources:
         raise AxesError(
             f"axes are given for {len(axes)} sources, but there are {n_sources}: give one string for all, or one for each"

@@ -3,10 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from patchloom.argument_checks import instance, listed
 from patchloom.axes import spatial_axes
 from patchloom.errors import GeometryError
 from patchloom.image_stacks.image_stack import ImageStack
+
+
+def listed_stacks(name: str, stacks: Any) -> list[ImageStack]:
+    """Return image stacks as a list, or say what is not one.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the message.
+    stacks : sequence of ImageStack
+        What was given.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If it is not a sequence of image stacks.
+
+    Examples
+    --------
+    >>> listed_stacks("image_stacks", ["cells.tif"])
+    Traceback (most recent call last):
+        ...
+    patchloom.errors.ArgumentTypeError: image_stacks[0] is 'cells.tif' of type str: it must be an ImageStack; open_stacks makes
+    them
+    """
+    what = "a sequence of image stacks; open_stacks makes them"
+    given = listed(name, stacks, what)
+    return [
+        instance(f"{name}[{data_idx}]", stack, ImageStack, "open_stacks makes them")
+        for data_idx, stack in enumerate(given)
+    ]
 
 
 def check_series(stacks: Sequence[ImageStack]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import listed, shown
 from patchloom.axes import AxesMap
 from patchloom.errors import GeometryError, SourceError
 from patchloom.geometry.checks import spatial_tuple, whole_number
@@ -105,10 +106,10 @@ class SlicedStack(ABC):
         starts = spatial_tuple("coords", coords, len(spatial_shape), least=-(2**62))
         sizes = spatial_tuple("patch_size", patch_size, len(spatial_shape), least=1)
         sample = self._checked("sample_idx", sample_idx, self.data_shape[0])
-        wanted = [
-            self._checked("channels", c, self.data_shape[1])
-            for c in (range(self.data_shape[1]) if channels is None else channels)
-        ]
+        given: Sequence[int] = range(self.data_shape[1])
+        if channels is not None:
+            given = listed("channels", channels, "a sequence of whole numbers, such as [0, 2]")
+        wanted = [self._checked("channels", channel, self.data_shape[1]) for channel in given]
         patch = np.zeros((len(wanted), *sizes), self.data_dtype)
         inside = tuple(
             slice(max(start, 0), min(start + size, limit))
@@ -128,7 +129,7 @@ class SlicedStack(ABC):
         number = whole_number(name, value)
         if not 0 <= number < limit:
             raise GeometryError(
-                f"{name} is {number}, but {self.source} has {limit}: shape SC(Z)YX is {self.data_shape}"
+                f"{name} is {shown(number)}, but {self.source} has {limit}: shape SC(Z)YX is {self.data_shape}"
             )
         return number
 

@@ -16,13 +16,13 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.argument_checks import instances, listed, real_number
+from patchloom.argument_checks import listed, real_number
 from patchloom.axes import spatial_axes
 from patchloom.errors import GeometryError
 from patchloom.extraction import PatchExtractor
 from patchloom.filters.score_files import fingerprint
 from patchloom.geometry.checks import whole_number
-from patchloom.image_stacks import HasFiles, ImageStack
+from patchloom.image_stacks import HasFiles, ImageStack, listed_stacks
 from patchloom.prediction.candidate_tiles import CandidateTiles
 from patchloom.prediction.source_scan import scan_source
 
@@ -103,7 +103,7 @@ class SkipOutside:
     masks: tuple[ImageStack, ...]
 
     def __post_init__(self) -> None:
-        masks = instances("masks", self.masks, ImageStack, "a sequence of image stacks; open_stacks makes them")
+        masks = listed_stacks("masks", self.masks)
         object.__setattr__(self, "masks", tuple(masks))
 
     @property
@@ -118,7 +118,7 @@ class SkipOutside:
 
     def check(self, image_stacks: Sequence[ImageStack]) -> None:
         """Refuse images that the masks do not fit; see `SkipRule.check`."""
-        instances("image_stacks", image_stacks, ImageStack, "a sequence of image stacks; open_stacks makes them")
+        listed_stacks("image_stacks", image_stacks)
         if len(self.masks) != len(image_stacks):
             raise GeometryError(f"there are {len(self.masks)} masks and {len(image_stacks)} images: give one for each")
         for mask, stack in zip(self.masks, image_stacks, strict=True):
@@ -201,8 +201,7 @@ class SkipDark:
 
     def check(self, image_stacks: Sequence[ImageStack]) -> None:
         """Refuse images without these channels, or without an order of grey values; see `SkipRule.check`."""
-        what = "a sequence of image stacks; open_stacks makes them"
-        for stack in instances("image_stacks", image_stacks, ImageStack, what):
+        for stack in listed_stacks("image_stacks", image_stacks):
             if self.channels is not None and self.channels[-1] >= stack.data_shape[1]:
                 raise GeometryError(
                     f"channels has {self.channels[-1]}, but {stack.source} has {stack.data_shape[1]}, counted from 0"

@@ -10,8 +10,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from patchloom.argument_checks import MAX_SIZE, listed, shown, whole_number
 from patchloom.axes import spatial_axes
-from patchloom.errors import StitchError
+from patchloom.errors import PatchloomError, StitchError
 from patchloom.patch_specs import TileSpecs, is_tile_specs
 from patchloom.pixel_arrays import PIXEL_KINDS, pixel_dtype
 from patchloom.spec_table import SpecTable
@@ -98,9 +99,18 @@ class CropStitcher:
     """
 
     def __init__(self, data_shape: Sequence[int], dtype: DTypeLike) -> None:
-        if len(data_shape) not in (4, 5):
-            raise StitchError(f"data_shape is {tuple(data_shape)}: it must be SCYX or SCZYX")
-        self._image: NDArray[Any] = np.zeros(data_shape, pixel_dtype("dtype", dtype))
+        shape = listed("data_shape", data_shape, "the shape of an image, SCYX or SCZYX")
+        if len(shape) not in (4, 5):
+            raise StitchError(f"data_shape is {shown(tuple(shape))}: it must be SCYX or SCZYX")
+        sizes = [whole_number("data_shape", size, least=1, most=MAX_SIZE) for size in shape]
+        try:
+            self._image: NDArray[Any] = np.zeros(sizes, pixel_dtype("dtype", dtype))
+        except (MemoryError, ValueError) as error:
+            if isinstance(error, PatchloomError):
+                raise
+            raise StitchError(
+                f"data_shape is {tuple(sizes)}: such an image does not fit into memory; predict writes files"
+            ) from error
         self._kept: set[tuple[int, tuple[int, ...], tuple[int, ...]]] = set()
         self._series: tuple[int, int] | None = None
 
@@ -225,7 +235,8 @@ def stitch_tiles(
     SpecError
         If a specification lacks a field or has a number that is not whole.
     """
-    arrays, rows = list(tiles), list(specs)
+    arrays = listed("tiles", tiles, "a sequence of arrays, one a tile")
+    rows = listed("specs", specs, "a sequence of specifications, one a tile")
     if len(arrays) != len(rows) or not rows:
         raise StitchError(
             f"there are {len(arrays)} tiles and {len(rows)} specifications: give one for each, at least one"

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import instance, shown
 from patchloom.errors import StitchError
 from patchloom.patching import TiledPatching
 
@@ -45,7 +46,10 @@ def seam_jump_ratio(image: NDArray[Any], tiling: TiledPatching, data_idx: int = 
     >>> seam_jump_ratio((ramp + 3 * (ramp >= 4))[np.newaxis, np.newaxis], tiling)
     4.0
     """
+    instance("tiling", tiling, TiledPatching)
+    tiling.get_patch_indices(data_idx)  # refuses a stack that is not there
     spatial = tiling.data_shapes[data_idx][2:]
+    _check_image(image)
     if image.shape[2:] != spatial:
         raise StitchError(f"the image has spatial shape {image.shape[2:]}, but the plan has {spatial}")
     seen = expected = 0.0
@@ -62,3 +66,8 @@ def seam_jump_ratio(image: NDArray[Any], tiling: TiledPatching, data_idx: int = 
             seen += float(along[across].sum())
             expected += float(along[~across].mean() * across.sum())
     return seen / expected if expected else float("nan")
+
+
+def _check_image(image: Any) -> None:
+    if not isinstance(image, np.ndarray) or image.dtype.kind not in "biuf":
+        raise StitchError(f"image is {shown(image)}: it must be an array SC(Z)YX of real numbers")
