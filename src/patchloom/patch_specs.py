@@ -104,9 +104,7 @@ def is_uncorrelated_specs(specs: PatchSpecs) -> TypeGuard[UncorrelatedPatchSpecs
     >>> is_uncorrelated_specs({"data_idx": 0, "sample_idx": 0, "coords": (0, 0), "patch_size": (8, 8)})
     False
     """
-    return (
-        isinstance(specs, Mapping) and "all_data_idx" in specs and "all_sample_idx" in specs and "all_coords" in specs
-    )
+    return _is_mapping(specs) and "all_data_idx" in specs and "all_sample_idx" in specs and "all_coords" in specs
 
 
 def _is_mapping(specs: Any) -> bool:
