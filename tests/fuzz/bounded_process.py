@@ -54,10 +54,13 @@ class Target:
         Make the sound images; the same bytes in every process.
     use : callable
         Open an image by its path, and read its metadata and some windows.
+    share : float
+        Share of the mutants that a short run opens: less than 1 where each takes long.
     """
 
     seeds: Callable[[], Sequence[Seed]]
     use: Callable[[Path], None]
+    share: float = 1.0
 
 
 def findings(target: Target, seed: int, indices: Sequence[int]) -> Iterator[Finding]:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import czi_target
+import store_targets
 import tiff_target
 from bounded_process import Target
 
 TARGETS: dict[str, Target] = {
     "tiff": tiff_target.TIFF,
     "ome-xml": tiff_target.OME_XML,
+    "npy": store_targets.NPY,
+    "zarr-v2": store_targets.ZARR_V2,
+    "zarr-v3": store_targets.ZARR_V3,
+    "ome-zarr": store_targets.OME_ZARR,
+    "ome-zarr-metadata": store_targets.OME_ZARR_METADATA,
+    "n5": store_targets.N5,
+    "czi": czi_target.CZI,
+    "spec-tables": store_targets.SPEC_TABLES,
+    "scores": store_targets.SCORES,
 }
