@@ -287,3 +287,37 @@ def test_json_has_the_facts_of_the_table_also_where_an_image_failed(workplace: P
     assert good["seconds"] > 0
     assert failed["outputs"] == []
     assert "out of cheese" in failed["error"]
+
+
+def test_a_stack_is_predicted_slice_by_slice_with_two_numbers_as_tile_size(
+    workplace: Path, rng: np.random.Generator
+) -> None:
+    stack = rng.integers(0, 255, (3, 40, 50), np.uint8)
+    tifffile.imwrite(workplace / "stack.tif", stack, metadata={"axes": "ZYX"}, imagej=True)
+    shown = run("plan", "stack.tif", *TILES)
+    assert shown.exit_code == 0, shown.output
+    assert "tiles in each slice, output SCZYX 1 × ? × 3 × 40 × 50" in shown.stdout
+    result = run("predict", "stack.tif", "--model", "my_model:invert", "--output", "out.ome.zarr", *TILES)
+    assert result.exit_code == 0, result.output
+    written = zarr.open_group(workplace / "out.ome.zarr", mode="r")
+    assert [axis["name"] for axis in written.attrs["ome"]["multiscales"][0]["axes"]] == ["z", "y", "x"]
+    assert np.array_equal(written["0"][:], 255 - stack)
+
+
+@pytest.mark.parametrize(("given", "multiples"), [("8", [8, 8]), ("1,4", [1, 4])])
+def test_tiles_start_on_multiples_of_the_stride(workplace: Path, given: str, multiples: list[int]) -> None:
+    (workplace / "my_model.py").write_text(
+        MODEL + "def aligned(batch):\n    assert batch.shape[-2:] == (16, 16)\n    return batch\n"
+    )
+    said = json.loads(run("plan", "img2.tif", "--origin-multiple", given, "--json", *TILES).stdout)
+    assert said["origin_multiple"] == multiples
+    assert (
+        f"starts on multiples of {' × '.join(map(str, multiples))}"
+        in run("plan", "img2.tif", "--origin-multiple", given, *TILES).stdout
+    )
+    arguments = ("--model", "my_model:aligned", "--output", "out.ome.zarr", "--origin-multiple", given)
+    result = run("predict", "img2.tif", *arguments, *TILES)
+    assert result.exit_code == 0, result.output
+    wrong = run("plan", "img2.tif", "--origin-multiple", "1,2,3,4", *TILES)
+    assert wrong.exit_code == 2
+    assert "origin_multiple is (1, 2, 3, 4): it has 4 numbers and must have 2 (Y, X)" in wrong.stderr

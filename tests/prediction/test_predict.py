@@ -236,8 +236,7 @@ def test_a_model_that_knows_its_tile_size_needs_none_given(rng: np.random.Genera
         plan(image, model=Fixed(), axes="YX", patch_size=(8, 8))
     with pytest.raises(GeometryError, match="the model takes 1 channels, but array has 3"):
         plan(rng.random((3, 40, 50)), model=Fixed(), axes="CYX")
-    with pytest.raises(GeometryError, match="2D"):
-        plan(rng.random((3, 40, 50)), model=Fixed(), axes="ZYX")
+    assert plan(rng.random((3, 40, 50)), model=Fixed(), axes="ZYX").output_shapes == [[(1, 2, 3, 40, 50)]]
 
 
 def breaks_on_tile(number: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -263,7 +262,7 @@ def breaks_on_tile(number: int) -> Callable[[np.ndarray], np.ndarray]:
         ),
         (lambda: lambda b: b[0], ModelOutputError, r"returned shape \(1, 8, 8\)"),
         (lambda: lambda b: np.repeat(b, 2, axis=0), ModelOutputError, r"returned shape \(2, 1, 8, 8\)"),
-        (lambda: lambda _: None, ModelOutputError, "returned NoneType, which is no array of numbers"),
+        (lambda: lambda _: None, ModelOutputError, "returned NoneType, which is not an array of numbers"),
         (lambda: lambda _: "cells", ModelOutputError, "returned str"),
         (lambda: lambda b: b * np.nan, ModelOutputError, r"returned NaN for the tile at \(0, 0\) .* no NaN"),
         (
@@ -348,7 +347,11 @@ def test_outputs_are_never_destroyed_unasked(rng: np.random.Generator, tmp_path:
         ({"axes": "CYX"}, AxesError, "name 3 axes, but the image has 2"),
         ({"axes": "YQ"}, AxesError, "unknown axis 'Q'"),
         ({"patch_size": None}, GeometryError, "patch_size is not given .* such as 256,256"),
-        ({"patch_size": (4, 8, 8)}, GeometryError, r"patch_size is \(4, 8, 8\), which is 3D, but the images are 2D"),
+        (
+            {"patch_size": (4, 8, 8)},
+            GeometryError,
+            r"patch_size is \(4, 8, 8\), so the model is 3D, but array has axes YX without Z",
+        ),
         ({"overlaps": (8, 0)}, GeometryError, "overlap is 8 along Y and patch_size is 8"),
         ({"overlaps": (1, 1, 1)}, GeometryError, "overlaps is"),
         ({"patch_size": (0, 8)}, GeometryError, "patch_size is 0 along Y"),

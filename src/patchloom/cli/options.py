@@ -49,6 +49,17 @@ def percentile_pair(text: str) -> PercentilePair:
     return PercentilePair((lower, upper))
 
 
+def one_or_each(numbers: Voxels | None) -> int | Voxels | None:
+    """Return a single number as such: it holds for all axes.
+
+    Examples
+    --------
+    >>> one_or_each(voxels("16")), one_or_each(voxels("1,16,16"))
+    (16, (1, 16, 16))
+    """
+    return numbers[0] if numbers is not None and len(numbers) == 1 else numbers
+
+
 def n_bytes(text: str) -> int:
     """Read a size in memory.
 
@@ -80,7 +91,12 @@ Axes = Annotated[
 ]
 PatchSize = Annotated[
     Voxels | None,
-    typer.Option(parser=voxels, metavar="[Z,]Y,X", help="Tile size in voxels; from the model if it takes only one."),
+    typer.Option(
+        parser=voxels,
+        metavar="[Z,]Y,X",
+        help="Tile size in voxels; from the model if it takes only one. With two numbers, images with a Z axis are "
+        "predicted slice by slice.",
+    ),
 ]
 Overlaps = Annotated[
     Voxels | None,
@@ -102,7 +118,21 @@ Padding = Annotated[
     Literal["reflect", "edge", "wrap", "constant"],
     typer.Option(help="What stands outside an image that is smaller than a tile."),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Tiles that go through the model together.")]
+OriginMultiple = Annotated[
+    Voxels | None,
+    typer.Option(
+        parser=voxels,
+        metavar="N|[Z,]Y,X",
+        help="Start every tile on a multiple of this, in voxels: the stride of the network. One number holds for all axes; "
+        "what the model declares if left out, else 1.",
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Number of tiles that go through the model together; as the model declares if left out, else 1."
+    ),
+]
 Dtype = Annotated[
     str | None,
     typer.Option(help="Type of the output, such as uint8; the model's own if left out. Integers are rounded."),

@@ -26,8 +26,9 @@ def plan_command(
     overlaps: options.Overlaps = None,
     blend: options.Blend = None,
     seams: options.Seams = None,
+    origin_multiple: options.OriginMultiple = None,
     padding: options.Padding = "reflect",
-    batch_size: options.BatchSize = 1,
+    batch_size: options.BatchSize = None,
     dtype: options.Dtype = None,
     reduce: options.Reduce = None,
     normalise: options.Normalise = None,
@@ -50,6 +51,7 @@ def plan_command(
             overlaps=overlaps,
             blend=blend,
             seams=seams,
+            origin_multiple=options.one_or_each(origin_multiple),
             padding=padding,
             batch_size=batch_size,
             dtype=dtype,
@@ -76,7 +78,7 @@ def _print_plan(prepared: PredictionPlan) -> None:
     measured = summarise(prepared)["normalise"]
     assumed = "" if prepared.output_known else ", if the model gives one channel of float32"
     facts = {
-        "tile": f"{as_shape(prepared.patch_size)}, overlap {as_shape(tiling.overlaps)}, {_seams(prepared)}",
+        "tile": f"{as_shape(prepared.patch_size)}, overlap {as_shape(tiling.overlaps)}, {_seams(prepared)}{_stride(prepared)}",
         "tiles": f"{prepared.n_tiles}" + (f", {again:.1%} of them computed again for a second block" if again else ""),
         "blocks": f"{prepared.n_blocks}, each written once",
         **({"normalised": " and ".join(dict.fromkeys(measured))} if measured else {}),
@@ -92,11 +94,11 @@ def _print_plan(prepared: PredictionPlan) -> None:
 
 
 def _image_line(prepared: PredictionPlan, data_idx: int) -> str:
-    stack = prepared.stacks[data_idx]
+    stack, output_shape = prepared.images[data_idx], prepared.output_shapes[data_idx][0]
     parts = (
         f"{stack.original_axes} {as_shape(stack.original_data_shape)} {stack.data_dtype}",
-        f"{as_shape(prepared.tiling.grid_shape(data_idx))} tiles",
-        f"output {'SCYX' if len(stack.data_shape) == 4 else 'SCZYX'} {as_shape(prepared.output_shapes[data_idx][0])}",
+        f"{as_shape(prepared.tiling.grid_shape(data_idx))} tiles{' in each slice' if stack is not prepared.stacks[data_idx] else ''}",
+        f"output {'SCYX' if len(output_shape) == 4 else 'SCZYX'} {as_shape(output_shape)}",
     )
     return "  " + ", ".join(parts)
 
@@ -105,6 +107,11 @@ def _decoded(prepared: PredictionPlan) -> str:
     """Size of the images, and of all that blocks need of them where they share chunks."""
     whole, by_block = prepared.source_bytes, source_bytes_by_block(prepared)
     return as_size(whole) + (f", {as_size(by_block)} if each block decodes its chunks anew" if by_block > whole else "")
+
+
+def _stride(prepared: PredictionPlan) -> str:
+    multiples = prepared.tiling.origin_multiple
+    return f", starts on multiples of {as_shape(multiples)}" if max(multiples) > 1 else ""
 
 
 def _seams(prepared: PredictionPlan) -> str:

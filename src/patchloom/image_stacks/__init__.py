@@ -15,6 +15,7 @@ from patchloom.image_stacks.image_stack import (
 )
 from patchloom.image_stacks.npy_stack import NpyStack
 from patchloom.image_stacks.open_stacks import Source, is_series, open_stacks
+from patchloom.image_stacks.plane_stack import PlanePosition, as_planes, plane_position, whole_stack
 from patchloom.image_stacks.region_reads import read_regions
 from patchloom.image_stacks.series_check import check_series, listed_stacks
 from patchloom.image_stacks.sliced_stack import SlicedStack
@@ -30,17 +31,21 @@ __all__ = [
     "HoldsPixels",
     "ImageStack",
     "NpyStack",
+    "PlanePosition",
     "ReadsRegions",
     "Region",
     "SlicedStack",
     "Source",
     "TiffStack",
     "ZarrStack",
+    "as_planes",
     "check_series",
     "files_read",
     "is_series",
     "listed_stacks",
     "open_stacks",
+    "plane_position",
     "read_regions",
     "select_channels",
+    "whole_stack",
 ]

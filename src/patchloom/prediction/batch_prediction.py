@@ -11,14 +11,17 @@ from numpy.typing import NDArray
 
 from patchloom.errors import ModelError, ModelOutputError
 from patchloom.patch_specs import PatchSpecs
+from patchloom.prediction.model_output import as_array, as_outputs
 from patchloom.prediction.models.model import Model
-from patchloom.prediction.output_form import OutputForm, as_outputs, output_form
+from patchloom.prediction.output_form import OutputForm, output_form
 
 _PIECE = 2**16
 """Voxels that are converted at a time: they stay in the processor's cache from one step to the next."""
 
 
-def predict_batch(model: Model, batch: NDArray[Any], specs: Sequence[PatchSpecs]) -> dict[str, NDArray[Any]]:
+def predict_batch(
+    model: Model, batch: NDArray[Any], specs: Sequence[PatchSpecs], batch_size: int | None = None
+) -> dict[str, NDArray[Any]]:
     """Run a model on a batch of tiles and check that it returns images.
 
     Parameters
@@ -29,6 +32,9 @@ def predict_batch(model: Model, batch: NDArray[Any], specs: Sequence[PatchSpecs]
         `(B, C, (Z), Y, X)`.
     specs : sequence of PatchSpecs
         Where the tiles lie, for messages.
+    batch_size : int, optional
+        The only number of tiles that the model takes, if there is one: a smaller batch is filled up with copies of its last
+        tile, and a larger one goes in portions.
 
     Returns
     -------
@@ -40,30 +46,49 @@ def predict_batch(model: Model, batch: NDArray[Any], specs: Sequence[PatchSpecs]
     ModelError
         If the model raises; the message says on which tiles.
     ModelOutputError
-        If what it returns is no array of numbers, or not as many as tiles went in.
+        If what it returns is not an array of numbers, or not as many as tiles went in.
     """
+    if batch_size in (None, len(batch)):
+        return _predict_portion(model, batch, specs)
+    portions = []
+    for start in range(0, len(batch), batch_size):
+        portion = batch[start : start + batch_size]
+        full = np.concatenate([portion, *[portion[-1:]] * (batch_size - len(portion))])
+        predictions = _predict_portion(model, full, specs[start : start + batch_size])
+        portions.append({name: prediction[: len(portion)] for name, prediction in predictions.items()})
+    _check_alike(portions, specs)
+    return {name: np.concatenate([portion[name] for portion in portions]) for name in portions[0]}
+
+
+def _predict_portion(model: Model, batch: NDArray[Any], specs: Sequence[PatchSpecs]) -> dict[str, NDArray[Any]]:
     # Taken before the call: a batch is the model's to change, its shape too.
     n_tiles, n_axes = len(batch), batch.ndim
     try:
         returned = model(batch)
     except Exception as error:
         raise ModelError(f"the model failed on {name_tiles(specs)}: {type(error).__name__}: {error}") from error
-    predictions = {}
-    for name, output in as_outputs(returned).items():
-        prediction = np.asarray(output)
-        if prediction.dtype.kind not in "buifc":
-            raise ModelOutputError(
-                f"the model returned {type(output).__name__}, which is no array of numbers, on {name_tiles(specs)}"
-            )
+    try:
+        predictions = {name: as_array(output) for name, output in as_outputs(returned).items()}
+    except ModelOutputError as error:
+        raise ModelOutputError(f"{error}, for {name_tiles(specs)}") from error
+    for prediction in predictions.values():
         if prediction.ndim != n_axes or prediction.shape[0] != n_tiles or not prediction.size:
             axes = "(B, C, Y, X)" if n_axes == 4 else "(B, C, Z, Y, X)"
             raise ModelOutputError(
                 f"the model returned shape {prediction.shape} for {name_tiles(specs)}: it must be {axes} with B {n_tiles}"
             )
-        predictions[name] = prediction
     if not predictions:
         raise ModelOutputError(f"the model returned nothing for {name_tiles(specs)}")
     return predictions
+
+
+def _check_alike(portions: Sequence[dict[str, NDArray[Any]]], specs: Sequence[PatchSpecs]) -> None:
+    """Check that the portions of a batch can be joined."""
+    kinds = [
+        {name: (prediction.shape[1:], prediction.dtype) for name, prediction in portion.items()} for portion in portions
+    ]
+    if any(kind != kinds[0] for kind in kinds):
+        raise ModelOutputError(f"the model returned outputs of different shapes or dtypes for {name_tiles(specs)}")
 
 
 def read_forms(

@@ -132,7 +132,7 @@ def run_ledger(
         "n_images": len(prepared.stacks),
         "overwrite": overwrite,
         "settings": prepared.settings
-        | {"contents of the sources": list(map(source_state, prepared.stacks))}
+        | {"contents of the sources": list(map(source_state, prepared.images))}
         | {"pyramid": pyramid, "version of OME-Zarr": version},
     }
     ledger = Ledger(path, header)

@@ -32,7 +32,14 @@ from patchloom.prediction.plan import PredictionPlan
 from patchloom.prediction.progress import Advance
 from patchloom.prediction.shared_work import RunTogether, one_by_one, side_by_side
 from patchloom.prediction.stage_times import StageTimes
-from patchloom.prediction.tile_reading import batch_dtype, candidate_tiles, data_idx_of, empty_batch, read_tiles
+from patchloom.prediction.tile_reading import (
+    batch_dtype,
+    candidate_tiles,
+    data_idx_of,
+    empty_batch,
+    read_tiles,
+    specs_in_images,
+)
 from patchloom.prediction.work import Batch, Step, batches, needed_tiles
 from patchloom.spec_table import SpecTable
 
@@ -86,8 +93,8 @@ def learn_forms(plan: PredictionPlan, model: Model) -> tuple[tuple[OutputForm, .
         dtype = np.dtype(stack.data_dtype)
         if dtype not in by_dtype:
             first = plan.tiling.specs([plan.tiling.get_patch_indices(data_idx)[0]])
-            specs = first.to_specs()
-            predictions = predict_batch(model, read_tiles(plan, extractor, first), specs)
+            specs = specs_in_images(plan, cast("list[TileSpecs]", first.to_specs()))
+            predictions = predict_batch(model, read_tiles(plan, extractor, first), specs, plan.model.batch_size)
             by_dtype[dtype] = read_forms(predictions, plan.patch_size, plan.model.scale, specs)
     return tuple(by_dtype[np.dtype(stack.data_dtype)] for stack in plan.stacks)
 
@@ -254,14 +261,15 @@ class Engine:
         if read.tiles is None or read.pixels is None:
             return [], []
         specs = cast("list[TileSpecs]", read.tiles.to_specs())
+        named = specs_in_images(self.plan, specs)
         with self.times.spent("model"):
-            predictions = predict_batch(self.model, read.pixels, specs)
+            predictions = predict_batch(self.model, read.pixels, named, self.plan.model.batch_size)
         forms = self.plan.forms[data_idx]
-        check_forms(predictions, forms, self.plan.patch_size, specs)
+        check_forms(predictions, forms, self.plan.patch_size, named)
         with self.times.spent("stitching"):
-            return specs, [self._ready(predictions[form.name], form, specs) for form in forms]
+            return specs, [self._ready(predictions[form.name], form, named) for form in forms]
 
-    def _ready(self, prediction: NDArray[Any], form: OutputForm, specs: list[TileSpecs]) -> NDArray[Any]:
+    def _ready(self, prediction: NDArray[Any], form: OutputForm, specs: Sequence[TileSpecs]) -> NDArray[Any]:
         core = keep_core(prediction, form, self.plan.margin)
         if self.plan.reduction is not None:
             return core

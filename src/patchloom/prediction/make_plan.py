@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from patchloom.argument_checks import function, instance, instances, listed, one_of
-from patchloom.axes import spatial_axes
 from patchloom.errors import GeometryError
 from patchloom.geometry.blend_weights import BlendWindow, check_blend
-from patchloom.geometry.checks import one_per_axis, spatial_tuple, whole_number
+from patchloom.geometry.checks import spatial_tuple
 from patchloom.geometry.padding import Padding, check_padding
 from patchloom.geometry.tile_rule import Seams
 from patchloom.image_stacks import ImageStack, Source, check_series, open_stacks
@@ -23,6 +22,13 @@ from patchloom.prediction.blocks import MAX_BLOCK_VOXELS, choose_blocks, choose_
 from patchloom.prediction.emptiness import SkipRule
 from patchloom.prediction.fill_value import check_fill, check_fill_fits
 from patchloom.prediction.memory import check_memory_limit
+from patchloom.prediction.model_input import (
+    check_channels,
+    origin_multiples,
+    stacks_for_network,
+    tile_size,
+    tiles_together,
+)
 from patchloom.prediction.models.model import Model, ModelDescription, describe
 from patchloom.prediction.normalisation import Method, Normalisation, Per
 from patchloom.prediction.normalisation_request import given_normalisations, normalisation_request
@@ -47,9 +53,9 @@ def plan(
     overlaps: Sequence[int] | None = None,
     blend: BlendWindow | None = None,
     seams: Seams | None = None,
-    origin_multiple: int | Sequence[int] = 1,
+    origin_multiple: int | Sequence[int] | None = None,
     padding: Padding = "reflect",
-    batch_size: int = 1,
+    batch_size: int | None = None,
     dtype: Any = None,
     reduce: str | Reduction | None = None,
     normalise: Method | Sequence[Normalisation] | None = None,
@@ -71,7 +77,8 @@ def plan(
     axes : str or sequence of str, optional
         Axes of the sources, where their metadata do not say.
     patch_size : sequence of int, optional
-        Size of a tile, `(z,) y, x`; needed where the model takes any.
+        Size of a tile, `(z,) y, x`, in voxels; needed where the model takes any. With two numbers, or with a model that
+        declares two dimensions, images with a Z axis are predicted slice by slice: Z stays Z in the output.
     overlaps : sequence of int, optional
         Voxels that neighbouring tiles share; what the model declares, else a quarter of the patch size.
     blend : {"hann", "gaussian", "linear", "mean"}, optional
@@ -79,12 +86,13 @@ def plan(
     seams : {"centered", "grid"}, optional
         Where kept windows meet, see `TiledPatching`; chosen by the size of the images where not given. Blending has no
         seams, and takes the tiles of `"centered"`, which are fewest.
-    origin_multiple : int or sequence of int
-        Every tile starts on a multiple of this: the stride of a network whose output depends on it.
+    origin_multiple : int or sequence of int, optional
+        Every tile starts on a multiple of this: the stride of a network whose output depends on it. By default what the
+        model declares, else 1. A model that makes images smaller by a factor gets multiples of this factor in any case.
     padding : {"reflect", "edge", "wrap", "constant"}
         What stands outside an image, where a tile passes its end.
-    batch_size : int
-        Tiles that go through the model together.
+    batch_size : int, optional
+        Tiles that go through the model together; by default as many as the model declares, else one.
     dtype : dtype, optional
         Of the output. Floats turn into integers by rounding, and stop at the ends of the range.
     reduce : str or Reduction, optional
@@ -133,12 +141,12 @@ def plan(
     """
     request = normalisation_request(normalise, percentiles, per)
     stacks = open_stacks(sources, axes)
-    check_series(stacks)
     description = ModelDescription() if model is None else describe(function("model", model))
+    images, stacks = stacks, stacks_for_network(stacks, patch_size, description)
+    check_series(stacks)
     n_dims = len(stacks[0].data_shape) - 2
-    size = _patch_size(patch_size, description, n_dims)
-    _check_channels(stacks, description)
-    whole_number("batch_size", batch_size, least=1)
+    size = tile_size(patch_size, description, n_dims)
+    check_channels(stacks, description)
     if reduce is not None and dtype is not None:
         raise GeometryError(f"dtype is {dtype} and reduce is {reduce!r}: end the reduction with the dtype instead")
     fill = check_fill(fill)
@@ -146,7 +154,7 @@ def plan(
     if reduction is not None:
         instance("reduce", reduction, Reduction, "parse_reduction reads one from a text")
     if skip is not None:
-        instance("skip", skip, SkipRule, "such as SkipDark(threshold)").check(stacks)
+        instance("skip", skip, SkipRule, "such as SkipDark(threshold)").check(images)
     if seams is not None:
         one_of("seams", seams, get_args(Seams))
     forms = _checked_forms(forms)
@@ -157,7 +165,7 @@ def plan(
         overlaps=overlaps,
         description=description,
         seams=seams,
-        origin_multiple=origin_multiple,
+        multiples=origin_multiples(origin_multiple, description, n_dims),
         margin=margin,
         coarsest=coarsest,
         blended=blend is not None,
@@ -170,13 +178,13 @@ def plan(
         blocks=(),
         handed_over=0,
         blend=None if blend is None else check_blend(blend),
-        batch_size=int(batch_size),
+        batch_size=tiles_together(batch_size, description),
         padding=check_padding(padding),
         model=description,
         dtype=None if dtype is None else pixel_dtype("dtype", dtype),
         forms=forms,
         reduction=reduction,
-        normalisations=given_normalisations(normalise, stacks) if request is None else request.unmeasured(stacks),
+        normalisations=given_normalisations(normalise, images) if request is None else request.unmeasured(images),
         skip=skip,
         fill=fill,
         memory_limit=limit,
@@ -184,7 +192,7 @@ def plan(
     )
     fitted = _fit_into_memory(unbound)  # before anything is measured, which may take long
     _check_fill_fits(fitted)
-    return fitted if request is None else replace(fitted, normalisations=request.measure(stacks, limit))
+    return fitted if request is None else replace(fitted, normalisations=request.measure(images, limit))
 
 
 def _check_fill_fits(plan: PredictionPlan) -> None:
@@ -240,7 +248,7 @@ def _tiling(
     overlaps: Sequence[int] | None,
     description: ModelDescription,
     seams: Seams | None,
-    origin_multiple: int | Sequence[int],
+    multiples: tuple[int, ...],
     margin: tuple[int, ...],
     coarsest: tuple[int, ...],
     blended: bool,
@@ -249,7 +257,6 @@ def _tiling(
     shared = description.overlaps if overlaps is None else spatial_tuple("overlaps", overlaps, n_dims, least=0)
     if shared is None:
         shared = tuple(max(side // 4, 2 * lost) for side, lost in zip(size, margin, strict=True))
-    multiples = one_per_axis("origin_multiple", origin_multiple, n_dims, least=1)
     data_shapes = [stack.data_shape for stack in stacks]
     if max(coarsest) > 1:
         if seams == "centered":
@@ -278,35 +285,6 @@ def _margin_and_coarsest(forms: Sequence[Sequence[OutputForm]], n_dims: int) -> 
     margin = tuple(max((form.margin[axis] for form in every), default=0) for axis in range(n_dims))
     steps = tuple(lcm(*(Fraction(form.scale[axis]).denominator for form in every)) for axis in range(n_dims))
     return margin, steps
-
-
-def _patch_size(given: Sequence[int] | None, description: ModelDescription, n_dims: int) -> tuple[int, ...]:
-    """Return what is given or what the model declares; both must be the same, and fit the images."""
-    declared = description.patch_size
-    size = declared if given is None else spatial_tuple("patch_size", given, least=1)
-    if size is None:
-        example = ",".join(["256"] * 2 if n_dims == 2 else ["32", "128", "128"])
-        raise GeometryError(
-            f"patch_size is not given and the model takes any: give one number for each of "
-            f"{', '.join(spatial_axes(n_dims))}, such as {example}"
-        )
-    if declared is not None and size != declared:
-        raise GeometryError(f"patch_size is {size}, but the model takes {declared} only: leave patch_size out")
-    if len(size) != n_dims:
-        raise GeometryError(
-            f"patch_size is {size}, which is {len(size)}D, but the images are {n_dims}D: give one number for each of "
-            f"{', '.join(spatial_axes(n_dims))}, or name the axes so that the dimensions fit (a stack of slices read one "
-            "by one has axes 'SYX')"
-        )
-    return size
-
-
-def _check_channels(stacks: Sequence[ImageStack], description: ModelDescription) -> None:
-    channels = int(stacks[0].data_shape[1])
-    if description.in_channels not in (None, channels):
-        raise GeometryError(
-            f"the model takes {description.in_channels} channels, but {stacks[0].source} has {channels}"
-        )
 
 
 def source_identity(stack: ImageStack) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -68,31 +68,6 @@ class OutputForm:
             return tuple(window)
         starts, stops = self.place([part.start for part in window]), self.size([part.stop for part in window])
         return tuple(map(slice, starts, stops))
-
-
-def as_outputs(returned: Any) -> dict[str, Any]:
-    """Name what a model returned: one array, or several in a sequence of arrays or a mapping.
-
-    Raises
-    ------
-    ModelOutputError
-        If two outputs have the same name when it is written as text.
-
-    Examples
-    --------
-    >>> sorted(as_outputs({"mask": np.zeros(1), "flow": np.zeros(2)})), list(as_outputs((np.zeros(1), np.zeros(2))))
-    (['flow', 'mask'], ['0', '1'])
-    """
-    if isinstance(returned, Mapping):
-        named = {str(name): value for name, value in returned.items()}
-        if len(named) < len(returned):
-            raise ModelOutputError(f"the model returned outputs named {list(returned)}: as text some of them are equal")
-        return named
-    if isinstance(returned, tuple) or (
-        isinstance(returned, list) and all(hasattr(value, "shape") for value in returned)
-    ):
-        return {str(number): value for number, value in enumerate(returned)}
-    return {"": returned}
 
 
 def output_form(

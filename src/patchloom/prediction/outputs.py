@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from patchloom.axes import AxesMap
 from patchloom.errors import SinkError
 from patchloom.image_metadata import ImageMetadata
-from patchloom.image_stacks import HasMetadata, ImageStack
+from patchloom.image_stacks import HasMetadata, ImageStack, plane_position
 from patchloom.prediction.blocks import choose_chunk
 from patchloom.prediction.destinations import output_path
 from patchloom.prediction.label_outputs import holds_labels
@@ -130,7 +130,9 @@ class Outputs:
             if data_idx not in self._sinks:
                 self._sinks[data_idx] = self._open(data_idx)
             return [
-                sink.buffer(self._region(data_idx, block, form))[0] if isinstance(sink, OffersBuffer) else None
+                self._as_block(data_idx, sink.buffer(self._region(data_idx, block, form)))
+                if isinstance(sink, OffersBuffer)
+                else None
                 for sink, form in zip(self._sinks[data_idx], self._plan.forms[data_idx], strict=True)
             ]
 
@@ -148,7 +150,7 @@ class Outputs:
         for sink, form, values in zip(self._sinks[data_idx], self._plan.forms[data_idx], outputs, strict=True):
             region = self._region(data_idx, block, form)
             with self._arrays if self._destinations[data_idx] is None else nullcontext():
-                sink.write(region, values[np.newaxis])
+                sink.write(region, self._as_written(data_idx, values))
             if isinstance(sink, ResumableSink):
                 records.append(sink.block_record(region))
         if self._ledger is not None:
@@ -219,13 +221,14 @@ class Outputs:
         stack, grid = self._plan.stacks[data_idx], self._plan.blocks[data_idx]
         n_channels, dtype = self._plan.stored(form)
         axes_map = AxesMap(stack.original_axes, tuple(stack.original_data_shape))
-        block_shape = form.size(grid.block_shape)
+        planes = self._plan.images[data_idx].data_shape[2 : -len(grid.spatial_shape)]
+        one_plane, block_shape = (1,) * len(planes), form.size(grid.block_shape)
         return open_sink(
             path,
-            axes_map=axes_map.with_channels(n_channels).with_spatial(form.size(grid.spatial_shape)),
+            axes_map=axes_map.with_channels(n_channels).with_spatial((*planes, *form.size(grid.spatial_shape))),
             dtype=dtype,
-            chunk_shape=(1, 1, *choose_chunk(block_shape)),
-            shard_shape=(1, 1, *block_shape),
+            chunk_shape=(1, 1, *one_plane, *choose_chunk(block_shape)),
+            shard_shape=(1, 1, *one_plane, *block_shape),
             metadata=result_metadata(stack, self._plan, form),
             pyramid="mode" if self._pyramid == "auto" and holds_labels(self._plan, data_idx, form) else self._pyramid,
             version=self._version,
@@ -247,11 +250,21 @@ class Outputs:
 
     def _region(self, data_idx: int, block: int, form: OutputForm) -> tuple[slice, ...]:
         place = self._plan.blocks[data_idx][block]
+        sample_idx, z = plane_position(self._plan.stacks[data_idx], place.sample_idx)
         return (
-            slice(place.sample_idx, place.sample_idx + 1),
+            slice(sample_idx, sample_idx + 1),
             slice(0, self._plan.stored(form)[0]),
+            *(slice(plane, plane + 1) for plane in z),
             *form.window(place.window),
         )
+
+    def _as_written(self, data_idx: int, values: NDArray[Any]) -> NDArray[Any]:
+        """View a block `C(Z)YX` as its sink takes it, `SC(Z)YX`: a slice gets its Z axis back."""
+        return values[np.newaxis, :, np.newaxis] if self._plan.is_by_plane(data_idx) else values[np.newaxis]
+
+    def _as_block(self, data_idx: int, memory: NDArray[Any]) -> NDArray[Any]:
+        """View the memory of a sink, `SC(Z)YX`, as a block."""
+        return memory[0, :, 0] if self._plan.is_by_plane(data_idx) else memory[0]
 
     def _paths(self, data_idx: int) -> list[Path]:
         destination = self._destinations[data_idx]

@@ -16,7 +16,7 @@ from patchloom.extraction.chunk_pool import READ_TOGETHER
 from patchloom.geometry.blend_weights import BlendWindow, most_tiles_at_a_voxel
 from patchloom.geometry.padding import Padding
 from patchloom.geometry.tile_rule import Seams
-from patchloom.image_stacks import HasStorageGrid, HoldsPixels, ImageStack
+from patchloom.image_stacks import HasStorageGrid, HoldsPixels, ImageStack, whole_stack
 from patchloom.patching import TiledPatching
 from patchloom.prediction.blocks import BlockGrid
 from patchloom.prediction.emptiness import SkipRule
@@ -46,7 +46,7 @@ class PredictionPlan:
     """
 
     stacks: tuple[ImageStack, ...]
-    """The series."""
+    """The series as the model is run on it: for a 2D model, the Z slices of 3D images are samples."""
 
     tiling: TiledPatching
     """The tiles of the whole series, without the margin that the model's output does not cover."""
@@ -95,6 +95,15 @@ class PredictionPlan:
 
     source_identities: tuple[tuple[Any, ...], ...]
     """What each source was when the plan was made: name, axes, shape, dtype; a file's size and time of change."""
+
+    @cached_property
+    def images(self) -> tuple[ImageStack, ...]:
+        """The series as it was given."""
+        return tuple(map(whole_stack, self.stacks))
+
+    def is_by_plane(self, data_idx: int) -> bool:
+        """Whether an image has a Z axis and the model is run on its slices."""
+        return self.stacks[data_idx] is not self.images[data_idx]
 
     @property
     def n_tiles(self) -> int:
@@ -181,13 +190,14 @@ class PredictionPlan:
         return [
             [
                 (
-                    grid.n_samples,
+                    int(image.data_shape[0]),
                     self.stored(form)[0] if self.forms or self.model.out_channels else None,
+                    *image.data_shape[2 : -len(grid.spatial_shape)],  # Z, where the model is run slice by slice
                     *form.size(grid.spatial_shape),
                 )
                 for form in self.output_forms(data_idx)
             ]
-            for data_idx, grid in enumerate(self.blocks)
+            for data_idx, (image, grid) in enumerate(zip(self.images, self.blocks, strict=True))
         ]
 
     @property

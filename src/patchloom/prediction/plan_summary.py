@@ -37,6 +37,7 @@ def summarise(plan: PredictionPlan) -> dict[str, Any]:
         ],
         "patch_size": list(plan.patch_size),
         "overlaps": [shared + 2 * margin for shared, margin in zip(plan.tiling.overlaps, plan.margin, strict=True)],
+        "origin_multiple": list(plan.tiling.origin_multiple),
         "seams": plan.seams,
         "blend": plan.blend,
         "padding": plan.padding,

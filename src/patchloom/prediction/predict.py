@@ -44,9 +44,9 @@ def predict(
     overlaps: Sequence[int] | None = None,
     blend: BlendWindow | None = None,
     seams: Seams | None = None,
-    origin_multiple: int | Sequence[int] = 1,
+    origin_multiple: int | Sequence[int] | None = None,
     padding: Padding = "reflect",
-    batch_size: int = 1,
+    batch_size: int | None = None,
     dtype: Any = None,
     reduce: str | Reduction | None = None,
     normalise: Method | Sequence[Normalisation] | None = None,
@@ -212,7 +212,7 @@ def _learned_forms(
         return learn_forms(prepared, model)
     learned: dict[Any, tuple[OutputForm, ...]] = {}
     failed: dict[Any, PatchloomError] = {}
-    for data_idx, stack in enumerate(prepared.stacks):
+    for data_idx, stack in enumerate(prepared.images):
         if stack.data_dtype not in learned:
             alone = plan(
                 [stack], **{**settings, "normalise": prepared.normalisations[data_idx:][:1] or None, "skip": None}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from patchloom.errors import SourceError
 from patchloom.extraction import PatchExtractor
+from patchloom.image_stacks import ImageStack, plane_position
 from patchloom.patch_specs import TileSpecs
 from patchloom.prediction.batch_prediction import name_tiles
 from patchloom.prediction.candidate_tiles import CandidateTiles
@@ -66,7 +67,9 @@ def _fill_named(plan: PredictionPlan, extractor: PatchExtractor, tile: SpecTable
     try:
         _fill(plan, extractor, tile, place[np.newaxis])
     except SourceError as error:
-        raise type(error)(f"{error} (needed for {name_tiles(tile.to_specs())})") from error
+        raise type(error)(
+            f"{error} (needed for {name_tiles(specs_in_images(plan, cast('list[TileSpecs]', tile.to_specs())))})"
+        ) from error
 
 
 def _fill(plan: PredictionPlan, extractor: PatchExtractor, tiles: SpecTable, batch: NDArray[Any]) -> None:
@@ -77,6 +80,7 @@ def _fill(plan: PredictionPlan, extractor: PatchExtractor, tiles: SpecTable, bat
     places = zip(table.columns["data_idx"].tolist(), table.columns["sample_idx"].tolist(), strict=True)
     for tile, (data_idx, sample_idx) in zip(batch, places, strict=True):
         normalisation = plan.normalisations[data_idx]
+        sample_idx = plane_position(plan.stacks[data_idx], sample_idx).sample_idx  # noqa: PLW2901  # of the image now
         per_channel = (-1, *(1,) * (tile.ndim - 1))
         np.multiply(tile, np.asarray(normalisation.scale[sample_idx], np.float32).reshape(per_channel), out=tile)
         np.add(tile, np.asarray(normalisation.offset[sample_idx], np.float32).reshape(per_channel), out=tile)
@@ -95,8 +99,8 @@ def candidate_tiles(plan: PredictionPlan, extractor: PatchExtractor, tiles: Spec
         Tiles of one image, as the plan's tiling has them.
     """
     assert extractor.pool is not None  # noqa: S101  # a run has one
-    specs = cast("list[TileSpecs]", tiles.to_specs())
-    return CandidateTiles(plan.stacks, specs, partial(_read_from_image, plan, extractor, tiles), extractor.pool)
+    specs = specs_in_images(plan, cast("list[TileSpecs]", tiles.to_specs()))
+    return CandidateTiles(plan.images, specs, partial(_read_from_image, plan, extractor, tiles), extractor.pool)
 
 
 def _read_from_image(plan: PredictionPlan, extractor: PatchExtractor, tiles: SpecTable) -> list[NDArray[Any]]:
@@ -107,13 +111,44 @@ def _read_from_image(plan: PredictionPlan, extractor: PatchExtractor, tiles: Spe
     except SourceError:
         read_tiles(plan, extractor, tiles)  # raises with the name of the tile
         raise
-    if plan.padding != "constant":
-        return list(pixels)
-    sizes, starts = stack.data_shape[2:], table.columns["coords"].tolist()
-    return [
-        tile[(slice(None), *(slice(max(-at, 0), size - at) for at, size in zip(start, sizes, strict=True)))]
-        for tile, start in zip(pixels, starts, strict=True)
-    ]
+    inside = list(pixels)
+    if plan.padding == "constant":
+        sizes, starts = stack.data_shape[2:], table.columns["coords"].tolist()
+        inside = [
+            tile[(slice(None), *(slice(max(-at, 0), size - at) for at, size in zip(start, sizes, strict=True)))]
+            for tile, start in zip(pixels, starts, strict=True)
+        ]
+    return [tile[:, np.newaxis] for tile in inside] if plan.is_by_plane(data_idx_of(tiles)) else inside
+
+
+def specs_in_images(plan: PredictionPlan, specs: Sequence[TileSpecs]) -> Sequence[TileSpecs]:
+    """Return where tiles lie in the images as they were given: with Z, where the model is run slice by slice.
+
+    Parameters
+    ----------
+    plan : PredictionPlan
+        The plan.
+    specs : sequence of TileSpecs
+        Tiles of the plan's tiling.
+    """
+    if not any(map(plan.is_by_plane, range(len(plan.stacks)))):
+        return specs
+    return [_spec_in_image(plan.stacks[spec["data_idx"]], spec) for spec in specs]
+
+
+def _spec_in_image(stack: ImageStack, spec: TileSpecs) -> TileSpecs:
+    sample_idx, z = plane_position(stack, spec["sample_idx"])
+    first, one_plane = (0,) * len(z), (1,) * len(z)
+    return {
+        "data_idx": spec["data_idx"],
+        "sample_idx": sample_idx,
+        "coords": (*z, *spec["coords"]),
+        "patch_size": (*one_plane, *spec["patch_size"]),
+        "crop_coords": (*first, *spec["crop_coords"]),
+        "crop_size": (*one_plane, *spec["crop_size"]),
+        "stitch_coords": (*z, *spec["stitch_coords"]),
+        "total_tiles": spec["total_tiles"],
+    }
 
 
 def data_idx_of(tiles: SpecTable) -> int:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from math import lcm
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.errors import ModelError, ModelOutputError
+from patchloom.prediction.model_output import as_array, as_outputs
 from patchloom.prediction.models.model import Model, ModelDescription, describe
-from patchloom.prediction.output_form import as_outputs
 
 
 class Symmetry(NamedTuple):
@@ -99,13 +100,15 @@ class AugmentedModel:
 
     @property
     def description(self) -> ModelDescription:
-        """What the model says of itself, with overlaps that hold for turned tiles."""
+        """What the model declares, with overlaps and strides that hold for turned tiles."""
         declared = describe(self.model)
         identity = f"{declared.identity}, augmented with quarter_turns={self.quarter_turns}, flip_z={self.flip_z}"
-        overlaps = declared.overlaps
+        overlaps, multiples = declared.overlaps, declared.origin_multiple
         if self.quarter_turns and overlaps is not None:
             overlaps = (*overlaps[:-2], *[max(overlaps[-2:])] * 2)
-        return replace(declared, overlaps=overlaps, identity=identity)
+        if self.quarter_turns and multiples is not None:
+            multiples = (*multiples[:-2], *[lcm(*multiples[-2:])] * 2)
+        return replace(declared, overlaps=overlaps, origin_multiple=multiples, identity=identity)
 
     @property
     def symmetries(self) -> list[Symmetry]:
@@ -152,9 +155,9 @@ class AugmentedModel:
     def _predict(self, batch: NDArray[Any], symmetry: Symmetry) -> dict[str, _Sum]:
         # A copy: the model may change its input, and the others still need theirs.
         returned = as_outputs(self.model(symmetry.apply(batch).copy()))
-        outputs = {name: np.asarray(output) for name, output in returned.items()}
+        outputs = {name: as_array(output) for name, output in returned.items()}
         for output in outputs.values():
-            if output.ndim != batch.ndim or output.dtype.kind not in "biufc":
+            if output.ndim != batch.ndim:
                 raise ModelOutputError(
                     f"the model returned shape {output.shape} of {output.dtype} for tiles of shape {batch.shape}"
                 )

@@ -37,8 +37,12 @@ class ModelDescription:
         The only tile size the model takes, `(z,) y, x`.
     overlaps : tuple of int, optional
         The overlap that its makers declare to be enough, `(z,) y, x`.
+    origin_multiple : tuple of int, optional
+        The stride of the network along each spatial axis, `(z,) y, x`: its output depends on where on this grid a tile starts.
+        Every tile starts on a multiple of it.
     batch_size : int, optional
-        The only batch size the model takes.
+        The only batch size the model takes. It is called with so many tiles each time: a smaller batch is filled up with copies
+        of its last tile, and a larger one goes in portions.
     n_dims : int, optional
         2 or 3.
     in_channels, out_channels : int, optional
@@ -57,6 +61,7 @@ class ModelDescription:
 
     patch_size: tuple[int, ...] | None = None
     overlaps: tuple[int, ...] | None = None
+    origin_multiple: tuple[int, ...] | None = None
     batch_size: int | None = None
     n_dims: int | None = None
     in_channels: int | None = None

@@ -1,0 +1,276 @@
+"""2D networks on images with Z: each slice is predicted as an image of its own, and Z stays Z in every kind of output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from patchloom.errors import GeometryError, ModelError, SeriesError
+from patchloom.image_stacks import open_stacks
+from patchloom.prediction import blocks, make_plan, plan, predict
+from patchloom.prediction.emptiness import SkipDark, SkipOutside
+from patchloom.prediction.models import ModelDescription
+from patchloom.prediction.plan_summary import summarise
+
+TILES: dict[str, Any] = {"patch_size": (16, 16), "overlaps": (4, 4)}
+
+
+def quiet(*args: Any, **kwargs: Any) -> Any:
+    return predict(*args, **kwargs, progress=False)
+
+
+def laplace(image: np.ndarray, axes: tuple[int, int]) -> np.ndarray:
+    """Second differences along two axes, edges repeated."""
+    total = np.zeros(image.shape, np.float32)
+    for axis in axes:
+        moved = np.moveaxis(image, axis, -1).astype(np.float32)
+        padded = np.concatenate([moved[..., :1], moved, moved[..., -1:]], axis=-1)
+        total += np.moveaxis(padded[..., 2:] - 2 * moved + padded[..., :-2], -1, axis)
+    return total
+
+
+def sharpened(batch: np.ndarray) -> np.ndarray:
+    """A 2D network with a receptive field of three: it would see other slices if it were run in 3D."""
+    assert batch.ndim == 4
+    return laplace(batch, (-2, -1))
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Blocks so small that a slice has many."""
+    monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [300])
+    monkeypatch.setattr(blocks, "_CHUNK_SIZE", {2: 6, 3: 4})
+    return
+
+
+@pytest.mark.parametrize("settings", [{}, {"blend": "hann"}, {"seams": "grid"}, {"batch_size": 5}], ids=str)
+@pytest.mark.parametrize(
+    ("axes", "shape"),
+    [
+        ("ZYX", (5, 40, 37)),
+        ("TZYX", (2, 3, 20, 37)),
+        ("CZYX", (2, 3, 20, 37)),
+        ("SZCYX", (2, 3, 2, 20, 18)),
+        ("STCZYX", (2, 2, 2, 2, 19, 18)),
+        ("YXZ", (40, 37, 3)),
+        ("XCYZ", (37, 2, 20, 3)),
+        ("ZYX", (1, 5, 7)),
+    ],
+)
+@pytest.mark.usefixtures("small_blocks")
+def test_each_slice_is_predicted_and_axes_stay(
+    axes: str, shape: tuple[int, ...], settings: dict[str, Any], rng: np.random.Generator
+) -> None:
+    image = rng.random(shape, np.float32)
+    blended = (
+        "blend" in settings
+    )  # which takes something from the outermost voxels of a tile: compare what has no border
+    result = quiet(np.negative if blended else sharpened, image, axes=axes, padding="edge", **TILES, **settings)
+    expected = -image if blended else laplace(image, (axes.index("Y"), axes.index("X")))
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+def stored(folder: Path, kind: str, image: np.ndarray) -> Path:
+    path = folder / f"image.{kind}"
+    if kind == "ome.tif":
+        metadata = {
+            "axes": "TZYX",
+            "PhysicalSizeZ": 0.7,
+            "PhysicalSizeZUnit": "µm",
+            "PhysicalSizeX": 0.2,
+            "PhysicalSizeXUnit": "µm",
+        }
+        tifffile.imwrite(path, image, ome=True, metadata=metadata)
+    elif kind == "zarr":
+        array = zarr.create_array(
+            path, shape=image.shape, chunks=(1, 2, 16, 16), dtype=image.dtype, dimension_names=list("tzyx")
+        )
+        array[...] = image
+    else:
+        np.save(path, image)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["ome.tif", "zarr", "npy"])
+@pytest.mark.parametrize("output", ["out.ome.zarr", "out.ome.tif", "out.npy"])
+@pytest.mark.usefixtures("small_blocks")
+def test_files_of_every_kind_keep_z(kind: str, output: str, tmp_path: Path, rng: np.random.Generator) -> None:
+    image = rng.integers(0, 99, (2, 5, 20, 33), np.uint16)
+    source = stored(tmp_path, kind, image)
+    axes = "TZYX" if kind == "npy" else None
+    result = quiet(lambda batch: batch, source, tmp_path / output, axes=axes, **TILES)
+    (written,) = open_stacks(result, "TZYX" if output == "out.npy" else None)
+    assert written.original_axes == "TZYX"
+    for sample in range(2):
+        np.testing.assert_array_equal(written.extract_patch(sample, None, (0, 0, 0), (5, 20, 33))[0], image[sample])
+    if kind == "ome.tif" and output == "out.ome.zarr":
+        assert written.metadata.voxel_size["Z"] == pytest.approx(0.7)
+        assert written.chunk_shape[:3] == (1, 1, 1)
+        level = np.asarray(zarr.open_array(result / "0"))
+        np.testing.assert_array_equal(level, image)
+
+
+def test_voxel_sizes_and_channels_are_those_of_the_image(tmp_path: Path, rng: np.random.Generator) -> None:
+    image = rng.random((4, 2, 20, 24), np.float32)
+    source = tmp_path / "image.ome.tif"
+    metadata = {
+        "axes": "ZCYX", "PhysicalSizeZ": 0.7, "PhysicalSizeZUnit": "µm", "PhysicalSizeX": 0.2, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.3, "PhysicalSizeYUnit": "µm",
+        "Channel": {"Name": ["DAPI", "GFP"]},
+    }  # fmt: skip
+    tifffile.imwrite(source, image, ome=True, metadata=metadata)
+    doubled = quiet(lambda batch: batch.repeat(2, -1).repeat(2, -2), source, tmp_path / "out.ome.zarr", **TILES)
+    (written,) = open_stacks(doubled)
+    assert written.data_shape == (1, 2, 4, 40, 48)
+    assert written.metadata.voxel_size == pytest.approx({"Z": 0.7, "Y": 0.15, "X": 0.1})
+    assert written.metadata.channel_names == ("DAPI", "GFP")
+    expected = np.moveaxis(image, 0, 1).repeat(2, -1).repeat(2, -2)
+    np.testing.assert_array_equal(written.extract_patch(0, None, (0, 0, 0), (4, 40, 48)), expected)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_several_outputs_of_other_sizes_and_channels_keep_z(rng: np.random.Generator) -> None:
+    image = rng.random((3, 32, 48), np.float32)
+    result = quiet(
+        lambda batch: {"both": np.concatenate([batch, -batch], 1), "half": batch[..., ::2, ::2]},
+        image, axes="ZYX", **TILES,
+    )  # fmt: skip
+    np.testing.assert_array_equal(result["both"], np.stack([image, -image]))
+    np.testing.assert_array_equal(result["half"], image[:, ::2, ::2])
+
+
+def test_a_series_may_mix_images_with_and_without_z(tmp_path: Path, rng: np.random.Generator) -> None:
+    flat, deep = rng.random((20, 30), np.float32), rng.random((3, 18, 19), np.float32)
+    series = [flat, deep, flat]
+    axes = ["YX", "ZYX", "YX"]
+    for image, result in zip(series, quiet(sharpened, series, axes=axes, padding="edge", **TILES), strict=True):
+        np.testing.assert_allclose(result, laplace(image, (-2, -1)), atol=1e-5)
+    with pytest.raises(
+        GeometryError, match=r"patch_size is \(2, 16, 16\), so the model is 3D, but array has axes YX without Z"
+    ):
+        quiet(sharpened, series, axes=axes, patch_size=(2, 16, 16))
+    written = quiet(sharpened, series, tmp_path / "out", axes=axes, **TILES)
+    assert [open_stacks(path)[0].original_axes for path in written] == axes
+
+
+class Described:
+    def __init__(self, **declared: Any) -> None:
+        self.description = ModelDescription(**declared)
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        self.shapes.append(batch.shape)
+        return batch
+
+
+def test_what_a_model_declares_decides_whether_it_is_run_slice_by_slice(rng: np.random.Generator) -> None:
+    image = rng.random((3, 32, 32))
+    for model in (Described(patch_size=(16, 16)), Described(n_dims=2, patch_size=(16, 16))):
+        np.testing.assert_array_equal(quiet(model, image, axes="ZYX"), image)
+        assert {shape[2:] for shape in model.shapes} == {(16, 16)}
+    model = Described(n_dims=3)
+    np.testing.assert_array_equal(quiet(model, image, axes="ZYX", patch_size=(2, 16, 16)), image)
+    assert {shape[2:] for shape in model.shapes} == {(2, 16, 16)}
+
+
+def test_contradictions_between_network_and_image_are_refused_before_anything_runs(rng: np.random.Generator) -> None:
+    deep, flat = rng.random((3, 32, 32)), rng.random((32, 32))
+    for model, image, settings, message in (
+        (Described(n_dims=3), flat, {"patch_size": (2, 16, 16)}, "so the model is 3D, but array has axes YX without Z"),
+        (Described(n_dims=3, patch_size=(2, 16, 16)), flat, {}, "the model is 3D, but array has axes YX without Z"),
+        (Described(n_dims=3), deep, {"patch_size": (16, 16)}, "has 2 numbers, but the model is 3D.*each of Z, Y, X"),
+        (Described(n_dims=2), deep, {"patch_size": (2, 16, 16)}, "has 3 numbers, but the model is 2D.*each of Y, X"),
+        (Described(), deep, {"patch_size": (16, 16), "overlaps": (1, 4, 4)}, r"overlaps is .* must have 2 \(Y, X\)"),
+        (Described(n_dims=2), deep, {}, "patch_size is not given.*each of Y, X, such as 256,256"),
+    ):
+        with pytest.raises(GeometryError, match=message):
+            quiet(model, image, axes="ZYX"[-image.ndim :], **settings)
+        assert not model.shapes
+
+
+@pytest.mark.parametrize("per", ["source", "channel", "sample", "sample_channel"])
+def test_normalization_is_measured_on_the_samples_that_the_image_has(per: str, rng: np.random.Generator) -> None:
+    # A sample is a time point with all of its slices, not a slice.
+    image = rng.random((2, 2, 3, 20, 20)) * rng.uniform(1, 90, (2, 2, 3, 1, 1))  # T, C, Z
+    result = quiet(lambda batch: batch, image, axes="TCZYX", normalise="mean_std", per=per, **TILES)
+    together = {
+        "source": (0, 1, 2, 3, 4),
+        "channel": (0, 2, 3, 4),
+        "sample": (1, 2, 3, 4),
+        "sample_channel": (2, 3, 4),
+    }[per]
+    expected = (image - image.mean(together, keepdims=True)) / image.std(together, keepdims=True)
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_slices_are_skipped_by_their_own_grey_values_and_masks(rng: np.random.Generator) -> None:
+    image = rng.integers(50, 99, (2, 4, 20, 20), np.uint16)
+    image[0, 1] = image[1, 3] = 3
+    result = quiet(lambda batch: batch, image, axes="TZYX", skip=SkipDark(10), **TILES)
+    np.testing.assert_array_equal(result, np.where(image > 10, image, 0))
+    mask = np.zeros((2, 20, 20), np.uint8)  # coarser along Z, and one for all times
+    mask[1] = 1
+    masked = quiet(lambda batch: batch, image, axes="TZYX", skip=SkipOutside(open_stacks([mask], "ZYX")), **TILES)
+    np.testing.assert_array_equal(masked[:, 2:], image[:, 2:])
+    assert not masked[:, :2].any()
+
+
+def test_a_failure_names_the_slice_and_the_other_images_finish(rng: np.random.Generator) -> None:
+    good, bad = rng.random((2, 3, 20, 20), np.float32), rng.random((2, 3, 20, 20), np.float32)
+    bad[1, 2, 17:, 17:] = -1
+
+    def model(batch: np.ndarray) -> np.ndarray:
+        if batch.min() < 0:
+            raise RuntimeError("negative")
+        return batch
+
+    where = r"the tile at \(2, 4, 4\) of sample 1 of image stack"
+    with pytest.raises(ModelError, match=where):
+        quiet(model, bad, axes="TZYX", **TILES)
+    with pytest.raises(SeriesError, match=where) as caught:
+        quiet(model, [good, bad], axes="TZYX", keep_going=True, **TILES)
+    np.testing.assert_array_equal(caught.value.results[0], good)
+
+
+@pytest.mark.parametrize("settings", [{}, {"blend": "linear"}], ids=["crop", "blend"])
+@pytest.mark.usefixtures("small_blocks")
+def test_a_run_that_failed_goes_on_to_the_same_bytes(settings: Any, tmp_path: Path, rng: np.random.Generator) -> None:
+    image = rng.random((2, 3, 30, 25), np.float32)
+    np.save(tmp_path / "image.npy", image)
+    calls: list[int] = []
+    limit = [10**9]
+
+    def model(batch: np.ndarray) -> np.ndarray:
+        calls.append(1)
+        if len(calls) > limit[0]:
+            raise RuntimeError("out of luck")
+        return np.exp(batch)
+
+    arguments = {"axes": "TZYX", "normalise": "percentiles", "per": "sample", **TILES, **settings}
+    whole = quiet(model, tmp_path / "image.npy", tmp_path / "whole.ome.zarr", **arguments)
+    n_calls = len(calls)
+    calls.clear()
+    limit[0] = n_calls // 2
+    with pytest.raises(ModelError):
+        quiet(model, tmp_path / "image.npy", tmp_path / "resumed.ome.zarr", **arguments)
+    calls.clear()
+    limit[0] = 10**9
+    resumed = quiet(model, tmp_path / "image.npy", tmp_path / "resumed.ome.zarr", **arguments)
+    assert len(calls) < n_calls
+    files = [{p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()} for root in (whole, resumed)]
+    for content in files:
+        content.pop(Path("zarr.json"))  # has the name
+    assert files[0] == files[1]
+
+
+def test_a_plan_says_the_shape_with_z() -> None:
+    prepared = plan(np.zeros((2, 5, 40, 30), np.uint8), axes="TZYX", **TILES)
+    assert prepared.output_shapes == [[(2, None, 5, 40, 30)]]
+    assert prepared.n_tiles == 2 * 5 * prepared.tiling.grid_shape(0)[0] * prepared.tiling.grid_shape(0)[1]
+    assert summarise(prepared)["sources"][0]["output_shapes"] == [[2, None, 5, 40, 30]]
