@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from patchloom.errors import SinkError
+from patchloom.errors import OutputExistsError, SinkError
 from patchloom.prediction import blocks, make_plan, predict
 from patchloom.prediction.emptiness import SkipDark
 from patchloom.prediction.ledger import Ledger, ledger_path
@@ -304,3 +304,59 @@ def test_a_run_that_replaces_an_output_goes_on_without_being_told_again(
         go_on(output, Copy(fail_at=30), overwrite=True)
     go_on(output)
     assert_complete(output, image)
+
+
+@pytest.mark.parametrize(
+    "other", [{"pyramid": "nearest"}, {"pyramid": None}, {"ome_zarr_version": "0.4"}], ids=["nearest", "none", "0.4"]
+)
+def test_an_output_is_not_resumed_in_another_version_or_with_another_pyramid(
+    interrupted: Path, image: np.ndarray, other: dict[str, Any]
+) -> None:
+    before = files(interrupted.parent)
+    name, value = next(iter(other.items()))
+    word = {"pyramid": "pyramid: auto before", "ome_zarr_version": "version of OME-Zarr: 0.5 before"}[name]
+    with pytest.raises(SinkError, match=f"{word}, {value} now"):
+        go_on(interrupted, **other)
+    assert files(interrupted.parent) == before
+    go_on(interrupted)
+    assert_complete(interrupted, image)
+
+
+def test_a_shard_that_is_lost_before_the_output_is_shown_is_written_again(
+    tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.ome.zarr"
+    finalise = OmeZarrSink.finalise
+
+    def lose_one(sink: OmeZarrSink) -> Path:
+        next(path for path in output.with_name("out.ome.zarr.partial").rglob("c/*/*") if path.is_dir()).rename(
+            tmp_path / "lost"
+        )
+        return finalise(sink)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OmeZarrSink, "finalise", lose_one)
+        with pytest.raises(SinkError, match="was changed after it was written"):
+            go_on(output)
+    assert not output.exists()
+    shutil.rmtree(tmp_path / "lost")
+    go_on(output)
+    assert_complete(output, image)
+
+
+def test_an_output_that_appeared_meanwhile_is_found_before_the_run_goes_on(
+    tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "_CHUNK_SIZE", {2: 40, 3: 16})
+    monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [2000])
+    sources = [tmp_path / f"{number}.npy" for number in range(3)]
+    for source in sources:
+        np.save(source, image)
+    options: dict[str, Any] = {"axes": "TYX", "progress": False, **CROP}
+    with pytest.raises(RuntimeError):
+        predict(Copy(fail_at=30), sources, tmp_path / "out", **options)
+    predict(Copy(), sources[2], tmp_path / "out" / "2.ome.zarr", **options)
+    model = Copy()
+    with pytest.raises(OutputExistsError, match=r"2\.ome\.zarr: exists already"):
+        predict(model, sources, tmp_path / "out", **options)
+    assert next(model.calls) == 1, "one tile, to see what the model makes of it"

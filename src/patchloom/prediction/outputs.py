@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -15,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.axes import AxesMap
-from patchloom.errors import SinkError
-from patchloom.image_metadata import ImageMetadata
-from patchloom.image_stacks import HasMetadata, ImageStack, plane_position
+from patchloom.image_stacks import plane_position
 from patchloom.prediction.blocks import choose_chunk
 from patchloom.prediction.destinations import output_path
 from patchloom.prediction.label_outputs import holds_labels
 from patchloom.prediction.ledger import Ledger
 from patchloom.prediction.output_form import OutputForm
 from patchloom.prediction.plan import PredictionPlan
+from patchloom.prediction.result_metadata import result_metadata
+from patchloom.prediction.shown_outputs import RecordedBlocks, ShownOutput, by_image, settle
 from patchloom.sinks import (
     ImageSink,
     OffersBuffer,
@@ -31,6 +30,8 @@ from patchloom.sinks import (
     OutputLock,
     Pyramid,
     ResumableSink,
+    check_destination,
+    is_output_of,
     open_sink,
     partial_path,
 )
@@ -83,6 +84,7 @@ class Outputs:
         self._done: dict[int, set[int]] = {data_idx: set() for data_idx in range(len(plan.stacks))}
         self._arrays = Lock()  # a sink is for one thread at a time, and that of an array lends while another writes
         self._begun_at: dict[int, float] = {}
+        self._recorded: dict[int, RecordedBlocks] = {}  # by an earlier run
         self.resumed: dict[int, frozenset[int]] = {}
         """Blocks of each image that an earlier run finished."""
         self.seconds: dict[int, float] = {}
@@ -91,14 +93,10 @@ class Outputs:
         """What came of each image that is complete."""
 
     def __enter__(self) -> Self:
-        for data_idx in range(len(self._plan.stacks)):
-            if self._ledger is None:
-                break
-            if self._is_shown(data_idx):
-                self._done[data_idx] = set(range(len(self._plan.blocks[data_idx])))
-                self.results[data_idx] = self._named(data_idx, self._paths(data_idx))
-            elif any(partial_path(path).exists() for path in self._paths(data_idx)):
-                self._resume(data_idx, self._ledger)
+        if self._ledger is not None:
+            self._recorded = by_image(self._ledger.blocks)
+            for data_idx in range(len(self._plan.stacks)):
+                self._take_over(data_idx)
         self.resumed = {data_idx: frozenset(blocks) for data_idx, blocks in self._done.items()}
         return self
 
@@ -193,31 +191,53 @@ class Outputs:
         if data_idx in self._begun_at:
             self.seconds[data_idx] = time.monotonic() - self._begun_at[data_idx]
 
-    def _resume(self, data_idx: int, ledger: Ledger) -> None:
-        """Open the outputs that an earlier run began, and take over what it finished."""
-        self._sinks[data_idx] = sinks = self._open(data_idx)
-        for (image, block), records in list(ledger.blocks.items()):
-            if image == data_idx and len(records) == len(sinks) and _restored(sinks, records):
-                self._done[data_idx].add(block)
+    def _take_over(self, data_idx: int) -> None:
+        """Find out how far an earlier run got with an image, and resume the outputs that it left unfinished."""
+        paths = self._paths(data_idx)
+        for path in paths:
+            settle(path, keep_unfinished=data_idx in self._recorded, lock=self._lock)
+        shown = [self._is_shown(data_idx, number) for number in range(len(paths))]
+        if all(shown):
+            self._done[data_idx] = set(range(len(self._plan.blocks[data_idx])))
+            self.results[data_idx] = self._named(data_idx, paths)
+            return
+        for path, is_shown in zip(paths, shown, strict=True):
+            check_destination(path, overwrite=self._overwrite or is_shown, resume=True)
+        if any(partial_path(path).exists() for path in paths):
+            self._resume(data_idx)
 
-    def _open(self, data_idx: int) -> list[ImageSink]:
-        """Open all outputs of an image; those that an earlier run began are gone on with."""
+    def _resume(self, data_idx: int) -> None:
+        """Open the outputs that an earlier run began, and restore its blocks."""
+        self._sinks[data_idx] = sinks = self._open(data_idx, keep_shown=True)
+        for block, records in self._recorded[data_idx].items():
+            if len(records) == len(sinks) and _restored(sinks, records):
+                self._done[data_idx].add(block)
+        is_complete = len(self._done[data_idx]) == len(self._plan.blocks[data_idx])
+        if not is_complete and any(isinstance(sink, ShownOutput) for sink in sinks):
+            # A block is written to all outputs, so those that are shown are written again with those that lost a block.
+            for sink in sinks:
+                sink.abort()
+            self._done[data_idx].clear()
+            del self._sinks[data_idx]
+
+    def _open(self, data_idx: int, *, keep_shown: bool = False) -> list[ImageSink]:
+        """Open all outputs of an image; those that an earlier run began are resumed."""
         sinks: list[ImageSink] = []
         try:
-            for form in self._plan.forms[data_idx]:
-                sinks.append(self._open_one(data_idx, form))  # noqa: PERF401  # those opened are let go of
+            for number in range(len(self._plan.forms[data_idx])):
+                sinks.append(self._open_one(data_idx, number, keep_shown=keep_shown))  # noqa: PERF401  # those opened are let go of
         except BaseException:
             self._sinks[data_idx] = sinks
             self._let_go(data_idx)
             raise
         return sinks
 
-    def _open_one(self, data_idx: int, form: OutputForm) -> ImageSink:
-        destination = self._destinations[data_idx]
+    def _open_one(self, data_idx: int, number: int, *, keep_shown: bool) -> ImageSink:
+        form, destination = self._plan.forms[data_idx][number], self._destinations[data_idx]
         path = None if destination is None else output_path(destination, form.name)
-        begun = path is not None and self._ledger is not None and partial_path(path).exists()
-        if path is not None and not begun and path.exists() and self._is_all_recorded(data_idx):
-            return _ShownAlready(path)
+        is_shown = self._is_shown(data_idx, number)
+        if path is not None and is_shown and keep_shown:
+            return ShownOutput(path)
         stack, grid = self._plan.stacks[data_idx], self._plan.blocks[data_idx]
         n_channels, dtype = self._plan.stored(form)
         axes_map = AxesMap(stack.original_axes, tuple(stack.original_data_shape))
@@ -232,21 +252,21 @@ class Outputs:
             metadata=result_metadata(stack, self._plan, form),
             pyramid="mode" if self._pyramid == "auto" and holds_labels(self._plan, data_idx, form) else self._pyramid,
             version=self._version,
-            overwrite=self._overwrite,
-            resume=begun,
+            overwrite=self._overwrite or is_shown,
+            resume=path is not None and data_idx in self._recorded and partial_path(path).exists(),
             lock=self._lock if len(self._plan.stacks) == 1 and not form.name else None,
         )
 
-    def _is_shown(self, data_idx: int) -> bool:
-        """Whether an earlier run completed an image; it may have been killed before it could write that down."""
-        paths = self._paths(data_idx)
-        known = self._ledger is not None and data_idx in self._ledger.finished
-        complete = known or self._is_all_recorded(data_idx)
-        return complete and all(path.exists() and not partial_path(path).exists() for path in paths)
-
-    def _is_all_recorded(self, data_idx: int) -> bool:
-        n_blocks = len(self._plan.blocks[data_idx])
-        return self._ledger is not None and sum(image == data_idx for image, _ in self._ledger.blocks) == n_blocks
+    def _is_shown(self, data_idx: int, number: int) -> bool:
+        """Whether an earlier run completed an output; it may have been killed before it could write that down."""
+        if self._ledger is None or data_idx not in self._recorded:
+            return False
+        path, recorded = self._paths(data_idx)[number], self._recorded[data_idx]
+        if partial_path(path).exists() or len(recorded) < len(self._plan.blocks[data_idx]):
+            return False
+        if data_idx in self._ledger.finished:
+            return path.exists()
+        return is_output_of(path, [record for records in recorded.values() for record in records[number : number + 1]])
 
     def _region(self, data_idx: int, block: int, form: OutputForm) -> tuple[slice, ...]:
         place = self._plan.blocks[data_idx][block]
@@ -276,29 +296,6 @@ class Outputs:
         return results[0] if names == [""] else dict(zip(names, results, strict=True))
 
 
-class _ShownAlready:
-    """Stands for one of several outputs that was complete and shown when a run was killed."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    data_shape: tuple[int, ...] = ()
-    data_dtype: Any = None
-
-    def write(self, region: tuple[slice, ...], block: NDArray[Any]) -> None:
-        """Refuse: all blocks are recorded, so none is written."""
-        raise SinkError(
-            f"{self._path} is complete, and {block.shape} for {region} comes late: start afresh with overwrite"
-        )
-
-    def finalise(self) -> Path:
-        """Say where it is."""
-        return self._path
-
-    def abort(self) -> None:
-        """Leave it: it is complete."""
-
-
 def _restored(sinks: Sequence[ImageSink], records: Sequence[Any]) -> bool:
     """Whether all outputs of a block are still there; if one is not, the block is computed again."""
     pairs = [(sink, record) for sink, record in zip(sinks, records, strict=True) if isinstance(sink, ResumableSink)]
@@ -307,26 +304,3 @@ def _restored(sinks: Sequence[ImageSink], records: Sequence[Any]) -> bool:
     for sink, record in pairs:
         sink.restore(record)
     return True
-
-
-def result_metadata(stack: ImageStack, plan: PredictionPlan, form: OutputForm) -> ImageMetadata:
-    """Give an output the voxel sizes of its source, and the channels of the model or of a source that has as many."""
-    source = stack.metadata if isinstance(stack, HasMetadata) else ImageMetadata()
-    names, colors = plan.model.out_channel_names, plan.model.out_channel_colors
-    n_channels, _ = plan.stored(form)
-    keeps_channels = not names and n_channels == stack.data_shape[1]
-    if keeps_channels:
-        names, colors = source.channel_names, source.channel_colors
-    factors = dict(zip("ZYX"[-len(form.scale) :], form.scale, strict=True))
-    sizes = {axis: size / float(factors.get(axis, 1)) for axis, size in source.voxel_size.items()}
-    # The first voxel of a scaled image begins where that of its source does, and so its center lies elsewhere.
-    moved = {axis: (sizes[axis] - size) / 2 for axis, size in source.voxel_size.items()}
-    origin = {axis: source.origin.get(axis, 0.0) + shift for axis, shift in moved.items()}
-    return replace(
-        source,
-        voxel_size=sizes,
-        origin={axis: place for axis, place in origin.items() if place or axis in source.origin},
-        channel_names=names if len(names) == n_channels else (),
-        channel_colors=colors if len(colors) == n_channels else (),
-        is_rgb=source.is_rgb and keeps_channels,
-    )

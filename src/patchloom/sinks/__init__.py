@@ -9,6 +9,7 @@ from patchloom.sinks.ome_zarr_sink import OmeZarrSink
 from patchloom.sinks.open_sink import check_storable, open_sink
 from patchloom.sinks.output_kind import SINK_SUFFIXES, SUPPORTED_OUTPUTS, output_kind
 from patchloom.sinks.output_lock import OutputLock
+from patchloom.sinks.output_mark import is_output_of
 from patchloom.sinks.pyramid import Pyramid, check_pyramid
 from patchloom.sinks.sink_capabilities import OffersBuffer, ResumableSink
 from patchloom.sinks.tiff_sink import TiffSink
@@ -32,6 +33,7 @@ __all__ = [
     "check_destination",
     "check_pyramid",
     "check_storable",
+    "is_output_of",
     "open_sink",
     "output_kind",
     "partial_path",

@@ -11,7 +11,9 @@ from patchloom.sinks.value_range import ValueRange
 Region = tuple[slice, ...]
 
 
-def block_record(region: Region, ranges: Sequence[ValueRange], stored_bytes: Sequence[int]) -> dict[str, Any]:
+def block_record(
+    region: Region, ranges: Sequence[ValueRange], stored_bytes: Sequence[int], mark: Sequence[int]
+) -> dict[str, Any]:
     """Make the record of a block.
 
     Parameters
@@ -22,16 +24,19 @@ def block_record(region: Region, ranges: Sequence[ValueRange], stored_bytes: Seq
         Smallest and largest value of each of its channels.
     stored_bytes : sequence of int
         Sizes of the files it is stored in.
+    mark : sequence of int
+        The output that it was written to; see `output_mark`.
 
     Examples
     --------
-    >>> block_record((slice(0, 1), slice(0, 1), slice(0, 64), slice(64, 90)), [(0.0, 7.0)], [113])
-    {'region': [[0, 1], [0, 1], [0, 64], [64, 90]], 'ranges': [[0.0, 7.0]], 'bytes': [113]}
+    >>> block_record((slice(0, 1), slice(0, 1), slice(0, 64), slice(64, 90)), [(0.0, 7.0)], [113], [4711])
+    {'region': [[0, 1], [0, 1], [0, 64], [64, 90]], 'ranges': [[0.0, 7.0]], 'bytes': [113], 'output': [4711]}
     """
     return {
         "region": [[part.start, part.stop] for part in region],
         "ranges": [found and list(found) for found in ranges],
         "bytes": list(stored_bytes),
+        "output": list(mark),
     }
 
 

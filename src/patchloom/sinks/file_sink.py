@@ -84,7 +84,9 @@ class FileSink(ABC):
         self._output.check_open()
         self._boxes.check_complete(self.data_shape)
         with self._failing("cannot be completed"):
-            os.fsync(self._open_file())
+            file = self._open_file()
+            os.fsync(file)
+            self._check_whole(file)
             self._close_file()
         self._output.publish()
         return self.path
@@ -95,11 +97,20 @@ class FileSink(ABC):
         self._output.abort()
 
     def _begin(self, partial: Path) -> None:
-        size = self._lay_out(partial)
+        size = self._size = self._lay_out(partial)
         free = shutil.disk_usage(partial.parent).free
         if size > free:
             raise SinkError(f"{self.path} takes {size} bytes, and the disk has {free} left: make room for it")
         os.truncate(partial, size)
+
+    def _check_whole(self, file: FileIO) -> None:
+        """Check that the file that was written is the one that will be shown, and has its full length."""
+        written, partial = os.fstat(file.fileno()), self._output.partial.stat()
+        if not os.path.samestat(written, partial) or partial.st_size != self._size:
+            raise SinkError(
+                f"{self._output.partial} was changed while it was written: it has {partial.st_size} bytes and should have "
+                f"{self._size}: start afresh with overwrite=True (--overwrite)"
+            )
 
     def _open_file(self) -> FileIO:
         if self._file is None:

@@ -21,6 +21,7 @@ from patchloom.sinks.block_record import block_record, read_record
 from patchloom.sinks.destination import remove, sync_folder
 from patchloom.sinks.output_kind import ZARR, image_name
 from patchloom.sinks.output_lock import OutputLock
+from patchloom.sinks.output_mark import output_mark
 from patchloom.sinks.pending_output import PendingOutput
 from patchloom.sinks.pyramid import Pyramid, downsample, halving, level_shapes, pyramid_method
 from patchloom.sinks.region import check_block, show
@@ -136,6 +137,7 @@ class OmeZarrSink:
         try:
             self._output.make_folder()
             self._full = self._level_array(0)
+            self._mark = output_mark(self._output.partial)
         except BaseException:
             # What was there before is not ours to remove.
             (self._output.close if resume else self._output.abort)()
@@ -165,7 +167,7 @@ class OmeZarrSink:
         self._check_unwritten(region)
         self._full.write(region, block)
         ranges = block_ranges(block)
-        self._count(region, ranges, block_record(region, ranges, self._full.stored_bytes(region)))
+        self._count(region, ranges, block_record(region, ranges, self._full.stored_bytes(region), self._mark))
 
     def block_record(self, region: tuple[slice, ...]) -> dict[str, Any]:
         """Return what to keep of a block: its region, its values' range and the sizes of its files; see `ResumableSink`."""
@@ -194,6 +196,7 @@ class OmeZarrSink:
                 f"{self.path}: what was written at {show(region)} is gone or changed: its files have {found} bytes, "
                 f"and {stored} were written"
             )
+        self._full.expect(region, stored)
         self._count(region, ranges, record)
         return region
 
@@ -203,7 +206,8 @@ class OmeZarrSink:
         Raises
         ------
         SinkError
-            If shards are missing, or something cannot be written. The image is not shown then, and may be finalised again.
+            If shards are missing, were lost or changed since they were written, or something cannot be written. The image is
+            not shown then, and may be finalised again.
         """
         self._output.check_open()
         missing = self._written.size - int(self._written.sum())
@@ -211,13 +215,16 @@ class OmeZarrSink:
             raise SinkError(
                 f"{self.path}: {missing} of {self._written.size} shards were never written: it is incomplete"
             )
+        self._full.check_whole()
         for leftover in self._output.partial.iterdir():  # of a process that was killed here
             if leftover != self._full.folder:
                 remove(leftover)
-        array = self._full
+        levels = [self._full]
         for level in range(1, len(self.level_shapes)):
-            array = self._make_level(level, array)
+            levels.append(self._make_level(level, levels[-1]))
         self._write_documents()
+        for array in levels:
+            array.check_whole()
         self._output.publish()
         return self.path
 

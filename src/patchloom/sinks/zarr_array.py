@@ -7,7 +7,7 @@ another name, syncs it and renames it; so each shard is there whole or not at al
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from patchloom.sinks.destination import remove, sync_folder
 from patchloom.sinks.region import show
 from patchloom.sinks.shard_grid import Region, ShardGrid
 from patchloom.sinks.write_failure import why
-from patchloom.sinks.zarr_format import DRIVERS, ZarrFormat, array_metadata, chunk_file
+from patchloom.sinks.zarr_format import DRIVERS, ZarrFormat, array_document, array_metadata, chunk_file
 
 BYTES_IN_FLIGHT = 16 << 20
 """How much is read or written at once, but always at least one shard or chunk: enough to keep threads and disk busy."""
@@ -75,6 +75,8 @@ class ZarrArray:
             self._check_same(spec)
             array = ts.open(spec, open=True, create=True).result()
             self._sync_folders(folder)
+        self._sizes = np.full(grid.counts, -1, np.int64)  # of files that were written; -1 where none was
+        self._document = self._array_document()
         self._store = array[tuple(slice(None) if kept else ts.newaxis for kept in self._stored)]
         # Nothing returns before all is written, so blocks need not be copied. TensorStore 0.1.86 stores zeros, though, for
         # a chunk that it references and that is strided in four dimensions or more.
@@ -110,6 +112,38 @@ class ZarrArray:
                 pass
             for file in self._files(region):
                 self._sync_folders(file.parent)
+        self.expect(region, self.stored_bytes(region))
+
+    def expect(self, region: Region, stored_bytes: Sequence[int]) -> None:
+        """Note the sizes of the files of a region, for `check_whole`; in raster order, as of `stored_bytes`."""
+        sizes = self._sizes[self.grid.shard_indices(region)]
+        sizes[...] = np.reshape(stored_bytes, sizes.shape)
+
+    def check_whole(self) -> None:
+        """Check that all files are as they were written.
+
+        Raises
+        ------
+        SinkError
+            If a file that was written is gone or has another length, or the description of the array has changed.
+        """
+        if self._array_document() != self._document:
+            raise SinkError(f"{self.folder} was changed while it was written: its description is gone or another")
+        expected = self._sizes.ravel()
+        for shard, file, size in zip(
+            self.grid.shards(self.grid.whole), self._files(self.grid.whole), expected, strict=True
+        ):
+            if size >= 0 and (found := _size(file)) != size:
+                raise SinkError(
+                    f"{file} was changed after it was written: it has {found} bytes, and {size} were written at "
+                    f"{show(shard)}: run again to write it anew"
+                )
+
+    def _array_document(self) -> bytes:
+        try:
+            return (self.folder / array_document(self.zarr_format)).read_bytes()
+        except OSError:
+            return b""
 
     def stored_bytes(self, region: Region) -> list[int]:
         """Sizes of the files that a region of whole shards is stored in, in raster order; 0 for one that is not there.

@@ -103,6 +103,11 @@ def array_metadata(
     }
 
 
+def array_document(zarr_format: ZarrFormat) -> str:
+    """Name of the file in an array's folder that describes it."""
+    return "zarr.json" if zarr_format == 3 else ".zarray"
+
+
 def chunk_file(zarr_format: ZarrFormat, position: Sequence[int]) -> str:
     """Where a stored object (a shard in Zarr v3, a chunk in v2) is in its array's folder.
 
