@@ -16,6 +16,7 @@ from patchloom.errors import PatchloomError as PatchloomError
 from patchloom.errors import SeriesError as SeriesError
 from patchloom.errors import SeveralImagesError as SeveralImagesError
 from patchloom.errors import SinkError as SinkError
+from patchloom.errors import SourceChangedError as SourceChangedError
 from patchloom.errors import SourceError as SourceError
 from patchloom.errors import SourceNotFoundError as SourceNotFoundError
 from patchloom.errors import SpecError as SpecError

@@ -13,7 +13,8 @@
     ├── StitchError            (ValueError)         a tile is missing, repeated or foreign
     ├── SourceError            (OSError)            an image cannot be read
     │   ├── SourceNotFoundError (FileNotFoundError) there is no image at that place
-    │   └── SeveralImagesError                      a file has several images, and none is chosen
+    │   ├── SeveralImagesError                      a file has several images, and none is chosen
+    │   └── SourceChangedError                      an image changed on disk while it was read
     ├── SinkError              (OSError)            an output cannot be written
     │   └── OutputExistsError  (FileExistsError)    the output is there already, and stays as it is
     ├── ModelError             (RuntimeError)       a model cannot be loaded, or failed on a tile
@@ -110,6 +111,10 @@ class SeveralImagesError(SourceError):
         listed = [f"{name} ({described})" for name, described in list(images.items())[:_LISTED]]
         more = f", and {len(images) - _LISTED} more" if len(images) > _LISTED else ""
         return cls(f"{source} has {len(images)} {called}: choose one of {', '.join(listed)}{more}", images)
+
+
+class SourceChangedError(SourceError):
+    """An image changed on disk while it was read, so its old and new pixels would be mixed."""
 
 
 class SinkError(PatchloomError, OSError):

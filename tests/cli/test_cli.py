@@ -228,7 +228,11 @@ def test_status_tells_finished_from_unfinished_and_a_second_run_goes_on(
     assert "unfinished" in unfinished.stdout
     facts = json.loads(run("status", "out.ome.zarr", "--json").stdout)
     assert 0 < facts["blocks"] < facts["of_blocks"] == 12
-    assert run(*arguments).exit_code == 0
+    refused = run(*arguments)
+    assert refused.exit_code == 1
+    assert "model: global 'calls' of my_model differs" in refused.stderr
+    assert "--resume-anyway" in refused.stderr
+    assert run(*arguments, "--resume-anyway").exit_code == 0
     assert np.array_equal(
         zarr.open_group(workplace / "out.ome.zarr", mode="r")["0"][:], tifffile.imread(workplace / "img2.tif")
     )

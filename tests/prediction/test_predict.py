@@ -310,10 +310,12 @@ def test_what_was_finished_is_kept_and_gone_on_with(
     assert {entry.name for entry in tmp_path.iterdir()} == {"out.ome.zarr.partial", "out.ome.zarr.ledger"}
     assert [thread for thread in threading.enumerate() if thread.name.startswith("patchloom")] == []
 
+    with pytest.raises(SinkError, match=r"another model.*:\n  model: closure variable 'calls' of 'model' differs"):
+        quiet(model, image, output, **options)
     with pytest.raises(SinkError, match=r"unfinished run of another plan:\n  overlaps: \[2, 2\] before, \[0, 0\] now"):
-        quiet(model, image, output, **options | {"overlaps": (0, 0)})
+        quiet(model, image, output, **options | {"overlaps": (0, 0)}, resume_anyway=True)
     before = sum(calls)
-    quiet(model, image, output, **options)
+    quiet(model, image, output, **options, resume_anyway=True)
     assert sum(calls) - before < plan(image, **options).n_tiles_computed
     assert np.array_equal(zarr.open_group(output, mode="r")["0"][:], image)
     assert [entry.name for entry in tmp_path.iterdir()] == ["out.ome.zarr"]

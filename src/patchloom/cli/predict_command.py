@@ -56,6 +56,13 @@ def predict_command(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an output that exists, and discard one that is unfinished.")
     ] = False,
+    resume_anyway: Annotated[
+        bool,
+        typer.Option(
+            "--resume-anyway",
+            help="Resume although model, image or version differ or cannot be identified: the results are the same.",
+        ),
+    ] = False,
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="Finish the other images of a series when one fails.")
     ] = False,
@@ -90,6 +97,7 @@ def predict_command(
             keep_going=keep_going,
             pyramid=None if pyramid == "none" else pyramid,
             overwrite=overwrite,
+            resume_anyway=resume_anyway,
             progress=not quiet,
             report=reports.extend,
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from patchloom.errors import SinkError
 from patchloom.filters.cell_filters import CellFilter, HasIdentity
 from patchloom.geometry.grid_cells import cell_counts
 from patchloom.image_stacks import HasFiles, ImageStack
+from patchloom.image_stacks.fingerprints import files_digest
 
 FOLDER_NAME = ".patchloom-scores"
 """The folder beside the data."""
@@ -95,7 +96,7 @@ def score_files(
     first = Path(stack.files[0])
     folder = beside(first) if folder is None else folder
     try:
-        state = fingerprint(stack.files)
+        state = files_digest(stack.files, portable=True)
     except OSError:  # the file is gone: reading says so
         return nowhere
     shape = (stack.data_shape[0], *cell_counts(stack.data_shape[2:], cell_size))
@@ -127,29 +128,6 @@ def beside(file: Path) -> Path:
     while any((folder / document).exists() for document in _ZARR_DOCUMENTS):
         folder = folder.parent
     return folder / FOLDER_NAME
-
-
-def fingerprint(files: Sequence[Path]) -> str:
-    """Digest names, sizes and times of files, and of all files within folders."""
-    digest = hashlib.sha256()
-    for path in files:
-        for name, status in sorted(_statuses(path)):
-            digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
-def _statuses(path: Path) -> Iterator[tuple[str, os.stat_result]]:
-    if not path.is_dir():
-        yield path.name, path.stat()
-        return
-    folders = [str(path)]
-    while folders:
-        with os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir():
-                    folders.append(entry.path)
-                else:
-                    yield os.path.relpath(entry.path, path), entry.stat()
 
 
 def _relative(file: Path, folder: Path) -> str:

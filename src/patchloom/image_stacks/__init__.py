@@ -4,9 +4,11 @@ from patchloom.image_stacks.array_stack import ArrayStack
 from patchloom.image_stacks.channel_selection import select_channels
 from patchloom.image_stacks.czi_stack import CziStack
 from patchloom.image_stacks.files_read import files_read
+from patchloom.image_stacks.fingerprints import fingerprint, storage_of
 from patchloom.image_stacks.image_stack import (
     HasFiles,
     HasMetadata,
+    HasStorage,
     HasStorageGrid,
     HoldsPixels,
     ImageStack,
@@ -19,6 +21,7 @@ from patchloom.image_stacks.plane_stack import PlanePosition, as_planes, plane_p
 from patchloom.image_stacks.region_reads import read_regions
 from patchloom.image_stacks.series_check import check_series, listed_stacks
 from patchloom.image_stacks.sliced_stack import SlicedStack
+from patchloom.image_stacks.source_watch import SourceWatch
 from patchloom.image_stacks.tiff_stack import TiffStack
 from patchloom.image_stacks.zarr_stack import ZarrStack
 
@@ -27,6 +30,7 @@ __all__ = [
     "CziStack",
     "HasFiles",
     "HasMetadata",
+    "HasStorage",
     "HasStorageGrid",
     "HoldsPixels",
     "ImageStack",
@@ -36,16 +40,19 @@ __all__ = [
     "Region",
     "SlicedStack",
     "Source",
+    "SourceWatch",
     "TiffStack",
     "ZarrStack",
     "as_planes",
     "check_series",
     "files_read",
+    "fingerprint",
     "is_series",
     "listed_stacks",
     "open_stacks",
     "plane_position",
     "read_regions",
     "select_channels",
+    "storage_of",
     "whole_stack",
 ]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from patchloom.axes import AxesMap
 from patchloom.errors import SourceError
 from patchloom.image_metadata import ImageMetadata
+from patchloom.image_stacks.array_storage import Storage, array_storage
 from patchloom.image_stacks.sliced_stack import SlicedStack, describe_selection
 from patchloom.image_stacks.source_axes import axes_from_names, unknown_axes
 
@@ -83,6 +84,11 @@ class ArrayStack(SlicedStack):
         if type(self) is not ArrayStack or not isinstance(self.array, np.ndarray):
             return None  # what is derived from this class may read in a way of its own
         return pixels_in_order(self.array, self.axes_map)
+
+    @property
+    def storage(self) -> Storage:
+        """The files or the memory behind the array; see `HasStorage.storage`."""
+        return array_storage(self.array)
 
     def read(self, selection: tuple[slice | int, ...]) -> NDArray[Any]:
         """Cut a box out of the array; see `SlicedStack.read`."""

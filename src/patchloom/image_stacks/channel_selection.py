@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from patchloom.errors import GeometryError
 from patchloom.geometry.checks import whole_number
 from patchloom.image_metadata import ImageMetadata
+from patchloom.image_stacks.array_storage import Storage
+from patchloom.image_stacks.fingerprints import storage_of
 from patchloom.image_stacks.image_stack import (
     HasFiles,
     HasMetadata,
@@ -97,6 +99,12 @@ class _Channels:
         """See `HasFiles.image_in_files`."""
         of_whole = self.whole.image_in_files if isinstance(self.whole, HasFiles) else ""
         return f"{of_whole}, channels {self.chosen}"
+
+    @property
+    def storage(self) -> Storage:
+        """See `HasStorage.storage`."""
+        of_whole = storage_of(self.whole)
+        return replace(of_whole, part=f"{of_whole.part}, channels {self.chosen}")
 
     def extract_patch(
         self, sample_idx: int, channels: Sequence[int] | None, coords: Sequence[int], patch_size: Sequence[int]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.image_metadata import ImageMetadata
+from patchloom.image_stacks.array_storage import Storage
 
 
 @runtime_checkable
@@ -141,6 +142,15 @@ class HasFiles(Protocol):
     @property
     def image_in_files(self) -> str:
         """Which image of these files: one of other pixels has another name."""
+
+
+@runtime_checkable
+class HasStorage(Protocol):
+    """A stack that knows where its pixels lie, in files or in memory."""
+
+    @property
+    def storage(self) -> Storage:
+        """The files or arrays, by which the image is identified."""
 
 
 @runtime_checkable

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.image_metadata import ImageMetadata
+from patchloom.image_stacks.array_storage import Storage
+from patchloom.image_stacks.fingerprints import storage_of
 from patchloom.image_stacks.image_stack import (
     HasFiles,
     HasMetadata,
@@ -127,6 +129,11 @@ class _Planes:
     def image_in_files(self) -> str:
         """See `HasFiles.image_in_files`."""
         return self.whole.image_in_files if isinstance(self.whole, HasFiles) else ""
+
+    @property
+    def storage(self) -> Storage:
+        """See `HasStorage.storage`."""
+        return storage_of(self.whole)
 
     def extract_patch(
         self, sample_idx: int, channels: Sequence[int] | None, coords: Sequence[int], patch_size: Sequence[int]

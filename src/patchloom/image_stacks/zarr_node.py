@@ -26,7 +26,8 @@ _RETRIES = {"max_retries": 4}
 """Waits of 1, 2, 4 and 8 s: enough for a busy server, and a wrong address is found out in a quarter of a minute."""
 
 _ZARR_DOCUMENTS = ("zarr.json", ".zarray", ".zattrs", ".zgroup")
-_DOCUMENTS = (*_ZARR_DOCUMENTS, "attributes.json", "info")
+DOCUMENTS = (*_ZARR_DOCUMENTS, "attributes.json", "info")
+"""Files with the metadata of the formats."""
 
 _DOCUMENT_BYTES = 64 << 20
 """The most that a document may have; the largest list all arrays of a plate."""
@@ -129,7 +130,7 @@ def read_node(kvstore: dict[str, Any]) -> ZarrNode:
 
 def is_zarr_folder(path: Path) -> bool:
     """Whether a folder is an array or a group of one of the formats."""
-    return any((path / name).is_file() for name in _DOCUMENTS) and read_node(place(path)).kind != "none"
+    return any((path / name).is_file() for name in DOCUMENTS) and read_node(place(path)).kind != "none"
 
 
 def reason(error: Exception) -> str:
@@ -145,7 +146,7 @@ def _documents(kvstore: dict[str, Any]) -> dict[str, dict[str, Any]]:
         store = ts.KvStore.open(kvstore, context=context()).result()
         if kvstore.get("driver") == "file":
             _check_sizes(kvstore["path"])
-        reads = {name: store.read(name) for name in _DOCUMENTS}
+        reads = {name: store.read(name) for name in DOCUMENTS}
         contents = {name: read.result() for name, read in reads.items()}
     except (ValueError, OSError, RuntimeError) as error:
         raise SourceError(f"{place} cannot be read: {reason(error)}") from error
@@ -159,7 +160,7 @@ def _documents(kvstore: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _check_sizes(folder: str) -> None:
     """Refuse documents of local files before they are in memory."""
-    for name in _DOCUMENTS:
+    for name in DOCUMENTS:
         path = Path(folder, name)
         if path.is_file() and path.stat().st_size > _DOCUMENT_BYTES:
             raise ValueError(f"{name} has more than {_DOCUMENT_BYTES} bytes")

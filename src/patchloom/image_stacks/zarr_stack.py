@@ -15,13 +15,14 @@ from patchloom.axes import AxesMap
 from patchloom.errors import SourceError, SourceNotFoundError
 from patchloom.forked_process import check_not_forked
 from patchloom.image_metadata import ImageMetadata
+from patchloom.image_stacks.array_storage import Storage
 from patchloom.image_stacks.fitting_metadata import fitting_metadata
 from patchloom.image_stacks.image_stack import Region
 from patchloom.image_stacks.ome_zarr_image import OmeZarrImage, ome_zarr_image, path_inside
 from patchloom.image_stacks.sliced_stack import SlicedStack, describe_selection
 from patchloom.image_stacks.source_axes import axes_from_names, unknown_axes
 from patchloom.image_stacks.storage_grid import as_data_box
-from patchloom.image_stacks.zarr_node import ZarrNode, context, is_zarr_folder, place, read_node, reason
+from patchloom.image_stacks.zarr_node import DOCUMENTS, ZarrNode, context, is_zarr_folder, place, read_node, reason
 from patchloom.local_paths import is_url, normalize_path
 
 CHUNK_BYTES = (2 << 30) - 1
@@ -107,6 +108,15 @@ class ZarrStack(SlicedStack):
     def image_in_files(self) -> str:
         """Which level; see `HasFiles.image_in_files`."""
         return f"level {self._level}"
+
+    @property
+    def storage(self) -> Storage:
+        """The folder of the array and the metadata of its image, no other levels or labels; see `HasStorage.storage`."""
+        if is_url(self.source):
+            return Storage(part=str(self.source), unknown="it is remote, and remote chunks are not looked at")
+        array = Path(self._spec["kvstore"]["path"])
+        around = [Path(self.source) / name for name in DOCUMENTS] if Path(self.source).absolute() != array else []
+        return Storage((array, *(path for path in around if path.exists())), self.image_in_files)
 
     def read(self, selection: tuple[slice | int, ...]) -> NDArray[Any]:
         """Read a box; see `SlicedStack.read`."""

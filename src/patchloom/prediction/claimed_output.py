@@ -14,7 +14,7 @@ from patchloom.prediction.emptiness import SkipRule
 from patchloom.prediction.ledger import Ledger, ledger_path, read_header
 from patchloom.prediction.models.model import Model
 from patchloom.prediction.plan import PredictionPlan
-from patchloom.prediction.source_state import source_state
+from patchloom.prediction.run_identity import RunIdentity
 from patchloom.sinks import (
     SINK_SUFFIXES,
     InputPlaces,
@@ -36,7 +36,7 @@ class ClaimedOutput(NamedTuple):
     """The lock on the output, if that is anywhere."""
 
     ledger: Path | None
-    """Where the ledger is, or will be."""
+    """Where the ledger is, or will be; `None` where the output cannot be resumed."""
 
     begun: dict[str, Any] | None
     """What the ledger says of the unfinished run that is to be gone on with."""
@@ -89,13 +89,15 @@ def claimed_output(
         begun = None if overwrite else read_header(ledger_path(output))
         for place in places if begun is None else ():
             check_destination(place, overwrite=overwrite)
-        yield ClaimedOutput(destinations, lock, ledger_path(output), begun, inputs)
+        ledger = ledger_path(output) if _is_resumable(output) else None
+        yield ClaimedOutput(destinations, lock, ledger, begun, inputs)
 
 
 @contextmanager
 def run_ledger(
-    output: str | Path | None,
+    path: Path | None,
     prepared: PredictionPlan,
+    identity: RunIdentity | None,
     *,
     overwrite: bool,
     pyramid: Pyramid | None = "auto",
@@ -105,10 +107,12 @@ def run_ledger(
 
     Parameters
     ----------
-    output : str, Path or None
-        As in `predict`. Where it cannot be gone on with there is no ledger.
+    path : Path, optional
+        Where it is, or will be. Where the output cannot be resumed there is no ledger.
     prepared : PredictionPlan
         The plan, with forms.
+    identity : RunIdentity, optional
+        Model, images and version, as they were when the run began; given if `path` is.
     overwrite : bool
         Whether to start afresh.
     pyramid, version
@@ -119,11 +123,9 @@ def run_ledger(
     SinkError
         As `Ledger`.
     """
-    series = output is not None and not str(output).lower().endswith(SINK_SUFFIXES)
-    if output is None or not (series or output_kind(output).resumable):
+    if path is None or identity is None:
         yield None
         return
-    path = ledger_path(output)
     if overwrite:
         path.unlink(missing_ok=True)
     header = {
@@ -131,9 +133,10 @@ def run_ledger(
         "n_blocks": prepared.n_blocks,
         "n_images": len(prepared.stacks),
         "overwrite": overwrite,
-        "settings": prepared.settings
-        | {"contents of the sources": list(map(source_state, prepared.images))}
+        # The model and the states of files are compared by the identity, which knows more of them.
+        "settings": {name: value for name, value in prepared.settings.items() if name not in {"model", "files"}}
         | {"pyramid": pyramid, "version of OME-Zarr": version},
+        "identity": identity.to_dict(),
     }
     ledger = Ledger(path, header)
     try:
@@ -142,6 +145,10 @@ def run_ledger(
         ledger.close() if ledger.blocks else ledger.remove()
         raise
     ledger.remove()
+
+
+def _is_resumable(output: str | Path) -> bool:
+    return not str(output).lower().endswith(SINK_SUFFIXES) or output_kind(output).resumable
 
 
 def _destinations(stacks: Sequence[ImageStack], output: str | Path | None, *, series: bool) -> Sequence[Path | None]:

@@ -20,9 +20,9 @@ from patchloom.argument_checks import listed, real_number
 from patchloom.axes import spatial_axes
 from patchloom.errors import GeometryError
 from patchloom.extraction import PatchExtractor
-from patchloom.filters.score_files import fingerprint
 from patchloom.geometry.checks import whole_number
 from patchloom.image_stacks import HasFiles, ImageStack, listed_stacks
+from patchloom.image_stacks.fingerprints import files_digest
 from patchloom.prediction.candidate_tiles import CandidateTiles
 from patchloom.prediction.source_scan import scan_source
 
@@ -253,7 +253,7 @@ def coarse_window(part: slice, size: int, coarse: int) -> slice:
 
 def _stack_identity(stack: ImageStack) -> list[Any]:
     if isinstance(stack, HasFiles) and stack.files:
-        return [str(stack.source), stack.image_in_files, stack.original_axes, fingerprint(stack.files)]
+        return [str(stack.source), stack.image_in_files, stack.original_axes, files_digest(stack.files, portable=True)]
     digest = hashlib.sha256(repr((tuple(stack.data_shape), str(np.dtype(stack.data_dtype)))).encode())
     for _, pixels in scan_source(stack):
         digest.update(pixels.data)

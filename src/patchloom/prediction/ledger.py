@@ -2,7 +2,7 @@
 
 A ledger is a text file. Each line is a checksum, a space, and one JSON value. The first says what the run is: all settings
 that the bytes of the result depend on. Each further line says of one block that its bytes are durable, or of one image that
-it is complete. A line is on disk (fsync) when `record` returns, so whatever the ledger says is true, whenever the process is
+it is complete, or that none of its blocks counts any more. A line is on disk (fsync) when `record` returns, so whatever the ledger says is true, whenever the process is
 killed. A line that was cut off or does not have its checksum says nothing, nor does any after it: their blocks are computed
 again. Times have no part in it, so it does not matter what a clock says.
 """
@@ -21,6 +21,11 @@ from patchloom.errors import SinkError
 from patchloom.local_paths import normalize_path
 from patchloom.sinks.destination import sync_folder
 from patchloom.sinks.write_failure import why
+
+FORMAT = 2
+"""Of ledgers. One of another format is refused, never guessed at."""
+
+_LONGEST_LINE = 1 << 28
 
 
 class Ledger:
@@ -62,7 +67,7 @@ class Ledger:
 
     def _begin(self, header: Mapping[str, Any]) -> None:
         try:
-            self._append(header)
+            self._append({"ledger": FORMAT, **header})
             sync_folder(self.path.parent)
         except BaseException:
             self.remove()
@@ -72,8 +77,13 @@ class Ledger:
         for line in lines[1:]:
             if "finished" in line:
                 self.finished.add(line["finished"])
-            elif "block" in line:
+            elif "discarded" in line:
+                self._forget(line["discarded"])
+            else:
                 self.blocks[line["image"], line["block"]] = line["records"]
+
+    def _forget(self, image: int) -> None:
+        self.blocks = {place: records for place, records in self.blocks.items() if place[0] != image}
 
     def record(self, image: int, block: int, records: Sequence[Any]) -> None:
         """Write down that a block is durable.
@@ -96,6 +106,17 @@ class Ledger:
         """
         self._append({"finished": image})
         self.finished.add(image)
+
+    def discard(self, image: int) -> None:
+        """Write down that no block of an image counts any more, as nobody can say what its pixels are of.
+
+        Raises
+        ------
+        SinkError
+            If the ledger cannot be written.
+        """
+        self._append({"discarded": image})
+        self._forget(image)
 
     def close(self) -> None:
         """Close the file; may be called twice."""
@@ -132,10 +153,10 @@ def read_header(path: Path) -> dict[str, Any] | None:
     Raises
     ------
     SinkError
-        If it is damaged.
+        If it is damaged, or of another format.
     """
     lines, _ = _read(path)
-    return lines[0] if lines else None
+    return _checked_header(path, lines[0]) if lines else None
 
 
 def read_progress(path: Path) -> tuple[dict[str, Any], int, int] | None:
@@ -144,42 +165,86 @@ def read_progress(path: Path) -> tuple[dict[str, Any], int, int] | None:
     Raises
     ------
     SinkError
-        If it is damaged.
+        If it is damaged, or of another format.
     """
     lines, _ = _read(path)
     if not lines:
         return None
-    return lines[0], sum("block" in line for line in lines[1:]), sum("finished" in line for line in lines[1:])
+    done: dict[tuple[int, int], bool] = {}
+    for line in lines[1:]:
+        if "discarded" in line:
+            done = {place: True for place in done if place[0] != line["discarded"]}
+        elif "block" in line:
+            done[line["image"], line["block"]] = True
+    return _checked_header(path, lines[0]), len(done), sum("finished" in line for line in lines[1:])
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
     """Read all whole lines up to the first that is damaged, and how many bytes they are."""
+    lines: list[dict[str, Any]] = []
+    length = 0
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            while raw := file.readline(_LONGEST_LINE):
+                line = _parse(raw)
+                if line is None or (lines and not _is_progress(line)):
+                    break
+                lines.append(line)
+                length += len(raw)
+            is_empty = not lines and not raw
     except FileNotFoundError:
         return [], 0
     except OSError as error:
         raise SinkError(f"the ledger {path} cannot be read: {why(error)}") from error
-    lines: list[dict[str, Any]] = []
-    length = 0
-    for raw in content.splitlines(keepends=True):
-        line = _parse(raw)
-        if line is None:
-            break
-        lines.append(line)
-        length += len(raw)
-    if content and (not lines or "settings" not in lines[0]):
-        raise SinkError(
-            f"the ledger {path} is damaged, so nobody can say what is done: start afresh with overwrite=True (--overwrite)"
-        )
+    if not is_empty:
+        _check_format(path, lines[0] if lines else {})
     return lines, length
+
+
+def _check_format(path: Path, first: Mapping[str, Any]) -> None:
+    """Check that a ledger begins with what a run is, in a way that is understood."""
+    found = first.get("ledger")
+    if first and found != FORMAT:
+        raise SinkError(
+            f"the ledger {path} is of another version of Patchloom (format {found!r}, not {FORMAT}): finish that run with "
+            "that version, or start afresh with overwrite=True (--overwrite)"
+        )
+    if not isinstance(first.get("settings"), dict):
+        raise damaged(path)
+
+
+def _checked_header(path: Path, header: dict[str, Any]) -> dict[str, Any]:
+    sizes = [header.get(name) for name in ("n_blocks", "n_images", "memory limit")]
+    if not all(map(_is_number, sizes)) or not isinstance(header.get("overwrite"), bool):
+        raise damaged(path)
+    return header
+
+
+def damaged(path: Path) -> SinkError:
+    """Return the error of a ledger that does not contain what its format demands."""
+    return SinkError(
+        f"the ledger {path} is damaged, so nobody can say what is done: start afresh with overwrite=True (--overwrite)"
+    )
+
+
+def _is_progress(line: Mapping[str, Any]) -> bool:
+    if line.keys() == {"image", "block", "records"}:
+        return _is_number(line["image"]) and _is_number(line["block"]) and isinstance(line["records"], list)
+    return line.keys() in ({"finished"}, {"discarded"}) and all(map(_is_number, line.values()))
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int and value >= 0
 
 
 def _parse(raw: bytes) -> dict[str, Any] | None:
     checksum, _, value = raw.removesuffix(b"\n").partition(b" ")
     if not raw.endswith(b"\n") or checksum != _checksum(value):
         return None
-    line = json.loads(value)
+    try:
+        line = json.loads(value)
+    except (ValueError, RecursionError):  # a line of another program's, with a sound checksum
+        return None
     return line if isinstance(line, dict) else None
 
 

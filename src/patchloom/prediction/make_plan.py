@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from math import lcm, prod
-from pathlib import Path
 from typing import Any, get_args
 
 from patchloom.argument_checks import function, instance, instances, listed, one_of
@@ -15,7 +14,8 @@ from patchloom.geometry.blend_weights import BlendWindow, check_blend
 from patchloom.geometry.checks import spatial_tuple
 from patchloom.geometry.padding import Padding, check_padding
 from patchloom.geometry.tile_rule import Seams
-from patchloom.image_stacks import ImageStack, Source, check_series, open_stacks
+from patchloom.image_stacks import ImageStack, Source, check_series, open_stacks, storage_of
+from patchloom.image_stacks.fingerprints import glance
 from patchloom.patching import TiledPatching
 from patchloom.pixel_arrays import pixel_dtype
 from patchloom.prediction.blocks import MAX_BLOCK_VOXELS, choose_blocks, choose_seams
@@ -189,6 +189,7 @@ def plan(
         fill=fill,
         memory_limit=limit,
         source_identities=tuple(map(source_identity, stacks)),
+        source_states=tuple(glance(storage_of(image).files) for image in images),
     )
     fitted = _fit_into_memory(unbound)  # before anything is measured, which may take long
     _check_fill_fits(fitted)
@@ -288,19 +289,11 @@ def _margin_and_coarsest(forms: Sequence[Sequence[OutputForm]], n_dims: int) -> 
 
 
 def source_identity(stack: ImageStack) -> tuple[Any, ...]:
-    """Say what a source is: name, axes, shape, dtype; of a file its size and time of change.
+    """Return what a source is to a plan: name, axes, shape, dtype.
 
     Parameters
     ----------
     stack : ImageStack
         The source.
     """
-    path = Path(str(stack.source))
-    status = path.stat() if path.exists() else None
-    return (
-        str(stack.source),
-        stack.original_axes,
-        tuple(stack.original_data_shape),
-        str(stack.data_dtype),
-        *(() if status is None else (status.st_size, status.st_mtime_ns)),
-    )
+    return str(stack.source), stack.original_axes, tuple(stack.original_data_shape), str(stack.data_dtype)

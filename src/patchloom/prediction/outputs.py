@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.axes import AxesMap
-from patchloom.image_stacks import plane_position
+from patchloom.errors import SourceChangedError
+from patchloom.image_stacks import SourceWatch, plane_position
 from patchloom.prediction.blocks import choose_chunk
 from patchloom.prediction.destinations import output_path
 from patchloom.prediction.label_outputs import holds_labels
@@ -60,6 +61,8 @@ class Outputs:
         As in `predict`.
     overwrite : bool
         Whether an output that exists may be replaced.
+    watch : SourceWatch, optional
+        Knows whether images have changed since the run began; made with `thoroughly`.
     """
 
     def __init__(
@@ -72,8 +75,10 @@ class Outputs:
         pyramid: Pyramid | None = "auto",
         version: OmeZarrVersion = "0.5",
         overwrite: bool = False,
+        watch: SourceWatch | None = None,
     ) -> None:
         self._plan = plan
+        self._watch = watch
         self._destinations = destinations
         self._ledger = ledger
         self._lock = lock
@@ -139,9 +144,13 @@ class Outputs:
 
         Raises
         ------
+        SourceChangedError
+            If the image has changed: all tiles of the block were read before, so what is written is of one image.
         SinkError
             If an output cannot be written.
         """
+        if self._watch is not None:
+            self._watch.check([data_idx])
         if data_idx not in self._sinks:
             self._sinks[data_idx] = self._open(data_idx)
         records = []
@@ -182,7 +191,25 @@ class Outputs:
         """Blocks that a later run need not compute again."""
         return 0 if self._ledger is None else len(self._ledger.blocks)
 
+    def _check_unchanged(self, data_idx: int) -> None:
+        """Look at all files of an image whose blocks are all written.
+
+        Only this check notices a chunk of a Zarr that was rewritten in place. It may have gone into any block, so that none
+        of them counts any more.
+        """
+        if self._watch is None:
+            return
+        self._watch.check([data_idx])
+        try:
+            self._watch.check_thoroughly(data_idx)
+        except SourceChangedError:
+            if self._ledger is not None:
+                self._ledger.discard(data_idx)
+            self._done[data_idx].clear()
+            raise
+
     def _finalise(self, data_idx: int) -> None:
+        self._check_unchanged(data_idx)
         results = [sink.finalise() for sink in self._sinks[data_idx]]
         del self._sinks[data_idx]
         self.results[data_idx] = self._named(data_idx, results)
@@ -210,7 +237,8 @@ class Outputs:
         """Open the outputs that an earlier run began, and restore its blocks."""
         self._sinks[data_idx] = sinks = self._open(data_idx, keep_shown=True)
         for block, records in self._recorded[data_idx].items():
-            if len(records) == len(sinks) and _restored(sinks, records):
+            known = block < len(self._plan.blocks[data_idx])
+            if known and len(records) == len(sinks) and _restored(sinks, records):
                 self._done[data_idx].add(block)
         is_complete = len(self._done[data_idx]) == len(self._plan.blocks[data_idx])
         if not is_complete and any(isinstance(sink, ShownOutput) for sink in sinks):

@@ -94,7 +94,10 @@ class PredictionPlan:
     """Bytes that the run may take."""
 
     source_identities: tuple[tuple[Any, ...], ...]
-    """What each source was when the plan was made: name, axes, shape, dtype; a file's size and time of change."""
+    """What each source was when the plan was made: name, axes, shape, dtype."""
+
+    source_states: tuple[tuple[tuple[int, ...], ...], ...]
+    """State of the files of each source when the plan was made; see `glance`."""
 
     @cached_property
     def images(self) -> tuple[ImageStack, ...]:
@@ -304,6 +307,7 @@ class PredictionPlan:
         """All that the bytes of the result depend on, by name, as plain values that go to JSON."""
         settings = {
             "sources": self.source_identities,
+            "files": self.source_states,
             "patch size": self.patch_size,
             "overlaps": self.tiling.overlaps,
             "margin": self.margin,

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 
 from patchloom.argument_checks import flag, function
-from patchloom.errors import PatchloomError, SeriesError
+from patchloom.errors import PatchloomError, SeriesError, SourceChangedError
 from patchloom.geometry.blend_weights import BlendWindow
 from patchloom.geometry.padding import Padding
 from patchloom.geometry.tile_rule import Seams
-from patchloom.image_stacks import ImageStack, Source, is_series, open_stacks
+from patchloom.image_stacks import ImageStack, Source, SourceWatch, is_series, open_stacks
 from patchloom.local_paths import normalize_path
 from patchloom.prediction.claimed_output import ClaimedOutput, claimed_output, run_ledger
 from patchloom.prediction.emptiness import SkipRule
 from patchloom.prediction.engine import Engine, learn_forms
 from patchloom.prediction.image_report import ImageReport, report_images, show_reports
-from patchloom.prediction.ledger import check_same
+from patchloom.prediction.ledger import check_same, damaged
 from patchloom.prediction.make_plan import plan, source_identity
 from patchloom.prediction.models.model import Model
 from patchloom.prediction.normalisation import Method, Normalisation, Per
@@ -31,6 +31,7 @@ from patchloom.prediction.outputs import Outputs, Result
 from patchloom.prediction.plan import PredictionPlan
 from patchloom.prediction.progress import show_progress, show_summary
 from patchloom.prediction.reductions import Reduction
+from patchloom.prediction.run_identity import RunIdentity, check_resumable
 from patchloom.sinks import OmeZarrVersion, Pyramid, check_pyramid, zarr_format_of
 
 
@@ -58,6 +59,7 @@ def predict(
     pyramid: Pyramid | None = "auto",
     ome_zarr_version: OmeZarrVersion = "0.5",
     overwrite: bool = False,
+    resume_anyway: bool = False,
     keep_going: bool = False,
     progress: bool = True,
     report: Callable[[Sequence[ImageReport]], None] | None = None,
@@ -92,6 +94,9 @@ def predict(
     overwrite : bool
         Whether an output that exists may be replaced, and an unfinished one be discarded. What exists stays whole until
         the new one is complete.
+    resume_anyway : bool
+        Whether an unfinished output is resumed although the model, an image or the version of Patchloom is another than the
+        run was begun with, or cannot be identified: your word that the results are the same.
     keep_going : bool
         Whether the other images of a series are finished when one fails. With `normalise` all are measured beforehand, and
         one that cannot be read then ends the run before anything is written.
@@ -113,8 +118,11 @@ def predict(
     GeometryError, AxesError, SourceError
         As in `plan`, before anything is written; also if `pyramid`, `ome_zarr_version` or `fill` make no sense.
     SinkError
-        If the output exists, belongs to an unfinished run of another plan, or cannot be written; or if it is, contains or
-        lies in anything that the run reads: sources, files behind arrays, masks of `skip`, files that the model has open.
+        If the output exists, belongs to an unfinished run of another plan, model or image, or cannot be written; or if it
+        is, contains or lies in anything that the run reads: sources, files behind arrays, masks of `skip`, files that the
+        model has open.
+    SourceChangedError
+        If an image changes on disk while the run reads it.
     ModelError
         If the model fails or returns something unusable; the message says on which tile. Finished blocks are kept.
     SeriesError
@@ -129,7 +137,12 @@ def predict(
     (True, dtype('uint8'))
     """
     function("model", model)
-    for name, value in (("overwrite", overwrite), ("keep_going", keep_going), ("progress", progress)):
+    for name, value in (
+        ("overwrite", overwrite),
+        ("resume_anyway", resume_anyway),
+        ("keep_going", keep_going),
+        ("progress", progress),
+    ):
         flag(name, value)
     if report is not None:
         function("report", report)
@@ -141,6 +154,10 @@ def predict(
     zarr_format_of(ome_zarr_version)
     stacks = open_stacks(sources, axes)
     with claimed_output(output, stacks, series=series, overwrite=overwrite, skip=skip, model=model) as claimed:
+        watch = SourceWatch(stacks, thoroughly=True)  # from before the first pixel is read
+        identity = None if claimed.ledger is None else RunIdentity.of(model, stacks)
+        if claimed.begun is not None and claimed.ledger is not None and identity is not None:
+            check_resumable(claimed.ledger, claimed.begun, identity, resume_anyway=resume_anyway)
         begun = claimed.begun or {}
         settings: dict[str, Any] = {
             "model": model,
@@ -172,13 +189,14 @@ def predict(
             unfinished=claimed.begun is not None,
         )
         written: dict[str, Any] = {"pyramid": pyramid, "version": ome_zarr_version}
-        with run_ledger(output, prepared, overwrite=overwrite, **written) as ledger:
+        with run_ledger(claimed.ledger, prepared, identity, overwrite=overwrite, **written) as ledger:
             outputs = Outputs(
                 prepared,
                 claimed.destinations,
                 ledger=ledger,
                 lock=claimed.lock,
                 overwrite=may_replace,
+                watch=watch,
                 **written,
             )
             results = run_plan(prepared, model, outputs, keep_going=keep_going, progress=progress, report=report)
@@ -192,13 +210,16 @@ def _measured_before(
     if claimed.begun is None or claimed.ledger is None:
         return []
     before = claimed.begun["settings"]
-    measured = [Normalisation.from_dict(one) for one in before["normalisation"]]
+    try:
+        measured = [Normalisation.from_dict(one) for one in before["normalisation"]]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise damaged(claimed.ledger) from error
     if measured or request is not None:
         told = " and ".join(dict.fromkeys(str(NormalisationRequest.of(one)) for one in measured))
         identities = json.loads(json.dumps([source_identity(stack) for stack in stacks]))
         check_same(
             claimed.ledger,
-            {"sources": before["sources"], "normalise": told or None},
+            {"sources": before.get("sources"), "normalise": told or None},
             {"sources": identities, "normalise": None if request is None else str(request)},
         )
     return measured
@@ -275,9 +296,12 @@ def run_plan(
         _check_failures(prepared, outputs, engine.failures)
     except BaseException as error:
         if outputs.n_kept:
-            error.add_note(
-                f"{outputs.n_kept} of {prepared.n_blocks} blocks are finished and kept: run the same again to go on"
+            how = (
+                ", of the image as it was: to keep them, put it back and run the same again"
+                if isinstance(error, SourceChangedError)
+                else ": run the same again to go on"
             )
+            error.add_note(f"{outputs.n_kept} of {prepared.n_blocks} blocks are finished and kept{how}")
         raise
     return [outputs.results[data_idx] for data_idx in range(len(prepared.stacks))]
 

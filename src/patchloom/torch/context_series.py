@@ -13,10 +13,9 @@ from patchloom.extraction import ChunkPool, PatchExtractor, extract_lateral_cont
 from patchloom.extraction.downscaling import Downscale, check_downscale
 from patchloom.extraction.lateral_context import check_context_fits, checked_scales
 from patchloom.geometry.padding import Padding, check_padding
-from patchloom.image_stacks import ImageStack, select_channels
+from patchloom.image_stacks import ImageStack, SourceWatch, select_channels
 from patchloom.spec_table import SpecTable
 from patchloom.torch.grey_values import GreyValues, ScaleAndOffset
-from patchloom.torch.series_watch import SeriesWatch
 
 ContextPadding = Literal["reflect", "wrap", "zeros"]
 
@@ -98,7 +97,7 @@ class ContextSeries:
         self._context = context
         self._extractor = PatchExtractor(chosen, context.extractor_padding, pool=pool)
         self._values = None if normalisation is None else GreyValues(normalisation, stacks, channels)
-        self._watch = SeriesWatch(self.image_stacks)
+        self._watch = SourceWatch(self.image_stacks)
 
     @property
     def image_stacks(self) -> list[ImageStack]:
@@ -137,7 +136,7 @@ class ContextSeries:
         SourceError
             If pixels cannot be read, or an image has changed on disk.
         """
-        self._watch.check(table.columns.get("all_data_idx", table.columns["data_idx"]))
+        self._watch.check(np.unique(table.columns.get("all_data_idx", table.columns["data_idx"])).tolist())
         context = self._context
         extract_lateral_context(
             self._extractor, table, context.n_scales, downscale=context.downscale, scale_z=context.scale_z, out=out

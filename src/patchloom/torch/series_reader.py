@@ -13,11 +13,10 @@ from patchloom.errors import GeometryError
 from patchloom.extraction import ChunkPool, PatchExtractor
 from patchloom.extraction.series_windows import SeriesWindows
 from patchloom.geometry.padding import Padding
-from patchloom.image_stacks import ImageStack, select_channels
+from patchloom.image_stacks import ImageStack, SourceWatch, select_channels
 from patchloom.spec_table import SpecTable
 from patchloom.torch.grey_values import GreyValues, ScaleAndOffset
 from patchloom.torch.patches import Allocate
-from patchloom.torch.series_watch import SeriesWatch
 
 
 class LocatedPatches(NamedTuple):
@@ -81,7 +80,7 @@ class SeriesReader:
         self._values = None if normalisation is None else GreyValues(normalisation, stacks, channels)
         if self._values is not None and self.dtype.kind != "f":
             raise GeometryError(f"dtype is {self.dtype}, which holds no normalised pixels: take a floating-point one")
-        self._watch = SeriesWatch(self.image_stacks)
+        self._watch = SourceWatch(self.image_stacks)
 
     @property
     def n_channels(self) -> int:
@@ -135,7 +134,7 @@ class SeriesReader:
     def read_into(self, located: LocatedPatches, out: NDArray[Any]) -> None:
         """Read a batch to where it is wanted, `(B, C, (Z), Y, X)`; see `read`."""
         windows, scale, offset = located
-        self._watch.check(windows.stacks)
+        self._watch.check(np.unique(windows.stacks).tolist())
         if scale is None or offset is None or scale.ndim == 1:
             self._extractor.extract_located(windows, out, scale, offset)
             return

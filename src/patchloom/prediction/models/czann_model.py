@@ -85,6 +85,11 @@ class CzannModel:
         )
         self.description = _combine(metadata, self._network.description, str(path))
 
+    @property
+    def identity(self) -> str:
+        """The digest of the network, and how it is fed."""
+        return self._network.identity
+
     def __reduce__(self) -> tuple[partial[CzannModel], tuple[()]]:
         return self._reopen, ()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from operator import attrgetter
+from types import MemberDescriptorType
 from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
@@ -56,7 +58,8 @@ class ModelDescription:
     scale : tuple of Fraction, optional
         Voxels of the output for one of the input, along each spatial axis: a whole number or one over it.
     identity : str
-        Tells this model from any other, as the hash of its file does; a run is not resumed with another model.
+        Tells this model from any other, as the digest of its file does: a run is not resumed with a model of another
+        identity. A model that declares none is known by its code and everything that this refers to.
     """
 
     patch_size: tuple[int, ...] | None = None
@@ -96,3 +99,59 @@ def describe(model: Model) -> ModelDescription:
         return model.description
     named = model if hasattr(model, "__qualname__") else type(model)
     return ModelDescription(identity=f"{getattr(named, '__module__', '')}.{getattr(named, '__qualname__', '')}")
+
+
+def declared_identity(value: Any) -> str:
+    """Return what an object declares to be, by its attribute `identity` or by that of its description.
+
+    A description that is made from that of an object inside, as a wrapper passes it on, declares nothing of the wrapper.
+
+    Parameters
+    ----------
+    value : object
+        Any object.
+
+    Returns
+    -------
+    str
+        Empty if nothing is declared.
+
+    Examples
+    --------
+    >>> class Net:
+    ...     identity = "trained on 3 May, epoch 80"
+    >>> declared_identity(Net()), declared_identity(print)
+    ('trained on 3 May, epoch 80', '')
+    """
+    own = _text(value, "identity")
+    described = _described(value) if isinstance(value, DescribesItself) else ""
+    if own or not described:
+        return own
+    inside = [_described(inner) for inner in attributes_of(value).values() if callable(inner)]
+    return "" if any(identity and identity in described for identity in inside) else described
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, DescribesItself):
+        return _text(value, "description.identity")
+    return describe(value).identity
+
+
+def _text(value: Any, attribute: str) -> str:
+    try:
+        answer = attrgetter(attribute)(value)
+    except Exception:  # noqa: BLE001  # whatever somebody else's properties raise
+        return ""
+    return answer if isinstance(answer, str) else ""
+
+
+def attributes_of(value: Any) -> dict[str, Any]:
+    """Return the attributes of an object, in its dictionary and its slots."""
+    names = [
+        name
+        for kind in type(value).__mro__
+        for name, slot in vars(kind).items()
+        if isinstance(slot, MemberDescriptorType)
+    ]
+    slots = {name: getattr(value, name) for name in names if hasattr(value, name)}
+    return {**slots, **getattr(value, "__dict__", {})}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -18,6 +17,7 @@ from patchloom.axes import spatial_axes
 from patchloom.errors import ModelError, ModelNotFoundError, ModelOutputError
 from patchloom.local_paths import normalize_path
 from patchloom.prediction.models.model import ModelDescription
+from patchloom.prediction.models.onnx_files import onnx_digest
 from patchloom.prediction.models.tensor_layout import TensorLayout, infer_layout, shape_text
 
 DTYPES = {f"tensor({name})": name for name in ("float16", "uint8", "int8", "uint16", "int16", "uint32", "int32")} | {
@@ -116,8 +116,7 @@ class OnnxModel:
             name=self._name,
         )
         self._session = _open_session(source, self._name, threads, providers)
-        content = source if isinstance(source, bytes) else source.read_bytes()
-        self._identity = f"{hashlib.sha256(content).hexdigest()[:16]} {layout} {output} {scale} {channel_order}"
+        self._identity = f"{onnx_digest(source)[:16]} {layout} {output} {scale} {channel_order}"
         self._input = _only_input(self._session, self._name)
         self._output = _choose_output(self._session, output, self._name)
         self._layout = self._input_layout(layout)
@@ -127,6 +126,11 @@ class OnnxModel:
         self._scale = scale
         self._channel_order = self._check_channel_order(channel_order)
         self.description = self._describe()
+
+    @property
+    def identity(self) -> str:
+        """The digest of the network and its weights, and how it is fed."""
+        return self._identity
 
     def __reduce__(self) -> tuple[partial[OnnxModel], tuple[()]]:
         return self._reopen, ()

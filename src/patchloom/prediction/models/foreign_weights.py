@@ -1,0 +1,122 @@
+"""Weights inside objects of PyTorch, onnxruntime and numba, none of which is imported for it."""
+
+from __future__ import annotations
+
+import io
+import sys
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from patchloom.digests import array_digest, text_digest
+from patchloom.prediction.models.onnx_files import onnx_digest
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignWeights:
+    """What an object of a library holds.
+
+    Parameters
+    ----------
+    digest : str
+        Of the weights that were read here.
+    attributes : mapping of str to object
+        What else it computes with.
+    unknown : str
+        Why it cannot be identified; empty if it can.
+    """
+
+    digest: str = ""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    unknown: str = ""
+
+
+def foreign_weights(value: Any) -> ForeignWeights | None:
+    """Read the weights of an object that keeps them where Python does not see them.
+
+    Parameters
+    ----------
+    value : object
+        Anything.
+
+    Returns
+    -------
+    ForeignWeights or None
+        None if it is no such object.
+    """
+    library = {kind.__module__.partition(".")[0] for kind in type(value).__mro__} & _READERS.keys()
+    for name in sorted(library):
+        try:
+            found = _READERS[name](value)
+        except Exception as error:  # noqa: BLE001  # other versions of a library have other attributes, and errors of their own
+            return ForeignWeights(unknown=f"is a {type(value).__qualname__} whose weights cannot be read ({error})")
+        if found is not None:
+            return found
+    return None
+
+
+def _from_torch(value: Any) -> ForeignWeights | None:
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return None
+    if isinstance(value, torch.Tensor):
+        plain = value.detach().cpu().contiguous().reshape(-1)
+        pixels = plain.view(torch.uint8).numpy() if plain.numel() else plain.numpy()
+        return ForeignWeights(f"{value.dtype} {tuple(value.shape)} {array_digest(pixels)}")
+    if isinstance(value, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
+        return ForeignWeights(_script_digest(torch, value))
+    if isinstance(value, torch.nn.Module):
+        return _module_weights(value)
+    return None
+
+
+def _script_digest(torch: Any, value: Any) -> str:
+    """Return the digest of what a TorchScript program is saved as, without notes on lines of its source."""
+    buffer = io.BytesIO()
+    torch.jit.save(value, buffer)
+    with zipfile.ZipFile(buffer) as archive:
+        members = {
+            info.filename.partition("/")[2]: _in_order(archive.read(info))
+            if info.filename.endswith(".py")
+            else info.CRC
+            for info in archive.infolist()
+            if not info.filename.endswith((".debug_pkl", "serialization_id"))
+        }
+    return text_digest(repr(sorted(members.items())))
+
+
+def _in_order(code: bytes) -> list[bytes]:
+    """Sort the constants of a class, which PyTorch writes in the order of a set."""
+    return sorted(code.splitlines(), key=lambda line: line if b" : Final[" in line else b"")
+
+
+def _module_weights(module: Any) -> ForeignWeights:
+    state = dict(vars(module))
+    children = state.pop("_modules")
+    if "_orig_mod" in children:  # of torch.compile, whose own state is a cache
+        return ForeignWeights(attributes={"module": children["_orig_mod"]})
+    inside = {**state.pop("_parameters"), **state.pop("_buffers"), **children}
+    code = getattr(module, "code", "")  # of a graph, as torch.fx and torch.export make them
+    own = {name: item for name, item in state.items() if not name.startswith("_") or (item and "_graph" not in name)}
+    named = {f"{name!r}": item for name, item in inside.items()}
+    attributes = {f"attribute {name!r}": own[name] for name in sorted(own)}
+    return ForeignWeights(str(code), {**named, **attributes})
+
+
+def _from_onnxruntime(value: Any) -> ForeignWeights | None:
+    if type(value).__name__ != "InferenceSession":
+        return None
+    content, path = getattr(value, "_model_bytes", None), getattr(value, "_model_path", None)
+    if content is not None:
+        return ForeignWeights(f"{onnx_digest(bytes(content))} {value.get_providers()}")
+    return None if path is None else ForeignWeights(f"{onnx_digest(Path(path))} {value.get_providers()}")
+
+
+def _from_numba(value: Any) -> ForeignWeights | None:
+    function = getattr(value, "py_func", None)
+    return None if function is None else ForeignWeights(attributes={"function": function})
+
+
+_READERS = {"torch": _from_torch, "onnxruntime": _from_onnxruntime, "numba": _from_numba}
