@@ -6,14 +6,16 @@ dimensions of an image is checked in `geometry.checks`.
 
 from __future__ import annotations
 
+import errno
 import operator
+import os
 import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from patchloom.errors import ArgumentTypeError, GeometryError, NotWholeError
+from patchloom.errors import ArgumentError, ArgumentTypeError, GeometryError, NotWholeError
 
 MAX_SIZE = 2**62
 """Largest size and coordinate along one axis, so that the sum of two still has 64 bits."""
@@ -268,3 +270,36 @@ def instances(name: str, values: Any, kind: type[Any], what: str) -> list[Any]:
         If `values` is not iterable, or one of them is of another type.
     """
     return [instance(f"{name}[{place}]", value, kind) for place, value in enumerate(listed(name, values, what))]
+
+
+def file_path(name: str, value: Any) -> Any:
+    """Return the path of a file or folder, which need not exist, as it was given.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If `value` is not a text or path.
+    ArgumentError
+        If the file system does not take it: it is empty, too long or has a NUL in it.
+
+    Examples
+    --------
+    >>> file_path("output", "")
+    Traceback (most recent call last):
+        ...
+    patchloom.errors.ArgumentError: output is '': it must be the name of a file or folder
+    """
+    if not isinstance(value, (str, os.PathLike)) or isinstance(os.fspath(value), bytes):
+        raise ArgumentTypeError(
+            f"{name} is {shown(value)} of type {type(value).__name__}: it must be the name of a file or folder"
+        )
+    if not os.fspath(value):
+        raise ArgumentError(f"{name} is {shown(value)}: it must be the name of a file or folder")
+    try:
+        os.lstat(value)
+    except ValueError as error:
+        raise ArgumentError(f"{name} is {shown(value)}, which is not a path: {error}; take another name") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ArgumentError(f"{name} is {shown(value)}, which is too long a path: take a shorter one") from error
+    return value

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from patchloom.errors import (
+    ArgumentError,
     AxesError,
-    GeometryError,
     MissingExtraError,
     OutputExistsError,
     PatchloomError,
@@ -27,8 +27,8 @@ INTERRUPTED = 130
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
 _WRONG_USE_ERRORS = (
+    ArgumentError,
     AxesError,
-    GeometryError,
     MissingExtraError,
     OutputExistsError,
     SourceNotFoundError,

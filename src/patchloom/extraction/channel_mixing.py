@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import listed, real_number, shown
 from patchloom.errors import GeometryError
 from patchloom.patching.counter_random import CounterRandom
 from patchloom.spec_table import SpecTable
@@ -46,17 +47,29 @@ def checked_alpha_ranges(alpha_ranges: AlphaRanges | None, n_channels: int) -> N
     """
     if alpha_ranges is None:
         return np.full((n_channels, 2), 1 / n_channels)
+    alpha_ranges = listed("alpha_ranges", alpha_ranges, "a pair (lowest, highest) for each channel")
     if len(alpha_ranges) != n_channels:
         raise GeometryError(
             f"alpha_ranges has {len(alpha_ranges)} ranges for {n_channels} channels: give (lowest, highest) for each channel"
         )
     for channel, of_channel in enumerate(alpha_ranges):
-        lowest, highest = of_channel if np.shape(of_channel) == (2,) else (1, 0)
+        lowest, highest = _pair(of_channel)
         if not (isfinite(lowest) and isfinite(highest) and lowest <= highest):
             raise GeometryError(
-                f"alpha_ranges has {of_channel} for channel {channel}: it must be two finite numbers, the lowest weight first"
+                f"alpha_ranges has {shown(of_channel)} for channel {channel}: it must be two finite numbers, the lowest weight first"
             )
     return np.array(alpha_ranges, np.float64)
+
+
+def _pair(of_channel: Any) -> tuple[float, float]:
+    """Two numbers; what is something else comes as a pair that is refused."""
+    try:
+        lowest, highest = (
+            real_number("alpha_ranges", number) for number in listed("alpha_ranges", of_channel, "a pair")
+        )
+    except ValueError:
+        return 1.0, 0.0
+    return lowest, highest
 
 
 def draw_alphas(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import flag, instance
 from patchloom.axes import spatial_axes
 from patchloom.errors import GeometryError
 from patchloom.extraction.downscaling import Downscale, check_downscale, halve_sums, resize
@@ -78,6 +79,8 @@ def extract_lateral_context(
     >>> extract_lateral_context(extractor, [spec], n_scales=2)[0, 0].tolist()
     [[[27.0, 28.0], [35.0, 36.0]], [[22.5, 24.5], [38.5, 40.5]]]
     """
+    instance("extractor", extractor, PatchExtractor)
+    flag("scale_z", scale_z)
     check_downscale(downscale)
     scales = checked_scales(n_scales)
     table = SpecTable.from_specs(specs)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import instance, shown
 from patchloom.axes import AxesMap
 from patchloom.errors import SourceError
 from patchloom.image_metadata import ImageMetadata
@@ -74,6 +75,9 @@ class ArrayStack(SlicedStack):
         source: str | Path = "array",
         metadata: ImageMetadata | None = None,
     ) -> None:
+        _check_array_like(array)
+        if metadata is not None:
+            instance("metadata", metadata, ImageMetadata)
         axes_map = AxesMap(_own_axes(source, array) if axes is None else axes, tuple(array.shape))
         super().__init__(source, axes_map, _numpy_dtype(source, array.dtype), metadata)
         self.array = array
@@ -139,6 +143,13 @@ def _own_axes(source: str | Path, array: ArrayLike) -> str:
         said = f"and names its dimensions {names}" if isinstance(names, tuple) else ""
         raise unknown_axes(source, array.shape, said)
     return axes
+
+
+def _check_array_like(array: Any) -> None:
+    if isinstance(array, type) or not all(hasattr(array, name) for name in ("shape", "dtype", "__getitem__")):
+        raise SourceError(
+            f"array is {shown(array)}: it must be an array, or have a shape, a dtype and slicing as one has"
+        )
 
 
 def _numpy_dtype(source: str | Path, dtype: Any) -> np.dtype[Any]:

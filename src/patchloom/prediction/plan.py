@@ -18,6 +18,7 @@ from patchloom.geometry.padding import Padding
 from patchloom.geometry.tile_rule import Seams
 from patchloom.image_stacks import HasStorageGrid, HoldsPixels, ImageStack, whole_stack
 from patchloom.patching import TiledPatching
+from patchloom.patching.flat_index import check_data_idx
 from patchloom.prediction.blocks import BlockGrid
 from patchloom.prediction.emptiness import SkipRule
 from patchloom.prediction.memory import CACHE_BYTES, READ_AHEAD, SINK_BYTES, MemoryUse, cache_bytes, least_limit
@@ -129,7 +130,14 @@ class PredictionPlan:
         return tuple(size + 2 * margin for size, margin in zip(self.tiling.patch_size, self.margin, strict=True))
 
     def schedule(self, data_idx: int) -> TileSchedule:
-        """Give the order of work on one image."""
+        """Give the order of work on one image.
+
+        Raises
+        ------
+        PatchIndexError
+            If there is no such image.
+        """
+        data_idx = check_data_idx(data_idx, len(self.stacks))
         if data_idx not in self._schedules:
             self._schedules[data_idx] = TileSchedule(
                 self.tiling, data_idx, self.blocks[data_idx], self.handed_over, whole_tiles=self.blend is not None
@@ -176,6 +184,7 @@ class PredictionPlan:
 
     def output_forms(self, data_idx: int) -> tuple[OutputForm, ...]:
         """Give the outputs of one image; where they are not known, one channel of float32 is assumed."""
+        data_idx = check_data_idx(data_idx, len(self.stacks))
         if self.forms:
             return self.forms[data_idx]
         grid = self.blocks[data_idx]

@@ -15,9 +15,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from patchloom.argument_checks import instances, listed, real_number
+from patchloom.argument_checks import instances, listed, real_number, shown
 from patchloom.errors import GeometryError, ModelOutputError
 from patchloom.geometry.checks import whole_number
+from patchloom.pixel_arrays import pixel_dtype
 from patchloom.prediction.batch_prediction import to_dtype
 
 DTYPES = (
@@ -112,13 +113,14 @@ class Argmax:
 
     def output(self, n_channels: int, dtype: np.dtype[Any]) -> tuple[int, np.dtype[Any]]:
         """Say beforehand what comes out."""
-        _check_real(self, dtype)
+        _check_real(self, n_channels, dtype)
         if n_channels < 2:
             raise ModelOutputError("argmax needs two channels or more, and the model gives one: use threshold")
         return 1, np.min_scalar_type(n_channels - 1)
 
     def __call__(self, block: NDArray[Any], /) -> NDArray[Any]:
         """Reduce a block."""
+        _check_block(block)
 
         def likeliest(slab: NDArray[Any]) -> NDArray[Any]:
             _refuse_nan(self, slab)
@@ -169,7 +171,7 @@ class Threshold:
 
     def output(self, n_channels: int, dtype: np.dtype[Any]) -> tuple[int, np.dtype[Any]]:
         """Say beforehand what comes out."""
-        _check_real(self, dtype)
+        _check_real(self, n_channels, dtype)
         if self.channel is None:
             return n_channels, np.dtype(np.uint8)
         _check_channel(self, self.channel, n_channels)
@@ -177,6 +179,7 @@ class Threshold:
 
     def __call__(self, block: NDArray[Any], /) -> NDArray[Any]:
         """Reduce a block."""
+        _check_block(block)
 
         def mask(slab: NDArray[Any]) -> NDArray[Any]:
             seen = slab if self.channel is None else slab[self.channel : self.channel + 1]
@@ -222,12 +225,14 @@ class SelectChannels:
 
     def output(self, n_channels: int, dtype: np.dtype[Any]) -> tuple[int, np.dtype[Any]]:
         """Say beforehand what comes out."""
+        n_channels = whole_number("n_channels", n_channels, least=1)
         for channel in self.channels:
             _check_channel(self, channel, n_channels)
-        return len(self.channels), dtype
+        return len(self.channels), pixel_dtype("dtype", dtype)
 
     def __call__(self, block: NDArray[Any], /) -> NDArray[Any]:
         """Reduce a block."""
+        _check_block(block)
         self.output(len(block), block.dtype)
         first = self.channels[0]
         if self.channels == tuple(range(first, first + len(self.channels))):
@@ -276,11 +281,12 @@ class AsDtype:
 
     def output(self, n_channels: int, dtype: np.dtype[Any]) -> tuple[int, np.dtype[Any]]:
         """Say beforehand what comes out."""
-        _check_real(self, dtype)
+        _check_real(self, n_channels, dtype)
         return n_channels, np.dtype(self.dtype)
 
     def __call__(self, block: NDArray[Any], /) -> NDArray[Any]:
         """Reduce a block."""
+        _check_block(block)
         n_channels, dtype = self.output(len(block), block.dtype)
 
         def convert(slab: NDArray[Any]) -> NDArray[Any]:
@@ -348,12 +354,19 @@ def _by_slabs(
     return reduced
 
 
+def _check_block(block: Any) -> None:
+    if not isinstance(block, np.ndarray) or block.ndim not in (3, 4) or not block.size:
+        raise ModelOutputError(f"block is {shown(block)}: it must be an array C(Z)YX, not empty")
+
+
 def _refuse_nan(reduction: Reduction, values: NDArray[Any]) -> None:
     if values.dtype.kind == "f" and np.isnan(values).any():
         raise ModelOutputError(f"the model returned NaN, of which {reduction.identity!r} makes nothing: mend the model")
 
 
-def _check_real(reduction: Reduction, dtype: np.dtype[Any]) -> None:
+def _check_real(reduction: Reduction, n_channels: int, dtype: np.dtype[Any]) -> None:
+    whole_number("n_channels", n_channels, least=1)
+    dtype = pixel_dtype("dtype", dtype)
     if dtype.kind not in "biuf":
         raise ModelOutputError(f"{reduction.identity!r} is for real numbers, and the model returns {dtype}")
 

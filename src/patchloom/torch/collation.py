@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from patchloom.argument_checks import function, listed, shown
 from patchloom.errors import SpecError
 from patchloom.patch_specs import PatchSpecs
 from patchloom.spec_table import SpecTable
@@ -46,8 +47,8 @@ def collate(patches: Sequence[Any], allocate: Allocate = new_tensor) -> Any:
     """
     if isinstance(patches, PatchBatch):
         return patches.whole
-    if not patches:
-        raise SpecError("a batch needs at least one patch; there are none")
+    patches = _listed_patches(patches)
+    function("allocate", allocate)
     table = SpecTable.from_specs([patch.specs for patch in patches])
     fields = [field for field in patches[0]._fields if field != "specs"]
     stacked = {field: _stack(field, [getattr(patch, field) for patch in patches], table, allocate) for field in fields}
@@ -77,6 +78,18 @@ def decollate(specs: Mapping[str, Any] | Sequence[PatchSpecs]) -> list[PatchSpec
     return SpecTable({field: _column(value).cpu().numpy() for field, value in specs.items()}).to_specs()
 
 
+def _listed_patches(patches: Any) -> list[Any]:
+    given = listed("patches", patches, "a sequence of patches, as a dataset gives them")
+    if not given:
+        raise SpecError("a batch needs at least one patch; there are none")
+    for place, patch in enumerate(given):
+        if getattr(patch, "_fields", None) != getattr(given[0], "_fields", None) or not hasattr(patch, "specs"):
+            raise SpecError(
+                f"patches[{place}] is {shown(patch)}: it must be a Patch or PatchPair, the same kind as the others of the batch"
+            )
+    return given
+
+
 def _column(value: Any) -> torch.Tensor:
     """Make one tensor of what `default_collate` made of tuples: a list with one tensor for each place in the tuple."""
     if isinstance(value, torch.Tensor):
@@ -87,7 +100,7 @@ def _column(value: Any) -> torch.Tensor:
 
 
 def _stack(field: str, parts: Sequence[Any], table: SpecTable, allocate: Allocate) -> torch.Tensor:
-    tensors = [torch.as_tensor(part) for part in parts]
+    tensors = [_tensor(field, part) for part in parts]
     for tensor, spec in zip(tensors, table, strict=True):
         if tensor.shape != tensors[0].shape:
             raise SpecError(
@@ -96,3 +109,10 @@ def _stack(field: str, parts: Sequence[Any], table: SpecTable, allocate: Allocat
             )
     dtype = tensors[0].dtype
     return torch.stack(tensors, out=allocate((len(tensors), *tensors[0].shape), dtype))
+
+
+def _tensor(field: str, part: Any) -> torch.Tensor:
+    try:
+        return torch.as_tensor(part)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SpecError(f"{field} of a patch of the batch is {shown(part)}: it must be a tensor") from error

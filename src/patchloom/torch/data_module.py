@@ -8,8 +8,10 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
+from patchloom.argument_checks import flag, function, instance, whole_number
 from patchloom.errors import GeometryError
 from patchloom.patching import TiledPatching
+from patchloom.patching.counter_random import checked_seed
 from patchloom.torch.epoch_sampler import EpochSampler
 from patchloom.torch.patch_loader import PatchLoader
 from patchloom.torch.planned_dataset import ReadsBatches
@@ -65,10 +67,19 @@ class PatchDataModule(LightningDataModule):
         pin_memory: bool = True,
     ) -> None:
         super().__init__()
+        for name, dataset in (("training", training), ("validation", validation), ("prediction", prediction)):
+            if dataset is not None:
+                instance(name, dataset, ReadsBatches, "such as a PatchDataset")
+        if sampler is not None:
+            function("sampler", sampler)
+        for name, number in (("batch_size", batch_size), ("prefetch", prefetch)):
+            whole_number(name, number, least=1)
+        for name, value in (("drop_last", drop_last), ("pin_memory", pin_memory)):
+            flag(name, value)
         self.training, self.validation, self.prediction = training, validation, prediction
         self.batch_size = batch_size
         self.sampler = sampler
-        self.seed = seed
+        self.seed = checked_seed(whole_number("seed", seed))
         self.drop_last = drop_last
         self._make_loader = partial(PatchLoader, prefetch=prefetch, pin_memory=pin_memory)
         self._loaders: list[PatchLoader] = []

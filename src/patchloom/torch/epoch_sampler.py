@@ -10,6 +10,7 @@ import torch.distributed
 import torch.utils.data
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import MAX_SIZE, flag
 from patchloom.errors import GeometryError
 from patchloom.geometry.checks import whole_number
 from patchloom.patching.counter_random import CounterRandom, checked_epoch, checked_seed
@@ -92,11 +93,11 @@ class EpochSampler(torch.utils.data.Sampler[PatchKey]):
         n_ranks: int | None = None,
         drop_last: bool = False,
     ) -> None:
-        self.n_patches = len(patches) if isinstance(patches, Sized) else whole_number("patches", patches)
-        self.shuffle = bool(shuffle)
-        self.seed = checked_seed(seed)
+        self.n_patches = _count(patches)
+        self.shuffle = flag("shuffle", shuffle)
+        self.seed = checked_seed(whole_number("seed", seed))  # not drawn: every rank has to have the same
         self.rank, self.n_ranks = _checked_rank(rank, n_ranks)
-        self.drop_last = bool(drop_last)
+        self.drop_last = flag("drop_last", drop_last)
         self._length = self.n_patches // self.n_ranks if drop_last else -(-self.n_patches // self.n_ranks)
         if self._length < 1:
             raise GeometryError(
@@ -121,6 +122,8 @@ class EpochSampler(torch.utils.data.Sampler[PatchKey]):
 
     def key_runs(self, batch_size: int, *, drop_last: bool) -> Iterator[PatchKeys]:
         """Begin an epoch at once, and give its keys in runs of batches; see `YieldsRuns`."""
+        whole_number("batch_size", batch_size, least=1)
+        flag("drop_last", drop_last)
         epoch, start, order = self._begin()
         stop = len(self) - (len(self) - start) % batch_size if drop_last else len(self)
         return self._runs(epoch, order, range(start, stop, max(_AT_ONCE // batch_size, 1) * batch_size))
@@ -138,6 +141,8 @@ class EpochSampler(torch.utils.data.Sampler[PatchKey]):
         used : int, optional
             Number of patches of this epoch that were used on this rank. If None, the number of keys that were given.
         """
+        if used is not None:
+            whole_number("used", used, least=0)
         position = self._given if used is None else used
         return {"epoch": self.epoch, "position": position, **self._identity()}
 
@@ -212,6 +217,12 @@ def check_state(state: object, fields: Sequence[str], origin: str) -> None:
         raise GeometryError(f"the state lacks {', '.join(missing)}: give what {origin} returned")
 
 
+def _count(patches: Any) -> int:
+    if isinstance(patches, Sized) and not isinstance(patches, (str, bytes, Mapping, type)):
+        return len(patches)
+    return whole_number("patches", patches, least=0, most=MAX_SIZE)
+
+
 def _in_order(places: NDArray[np.int64]) -> NDArray[np.int64]:
     return places
 
@@ -222,7 +233,7 @@ def _checked_rank(rank: int | None, n_ranks: int | None) -> tuple[int, int]:
         n_ranks = torch.distributed.get_world_size() if in_use else 1
     if rank is None:
         rank = torch.distributed.get_rank() if in_use else 0
-    number, count = whole_number("rank", rank), whole_number("n_ranks", n_ranks)
+    number, count = whole_number("rank", rank), whole_number("n_ranks", n_ranks, least=0)
     if not 0 <= number < count:
         raise GeometryError(f"rank is {number} of {count} ranks: it must be at least 0 and less than their number")
     return number, count

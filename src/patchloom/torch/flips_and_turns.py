@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import flag, instance
 from patchloom.errors import GeometryError
 from patchloom.patching.counter_random import CounterRandom
 
@@ -49,6 +50,8 @@ class FlipsAndTurns:
     turns: bool = True
 
     def __post_init__(self) -> None:
+        instance("axes", self.axes, str, "such as 'YX'")
+        flag("turns", self.turns)
         if not set(self.axes) <= set("ZYX") or len(set(self.axes)) < len(self.axes):
             raise GeometryError(f"axes is {self.axes!r}: it must be letters of 'ZYX', none twice")
 

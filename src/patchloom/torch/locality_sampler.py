@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import MAX_SIZE, instance
 from patchloom.errors import GeometryError
-from patchloom.geometry.checks import whole_number
+from patchloom.geometry.checks import listed_shapes, whole_number
 from patchloom.patch_specs import PatchSpecs
 from patchloom.patching import Patching
 from patchloom.patching.counter_random import CounterRandom
@@ -86,10 +87,11 @@ class LocalitySampler(EpochSampler):
         n_ranks: int | None = None,
         drop_last: bool = False,
     ) -> None:
+        instance("patching", patching, Patching, "such as a RandomPatching")
         super().__init__(len(patching), seed=seed, rank=rank, n_ranks=n_ranks, drop_last=drop_last)
         self.patching = patching
         self.window, self.block = (
-            whole_number(name, value, least=1) for name, value in (("window", window), ("block", block))
+            whole_number(name, value, least=1, most=MAX_SIZE) for name, value in (("window", window), ("block", block))
         )
         self._block_shapes = _block_shapes(chunk_shapes, self.block)
 
@@ -151,9 +153,9 @@ def _numbered_through(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _block_shapes(chunk_shapes: Sequence[Sequence[int]], block: int) -> NDArray[np.int64]:
     """Sample and spatial axes of a block, one row a stack."""
-    shapes = [[whole_number("chunk_shapes", size) for size in shape] for shape in chunk_shapes]
+    shapes = [list(shape) for shape in listed_shapes("chunk_shapes", chunk_shapes)]
     for data_idx, shape in enumerate(shapes):
-        if len(shape) not in (4, 5) or len(shape) != len(shapes[0]) or min(shape) < 1:
+        if len(shape) not in (4, 5) or len(shape) != len(shapes[0]) or min(shape) < 1 or max(shape) * block > MAX_SIZE:
             raise GeometryError(
                 f"the chunk shape of image stack {data_idx} is {tuple(shape)}: it must be sizes of at least 1, SCYX or SCZYX"
             )

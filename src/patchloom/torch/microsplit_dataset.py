@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import flag, instance, instances, shown
 from patchloom.errors import GeometryError, SourceError
 from patchloom.extraction import ChunkPool
 from patchloom.extraction.channel_mixing import AlphaRanges
 from patchloom.extraction.downscaling import Downscale
-from patchloom.image_stacks import ImageStack
+from patchloom.image_stacks import ImageStack, listed_stacks
 from patchloom.patch_specs import PatchSpecs
 from patchloom.patching import Patching, UncorrelatedPatching
 from patchloom.patching.counter_random import CounterRandom
@@ -170,8 +171,10 @@ class MicroSplitDataset(PlannedDataset):
         transform: Transform | None = None,
         seed: int = 0,
     ) -> None:
-        if nan not in ("raise", "keep"):
-            raise GeometryError(f"nan is {nan!r}: it must be 'raise' or 'keep'")
+        _check_nan(nan)
+        flag("scale_z", scale_z)
+        if pool is not None:
+            instance("pool", pool, ChunkPool)
         self.nan = nan
         context = LateralContext(multiscale_count, downscale, scale_z, padding)
         read = partial(ContextSeries, pool=ChunkPool() if pool is None else pool)
@@ -179,7 +182,7 @@ class MicroSplitDataset(PlannedDataset):
         plan: Patching[Any]
         if inputs is None:
             _refuse("the inputs are sums of the targets", channels=channels)
-            bases = [patching] if isinstance(patching, Patching) else list(patching)
+            bases = [patching] if isinstance(patching, Patching) else _plans(patching)
             series = _channel_series(
                 bases, targets, target_channels, target_normalisation, partial(read, context=context)
             )
@@ -191,7 +194,9 @@ class MicroSplitDataset(PlannedDataset):
                 alpha_ranges=alpha_ranges,
                 uncorrelated_channel_prob=uncorrelated_channel_prob,
             )
+            inputs = listed_stacks("inputs", inputs)
             if not isinstance(patching, Patching):
+                _plans(patching)
                 raise GeometryError("there are several plans for one series of inputs: give one")
             plan = patching
             check_plan(plan, inputs)
@@ -251,6 +256,15 @@ class MicroSplitDataset(PlannedDataset):
                         "image, or choose nan='keep'"
                     )
         return PatchBatch(pixels, table)
+
+
+def _check_nan(nan: Any) -> None:
+    if not isinstance(nan, str) or nan not in {"raise", "keep"}:
+        raise GeometryError(f"nan is {shown(nan)}: it must be 'raise' or 'keep'")
+
+
+def _plans(patching: Any) -> list[Patching[PatchSpecs]]:
+    return instances("patching", patching, Patching, "a plan of patches, or one for each channel")
 
 
 def _refuse(because: str, **arguments: object) -> None:

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import DTypeLike, NDArray
 
-from patchloom.errors import GeometryError, SourceError
+from patchloom.argument_checks import one_of
+from patchloom.errors import SourceError
 from patchloom.extraction import ChunkPool
 from patchloom.geometry.padding import Padding
-from patchloom.image_stacks import ImageStack
+from patchloom.image_stacks import ImageStack, listed_stacks
 from patchloom.patch_specs import PatchSpecs
 from patchloom.patching import Patching
 from patchloom.spec_table import SpecTable
@@ -24,7 +25,7 @@ from patchloom.torch.nan_search import NanPolicy, name_nan, rows_with_nan
 from patchloom.torch.pairing import check_pairs, check_plan
 from patchloom.torch.patches import Allocate, Patch, PatchBatch, PatchPair
 from patchloom.torch.planned_dataset import PlannedDataset, PlannedRun, Transform
-from patchloom.torch.series_reader import LocatedPatches, SeriesReader
+from patchloom.torch.series_reader import LocatedPatches, SeriesReader, tensor_dtype
 from patchloom.torch.streams import Stream
 
 _MOST_SUBSTITUTES = 100
@@ -101,16 +102,24 @@ class PatchDataset(PlannedDataset):
         seed: int = 0,
     ) -> None:
         super().__init__(patching, augmentation=augmentation, transform=transform, seed=seed)
-        if nan not in get_args(NanPolicy):
-            raise GeometryError(f"nan is {nan!r}: it must be one of {', '.join(map(repr, get_args(NanPolicy)))}")
+        one_of("nan", nan, get_args(NanPolicy))
+        inputs = listed_stacks("inputs", inputs)
+        targets = None if targets is None else listed_stacks("targets", targets)
         self.nan = nan
         self._nan_reported = False
         series = partial(SeriesReader, padding=padding, pool=ChunkPool() if pool is None else pool)
-        self._series = [series(inputs, channels=channels, dtype=dtype, normalisation=normalisation)]
+        self._series = [
+            series(inputs, channels=channels, dtype=tensor_dtype("dtype", dtype), normalisation=normalisation)
+        ]
         if targets is not None:
             check_pairs(inputs, targets)
             self._series.append(
-                series(targets, channels=target_channels, dtype=target_dtype, normalisation=target_normalisation)
+                series(
+                    targets,
+                    channels=target_channels,
+                    dtype=tensor_dtype("target_dtype", target_dtype),
+                    normalisation=target_normalisation,
+                )
             )
         check_plan(patching, inputs)
 

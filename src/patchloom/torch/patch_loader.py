@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import torch
 
+from patchloom.argument_checks import flag, shown
 from patchloom.errors import GeometryError
 from patchloom.geometry.checks import whole_number
 from patchloom.torch.epoch_sampler import EpochSampler, KeepsState, YieldsRuns, check_state
@@ -78,9 +79,11 @@ class PatchLoader(Iterable[Any]):
         prefetch: int = 2,
         pin_memory: bool = False,
     ) -> None:
-        if not isinstance(dataset, ReadsBatches):
+        for name, value in (("shuffle", shuffle), ("drop_last", drop_last), ("pin_memory", pin_memory)):
+            flag(name, value)
+        if isinstance(dataset, type) or not isinstance(dataset, ReadsBatches):
             raise GeometryError(
-                f"a {type(dataset).__name__} does not read whole batches, as PatchDataset does: use a "
+                f"dataset is {shown(dataset)}: a {type(dataset).__name__} does not read whole batches, as PatchDataset does: use a "
                 "torch.utils.data.DataLoader for it"
             )
         if sampler is not None and shuffle:

@@ -11,7 +11,8 @@ import numpy as np
 import torch.utils.data
 from numpy.typing import NDArray
 
-from patchloom.errors import TransformError
+from patchloom.argument_checks import function, instance, shown, whole_number
+from patchloom.errors import PatchIndexError, TransformError
 from patchloom.patch_specs import PatchSpecs
 from patchloom.patching import Patching
 from patchloom.patching.counter_random import CounterRandom, checked_epoch, checked_seed
@@ -85,7 +86,11 @@ class PlannedDataset(torch.utils.data.Dataset[Any]):
         transform: Transform | None = None,
         seed: int = 0,
     ) -> None:
-        self.patching = patching
+        self.patching = instance("patching", patching, Patching, "such as a RandomPatching")
+        if augmentation is not None:
+            instance("augmentation", augmentation, FlipsAndTurns)
+        if transform is not None:
+            function("transform", transform)
         self.augmentation = augmentation
         self.transform = transform
         self.seed = checked_seed(seed)
@@ -106,7 +111,9 @@ class PlannedDataset(torch.utils.data.Dataset[Any]):
     def __getitem__(self, key: PatchKey | SupportsIndex) -> Any:
         """Read one patch, by its index in the dataset's own epoch or by a `PatchKey`."""
         if isinstance(key, tuple):
-            return self.__getitems__([PatchKey(key[0], check_index(key[1], len(self)))])[0]
+            if len(key) != len(PatchKey._fields):
+                raise PatchIndexError(f"key is {shown(key)}: it must be an index, or an epoch and an index")
+            return self.__getitems__([PatchKey(checked_epoch(key[0]), check_index(key[1], len(self)))])[0]
         return self.__getitems__([check_index(key, len(self), from_end=True)])[0]
 
     def __getitems__(self, keys: PatchKeys | Iterable[PatchKey | SupportsIndex]) -> Sequence[Any]:
@@ -118,6 +125,9 @@ class PlannedDataset(torch.utils.data.Dataset[Any]):
 
     def read_batches(self, keys: PatchKeys, batch_size: int, allocate: Allocate = new_tensor) -> Iterator[Any]:
         """Read batches; see `ReadsBatches.read_batches`."""
+        instance("keys", keys, PatchKeys)
+        whole_number("batch_size", batch_size, least=1)
+        function("allocate", allocate)
         run = self._run(keys)
         for start in range(0, len(keys.indices), batch_size):
             # No name is given to a batch here: it would hold its memory while the next one is read.

@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import DTypeLike, NDArray
 
+from patchloom.argument_checks import listed, shown
 from patchloom.errors import GeometryError
 from patchloom.extraction import ChunkPool, PatchExtractor
 from patchloom.extraction.series_windows import SeriesWindows
 from patchloom.geometry.padding import Padding
 from patchloom.image_stacks import ImageStack, SourceWatch, select_channels
+from patchloom.pixel_arrays import pixel_dtype
 from patchloom.spec_table import SpecTable
 from patchloom.torch.grey_values import GreyValues, ScaleAndOffset
 from patchloom.torch.patches import Allocate
@@ -72,6 +74,8 @@ class SeriesReader:
         padding: Padding = "reflect",
         pool: ChunkPool | None = None,
     ) -> None:
+        if channels is not None:
+            channels = listed("channels", channels, "a sequence of whole numbers, such as [0, 2]")
         chosen = stacks if channels is None else [select_channels(stack, channels) for stack in stacks]
         self._extractor = PatchExtractor(chosen, padding, pool=pool)
         self.image_stacks = self._extractor.image_stacks
@@ -149,3 +153,19 @@ def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
         return torch.from_numpy(np.empty(0, dtype)).dtype
     except TypeError as error:
         raise GeometryError(f"dtype is {dtype}, which PyTorch does not have: take another, such as float32") from error
+
+
+def tensor_dtype(name: str, dtype: DTypeLike) -> np.dtype[Any]:
+    """Return the dtype of a tensor of pixels; messages call it by the name given.
+
+    Raises
+    ------
+    GeometryError
+        If PyTorch has no such dtype.
+    """
+    try:
+        return pixel_dtype(name, dtype)
+    except GeometryError as error:
+        raise GeometryError(
+            f"{name} is {shown(dtype)}: it must be a dtype of numbers that PyTorch has, such as 'float32'"
+        ) from error

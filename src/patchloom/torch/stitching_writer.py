@@ -9,10 +9,11 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import file_path, flag
 from patchloom.errors import GeometryError, ModelOutputError
 from patchloom.patch_specs import TileSpecs
 from patchloom.patching import TiledPatching
-from patchloom.sinks import Pyramid
+from patchloom.sinks import Pyramid, check_pyramid
 from patchloom.torch.collation import decollate
 from patchloom.torch.tile_writer import TileWriter
 
@@ -52,6 +53,10 @@ class StitchingWriter(Callback):
         pyramid: Pyramid | None = "auto",
         overwrite: bool = False,
     ) -> None:
+        if output is not None:
+            file_path("output", output)
+        check_pyramid(pyramid)
+        flag("overwrite", overwrite)
         self.output = output
         self.pyramid = pyramid
         self.overwrite = overwrite

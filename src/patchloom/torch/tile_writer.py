@@ -13,10 +13,11 @@ import numpy as np
 import torch.utils.data
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import file_path, flag, instance
 from patchloom.axes import AxesMap
 from patchloom.errors import GeometryError, ModelOutputError, SinkError, SpecError, StitchError
 from patchloom.image_metadata import ImageMetadata
-from patchloom.image_stacks import HasMetadata, ImageStack, files_read
+from patchloom.image_stacks import HasMetadata, ImageStack, files_read, listed_stacks
 from patchloom.local_paths import normalize_path
 from patchloom.patch_specs import TileSpecs, is_tile_specs
 from patchloom.patching import TiledPatching
@@ -45,7 +46,7 @@ class TileOrder(torch.utils.data.Sampler[int]):
     """
 
     def __init__(self, tiling: TiledPatching) -> None:
-        self.tiling = tiling
+        self.tiling = instance("tiling", tiling, TiledPatching)
 
     def __len__(self) -> int:
         return len(self.tiling)
@@ -123,6 +124,11 @@ class TileWriter:
         pyramid: Pyramid | None = "auto",
         overwrite: bool = False,
     ) -> None:
+        image_stacks = listed_stacks("image_stacks", image_stacks)
+        instance("tiling", tiling, TiledPatching)
+        flag("overwrite", overwrite)
+        if output is not None:
+            file_path("output", output)
         shapes = [(stack.data_shape[0], *stack.data_shape[2:]) for stack in image_stacks]
         if [(shape[0], *shape[2:]) for shape in tiling.data_shapes] != shapes:
             raise GeometryError(

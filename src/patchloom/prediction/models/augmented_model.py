@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import flag, function
 from patchloom.errors import ModelError, ModelOutputError
 from patchloom.prediction.model_output import as_array, as_outputs
-from patchloom.prediction.models.model import Model, ModelDescription, describe
+from patchloom.prediction.models.model import Model, ModelDescription, check_batch, describe
 
 
 class Symmetry(NamedTuple):
@@ -88,7 +89,9 @@ class AugmentedModel:
     flip_z: bool = False
 
     def __post_init__(self) -> None:
-        declared = describe(self.model)
+        flag("quarter_turns", self.quarter_turns)
+        flag("flip_z", self.flip_z)
+        declared = describe(function("model", self.model))
         for what, sizes in (("tiles", declared.patch_size), ("a scale", declared.scale)):
             if self.quarter_turns and sizes is not None and sizes[-2] != sizes[-1]:
                 raise ModelError(
@@ -126,6 +129,7 @@ class AugmentedModel:
         ModelOutputError
             If predictions of the same tiles differ in size or outputs, depending on how the tiles lay.
         """
+        check_batch(batch)
         if self.flip_z and batch.ndim != 5:
             raise ModelError(f"flip_z is for 3D, and the batch has shape {batch.shape}: leave it out")
         symmetries = self.symmetries

@@ -11,6 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import file_path, flag
 from patchloom.errors import ModelError, ModelNotFoundError
 from patchloom.local_paths import normalize_path
 from patchloom.prediction.models.czann_metadata import CzannMetadata, read_czann_json, read_czseg_xml
@@ -71,7 +72,9 @@ class CzannModel:
         bgr: bool | None = None,
         threads: int | None = None,
     ) -> None:
-        path = Path(normalize_path(path))
+        path = Path(normalize_path(file_path("path", path)))
+        if bgr is not None:
+            flag("bgr", bgr)
         # A worker that reopens the model may run in another directory.
         self._reopen = partial(type(self), path.absolute(), layout=layout, bgr=bgr, threads=threads)
         metadata, network = _read_archive(path)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import cast
 
+from patchloom.argument_checks import file_path, flag, instance
 from patchloom.errors import ModelError, ModelNotFoundError
 from patchloom.local_paths import normalize_path
 from patchloom.prediction.models.czann_model import CzannModel
@@ -62,7 +63,13 @@ def load_model(reference: str | Path, *, layout: str | None = None, bgr: bool | 
     patchloom.errors.ModelError: 'network.pt' is no model: give a file (.onnx, .czann, .czseg, .czmodel) or a function
     (module:name or path/to/file.py:name)
     """
+    if reference != "":  # which is refused below
+        file_path("reference", reference)
     text = str(normalize_path(reference))
+    if layout is not None:
+        instance("layout", layout, str)
+    if bgr is not None:
+        flag("bgr", bgr)
     open_file = MODEL_FILES.get(Path(text).suffix.lower())
     if open_file is CzannModel:
         return CzannModel(text, layout=layout, bgr=bgr)

@@ -8,7 +8,11 @@ from operator import attrgetter
 from types import MemberDescriptorType
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from numpy.typing import NDArray
+
+from patchloom.argument_checks import shown
+from patchloom.errors import ArgumentTypeError
 
 
 class Model(Protocol):
@@ -155,3 +159,15 @@ def attributes_of(value: Any) -> dict[str, Any]:
     ]
     slots = {name: getattr(value, name) for name in names if hasattr(value, name)}
     return {**slots, **getattr(value, "__dict__", {})}
+
+
+def check_batch(batch: Any) -> None:
+    """Refuse what is not a batch of images.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If it is not an array `(B, C, (Z), Y, X)` of numbers.
+    """
+    if not isinstance(batch, np.ndarray) or batch.dtype.kind not in "biufc":
+        raise ArgumentTypeError(f"batch is {shown(batch)}: it must be an array (B, C, (Z), Y, X) of numbers")

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom._optional import require
+from patchloom.argument_checks import file_path, instance, instances, whole_number
 from patchloom.axes import spatial_axes
 from patchloom.errors import ModelError, ModelNotFoundError, ModelOutputError
 from patchloom.local_paths import normalize_path
-from patchloom.prediction.models.model import ModelDescription
+from patchloom.prediction.models.model import ModelDescription, check_batch
 from patchloom.prediction.models.onnx_files import onnx_digest
 from patchloom.prediction.models.tensor_layout import TensorLayout, infer_layout, shape_text
 
@@ -28,6 +29,9 @@ DTYPES = {f"tensor({name})": name for name in ("float16", "uint8", "int8", "uint
     "tensor(bool)": "bool",
 }
 """The tensor types of ONNX that NumPy has, by onnxruntime's names."""
+
+
+_MOST_THREADS = 2**16
 
 
 class OnnxModel:
@@ -100,7 +104,14 @@ class OnnxModel:
         providers: Sequence[str] = ("CPUExecutionProvider",),
         name: str | None = None,
     ) -> None:
+        for text, value in (("layout", layout), ("output", output), ("name", name)):
+            if value is not None:
+                instance(text, value, str)
+        if threads is not None:
+            whole_number("threads", threads, most=_MOST_THREADS)
+        providers = instances("providers", providers, str, "a sequence of names, such as ['CPUExecutionProvider']")
         if not isinstance(source, bytes):
+            file_path("source", source)
             name = name or str(source)
             source = Path(normalize_path(source)).absolute()  # a worker may run in another directory
         self._name = name or "the ONNX model"
@@ -234,6 +245,7 @@ class OnnxModel:
 
     def _check_batch(self, batch: NDArray[Any]) -> None:
         axes = ("B", "C", *spatial_axes(self._layout.n_dims))
+        check_batch(batch)
         if batch.ndim != len(axes):
             raise ModelError(
                 f"{self._name} is a {self._layout.n_dims}D model and takes batches ({', '.join(axes)}), "
@@ -303,7 +315,7 @@ def _tensor_dtype(tensor: Any, name: str) -> np.dtype[Any]:
 def _check_scale(scale: object, dtype: np.dtype[Any], name: str) -> None:
     if scale is None:
         return
-    if scale != "dtype" and not (isinstance(scale, (int, float)) and math.isfinite(scale)):
+    if scale != "dtype" and (isinstance(scale, bool) or not (isinstance(scale, (int, float)) and math.isfinite(scale))):
         raise ModelError(f"scale must be a finite number or 'dtype', not {scale!r}")
     if dtype.kind != "f":
         raise ModelError(f"{name} takes {dtype}, and scale={scale!r} is for networks that take floats")
