@@ -21,7 +21,7 @@
     │   ├── ModelNotFoundError (FileNotFoundError)  there is no model at that place
     │   └── ModelOutputError   (ValueError)         a model ran and returned something unusable
     ├── TransformError         (RuntimeError)       a transform of the user's failed on a patch
-    ├── ForkedProcessError     (RuntimeError)       a process was forked that has used TensorStore
+    ├── ForkedProcessError     (RuntimeError)       a forked child uses what stayed in its parent
     ├── SeriesError            (RuntimeError)       some images of a series failed, the others are done
     └── MissingExtraError      (ImportError)        an optional dependency is not installed
 
@@ -142,7 +142,7 @@ class TransformError(PatchloomError, RuntimeError):
 
 
 class ForkedProcessError(PatchloomError, RuntimeError):
-    """A process that has used TensorStore was forked, and the child cannot use it."""
+    """A process was forked, and the child cannot use what stayed in the parent: TensorStore's threads, or a loader's."""
 
 
 class SeriesError(PatchloomError, RuntimeError):

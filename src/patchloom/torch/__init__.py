@@ -4,6 +4,7 @@ What is for Lightning needs the extra `lightning` as well, and is imported when 
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from patchloom._optional import require
@@ -32,17 +33,26 @@ __all__ = [
     "LocalitySampler",
     "MicroSplitDataset",
     "Patch",
-    "PatchDataModule",
     "PatchDataset",
     "PatchKey",
     "PatchLoader",
     "PatchPair",
-    "StitchingWriter",
     "TileOrder",
     "TileWriter",
     "collate",
     "decollate",
 ]
+
+
+def _has_lightning() -> bool:
+    try:
+        return find_spec("lightning") is not None
+    except (ImportError, ValueError):
+        return False
+
+
+if _has_lightning():
+    __all__ += list(_OF_LIGHTNING)
 
 
 def __getattr__(name: str) -> Any:
@@ -51,3 +61,7 @@ def __getattr__(name: str) -> Any:
     require("lightning.pytorch", extra="lightning")
     value = globals()[name] = getattr(import_module(_OF_LIGHTNING[name]), name)
     return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -24,7 +24,8 @@ class PatchLoader(Iterable[Any]):
     """Prepares whole batches in one background thread; stands where a `torch.utils.data.DataLoader` is iterated.
 
     There are no worker processes: a batch is one call, in which the storage reads and decodes on threads of its own. The memory
-    of a batch is used again once nothing refers to it.
+    of a batch is used again once nothing refers to it. Any thread may close the loader; a forked child cannot go on with an
+    iteration of its parent (`ForkedProcessError`), but may begin one.
 
     Parameters
     ----------
@@ -191,12 +192,16 @@ class _Epoch(Iterator[Any]):
             raise StopIteration
         if self._batches is None:
             self._batches = self._loader._begin()  # noqa: SLF001  # a part of the loader
+            if self._is_over:  # closed by another thread meanwhile, which may not have seen what was begun
+                self._batches.close()
         batch = next(self._batches, None)
-        self._is_over = batch is None
-        self._loader._count_used(None if batch is None else len(batch[0]))  # noqa: SLF001
-        if batch is None:
-            raise StopIteration
-        return batch
+        if batch is not None:
+            self._loader._count_used(len(batch[0]))  # noqa: SLF001
+            return batch
+        if not self._is_over:  # or it was closed by another thread, and the rest was not used
+            self._is_over = True
+            self._loader._count_used(None)  # noqa: SLF001
+        raise StopIteration
 
     def close(self) -> None:
         self._is_over = True

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Iterator
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
+
+from patchloom.errors import ForkedProcessError
 
 T = TypeVar("T")
 
@@ -15,7 +18,8 @@ class Preparation(Iterator[T], Generic[T]):
     """Gives the items of an iterator that runs in a thread of its own.
 
     The thread has ended when the items have, when `close` returns, when nobody holds this object any more, or at the end of
-    the process, whichever comes first.
+    the process, whichever comes first. Any thread may ask for items and close; whoever waits for an item then has it, or learns
+    that there are no more. A forked child does not have the thread, and is refused.
 
     Parameters
     ----------
@@ -42,21 +46,28 @@ class Preparation(Iterator[T], Generic[T]):
             # the finaliser, which runs at the end of the process as well.
             daemon=True,
         )
-        self._end = weakref.finalize(self, _end, thread, self._room, self._stop)
+        self._process = os.getpid()
+        self._end = weakref.finalize(self, _end, self._process, thread, self._room, self._stop)
         thread.start()
 
     def __next__(self) -> T:
+        if os.getpid() != self._process:
+            raise ForkedProcessError(
+                "this iteration was begun in the process that this one was forked off, and its thread is there: begin another in "
+                "this process"
+            )
         if not self._end.alive:
             raise StopIteration
         item, error = self._ready.get()
         if error is None:
             self._room.release()
             return item  # type: ignore[no-any-return]  # the queue is untyped
+        self._ready.put((None, StopIteration()))  # for other threads that wait
         self.close()
         raise error
 
     def close(self) -> None:
-        """Stop, and wait until the thread has ended; what is being prepared is finished first."""
+        """Stop, and wait until the thread has ended; what is being prepared is finished first. A forked child does nothing."""
         self._end()
 
 
@@ -69,9 +80,13 @@ def _prepare(items: Iterator[Any], ready: SimpleQueue[_Item], room: threading.Se
             ready.put((next(items), None))
     except BaseException as error:  # noqa: BLE001  # raised where the item is asked for
         ready.put((None, error))
+    finally:
+        ready.put((None, StopIteration()))
 
 
-def _end(thread: threading.Thread, room: threading.Semaphore, stop: threading.Event) -> None:
+def _end(process: int, thread: threading.Thread, room: threading.Semaphore, stop: threading.Event) -> None:
+    if os.getpid() != process:
+        return  # the thread, and whoever held the locks, stayed in the parent
     stop.set()
     room.release()
     if thread is not threading.current_thread() and thread.ident is not None:
