@@ -1,4 +1,8 @@
-"""Stores and small files: NumPy files, Zarr v2 and v3, OME-Zarr, N5, tables of specifications and kept scores."""
+"""Stores and small files: NumPy files, Zarr v2 and v3, OME-Zarr, N5, tables of specifications and kept scores.
+
+Chunks are compressed with all but blosc: TensorStore allocates what the header of such a chunk says, up to 2 GiB, before it
+finds that it is wrong. That memory is never touched, but it is beyond the limit that the child has.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +67,6 @@ def _zarr_v2_seeds() -> list[Seed]:
         "raw": None,
         "zlib": {"id": "zlib", "level": 1},
         "zstd": {"id": "zstd", "level": 1},
-        "blosc": {"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 1},
     }
     seeds = []
     for name, compressor in compressors.items():
@@ -100,7 +103,6 @@ def _zarr_v3_seeds() -> list[Seed]:
     codecs = {
         "raw": [_BYTES],
         "gzip": [_BYTES, {"name": "gzip", "configuration": {"level": 1}}],
-        "blosc": [_BYTES, {"name": "blosc", "configuration": {"cname": "zstd", "clevel": 3}}],
         "transposed": [{"name": "transpose", "configuration": {"order": [2, 0, 1]}}, _BYTES, _ZSTD],
         "sharded": [sharded],
     }
@@ -187,12 +189,7 @@ def _use_ome_zarr_metadata(path: Path) -> None:
 
 def _n5_seeds() -> list[Seed]:
     seeds = []
-    for compression in (
-        {"type": "raw"},
-        {"type": "gzip"},
-        {"type": "bzip2"},
-        {"type": "blosc", "cname": "lz4", "clevel": 3, "shuffle": 1},
-    ):
+    for compression in ({"type": "raw"}, {"type": "gzip"}, {"type": "bzip2"}):
         metadata = {
             "dimensions": [3, 20, 30],
             "blockSize": [1, 16, 16],

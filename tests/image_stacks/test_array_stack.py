@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from hypothesis import given
+from hypothesis import strategies as st
 
 from patchloom.axes import AxesMap
 from patchloom.errors import AxesError, SourceError
@@ -173,3 +175,23 @@ def test_pixels_that_are_not_in_memory_are_not_given():
 
     assert Corrected(np.zeros((4, 4)), "YX").pixels is None
     assert ArrayStack(da.zeros((4, 4)), "YX").pixels is None
+
+
+class CountingStack(ArrayStack):
+    """Counts the voxels that are read."""
+
+    n_read = 0
+
+    def read(self, selection):
+        region = super().read(selection)
+        self.n_read += region.size
+        return region
+
+
+@given(channels=st.lists(st.integers(0, 999), min_size=1, max_size=9))
+def test_channels_that_lie_far_apart_are_read_without_those_between(channels):
+    """Of an image that says of itself to have any number of channels, only a few are read."""
+    image = np.arange(1000 * 4).reshape(1000, 2, 2)
+    stack = CountingStack(image, "CYX")
+    np.testing.assert_array_equal(stack.extract_patch(0, channels, (0, 0), (2, 2)), image[channels])
+    assert stack.n_read <= 8 * 4 * len(channels)

@@ -1,5 +1,6 @@
 import pickle
 import re
+import struct
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
@@ -15,6 +16,7 @@ from pylibCZIrw import czi
 
 from patchloom.errors import AxesError, MissingExtraError, SourceError, SourceNotFoundError
 from patchloom.image_stacks import CziStack, czi_stack
+from patchloom.image_stacks.czi_directory import read_directory
 from patchloom.image_stacks.open_files import OpenFiles
 from patchloom.testing.stack_conformance import ImageStackConformance
 
@@ -292,6 +294,59 @@ def test_pixels_that_cannot_be_decoded_are_reported(tmp_path):
     path.write_bytes(content)
     with pytest.raises(SourceError, match=r"a\.czi cannot be read at Y 0:10, X 0:10: "):
         CziStack(path).extract_patch(0, None, (0, 0), (10, 10))
+
+
+SUBBLOCK_DAMAGE = {
+    "pixels that never end": (40, struct.pack("<q", 2**40)),
+    "pixels past the segment": (40, struct.pack("<q", 5000)),
+    "fewer bytes than none": (32, struct.pack("<i", -1)),
+    "metadata that never end": (32, struct.pack("<i", 2**31 - 1)),
+    "an attachment past the segment": (36, struct.pack("<i", 5000)),
+    "another name": (0, b"ZISRAWATTACH\0\0\0\0"),
+    "another pixel type": (50, struct.pack("<i", 3)),
+    "another compression": (66, struct.pack("<i", 4)),
+    "another number of dimensions": (76, struct.pack("<i", 50)),
+    "another size": (96, struct.pack("<i", 10**6)),
+}
+
+
+@pytest.mark.parametrize(("offset", "bytes_there"), SUBBLOCK_DAMAGE.values(), ids=SUBBLOCK_DAMAGE)
+def test_a_damaged_subblock_never_reaches_the_vendors_library(tmp_path, offset, bytes_there):
+    """Which some of these would end, and the process with it."""
+    tiles = random_image((2, 20, 30, 1))
+    path = write_czi(tmp_path / "a.czi", [((100 * n, 0), {"C": 0}, 0, tile) for n, tile in enumerate(tiles)])
+    content = bytearray(path.read_bytes())
+    second = content.index(b"ZISRAWSUBBLOCK", content.index(b"ZISRAWSUBBLOCK") + 1)
+    content[second + offset : second + offset + len(bytes_there)] = bytes_there
+    path.write_bytes(content)
+    stack = CziStack(path)
+    np.testing.assert_array_equal(stack.extract_patch(0, None, (0, 0), (20, 30))[0], tiles[0, ..., 0])
+    with pytest.raises(SourceError, match=r"a\.czi cannot be read at Y 0:20, X 0:130: the subblock at \d+ is "):
+        stack.extract_patch(0, None, (0, 0), (20, 130))
+
+
+def test_a_directory_of_many_subblocks_is_read_at_once(tmp_path):
+    """Of any number of dimensions each, also of lower resolution, which are no planes."""
+    rng = np.random.default_rng(3)
+    content = bytearray(struct.pack("<i124x", 20_000))
+    expected = []
+    for _ in range(20_000):
+        extra = rng.choice(list("BVHIRTZCM"), rng.integers(0, 5), replace=False).tolist()
+        places = {axis: int(rng.integers(0, 5)) for axis in extra}
+        is_full = rng.random() < 0.8
+        content += struct.pack("<2siqiiB5xi", b"DV", 0, 544, 0, 0, 0, 2 + len(extra))
+        for axis, start, size in [("X", 7, 30), ("Y", 9, 20), *((axis, start, 1) for axis, start in places.items())]:
+            content += struct.pack(
+                "<4siifi", axis.encode(), start, size, 0.0, size if is_full or size == 1 else size // 2
+            )
+        if is_full:
+            expected.append([places.get(axis, 0) for axis in "BVHIRTZC"])
+    header = struct.pack("<16sqq", b"ZISRAWFILE", 512, 512) + bytes(52) + struct.pack("<q", 544) + bytes(452)
+    directory = struct.pack("<16sqq", b"ZISRAWDIRECTORY", len(content), len(content)) + content
+    (tmp_path / "a.czi").write_bytes(header + directory)
+    found = read_directory(tmp_path / "a.czi")
+    assert found.planes.tolist() == expected
+    assert set(map(tuple, found.boxes.tolist())) == {(7, 9, 30, 20)}
 
 
 def test_a_missing_reader_is_named(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ files, works with it.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -24,6 +25,10 @@ PLANE_DIMENSIONS = "BVHIRTZC"
 """The dimensions that number planes, outermost first, by CZI's letters."""
 
 _SEGMENT = struct.Struct("<16sqq")
+_SIZES = struct.Struct("<iiq")
+"""Bytes of the metadata, the attachment and the pixels of a subblock."""
+
+_SUBBLOCK_HEAD = 256
 _DIRECTORY_POSITION = 84
 _ENTRIES_FROM = 128
 _MOST_DIMENSIONS = 64
@@ -47,6 +52,15 @@ class CziDirectory:
 
     planes: NDArray[np.int64]
     """`(n, 8)`: its index along each of `PLANE_DIMENSIONS`; 0 where there is no such dimension."""
+
+    boxes: NDArray[np.int64]
+    """`(n, 4)`: `x, y, width, height` on the stage, in pixels."""
+
+    positions: NDArray[np.int64]
+    """`(n,)`: where in the file it is."""
+
+    entries: Sequence[bytes]
+    """The entry of each as it stands in the directory."""
 
     def planes_of(self, path: str | Path, scene: int | None) -> dict[str, tuple[int, ...]]:
         """Return the indices that a scene has along each of `PLANE_DIMENSIONS`.
@@ -136,25 +150,60 @@ def _parsed(content: bytes, file_size: int) -> CziDirectory:
         raise ValueError("its subblocks are listed in a way that is not known")
     if ((entries["position"] < 0) | (entries["position"] > file_size - _SEGMENT.size)).any():
         raise ValueError("a subblock of it lies outside the file")
-    return _full_resolution(content, np.array(offsets, np.int64), np.array(counts, np.int64))
+    return _full_resolution(content, np.array(offsets, np.int64), np.array(counts, np.int64), entries["position"])
 
 
-def _full_resolution(content: bytes, offsets: NDArray[np.int64], counts: NDArray[np.int64]) -> CziDirectory:
+def _full_resolution(
+    content: bytes, offsets: NDArray[np.int64], counts: NDArray[np.int64], positions: NDArray[np.int64]
+) -> CziDirectory:
     rows = np.repeat(np.arange(len(offsets)), counts)
     of_entry = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
     dimensions = _records(content, offsets[rows] + _ENTRY.itemsize + of_entry * _DIMENSION.itemsize, _DIMENSION)
     if (dimensions["size"] < 1).any():
         raise ValueError("a subblock of it has a size of 0")
     is_full = np.ones(len(offsets), bool)
-    starts = {axis: np.zeros(len(offsets), np.int64) for axis in f"{PLANE_DIMENSIONS}S"}
-    for axis in f"XY{PLANE_DIMENSIONS}S":
+    starts = {axis: np.zeros(len(offsets), np.int64) for axis in f"XY{PLANE_DIMENSIONS}S"}
+    sides = {axis: np.zeros(len(offsets), np.int64) for axis in "XY"}
+    for axis, of_axis in starts.items():
         named = dimensions["name"] == axis.encode()
-        if axis in "XY":
+        of_axis[rows[named]] = dimensions["start"][named]
+        if axis in sides:
+            sides[axis][rows[named]] = dimensions["size"][named]
             is_full[rows[named & (dimensions["stored"] != dimensions["size"])]] = False
-        else:
-            starts[axis][rows[named]] = dimensions["start"][named]
     planes = np.stack([starts[axis] for axis in PLANE_DIMENSIONS], axis=1)
-    return CziDirectory(starts["S"][is_full], planes[is_full])
+    boxes = np.stack([starts["X"], starts["Y"], sides["X"], sides["Y"]], axis=1)
+    ends = offsets + _ENTRY.itemsize + counts * _DIMENSION.itemsize
+    entries = [content[start:end] for start, end in zip(offsets[is_full].tolist(), ends[is_full].tolist(), strict=True)]
+    return CziDirectory(starts["S"][is_full], planes[is_full], boxes[is_full], positions[is_full], entries)
+
+
+def check_subblock(file: BinaryIO, file_size: int, position: int, entry: bytes) -> None:
+    """Check that a subblock lies within the file, has room for what it says, and is the one that the directory lists.
+
+    Raises
+    ------
+    ValueError
+        If not: libCZI may end the process at it.
+    """
+    file.seek(position)
+    head = file.read(_SEGMENT.size + _SIZES.size + len(entry))
+    name, allocated, used = _SEGMENT.unpack_from(head)
+    metadata, attachment, data = _SIZES.unpack_from(head, _SEGMENT.size)
+    n_bytes = max(_SUBBLOCK_HEAD, _SIZES.size + len(entry)) + metadata + attachment + data
+    fits = min(metadata, attachment, data) >= 0 and n_bytes <= max(allocated, used)
+    if name.rstrip(b"\0") != b"ZISRAWSUBBLOCK" or not fits or position + _SEGMENT.size + n_bytes > file_size:
+        raise ValueError(f"the subblock at {position} is damaged")
+    if _told(head[_SEGMENT.size + _SIZES.size :]) != _told(entry):
+        raise ValueError(f"the subblock at {position} is not the one that the directory lists there")
+
+
+def _told(entry: bytes) -> tuple[object, ...]:
+    """Return what an entry says of how the pixels are stored."""
+    pixel_type, compression, count = (struct.unpack_from("<i", entry, offset)[0] for offset in (2, 18, 28))
+    if len(entry) != _ENTRY.itemsize + count * _DIMENSION.itemsize:
+        return ()
+    dimensions = np.frombuffer(entry, _DIMENSION, offset=_ENTRY.itemsize)
+    return pixel_type, compression, dimensions["name"].tolist(), dimensions["stored"].tolist()
 
 
 def _records(content: bytes, offsets: NDArray[np.int64], dtype: np.dtype[np.void]) -> NDArray[np.void]:

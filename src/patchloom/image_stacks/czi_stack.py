@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from patchloom._optional import require
 from patchloom.axes import AxesMap
 from patchloom.errors import PatchloomError, SeveralImagesError, SourceError, SourceNotFoundError
+from patchloom.image_stacks.czi_checks import SubblockChecks
 from patchloom.image_stacks.czi_directory import read_directory
 from patchloom.image_stacks.czi_metadata import czi_metadata
 from patchloom.image_stacks.open_files import OpenFiles, check_unchanged, file_state
@@ -86,11 +87,10 @@ class CziStack(SlicedStack):
         self._path = Path(path).absolute()
         self._state = file_state(path, self._path)
         self.source = source = path if scene is None else f"{path}@{scene}"
-        directory = read_directory(path)
         document = self._opened()
         with _failing(path, "read"):
             self._canvas = _canvas(path, document.reader, scene)
-            self._planes = _planes(path, document.reader, directory.planes_of(source, scene))
+            self._planes = _planes(path, document.reader, document.directory.planes_of(source, scene))
             told = document.reader.metadata
         self._numbered = tuple(axis for axis, indices in self._planes.indices.items() if len(indices) > 1)
         named = [*self._numbered, "Y", "X", *("C" * self._planes.is_rgb)]
@@ -128,6 +128,7 @@ class CziStack(SlicedStack):
                     for axis, window, offset in zip(self._numbered, windows, place, strict=False)
                 }
                 plane = {axis: self._planes.indices[axis][index] for axis, index in chosen.items()}
+                document.checks.check(plane, roi)
                 pixels = document.reader.read(
                     roi, plane, self._canvas.scene, pixel_type=self._planes.pixel_types[plane["C"]]
                 )
@@ -147,6 +148,8 @@ class _OpenDocument:
     """An open file, which is closed when nobody uses it any more."""
 
     def __init__(self, source: str | Path, path: Path) -> None:
+        self.directory = read_directory(path)
+        self.checks = SubblockChecks(path, self.directory)
         czi = require("pylibCZIrw.czi", extra="czi")
         cache = czi.CacheOptions(max_memory_usage=CACHE_BYTES)
         opened = ExitStack()

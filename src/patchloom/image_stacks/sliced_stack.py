@@ -20,6 +20,9 @@ from patchloom.geometry.checks import spatial_tuple, whole_number
 from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks.image_stack import Region
 
+_BRIDGED = 8
+"""Channels that are read at most for each one wanted."""
+
 
 def describe_selection(axes: str, selection: Sequence[slice | int]) -> str:
     """Say in a message which box of a source is meant.
@@ -116,14 +119,21 @@ class SlicedStack(ABC):
             for start, size, limit in zip(starts, sizes, spatial_shape, strict=True)
         )
         if wanted and all(window.start < window.stop for window in inside):
-            first = min(wanted)
-            region = self.read_region(Region(sample, slice(first, max(wanted) + 1), inside))
             landing = tuple(
                 slice(window.start - start, window.stop - start) for window, start in zip(inside, starts, strict=True)
             )
-            in_order = wanted == list(range(first, first + len(wanted)))
-            patch[(slice(None), *landing)] = region if in_order else region[[channel - first for channel in wanted]]
+            patch[(slice(None), *landing)] = self._read_channels(sample, wanted, inside)
         return patch
+
+    def _read_channels(self, sample_idx: int, wanted: list[int], window: tuple[slice, ...]) -> NDArray[Any]:
+        """Read channels in any order, close ones together, and never many that nobody wants."""
+        first, last = min(wanted), max(wanted)
+        if last - first < _BRIDGED * len(wanted):
+            region = self.read_region(Region(sample_idx, slice(first, last + 1), window))
+            in_order = wanted == list(range(first, first + len(wanted)))
+            return region if in_order else region[[channel - first for channel in wanted]]
+        each = [slice(channel, channel + 1) for channel in wanted]
+        return np.concatenate([self.read_region(Region(sample_idx, channel, window)) for channel in each])
 
     def _checked(self, name: str, value: int, limit: int) -> int:
         number = whole_number(name, value)
