@@ -4,6 +4,7 @@ PYTHON ?= python3
 ARGS   ?=
 JOBS   ?= auto
 PATCHLOOM_FUZZ ?= 5000
+KILLS ?= 200
 
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -23,7 +24,7 @@ PEER    := careamics==0.3.5 microssim==0.0.5
 PEER_NEEDS := bioimageio.core lightning matplotlib psutil pyyaml scikit-image torchmetrics zarr
 
 .DEFAULT_GOAL := help
-.PHONY: help demo examples test torture fuzz lint format bench interop changelog constraints clean
+.PHONY: help demo examples test torture kills fuzz lint format bench interop changelog constraints clean
 
 help:  ## Say what there is to make
 	@grep -hE '^[a-z]+:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -50,7 +51,11 @@ format: $(VENV)/.lint  ## Mend what can be mended without thinking
 
 torture: $(VENV)/.test  ## Kill runs fifty times, fill disks, damage ledgers, and see that nothing is lost: ten minutes
 	PATCHLOOM_TORTURE=50 PATCHLOOM_KILLS=50 $(BIN)/python -m pytest tests/prediction/test_resume.py \
-	  tests/prediction/test_faults.py tests/sinks/test_resume.py tests/sinks/test_sink_faults.py tests/test_demo.py $(ARGS)
+	  tests/prediction/test_faults.py tests/prediction/test_kills.py tests/sinks/test_resume.py tests/sinks/test_sink_faults.py \
+	  tests/test_demo.py $(ARGS)
+
+kills: $(VENV)/.test  ## Kill runs of all kinds, and see that no byte differs (make kills KILLS=200)
+	PATCHLOOM_KILLS=$(KILLS) $(BIN)/python -m pytest tests/prediction/test_kills.py $(ARGS)
 
 fuzz: $(VENV)/.test  ## Open damaged files of every format, and see that they end in our errors (PATCHLOOM_FUZZ=20000 ARGS="tiff --seed 3")
 	$(BIN)/python tests/fuzz --count $(PATCHLOOM_FUZZ) $(ARGS)

@@ -1,0 +1,158 @@
+"""Runs of all kinds are killed at random moments, and go on until they are done: no byte differs, and no file is left over.
+
+`PATCHLOOM_KILLS` says how many kills there are, all kinds of runs together: `make kills` makes 200 of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from patchloom.prediction.ledger import ledger_path
+
+SCRIPT = '''
+"""One run, whose model takes its time."""
+
+import json
+import sys
+import time
+
+import numpy as np
+
+from patchloom import SkipDark, predict
+from patchloom.prediction import blocks, make_plan
+
+blocks._CHUNK_SIZE = {2: 40, 3: 16}
+make_plan._BLOCK_SIZES = [2000]
+
+
+def root(batch):
+    time.sleep(PAUSE)
+    return np.sqrt(batch.astype(np.float32) + 1)
+
+
+def several(batch):
+    time.sleep(PAUSE)
+    return {"root": np.sqrt(batch.astype(np.float32)), "dtype/kind:0": batch, "mask": batch > 40000}
+
+
+def classes(batch):
+    time.sleep(PAUSE)
+    return np.concatenate([batch > limit for limit in (0, 9000, 40000)], axis=1).astype(np.float32)
+
+
+if __name__ == "__main__":
+    options = json.loads(sys.argv[1])
+    PAUSE = 0.01
+    options["model"] = {"several": several, "classes": classes}.get(options.get("model"), root)
+    if options.get("skip"):
+        options["skip"] = SkipDark(options["skip"])
+    print("begun", flush=True)
+    predict(**options, axes="TYX", patch_size=(32, 24), overlaps=(8, 6), batch_size=3, progress=False)
+    print("done", flush=True)
+'''
+
+KINDS: dict[str, dict[str, Any]] = {
+    "crop": {},
+    "blend": {"blend": "hann"},
+    "grid": {"seams": "grid", "ome_zarr_version": "0.4"},
+    "series": {"sources": ["a.npy", "b.npy", "c.npy"], "output": "out"},
+    "overwrite": {"overwrite": True},
+    "overwritten series": {"overwrite": True, "sources": ["a.npy", "b.npy"], "output": "out"},
+    "skip": {"skip": 5000, "fill": 7},
+    "normalize": {"normalise": "percentiles", "percentiles": (1, 99), "per": "sample"},
+    "several outputs": {"model": "several"},
+    "labels": {"model": "classes", "reduce": "argmax", "blend": "linear"},
+}
+
+KILLS = -(-int(os.environ.get("PATCHLOOM_KILLS", "0")) // len(KINDS))
+"""Number of kills of each kind."""
+
+
+def make_sources(folder: Path) -> None:
+    rng = np.random.default_rng(1)
+    for name in "abc":
+        image = rng.integers(5000, 2**16, (2, 150, 130), np.uint16)
+        image[:, :70, :90] //= 14  # a dark corner, which may be skipped
+        np.save(folder / f"{name}.npy", image)
+
+
+def start(folder: Path, options: dict[str, Any]) -> subprocess.Popen[str]:
+    command = [sys.executable, "run.py", json.dumps({"sources": "a.npy", "output": "out.ome.zarr"} | options)]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n", process.communicate()[1]
+    return process
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """All files, but for the sources and the script, and for locks that nobody holds any more."""
+    names = (path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".npy", ".py", ".lock"))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in names}
+
+
+def shown(folder: Path) -> dict[str, dict[str, bytes]]:
+    """What a user takes for an output."""
+    return {str(path.relative_to(folder)): files(path) for path in folder.rglob("*.ome.zarr")}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+@pytest.mark.skipif(not KILLS, reason="takes minutes: make kills")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_that_is_killed_again_and_again_ends_in_the_same_files(kind: str, tmp_path: Path) -> None:
+    options, moments = KINDS[kind], random.Random(kind)
+    template, whole, killed = (tmp_path / name for name in ("template", "whole", "killed"))
+    template.mkdir()
+    make_sources(template)
+    (template / "run.py").write_text(SCRIPT)
+    if "overwrite" in options:
+        finish(
+            start(template, {name: value for name, value in options.items() if name != "overwrite"} | {"dtype": "u1"})
+        )
+    old = shown(template)
+    shutil.copytree(template, whole)
+    process, began = start(whole, options), time.monotonic()
+    finish(process)
+    seconds = time.monotonic() - began
+    expected, new = files(whole), shown(whole)
+
+    n_killed = 0
+    while n_killed < KILLS:
+        shutil.rmtree(killed, ignore_errors=True)
+        shutil.copytree(template, killed)
+        ledger = ledger_path(killed / options.get("output", "out.ome.zarr"))
+        is_done = False
+        while not is_done:
+            afresh = "overwrite" in options and not ledger.exists()
+            process = start(killed, options | {"overwrite": afresh})
+            if n_killed == KILLS:
+                finish(process)
+                break
+            time.sleep(moments.uniform(0, seconds))
+            process.send_signal(signal.SIGKILL)
+            output, errors = process.communicate()
+            n_killed += process.returncode == -signal.SIGKILL
+            assert process.returncode in (0, -signal.SIGKILL), errors
+            # It may be killed between its last rename and its last word.
+            is_done = "done" in output or (not ledger.exists() and shown(killed) == new)
+            for name, content in shown(killed).items():  # a reader takes what it sees for complete
+                assert content in (new[name], old.get(name))
+        if n_killed == KILLS or is_done:
+            assert files(killed) == expected
+            assert list(killed.rglob("*.lock")) == [] or is_done
