@@ -19,7 +19,7 @@ _NOT_STATE = frozenset(
     {
         *("__abstractmethods__", "__annotations__", "__dict__", "__doc__", "__module__", "__slots__", "__weakref__"),
         *("__firstlineno__", "__static_attributes__", "__match_args__", "__dataclass_fields__", "__dataclass_params__"),
-        *("__parameters__", "__orig_bases__", "_abc_impl"),
+        *("__parameters__", "__orig_bases__", "__slotnames__", "_abc_impl"),
     }
 )
 _DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType)
@@ -121,7 +121,7 @@ class CodeWalk(PartDigests):
             self.feed(part, "imports", name)
             return
         files = sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
-        self.feed(self.inside(part, f"module {top!r} imported by"), *map(file_digest, files))
+        self.feed(self.inside(part, f"imported module {top!r}"), *map(file_digest, files))
 
     def visit_module(self, module: types.ModuleType, part: Part) -> None:
         """Add the file of a module of the user's own, or the version of an installed package."""

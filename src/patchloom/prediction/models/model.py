@@ -101,8 +101,12 @@ def describe(model: Model) -> ModelDescription:
     """
     if isinstance(model, DescribesItself):
         return model.description
-    named = model if hasattr(model, "__qualname__") else type(model)
-    return ModelDescription(identity=f"{getattr(named, '__module__', '')}.{getattr(named, '__qualname__', '')}")
+    return ModelDescription(identity=_name(model))
+
+
+def _name(model: Any) -> str:
+    named = model if text_attribute(model, "__qualname__") else type(model)
+    return f"{text_attribute(named, '__module__')}.{text_attribute(named, '__qualname__')}"
 
 
 def declared_identity(value: Any) -> str:
@@ -127,8 +131,8 @@ def declared_identity(value: Any) -> str:
     >>> declared_identity(Net()), declared_identity(print)
     ('trained on 3 May, epoch 80', '')
     """
-    own = _text(value, "identity")
-    described = _described(value) if isinstance(value, DescribesItself) else ""
+    own = text_attribute(value, "identity")
+    described = text_attribute(value, "description.identity")
     if own or not described:
         return own
     inside = [_described(inner) for inner in attributes_of(value).values() if callable(inner)]
@@ -136,12 +140,12 @@ def declared_identity(value: Any) -> str:
 
 
 def _described(value: Any) -> str:
-    if isinstance(value, DescribesItself):
-        return _text(value, "description.identity")
-    return describe(value).identity
+    """Return what `describe` calls an object, whatever its attributes raise."""
+    return text_attribute(value, "description.identity") or _name(value)
 
 
-def _text(value: Any, attribute: str) -> str:
+def text_attribute(value: Any, attribute: str) -> str:
+    """Return a text that is an attribute of an object, dotted if need be; an empty one if it is no text or raises."""
     try:
         answer = attrgetter(attribute)(value)
     except Exception:  # noqa: BLE001  # whatever somebody else's properties raise

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from patchloom.prediction.models.model import declared_identity
+from patchloom.prediction.models.model import declared_identity, text_attribute
 from patchloom.prediction.models.object_walk import ObjectWalk, TooManyObjectsError
 from patchloom.prediction.models.part_digests import Part
 
@@ -54,7 +54,7 @@ def identify_model(model: Any) -> ModelIdentity:
     ["closure variable 'factor' of 'model'"]
     """
     walk = ObjectWalk()
-    name = repr(getattr(model, "__name__", type(model).__name__))
+    name = repr(text_attribute(model, "__name__") or type(model).__name__)
     root = Part("what it declares to be" if declared_identity(model) else name, 0)
     try:
         with warnings.catch_warnings():
