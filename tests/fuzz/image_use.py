@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from patchloom.errors import AxesError
+from patchloom.errors import AxesError, SeveralImagesError
 from patchloom.image_stacks import HasMetadata, HasStorageGrid, ImageStack, open_stacks
 
 _WINDOW = 24
 """Voxels that a window has along each axis."""
+
+_IMAGES = 4
+"""Images of a file that are read."""
 
 _AXES = ("YX", "ZYX", "CZYX", "TCZYX", "STCZYX")
 
@@ -30,6 +33,14 @@ def open_and_read(path: Path) -> None:
 
 
 def _opened(path: Path) -> list[ImageStack]:
+    try:
+        return _opened_somehow(path)
+    except SeveralImagesError as error:
+        return [stack for name in list(error.images)[:_IMAGES] for stack in _opened_somehow(Path(name))]
+
+
+def _opened_somehow(path: Path) -> list[ImageStack]:
+    """Open a path with the first axes that fit, where it has none of its own."""
     try:
         return open_stacks(path)
     except AxesError as error:

@@ -39,32 +39,55 @@ def _pages_of_many_kinds() -> bytes:
     return file.getvalue()
 
 
-def _pyramid() -> bytes:
+def _pyramid(**options: Any) -> bytes:
     image = _random((64, 48))
     file = io.BytesIO()
+    with tifffile.TiffWriter(file, **options) as writer:
+        plain = {"photometric": "minisblack", "tile": (16, 16), **({} if options else {"metadata": None})}
+        writer.write(image, subifds=1, compression="zlib", **plain)
+        writer.write(image[::2, ::2], subfiletype=1, **plain)
+    return re.sub(rb"urn:uuid:[0-9a-f-]{36}", b"urn:uuid:" + b"0" * 36, file.getvalue())
+
+
+def _described_by(software: str, *descriptions: str, **options: Any) -> bytes:
+    """Write pages with descriptions as other programs write them."""
+    file = io.BytesIO()
     with tifffile.TiffWriter(file) as writer:
-        writer.write(image, subifds=1, metadata=None, tile=(16, 16), compression="zlib", photometric="minisblack")
-        writer.write(image[::2, ::2], subfiletype=1, metadata=None, tile=(16, 16), photometric="minisblack")
+        for number, description in enumerate(descriptions):
+            page = _random((40, 30, 3), "uint8") if options.get("photometric") == "rgb" else _random((20, 30)) + number
+            told = {"description": description, "software": software, "contiguous": False, "metadata": None}
+            writer.write(page[: 40 - 4 * number], **{"photometric": "minisblack", **told, **options})
     return file.getvalue()
 
 
 def _tiff_seeds() -> list[Seed]:
     told = {"axes": "TCYX", "PhysicalSizeX": 0.5, "Channel": {"Name": ["DAPI", "GFP"]}}
     spaced = {"axes": "ZYX", "spacing": 0.5, "unit": "um"}
+    color = {"metadata": None, "photometric": "rgb", "tile": (16, 16)}
+    slide, small = "Aperio Image Library v1", {"metadata": None, "tile": (16, 16)}
+    imagej = "ImageJ=1.54f\nimages=3\nslices=3\nunit=um\n"
     files = {
         "plain": _tiff(_random((3, 20, 30)), metadata=None),
         "big-endian strips": _tiff(_random((20, 30)), metadata=None, byteorder=">", rowsperstrip=5, compression="zlib"),
-        "bigtiff tiles": _tiff(
-            _random((40, 30)), metadata=None, bigtiff=True, tile=(16, 16), compression="lzw", predictor=True
-        ),
-        "rgb jpeg": _tiff(
-            _random((32, 32, 3), "uint8"), metadata=None, photometric="rgb", compression="jpeg", tile=(16, 16)
-        ),
+        "bigtiff tiles": _tiff(_random((40, 30)), bigtiff=True, compression="lzw", predictor=True, **small),
+        "rgb jpeg": _tiff(_random((32, 32, 3), "uint8"), compression="jpeg", **color),
+        "rgb planes": _tiff(_random((3, 32, 32), "uint8"), planarconfig="separate", compression="zstd", **color),
+        "jpeg 2000": _tiff(_random((32, 32), "uint8"), compression="jpeg2000", **small),
+        "png": _tiff(_random((32, 32), "uint8"), compression="png", **small),
+        "webp": _tiff(_random((32, 32, 3), "uint8"), compression="webp", **color),
+        "volumes": _tiff(_random((16, 32, 32)), volumetric=True, metadata={"axes": "ZYX"}, tile=(16, 16, 16)),
         "float packbits": _tiff(_random((20, 30), "float32"), metadata=None, compression="packbits"),
+        "float predictor": _tiff(_random((20, 30), "float32"), metadata=None, compression="lzma", predictor=True),
+        "complex": _tiff(_random((20, 30), "complex64"), metadata=None),
         "bits": _tiff(_random((20, 30)) > 99, metadata=None),
         "shaped": _tiff(_random((4, 20, 30)), metadata={"axes": "ZYX"}),
+        "one page tells of all": _tiff(_random((4, 20, 30)), metadata={"axes": "ZYX"}, truncate=True),
         "imagej": _tiff(_random((3, 20, 30)), imagej=True, resolution=(4, 5), metadata=spaced),
+        "imagej pages": _described_by("", imagej, "", "", compression="zlib"),
+        "slide": _described_by("", slide, f"{slide} 10x10", f"{slide} label", f"{slide} macro", photometric="rgb"),
+        "scanimage": _described_by("SI.VERSION_MAJOR = 5", "frame 1", "frame 2", "frame 3"),
         "ome": _tiff(_random((3, 2, 20, 30)), ome=True, metadata=told),
+        "ome pyramid": _pyramid(ome=True),
         "pages of many kinds": _pages_of_many_kinds(),
         "pyramid": _pyramid(),
     }

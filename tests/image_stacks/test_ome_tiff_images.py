@@ -190,10 +190,12 @@ def test_planes_on_pages_that_the_file_lacks_are_refused(tmp_path, where):
         TiffStack(path)
 
 
-def test_more_pages_than_are_described_and_planes_cropped_off_are_no_matter(tmp_path):
+def test_pages_that_are_not_described_are_warned_of(tmp_path, caplog):
+    """ImageJ leaves descriptions of planes that it has cropped off."""
     where = '<TiffData IFD="0" PlaneCount="9"/><TiffData IFD="1" FirstZ="7"/>'
     path = write(tmp_path / "a.ome.tif", ome(image(where, size_z=2)), value=4, n_pages=9)
     assert slices(TiffStack(path)) == [4, 4]
+    assert "the OME-XML describes 2 of 9 pages, and the others are ignored" in caplog.text
 
 
 def test_sizes_that_are_not_those_of_the_pages_are_refused(tmp_path):

@@ -169,3 +169,44 @@ def test_a_page_that_is_damaged_does_not_hide_the_others(tmp_path):
     assert stack.data_shape == (2, 1, 20, 30)
     with pytest.raises(SourceError, match=r"it has pages of 0 × 20 pixels"):
         TiffStack(path, "YX", series=1)
+
+
+@pytest.mark.parametrize("n_described", [2, 3, 5])
+def test_pages_that_imagej_does_not_count_are_not_dropped(tmp_path, n_described):
+    (image,) = random_images((4, 20, 30))
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for number, page in enumerate(image):
+            told = f"ImageJ=1.54f\nimages={n_described}\nslices={n_described}\n" if number == 0 else None
+            writer.write(page, contiguous=False, metadata=None, description=told, compression="zlib")
+    with pytest.raises(SourceError, match=rf"a\.tif describes {n_described} pages, but has 4"):
+        TiffStack(tmp_path / "a.tif")
+
+
+def test_pages_that_tifffile_takes_for_a_shorter_run_are_not_dropped(tmp_path):
+    (image,) = random_images((12, 16, 20))
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for page in image:
+            writer.write(page, contiguous=False, metadata=None, description="frame", software="SI.VERSION_MAJOR = 5")
+    with tifffile.TiffFile(tmp_path / "a.tif") as tif:
+        assert len(tif.series[0]) < 12
+    np.testing.assert_array_equal(pixels(TiffStack(tmp_path / "a.tif", "ZYX")), image)
+
+
+def test_a_slide_is_opened_without_its_thumbnail_label_and_overview(tmp_path):
+    rng = np.random.default_rng(2)
+    slide = rng.integers(0, 256, (128, 160, 3)).astype("uint8")
+    with tifffile.TiffWriter(tmp_path / "slide.tif") as writer:
+        for image, told, options in (
+            (slide, "128x160", {"tile": (32, 32), "compression": "zlib"}),
+            (slide[::4, ::4], "thumbnail", {}),
+            (slide[::2, ::2], "64x80", {"tile": (32, 32), "compression": "lzw"}),
+            (slide[:20, :30], "label 30x20", {"subfiletype": 1}),
+            (slide[:20, :40], "macro 40x20", {"subfiletype": 9}),
+        ):
+            description = f"Aperio Image Library v1\n{told}"
+            writer.write(image, photometric="rgb", metadata=None, description=description, **options)
+    for level, factor in ((0, 1), (1, 2)):
+        stack = TiffStack(tmp_path / "slide.tif", level=level)
+        np.testing.assert_array_equal(pixels(stack).transpose(1, 2, 0), slide[::factor, ::factor])
+        assert stack.metadata.is_rgb
+    assert [TiffStack(tmp_path / "slide.tif", series=number).data_shape[-1] for number in range(4)] == [160, 40, 30, 40]

@@ -6,6 +6,7 @@ description says.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -29,6 +30,9 @@ PLANES_FOR_EACH_STORED = 65_536
 """Planes that an image may have for each one that is stored; the others were never acquired."""
 
 
+_log = logging.getLogger(__name__)
+
+
 class FileSet:
     """The files that an OME-XML names, as far as they lie in the folder of the one that is opened.
 
@@ -46,6 +50,11 @@ class FileSet:
         self.path = path
         self._uuid = uuid
         self._directories: dict[Path, Sequence[Directory]] = {self.path: directories}
+
+    @property
+    def own(self) -> Sequence[Directory]:
+        """The directories of the file that is opened."""
+        return self._directories[self.path]
 
     def is_own(self, run: PlaneRun) -> bool:
         """Whether planes lie in the file that is opened."""
@@ -106,6 +115,14 @@ class OmeTiffImage:
     def is_here(self) -> bool:
         """Whether planes of it lie in the file that is opened."""
         return any(map(self.files.is_own, self.described.planes))
+
+    @property
+    def own_pages(self) -> Iterator[range]:
+        """Numbers of the pages of the file that is opened which the description says are planes of the image."""
+        n_planes, n_pages = math.prod(self.described.sizes[axis] for axis in "ZCT"), len(self.files.own)
+        for run in filter(self.files.is_own, self.described.planes):
+            stop = n_pages if run.n_planes is None else run.directory + run.n_planes
+            yield range(run.directory, min(stop, n_pages, run.directory + n_planes))
 
     @property
     def outline(self) -> tuple[str, tuple[int, ...]]:
@@ -221,8 +238,16 @@ class OmeTiffImage:
 
 
 def ome_images(document: OmeDocument, files: FileSet, reader: PageReader) -> list[OmeTiffImage]:
-    """List the images of a description that have pixels."""
-    return [OmeTiffImage(image, files, reader) for image in document.images if image.planes]
+    """List the images of a description that have pixels; pages of the file that none of them has are warned of."""
+    images = [OmeTiffImage(image, files, reader) for image in document.images if image.planes]
+    n_pages, used = len(files.own), set[int]()
+    for image in images:
+        used.update(*image.own_pages)
+    if images and len(used) < n_pages:
+        _log.warning(
+            "%s: the OME-XML describes %d of %d pages, and the others are ignored", files.path, len(used), n_pages
+        )
+    return images
 
 
 def _with_samples(described: OmeImage, page_axes: str, page_sizes: dict[str, int]) -> tuple[str, list[int]]:

@@ -81,7 +81,10 @@ def _described_by_ome(
 def _described_by_series(path: Path, tif: tifffile.TiffFile, directories: Sequence[Directory]) -> Sequence[TiffImage]:
     if tif.is_mmstack:
         _check_micromanager(path, tif)
-    if {series.kind for series in tif.series} <= _PAGES_ALONE:
+    if {series.kind for series in tif.series} <= _PAGES_ALONE or (
+        tif.is_scanimage and len(tif.pages) < len(directories)
+    ):
+        # tifffile guesses where the pages of ScanImage are, and may find fewer than there are.
         return images_of_pages(tif, directories)
     return [SeriesImage(path, tif, series, directories, PageReader(tif)) for series in tif.series]
 

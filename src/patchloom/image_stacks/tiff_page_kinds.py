@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -19,12 +18,10 @@ from patchloom.image_stacks.tiff_directories import (
     Tags,
 )
 from patchloom.image_stacks.tiff_pages import PageKind, StoredPage
+from patchloom.image_stacks.tiff_segments import DAMAGE
 
 _DECODED_TO_RGB = {6, 7, 33007, 34892}
 """Compressions (JPEG) whose decoder turns YCbCr into RGB."""
-
-_DAMAGE = (tifffile.TiffFileError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, struct.error)
-"""What tifffile raises for a directory that is damaged."""
 
 
 class PageReader:
@@ -80,7 +77,7 @@ class PageReader:
                 return page_kind(_page_at(self._tif, directory.offset, index))
             with tifffile.TiffFile(directory.path) as tif:
                 return page_kind(_page_at(tif, directory.offset, index))
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise SourceError(
                 f"{directory.path} cannot be read as a TIFF: page {index} is damaged: {type(error).__name__}: {error}"
             ) from error

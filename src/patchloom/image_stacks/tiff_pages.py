@@ -28,11 +28,10 @@ from functools import cached_property, lru_cache
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 
 from patchloom.errors import SourceError
-from patchloom.image_stacks.tiff_segments import Decoder
+from patchloom.image_stacks.tiff_segments import DAMAGE, Decoder
 
 MAPS_KEPT = 32
 """How many files stay mapped into memory. Mapped anew, a file costs a page fault for every page read."""
@@ -376,7 +375,7 @@ def _decoded_segments(
         encoded = read_segment(file, int(table.offsets[page, number]), int(table.byte_counts[page, number]))
         try:
             pixels, corner, shape = decode(encoded, number, jpegtables=tables, jpegheader=kind.jpeg_header)
-        except (ValueError, RuntimeError, TypeError, IndexError, ImportError, tifffile.TiffFileError) as error:
+        except DAMAGE as error:
             raise SourceError(f"{file.name}: segment {number} of page {page} cannot be decoded: {error}") from error
         yield _Segment(corner, (1, *shape), kind.fill if pixels is None else pixels)
 

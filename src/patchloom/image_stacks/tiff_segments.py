@@ -23,6 +23,12 @@ Decoded = tuple[NDArray[Any] | None, tuple[int, ...], tuple[int, ...]]
 Decoder = Callable[..., Decoded]
 """From the bytes and the number of a segment to its pixels."""
 
+DAMAGE = (
+    tifffile.TiffFileError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RuntimeError, struct.error,
+    ImportError,
+)  # fmt: skip
+"""What tifffile and the codecs raise for what is damaged or not supported."""
+
 SMALL_SEGMENT = 64 << 20
 """Bytes that any segment may have when decoded."""
 
@@ -53,20 +59,15 @@ def segment_decoder(path: str | Path, offset: int) -> Decoder:
         with tifffile.TiffFile(path) as tif:
             tif.filehandle.seek(offset)
             return bounded_decoder(tifffile.TiffPage(tif, index=0))
-    except (OSError, tifffile.TiffFileError) as error:
-        if isinstance(error, SourceError):
-            raise
+    except OSError as error:
         raise SourceError(f"{path} cannot be read: {error}") from error
+    except DAMAGE as error:
+        raise SourceError(f"{path} is stored in a way that is not supported: {error}") from error
 
 
 def bounded_decoder(page: tifffile.TiffPage) -> Decoder:
     """Make the decoder of the segments of an open page."""
-    if not isinstance(page.compression, int):
-        raise SourceError(f"{page.parent.filehandle.path} is damaged: a page has the compressions {page.compression}")
-    try:
-        decode: Decoder = page.decode
-    except (ValueError, NotImplementedError, KeyError) as error:
-        raise SourceError(f"{page.parent.filehandle.path} is stored in a way that is not supported: {error}") from error
+    decode: Decoder = page.decode
     item_size = 1 if page.dtype is None else page.dtype.itemsize
     segment_bytes = math.prod(page.chunks) * item_size
     full_strip = _full_strip_bytes(page, item_size)

@@ -23,8 +23,11 @@ from patchloom.image_stacks.tiff_metadata import metadata_of_imagej
 from patchloom.image_stacks.tiff_page_kinds import PageReader, page_kind
 from patchloom.image_stacks.tiff_pages import PageKind, StoredPage
 
-_IN_ORDER = {"shaped", "imagej"}
+_IN_ORDER = {"shaped", "imagej", "scanimage", "nih", "fluoview", "sis"}
 """tifffile's names of formats in which the pages of an image follow each other."""
+
+_ONE_IMAGE = _IN_ORDER - {"shaped"}
+"""Those that have one image, of all pages of the file."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,8 @@ class SeriesImage:
     def _pages(self, series: tifffile.TiffPageSeries, n_pages: int) -> Iterator[StoredPage | None]:
         keyframe = series.keyframe
         if series.kind in _IN_ORDER and not keyframe.is_subifd:
+            if series.kind in _ONE_IMAGE and n_pages < len(self.directories):
+                raise SourceError(f"{self.path} describes {n_pages} pages, but has {len(self.directories)}")
             following = self.directories[keyframe.index : keyframe.index + n_pages]
             if not series.is_truncated and len(following) == n_pages:
                 with self.path.open("rb") as file:
