@@ -135,6 +135,13 @@ def test_numbers_that_no_page_stands_for_cost_nothing(tmp_path, what):
     assert peak < 10e6
 
 
+def test_planes_that_are_described_again_and_again_cost_nothing(tmp_path):
+    where = '<TiffData IFD="0" PlaneCount="300"/>' * 300
+    path = write(tmp_path / "a.ome.tif", ome(image(where, size_z=300)), n_pages=300)
+    with pytest.raises(SourceError, match=r"a\.ome\.tif describes the same planes again and again"):
+        TiffStack(path)
+
+
 def test_entities_are_not_expanded(tmp_path):
     entities = "".join(f'<!ENTITY a{level} "{f"&a{level - 1};" * 10}">' for level in range(1, 12))
     body = ome(image('<TiffData IFD="0"/>', name="&a11;")).partition("?>")[2]

@@ -82,3 +82,23 @@ def test_directories_that_overlap_do_not_multiply_a_file(tmp_path):
     (tmp_path / "a.tif").write_bytes(content)
     with pytest.raises(SourceError, match=r"a\.tif is (damaged|truncated)"):
         TiffStack(tmp_path / "a.tif", "ZYX")
+
+
+@pytest.mark.parametrize("description", [None, "ImageJ=1.54f\nimages=900\nslices=900\n"])
+def test_pages_that_share_long_tables_do_not_multiply_a_file(tmp_path, description):
+    """Each of 900 pages says that its pixels are in all of 40,000 strips, which one table in the file lists."""
+    n_strips, n_pages = 40_000, 900
+    image = np.zeros((n_strips, 1), "uint8")
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        writer.write(image, rowsperstrip=1, metadata=None, description=description, photometric="minisblack")
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    places, form = next_offsets(tmp_path / "a.tif")
+    end, begin = places[0]
+    directory = bytes(content[begin:end])
+    content[end : end + 4] = struct.pack(form, len(content))
+    for page in range(1, n_pages):
+        following = len(content) + len(directory) + 4
+        content += directory + struct.pack(form, following if page < n_pages - 1 else 0)
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(SourceError, match=r"a\.tif is damaged: its pages share the tables"):
+        TiffStack(tmp_path / "a.tif", "ZYX")

@@ -19,6 +19,7 @@ import numpy as np
 from patchloom.axes import AxesMap
 from patchloom.errors import SourceError, SourceNotFoundError
 from patchloom.image_metadata import ImageMetadata
+from patchloom.image_stacks.micromanager_bounds import PLANES_FOR_EACH_STORED
 from patchloom.image_stacks.ome_xml import OmeDocument, OmeImage, PlaneRun
 from patchloom.image_stacks.tiff_directories import SUB_DIRECTORIES, Directory, read_directories, read_directory
 from patchloom.image_stacks.tiff_image import TiffLevel, is_name_of_associated
@@ -26,9 +27,8 @@ from patchloom.image_stacks.tiff_metadata import metadata_of_ome
 from patchloom.image_stacks.tiff_page_kinds import PageReader
 from patchloom.image_stacks.tiff_pages import StoredPage
 
-PLANES_FOR_EACH_STORED = 65_536
-"""Planes that an image may have for each one that is stored; the others were never acquired."""
-
+_DESCRIPTIONS_OF_EACH, _DESCRIPTIONS = 10, 10_000
+"""How often the planes of an image may be described, on the average and in small images."""
 
 _log = logging.getLogger(__name__)
 
@@ -180,6 +180,7 @@ class OmeTiffImage:
         n_planes = math.prod(shape)
         found: dict[int, Directory] = {}
         missing: list[str] = []
+        n_described = 0
         for run in self.described.planes:
             position = [run.first[axis] for axis in order]
             if any(place >= size for place, size in zip(position, shape, strict=True)):
@@ -188,8 +189,12 @@ class OmeTiffImage:
             there = self.files.directories(run)
             if there is None:
                 missing.append(run.file_name or "")
-            else:
-                found.update(enumerate(self._of_run(run, there, n_planes - first), start=first))
+                continue
+            pages = self._of_run(run, there, n_planes - first)
+            found.update(enumerate(pages, start=first))
+            n_described += len(pages)
+            if n_described > _DESCRIPTIONS_OF_EACH * len(found) + _DESCRIPTIONS:
+                raise SourceError(f"{self.files.path} describes the same planes again and again")
         if missing and len(found) < n_planes:
             names = list(dict.fromkeys(missing))
             raise SourceNotFoundError(
@@ -240,13 +245,12 @@ class OmeTiffImage:
 def ome_images(document: OmeDocument, files: FileSet, reader: PageReader) -> list[OmeTiffImage]:
     """List the images of a description that have pixels; pages of the file that none of them has are warned of."""
     images = [OmeTiffImage(image, files, reader) for image in document.images if image.planes]
-    n_pages, used = len(files.own), set[int]()
-    for image in images:
-        used.update(*image.own_pages)
-    if images and len(used) < n_pages:
-        _log.warning(
-            "%s: the OME-XML describes %d of %d pages, and the others are ignored", files.path, len(used), n_pages
-        )
+    is_used = np.zeros(len(files.own), bool)
+    for pages in (pages for image in images for pages in image.own_pages):
+        is_used[pages.start : pages.stop] = True
+    if images and not is_used.all():
+        told = (files.path, is_used.sum(), len(is_used))
+        _log.warning("%s: the OME-XML describes %d of %d pages, and the others are ignored", *told)
     return images
 
 

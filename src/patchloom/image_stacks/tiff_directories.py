@@ -207,6 +207,24 @@ def read_directories(path: str | Path) -> tuple[Directory, ...]:
     return tuple(found.values())
 
 
+def check_tables(directories: Sequence[Directory]) -> None:
+    """Refuse pages whose tables of segments, all together, are longer than their file.
+
+    Raises
+    ------
+    SourceError
+        If they are, so that many pages share one table.
+    """
+    n_segments = 0
+    for directory in directories:
+        layout = directory.tags().layout
+        n_segments += max(
+            (layout.places[tag][2] for tag in (STRIP_OFFSETS, TILE_OFFSETS) if tag in layout.places), default=0
+        )
+    if directories and n_segments > Path(directories[0].path).stat().st_size:
+        raise SourceError(f"{directories[0].path} is damaged: its pages share the tables of where their pixels are")
+
+
 def read_directory(path: str | Path, offset: int) -> Directory:
     """Read one directory, which need not be in the list of pages.
 

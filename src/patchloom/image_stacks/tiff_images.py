@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import tifffile
 
 from patchloom.errors import SourceError
-from patchloom.image_stacks.ome_tiff_images import PLANES_FOR_EACH_STORED, FileSet, ome_images
+from patchloom.image_stacks.micromanager_bounds import check_micromanager
+from patchloom.image_stacks.ome_tiff_images import FileSet, ome_images
 from patchloom.image_stacks.ome_xml import read_ome_xml
-from patchloom.image_stacks.tiff_directories import Directory
+from patchloom.image_stacks.tiff_directories import Directory, check_tables
 from patchloom.image_stacks.tiff_image import TiffImage
 from patchloom.image_stacks.tiff_page_images import images_of_pages
 from patchloom.image_stacks.tiff_page_kinds import PageReader
@@ -24,6 +24,9 @@ _AFTER_OME = (
     "nih", "mdgel",
 )  # fmt: skip
 """tifffile's names of formats whose metadata say what images there are, in the order in which it tries them."""
+
+_FEW = 100
+"""Pages whose tables of segments are read without a question, even where each is as long as the file."""
 
 _PAGES_ALONE = {"generic", "uniform"}
 """tifffile's names for files in which nothing but the pages does."""
@@ -47,6 +50,8 @@ def tiff_images(tif: tifffile.TiffFile, directories: Sequence[Directory], *, ign
         If the description of the images cannot be used.
     """
     path = Path(tif.filehandle.path)
+    if len(directories) > _FEW:
+        check_tables(directories)
     if _has_format(tif, _BEFORE_OME):
         return _described_by_series(path, tif, directories)
     if tif.is_ome:
@@ -79,22 +84,10 @@ def _described_by_ome(
 
 
 def _described_by_series(path: Path, tif: tifffile.TiffFile, directories: Sequence[Directory]) -> Sequence[TiffImage]:
-    if tif.is_mmstack:
-        _check_micromanager(path, tif)
+    check_micromanager(path, tif)
     if {series.kind for series in tif.series} <= _PAGES_ALONE or (
         tif.is_scanimage and len(tif.pages) < len(directories)
     ):
         # tifffile guesses where the pages of ScanImage are, and may find fewer than there are.
         return images_of_pages(tif, directories)
     return [SeriesImage(path, tif, series, directories, PageReader(tif)) for series in tif.series]
-
-
-def _check_micromanager(path: Path, tif: tifffile.TiffFile) -> None:
-    """Refuse numbers of planes that nothing in the file stands for, before any list is made of them."""
-    told = tif.micromanager_metadata or {}
-    largest = told["IndexMap"][:, :4].max(axis=0).tolist()
-    sizes = [int(told["Summary"].get(name, 1)) for name in ("Channels", "Slices", "Frames", "Positions")]
-    n_planes = math.prod(max(size, position + 1) for size, position in zip(sizes, largest, strict=True))
-    n_stored = len(told["IndexMap"])
-    if n_planes > PLANES_FOR_EACH_STORED * n_stored:
-        raise SourceError(f"{path} describes {n_planes} planes, of which {n_stored} are stored")

@@ -112,7 +112,7 @@ class DamagedPage:
 
 
 def images_of_pages(tif: tifffile.TiffFile, directories: Sequence[Directory]) -> list[TiffImage]:
-    """List the images that pages are, in the order of their first pages; pages that are damaged come last.
+    """List the images that pages are, in the order of their first pages; the first page that is damaged comes last.
 
     Pages that are marked as smaller copies are levels of the pyramid of the image before them where their size fits, and
     images of their own where it does not.
@@ -136,7 +136,7 @@ def images_of_pages(tif: tifffile.TiffFile, directories: Sequence[Directory]) ->
             group = groups.setdefault(page.kind.image, _Pages(page.kind))
             group.pages.append(page)
             group.below.append(below)
-    return _with_pyramids(list(groups.values()), reader) + damaged
+    return _with_pyramids(list(groups.values()), reader) + damaged[:1]
 
 
 def _with_pyramids(groups: Sequence[_Pages], reader: PageReader) -> list[TiffImage]:

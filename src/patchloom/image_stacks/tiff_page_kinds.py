@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -35,6 +37,7 @@ class PageReader:
 
     def __init__(self, tif: tifffile.TiffFile) -> None:
         self._tif = tif
+        self._n_segments: Counter[str] = Counter()
         self._kinds: dict[tuple[object, ...], PageKind] = {}
 
     def page(self, directory: Directory, file: BinaryIO, *, index: int = 0) -> StoredPage:
@@ -55,13 +58,12 @@ class PageReader:
             If it is damaged, or stored in a way that is not supported.
         """
         tags = directory.tags()
-        return StoredPage.of_segments(
-            directory.path,
-            self.kind(tags, file, index=index),
-            tags.integers(file, TILE_OFFSETS, STRIP_OFFSETS),
-            tags.integers(file, TILE_BYTE_COUNTS, STRIP_BYTE_COUNTS),
-            tags.content(file, JPEG_TABLES),
-        )
+        offsets = tags.integers(file, TILE_OFFSETS, STRIP_OFFSETS)
+        byte_counts = tags.integers(file, TILE_BYTE_COUNTS, STRIP_BYTE_COUNTS)
+        if len(offsets) > 1:
+            self._check_table(directory.path, len(offsets))
+        kind = self.kind(tags, file, index=index)
+        return StoredPage.of_segments(directory.path, kind, offsets, byte_counts, tags.content(file, JPEG_TABLES))
 
     def kind(self, tags: Tags, file: BinaryIO, *, index: int = 0) -> PageKind:
         """Describe how the page of a directory is stored; see `page`."""
@@ -70,6 +72,12 @@ class PageReader:
         if kind is None:
             kind = self._kinds[storage] = self._kind_at(tags.directory, index)
         return kind
+
+    def _check_table(self, path: str, n_segments: int) -> None:
+        """Refuse pages whose tables of segments, all together, are longer than their file."""
+        self._n_segments[path] += n_segments
+        if self._n_segments[path] > 2 * os.stat(path).st_size:  # noqa: PTH116  # a string
+            raise SourceError(f"{path} is damaged: its pages share the tables of where their pixels are")
 
     def _kind_at(self, directory: Directory, index: int) -> PageKind:
         try:

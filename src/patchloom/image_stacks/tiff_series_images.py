@@ -137,7 +137,7 @@ class SeriesImage:
             return self.reader.kind(read_directory(path, page.offset).tags(), file, index=page.index)
 
     def _check_folder(self, pages: Sequence[StoredPage | None]) -> None:
-        for name in {page.path for page in pages if page is not None}:
+        for name in {page.path for page in pages if page is not None} - {str(self.path)}:
             if not Path(name).resolve().is_relative_to(self.path.parent):
                 raise SourceError(
                     f"{self.path} is one file of a set, and names another outside its folder, {name!r}, which is not read"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from patchloom.axes import LEGAL_AXES, AxesMap
 from patchloom.errors import PatchloomError, SeveralImagesError, SourceError, SourceNotFoundError
+from patchloom.geometry.checks import whole_number
 from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks.sliced_stack import SlicedStack
 from patchloom.image_stacks.source_axes import axes_from_names, unknown_axes
@@ -205,7 +206,7 @@ def _described(image: TiffImage) -> str:
 
 
 def _checked(what: str, path: str | Path, number: int, limit: int) -> int:
-    if number not in range(limit):
+    if whole_number(what, number) not in range(limit):
         raise SourceNotFoundError(f"{path} has no {what} {number}: it has {limit}, counted from 0")
     return number
 
