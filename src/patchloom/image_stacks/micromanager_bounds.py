@@ -37,8 +37,8 @@ def check_ndtiff_index(path: Path) -> None:
     places: dict[str, set[int | str]] = {}
     n_stored = 0
     for axes, name, *_ in tifffile.read_ndtiff_index(path.with_name("NDTiff.index")):
-        place = path.parent / name
-        if not place.resolve().is_relative_to(path.parent.resolve()) or not place.is_file():
+        named = path.parent / name
+        if not named.resolve().is_relative_to(path.parent.resolve()) or not named.is_file():
             raise SourceError(
                 f"{path} is one file of a set, and names another that is not in its folder, {name[:200]!r}"
             )

@@ -160,6 +160,9 @@ class _Layout:
     distant_storage: tuple[int, ...]
     """Places of those that have the offset of a value in them."""
 
+    n_segments: int
+    """Number of segments of a page."""
+
 
 @lru_cache(1024)
 def _layout(form: _Format, headers: tuple[bytes, ...]) -> _Layout:
@@ -174,6 +177,7 @@ def _layout(form: _Format, headers: tuple[bytes, ...]) -> _Layout:
         tuple(headers[place] for place, _ in storage),
         tuple(place for place, is_distant in storage if not is_distant),
         tuple(place for place, is_distant in storage if is_distant),
+        max((count for tag, _, count in entries if tag in {STRIP_OFFSETS, TILE_OFFSETS}), default=0),
     )
 
 
@@ -215,14 +219,14 @@ def check_tables(directories: Sequence[Directory]) -> None:
     SourceError
         If they are, so that many pages share one table.
     """
-    n_segments = 0
-    for directory in directories:
-        layout = directory.tags().layout
-        n_segments += max(
-            (layout.places[tag][2] for tag in (STRIP_OFFSETS, TILE_OFFSETS) if tag in layout.places), default=0
-        )
-    if directories and n_segments > Path(directories[0].path).stat().st_size:
-        raise SourceError(f"{directories[0].path} is damaged: its pages share the tables of where their pixels are")
+    path = directories[0].path
+    check_number_of_segments(path, sum(directory.tags().layout.n_segments for directory in directories))
+
+
+def check_number_of_segments(path: str, n_segments: int) -> None:
+    """Refuse a file whose pages have this many segments; see `check_tables`."""
+    if n_segments > os.stat(path).st_size:  # noqa: PTH116  # a string
+        raise SourceError(f"{path} is damaged: its pages share the tables of where their pixels are")
 
 
 def read_directory(path: str | Path, offset: int) -> Directory:

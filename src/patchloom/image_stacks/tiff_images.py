@@ -50,8 +50,6 @@ def tiff_images(tif: tifffile.TiffFile, directories: Sequence[Directory], *, ign
         If the description of the images cannot be used.
     """
     path = Path(tif.filehandle.path)
-    if len(directories) > _FEW:
-        check_tables(directories)
     if _has_format(tif, _BEFORE_OME):
         return _described_by_series(path, tif, directories)
     if tif.is_ome:
@@ -85,6 +83,8 @@ def _described_by_ome(
 
 def _described_by_series(path: Path, tif: tifffile.TiffFile, directories: Sequence[Directory]) -> Sequence[TiffImage]:
     check_micromanager(path, tif)
+    if len(directories) > _FEW:
+        check_tables(directories)
     if {series.kind for series in tif.series} <= _PAGES_ALONE or (
         tif.is_scanimage and len(tif.pages) < len(directories)
     ):

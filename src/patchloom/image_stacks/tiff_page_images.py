@@ -88,7 +88,7 @@ class PagesImage:
             if number >= len(below):
                 raise SourceError(f"{page.path} is damaged: not all of its pages have as many smaller copies")
             with open(page.path, "rb") as file:  # noqa: PTH123  # a string
-                yield self.reader.page(read_directory(page.path, int(below[number])), file)
+                yield self.reader.page(read_directory(page.path, int(below[number])).tags(), file)
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,9 @@ def images_of_pages(tif: tifffile.TiffFile, directories: Sequence[Directory]) ->
             tags = directory.tags()
             if not tags.is_page:
                 continue
+            reader.count_segments(tags)
             try:
-                page = reader.page(directory, file, index=index)
+                page = reader.page(tags, file, index=index)
                 below = tags.integers(file, SUB_DIRECTORIES)
             except SourceError as error:
                 damaged.append(DamagedPage(error))

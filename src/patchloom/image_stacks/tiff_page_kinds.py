@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from typing import Any, BinaryIO
 
@@ -18,6 +17,7 @@ from patchloom.image_stacks.tiff_directories import (
     TILE_OFFSETS,
     Directory,
     Tags,
+    check_number_of_segments,
 )
 from patchloom.image_stacks.tiff_pages import PageKind, StoredPage
 from patchloom.image_stacks.tiff_segments import DAMAGE
@@ -40,12 +40,12 @@ class PageReader:
         self._n_segments: Counter[str] = Counter()
         self._kinds: dict[tuple[object, ...], PageKind] = {}
 
-    def page(self, directory: Directory, file: BinaryIO, *, index: int = 0) -> StoredPage:
-        """Describe the page of a directory.
+    def page(self, tags: Tags, file: BinaryIO, *, index: int = 0) -> StoredPage:
+        """Describe a page.
 
         Parameters
         ----------
-        directory : Directory
+        tags : Tags
             Its directory.
         file : binary file
             The file of the directory, open.
@@ -57,13 +57,24 @@ class PageReader:
         SourceError
             If it is damaged, or stored in a way that is not supported.
         """
-        tags = directory.tags()
+        path = tags.directory.path
         offsets = tags.integers(file, TILE_OFFSETS, STRIP_OFFSETS)
         byte_counts = tags.integers(file, TILE_BYTE_COUNTS, STRIP_BYTE_COUNTS)
-        if len(offsets) > 1:
-            self._check_table(directory.path, len(offsets))
         kind = self.kind(tags, file, index=index)
-        return StoredPage.of_segments(directory.path, kind, offsets, byte_counts, tags.content(file, JPEG_TABLES))
+        return StoredPage.of_segments(path, kind, offsets, byte_counts, tags.content(file, JPEG_TABLES))
+
+    def count_segments(self, tags: Tags) -> None:
+        """Count the segments of a page that is going to be read.
+
+        Raises
+        ------
+        SourceError
+            If the tables of segments, of all pages so far, are longer than their file: many pages share one.
+        """
+        if tags.layout.n_segments > 1:
+            path = tags.directory.path
+            self._n_segments[path] += tags.layout.n_segments
+            check_number_of_segments(path, self._n_segments[path])
 
     def kind(self, tags: Tags, file: BinaryIO, *, index: int = 0) -> PageKind:
         """Describe how the page of a directory is stored; see `page`."""
@@ -72,12 +83,6 @@ class PageReader:
         if kind is None:
             kind = self._kinds[storage] = self._kind_at(tags.directory, index)
         return kind
-
-    def _check_table(self, path: str, n_segments: int) -> None:
-        """Refuse pages whose tables of segments, all together, are longer than their file."""
-        self._n_segments[path] += n_segments
-        if self._n_segments[path] > 2 * os.stat(path).st_size:  # noqa: PTH116  # a string
-            raise SourceError(f"{path} is damaged: its pages share the tables of where their pixels are")
 
     def _kind_at(self, directory: Directory, index: int) -> PageKind:
         try:
