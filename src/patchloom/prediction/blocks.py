@@ -17,6 +17,15 @@ from patchloom.geometry.tile_rule import Seams
 MAX_BLOCK_VOXELS = 2**25
 """Voxels of a block, in one channel: 128 MiB of float32."""
 
+MODEL_VOXELS = 2**22
+"""Voxels of tiles that go through the model for one block, 16 tiles of 512² or 64³: a minute for a network of 4 s a tile."""
+
+MODEL_TILES = 512
+"""Tiles of one block: small ones may take a network long for their size."""
+
+LEAST_BLOCK_VOXELS = 2**20
+"""Voxels of a block, in one channel, below which no block is made smaller to be finished sooner: files would get too small."""
+
 _CHUNK_SIZE = {2: 256, 3: 64}
 """Size along each axis that a chunk of the output comes close to: what viewers fetch at once."""
 
@@ -112,6 +121,35 @@ def choose_seams(data_shapes: Sequence[Sequence[int]]) -> Seams:
     ('centered', 'grid')
     """
     return "centered" if all(prod(shape[2:]) <= MAX_BLOCK_VOXELS for shape in data_shapes) else "grid"
+
+
+def largest_block(data_shapes: Sequence[Sequence[int]], patch_size: Sequence[int], cores: Sequence[int]) -> int:
+    """Choose the most voxels that a block may have, in one channel.
+
+    What is not yet part of a finished block is lost when a run is killed. So a block is bounded by what goes through the
+    model for it, in voxels (`MODEL_VOXELS`) and in tiles (`MODEL_TILES`). It is never bounded by measured time: a resumed
+    run must come to the same blocks. An image of several blocks has no fewer than four, so that writing overlaps.
+
+    Parameters
+    ----------
+    data_shapes : sequence of sequence of int
+        `SC(Z)YX` of each image.
+    patch_size : sequence of int
+        Size of the tiles that the model gets, `(z,) y, x`.
+    cores : sequence of int
+        Distance between tile starts, `(z,) y, x`.
+
+    Examples
+    --------
+    >>> largest_block([(1, 1, 8192, 8192)], patch_size=(256, 256), cores=(192, 192))  # 64 tiles
+    2359296
+    >>> largest_block([(1, 1, 512, 512, 512)], patch_size=(64, 64, 64), cores=(48, 48, 48))  # 16 tiles
+    1769472
+    """
+    n_tiles = max(1, min(MODEL_TILES, MODEL_VOXELS // prod(patch_size)))
+    voxels = max(shape[0] * prod(shape[2:]) for shape in data_shapes)
+    overlapping = MAX_BLOCK_VOXELS if voxels <= MAX_BLOCK_VOXELS else max(voxels // 4, MAX_BLOCK_VOXELS // 8)
+    return min(overlapping, max(n_tiles * prod(cores), LEAST_BLOCK_VOXELS))
 
 
 def choose_blocks(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from math import lcm, prod
+from math import lcm
 from typing import Any, get_args
 
 from patchloom.argument_checks import function, instance, instances, listed, one_of
@@ -18,7 +18,7 @@ from patchloom.image_stacks import ImageStack, Source, check_series, open_stacks
 from patchloom.image_stacks.fingerprints import glance
 from patchloom.patching import TiledPatching
 from patchloom.pixel_arrays import pixel_dtype
-from patchloom.prediction.blocks import MAX_BLOCK_VOXELS, choose_blocks, choose_seams
+from patchloom.prediction.blocks import choose_blocks, choose_seams, largest_block
 from patchloom.prediction.emptiness import SkipRule
 from patchloom.prediction.fill_value import check_fill, check_fill_fits
 from patchloom.prediction.memory import check_memory_limit
@@ -207,10 +207,11 @@ def _check_fill_fits(plan: PredictionPlan) -> None:
 def _fit_into_memory(unbound: PredictionPlan) -> PredictionPlan:
     """Choose blocks and handing over: the fewest tiles computed again that fit into memory, then the largest blocks."""
     least = None
-    largest = _largest_block(unbound.tiling.data_shapes)
+    cores = [rule.core for rule in unbound.tiling.rules]
+    largest = largest_block(unbound.tiling.data_shapes, unbound.patch_size, cores)
     for sizes in (_BLOCK_SIZES, _SMALL_BLOCK_SIZES):
         fitting = []
-        for candidate in _candidates(unbound, [size for size in sizes if size <= largest]):
+        for candidate in _candidates(unbound, cores, sorted({min(size, largest) for size in sizes}, reverse=True)):
             needed = candidate.least_memory_limit
             least = needed if least is None else min(least, needed)
             if candidate.memory.total <= unbound.memory_limit:
@@ -226,14 +227,7 @@ def _fit_into_memory(unbound: PredictionPlan) -> PredictionPlan:
     )
 
 
-def _largest_block(data_shapes: Sequence[Sequence[int]]) -> int:
-    """Choose the most voxels that a block may have: an image of several is no less than four, so that writing overlaps."""
-    voxels = max(shape[0] * prod(shape[2:]) for shape in data_shapes)
-    return MAX_BLOCK_VOXELS if voxels <= MAX_BLOCK_VOXELS else max(voxels // 4, MAX_BLOCK_VOXELS // 8)
-
-
-def _candidates(unbound: PredictionPlan, block_sizes: Sequence[int]) -> Iterator[PredictionPlan]:
-    cores = [rule.core for rule in unbound.tiling.rules]
+def _candidates(unbound: PredictionPlan, cores: Sequence[int], block_sizes: Sequence[int]) -> Iterator[PredictionPlan]:
     for voxels in block_sizes:
         blocks = tuple(
             choose_blocks(shape, cores, unbound.tiling.seams, voxels) for shape in unbound.tiling.data_shapes
