@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from patchloom.errors import ArgumentError, ArgumentTypeError, GeometryError, NotWholeError
+from patchloom.errors import ArgumentError, ArgumentTypeError, GeometryError, NotWholeError, PatchloomError
 
 MAX_SIZE = 2**62
 """Largest size and coordinate along one axis, so that the sum of two still has 64 bits."""
@@ -272,15 +272,24 @@ def instances(name: str, values: Any, kind: type[Any], what: str) -> list[Any]:
     return [instance(f"{name}[{place}]", value, kind) for place, value in enumerate(listed(name, values, what))]
 
 
-def file_path(name: str, value: Any) -> Any:
+def file_path(name: str, value: Any, *, error: type[PatchloomError] = ArgumentError) -> Any:
     """Return the path of a file or folder, which need not exist, as it was given.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the message.
+    value : str or path-like
+        What was given.
+    error : type
+        The error for a text that is not a path.
 
     Raises
     ------
     ArgumentTypeError
         If `value` is not a text or path.
     ArgumentError
-        If the file system does not take it: it is empty, too long or has a NUL in it.
+        Or the error given, if the file system does not take it: it is empty, too long or has a NUL in it.
 
     Examples
     --------
@@ -294,12 +303,12 @@ def file_path(name: str, value: Any) -> Any:
             f"{name} is {shown(value)} of type {type(value).__name__}: it must be the name of a file or folder"
         )
     if not os.fspath(value):
-        raise ArgumentError(f"{name} is {shown(value)}: it must be the name of a file or folder")
+        raise error(f"{name} is {shown(value)}: it must be the name of a file or folder")
     try:
         os.lstat(value)
-    except ValueError as error:
-        raise ArgumentError(f"{name} is {shown(value)}, which is not a path: {error}; take another name") from error
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise ArgumentError(f"{name} is {shown(value)}, which is too long a path: take a shorter one") from error
+    except ValueError as fault:
+        raise error(f"{name} is {shown(value)}, which is not a path: {fault}; take another name") from fault
+    except OSError as fault:
+        if fault.errno == errno.ENAMETOOLONG:
+            raise error(f"{name} is {shown(value)}, which is too long a path: take a shorter one") from fault
     return value

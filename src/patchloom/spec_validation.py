@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
+from patchloom.argument_checks import listed, shown, whole_number
 from patchloom.errors import SpecError
 from patchloom.patch_specs import PatchSpecs, is_tile_specs, is_uncorrelated_specs
 
 _Fields = Mapping[str, Any]
+
+_NUMBERS = frozenset({"data_idx", "sample_idx", "total_tiles", "principal_channel"})
+_FLAT = frozenset(
+    {"coords", "patch_size", "crop_coords", "crop_size", "stitch_coords", "all_data_idx", "all_sample_idx"}
+)
+_SEQUENCES = _FLAT | {"all_coords"}
 
 
 def validate_specs(specs: PatchSpecs | Iterable[PatchSpecs], data_shapes: Sequence[Sequence[int]]) -> None:
@@ -40,7 +47,8 @@ def validate_specs(specs: PatchSpecs | Iterable[PatchSpecs], data_shapes: Sequen
       patch_size[1] is 0: it must be at least 1
     """
     single = isinstance(specs, Mapping)
-    rows = [cast("PatchSpecs", specs)] if single else list(cast("Iterable[PatchSpecs]", specs))
+    rows: list[Any] = [specs] if single else listed("specs", specs, "a specification, or a sequence of them")
+    data_shapes = _checked_shapes(data_shapes)
     faults = [
         fault if single else f"specification {position}: {fault}"
         for position, spec in enumerate(rows)
@@ -51,28 +59,54 @@ def validate_specs(specs: PatchSpecs | Iterable[PatchSpecs], data_shapes: Sequen
         raise SpecError("\n  ".join([f"{counts}:", *faults]))
 
 
+def _checked_shapes(data_shapes: Any) -> list[tuple[int, ...]]:
+    what = "the shape SC(Z)YX of each image stack"
+    shapes = [
+        tuple(
+            whole_number(f"data_shapes[{data_idx}]", size) for size in listed(f"data_shapes[{data_idx}]", shape, what)
+        )
+        for data_idx, shape in enumerate(listed("data_shapes", data_shapes, what))
+    ]
+    for data_idx, shape in enumerate(shapes):
+        if len(shape) not in (4, 5) or min(shape) < 1:
+            raise SpecError(
+                f"data_shapes[{data_idx}] is {shown(shape)}: it must be SCYX or SCZYX, every size at least 1"
+            )
+    return shapes
+
+
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + "s" * (number != 1)
 
 
-def _faults(spec: PatchSpecs, data_shapes: Sequence[Sequence[int]]) -> Iterator[str]:
-    fields = cast("_Fields", spec)
+def _faults(spec: Any, data_shapes: Sequence[Sequence[int]]) -> Iterator[str]:
+    if not isinstance(spec, Mapping):
+        yield f"specs has {shown(spec)} of type {type(spec).__name__}: it must be a dictionary, such as a patching gives"
+        return
+    fields: Mapping[Any, Any] = spec
     needed = ["data_idx", "sample_idx", "coords", "patch_size"]
-    if is_tile_specs(spec):
+    is_tile, is_uncorrelated = is_tile_specs(cast("PatchSpecs", spec)), is_uncorrelated_specs(cast("PatchSpecs", spec))
+    if is_tile:
         needed += ["total_tiles"]
-    if is_uncorrelated_specs(spec):
+    if is_uncorrelated:
         needed += ["principal_channel"]
+    unknown = [str(name) for name in fields if not isinstance(name, str)]
+    if unknown:
+        yield f"specs has the fields {unknown}: names of fields are texts"
+        return
     missing = [f"{name} is missing" for name in needed if name not in fields]
-    ill_typed = [fault for name, value in fields.items() for fault in _not_plain(name, value)]
+    ill_typed = [
+        fault for name, value in fields.items() for fault in (*_not_plain(name, value), *_other_form(name, value))
+    ]
     if missing or ill_typed:
         yield from missing + ill_typed
         return
     yield from _place_faults(fields, "data_idx", "sample_idx", "coords", data_shapes)
     yield from _length_faults(fields, ["patch_size"])
     yield from _low_faults(fields, "patch_size", 1)
-    if is_tile_specs(spec):
+    if is_tile:
         yield from _tile_faults(fields, data_shapes)
-    if is_uncorrelated_specs(spec):
+    if is_uncorrelated:
         yield from _channel_faults(fields, data_shapes)
 
 
@@ -82,7 +116,23 @@ def _not_plain(name: str, value: Any) -> Iterator[str]:
         for position, item in enumerate(value):
             yield from _not_plain(f"{name}[{position}]", item)
     elif type(value) is not int:
-        yield f"{name} is {value!r} of type {type(value).__name__}: it must be a plain int"
+        yield f"{name} is {shown(value)} of type {type(value).__name__}: it must be a plain int"
+
+
+def _other_form(name: str, value: Any) -> Iterator[str]:
+    """One fault for a number where a sequence is meant, or a sequence where a number is."""
+    if name in _NUMBERS and isinstance(value, (list, tuple)):
+        yield f"{name} is {shown(value)}: it must be one number"
+    if name in _SEQUENCES and type(value) is int:
+        yield f"{name} is {value}: it must be a sequence of numbers"
+    if name in _FLAT and isinstance(value, (list, tuple)) and any(isinstance(item, (list, tuple)) for item in value):
+        yield f"{name} is {shown(value)}: it must be a sequence of numbers"
+    if (
+        name == "all_coords"
+        and isinstance(value, (list, tuple))
+        and not all(isinstance(item, (list, tuple)) for item in value)
+    ):
+        yield f"{name} is {shown(value)}: it must have a sequence of numbers for each channel"
 
 
 def _place_faults(

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.argument_checks import function, listed, shown
-from patchloom.errors import ArgumentTypeError, GeometryError
+from patchloom.argument_checks import file_path, function, listed, shown
+from patchloom.errors import ArgumentTypeError, GeometryError, SinkError
 from patchloom.filters.cell_filters import CellFilter, HasIdentity, ScoresMany
 from patchloom.filters.scan_blocks import ScanBlock, cell_rows, scan_batches
 from patchloom.filters.score_files import ScoreFile, prepare_folder, score_files
@@ -93,7 +93,7 @@ def score_cells(
     whole_number("max_bytes", max_bytes, least=1)
     folder = None
     if isinstance(cache, (str, Path)) and str(cache):
-        folder = prepare_folder(Path(normalize_path(cache)))
+        folder = prepare_folder(Path(normalize_path(file_path("cache", cache, error=SinkError))))
     elif not isinstance(cache, bool):
         raise ArgumentTypeError(f"cache is {shown(cache)}: it must be True, False or the name of a folder")
     scan = _Scan(cells, wanted, max_bytes)

@@ -146,7 +146,9 @@ def _own_axes(source: str | Path, array: ArrayLike) -> str:
 
 
 def _check_array_like(array: Any) -> None:
-    if isinstance(array, type) or not all(hasattr(array, name) for name in ("shape", "dtype", "__getitem__")):
+    if isinstance(array, (type, np.generic)) or not all(
+        hasattr(array, name) for name in ("shape", "dtype", "__getitem__")
+    ):
         raise SourceError(
             f"array is {shown(array)}: it must be an array, or have a shape, a dtype and slicing as one has"
         )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import listed
 from patchloom.errors import GeometryError
 from patchloom.geometry.checks import whole_number
 from patchloom.image_metadata import ImageMetadata
@@ -167,7 +168,8 @@ def _channel(stack: ImageStack, channel: int) -> int:
 
 
 def _checked(stack: ImageStack, channels: Sequence[int]) -> tuple[int, ...]:
-    chosen = tuple(_channel(stack, channel) for channel in channels)
+    given = listed("channels", channels, "a sequence of whole numbers, such as [0, 2]")
+    chosen = tuple(_channel(stack, channel) for channel in given)
     if not chosen or len(set(chosen)) < len(chosen):
         raise GeometryError(f"channels is {chosen}: name at least one, and none twice")
     return chosen

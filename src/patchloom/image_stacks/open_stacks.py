@@ -89,7 +89,10 @@ def is_series(sources: Source | Sequence[Source]) -> bool:
     (False, False, True, True)
     """
     if isinstance(sources, (str, os.PathLike)):
-        return is_collection(normalize_path(sources))
+        try:
+            return is_collection(normalize_path(sources))
+        except (OSError, ValueError):  # a name that the file system does not take, which open_stacks refuses
+            return False
     return not _is_image(sources)
 
 
@@ -197,7 +200,8 @@ def _axes_of_each(axes: str | Sequence[str | None] | None, n_sources: int) -> li
 
 
 def _is_image(source: object) -> bool:
-    return isinstance(source, ImageStack) or (hasattr(source, "shape") and hasattr(source, "dtype"))
+    is_array = hasattr(source, "shape") and hasattr(source, "dtype") and hasattr(source, "__getitem__")
+    return not isinstance(source, type) and (isinstance(source, ImageStack) or is_array)
 
 
 def _one_error(failures: Sequence[PatchloomError], n_images: int) -> PatchloomError:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from patchloom.argument_checks import shown
 from patchloom.errors import GeometryError
 
 
@@ -27,7 +28,7 @@ def check_fill(fill: Any) -> float:
     if isinstance(fill, (np.generic, np.ndarray)) and fill.ndim == 0:
         fill = fill.item()
     if not isinstance(fill, Real):
-        raise GeometryError(f"fill is {fill!r}: it must be a real number")
+        raise GeometryError(f"fill is {shown(fill)}: it must be a real number")
     return fill  # type: ignore[return-value]  # an int stays one, as a float may not hold it
 
 

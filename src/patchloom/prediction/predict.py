@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from patchloom.argument_checks import flag, function
-from patchloom.errors import PatchloomError, SeriesError, SourceChangedError
+from patchloom.argument_checks import file_path, flag, function
+from patchloom.errors import PatchloomError, SeriesError, SinkError, SourceChangedError
 from patchloom.geometry.blend_weights import BlendWindow
 from patchloom.geometry.padding import Padding
 from patchloom.geometry.tile_rule import Seams
@@ -149,7 +149,7 @@ def predict(
     series = is_series(sources)
     asked: dict[str, Any] = {"normalise": normalise, "percentiles": percentiles, "per": per}
     request = normalisation_request(**asked)
-    output = None if output is None else normalize_path(output)
+    output = None if output is None else normalize_path(file_path("output", output, error=SinkError))
     check_pyramid(pyramid)
     zarr_format_of(ome_zarr_version)
     stacks = open_stacks(sources, axes)

@@ -387,9 +387,9 @@ def _checked_channel(channel: int) -> int:
 
 def _number_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     try:
-        name = np.dtype(dtype).name
-    except TypeError:
-        name = str(dtype)
+        name = pixel_dtype("dtype", dtype).name
+    except GeometryError:
+        name = shown(dtype).strip("'")
     if name not in DTYPES:
         raise GeometryError(f"dtype is {name!r}: it must be one of {', '.join(DTYPES)}")
     return np.dtype(name)

@@ -11,7 +11,6 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from patchloom.axes import AxesMap
@@ -22,6 +21,7 @@ from patchloom.sinks.output_lock import OutputLock
 from patchloom.sinks.pending_output import PendingOutput
 from patchloom.sinks.region import check_block, show
 from patchloom.sinks.shard_grid import Region
+from patchloom.sinks.sink_arguments import check_sink_arguments, sink_dtype
 from patchloom.sinks.strided_write import write_strided
 from patchloom.sinks.write_failure import why
 from patchloom.sinks.written_boxes import WrittenBoxes
@@ -47,10 +47,11 @@ class FileSink(ABC):
     def __init__(
         self, path: str | Path, axes_map: AxesMap, dtype: DTypeLike, *, overwrite: bool, lock: OutputLock | None
     ) -> None:
+        check_sink_arguments(path, axes_map, overwrite=overwrite, lock=lock)
         self.path = Path(normalize_path(path))
         self.axes_map = axes_map
         self.data_shape = axes_map.data_shape
-        self.data_dtype = np.dtype(dtype)
+        self.data_dtype = sink_dtype(dtype)
         self._boxes = WrittenBoxes(len(self.data_shape))
         self._file: FileIO | None = None
         self._output = PendingOutput(path, self.kind, overwrite=overwrite, lock=lock)

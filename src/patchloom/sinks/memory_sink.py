@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from patchloom.argument_checks import instance
 from patchloom.axes import AxesMap
 from patchloom.errors import SinkError
 from patchloom.pixel_arrays import pixel_dtype
@@ -44,7 +45,7 @@ class MemorySink:
     """
 
     def __init__(self, axes_map: AxesMap, dtype: DTypeLike) -> None:
-        self.axes_map = axes_map
+        self.axes_map = instance("axes_map", axes_map, AxesMap, "such as AxesMap('YX', (64, 64))")
         self.data_shape = axes_map.data_shape
         self.data_dtype = pixel_dtype("dtype", dtype)
         self._image: NDArray[Any] | None = np.empty(axes_map.shape, self.data_dtype)

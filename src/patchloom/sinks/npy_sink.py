@@ -16,6 +16,7 @@ from patchloom.sinks.file_sink import FileSink, Piece
 from patchloom.sinks.output_kind import NPY, OutputKind
 from patchloom.sinks.output_lock import OutputLock
 from patchloom.sinks.shard_grid import Region
+from patchloom.sinks.sink_arguments import sink_dtype
 
 
 def check_npy_dtype(dtype: np.dtype[Any]) -> None:
@@ -78,7 +79,7 @@ class NpySink(FileSink):
         overwrite: bool = False,
         lock: OutputLock | None = None,
     ) -> None:
-        check_npy_dtype(np.dtype(dtype))
+        check_npy_dtype(sink_dtype(dtype))
         super().__init__(path, axes_map, dtype, overwrite=overwrite, lock=lock)
 
     def _lay_out(self, path: Path) -> int:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from patchloom.argument_checks import listed, whole_number
 from patchloom.axes import AxesMap
 from patchloom.errors import GeometryError, SinkError
-from patchloom.geometry.checks import whole_number
 from patchloom.image_metadata import ImageMetadata
 from patchloom.local_paths import normalize_path
 from patchloom.sinks.block_record import block_record, read_record
@@ -26,6 +26,7 @@ from patchloom.sinks.pending_output import PendingOutput
 from patchloom.sinks.pyramid import Pyramid, downsample, halving, level_shapes, pyramid_method
 from patchloom.sinks.region import check_block, show
 from patchloom.sinks.shard_grid import Region, ShardGrid
+from patchloom.sinks.sink_arguments import check_sink_arguments, sink_dtype
 from patchloom.sinks.value_range import ChannelRanges, ValueRange, block_ranges
 from patchloom.sinks.write_failure import why
 from patchloom.sinks.zarr_array import ZarrArray
@@ -118,13 +119,14 @@ class OmeZarrSink:
         resume: bool = False,
         lock: OutputLock | None = None,
     ) -> None:
+        check_sink_arguments(path, axes_map, metadata=metadata, overwrite=overwrite, resume=resume, lock=lock)
         self.path = Path(normalize_path(path))
         self.axes_map = axes_map
         self.data_shape = axes_map.data_shape
-        self.data_dtype = check_zarr_dtype(np.dtype(dtype))
+        self.data_dtype = check_zarr_dtype(sink_dtype(dtype))
         self.version, self.zarr_format = version, zarr_format_of(version)
         shard_shape = chunk_shape if self.zarr_format == 2 else shard_shape
-        self.grid = ShardGrid(self.data_shape, tuple(chunk_shape), tuple(shard_shape))
+        self.grid = ShardGrid(self.data_shape, _shape("chunk_shape", chunk_shape), _shape("shard_shape", shard_shape))
         self.level_shapes = level_shapes(self.data_shape[2:], self.grid.chunk_shape[2:], _n_levels(pyramid, levels))
         self.method = None if pyramid is None else pyramid_method(pyramid, self.data_dtype)
         self.metadata = metadata or ImageMetadata()
@@ -324,3 +326,8 @@ def _write_durably(path: Path, text: str) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise SinkError(f"cannot write {path}: {why(error)}") from error
+
+
+def _shape(name: str, shape: Any) -> tuple[int, ...]:
+    sizes = listed(name, shape, "a size for each axis, SC(Z)YX")
+    return tuple(whole_number(name, size) for size in sizes)

@@ -17,9 +17,10 @@ from patchloom.sinks.npy_sink import NpySink, check_npy_dtype
 from patchloom.sinks.ome_zarr_sink import OmeZarrSink
 from patchloom.sinks.output_kind import NPY, TIFF, output_kind
 from patchloom.sinks.output_lock import OutputLock
-from patchloom.sinks.pyramid import Pyramid
+from patchloom.sinks.pyramid import Pyramid, check_pyramid
+from patchloom.sinks.sink_arguments import check_sink_arguments
 from patchloom.sinks.tiff_sink import TiffSink, check_tiff_dtype
-from patchloom.sinks.zarr_format import OmeZarrVersion, check_zarr_dtype
+from patchloom.sinks.zarr_format import OmeZarrVersion, check_zarr_dtype, zarr_format_of
 
 
 def check_storable(path: str | Path | None, dtype: DTypeLike) -> None:
@@ -98,6 +99,9 @@ def open_sink(
     """
     if path is None:
         return MemorySink(axes_map, dtype)
+    check_sink_arguments(path, axes_map, metadata=metadata, overwrite=overwrite, resume=resume, lock=lock)
+    check_pyramid(pyramid)
+    zarr_format_of(version)
     kind = output_kind(path)
     if resume and not kind.resumable:
         raise SinkError(f"{path}: a {kind.name} cannot be resumed: start afresh with overwrite=True (--overwrite)")

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import IO, Self
 from weakref import WeakSet
 
+from patchloom.argument_checks import file_path
 from patchloom.errors import SinkError
 from patchloom.sinks.destination import check_folder, lock_path
 from patchloom.sinks.write_failure import why
@@ -62,6 +63,7 @@ class OutputLock:
     """
 
     def __init__(self, path: str | Path) -> None:
+        file_path("path", path, error=SinkError)
         check_folder(path)
         self.path = lock_path(path)
         self._file: IO[bytes] | None = _locked_file(path, self.path)

@@ -24,6 +24,7 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import shown
 from patchloom.errors import GeometryError
 
 PyramidMethod = Literal["mean", "mode", "nearest"]
@@ -44,9 +45,9 @@ def check_pyramid(pyramid: object) -> Pyramid | None:
     GeometryError
         If there is no such method.
     """
-    if pyramid is not None and pyramid not in get_args(Pyramid):
+    if pyramid is not None and not (isinstance(pyramid, str) and pyramid in get_args(Pyramid)):
         raise GeometryError(
-            f"pyramid is {pyramid!r}: it must be {', '.join(map(repr, get_args(Pyramid)))}, or None for no lower levels"
+            f"pyramid is {shown(pyramid)}: it must be {', '.join(map(repr, get_args(Pyramid)))}, or None for no lower levels"
         )
     return cast("Pyramid | None", pyramid)
 

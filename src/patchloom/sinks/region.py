@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import shown
 from patchloom.axes import spatial_axes
 from patchloom.errors import SinkError
 
@@ -69,6 +70,7 @@ def check_region(region: tuple[slice, ...], data_shape: tuple[int, ...]) -> None
         If it is no box inside the image.
     """
     axes = data_axes(len(data_shape))
+    _check_slices(region, axes)
     if len(region) != len(data_shape):
         raise SinkError(
             f"region has {len(region)} slices: it must have one for each axis of {axes}, shape {data_shape}"
@@ -77,7 +79,7 @@ def check_region(region: tuple[slice, ...], data_shape: tuple[int, ...]) -> None
         given = part.start is not None and part.stop is not None and part.step in (None, 1)
         if not given or not 0 <= part.start < part.stop <= size:
             raise SinkError(
-                f"region is {part} along {axis}: it must be a window inside [0, {size}), start and stop given"
+                f"region is {shown(part)} along {axis}: it must be a window inside [0, {size}), start and stop given"
             )
 
 
@@ -91,3 +93,11 @@ def show(region: tuple[slice, ...]) -> str:
     """
     parts = zip(data_axes(len(region)), region, strict=True)
     return ", ".join(f"{axis} {part.start}:{part.stop}" for axis, part in parts)
+
+
+def _check_slices(region: Any, axes: str) -> None:
+    if not isinstance(region, tuple) or not all(isinstance(part, slice) for part in region):
+        raise SinkError(f"region is {shown(region)}: it must be a tuple of slices, one for each axis of {axes}")
+    ends = [end for part in region for end in (part.start, part.stop) if end is not None]
+    if not all(isinstance(end, (int, np.integer)) and not isinstance(end, bool) for end in ends):
+        raise SinkError(f"region is {shown(region)}: each slice must start and stop at whole numbers")

@@ -16,6 +16,7 @@ from patchloom.sinks.file_sink import FileSink, Piece
 from patchloom.sinks.output_kind import TIFF, OutputKind, image_name
 from patchloom.sinks.output_lock import OutputLock
 from patchloom.sinks.shard_grid import Region, boxes
+from patchloom.sinks.sink_arguments import check_sink_arguments, sink_dtype
 
 
 def check_tiff_dtype(dtype: np.dtype[Any]) -> None:
@@ -92,7 +93,8 @@ class TiffSink(FileSink):
     ) -> None:
         from patchloom.sinks.tiff_layout import TiffLayout, ome_metadata  # noqa: PLC0415  # slow to import
 
-        check_tiff_dtype(np.dtype(dtype))
+        check_sink_arguments(path, axes_map, metadata=metadata, overwrite=overwrite, lock=lock)
+        check_tiff_dtype(sink_dtype(dtype))
         little = np.dtype(dtype).newbyteorder("<")
         self.layout = TiffLayout(axes_map, little)
         self.metadata = metadata or ImageMetadata()

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from patchloom.argument_checks import shown
 from patchloom.errors import GeometryError, SinkError
 from patchloom.sinks.shard_grid import ShardGrid
 
@@ -51,9 +52,9 @@ def zarr_format_of(version: object) -> ZarrFormat:
         If it is neither `"0.4"` nor `"0.5"`.
     """
     for known, zarr_format in _FORMATS.items():
-        if version == known:
+        if isinstance(version, str) and version == known:
             return zarr_format
-    raise GeometryError(f"version is {version!r}: OME-Zarr is written as '0.4' or '0.5'")
+    raise GeometryError(f"version is {shown(version)}: OME-Zarr is written as '0.4' or '0.5'")
 
 
 def array_metadata(

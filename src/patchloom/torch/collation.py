@@ -96,7 +96,10 @@ def _column(value: Any) -> torch.Tensor:
         return value
     if not isinstance(value, (list, tuple)):
         raise SpecError(f"a field of the specifications is {value!r}: these are no specifications of a batch")
-    return torch.stack([_column(part) for part in value], dim=1)
+    columns = [_column(part) for part in value]
+    if len({column.shape for column in columns}) != 1 or not columns[0].ndim:
+        raise SpecError(f"a field of the specifications is {shown(value)}: these are no specifications of a batch")
+    return torch.stack(columns, dim=1)
 
 
 def _stack(field: str, parts: Sequence[Any], table: SpecTable, allocate: Allocate) -> torch.Tensor:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import one_of
 from patchloom.extraction import ChunkPool, PatchExtractor, extract_lateral_context
 from patchloom.extraction.downscaling import Downscale, check_downscale
 from patchloom.extraction.lateral_context import check_context_fits, checked_scales
-from patchloom.geometry.padding import Padding, check_padding
+from patchloom.geometry.padding import Padding
 from patchloom.image_stacks import ImageStack, SourceWatch, select_channels
 from patchloom.spec_table import SpecTable
 from patchloom.torch.grey_values import GreyValues, ScaleAndOffset
@@ -49,7 +50,7 @@ class LateralContext:
     def __post_init__(self) -> None:
         checked_scales(self.n_scales, "multiscale_count")
         check_downscale(self.downscale)
-        check_padding(self.extractor_padding)
+        one_of("padding", self.padding, get_args(ContextPadding))
 
     @property
     def extractor_padding(self) -> Padding:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from patchloom.argument_checks import flag, instance, instances, shown
+from patchloom.argument_checks import flag, instance, instances, listed, real_number, shown
 from patchloom.errors import GeometryError, SourceError
 from patchloom.extraction import ChunkPool
 from patchloom.extraction.channel_mixing import AlphaRanges
@@ -282,8 +282,11 @@ def _channel_series(
     read: Callable[..., ContextSeries],
 ) -> list[ContextSeries]:
     """Open the series of all channels, or one for each channel, as there are plans."""
+    targets = [] if targets is None else listed("targets", targets, "a series of image stacks, or one for each channel")
     if not targets:
         raise GeometryError("there are no images: give targets, inputs, or both")
+    if channels is not None:
+        channels = listed("target_channels", channels, "a sequence of whole numbers, such as [0, 2]")
     if (len(bases) == 1) != isinstance(targets[0], ImageStack):
         raise GeometryError(
             f"there {'is one plan' if len(bases) == 1 else f'are {len(bases)} plans'}, and targets is "
@@ -291,7 +294,7 @@ def _channel_series(
             "series, or one of each for each channel"
         )
     if len(bases) == 1:
-        stacks = cast("Series", targets)
+        stacks = listed_stacks("targets", targets)
         check_plan(bases[0], stacks)
         return [read(stacks, channels=channels, normalisation=normalisation)]
     of_channels: list[Any] = [None] * len(bases) if channels is None else [[channel] for channel in channels]
@@ -303,9 +306,8 @@ def _channel_series(
                 f"{name} has {len(of_each)} entries for {len(bases)} plans: there is one for each channel"
             )
     series = []
-    for number, (base, stacks, own, value) in enumerate(
-        zip(bases, cast("Sequence[Series]", targets), of_channels, values, strict=True)
-    ):
+    for number, (base, of_channel, own, value) in enumerate(zip(bases, targets, of_channels, values, strict=True)):
+        stacks = listed_stacks(f"targets[{number}]", of_channel)
         check_plan(base, stacks)
         series.append(read(stacks, channels=own, normalisation=value))
         if series[-1].n_channels != 1:
@@ -318,8 +320,8 @@ def _channel_series(
 def _mixed_plan(
     bases: Sequence[Patching[PatchSpecs]], n_channels: int, probability: float | None, seed: int
 ) -> UncorrelatedPatching:
-    if probability is not None and not 0 <= probability <= 1:
-        raise GeometryError(f"uncorrelated_channel_prob is {probability}: it must be from 0 to 1")
+    if probability is not None:
+        real_number("uncorrelated_channel_prob", probability, least=0, most=1)
     if len(bases) == 1:
         return UncorrelatedPatching(bases[0], n_channels, probability=probability or 0.0, seed=seed)
     if probability not in (None, 1):

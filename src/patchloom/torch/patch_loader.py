@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 
 from patchloom.argument_checks import flag, shown
-from patchloom.errors import GeometryError
+from patchloom.errors import ArgumentTypeError, GeometryError
 from patchloom.geometry.checks import whole_number
 from patchloom.torch.epoch_sampler import EpochSampler, KeepsState, YieldsRuns, check_state
 from patchloom.torch.patch_keys import PatchKeys
@@ -86,6 +86,10 @@ class PatchLoader(Iterable[Any]):
             raise GeometryError(
                 f"dataset is {shown(dataset)}: a {type(dataset).__name__} does not read whole batches, as PatchDataset does: use a "
                 "torch.utils.data.DataLoader for it"
+            )
+        if sampler is not None and not (hasattr(sampler, "__iter__") and hasattr(sampler, "__len__")):
+            raise ArgumentTypeError(
+                f"sampler is {shown(sampler)}: it must be an iterable with a length, as an EpochSampler"
             )
         if sampler is not None and shuffle:
             raise GeometryError("shuffle is True and there is a sampler, which says the order: give one of them")

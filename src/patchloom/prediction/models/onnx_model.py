@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom._optional import require
-from patchloom.argument_checks import file_path, instance, instances, whole_number
+from patchloom.argument_checks import file_path, instance, instances, listed, whole_number
 from patchloom.axes import spatial_axes
 from patchloom.errors import ModelError, ModelNotFoundError, ModelOutputError
 from patchloom.local_paths import normalize_path
@@ -209,6 +209,10 @@ class OnnxModel:
     def _check_channel_order(self, order: Sequence[int] | None) -> list[int] | None:
         if order is None:
             return None
+        order = [
+            whole_number("channel_order", channel)
+            for channel in listed("channel_order", order, "a sequence of channels")
+        ]
         n_channels = self._shape[1] or len(order)
         if sorted(order) != list(range(n_channels)):
             raise ModelError(
@@ -315,6 +319,8 @@ def _tensor_dtype(tensor: Any, name: str) -> np.dtype[Any]:
 def _check_scale(scale: object, dtype: np.dtype[Any], name: str) -> None:
     if scale is None:
         return
+    if not isinstance(scale, (str, int, float)):
+        raise ModelError(f"scale must be a finite number or 'dtype', not {scale!r}")
     if scale != "dtype" and (isinstance(scale, bool) or not (isinstance(scale, (int, float)) and math.isfinite(scale))):
         raise ModelError(f"scale must be a finite number or 'dtype', not {scale!r}")
     if dtype.kind != "f":

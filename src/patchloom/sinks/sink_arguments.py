@@ -1,0 +1,67 @@
+"""Arguments that all sinks have in common: checked before anything is made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from patchloom.argument_checks import file_path, flag, instance
+from patchloom.axes import AxesMap
+from patchloom.errors import GeometryError, SinkError
+from patchloom.image_metadata import ImageMetadata
+from patchloom.pixel_arrays import pixel_dtype
+from patchloom.sinks.output_lock import OutputLock
+
+
+def check_sink_arguments(
+    path: Any,
+    axes_map: Any,
+    *,
+    metadata: Any = None,
+    overwrite: Any = False,
+    resume: Any = False,
+    lock: Any = None,
+) -> None:
+    """Refuse arguments of another type than a sink takes.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If one is of another type.
+    SinkError
+        If the path is not one.
+    """
+    file_path("path", path, error=SinkError)
+    instance("axes_map", axes_map, AxesMap, "such as AxesMap('YX', (64, 64))")
+    if metadata is not None:
+        instance("metadata", metadata, ImageMetadata)
+    flag("overwrite", overwrite)
+    flag("resume", resume)
+    if lock is not None:
+        instance("lock", lock, OutputLock)
+
+
+def sink_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    """Return a dtype as NumPy has it; whether a sink can store it is for the sink to say.
+
+    Raises
+    ------
+    GeometryError
+        If it is not a dtype.
+    """
+    try:
+        return pixel_dtype("dtype", dtype)
+    except GeometryError:
+        if isinstance(dtype, (str, type, np.dtype)) and _is_dtype(dtype):
+            return np.dtype(dtype)
+        raise
+
+
+def _is_dtype(dtype: Any) -> bool:
+    try:
+        np.dtype(dtype)
+    except (TypeError, ValueError, SyntaxError):
+        return False
+    return True
