@@ -74,6 +74,7 @@ SPELLINGS = {
     "URL": lambda root, name: (root / FOLDER / name).as_uri(),
     "URL of a folder": lambda root, name: (root / FOLDER / name).as_uri() + "/",
     "URL with a host": lambda root, name: (root / FOLDER / name).as_uri().replace("file://", "file://localhost"),
+    "URL as a path": lambda root, name: Path((root / FOLDER / name).as_uri()),
     "URL with dots": lambda root, name: f"{(root / 'here').as_uri()}/../{(Path('/') / FOLDER / name).as_uri()[8:]}",
     "URL with a query": lambda root, name: (root / FOLDER / name).as_uri() + "?version=1",
 }

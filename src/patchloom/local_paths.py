@@ -53,11 +53,12 @@ def normalize_path(place: str | os.PathLike[str]) -> str | Path:
     'https://example.org/cells.ome.zarr?token=1'
     """
     text = os.fsdecode(place)
-    if is_url(text):
+    if text[:6].lower() == "file:/":  # also with a single slash, to which a `Path` brings it
         parts = urlsplit(text)
-        if parts.scheme.lower() != "file" or parts.netloc.lower() not in _LOCAL_HOSTS:
-            return text if isinstance(place, str) else Path(place)
-        text = url2pathname(parts.path)
+        if parts.netloc.lower() in _LOCAL_HOSTS:
+            text = url2pathname(parts.path)
+    if is_url(text):
+        return text if isinstance(place, str) else Path(place)
     if os.name != "nt" and text.startswith("//"):  # which POSIX leaves to the system, and libraries refuse
         text = f"/{text.lstrip('/')}"
     path = _without_dots(Path(os.path.expanduser(text)))  # noqa: PTH111  # Path.expanduser raises for an unknown user

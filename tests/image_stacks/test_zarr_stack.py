@@ -15,7 +15,7 @@ import zarr
 
 from patchloom.axes import AxesMap
 from patchloom.errors import AxesError, SourceError, SourceNotFoundError
-from patchloom.image_stacks import Region, ZarrStack, zarr_node
+from patchloom.image_stacks import Region, ZarrStack, open_stacks, zarr_node
 from patchloom.testing.stack_conformance import ImageStackConformance
 
 
@@ -323,6 +323,17 @@ def server(tmp_path):
         yield http
         http.shutdown()
         thread.join()
+
+
+@pytest.mark.parametrize("path", ["cells.ome.zarr", "cells.ome.zarr/", "cells.ome.zarr/0"])
+def test_the_query_of_a_url_goes_with_every_request(server, tmp_path, path):
+    image = random_image((2, 2, 9, 20, 30))
+    write_ome_zarr(tmp_path / "cells.ome.zarr", image, version="0.4")
+    (stack,) = open_stacks(f"http://127.0.0.1:{server.server_port}/{path}?token=secret&version=2")
+    np.testing.assert_array_equal(stack.extract_patch(1, None, (0, 0, 0), (9, 20, 30)), image[1])
+    assert stack.metadata.voxel_size["X"] == 0.5
+    assert len(server.asked) > 5
+    assert all(asked.endswith("?token=secret&version=2") for asked in server.asked)
 
 
 def test_a_remote_image_is_read_chunk_by_chunk(server, tmp_path):

@@ -30,7 +30,8 @@ class SubblockChecks:
         planes, number = np.unique(directory.planes, axis=0, return_inverse=True)
         order = np.argsort(number.ravel(), kind="stable")
         ends = np.cumsum(np.bincount(number.ravel(), minlength=len(planes)))
-        self._of_plane = dict(zip(map(tuple, planes.tolist()), np.split(order, ends[:-1]), strict=True))
+        rows = [order[end - count : end] for end, count in zip(ends, np.diff(ends, prepend=0), strict=True)]
+        self._of_plane = dict(zip(map(tuple, planes.tolist()), rows, strict=True))
 
     def check(self, plane: Mapping[str, int], box: Sequence[int]) -> None:
         """Check the subblocks of a plane that a box on the stage meets, `x, y, width, height`.

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from patchloom.local_paths import is_url
+
 _NOT_IN_FILE_NAMES = '%/\\<>:"|?*'
 OUTPUT_SUFFIX = ".ome.zarr"
 _SOURCE_SUFFIXES = (".ome.zarr", ".zarr", ".ome.tiff", ".ome.tif", ".tiff", ".tif", ".btf", ".czi", ".n5", ".npy")
@@ -31,7 +33,8 @@ def series_destinations(sources: Sequence[str | Path], folder: Path) -> list[Pat
     ['a-0.ome.zarr', 'b-0.ome.zarr', 'cells.ome.zarr', 'array.ome.zarr', 'array-2.ome.zarr']
     """
     parts = [
-        [_stem(part) for part in PurePosixPath(Path(source).as_posix()).parts if part != "/"] for source in sources
+        [_stem(part) for part in PurePosixPath(_without_query(source)).parts if part not in ("/", "..")]
+        for source in sources
     ]
     depth = [1] * len(parts)
     names = [_name(part, length) for part, length in zip(parts, depth, strict=True)]
@@ -74,6 +77,10 @@ def _as_file_name(name: str) -> str:
         else char
         for char in name
     )
+
+
+def _without_query(source: str | Path) -> str:
+    return str(source).partition("?")[0] if is_url(source) else Path(source).as_posix()
 
 
 def _stem(part: str) -> str:
