@@ -154,7 +154,7 @@ def test_pixels_are_normalised_by_the_numbers_of_their_own_channel_sample_and_im
 def test_every_batch_of_a_run_has_the_numbers_of_its_own_patches(inputs, patching, rng):
     normalisation = [Normalisation(*(rng.random((2, 3)) + 0.5 for _ in range(2))) for _ in range(2)]
     for plan in (patching, pl.UncorrelatedPatching(patching, n_channels=3)):
-        dataset = PatchDataset(inputs, plan, inputs, normalisation=normalisation)
+        dataset = PatchDataset(inputs, plan, inputs, normalisation=normalisation).at_epoch(0)
 
         batches = list(dataset.read_batches(PatchKeys.of(range(24)), 7))
 
@@ -273,7 +273,7 @@ def test_a_nan_is_an_error_that_says_where_it_is(with_nan):
 
 def test_patches_with_a_nan_may_stay_and_are_reported_once(with_nan):
     stacks, patching = with_nan
-    dataset = PatchDataset(stacks, patching, nan="keep")
+    dataset = PatchDataset(stacks, patching, nan="keep").at_epoch(0)
 
     with pytest.warns(RuntimeWarning, match="stay as they are"):
         dataset.__getitems__(range(40))

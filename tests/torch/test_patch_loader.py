@@ -63,7 +63,7 @@ def test_any_sampler_will_do_and_without_one_patches_come_in_order(dataset, patc
         int(spec["coords"][0]) for batch in PatchLoader(dataset, 7, sampler=[3, 1]) for spec in decollate(batch.specs)
     ]
     assert indices == [patching[3]["coords"][0], patching[1]["coords"][0]]
-    drawn = PatchLoader(dataset, 7, sampler=RandomSampler(dataset), drop_last=True)
+    drawn = PatchLoader(dataset.at_epoch(0), 7, sampler=RandomSampler(dataset), drop_last=True)
     assert [len(batch.input) for batch in drawn] == [7, 7, 7]
 
 

@@ -66,6 +66,11 @@ class ChannelMixture:
         """Whether there can be a NaN in a batch."""
         return any(one.may_hold_nan for one in self._series)
 
+    @property
+    def weights_vary(self) -> bool:
+        """Whether the weights of the channels are drawn anew for each patch."""
+        return bool((self._alpha_ranges[:, 0] != self._alpha_ranges[:, 1]).any())
+
     def alphas(self, random: CounterRandom, indices: NDArray[np.int64]) -> NDArray[np.float64]:
         """Draw the weights of the channels, `(B, C)`."""
         return draw_alphas(random, self._alpha_ranges, indices)

@@ -14,7 +14,7 @@ from patchloom.patching import TiledPatching
 from patchloom.patching.counter_random import checked_seed
 from patchloom.torch.epoch_sampler import EpochSampler
 from patchloom.torch.patch_loader import PatchLoader
-from patchloom.torch.planned_dataset import ReadsBatches
+from patchloom.torch.planned_dataset import PlannedDataset, ReadsBatches
 from patchloom.torch.tile_writer import TileOrder
 
 
@@ -96,6 +96,8 @@ class PatchDataModule(LightningDataModule):
     def val_dataloader(self) -> PatchLoader:
         """Make the loader of the validation, which is the same in every epoch."""
         dataset = _there_is("validation", self.validation)
+        if isinstance(dataset, PlannedDataset):
+            dataset = dataset.at_epoch(dataset.epoch)
         return self._loader(dataset, range(len(dataset)))
 
     def predict_dataloader(self) -> PatchLoader:

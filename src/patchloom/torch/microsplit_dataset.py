@@ -244,6 +244,10 @@ class MicroSplitDataset(PlannedDataset):
         random = self._random(Stream.MIXTURE, self.epoch if wanted.epoch is None else wanted.epoch)
         return self._source.alphas(random, wanted.indices)
 
+    def _epochs_differ(self, indices: NDArray[np.int64]) -> bool:
+        weights_vary = isinstance(self._source, ChannelMixture) and self._source.weights_vary
+        return weights_vary or super()._epochs_differ(indices)
+
     def _read(self, run: PlannedRun, rows: slice, allocate: Allocate) -> PatchBatch:
         table = run.table[rows]
         pixels = self._source.read(table, self._random(Stream.MIXTURE, run.epoch), run.indices[rows], allocate)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 from patchloom.errors import GeometryError
 from patchloom.image_stacks import ImageStack
 from patchloom.patch_specs import PatchSpecs
 from patchloom.patching import Patching
+from patchloom.torch.paired_names import misplaced_pair
 
 
 def check_pairs(inputs: Sequence[ImageStack], targets: Sequence[ImageStack]) -> None:
-    """Refuse targets that do not lie on the inputs.
+    """Refuse targets that do not lie on the inputs, and warn of those whose names are in another order.
 
     Raises
     ------
@@ -27,6 +29,18 @@ def check_pairs(inputs: Sequence[ImageStack], targets: Sequence[ImageStack]) -> 
                 f"input {data_idx}, {one.source}, has shape SC(Z)YX {shape} and its target, {other.source}, has "
                 f"{target_shape}: they must have the same samples and size, and may differ in channels"
             )
+    _warn_of_order([str(stack.source) for stack in inputs], [str(stack.source) for stack in targets])
+
+
+def _warn_of_order(inputs: Sequence[str], targets: Sequence[str]) -> None:
+    pair = misplaced_pair(inputs, targets)
+    if pair is not None:
+        warnings.warn(
+            f"inputs and targets are paired by their order, and the names of pair {pair} differ: the input is {inputs[pair]}, the "
+            f"target {targets[pair]}; sort both in the same way",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def check_plan(patching: Patching[PatchSpecs], inputs: Sequence[ImageStack]) -> None:

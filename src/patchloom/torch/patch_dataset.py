@@ -49,7 +49,8 @@ class PatchDataset(PlannedDataset):
     channels, target_channels : sequence of int, optional
         Which channels, in this order; all where not given. Others are not read.
     dtype, target_dtype : dtype-like
-        Of the tensors.
+        Of the tensors. Whole numbers, such as labels, keep their value: one that the dtype does not hold is refused when its patch
+        is read, if there is no normalisation. Fractions are rounded to floats, and refused for integers.
     normalisation, target_normalisation : ScaleAndOffset or sequence of them, optional
         `pixel * scale + offset` with the `scale` and `offset` of these objects: one for the series, or one for each image. They
         name all channels of the images, chosen or not; see `patchloom.prediction.normalisation.measure_normalisation`.
@@ -116,6 +117,7 @@ class PatchDataset(PlannedDataset):
             self._series.append(
                 series(
                     targets,
+                    dtype_name="target_dtype",
                     channels=target_channels,
                     dtype=tensor_dtype("target_dtype", target_dtype),
                     normalisation=target_normalisation,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, Self, SupportsIndex, runtime_checkable
@@ -22,6 +23,7 @@ from patchloom.torch.collation import collate
 from patchloom.torch.flips_and_turns import FlipsAndTurns
 from patchloom.torch.patch_keys import PatchKey, PatchKeys
 from patchloom.torch.patches import Allocate, PatchBatch, new_tensor
+from patchloom.torch.repeat_watch import RepeatWatch
 from patchloom.torch.streams import Stream
 
 Transform = Callable[[Any, np.random.Generator], Any]
@@ -64,7 +66,9 @@ class PlannedRun(NamedTuple):
 class PlannedDataset(torch.utils.data.Dataset[Any]):
     """A map-style dataset whose items are the patches of a plan.
 
-    A dataset says how a batch of specifications becomes pixels (`_read`).
+    A dataset says how a batch of specifications becomes pixels (`_read`). Keys without an epoch, as the samplers of PyTorch give
+    them, mean the epoch of the dataset. If they ask for a patch again that other epochs have elsewhere, or in another position, a
+    warning says so, once; `at_epoch` chooses the epoch, and there is no warning then.
 
     Parameters
     ----------
@@ -96,6 +100,8 @@ class PlannedDataset(torch.utils.data.Dataset[Any]):
         self.seed = checked_seed(seed)
         self.epoch = int(getattr(patching, "epoch", 0))
         self._latest: tuple[int, Patching[PatchSpecs]] = (self.epoch, patching)
+        self._repeats_of_batches: RepeatWatch | None = RepeatWatch()
+        self._repeats_of_single: RepeatWatch | None = RepeatWatch()
 
     @abstractmethod
     def _read(self, run: PlannedRun, rows: slice, allocate: Allocate) -> PatchBatch:
@@ -114,14 +120,19 @@ class PlannedDataset(torch.utils.data.Dataset[Any]):
             if len(key) != len(PatchKey._fields):
                 raise PatchIndexError(f"key is {shown(key)}: it must be an index, or an epoch and an index")
             return self.__getitems__([PatchKey(checked_epoch(key[0]), check_index(key[1], len(self)))])[0]
-        return self.__getitems__([check_index(key, len(self), from_end=True)])[0]
+        keys = PatchKeys.of([check_index(key, len(self), from_end=True)])
+        # One may look at a patch as often as one likes, but not go through all of them twice.
+        self._warn_of_repeats(self._repeats_of_single, keys, n_before=len(self))
+        return self._patches(self._run(keys), slice(0, 1), new_tensor)[0]
 
     def __getitems__(self, keys: PatchKeys | Iterable[PatchKey | SupportsIndex]) -> Sequence[Any]:
         """Read many patches in one call, as `torch.utils.data.DataLoader` does for a batch."""
         chosen = PatchKeys.of(keys)
-        return (
-            self._patches(self._run(chosen), slice(0, len(chosen.indices)), new_tensor) if len(chosen.indices) else []
-        )
+        if not len(chosen.indices):
+            return []
+        patches = self._patches(self._run(chosen), slice(0, len(chosen.indices)), new_tensor)
+        self._warn_of_repeats(self._repeats_of_batches, chosen)
+        return patches
 
     def read_batches(self, keys: PatchKeys, batch_size: int, allocate: Allocate = new_tensor) -> Iterator[Any]:
         """Read batches; see `ReadsBatches.read_batches`."""
@@ -129,6 +140,7 @@ class PlannedDataset(torch.utils.data.Dataset[Any]):
         whole_number("batch_size", batch_size, least=1)
         function("allocate", allocate)
         run = self._run(keys)
+        self._warn_of_repeats(self._repeats_of_batches, keys)
         for start in range(0, len(keys.indices), batch_size):
             # No name is given to a batch here: it would hold its memory while the next one is read.
             rows = slice(start, min(start + batch_size, len(keys.indices)))
@@ -138,7 +150,31 @@ class PlannedDataset(torch.utils.data.Dataset[Any]):
         """Give the same dataset at another epoch, for loaders that do not say the epoch in their keys."""
         dataset = copy.copy(self)
         dataset.epoch = checked_epoch(epoch)
+        dataset._forget_repeats()  # noqa: SLF001  # of the same class; the epoch was chosen
         return dataset
+
+    def _epochs_differ(self, indices: NDArray[np.int64]) -> bool:
+        """Whether some patches lie elsewhere, or in another position, in another epoch."""
+        if self.augmentation is not None:
+            return True
+        other = self.epoch + 1 if self.epoch == 0 else self.epoch - 1
+        return bool(self._plan(self.epoch).specs(indices) != self.patching.at_epoch(other).specs(indices))
+
+    def _forget_repeats(self) -> None:
+        self._repeats_of_batches = self._repeats_of_single = None
+
+    def _warn_of_repeats(self, watch: RepeatWatch | None, keys: PatchKeys, n_before: int = 1) -> None:
+        if keys.epoch is not None or watch is None or not watch.is_repeated(keys.indices, n_before):
+            return
+        self._forget_repeats()
+        if self._epochs_differ(keys.indices):
+            warnings.warn(
+                f"every epoch has the same patches, those of epoch {self.epoch} of the plan: the sampler's keys have no epoch; "
+                "use sampler=EpochSampler(dataset), which knows the epoch and the rank, or dataset.at_epoch(epoch) if one epoch "
+                "is meant",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def _plan(self, epoch: int) -> Patching[PatchSpecs]:
         of_epoch, plan = self._latest

@@ -19,6 +19,7 @@ from patchloom.pixel_arrays import pixel_dtype
 from patchloom.spec_table import SpecTable
 from patchloom.torch.grey_values import GreyValues, ScaleAndOffset
 from patchloom.torch.patches import Allocate
+from patchloom.torch.whole_numbers import cast, holds_all, may_be_rounded
 
 
 class LocatedPatches(NamedTuple):
@@ -49,13 +50,15 @@ class SeriesReader:
     channels : sequence of int, optional
         Which channels are read; all where not given.
     dtype : dtype-like
-        Of the batches; one that PyTorch has.
+        Of the batches; one that PyTorch has. Whole numbers keep their value in it, or are refused when they are read.
     normalisation : ScaleAndOffset or sequence of them, optional
         For the whole series, or one for each stack.
     padding : {"constant", "reflect", "edge", "wrap"}
         What stands outside the images.
     pool : ChunkPool, optional
         Keeps decoded chunks, so that each serves many patches.
+    dtype_name : str
+        What messages call the dtype.
 
     Raises
     ------
@@ -73,6 +76,7 @@ class SeriesReader:
         normalisation: ScaleAndOffset | Sequence[ScaleAndOffset] | None = None,
         padding: Padding = "reflect",
         pool: ChunkPool | None = None,
+        dtype_name: str = "dtype",
     ) -> None:
         if channels is not None:
             channels = listed("channels", channels, "a sequence of whole numbers, such as [0, 2]")
@@ -84,6 +88,9 @@ class SeriesReader:
         self._values = None if normalisation is None else GreyValues(normalisation, stacks, channels)
         if self._values is not None and self.dtype.kind != "f":
             raise GeometryError(f"dtype is {self.dtype}, which holds no normalised pixels: take a floating-point one")
+        self._dtype_name = dtype_name
+        self._check_kinds()
+        self._holds_all = all(holds_all(stack.data_dtype, self.dtype) for stack in self.image_stacks)
         self._watch = SourceWatch(self.image_stacks)
 
     @property
@@ -129,6 +136,8 @@ class SeriesReader:
         ------
         SourceError
             If pixels cannot be read, or an image has changed on disk.
+        GeometryError
+            If the dtype does not hold a whole number.
         """
         windows = located.windows
         batch = allocate((windows.n_patches, self.n_channels, *windows.patch_size), self._torch_dtype)
@@ -139,13 +148,45 @@ class SeriesReader:
         """Read a batch to where it is wanted, `(B, C, (Z), Y, X)`; see `read`."""
         windows, scale, offset = located
         self._watch.check(np.unique(windows.stacks).tolist())
-        if scale is None or offset is None or scale.ndim == 1:
+        if scale is None or offset is None:
+            self._read_as_they_are(windows, out)
+            return
+        if scale.ndim == 1:
             self._extractor.extract_located(windows, out, scale, offset)
             return
         self._extractor.extract_located(windows, out)
         beyond = (..., *(np.newaxis,) * (out.ndim - 2))
         out *= scale[beyond]
         out += offset[beyond]
+
+    def _check_kinds(self) -> None:
+        for stack in self.image_stacks:
+            if stack.data_dtype.kind == "c" and self.dtype.kind != "c":
+                raise GeometryError(
+                    f"{self._dtype_name} is {self.dtype}, but {stack.source} has complex pixels: take a complex dtype"
+                )
+
+    def _read_as_they_are(self, windows: SeriesWindows, out: NDArray[Any]) -> None:
+        """Read pixels that are not normalised; whole numbers stay what they are."""
+        if self._holds_all:
+            self._extractor.extract_located(windows, out)
+            return
+        if out.dtype.kind == "f":
+            with np.errstate(over="ignore"):
+                self._extractor.extract_located(windows, out)
+            if not may_be_rounded(out):
+                return
+        pixels = np.empty(out.shape, self._extractor.data_dtype)
+        self._extractor.extract_located(windows, pixels)
+        changed = cast(pixels, out)
+        if changed is not None:
+            row, channel = changed[:2]
+            source = self.image_stacks[windows.stacks[row * windows.per_patch + channel % windows.per_patch]].source
+            fitting = "float64" if pixels.dtype.kind == "f" else "uint64" if pixels.dtype == np.uint64 else "int64"
+            raise GeometryError(
+                f"{self._dtype_name} is {self.dtype}, which does not hold {pixels[changed]} of {source}: take one that does, "
+                f"such as {self._dtype_name}='{fitting}'"
+            )
 
 
 def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:

@@ -1,0 +1,55 @@
+"""Whole numbers, such as labels, keep their value in the dtype of a batch, or are refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def holds_all(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
+    """Return whether a dtype holds all numbers of another one as they are, or as well as is expected of it.
+
+    Floats are rounded to narrower floats, and a mask is what is not 0.
+
+    Examples
+    --------
+    >>> holds_all(np.dtype("uint16"), np.dtype("float32")), holds_all(np.dtype("uint32"), np.dtype("float32"))
+    (True, False)
+    >>> holds_all(np.dtype("float64"), np.dtype("float32")), holds_all(np.dtype("float32"), np.dtype("int64"))
+    (True, False)
+    """
+    if target.kind in "bc" or (source.kind == "f" and target.kind == "f"):
+        return True
+    if source.kind in "iu" and target.kind == "f":
+        return source.itemsize * 8 - (source.kind == "i") <= np.finfo(target).nmant + 1
+    return bool(np.can_cast(source, target, "safe"))
+
+
+def may_be_rounded(batch: NDArray[Any]) -> bool:
+    """Return whether a batch of floats, cast from whole numbers, has some that are too large to be known to be exact.
+
+    Examples
+    --------
+    >>> may_be_rounded(np.float32([2**24 - 1])), may_be_rounded(np.float32([2**24 + 1]))
+    (False, True)
+    """
+    limit = 2.0 ** (np.finfo(batch.dtype).nmant + 1)
+    return bool(batch.size) and not bool(-limit < batch.min() <= batch.max() < limit)
+
+
+def cast(pixels: NDArray[Any], out: NDArray[Any]) -> tuple[int, ...] | None:
+    """Cast pixels, and return where the first one lies that is not the same afterwards; None if all are.
+
+    Examples
+    --------
+    >>> out = np.zeros(3, np.int32)
+    >>> cast(np.array([7, 2**32 - 1, 2**31 - 1], np.uint32), out), out.tolist()
+    ((1,), [7, -1, 2147483647])
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        out[...] = pixels
+        # Back and forth a number may come out the same with another sign in between.
+        changed = (out.astype(pixels.dtype) != pixels) | ((out < 0) != (pixels < 0))
+    return tuple(np.argwhere(changed)[0].tolist()) if changed.any() else None
