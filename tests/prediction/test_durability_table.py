@@ -1,7 +1,7 @@
 """The tables of `docs/durability.md`: every state of an output's names, made on disk, and what comes of it.
 
-Each row is a test for one image, for a series and for a model with named outputs; there is no row without a test, as the
-tests are read from the tables.
+Each row is a test for one image, with and without `overwrite`, for a series and for a model with named outputs; there is no
+row without a test, as the tests are read from the tables.
 """
 
 from __future__ import annotations
@@ -214,10 +214,17 @@ def call(run: Run, outcome: str, monkeypatch: pytest.MonkeyPatch, expected: dict
     assert written.count in counts[outcome]
 
 
-@pytest.fixture
-def source(tmp_path: Path, rng: np.random.Generator) -> Path:
-    np.save(tmp_path / "image.npy", rng.integers(1, 2**15, (64, 96), np.uint16))
-    return tmp_path / "image.npy"
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("source") / "image.npy"
+    np.save(path, np.random.default_rng(0).integers(1, 2**15, (64, 96), np.uint16))
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> dict[str, dict[str, bytes]]:
+    """Files of a run that nothing happened to, by the kind of run: made when they are first needed."""
+    return {}
 
 
 def new_run(folder: Path, **options: Any) -> Run:
@@ -226,13 +233,24 @@ def new_run(folder: Path, **options: Any) -> Run:
 
 
 @per_row("An OME-Zarr")
-@pytest.mark.parametrize("kind", ["image", "series", "named"])
-@pytest.mark.parametrize("overwrite", [False, True], ids=["again", "overwrite"])
+@pytest.mark.parametrize(
+    ("kind", "overwrite"),
+    [("image", False), ("image", True), ("series", False), ("named", False)],
+    ids=["image", "image, overwrite", "series", "named"],
+)
 def test_a_state_of_the_names_of_an_ome_zarr(
-    row: tuple[str, ...], kind: str, overwrite: bool, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    row: tuple[str, ...],
+    kind: str,
+    overwrite: bool,
+    source: Path,
+    undisturbed: dict[str, dict[str, bytes]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    undisturbed = new_run(tmp_path / "undisturbed", source=source, kind=kind)
-    undisturbed()
+    if kind not in undisturbed:
+        whole = new_run(tmp_path / "whole", source=source, kind=kind)
+        whole()
+        undisturbed[kind] = whole.contents()
     run = new_run(tmp_path / "state", source=source, kind=kind)
     state = dict(zip(NAMES, row, strict=False))
     make_state(run, state, monkeypatch)
@@ -245,7 +263,7 @@ def test_a_state_of_the_names_of_an_ome_zarr(
                 held.enter_context(OutputLock(run.place))
         assert_state(run, state)
         outcome = row[-1] if overwrite else row[-2]
-        call(run, outcome, monkeypatch, undisturbed.contents(), overwrite=overwrite)
+        call(run, outcome, monkeypatch, undisturbed[kind], overwrite=overwrite)
 
 
 @per_row("A TIFF or NumPy file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,17 @@ from typing import Any
 import dask.array
 import h5py
 import numpy as np
+import onnx
 import pytest
 import tifffile
 import xarray
 import zarr
+from onnx import numpy_helper, parser
 
 from patchloom import SkipDark, SkipOutside, open_stacks
 from patchloom.errors import GeometryError, OutputExistsError, PatchloomError, SinkError
 from patchloom.prediction import predict
+from patchloom.prediction.models import AugmentedModel, OnnxModel
 from patchloom.sinks.destination import remove
 
 OPTIONS: dict[str, Any] = {"axes": "YX", "patch_size": (16, 16), "overlaps": (0, 0), "progress": False}
@@ -163,6 +167,32 @@ def test_what_a_model_has_mapped_is_not_replaced(tmp_path: Path) -> None:
         predict(lambda batch: batch + flat_field[:16, :16], pixels(), tmp_path / "flat.npy", overwrite=True, **OPTIONS)
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("place", ["net.onnx", "weights/net.data"])
+def test_no_file_of_a_network_is_removed(place: str, wrapped: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "net.zarr"  # which somebody keeps his network in
+    (folder / "weights").mkdir(parents=True)
+    weights = numpy_helper.from_array(np.full((1, 1, 1, 1), 2, np.float32), "w")
+    network = parser.parse_model("""
+        <ir_version: 8, opset_import: ["": 17]>
+        double (float[N, 1, H, W] x, float[1, 1, 1, 1] w) => (float[N, 1, H, W] y) { y = Mul(x, w) }
+    """)
+    del network.graph.input[1]
+    network.graph.initializer.append(weights)
+    onnx.save_model(
+        network, folder / "net.onnx", save_as_external_data=True, location="weights/net.data", size_threshold=0
+    )
+    model: Any = OnnxModel(folder / "net.onnx")
+    output = folder if place == "net.onnx" else folder / "weights"
+    zarr.open_group(output, mode="a")
+    if place != "net.onnx":
+        output = linked(output, os.symlink).rename(tmp_path / "link.zarr")
+    before = tree(tmp_path)
+    with pytest.raises(SinkError, match="holds the input"):
+        predict(AugmentedModel(model) if wrapped else model, pixels(), output, overwrite=True, **OPTIONS)
+    assert tree(tmp_path) == before
+
+
 def test_an_old_output_whose_name_the_model_keeps_is_replaced(tmp_path: Path) -> None:
     class Pipeline:
         def __init__(self) -> None:
@@ -280,3 +310,16 @@ def test_an_output_of_one_image_does_not_land_on_that_of_another(tmp_path: Path)
     with pytest.raises(SinkError, match="would both be written to"):
         predict(lambda batch: {"b-c": batch, "c": batch}, sources, tmp_path / "out", **OPTIONS)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a-b.npy", "a.npy"]
+
+
+@pytest.mark.parametrize("name", ["out.npy", "out.tif"])
+def test_a_file_that_the_disk_has_no_room_for_is_refused_before_a_block_is_computed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Counted()
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=64 * 48 - 1))
+    with pytest.raises(SinkError, match=r"takes 3072 bytes, and the disk has 3071 left"):
+        predict(model, pixels(), tmp_path / name, **OPTIONS)
+    assert model.calls == 1
+    assert list(tmp_path.iterdir()) == []

@@ -80,7 +80,7 @@ def laid_out(values, order, steps):
     return block
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(layouts(), st.sampled_from(DTYPES), st.sampled_from([2, 3]), st.booleans(), st.integers(0, 2**32 - 1))
 def test_whatever_the_layout_zarr_reads_what_was_written(tmp_path_factory, layout, dtype, zarr_format, swapped, seed):
     shape, chunk, shard, order, steps = layout

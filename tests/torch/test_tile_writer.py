@@ -110,3 +110,18 @@ def test_specifications_without_a_place_in_the_image_are_refused(inputs, tiling)
     plan = pl.RandomPatching([stack.data_shape for stack in inputs], (24, 20), seed=1)
     with pytest.raises(pl.SpecError, match="says nothing of cropping"):
         TileWriter(inputs, tiling).add(pl.PatchExtractor(inputs).extract_batch(plan[:1]), [plan[0]])
+
+
+def test_what_cannot_be_written_is_refused_before_a_block_is_complete(tmp_path):
+    image = np.random.default_rng(0).random((100, 80), dtype=np.float32)
+    np.save(tmp_path / "a.npy", image)
+    stacks = pl.open_stacks(np.load(tmp_path / "a.npy", mmap_mode="r"), axes="YX")
+    tiling = pl.TiledPatching([stacks[0].data_shape], patch_size=(64, 64), overlaps=(16, 16))
+    with pytest.raises(pl.GeometryError, match="pyramid is 'foo'"):
+        TileWriter(stacks, tiling, tmp_path / "out.ome.zarr", pyramid="foo")
+    with pytest.raises(pl.SinkError, match="is the input"):
+        TileWriter(stacks, tiling, tmp_path / "a.npy", overwrite=True)
+    writer = TileWriter(stacks, tiling, tmp_path / "out.ome.tif")
+    with pytest.raises(pl.SinkError, match="int64 cannot be stored"):
+        writer.add(np.zeros((1, 1, 64, 64), np.int64), [tiling[0]])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]

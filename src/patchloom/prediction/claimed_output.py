@@ -71,8 +71,8 @@ def claimed_output(
     Raises
     ------
     SinkError
-        If another run writes there, a destination would destroy a source, a mask or a file of the model, exists and is not to be replaced, or cannot be
-        written to; or the ledger of an unfinished run is damaged.
+        If another run writes there; if a destination would destroy a source, a mask or a file of the model, exists and is
+        not to be replaced, or cannot be written to; or if the ledger of an unfinished run is damaged.
     """
     destinations = _destinations(stacks, output, series=series)
     places = [destination for destination in destinations if destination is not None]

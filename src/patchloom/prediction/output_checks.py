@@ -10,7 +10,7 @@ from patchloom.errors import SinkError
 from patchloom.prediction.destinations import output_path
 from patchloom.prediction.output_form import OutputForm
 from patchloom.prediction.plan import PredictionPlan
-from patchloom.sinks import InputPlaces, check_destination, check_storable
+from patchloom.sinks import InputPlaces, check_destination, check_room, check_storable, output_kind
 
 
 def check_dtype(plan: PredictionPlan, destinations: Sequence[Path | None]) -> None:
@@ -60,7 +60,8 @@ def check_outputs(
     OutputExistsError
         If an output exists and is not to be replaced.
     SinkError
-        If an output cannot be stored or named, would be written over another or over an input.
+        If an output cannot be stored or named, would be written over another or over an input, or is a file for which the disk
+        has no room.
     """
     writers: dict[str, str] = {}
     for data_idx, destination in enumerate(destinations):
@@ -77,6 +78,8 @@ def check_outputs(
                     "upper and lower case, or rename a source"
                 )
             _check_place(path, form, inputs, overwrite=overwrite, unfinished=unfinished)
+    if destinations and destinations[0] is not None and not output_kind(destinations[0]).resumable:
+        check_room(destinations[0], plan.output_bytes)
 
 
 def _check_place(path: Path, form: OutputForm, inputs: InputPlaces, *, overwrite: bool, unfinished: bool) -> None:

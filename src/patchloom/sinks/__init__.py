@@ -1,6 +1,7 @@
 """Pixels out: where predicted images land."""
 
 from patchloom.sinks.destination import check_destination, partial_path
+from patchloom.sinks.file_sink import check_room
 from patchloom.sinks.image_sink import ImageSink
 from patchloom.sinks.input_places import InputPlaces, check_apart
 from patchloom.sinks.memory_sink import MemorySink
@@ -32,6 +33,7 @@ __all__ = [
     "check_apart",
     "check_destination",
     "check_pyramid",
+    "check_room",
     "check_storable",
     "is_output_of",
     "open_sink",

@@ -16,6 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from patchloom.axes import AxesMap
 from patchloom.errors import SinkError
 from patchloom.local_paths import normalize_path
+from patchloom.sinks.destination import resolved
 from patchloom.sinks.output_kind import OutputKind
 from patchloom.sinks.output_lock import OutputLock
 from patchloom.sinks.pending_output import PendingOutput
@@ -25,6 +26,19 @@ from patchloom.sinks.sink_arguments import check_sink_arguments, sink_dtype
 from patchloom.sinks.strided_write import write_strided
 from patchloom.sinks.write_failure import why
 from patchloom.sinks.written_boxes import WrittenBoxes
+
+
+def check_room(path: str | Path, n_bytes: int) -> None:
+    """Check that a disk has room for a file that is written with its full length.
+
+    Raises
+    ------
+    SinkError
+        If it has not.
+    """
+    free = shutil.disk_usage(resolved(path).parent).free
+    if n_bytes > free:
+        raise SinkError(f"{path} takes {n_bytes} bytes, and the disk has {free} left: make room for it")
 
 
 class Piece(NamedTuple):
@@ -99,9 +113,7 @@ class FileSink(ABC):
 
     def _begin(self, partial: Path) -> None:
         size = self._size = self._lay_out(partial)
-        free = shutil.disk_usage(partial.parent).free
-        if size > free:
-            raise SinkError(f"{self.path} takes {size} bytes, and the disk has {free} left: make room for it")
+        check_room(self.path, size)
         os.truncate(partial, size)
 
     def _check_whole(self, file: FileIO) -> None:

@@ -25,7 +25,17 @@ from patchloom.pixel_arrays import PIXEL_KINDS
 from patchloom.prediction.blocks import BlockGrid, choose_blocks, choose_chunk
 from patchloom.prediction.destinations import series_destinations
 from patchloom.prediction.label_outputs import dtype_of_labels
-from patchloom.sinks import SINK_SUFFIXES, ImageSink, InputPlaces, Pyramid, check_destination, open_sink, output_kind
+from patchloom.sinks import (
+    SINK_SUFFIXES,
+    ImageSink,
+    InputPlaces,
+    Pyramid,
+    check_destination,
+    check_pyramid,
+    check_storable,
+    open_sink,
+    output_kind,
+)
 from patchloom.spec_table import SpecTable
 from patchloom.spec_validation import validate_specs
 from patchloom.stitching import paste_tile
@@ -138,7 +148,7 @@ class TileWriter:
         self._data_shapes = tiling.data_shapes
         self._grids = block_grids(tiling)
         self._destinations = _destinations(self._stacks, output)
-        self._pyramid = pyramid
+        self._pyramid = check_pyramid(pyramid)
         self._overwrite = overwrite
         inputs = InputPlaces([*(stack.source for stack in self._stacks), *files_read(*self._stacks)])
         for place in self._destinations:
@@ -180,7 +190,9 @@ class TileWriter:
         """
         specs = self._checked_specs(tiles, specs)
         form = (int(tiles.shape[1]), tiles.dtype)
-        self._form = self._form or form
+        if self._form is None:
+            check_storable(self._destinations[0], tiles.dtype)
+            self._form = form
         if form != self._form:
             raise ModelOutputError(f"tiles have (channels, dtype) {form}, and those before had {self._form}")
         for spec in specs:

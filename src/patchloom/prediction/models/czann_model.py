@@ -93,6 +93,11 @@ class CzannModel:
         """The digest of the network, and how it is fed."""
         return self._network.identity
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The model's file."""
+        return (self._reopen.args[0],)
+
     def __reduce__(self) -> tuple[partial[CzannModel], tuple[()]]:
         return self._reopen, ()
 

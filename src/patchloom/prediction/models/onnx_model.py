@@ -18,7 +18,7 @@ from patchloom.axes import spatial_axes
 from patchloom.errors import ModelError, ModelNotFoundError, ModelOutputError
 from patchloom.local_paths import normalize_path
 from patchloom.prediction.models.model import ModelDescription, check_batch
-from patchloom.prediction.models.onnx_files import onnx_digest
+from patchloom.prediction.models.onnx_files import external_files, onnx_digest
 from patchloom.prediction.models.tensor_layout import TensorLayout, infer_layout, shape_text
 
 DTYPES = {f"tensor({name})": name for name in ("float16", "uint8", "int8", "uint16", "int16", "uint32", "int32")} | {
@@ -142,6 +142,14 @@ class OnnxModel:
     def identity(self) -> str:
         """The digest of the network and its weights, and how it is fed."""
         return self._identity
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The network's file and those of its weights; empty if the network was given as bytes."""
+        (source,) = self._reopen.args
+        if isinstance(source, bytes):
+            return ()
+        return (source, *external_files(source, source.read_bytes()))
 
     def __reduce__(self) -> tuple[partial[OnnxModel], tuple[()]]:
         return self._reopen, ()
