@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from patchloom.argument_checks import listed, shown, whole_number
 from patchloom.errors import AxesError
 
 LEGAL_AXES = "STCZYX"
+_LETTERS = frozenset(LEGAL_AXES)
 SPATIAL_AXES = "ZYX"
 
 
@@ -136,9 +138,9 @@ class AxesMap:
         region : array
             In the array's own order of axes, `S` and `T` gone.
         """
-        kept, order = self._region_axes
+        kept, moves, _ = _region_axes(self.axes)
         _check_axes_of("region", region, kept)
-        moved = region.transpose([kept.index(axis) for axis in order])
+        moved = region.transpose(moves)
         return moved if "C" in kept else moved[np.newaxis]
 
     def disarrange(self, patch: NDArray[Any]) -> NDArray[Any]:
@@ -150,16 +152,10 @@ class AxesMap:
         >>> axes_map.disarrange(np.zeros((2, 20, 30))).shape, AxesMap("TYX", (5, 64, 48)).disarrange(np.zeros((1, 20, 30))).shape
         ((20, 30, 2), (20, 30))
         """
-        kept, order = self._region_axes
+        kept, _, moves = _region_axes(self.axes)
         _check_axes_of("patch", patch, "C" + self.spatial)
         moved = patch if "C" in kept else patch[0]
-        return moved.transpose([order.index(axis) for axis in kept])
-
-    @property
-    def _region_axes(self) -> tuple[str, str]:
-        """The axes of a region of one sample: in the array's own order, and in that of `C(Z)YX`."""
-        kept = "".join(axis for axis in self.axes if axis not in "ST")
-        return kept, "".join(axis for axis in "C" + self.spatial if axis in kept)
+        return moved.transpose(moves)
 
     def to_data(self, array: NDArray[Any]) -> NDArray[Any]:
         """Turn a whole array into `SC(Z)YX`; a view where memory order allows one."""
@@ -213,6 +209,14 @@ class AxesMap:
         return AxesMap(self.axes, tuple(sizes.get(axis, self.size(axis)) for axis in self.axes))
 
 
+@lru_cache
+def _region_axes(axes: str) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
+    """Return the axes of a region of one sample in an array's own order, how they move to `C(Z)YX`, and how back."""
+    kept = "".join(axis for axis in axes if axis not in "ST")
+    order = "".join(axis for axis in "CZYX" if axis in kept)
+    return kept, tuple(map(kept.index, order)), tuple(map(order.index, kept))
+
+
 def _check_index(channels: Any, window: Any, spatial: str) -> None:
     if not isinstance(channels, slice):
         whole_number("channels", channels, least=0)
@@ -221,7 +225,7 @@ def _check_index(channels: Any, window: Any, spatial: str) -> None:
 
 
 def _check_letter(axis: Any) -> None:
-    if not isinstance(axis, str) or axis not in tuple(LEGAL_AXES):
+    if not isinstance(axis, str) or axis not in _LETTERS:
         raise AxesError(f"axis is {shown(axis)}: it must be one letter of {LEGAL_AXES!r}")
 
 

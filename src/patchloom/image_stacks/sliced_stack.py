@@ -109,10 +109,10 @@ class SlicedStack(ABC):
         starts = spatial_tuple("coords", coords, len(spatial_shape), least=-(2**62))
         sizes = spatial_tuple("patch_size", patch_size, len(spatial_shape), least=1)
         sample = self._checked("sample_idx", sample_idx, self.data_shape[0])
-        given: Sequence[int] = range(self.data_shape[1])
+        wanted = list(range(self.data_shape[1]))
         if channels is not None:
             given = listed("channels", channels, "a sequence of whole numbers, such as [0, 2]")
-        wanted = [self._checked("channels", channel, self.data_shape[1]) for channel in given]
+            wanted = [self._checked("channels", channel, self.data_shape[1]) for channel in given]
         patch = np.zeros((len(wanted), *sizes), self.data_dtype)
         inside = tuple(
             slice(max(start, 0), min(start + size, limit))
