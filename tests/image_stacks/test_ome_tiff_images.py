@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from patchloom.errors import SourceError, SourceNotFoundError
+from patchloom.errors import AxesError, SourceError, SourceNotFoundError
 from patchloom.image_stacks import TiffStack
 
 SHAPE = (16, 24)
@@ -252,3 +252,28 @@ def test_planes_lie_where_they_are_described(tmp_path, rng, order):
     for value, plane in zip(values, pages, strict=True):
         read = stack.extract_patch(plane["T"], [plane["C"]], (plane["Z"], 0, 0), (1, 1, 1))
         assert read.item() == value
+
+
+@pytest.mark.parametrize(
+    ("along", "axes", "shape"),
+    [
+        ('Type="lifetime" Start="0" End="2" Step="1"', "TCZHYX", (1, 1, 4, 3, *SHAPE)),
+        ('Type="lifetime" Start="0" End="11" Step="1"', "TCHYX", (1, 1, 12, *SHAPE)),
+        ('Type="lifetime" Start="0" End="1e300" Step="1e-300"', "TCZHYX", None),
+        ('Type="lifetime" Start="0" End="4" Step="1"', "TCZYX", None),
+    ],
+)
+def test_an_axis_inside_another_is_told_and_never_read_as_that(tmp_path, along, axes, shape):
+    annotation = (
+        '<StructuredAnnotations><XMLAnnotation ID="A" Namespace="openmicroscopy.org/omero/dimension/modulo"><Value><Modulo>'
+        f"<ModuloAlongZ {along}/></Modulo></Value></XMLAnnotation></StructuredAnnotations>"
+    )
+    described = image("<TiffData/>", size_z=12).replace("</Image>", '<AnnotationRef ID="A"/></Image>')
+    path = write(tmp_path / "a.ome.tif", ome(described + annotation), n_pages=12)
+    if shape is None:
+        assert TiffStack(path).data_shape == (1, 1, 12, *SHAPE)
+        return
+    told = "".join(axis for axis, size in zip(axes, shape, strict=True) if size > 1)
+    with pytest.raises(AxesError, match=rf"its axes are told as '{told}'"):
+        TiffStack(path)
+    assert TiffStack(path, told.replace("H", "T")).data_shape[0] == 3 * (len(told) == 4) + 12 * (len(told) == 3)

@@ -210,3 +210,15 @@ def test_a_slide_is_opened_without_its_thumbnail_label_and_overview(tmp_path):
         np.testing.assert_array_equal(pixels(stack).transpose(1, 2, 0), slide[::factor, ::factor])
         assert stack.metadata.is_rgb
     assert [TiffStack(tmp_path / "slide.tif", series=number).data_shape[-1] for number in range(4)] == [160, 40, 30, 40]
+
+
+@pytest.mark.parametrize("n_left", [1, 3])
+def test_an_imagej_stack_of_one_directory_that_was_cut_is_not_taken_for_its_first_page(tmp_path, n_left):
+    (image,) = random_images((4, 20, 30))
+    told = "ImageJ=1.54f\nimages=4\nslices=4\n"
+    tifffile.imwrite(tmp_path / "a.tif", image[:n_left].reshape(-1, 30)[:20], metadata=None, description=told)
+    with (tmp_path / "a.tif").open("ab") as file:
+        file.write(bytes((n_left - 1) * image[0].nbytes))
+    with pytest.raises(SourceError, match=r"a\.tif is damaged: ImageJ describes 4 pages, and there are 1"):
+        TiffStack(tmp_path / "a.tif")
+    assert TiffStack(tmp_path / "a.tif", "YX").data_shape == (1, 1, 20, 30)

@@ -141,7 +141,7 @@ def _own_axes(source: str | Path, array: ArrayLike) -> str:
     axes = axes_from_names(names) if isinstance(names, tuple) else None
     if axes is None:
         said = f"and names its dimensions {names}" if isinstance(names, tuple) else ""
-        raise unknown_axes(source, array.shape, said)
+        raise unknown_axes(source, array.shape, said, names if isinstance(names, tuple) else ())
     return axes
 
 

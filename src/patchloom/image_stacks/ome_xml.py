@@ -152,7 +152,8 @@ def _n_labels(along: ET.Element) -> int:
     )
     if start is None or end is None or not step:
         return max(1, sum(1 for _ in _children(along, "Label")))
-    return max(1, min(int(abs((end - start) / step) + 1.5), _LARGEST))
+    number = abs(end - start) / abs(step) + 1.5
+    return int(min(number, _LARGEST)) if math.isfinite(number) else 1
 
 
 def _children(element: ET.Element, tag: str) -> Iterator[ET.Element]:

@@ -27,13 +27,17 @@ def axes_from_names(names: Sequence[object]) -> str | None:
     >>> axes_from_names(["dim_0", "dim_1"]) is None
     True
     """
-    words = [str(name).lower() for name in names]
-    letters = [_LETTERS.get(word, word.upper()) for word in words]
+    letters = _letters(names)
     legal = set(letters) <= set(LEGAL_AXES) and len(set(letters)) == len(letters) and {"Y", "X"} <= set(letters)
     return "".join(letters) if legal else None
 
 
-def unknown_axes(source: str | Path, shape: Sequence[int], said: str = "", letters: Sequence[str] = ()) -> AxesError:
+def _letters(names: Sequence[object]) -> list[str]:
+    words = [str(name).lower() for name in names]
+    return [_LETTERS.get(word, word.upper()) for word in words]
+
+
+def unknown_axes(source: str | Path, shape: Sequence[int], said: str = "", names: Sequence[object] = ()) -> AxesError:
     """Return the error for a source whose axes nobody named; it shows the shape and an example.
 
     Parameters
@@ -44,8 +48,8 @@ def unknown_axes(source: str | Path, shape: Sequence[int], said: str = "", lette
         Its own shape.
     said : str
         What the source says of its axes, as the end of a sentence; nothing where it says nothing.
-    letters : sequence of str
-        The letters that it has for them, one for each; the example keeps those that can be kept.
+    names : sequence
+        The names that it has for them, one for each, as for `axes_from_names`; the example keeps those that can be kept.
 
     Examples
     --------
@@ -57,6 +61,7 @@ def unknown_axes(source: str | Path, shape: Sequence[int], said: str = "", lette
     """
     sizes = tuple(int(size) for size in shape)
     example = _EXAMPLES.get(len(sizes))
+    letters = _letters(names)
     if example and len(letters) == len(sizes) and {"Y", "X"} <= set(letters):
         example = _completed(letters)
     elif len(sizes) == 3 and sizes[-1] in (3, 4):

@@ -32,7 +32,9 @@ _PAGES_ALONE = {"generic", "uniform"}
 """tifffile's names for files in which nothing but the pages does."""
 
 
-def tiff_images(tif: tifffile.TiffFile, directories: Sequence[Directory], *, ignores_ome: bool) -> Sequence[TiffImage]:
+def tiff_images(
+    tif: tifffile.TiffFile, directories: Sequence[Directory], *, ignores_description: bool
+) -> Sequence[TiffImage]:
     """List the images of an open file.
 
     Parameters
@@ -41,8 +43,8 @@ def tiff_images(tif: tifffile.TiffFile, directories: Sequence[Directory], *, ign
         The file.
     directories : sequence of Directory
         Its pages.
-    ignores_ome : bool
-        Whether OME-XML that cannot be used is ignored, so that the pages alone count.
+    ignores_description : bool
+        Whether a description that cannot be used is ignored, so that the pages alone count.
 
     Raises
     ------
@@ -51,14 +53,14 @@ def tiff_images(tif: tifffile.TiffFile, directories: Sequence[Directory], *, ign
     """
     path = Path(tif.filehandle.path)
     if _has_format(tif, _BEFORE_OME):
-        return _described_by_series(path, tif, directories)
+        return _described_by_series(path, tif, directories, ignores_description=ignores_description)
     if tif.is_ome:
-        images = _described_by_ome(path, tif, directories, ignores_ome=ignores_ome)
+        images = _described_by_ome(path, tif, directories, ignores_description=ignores_description)
         if images:
             return images
         tif.is_ome = False
     if _has_format(tif, _AFTER_OME):
-        return _described_by_series(path, tif, directories)
+        return _described_by_series(path, tif, directories, ignores_description=ignores_description)
     return images_of_pages(tif, directories)
 
 
@@ -67,12 +69,12 @@ def _has_format(tif: tifffile.TiffFile, names: Sequence[str]) -> bool:
 
 
 def _described_by_ome(
-    path: Path, tif: tifffile.TiffFile, directories: Sequence[Directory], *, ignores_ome: bool
+    path: Path, tif: tifffile.TiffFile, directories: Sequence[Directory], *, ignores_description: bool
 ) -> Sequence[TiffImage]:
     try:
         document = read_ome_xml(tif.ome_metadata or "")
     except ValueError as error:
-        if not ignores_ome:
+        if not ignores_description:
             raise SourceError(
                 f"{path} has OME-XML that cannot be used: {error}; give axes to read its pages in their order"
             ) from error
@@ -81,13 +83,20 @@ def _described_by_ome(
     return ome_images(document, FileSet(path, document.uuid, directories), PageReader(tif))
 
 
-def _described_by_series(path: Path, tif: tifffile.TiffFile, directories: Sequence[Directory]) -> Sequence[TiffImage]:
+def _described_by_series(
+    path: Path, tif: tifffile.TiffFile, directories: Sequence[Directory], *, ignores_description: bool
+) -> Sequence[TiffImage]:
     check_micromanager(path, tif)
     if len(directories) > _FEW:
         check_tables(directories)
-    if {series.kind for series in tif.series} <= _PAGES_ALONE or (
-        tif.is_scanimage and len(tif.pages) < len(directories)
-    ):
+    kinds = {series.kind for series in tif.series}
+    if kinds <= _PAGES_ALONE and tif.is_imagej and not ignores_description:
+        n_images = (tif.imagej_metadata or {}).get("images", 1)
+        if n_images != len(directories):
+            raise SourceError(
+                f"{path} is damaged: ImageJ describes {n_images} pages, and there are {len(directories)}; give axes to read them"
+            )
+    if kinds <= _PAGES_ALONE or (tif.is_scanimage and len(tif.pages) < len(directories)):
         # tifffile guesses where the pages of ScanImage are, and may find fewer than there are.
         return images_of_pages(tif, directories)
     return [SeriesImage(path, tif, series, directories, PageReader(tif)) for series in tif.series]

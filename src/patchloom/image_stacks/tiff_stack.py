@@ -82,7 +82,7 @@ class TiffStack(SlicedStack):
     def __init__(self, path: str | Path, axes: str | None = None, *, series: int | None = None, level: int = 0) -> None:
         path = normalize_path(path)
         with _opened(path) as (tif, directories):
-            images = tiff_images(tif, directories, ignores_ome=axes is not None)
+            images = tiff_images(tif, directories, ignores_description=axes is not None)
             number = _chosen(path, images) if series is None else _checked("image", path, series, len(images))
             image = images[number]
             if level:

@@ -270,7 +270,7 @@ def _own_axes(source: str | Path, store: Any, found: _FoundArray) -> AxesMap:
     axes = axes_from_names(names)
     if axes is None:
         said = f"and its dimensions are named {', '.join(map(str, names))}" if any(names) else ""
-        raise unknown_axes(source, store.shape, said)
+        raise unknown_axes(source, store.shape, said, names)
     return AxesMap(axes, store.shape)
 
 
