@@ -15,6 +15,10 @@ from bounded_process import Target
 from image_use import open_and_read
 from mutations import Seed
 
+_MODULO = (
+    '<StructuredAnnotations><XMLAnnotation ID="A" Namespace="openmicroscopy.org/omero/dimension/modulo"><Value><Modulo>'
+    '<ModuloAlongZ Type="lifetime" Start="0" End="2" Step="1"/></Modulo></Value></XMLAnnotation></StructuredAnnotations>'
+)
 _OME = '<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:0">'
 
 
@@ -127,6 +131,7 @@ def _ome_xml_seeds() -> list[Seed]:
             for number, name, where in ((0, "empty", "<MetadataOnly/>"), (1, "cells", '<TiffData IFD="1"/>'))
         ),
         "several files": f'<Image ID="Image:0">{_pixels(2, other)}</Image>',
+        "an axis inside another": f'<Image ID="Image:0">{_pixels(3, whole)}<AnnotationRef ID="A"/></Image>{_MODULO}',
         "no pixels of its own": '<BinaryOnly MetadataFile="b.ome.tif" UUID="urn:uuid:2"/>',
     }
     second = {"b.ome.xml": f'{_OME}<Image ID="Image:0">{_pixels(3, whole)}</Image></OME>'.encode()}

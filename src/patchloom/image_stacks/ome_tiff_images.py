@@ -25,7 +25,7 @@ from patchloom.image_stacks.tiff_directories import SUB_DIRECTORIES, Directory, 
 from patchloom.image_stacks.tiff_image import TiffLevel, is_name_of_associated
 from patchloom.image_stacks.tiff_metadata import metadata_of_ome
 from patchloom.image_stacks.tiff_page_kinds import PageReader
-from patchloom.image_stacks.tiff_pages import StoredPage
+from patchloom.image_stacks.tiff_stored_page import StoredPage
 
 _DESCRIPTIONS_OF_EACH, _DESCRIPTIONS = 10, 10_000
 """How often the planes of an image may be described, on the average and in small images."""

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from patchloom.axes import AxesMap
 from patchloom.image_metadata import ImageMetadata
-from patchloom.image_stacks.tiff_pages import StoredPage
+from patchloom.image_stacks.tiff_stored_page import StoredPage
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from patchloom.image_stacks.fitting_metadata import fitting_metadata
 from patchloom.image_stacks.tiff_directories import SUB_DIRECTORIES, Directory, read_directory
 from patchloom.image_stacks.tiff_image import TiffImage, TiffLevel
 from patchloom.image_stacks.tiff_page_kinds import PageReader
-from patchloom.image_stacks.tiff_pages import PageKind, StoredPage
+from patchloom.image_stacks.tiff_stored_page import PageKind, StoredPage
 
 _FACTORS = (2, 3, 4)
 """By how much one level of a pyramid may be smaller than the one before it."""

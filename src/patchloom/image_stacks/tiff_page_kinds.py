@@ -19,8 +19,8 @@ from patchloom.image_stacks.tiff_directories import (
     Tags,
     check_number_of_segments,
 )
-from patchloom.image_stacks.tiff_pages import PageKind, StoredPage
 from patchloom.image_stacks.tiff_segments import DAMAGE
+from patchloom.image_stacks.tiff_stored_page import PageKind, StoredPage
 
 _DECODED_TO_RGB = {6, 7, 33007, 34892}
 """Compressions (JPEG) whose decoder turns YCbCr into RGB."""

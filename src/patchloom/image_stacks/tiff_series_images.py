@@ -21,7 +21,7 @@ from patchloom.image_stacks.tiff_directories import Directory, read_directory
 from patchloom.image_stacks.tiff_image import TiffLevel, is_name_of_associated
 from patchloom.image_stacks.tiff_metadata import metadata_of_imagej
 from patchloom.image_stacks.tiff_page_kinds import PageReader, page_kind
-from patchloom.image_stacks.tiff_pages import PageKind, StoredPage
+from patchloom.image_stacks.tiff_stored_page import PageKind, StoredPage
 
 _IN_ORDER = {"shaped", "imagej", "scanimage", "nih", "fluoview", "sis"}
 """tifffile's names of formats in which the pages of an image follow each other."""
