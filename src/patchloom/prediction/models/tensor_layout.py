@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,9 +91,12 @@ class TensorLayout:
 
 _READINGS = {2: ("HW",), 3: ("CHW", "HWC"), 4: ("NCHW", "NHWC"), 5: ("NCDHW", "NDHWC")}
 
+_NARROW = 8
+"""Height or width up to which a size is more likely a number of channels."""
+
 
 def infer_layout(shape: Sequence[int | None]) -> TensorLayout:
-    """Read the layout of a network's input off its declared shape, where that leaves no doubt.
+    """Infer the layout of a network's input from its declared shape, where only one layout is plausible.
 
     Parameters
     ----------
@@ -104,20 +107,24 @@ def infer_layout(shape: Sequence[int | None]) -> TensorLayout:
     -------
     TensorLayout
         `HW` for two axes. Otherwise channels come before space or after it (`CHW` or `HWC`, `NCHW` or `NHWC`, `NCDHW` or
-        `NDHWC`), by the first of these rules that leaves one reading:
+        `NDHWC`), by the first of these rules that leaves one layout:
 
-        1. height and width are both fixed or both symbolic;
-        2. there is one channel;
-        3. there are at most 16 channels.
+        1. the number of channels is fixed and at most 16: the weights of a network fix it, while space is often symbolic;
+        2. and every fixed height and width is more than 8, and no fixed depth is 1;
+        3. and height and width are fixed and equal.
+
+        If rule 1 leaves no layout, because no axis at the place of the channels is fixed and at most 16:
+
+        4. height and width are both symbolic and the channels are fixed, or height and width are fixed and equal.
 
     Raises
     ------
     ModelError
-        If the rules leave both readings, or the number of axes is none of these.
+        If the rules leave both layouts or none, or the number of axes is none of these.
 
     Examples
     --------
-    >>> [infer_layout(shape).letters for shape in ((None, 1, None, None), (1, 1024, 1024, 3), (None, 32, 64, 64, 1))]
+    >>> [infer_layout(shape).letters for shape in ((None, 1, 64, None), (1, 1024, 1024, 3), (None, 32, 64, 64, 1))]
     ['NCHW', 'NHWC', 'NDHWC']
     >>> infer_layout((None, None, None, None))
     Traceback (most recent call last):
@@ -128,20 +135,54 @@ def infer_layout(shape: Sequence[int | None]) -> TensorLayout:
         raise ModelError(
             f"an input of shape {shape_text(shape)} does not say what its axes are: name them, such as layout='NCHW'"
         )
-    readings = [TensorLayout(letters) for letters in _READINGS[len(shape)]]
-    sizes = {reading: reading.batch_shape(shape) for reading in readings}
-    channels = {reading: sizes[reading][1] or MOST_CHANNELS + 1 for reading in readings}
-    for possible in (
-        [reading for reading in readings if (sizes[reading][-2] is None) == (sizes[reading][-1] is None)],
-        [reading for reading in readings if channels[reading] == 1],
-        [reading for reading in readings if channels[reading] <= MOST_CHANNELS],
-    ):
+    layouts = [TensorLayout(letters) for letters in _READINGS[len(shape)]]
+    if len(layouts) == 1:
+        return layouts[0]
+    sizes = {layout: _Sizes.of(layout, shape) for layout in layouts}
+    by_channels = [layout for layout in layouts if sizes[layout].has_few_channels]
+    rules = (
+        [by_channels, [layout for layout in by_channels if not sizes[layout].is_narrow],
+         [layout for layout in by_channels if sizes[layout].is_square]]
+        if by_channels
+        else [[layout for layout in layouts if sizes[layout].is_free or sizes[layout].is_square]]
+    )  # fmt: skip
+    for possible in rules:
         if len(possible) == 1:
             return possible[0]
-    names = [reading.letters for reading in readings]
+    names = [layout.letters for layout in layouts]
     raise ModelError(
         f"an input of shape {shape_text(shape)} may be {' or '.join(names)}: say which, such as layout={names[0]!r}"
     )
+
+
+class _Sizes(NamedTuple):
+    """A declared shape as one layout reads it."""
+
+    channels: int | None
+    space: tuple[int | None, ...]
+    """`(depth,) height, width`."""
+
+    @classmethod
+    def of(cls, layout: TensorLayout, shape: Sequence[int | None]) -> Self:
+        _, channels, *space = layout.batch_shape(shape)
+        return cls(channels, tuple(space))
+
+    @property
+    def has_few_channels(self) -> bool:
+        return self.channels is not None and self.channels <= MOST_CHANNELS
+
+    @property
+    def is_narrow(self) -> bool:
+        return 1 in self.space or any(size is not None and size <= _NARROW for size in self.space[-2:])
+
+    @property
+    def is_square(self) -> bool:
+        return self.space[-1] is not None and self.space[-1] == self.space[-2]
+
+    @property
+    def is_free(self) -> bool:
+        """Whether height and width are symbolic and the number of channels is fixed."""
+        return self.space[-2:] == (None, None) and self.channels is not None
 
 
 def shape_text(shape: Sequence[int | None]) -> str:
