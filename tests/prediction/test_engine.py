@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from patchloom.errors import GeometryError, ModelOutputError, StitchError
 from patchloom.image_stacks import ArrayStack
 from patchloom.prediction import blocks, engine, make_plan, plan, predict, work
-from patchloom.prediction.engine import learn_forms
+from patchloom.prediction.output_inference import learn_forms
 
 WINDOWS = ["hann", "gaussian", "linear", "mean"]
 

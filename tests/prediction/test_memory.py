@@ -27,7 +27,7 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from patchloom.prediction import plan, predict
-from patchloom.prediction.engine import learn_forms
+from patchloom.prediction.output_inference import learn_forms
 
 source, small, output, options = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
 options["seams"] = None if options["blend"] else options["seams"]

@@ -238,31 +238,34 @@ def test_a_failure_names_the_slice_and_the_other_images_finish(rng: np.random.Ge
     np.testing.assert_array_equal(caught.value.results[0], good)
 
 
+class FailsAfter:
+    """One model, whenever it fails."""
+
+    description = ModelDescription(identity="exponential")
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.n_calls = limit, 0
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        self.n_calls += 1
+        if self.n_calls > self.limit:
+            raise RuntimeError("out of luck")
+        return np.exp(batch)
+
+
 @pytest.mark.parametrize("settings", [{}, {"blend": "linear"}], ids=["crop", "blend"])
 @pytest.mark.usefixtures("small_blocks")
 def test_a_run_that_failed_goes_on_to_the_same_bytes(settings: Any, tmp_path: Path, rng: np.random.Generator) -> None:
     image = rng.random((2, 3, 30, 25), np.float32)
     np.save(tmp_path / "image.npy", image)
-    calls: list[int] = []
-    limit = [10**9]
-
-    def model(batch: np.ndarray) -> np.ndarray:
-        calls.append(1)
-        if len(calls) > limit[0]:
-            raise RuntimeError("out of luck")
-        return np.exp(batch)
-
     arguments = {"axes": "TZYX", "normalise": "percentiles", "per": "sample", **TILES, **settings}
+    model = FailsAfter(10**9)
     whole = quiet(model, tmp_path / "image.npy", tmp_path / "whole.ome.zarr", **arguments)
-    n_calls = len(calls)
-    calls.clear()
-    limit[0] = n_calls // 2
-    with pytest.raises(ModelError):
-        quiet(model, tmp_path / "image.npy", tmp_path / "resumed.ome.zarr", **arguments)
-    calls.clear()
-    limit[0] = 10**9
-    resumed = quiet(model, tmp_path / "image.npy", tmp_path / "resumed.ome.zarr", **arguments, resume_anyway=True)
-    assert len(calls) < n_calls
+    with pytest.raises(ModelError, match="out of luck"):
+        quiet(FailsAfter(model.n_calls // 2), tmp_path / "image.npy", tmp_path / "resumed.ome.zarr", **arguments)
+    again = FailsAfter(10**9)
+    resumed = quiet(again, tmp_path / "image.npy", tmp_path / "resumed.ome.zarr", **arguments)
+    assert again.n_calls < model.n_calls
     files = [{p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()} for root in (whole, resumed)]
     for content in files:
         content.pop(Path("zarr.json"))  # has the name

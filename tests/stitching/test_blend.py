@@ -129,7 +129,7 @@ def test_a_tile_is_not_added_to_read_only_memory(least: int, monkeypatch: pytest
     monkeypatch.setattr(blend_module, "_WORTH_COMPILING", least)
     block = np.zeros((1, 8, 8))
     block.flags.writeable = False
-    factors = TileWeights("hann", (8, 8), ((0,), (0,)))
+    factors = TileWeights("hann", (8, 8), (((0, 8),), ((0, 8),)))
     with pytest.raises(StitchError, match="read-only"):
         add_blended_tile(np.ones((1, 8, 8)), (0, 0), factors, block, (slice(0, 8), slice(0, 8)))
     assert not block.any()

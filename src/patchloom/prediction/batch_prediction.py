@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from patchloom.errors import ModelError, ModelOutputError
 from patchloom.patch_specs import PatchSpecs
 from patchloom.prediction.model_output import as_array, as_outputs
 from patchloom.prediction.models.model import Model
-from patchloom.prediction.output_form import OutputForm, output_form
+from patchloom.prediction.output_form import OutputForm
 
 _PIECE = 2**16
 """Voxels that are converted at a time: they stay in the processor's cache from one step to the next."""
@@ -89,25 +88,6 @@ def _check_alike(portions: Sequence[dict[str, NDArray[Any]]], specs: Sequence[Pa
     ]
     if any(kind != kinds[0] for kind in kinds):
         raise ModelOutputError(f"the model returned outputs of different shapes or dtypes for {name_tiles(specs)}")
-
-
-def read_forms(
-    predictions: dict[str, NDArray[Any]],
-    patch_size: Sequence[int],
-    scale: Sequence[Fraction] | None,
-    specs: Sequence[PatchSpecs],
-) -> tuple[OutputForm, ...]:
-    """Read the forms of all outputs off the prediction of one batch.
-
-    Raises
-    ------
-    ModelOutputError
-        If a size does not fit any scale and margin; the message says for which tiles.
-    """
-    try:
-        return tuple(output_form(name, prediction, patch_size, scale) for name, prediction in predictions.items())
-    except ModelOutputError as error:
-        raise ModelOutputError(f"{error}, for {name_tiles(specs)}") from None
 
 
 def check_forms(

@@ -16,13 +16,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
 
-import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.errors import GeometryError, PatchloomError
 from patchloom.extraction import ChunkPool, PatchExtractor
 from patchloom.patch_specs import TileSpecs
-from patchloom.prediction.batch_prediction import check_forms, predict_batch, read_forms, refuse_nan, to_dtype
+from patchloom.prediction.batch_prediction import check_forms, predict_batch, refuse_nan, to_dtype
 from patchloom.prediction.emptiness import SkipRule
 from patchloom.prediction.memory import WRITE_BEHIND
 from patchloom.prediction.models.model import Model
@@ -65,38 +64,6 @@ class _BatchRead(NamedTuple):
     pixels: NDArray[Any] | None = None
     failure: PatchloomError | None = None
     """Why the pixels could not be read."""
-
-
-def learn_forms(plan: PredictionPlan, model: Model) -> tuple[tuple[OutputForm, ...], ...]:
-    """Run a model on the first tile of an image of each dtype, to see what it makes of tiles.
-
-    Parameters
-    ----------
-    plan : PredictionPlan
-        A plan that does not know the forms of the outputs.
-    model : callable
-        The model.
-
-    Returns
-    -------
-    tuple of tuple of OutputForm
-        The outputs for each image.
-
-    Raises
-    ------
-    ModelError
-        If the model fails, or returns what fits no scale and margin.
-    """
-    extractor = PatchExtractor(plan.stacks, padding=plan.padding)
-    by_dtype: dict[np.dtype[Any], tuple[OutputForm, ...]] = {}
-    for data_idx, stack in enumerate(plan.stacks):
-        dtype = np.dtype(stack.data_dtype)
-        if dtype not in by_dtype:
-            first = plan.tiling.specs([plan.tiling.get_patch_indices(data_idx)[0]])
-            specs = specs_in_images(plan, cast("list[TileSpecs]", first.to_specs()))
-            predictions = predict_batch(model, read_tiles(plan, extractor, first), specs, plan.model.batch_size)
-            by_dtype[dtype] = read_forms(predictions, plan.patch_size, plan.model.scale, specs)
-    return tuple(by_dtype[np.dtype(stack.data_dtype)] for stack in plan.stacks)
 
 
 @dataclass(frozen=True)

@@ -277,9 +277,20 @@ def _checked_forms(forms: Any) -> tuple[tuple[OutputForm, ...], ...]:
 def _margin_and_coarsest(forms: Sequence[Sequence[OutputForm]], n_dims: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Largest margin of all outputs, and how many voxels of the input the coarsest output makes one of."""
     every = [form for of_image in forms for form in of_image]
-    margin = tuple(max((form.margin[axis] for form in every), default=0) for axis in range(n_dims))
     steps = tuple(lcm(*(Fraction(form.scale[axis]).denominator for form in every)) for axis in range(n_dims))
+    margin = tuple(
+        _shared_margin([(form.margin[axis], Fraction(form.scale[axis]).denominator) for form in every])
+        for axis in range(n_dims)
+    )
     return margin, steps
+
+
+def _shared_margin(of_outputs: Sequence[tuple[int, int]]) -> int:
+    """Find the smallest margin that all outputs have, cut by whole voxels of each: its own margin, and its step in voxels."""
+    margin = max((own for own, _ in of_outputs), default=0)
+    while any((margin - own) % step for own, step in of_outputs):
+        margin += 1
+    return margin
 
 
 def source_identity(stack: ImageStack) -> tuple[Any, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.axes import spatial_axes
 from patchloom.errors import ModelOutputError
 
 
@@ -71,9 +72,9 @@ class OutputForm:
 
 
 def output_form(
-    name: str, prediction: NDArray[Any], patch_size: Sequence[int], scale: Sequence[Fraction] | None
+    name: str, prediction: NDArray[Any], patch_size: Sequence[int], scale: Sequence[Fraction]
 ) -> OutputForm:
-    """Read the form of an output off the prediction of one batch.
+    """Work out the form of an output of known scale from the prediction of one batch.
 
     Parameters
     ----------
@@ -83,39 +84,31 @@ def output_form(
         `(B, C, (Z), Y, X)`.
     patch_size : sequence of int
         Size of the tiles that went in.
-    scale : sequence of Fraction, optional
-        Voxels of the output for one of the input. Where it is not given, an output that is a whole number of times
-        larger or smaller is taken as scaled, and any other as lacking a margin.
+    scale : sequence of Fraction
+        Voxels of the output for one of the input, along each spatial axis.
 
     Raises
     ------
     ModelOutputError
-        If sizes do not fit any scale and margin.
+        If the output lacks other than the same whole margin on both sides.
 
     Examples
     --------
-    >>> form = output_form("", np.zeros((1, 3, 228, 228), np.float32), (128, 128), None)
-    >>> [str(factor) for factor in form.scale], form.margin
-    (['2', '2'], (7, 7))
+    >>> form = output_form("", np.zeros((1, 3, 228, 228), np.float32), (128, 128), (Fraction(2), Fraction(2)))
+    >>> form.margin
+    (7, 7)
     """
-    factors = tuple(scale) if scale is not None else tuple(map(_likely_scale, prediction.shape[2:], patch_size))
     margin = []
-    for out, size, factor in zip(prediction.shape[2:], patch_size, factors, strict=True):
+    for axis, (out, size, factor) in enumerate(zip(prediction.shape[2:], patch_size, scale, strict=True)):
         lacking = size - out / factor
-        if lacking < 0 or lacking % 2 or (lacking / 2).denominator != 1:
+        if lacking < 0 or (lacking / 2).denominator != 1:
             raise ModelOutputError(
-                f"the model returned size {prediction.shape[2:]} for tiles of size {tuple(patch_size)}: that is not "
-                f"{' × '.join(map(str, factors))} times as much, less the same margin on both sides, and its description declares no other scale"
+                f"the model returned size {prediction.shape[2:]} for tiles of size {tuple(patch_size)} at a scale of "
+                f"{' × '.join(map(str, scale))}: along {spatial_axes(len(patch_size))[axis]} it lacks {lacking} voxels, which is not "
+                "the same whole margin on both sides; crop or pad the output, so that it is"
             )
         margin.append(int(lacking / 2))
-    return OutputForm(int(prediction.shape[1]), prediction.dtype, factors, tuple(margin), name)
-
-
-def _likely_scale(out: int, size: int) -> Fraction:
-    ratio = Fraction(out, size)
-    if ratio.denominator == 1 or ratio.numerator == 1:
-        return ratio
-    return Fraction(-(-out // size))
+    return OutputForm(int(prediction.shape[1]), prediction.dtype, tuple(scale), tuple(margin), name)
 
 
 def keep_core(prediction: NDArray[Any], form: OutputForm, margin: Sequence[int]) -> NDArray[Any]:

@@ -18,7 +18,7 @@ from patchloom.image_stacks import ImageStack, Source, SourceWatch, is_series, o
 from patchloom.local_paths import normalize_path
 from patchloom.prediction.claimed_output import ClaimedOutput, claimed_output, run_ledger
 from patchloom.prediction.emptiness import SkipRule
-from patchloom.prediction.engine import Engine, learn_forms
+from patchloom.prediction.engine import Engine
 from patchloom.prediction.image_report import ImageReport, report_images, show_reports
 from patchloom.prediction.ledger import check_same, damaged
 from patchloom.prediction.make_plan import plan, source_identity
@@ -27,6 +27,7 @@ from patchloom.prediction.normalisation import Method, Normalisation, Per
 from patchloom.prediction.normalisation_request import NormalisationRequest, normalisation_request
 from patchloom.prediction.output_checks import check_dtype, check_outputs
 from patchloom.prediction.output_form import OutputForm
+from patchloom.prediction.output_inference import learn_forms
 from patchloom.prediction.outputs import Outputs, Result
 from patchloom.prediction.plan import PredictionPlan
 from patchloom.prediction.progress import show_progress, show_summary
@@ -74,7 +75,10 @@ def predict(
     model : callable
         Takes a batch `(B, C, (Z), Y, X)` in the sources' dtype and returns an array-like of that kind: any number of
         channels, any dtype; as large, or a whole number of times larger or smaller; with or without the margin that valid
-        convolutions eat. A tuple, list or mapping of such arrays gives several outputs. One tile is run beforehand to see.
+        convolutions take away, which must be the same on both sides. A tuple, list or mapping of such arrays gives several
+        outputs. The outputs are inferred by running the model on one tile. Where their size is not that of the tile, the model
+        is run on a tile of another size, which tells scale from margin, and on a tile with one voxel changed, which shows a
+        margin that is not the same on both sides. A model that declares its `scale` (`ModelDescription`) is taken at its word.
     sources : path, URL, array, ImageStack or sequence of these
         The images, as `open_stacks` takes them.
     output : str or Path, optional

@@ -11,6 +11,7 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
 from patchloom.errors import MissingExtraError, ModelError, ModelNotFoundError, ModelOutputError
+from patchloom.prediction import predict
 from patchloom.prediction.models import OnnxModel, describe
 from patchloom.testing.model_conformance import ModelConformance
 
@@ -152,7 +153,6 @@ def test_an_output_that_is_no_image_is_refused_before_anything_runs(onnx_network
     ("body", "outputs"),
     [
         ("y = Transpose<perm = [0, 3, 1, 2]>(x)", "float[N, C, H, W] y"),  # channels elsewhere than in the input
-        ("y = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(x)", "float[N, C, H, W] y"),  # another size
         ("y = Concat<axis = 0>(x, x)", "float[M, H, W, C] y"),  # another number of tiles
     ],
 )
@@ -161,6 +161,31 @@ def test_an_output_of_another_shape_is_refused(onnx_network, body, outputs):
 
     with pytest.raises(ModelOutputError, match=r"output 'y' has shape .* the input had \(1, 8, 6, 2\) \(NHWC\)"):
         model(np.zeros((1, 2, 8, 6), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (
+            "y = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(x)",
+            lambda image: image.reshape(20, 2, 30, 2).max((1, 3)),
+        ),
+        ("y = MaxPool<kernel_shape = [1, 3]>(x)", None),  # without a margin, along one axis
+        ("y = DepthToSpace<blocksize = 2>(z)", lambda image: image.repeat(2, 0).repeat(2, 1)),
+    ],
+)
+def test_an_output_of_another_size_is_stitched(onnx_network, rng, body, expected):
+    body = f"z = Concat<axis = 1>(x, x, x, x)\n{body}" if "(z)" in body else body
+    model = OnnxModel(onnx_network("float[N, 1, H, W]", body, "float[N, 1, Y, X] y"))
+    image = rng.random((40, 60), np.float32)
+
+    result = predict(model, image, axes="YX", patch_size=(16, 16), overlaps=(4, 4), padding="edge", progress=False)
+
+    if expected is None:
+        padded = np.pad(image, ((0, 0), (1, 1)), mode="edge")
+        np.testing.assert_array_equal(result, np.max([padded[:, i : i + 60] for i in range(3)], axis=0))
+    else:
+        np.testing.assert_array_equal(result, expected(image))
 
 
 DTYPES = {

@@ -60,7 +60,9 @@ class ModelDescription:
     out_dtype : str, optional
         Name of the dtype of the output.
     scale : tuple of Fraction, optional
-        Voxels of the output for one of the input, along each spatial axis: a whole number or one over it.
+        Voxels of the output for one of the input, along each spatial axis: a whole number or one over it. What the output lacks
+        beyond that is the margin, the same on both sides. By default the scale is inferred, which cannot see a scale whose gain
+        is exactly what the margin takes away.
     identity : str
         Tells this model from any other, as the digest of its file does: a run is not resumed with a model of another
         identity. A model that declares none is known by its code and everything that this refers to.

@@ -19,7 +19,7 @@ from patchloom.errors import ModelError, ModelNotFoundError, ModelOutputError
 from patchloom.local_paths import normalize_path
 from patchloom.prediction.models.model import ModelDescription, check_batch
 from patchloom.prediction.models.onnx_files import external_files, onnx_digest
-from patchloom.prediction.models.tensor_layout import TensorLayout, infer_layout, shape_text
+from patchloom.prediction.models.tensor_layout import TensorLayout, infer_layout, possible_layouts, shape_text
 
 DTYPES = {f"tensor({name})": name for name in ("float16", "uint8", "int8", "uint16", "int16", "uint32", "int32")} | {
     "tensor(float)": "float32",
@@ -45,7 +45,7 @@ class OnnxModel:
         The ONNX file, or its content.
     layout : str, optional
         Axes of the input, such as `"NCHW"`; see `TensorLayout`. By default they are read off the declared shape (see
-        `infer_layout`). The output has the same axes, or lacks the channel axis.
+        `infer_layout`). The output has the same axes, or lacks the channel axis; it may be larger or smaller.
     output : str, optional
         Which output to use; by default the first.
     scale : float or "dtype", optional
@@ -162,7 +162,7 @@ class OnnxModel:
         ModelError
             If the batch does not fit the network's input, or onnxruntime fails.
         ModelOutputError
-            If what the network returns is not an image of the same size.
+            If what the network returns is not one image for each tile.
         """
         self._check_batch(batch)
         if self._channel_order is not None:
@@ -190,12 +190,23 @@ class OnnxModel:
         layout = self._output_layout(predicted.ndim)
         if layout is not None:
             result = layout.to_batch(predicted)
-            if len(result) == len(batch) and result.shape[2:] == batch.shape[2:]:
+            if len(result) == len(batch) and not self._has_channels_elsewhere(predicted, batch):
                 return result
         raise ModelOutputError(
             f"{self._name}: output {self._output.name!r} has shape {predicted.shape}, and the input had {tensor.shape} "
-            f"({self._layout.letters}): it has to have the same axes and spatial size, or no channel axis"
+            f"({self._layout.letters}): it has to have the same axes, or no channel axis, and the same batch size"
         )
+
+    def _has_channels_elsewhere(self, predicted: NDArray[Any], batch: NDArray[Any]) -> bool:
+        """Whether an output has the size of the input only if its axes are read in another order than the input's."""
+        if predicted.ndim != len(self._layout.letters):
+            return False
+        fitting = [
+            layout
+            for layout in possible_layouts(predicted.ndim)
+            if layout.to_batch(predicted).shape[2:] == batch.shape[2:]
+        ]
+        return bool(fitting) and self._layout not in fitting
 
     def _input_layout(self, layout: str | None) -> TensorLayout:
         sizes = _sizes(self._input)

@@ -135,7 +135,7 @@ def infer_layout(shape: Sequence[int | None]) -> TensorLayout:
         raise ModelError(
             f"an input of shape {shape_text(shape)} does not say what its axes are: name them, such as layout='NCHW'"
         )
-    layouts = [TensorLayout(letters) for letters in _READINGS[len(shape)]]
+    layouts = possible_layouts(len(shape))
     if len(layouts) == 1:
         return layouts[0]
     sizes = {layout: _Sizes.of(layout, shape) for layout in layouts}
@@ -153,6 +153,17 @@ def infer_layout(shape: Sequence[int | None]) -> TensorLayout:
     raise ModelError(
         f"an input of shape {shape_text(shape)} may be {' or '.join(names)}: say which, such as layout={names[0]!r}"
     )
+
+
+def possible_layouts(n_axes: int) -> list[TensorLayout]:
+    """Return the layouts that a tensor of so many axes may have.
+
+    Examples
+    --------
+    >>> [layout.letters for layout in possible_layouts(4)], possible_layouts(7)
+    (['NCHW', 'NHWC'], [])
+    """
+    return [TensorLayout(letters) for letters in _READINGS.get(n_axes, ())]
 
 
 class _Sizes(NamedTuple):
