@@ -420,3 +420,22 @@ def test_chunks_rewritten_in_place_are_not_noticed_and_break_nothing(zarr):
 def test_no_warning_of_integers_that_cannot_be_nan(inputs, patching):
     with warnings.catch_warnings(action="error"):
         PatchDataset(inputs, patching, nan="skip").__getitems__(range(24))
+
+
+@pytest.mark.parametrize("dtype", ["u2", "u4", "i8", "f8", "f4"])
+@pytest.mark.parametrize("differ", [False, True])
+def test_normalisation_keeps_the_differences_of_pixels_far_from_0(dtype, differ, rng):
+    level = {"u2": 60_000, "f4": 60_000}.get(dtype, 4_000_000_000)
+    images = [(level + rng.integers(0, 100, (24, 30))).astype(dtype) for _ in range(2)]
+    if dtype == "f8":
+        images = [image + rng.random(image.shape) for image in images]
+    stacks = [pl.ArrayStack(image, "YX") for image in images]
+    values = [Normalisation(1 / image.std(), -image.astype("f8").mean() / image.std()) for image in images]
+    plan = pl.RandomPatching([(1, 1, 24, 30)] * 2, (8, 8), seed=1, n_patches=30)
+    dataset = PatchDataset(stacks, plan, normalisation=values if differ else values[0])
+    for patch in dataset.__getitems__(range(30)):
+        data_idx, (y, x) = patch.specs["data_idx"], patch.specs["coords"]
+        used = values[data_idx if differ else 0]
+        expected = images[data_idx][y : y + 8, x : x + 8].astype("f8") * used.scale + used.offset
+        assert patch.input.dtype == torch.float32
+        np.testing.assert_allclose(patch.input[0].numpy(), expected, atol=2e-5)

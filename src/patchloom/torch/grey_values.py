@@ -69,6 +69,7 @@ class GreyValues:
             )
             for name in ("scale", "offset")
         )
+        self.largest_offset = float(np.abs(self._offset).max(initial=0.0))
         self._all_alike = all((table == table[0]).all() for table in (self._scale, self._offset))
 
     def of(self, table: SpecTable) -> Values:

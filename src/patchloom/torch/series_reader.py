@@ -21,6 +21,9 @@ from patchloom.torch.grey_values import GreyValues, ScaleAndOffset
 from patchloom.torch.patches import Allocate
 from patchloom.torch.whole_numbers import cast, holds_all, may_be_rounded
 
+_LARGE_OFFSET = 64.0
+"""Above it normalised pixels would be rounded to more than 4e-6 in `float32`."""
+
 
 class LocatedPatches(NamedTuple):
     """Where patches lie, and what they are normalised with."""
@@ -28,7 +31,7 @@ class LocatedPatches(NamedTuple):
     windows: SeriesWindows
 
     scale: NDArray[Any] | None
-    """`(C,)`, or `(B, C)` where patches differ; in the dtype of the batch. With `offset` or not at all."""
+    """`(C,)`, or `(B, C)` where patches differ; in the dtype that is computed in. With `offset` or not at all."""
 
     offset: NDArray[Any] | None
 
@@ -88,6 +91,8 @@ class SeriesReader:
         self._values = None if normalisation is None else GreyValues(normalisation, stacks, channels)
         if self._values is not None and self.dtype.kind != "f":
             raise GeometryError(f"dtype is {self.dtype}, which holds no normalised pixels: take a floating-point one")
+        # A large offset cancels most of a pixel, and what is left of it is lost if the pixel was rounded before.
+        self._normalises_in_double = self._values is not None and self._values.largest_offset > _LARGE_OFFSET
         self._dtype_name = dtype_name
         self._check_kinds()
         self._holds_all = all(holds_all(stack.data_dtype, self.dtype) for stack in self.image_stacks)
@@ -115,7 +120,8 @@ class SeriesReader:
         if self._values is None:
             return LocatedPatches(windows, None, None)
         scale, offset = self._values.of(table)
-        return LocatedPatches(windows, scale.astype(self.dtype), offset.astype(self.dtype))
+        working = np.float64 if self._normalises_in_double else self.dtype
+        return LocatedPatches(windows, scale.astype(working), offset.astype(working))
 
     def read(self, located: LocatedPatches, allocate: Allocate) -> torch.Tensor:
         """Read a batch.
@@ -150,7 +156,16 @@ class SeriesReader:
         self._watch.check(np.unique(windows.stacks).tolist())
         if scale is None or offset is None:
             self._read_as_they_are(windows, out)
-            return
+        elif self._normalises_in_double:
+            pixels = np.empty(out.shape, np.float64)
+            self._read_normalised(windows, pixels, scale, offset)
+            out[...] = pixels
+        else:
+            self._read_normalised(windows, out, scale, offset)
+
+    def _read_normalised(
+        self, windows: SeriesWindows, out: NDArray[Any], scale: NDArray[Any], offset: NDArray[Any]
+    ) -> None:
         if scale.ndim == 1:
             self._extractor.extract_located(windows, out, scale, offset)
             return
