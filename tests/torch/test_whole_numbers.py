@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import patchloom as pl
-from patchloom.torch import PatchDataset, PatchLoader
+from patchloom.torch import MicroSplitDataset, PatchDataset, PatchLoader
 from patchloom.torch.whole_numbers import cast, holds_all
 
 SOURCES = ["bool", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8", ">u4"]
@@ -127,3 +127,28 @@ def test_a_dtype_that_holds_all_holds_the_largest_and_the_smallest(source: str, 
     if holds_all(kind, np.dtype(target)):
         assert exact
     assert (cast(pixels, np.empty(len(ends), target)) is None) == exact
+
+
+@pytest.mark.parametrize("way", ["targets", "inputs", "mixture"])
+def test_microsplit_refuses_whole_numbers_that_its_floats_do_not_hold(way: str, rng) -> None:
+    small, large = (rng.integers(0, 2**16, (2, 32, 32)).astype("u4") + base for base in (0, np.uint32(2**24)))
+    plan = pl.RandomPatching([(1, 2, 32, 32)], (8, 8), seed=1)
+
+    def dataset(image: np.ndarray, **options: Any) -> MicroSplitDataset:
+        stacks, plain = ([pl.ArrayStack(pixels, "CYX", source="labels.tif")] for pixels in (image, small))
+        series = {
+            "targets": {"inputs": plain, "targets": stacks},
+            "inputs": {"inputs": stacks},
+            "mixture": {"targets": stacks},
+        }[way]
+        channels = {} if way == "mixture" else {"channels": [0]}
+        return MicroSplitDataset(plan, multiscale_count=2, **series, **channels, **options)
+
+    class Values:
+        scale, offset = 1e-6, -20.0
+
+    assert dataset(small)[0].input.shape == (2, 8, 8)
+    with pytest.raises(pl.GeometryError, match=r"labels\.tif has the whole number 16\d{6}, which float32 does not hold"):
+        dataset(large)[0]
+    normalised = {"targets": {"target_normalisation": Values()}, "inputs": {"normalisation": Values()}}
+    assert dataset(large, **normalised.get(way, {"target_normalisation": Values()}))[0].input.shape == (2, 8, 8)

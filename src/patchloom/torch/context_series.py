@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.argument_checks import one_of
+from patchloom.errors import GeometryError
 from patchloom.extraction import ChunkPool, PatchExtractor, extract_lateral_context
 from patchloom.extraction.downscaling import Downscale, check_downscale
 from patchloom.extraction.lateral_context import check_context_fits, checked_scales
@@ -17,6 +18,7 @@ from patchloom.geometry.padding import Padding
 from patchloom.image_stacks import ImageStack, SourceWatch, select_channels
 from patchloom.spec_table import SpecTable
 from patchloom.torch.grey_values import GreyValues, ScaleAndOffset
+from patchloom.torch.whole_numbers import cast, holds_all, may_be_rounded
 
 ContextPadding = Literal["reflect", "wrap", "zeros"]
 
@@ -98,6 +100,7 @@ class ContextSeries:
         self._context = context
         self._extractor = PatchExtractor(chosen, context.extractor_padding, pool=pool)
         self._values = None if normalisation is None else GreyValues(normalisation, stacks, channels)
+        self._holds_all = all(holds_all(stack.data_dtype, np.dtype(np.float32)) for stack in self.image_stacks)
         self._watch = SourceWatch(self.image_stacks)
 
     @property
@@ -136,12 +139,29 @@ class ContextSeries:
             If the patches differ in size or do not lie in the series.
         SourceError
             If pixels cannot be read, or an image has changed on disk.
+        GeometryError
+            If nothing is normalised, and a whole number, such as a label, is not held by the floats.
         """
         self._watch.check(np.unique(table.columns.get("all_data_idx", table.columns["data_idx"])).tolist())
         context = self._context
         extract_lateral_context(
             self._extractor, table, context.n_scales, downscale=context.downscale, scale_z=context.scale_z, out=out
         )
+        patches = out[:, :, 0]
+        if self._values is None and not self._holds_all and may_be_rounded(patches):
+            self._refuse_rounded(table, np.empty_like(patches))
+
+    def _refuse_rounded(self, table: SpecTable, patches: NDArray[Any]) -> None:
+        pixels = self._extractor.extract_batch(table)
+        changed = cast(pixels, patches)
+        if changed is not None:
+            row, channel = changed[:2]
+            columns = table.columns
+            stack = columns["all_data_idx"][row, channel] if "all_data_idx" in columns else columns["data_idx"][row]
+            raise GeometryError(
+                f"{self.image_stacks[stack].source} has the whole number {pixels[changed]}, which {patches.dtype} does not hold: give a "
+                "normalisation, or train on labels with a PatchDataset(target_dtype='int64')"
+            )
 
     def normalise(self, table: SpecTable, batch: NDArray[Any]) -> None:
         """Normalise patches, `(B, C, ...)`, in place, by the numbers of where they come from."""
