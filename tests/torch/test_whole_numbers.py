@@ -148,7 +148,9 @@ def test_microsplit_refuses_whole_numbers_that_its_floats_do_not_hold(way: str, 
         scale, offset = 1e-6, -20.0
 
     assert dataset(small)[0].input.shape == (2, 8, 8)
-    with pytest.raises(pl.GeometryError, match=r"labels\.tif has the whole number 16\d{6}, which float32 does not hold"):
+    with pytest.raises(
+        pl.GeometryError, match=r"labels\.tif has the whole number 16\d{6}, which float32 does not hold"
+    ):
         dataset(large)[0]
     normalised = {"targets": {"target_normalisation": Values()}, "inputs": {"normalisation": Values()}}
     assert dataset(large, **normalised.get(way, {"target_normalisation": Values()}))[0].input.shape == (2, 8, 8)
