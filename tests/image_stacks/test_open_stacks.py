@@ -293,3 +293,11 @@ def test_a_missing_extra_is_named(tmp_path, sample_file, monkeypatch):
 )
 def test_a_series_is_told_from_a_single_image(sources, expected):
     assert is_series(sources) is expected
+
+
+@pytest.mark.parametrize("name", ["img2.tif", "img3.ome.zarr", "array.npy", "slide.czi"])
+@pytest.mark.parametrize("axes", ["TCZYX", "YY", "YQ", "XX"])
+def test_axes_that_do_not_fit_are_refused_with_the_name_of_the_file(folder, sample_file, name, axes):
+    (folder / "slide.czi").symlink_to(sample_file("napari-czann-segment", "PGC_20X.czi"))
+    with pytest.raises(AxesError, match=rf"{name}: axes"):
+        open_stacks(folder / name, axes)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -25,9 +24,12 @@ def predict_command(
         str, typer.Option(help="An .onnx, .czann or .czseg file, or module:function for a callable of your own.")
     ],
     output: Annotated[
-        Path,
+        str,
         typer.Option(
-            "--output", "-o", help="The .ome.zarr, .ome.tif or .npy to write; a folder where there are several images."
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="The .ome.zarr, .ome.tif or .npy to write; a folder where there are several images.",
         ),
     ],
     axes: options.Axes = None,

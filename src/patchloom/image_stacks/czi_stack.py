@@ -18,14 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom._optional import require
-from patchloom.axes import AxesMap
 from patchloom.errors import PatchloomError, SeveralImagesError, SourceError, SourceNotFoundError
 from patchloom.image_stacks.czi_checks import SubblockChecks
 from patchloom.image_stacks.czi_directory import read_directory
 from patchloom.image_stacks.czi_metadata import czi_metadata
 from patchloom.image_stacks.open_files import OpenFiles, check_unchanged, file_state
 from patchloom.image_stacks.sliced_stack import SlicedStack, describe_selection
-from patchloom.image_stacks.source_axes import axes_from_names, unknown_axes
+from patchloom.image_stacks.source_axes import axes_from_names, axes_map_of, unknown_axes
 from patchloom.local_paths import normalize_path
 
 CACHE_BYTES = 64 << 20
@@ -99,7 +98,7 @@ class CziStack(SlicedStack):
         own = axes_from_names(named) if axes is None else axes
         if own is None:
             raise unknown_axes(path, shape, f"and its axes are {''.join(named)!r}", named)
-        axes_map = AxesMap(own, tuple(shape))
+        axes_map = axes_map_of(path, own, shape)
         metadata = czi_metadata(told, axes_map, self._planes.indices["C"], is_rgb=self._planes.is_rgb)
         super().__init__(source, axes_map, self._planes.dtype, metadata)
 

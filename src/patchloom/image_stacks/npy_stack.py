@@ -10,12 +10,11 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from patchloom.axes import AxesMap
 from patchloom.errors import SourceError, SourceNotFoundError
 from patchloom.image_stacks.array_stack import pixels_in_order
 from patchloom.image_stacks.open_files import OpenFiles, check_unchanged, file_state, share_of_descriptors
 from patchloom.image_stacks.sliced_stack import SlicedStack
-from patchloom.image_stacks.source_axes import unknown_axes
+from patchloom.image_stacks.source_axes import axes_map_of, unknown_axes
 from patchloom.local_paths import normalize_path
 
 _MAPS: OpenFiles[NDArray[Any]] = OpenFiles(share_of_descriptors(0.375))
@@ -61,7 +60,7 @@ class NpyStack(SlicedStack):
         self._state = file_state(path, self._path)
         if axes is None:
             raise unknown_axes(path, array.shape)
-        super().__init__(path, AxesMap(axes, array.shape), array.dtype)
+        super().__init__(path, axes_map_of(path, axes, array.shape), array.dtype)
 
     @property
     def pixels(self) -> NDArray[Any] | None:

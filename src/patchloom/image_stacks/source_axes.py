@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from patchloom.axes import LEGAL_AXES
+from patchloom.axes import LEGAL_AXES, AxesMap
 from patchloom.errors import AxesError
 
 _LETTERS = {"sample": "S", "time": "T", "channel": "C"}
@@ -35,6 +35,27 @@ def axes_from_names(names: Sequence[object]) -> str | None:
 def _letters(names: Sequence[object]) -> list[str]:
     words = [str(name).lower() for name in names]
     return [_LETTERS.get(word, word.upper()) for word in words]
+
+
+def axes_map_of(source: str | Path, axes: str, shape: Sequence[int]) -> AxesMap:
+    """Return how a source reads in the axes that were given or found; an error names the source.
+
+    Raises
+    ------
+    AxesError
+        If they are not legal, or not as many as the source has.
+
+    Examples
+    --------
+    >>> axes_map_of("cells.npy", "YX", (60, 256, 256))
+    Traceback (most recent call last):
+        ...
+    patchloom.errors.AxesError: cells.npy: axes 'YX' name 2 axes, but the image has 3: shape (60, 256, 256)
+    """
+    try:
+        return AxesMap(axes, tuple(shape))
+    except AxesError as error:
+        raise AxesError(f"{source}: {error}") from error
 
 
 def unknown_axes(source: str | Path, shape: Sequence[int], said: str = "", names: Sequence[object] = ()) -> AxesError:

@@ -19,7 +19,7 @@ from patchloom.errors import PatchloomError, SeveralImagesError, SourceError, So
 from patchloom.geometry.checks import whole_number
 from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks.sliced_stack import SlicedStack
-from patchloom.image_stacks.source_axes import axes_from_names, unknown_axes
+from patchloom.image_stacks.source_axes import axes_from_names, axes_map_of, unknown_axes
 from patchloom.image_stacks.storage_grid import as_data_box
 from patchloom.image_stacks.tiff_directories import Directory, read_directories
 from patchloom.image_stacks.tiff_image import TiffImage, TiffLevel
@@ -215,7 +215,7 @@ def _axes_map(path: str | Path, level: TiffLevel, axes: str | None) -> AxesMap:
     if axes is not None:
         shapes = [level.told[1], level.squeezed[1], level.shape]
         shape = next((shape for shape in shapes if len(shape) == len(str(axes))), shapes[0])
-        return AxesMap(axes, shape)
+        return axes_map_of(path, axes, shape)
     named = [("C" if axis == "S" else axis, size) for axis, size in zip(*level.told, strict=True)]
     letters = [axis for axis, _ in named]
     # A single slice is a 2D image, and any other axis of size 1 is no loss where there is no letter for it, or it is there

@@ -20,7 +20,7 @@ from patchloom.image_stacks.fitting_metadata import fitting_metadata
 from patchloom.image_stacks.image_stack import Region
 from patchloom.image_stacks.ome_zarr_image import OmeZarrImage, ome_zarr_image, path_inside
 from patchloom.image_stacks.sliced_stack import SlicedStack, describe_selection
-from patchloom.image_stacks.source_axes import axes_from_names, unknown_axes
+from patchloom.image_stacks.source_axes import axes_from_names, axes_map_of, unknown_axes
 from patchloom.image_stacks.storage_grid import as_data_box
 from patchloom.image_stacks.zarr_node import DOCUMENTS, ZarrNode, context, is_zarr_folder, place, read_node, reason
 from patchloom.local_paths import is_url, normalize_path
@@ -75,7 +75,7 @@ class ZarrStack(SlicedStack):
         found = _find_array(source, level, axes_given=axes is not None)
         self._spec, self._level = found.spec, found.level
         whole = _open(source, found.spec, context())
-        own = AxesMap(axes, whole.shape) if axes is not None else _own_axes(source, whole, found)
+        own = axes_map_of(source, axes, whole.shape) if axes is not None else _own_axes(source, whole, found)
         # A single slice is a 2D image, unless the user says otherwise.
         drop_z = axes is None and "Z" in own.axes and own.size("Z") == 1
         self._view = tuple(0 if drop_z and axis == "Z" else slice(None) for axis in own.axes)
@@ -271,7 +271,7 @@ def _own_axes(source: str | Path, store: Any, found: _FoundArray) -> AxesMap:
     if axes is None:
         said = f"and its dimensions are named {', '.join(map(str, names))}" if any(names) else ""
         raise unknown_axes(source, store.shape, said, names)
-    return AxesMap(axes, store.shape)
+    return axes_map_of(source, axes, store.shape)
 
 
 def _check_chunk(source: str | Path, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
