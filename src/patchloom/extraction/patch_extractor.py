@@ -13,6 +13,7 @@ from patchloom.argument_checks import instance, shown
 from patchloom.errors import GeometryError
 from patchloom.extraction.box_reads import read_boxes
 from patchloom.extraction.chunk_pool import Announced, ChunkPool
+from patchloom.extraction.exact_normalisation import cancels, is_exact_in_float32, normalise_exactly
 from patchloom.extraction.padded_window import Normalisation
 from patchloom.extraction.series_windows import SeriesWindows, locate
 from patchloom.extraction.window_reads import Windows, needed_boxes, pick_windows, read_windows
@@ -163,7 +164,8 @@ class PatchExtractor:
         dtype : dtype, optional
             Of a new array; the series' own where not given (float32 with a `scale` or `offset`).
         scale, offset : float or sequence of float, optional
-            The batch holds `pixel * scale + offset`; one number, or one a channel.
+            The batch holds `pixel * scale + offset`; one number, or one a channel. Large offsets do not blur the differences
+            of large pixels: those are subtracted before they become float32.
 
         Returns
         -------
@@ -230,13 +232,29 @@ class PatchExtractor:
         check_fillable("out", out, (located.n_patches, self.n_channels, *located.patch_size))
         parts = list(located.by_stack())
         self.check_apart(out, [data_idx for data_idx, _ in parts])
-        normalisation = None if scale is None and offset is None else self._normalisation(out, scale, offset)
-        if out.flags.aligned:
+        normalisation = None if scale is None and offset is None else self._normalisation(out.dtype, scale, offset)
+        if normalisation is not None and out.dtype == np.float32 and cancels(normalisation.offset):
+            self._fill_exactly(located, out, scale, offset)
+        elif out.flags.aligned:
             self._fill(parts, out, normalisation)
         else:  # not every reader can write there
             aligned = np.empty(out.shape, out.dtype)
             self._fill(parts, aligned, normalisation)
             out[...] = aligned
+
+    def _fill_exactly(
+        self,
+        located: SeriesWindows,
+        out: NDArray[Any],
+        scale: float | Sequence[float] | NDArray[Any] | None,
+        offset: float | Sequence[float] | NDArray[Any] | None,
+    ) -> None:
+        # Pixels are read in their own dtype, so that their differences are not lost before they are normalised.
+        pixels = out if is_exact_in_float32(self.data_dtype) else np.empty(out.shape, self.data_dtype)
+        self.extract_located(located, pixels)
+        wide = self._normalisation(np.dtype(np.float64), scale, offset)
+        for patch, target in zip(pixels, out, strict=True):
+            normalise_exactly(patch, target, wide.scale.tolist(), wide.offset.tolist())
 
     def check_apart(self, out: NDArray[Any], stacks: Iterable[int]) -> None:
         """Refuse an array that shares memory with one of some images, which would change while it is read.
@@ -292,15 +310,15 @@ class PatchExtractor:
 
     def _normalisation(
         self,
-        batch: NDArray[Any],
+        dtype: np.dtype[Any],
         scale: float | Sequence[float] | NDArray[Any] | None,
         offset: float | Sequence[float] | NDArray[Any] | None,
     ) -> Normalisation:
-        if batch.dtype.kind not in "fc":
-            raise GeometryError(f"scale and offset need a batch of floats; its dtype is {batch.dtype}")
+        if dtype.kind not in "fc":
+            raise GeometryError(f"scale and offset need a batch of floats; its dtype is {dtype}")
         return Normalisation(
-            self._per_channel("scale", 1.0 if scale is None else scale, batch.dtype),
-            self._per_channel("offset", 0.0 if offset is None else offset, batch.dtype),
+            self._per_channel("scale", 1.0 if scale is None else scale, dtype),
+            self._per_channel("offset", 0.0 if offset is None else offset, dtype),
         )
 
     def _per_channel(

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from fractions import Fraction
 from functools import partial
-from math import isfinite
+from math import inf, isfinite
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from patchloom.argument_checks import instance, listed, one_of, real_number, shown
 from patchloom.errors import GeometryError, SourceError
+from patchloom.extraction.exact_normalisation import cancels
 from patchloom.geometry.checks import whole_number
 from patchloom.image_stacks import ImageStack
 from patchloom.prediction.percentile_search import PercentileSearch
@@ -72,17 +74,21 @@ class Normalisation:
     n_flat: int = 0
     """Of the sources, channels or samples measured: how many have no spread, and are shifted only."""
 
+    offset_rest: tuple[tuple[float, ...], ...] = ()
+    """What is added to each offset, where float64 does not hold it exactly; all 0 if empty."""
+
     def __post_init__(self) -> None:
         one_of("method", self.method, get_args(Method))
         one_of("per", self.per, get_args(Per))
         for name in ("n_ignored", "n_flat"):
             whole_number(name, getattr(self, name), least=0)
-        for name in ("scale", "offset"):
+        for name in ("scale", "offset", "offset_rest"):
             object.__setattr__(self, name, _table(name, getattr(self, name)))
-        lengths = {len(numbers) for numbers in (*self.scale, *self.offset)}
-        if len(self.scale) != len(self.offset) or len(lengths) != 1:
+        rest = self.offset_rest or self.offset
+        lengths = {len(numbers) for numbers in (*self.scale, *self.offset, *rest)}
+        if not len(self.scale) == len(self.offset) == len(rest) or len(lengths) != 1:
             raise GeometryError("scale and offset must both have one number for each channel of each sample")
-        for name, samples in (("scale", self.scale), ("offset", self.offset)):
+        for name, samples in (("scale", self.scale), ("offset", self.offset), ("offset_rest", rest)):
             for number in (number for numbers in samples for number in numbers):
                 if not isfinite(number) or (name == "scale" and not number):
                     raise GeometryError(f"{name} is {number} for some channel: it must be finite, and a scale not 0")
@@ -115,13 +121,10 @@ class Normalisation:
         scale, offset = self._of_sample(sample_idx)
         _check_prediction(prediction)
         chosen = self._source_channels(len(prediction), scale, offset, channels)
-        dtype = np.result_type(prediction.dtype, np.float32)
-        broad = (-1, *(1,) * (prediction.ndim - 1))
-        shift, factor = (
-            np.array([numbers[channel] for channel in chosen], dtype).reshape(broad) for numbers in (offset, scale)
-        )
-        restored: NDArray[np.floating[Any]] = np.subtract(prediction, shift, dtype=dtype)
-        restored /= factor
+        restored = np.empty(prediction.shape, np.result_type(prediction.dtype, np.float32))
+        wide = np.result_type(prediction.dtype, np.float64)
+        for values, channel, out in zip(prediction, chosen, restored, strict=True):
+            out[...] = np.subtract(values, offset[channel], dtype=wide) / scale[channel]
         return restored
 
     def _of_sample(self, sample_idx: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -160,6 +163,8 @@ class Normalisation:
         GeometryError
             If it is something else.
         """
+        if isinstance(values, Mapping):
+            values = {"offset_rest": (), **values}  # what was written before there was one
         _check_fields(values, {field.name for field in fields(cls)})
         percentiles = tuple(listed("percentiles", values["percentiles"], "a sequence of numbers"))
         for number in percentiles:
@@ -240,7 +245,7 @@ def measure_normalisation(
         return _normalisation(stack, division, means, method=method, per=per, percentiles=())
     search = partial(PercentileSearch, np.dtype(stack.data_dtype), (lower, upper))
     ends = measure_parts(stack, division, search, 2 * 2 * _COUNTS_BYTES, **bounds)
-    ranges = {part: (low, high - low) for part, (low, high) in ends.results.items()}
+    ranges = {part: (low, _as_float(high - low)) for part, (low, high) in ends.results.items()}
     return _normalisation(
         stack, division, ends._replace(results=ranges), method=method, per=per, percentiles=(lower, upper)
     )
@@ -316,20 +321,44 @@ def _normalisation(
     percentiles: tuple[float, ...],
 ) -> Normalisation:
     """Turn what becomes 0 in each part, and by how much more becomes 1, into scale and offset of every channel."""
-    transforms: dict[Part, tuple[float, float]] = {}
+    transforms: dict[Part, tuple[float, float, float]] = {}
     n_flat = 0
     for part, (zero, spread) in measured.results.items():
         if not isfinite(zero) or not isfinite(spread):
             raise SourceError(f"{stack.source} has pixels too large to be normalised: their spread is no float64")
-        flat = not spread or not isfinite(1 / spread) or not isfinite(zero / spread)
+        flat = not spread or not isfinite(1 / spread) or not isfinite(float(zero) / spread)
         n_flat += flat
-        transforms[part] = (1.0, -zero) if flat else (1 / spread, -zero / spread)
+        transforms[part] = _transform(zero, 1.0 if flat else 1 / spread)
     n_samples, n_channels = stack.data_shape[:2]
-    scale, offset = (
+    scale, offset, rest = (
         tuple(
             tuple(transforms[division.part_of(sample, channel)][which] for channel in range(n_channels))
             for sample in range(n_samples)
         )
-        for which in (0, 1)
+        for which in (0, 1, 2)
     )
-    return Normalisation(method, per, percentiles, scale, offset, measured.n_ignored, n_flat)
+    return Normalisation(
+        method,
+        per,
+        percentiles,
+        scale,
+        offset,
+        measured.n_ignored,
+        n_flat,
+        rest if any(map(any, rest)) and cancels(offset) else (),
+    )
+
+
+def _as_float(number: float | Fraction) -> float:
+    """Round a number to float64, or to infinity."""
+    try:
+        return float(number)
+    except OverflowError:
+        return inf
+
+
+def _transform(zero: float | Fraction, scale: float) -> tuple[float, float, float]:
+    """Give scale, offset and what float64 lacks of the offset."""
+    exact = -Fraction(zero) * Fraction(scale)
+    offset = float(exact)
+    return scale, offset, float(exact - Fraction(offset))

@@ -9,7 +9,8 @@ for 8 and 16 bits, two for 32, four for 64.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import floor
+from fractions import Fraction
+from math import floor, isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,6 +116,18 @@ class PercentileSearch:
             percentiles.append(lower + gap * share if share < 0.5 else upper - gap * (1 - share))
         return tuple(percentiles)
 
+    def exact(self) -> tuple[float | Fraction, ...]:
+        """Return the percentiles as fractions, so that those of 64-bit integers are not rounded; infinite ones as they are."""
+        rounded = self.result()
+        if not all(map(isfinite, rounded)):
+            return rounded
+        values = [Fraction(_exact_value_of_key(sought.prefix, self._dtype)) for sought in self._sought]
+        shares = [Fraction(self._position(percent) % 1) for percent in self._percents]
+        return tuple(
+            lower + (upper - lower) * share
+            for share, lower, upper in zip(shares, values[::2], values[1::2], strict=True)
+        )
+
 
 def ordered_keys(values: NDArray[Any]) -> NDArray[Any]:
     """Give values unsigned integers of their own size that have the same order.
@@ -146,9 +159,14 @@ def value_of_key(key: int, dtype: np.dtype[Any]) -> float:
     >>> value_of_key(126, np.dtype("int8")), value_of_key(2**15, np.dtype("float16"))
     (-2.0, 0.0)
     """
+    return float(_exact_value_of_key(key, dtype))
+
+
+def _exact_value_of_key(key: int, dtype: np.dtype[Any]) -> int | float:
     sign = 1 << (8 * dtype.itemsize - 1)
     if dtype.kind == "f":
         key = key ^ sign if key & sign else key ^ (2 * sign - 1)
     elif dtype.kind == "i":
         key ^= sign
-    return float(np.array([key], f"u{dtype.itemsize}").view(dtype)[0])
+    value: int | float = np.array([key], f"u{dtype.itemsize}").view(dtype)[0].item()
+    return value

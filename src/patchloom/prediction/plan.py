@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from patchloom.extraction.chunk_pool import READ_TOGETHER
+from patchloom.extraction.exact_normalisation import cancels, is_exact_in_float32
 from patchloom.geometry.blend_weights import BlendWindow, most_tiles_at_a_voxel
 from patchloom.geometry.padding import Padding
 from patchloom.geometry.tile_rule import Seams
@@ -169,6 +170,12 @@ class PredictionPlan:
         itemsize = 4 if self.normalisations else self._source_itemsize
         return prod(self.patch_size) * int(self.stacks[0].data_shape[1]) * itemsize
 
+    def loses_differences(self, data_idx: int) -> bool:
+        """Return whether pixels of an image, and of those like it, may lose differences if they become float32 first."""
+        if not self.normalisations or is_exact_in_float32(np.dtype(self.stacks[data_idx].data_dtype)):
+            return False
+        return any(cancels(normalisation.offset) for normalisation in self.normalisations)
+
     @property
     def _bytes_of_source_tile(self) -> int:
         return prod(self.patch_size) * int(self.stacks[0].data_shape[1]) * self._source_itemsize
@@ -294,6 +301,8 @@ class PredictionPlan:
         batch = self.batch_size * self._bytes_of_one_tile
         # A skip rule looks at a batch of tiles before the next one is read.
         looked_at = 0 if self.skip is None else self.batch_size * self._bytes_of_source_tile
+        if self.normalisations and not all(is_exact_in_float32(np.dtype(stack.data_dtype)) for stack in self.stacks):
+            batch += self.batch_size * self._bytes_of_source_tile  # as it is read, before it is normalised
         if not self.read_ahead:
             return batch + looked_at
         return looked_at + (self.read_ahead + 1) * batch + max([batch, *map(self._decoded_bytes, self.stacks)])

@@ -7,6 +7,7 @@ that are NaN or infinite have no say; they are counted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
 from itertools import product
 from typing import Any, NamedTuple, Protocol
 
@@ -24,6 +25,9 @@ _STATISTIC_BYTES = 64 << 20
 """Memory for statistics under way: if it does not suffice for all parts, some are measured after the others."""
 
 
+Number = float | Fraction
+
+
 class Statistic(Protocol):
     """Something that is found out about values in one pass over them, or in several."""
 
@@ -37,8 +41,8 @@ class Statistic(Protocol):
     def end_pass(self) -> bool:
         """Say whether all values are needed once more."""
 
-    def result(self) -> tuple[float, ...]:
-        """Give what was found, after the last pass."""
+    def exact(self) -> tuple[Number, ...]:
+        """Return what was found, after the last pass, without rounding it to float64 where that loses something."""
 
 
 Part = tuple[int, int]
@@ -66,7 +70,7 @@ class _Turn(NamedTuple):
 class Measured(NamedTuple):
     """What was found out about the parts of an image."""
 
-    results: Mapping[Part, tuple[float, ...]]
+    results: Mapping[Part, tuple[Number, ...]]
     n_ignored: int
     """Pixels that are NaN or infinite."""
 
@@ -108,9 +112,9 @@ def measure_parts(
     >>> from patchloom.prediction.streamed_moments import StreamedMoments
     >>> stack = ArrayStack(np.array([[[1.0, 3.0]], [[5.0, np.nan]]]), axes="CYX")
     >>> measure_parts(stack, Division(by_sample=False, by_channel=True), StreamedMoments, bytes_each=100)
-    Measured(results={(0, 0): (2.0, 1.0), (0, 1): (5.0, 0.0)}, n_ignored=1)
+    Measured(results={(0, 0): (Fraction(2, 1), 1.0), (0, 1): (Fraction(5, 1), 0.0)}, n_ignored=1)
     """
-    results: dict[Part, tuple[float, ...]] = {}
+    results: dict[Part, tuple[Number, ...]] = {}
     n_ignored = 0
     room = _STATISTIC_BYTES if max_statistic_bytes is None else min(max_statistic_bytes, _STATISTIC_BYTES)
     for turn in _turns(stack, division, max(1, room // bytes_each)):
@@ -121,7 +125,7 @@ def measure_parts(
         unfinished = statistics
         while unfinished := {part: statistic for part, statistic in unfinished.items() if statistic.end_pass()}:
             _one_pass(stack, turn, division, unfinished, max_bytes)
-        results.update((part, statistic.result()) for part, statistic in statistics.items())
+        results.update((part, statistic.exact()) for part, statistic in statistics.items())
     return Measured(results, n_ignored)
 
 

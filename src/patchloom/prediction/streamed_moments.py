@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from fractions import Fraction
+from math import isfinite, sqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from patchloom.extraction.exact_normalisation import difference
 
 
 class StreamedMoments:
@@ -35,14 +38,15 @@ class StreamedMoments:
 
     def __init__(self) -> None:
         self.count = 0
-        self._first = self._mean = self._squares = 0.0
+        self._first: float = 0
+        self._mean = self._squares = 0.0
 
     def add(self, values: NDArray[Any]) -> None:
         """Take in a portion; at least one value, all finite."""
         if not self.count:
-            self._first = float(values[0])
+            self._first = values[0].item()
         with np.errstate(over="ignore", invalid="ignore"):  # shows in the result
-            relative = values.astype(np.float64) - self._first
+            relative = difference(values, self._first)
             mean = float(relative.mean())
             squares = float(np.square(relative - mean).sum())
         count = self.count + len(values)
@@ -58,6 +62,11 @@ class StreamedMoments:
     def result(self) -> tuple[float, float]:
         """Mean and (population) standard deviation."""
         return self._first + self._mean, sqrt(self._squares / self.count)
+
+    def exact(self) -> tuple[float | Fraction, float]:
+        """Mean, of which nothing is rounded that float64 does not hold, and (population) standard deviation."""
+        mean, std = self.result()
+        return (Fraction(self._first) + Fraction(self._mean) if isfinite(mean) else mean), std
 
 
 class CountedMoments:
@@ -103,3 +112,8 @@ class CountedMoments:
         )
         mean = (total + count * self._least) / count
         return mean, sqrt((count * squares - total * total) / (count * count))
+
+    def exact(self) -> tuple[Fraction, float]:
+        """Mean and (population) standard deviation, as fractions hold them."""
+        mean, std = self.result()
+        return Fraction(mean), std

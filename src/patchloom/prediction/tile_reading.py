@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from patchloom.errors import SourceError
 from patchloom.extraction import PatchExtractor
+from patchloom.extraction.exact_normalisation import cancels, normalise_exactly
 from patchloom.image_stacks import ImageStack, plane_position
 from patchloom.patch_specs import TileSpecs
 from patchloom.prediction.batch_prediction import name_tiles
 from patchloom.prediction.candidate_tiles import CandidateTiles
+from patchloom.prediction.normalisation import Normalisation
 from patchloom.prediction.plan import PredictionPlan
 from patchloom.prediction.shared_work import WORTH_SHARING, RunTogether, in_parts, n_threads, one_by_one
 from patchloom.spec_table import SpecTable
@@ -74,16 +76,29 @@ def _fill_named(plan: PredictionPlan, extractor: PatchExtractor, tile: SpecTable
 
 def _fill(plan: PredictionPlan, extractor: PatchExtractor, tiles: SpecTable, batch: NDArray[Any]) -> None:
     table = _with_margin(tiles, plan.margin)
-    extractor.extract_batch(table, out=batch)
+    pixels = batch
+    if plan.loses_differences(data_idx_of(tiles)):
+        pixels = np.empty(batch.shape, plan.stacks[data_idx_of(tiles)].data_dtype)
+    extractor.extract_batch(table, out=pixels)
     if not plan.normalisations:
         return
     places = zip(table.columns["data_idx"].tolist(), table.columns["sample_idx"].tolist(), strict=True)
-    for tile, (data_idx, sample_idx) in zip(batch, places, strict=True):
-        normalisation = plan.normalisations[data_idx]
-        sample_idx = plane_position(plan.stacks[data_idx], sample_idx).sample_idx  # noqa: PLW2901  # of the image now
+    for of_tile, tile, (data_idx, sample_idx) in zip(pixels, batch, places, strict=True):
+        of_image = plane_position(plan.stacks[data_idx], sample_idx).sample_idx
+        _normalise(of_tile, tile, plan.normalisations[data_idx], of_image, in_place=pixels is batch)
+
+
+def _normalise(
+    pixels: NDArray[Any], tile: NDArray[Any], normalisation: Normalisation, sample_idx: int, *, in_place: bool
+) -> None:
+    scale, offset = normalisation.scale[sample_idx], normalisation.offset[sample_idx]
+    if in_place and not cancels(offset):
         per_channel = (-1, *(1,) * (tile.ndim - 1))
-        np.multiply(tile, np.asarray(normalisation.scale[sample_idx], np.float32).reshape(per_channel), out=tile)
-        np.add(tile, np.asarray(normalisation.offset[sample_idx], np.float32).reshape(per_channel), out=tile)
+        np.multiply(tile, np.asarray(scale, np.float32).reshape(per_channel), out=tile)
+        np.add(tile, np.asarray(offset, np.float32).reshape(per_channel), out=tile)
+        return
+    rest = normalisation.offset_rest[sample_idx] if normalisation.offset_rest else None
+    normalise_exactly(pixels, tile, scale, offset, rest)
 
 
 def candidate_tiles(plan: PredictionPlan, extractor: PatchExtractor, tiles: SpecTable) -> CandidateTiles:
