@@ -15,7 +15,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchloom.errors import SeveralImagesError, SourceError
+from patchloom.errors import AxesError, SeveralImagesError, SourceError
 from patchloom.image_stacks import TiffStack, open_stacks
 
 STORED_AS = [
@@ -64,7 +64,7 @@ def windows_agree(stack, image, rng):
         np.testing.assert_array_equal(stack.extract_patch(0, None, low, size)[0], image[box])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_pages_of_any_mixture_are_one_image_whatever_describes_it(tmp_path_factory, data):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
@@ -83,7 +83,8 @@ def test_pages_of_any_mixture_are_one_image_whatever_describes_it(tmp_path_facto
         case "imagej":
             told = f"ImageJ=1.54f\nimages={len(image)}\nslices={len(image)}\n"
             write_pages(folder / "a.tif", image, options, description=told, **form)
-            with contextlib.suppress(SourceError):  # tifffile refuses numbers of strips that differ
+            # tifffile refuses numbers of strips that differ, and has no axes for stacks that are shorter than it expects.
+            with contextlib.suppress(SourceError, AxesError):
                 windows_agree(TiffStack(folder / "a.tif"), image, rng)
         case "ome":
             xml = described(image.shape, image.dtype, f'<TiffData IFD="0" PlaneCount="{len(image)}"/>')
@@ -182,8 +183,6 @@ def raw_tiff(strips, *, size, rows, compression, bits=8, samples=1, planar=1, pr
 def test_a_last_strip_that_is_stored_in_full_is_read(
     tmp_path, rng, compression, rows, dtype, samples, planar, predictor
 ):
-    if predictor == 2 and compression == 32773:
-        pytest.skip("packbits has no predictor")
     image = rng.integers(0, 255, (20, 30, samples)).astype(dtype)
     padded = np.pad(image, ((0, -20 % rows), (0, 0), (0, 0)), mode="reflect" if rows < 20 else "wrap")
     planes = [padded] if planar == 1 else [padded[..., sample : sample + 1] for sample in range(samples)]
@@ -200,6 +199,22 @@ def test_a_last_strip_that_is_stored_in_full_is_read(
     )  # fmt: skip
     (tmp_path / "padded.tif").write_bytes(content)
     np.testing.assert_array_equal(whole(TiffStack(tmp_path / "padded.tif")), image.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("bits", [1, 4, 12, 20])
+def test_a_last_strip_of_packed_pixels_that_is_stored_in_full_is_read(tmp_path, rng, bits):
+    image = rng.integers(0, 2**bits, (24, 32)).astype("uint8" if bits <= 8 else "uint16" if bits <= 16 else "uint32")
+    strips = [zlib.compress(packed(image[row : row + 12], bits)) for row in (0, 12)]
+    content = raw_tiff(strips, size=(32, 20), rows=12, compression=8, bits=bits)
+    (tmp_path / "padded.tif").write_bytes(content)
+    np.testing.assert_array_equal(whole(TiffStack(tmp_path / "padded.tif"))[0], image[:20])
+
+
+def packed(image, bits):
+    """Pack the lowest bits of each pixel, the highest first, each row from a new byte on."""
+    places = np.arange(bits)[::-1].astype(image.dtype)
+    rows = (image[..., None] >> places & 1).reshape(len(image), -1).astype("uint8")
+    return np.packbits(rows, axis=-1).tobytes()
 
 
 # What lies about its size -----------------------------------------------------------------------------------------------

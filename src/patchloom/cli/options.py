@@ -80,7 +80,8 @@ def n_bytes(text: str) -> int:
 Sources = Annotated[
     list[str],
     typer.Argument(
-        metavar="IMAGE...", help="Images: files, folders, glob patterns or URLs (TIFF, OME-Zarr, Zarr, CZI)."
+        metavar="IMAGE...",
+        help="Images: files, folders, glob patterns or URLs (TIFF, OME-Zarr, Zarr, CZI); one of several in a file as cells.ome.tif@1.",
     ),
 ]
 Axes = Annotated[

@@ -70,7 +70,7 @@ def bounded_decoder(page: tifffile.TiffPage) -> Decoder:
     decode: Decoder = page.decode
     item_size = 1 if page.dtype is None else page.dtype.itemsize
     segment_bytes = math.prod(page.chunks) * item_size
-    full_strip = _full_strip_bytes(page, item_size)
+    full_strip = _full_strip_bytes(page)
     compression = int(page.compression)
     compressed_as_bytes = compression != 1 and compression not in tifffile.TIFF.IMAGE_COMPRESSIONS
     uncompressed = _uncompressed(page) if full_strip and compressed_as_bytes else None
@@ -93,13 +93,14 @@ def bounded_decoder(page: tifffile.TiffPage) -> Decoder:
     return bounded
 
 
-def _full_strip_bytes(page: tifffile.TiffPage, item_size: int) -> int:
-    """Count the bytes of a strip that is stored in full; 0 where pixels are in tiles, or packed more tightly than bytes."""
-    if page.is_tiled or page.dtype is None or page.bitspersample != 8 * item_size:
+def _full_strip_bytes(page: tifffile.TiffPage) -> int:
+    """Count the bytes of a strip that is stored in full, as far as they are few; 0 for pixels in tiles."""
+    if page.is_tiled or not isinstance(page.bitspersample, int):
         return 0
-    rows = max(int(page.rowsperstrip), page.tags.valueof(_FULL_STRIP_TAG, 0) if page.rowsperstrip else 0)
-    size = rows * page.imagewidth * page.shaped[-1] * item_size
-    return size if size <= SMALL_SEGMENT else int(page.rowsperstrip) * page.imagewidth * page.shaped[-1] * item_size
+    row = math.ceil(page.imagewidth * page.shaped[-1] * page.bitspersample / 8)
+    rows = page.tags.valueof(_FULL_STRIP_TAG, page.rowsperstrip)
+    size = max(rows, page.rowsperstrip) * row if isinstance(rows, int) else 0
+    return size if size <= SMALL_SEGMENT else page.rowsperstrip * row
 
 
 def _uncompressed(page: tifffile.TiffPage) -> Decoder:
