@@ -20,13 +20,24 @@ def as_outputs(returned: Any) -> dict[str, Any]:
     Raises
     ------
     ModelOutputError
-        If two keys of a mapping have the same text, such as `1` and `"1"`.
+        If two keys of a mapping have the same text, such as `1` and `"1"`, or a mapping or list cannot be read.
 
     Examples
     --------
     >>> sorted(as_outputs({"mask": np.zeros(1), "flow": np.zeros(2)})), list(as_outputs((np.zeros(1), np.zeros(2))))
     (['flow', 'mask'], ['0', '1'])
     """
+    try:
+        return _named(returned)
+    except ModelOutputError:
+        raise
+    except Exception as error:  # containers of other libraries have errors of their own
+        raise ModelOutputError(
+            f"the model returned {type(returned).__name__}, which cannot be read ({type(error).__name__}: {error}): {_REMEDY}"
+        ) from error
+
+
+def _named(returned: Any) -> dict[str, Any]:
     if isinstance(returned, Mapping):
         named = {str(name): value for name, value in returned.items()}
         if len(named) < len(returned):
