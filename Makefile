@@ -55,7 +55,7 @@ torture: $(VENV)/.test  ## Kill runs fifty times, fill disks, damage ledgers, an
 	  tests/test_demo.py $(ARGS)
 
 kills: $(VENV)/.test  ## Kill runs of all kinds, and see that no byte differs (make kills KILLS=200)
-	PATCHLOOM_KILLS=$(KILLS) $(BIN)/python -m pytest tests/prediction/test_kills.py $(ARGS)
+	PATCHLOOM_KILLS=$(KILLS) $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/prediction/test_kills.py $(ARGS)
 
 fuzz: $(VENV)/.test  ## Open damaged files of every format, and see that they end in our errors (PATCHLOOM_FUZZ=20000 ARGS="tiff --seed 3")
 	$(BIN)/python tests/fuzz --count $(PATCHLOOM_FUZZ) $(ARGS)

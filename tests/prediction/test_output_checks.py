@@ -19,7 +19,7 @@ import zarr
 from onnx import numpy_helper, parser
 
 from patchloom import SkipDark, SkipOutside, open_stacks
-from patchloom.errors import GeometryError, OutputExistsError, PatchloomError, SinkError
+from patchloom.errors import ArgumentError, OutputExistsError, PatchloomError, SinkError
 from patchloom.prediction import predict
 from patchloom.prediction.models import AugmentedModel, OnnxModel
 from patchloom.sinks.destination import remove
@@ -258,7 +258,7 @@ def test_what_cannot_be_written_is_refused_before_a_block_is_computed(
     name: str | None, options: dict[str, Any], model: Any, message: str, tmp_path: Path
 ) -> None:
     counted = Counted(model)
-    with pytest.raises((SinkError, GeometryError), match=message):
+    with pytest.raises((SinkError, ArgumentError), match=message):
         predict(counted, pixels(), None if name is None else tmp_path / name, **OPTIONS | options)
     assert counted.calls <= 1
     assert list(tmp_path.iterdir()) == []

@@ -17,8 +17,8 @@ def check_fill(fill: Any) -> float:
 
     Raises
     ------
-    GeometryError
-        If it is none.
+    ArgumentTypeError
+        If it is not one.
 
     Examples
     --------
