@@ -16,11 +16,14 @@ import pytest
 import tifffile
 import xarray
 import zarr
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import numpy_helper, parser
 
 from patchloom import SkipDark, SkipOutside, open_stacks
 from patchloom.errors import ArgumentError, OutputExistsError, PatchloomError, SinkError
 from patchloom.prediction import predict
+from patchloom.prediction.destinations import output_path
 from patchloom.prediction.models import AugmentedModel, OnnxModel
 from patchloom.sinks.destination import remove
 
@@ -289,6 +292,17 @@ def test_an_output_of_any_name_is_a_file_of_its_own_in_the_folder(name: str, suf
     found = predict(lambda batch: batch, written[name], **OPTIONS)
     assert np.array_equal(found, pixels())
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+@given(st.lists(st.text(st.characters(), min_size=1, max_size=12), min_size=2, unique=True))
+def test_whatever_outputs_are_called_their_files_lie_side_by_side(names: list[str]) -> None:
+    destination = Path("folder") / "cells.ome.zarr"
+    paths = [output_path(destination, name) for name in names]
+    assert len(set(paths)) == len(names)
+    for path in paths:
+        assert (path.parent, path.name.endswith(".ome.zarr")) == (destination.parent, True)
+        assert not set(path.name) & set('/\\<>:"|?*\0\n')
+        path.name.encode()
 
 
 def test_names_that_are_escaped_stay_different(tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ class InputPlaces:
                 place = local.resolve()
                 self._at.update(dict.fromkeys(_keys(place), source))
                 for folder in place.parents:
+                    if str(folder) in self._inside:
+                        break  # and so are all folders around it
                     self._inside.update(dict.fromkeys(_keys(folder), source))
 
     def check_apart(self, path: str | Path) -> None:
