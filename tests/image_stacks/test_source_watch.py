@@ -77,3 +77,21 @@ def test_metadata_that_are_rewritten_are_noticed(tmp_path: Path, rng: np.random.
     zarr.open_array(tmp_path / "a.zarr", mode="r+").attrs["seen"] = True
     with pytest.raises(SourceChangedError, match="has changed on disk"):
         watch.check([0])
+
+
+@pytest.mark.parametrize("n_masks", [1, 2, 3])
+def test_a_mask_is_looked_at_with_its_image_or_with_every_one(
+    n_masks: int, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    paths = [tmp_path / f"{number}.npy" for number in range(2 + n_masks)]
+    for path in paths:
+        write_npy(path, rng.random((4, 5)))
+    stacks = [open_stacks(path, "YX")[0] for path in paths]
+    watch = SourceWatch(stacks[:2], stacks[2:], thoroughly=True)
+    watch.check([0, 1])
+    write_npy(paths[-1], rng.random((4, 5)))
+    if n_masks == 2:
+        watch.check_thoroughly(0)
+    for check in (lambda: watch.check([0, 1]), lambda: watch.check_thoroughly(1)):
+        with pytest.raises(SourceChangedError, match=rf"{paths[-1].name} has changed"):
+            check()

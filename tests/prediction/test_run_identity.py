@@ -20,8 +20,9 @@ import zarr
 
 import patchloom
 from patchloom.errors import ModelError, SinkError, SourceChangedError
-from patchloom.image_stacks import ZarrStack
+from patchloom.image_stacks import ZarrStack, open_stacks
 from patchloom.prediction import blocks, make_plan, predict
+from patchloom.prediction.emptiness import SkipOutside
 from patchloom.prediction.ledger import ledger_path, read_header
 
 TILES: dict[str, Any] = {"axes": "YX", "patch_size": (32, 24), "overlaps": (8, 6), "batch_size": 3, "progress": False}
@@ -386,6 +387,24 @@ def test_a_level_of_an_image_does_not_change_with_its_labels(tmp_path: Path, ima
 
     found = predict(Copy(8, change), ZarrStack(path), **TILES | {"axes": None})
     assert np.array_equal(found, image)
+
+
+def test_a_mask_that_changes_is_noticed_as_an_image_is(tmp_path: Path, image: np.ndarray) -> None:
+    np.save(tmp_path / "mask.npy", np.ones(SHAPE, np.uint8))
+
+    def masked(model: Copy, output: Path) -> Any:
+        skip = SkipOutside(open_stacks(tmp_path / "mask.npy", "YX"))
+        return predict(model, image, output, skip=skip, **TILES)
+
+    when = (tmp_path / "mask.npy").stat().st_mtime_ns
+    with pytest.raises(ModelError, match="out of cheese"):
+        masked(Copy(fail_at=12), tmp_path / "out.ome.zarr")
+    np.save(tmp_path / "mask.npy", np.eye(*SHAPE, dtype=np.uint8))
+    os.utime(tmp_path / "mask.npy", ns=(when, when))
+    with pytest.raises(SinkError, match=r"contents of the sources: .*mask\.npy has changed"):
+        masked(Copy(), tmp_path / "out.ome.zarr")
+    with pytest.raises(SourceChangedError, match=r"mask\.npy has changed on disk"):
+        masked(Copy(3, lambda: replaced(tmp_path / "mask.npy", np.ones(SHAPE))), tmp_path / "other.ome.zarr")
 
 
 SCRIPT = """

@@ -158,8 +158,9 @@ def predict(
     zarr_format_of(ome_zarr_version)
     stacks = open_stacks(sources, axes)
     with claimed_output(output, stacks, series=series, overwrite=overwrite, skip=skip, model=model) as claimed:
-        watch = SourceWatch(stacks, thoroughly=True)  # from before the first pixel is read
-        identity = None if claimed.ledger is None else RunIdentity.of(model, stacks)
+        masks = skip.images if isinstance(skip, SkipRule) else ()
+        watch = SourceWatch(stacks, masks, thoroughly=True)  # from before the first pixel is read
+        identity = None if claimed.ledger is None else RunIdentity.of(model, [*stacks, *masks])
         if claimed.begun is not None and claimed.ledger is not None and identity is not None:
             check_resumable(claimed.ledger, claimed.begun, identity, resume_anyway=resume_anyway)
         begun = claimed.begun or {}
