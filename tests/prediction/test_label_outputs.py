@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import zarr
 
+from patchloom.errors import ModelOutputError
 from patchloom.prediction import predict
 
 
@@ -98,3 +99,48 @@ def test_a_method_that_is_asked_for_is_taken_whatever_the_output(
         progress=False,
     )
     assert zarr.open_group(output, mode="r").attrs["ome"]["multiscales"][0]["type"] == pyramid
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "int64"])
+@pytest.mark.parametrize("options", [{}, {"dtype": "uint16"}, {"normalise": "mean_std"}])
+@pytest.mark.parametrize("target", [None, "out.ome.zarr"])
+def test_labels_are_not_blended(
+    dtype: str, options: dict[str, Any], target: str | None, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    scores = rng.random((3, 60, 70)).astype(np.float32)
+    calls: list[int] = []
+
+    def model(batch: np.ndarray) -> np.ndarray:
+        calls.append(len(batch))
+        return argmax_of(dtype)(batch)
+
+    output = None if target is None else tmp_path / target
+    options = {"axes": "CYX", "patch_size": (32, 32), "progress": False, **options}
+    with pytest.raises(
+        ModelOutputError, match=f"blend is 'hann', and the model returns {dtype} for float32, .*reduce='argmax'"
+    ):
+        predict(model, scores, output, blend="hann", **options)
+    assert len(calls) == 1, "one tile, to see what the model returns"
+    assert not list(tmp_path.iterdir())
+    assert np.array_equal(
+        predict(model, scores, **options)[0], predict(model, scores, **options | {"patch_size": (60, 70)})[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        (lambda batch: batch, {}),
+        (lambda batch: batch.astype("int8"), {"reduce": "argmax"}),
+        (lambda batch: batch.astype("int32"), {"dtype": "float32"}),
+        (lambda batch: batch > 2, {}),
+    ],
+)
+def test_intensities_scores_and_truth_values_are_blended(model: Any, options: Any, rng: np.random.Generator) -> None:
+    image = rng.integers(0, 5, (2, 60, 70)).astype(np.uint16)
+    tiles: dict[str, Any] = {"axes": "CYX", "patch_size": (32, 32), "progress": False}
+    blended = predict(model, image, blend="hann", **tiles, **options)
+    if "reduce" not in options:
+        np.testing.assert_allclose(
+            blended.astype(float), predict(model, image, **tiles, **options).astype(float), rtol=1e-6
+        )

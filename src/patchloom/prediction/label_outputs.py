@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from patchloom.errors import ModelOutputError
 from patchloom.prediction.output_form import OutputForm
 from patchloom.prediction.plan import PredictionPlan
 from patchloom.prediction.reductions import MakesLabels
@@ -31,6 +32,36 @@ def holds_labels(plan: PredictionPlan, data_idx: int, form: OutputForm) -> bool:
     if isinstance(reduction, MakesLabels) and reduction.makes_labels:
         return True
     return plan.blend is None and dtype_of_labels(form.dtype, batch_dtype(plan, data_idx))
+
+
+def check_blend_of_labels(plan: PredictionPlan) -> None:
+    """Refuse to blend outputs that are labels: the mean of classes 1 and 3 is class 2, which nobody predicted.
+
+    Integers are taken for labels where they are written as integers and have another dtype than what the model is given:
+    those of a filter, a denoised image or an identity have the same. Truth values blend to what most tiles say, by weight.
+    A reduction such as `argmax` comes after blending, and what goes into it is not looked at.
+
+    Parameters
+    ----------
+    plan : PredictionPlan
+        The plan, with forms or without.
+
+    Raises
+    ------
+    ModelOutputError
+        If one of the outputs is taken for labels.
+    """
+    if plan.blend is None or plan.reduction is not None or not plan.output_known:
+        return
+    for data_idx in range(len(plan.stacks)):
+        given = batch_dtype(plan, data_idx)
+        for form in plan.output_forms(data_idx):
+            if form.dtype.kind in "iu" and form.dtype != given and plan.stored(form)[1].kind in "iu":
+                raise ModelOutputError(
+                    f"blend is {plan.blend!r}, and the model returns {form.dtype} for {given}, which are labels, most likely: "
+                    "the mean of two labels is a third. Leave blend out to crop tiles, or return a score for each class and "
+                    "reduce='argmax' (--reduce argmax), or, if they are intensities, return floats"
+                )
 
 
 def dtype_of_labels(dtype: np.dtype[Any], source_dtype: np.dtype[Any]) -> bool:

@@ -21,6 +21,7 @@ from patchloom.pixel_arrays import pixel_dtype
 from patchloom.prediction.blocks import choose_blocks, choose_seams, largest_block
 from patchloom.prediction.emptiness import SkipRule
 from patchloom.prediction.fill_value import check_fill, check_fill_fits
+from patchloom.prediction.label_outputs import check_blend_of_labels
 from patchloom.prediction.memory import check_memory_limit
 from patchloom.prediction.model_input import (
     check_channels,
@@ -82,7 +83,8 @@ def plan(
     overlaps : sequence of int, optional
         Voxels that neighbouring tiles share; what the model declares, else a quarter of the patch size.
     blend : {"hann", "gaussian", "linear", "mean"}, optional
-        Blend overlapping tiles with this window. By default each voxel is cropped from one tile.
+        Blend overlapping tiles with this window. By default each voxel is cropped from one tile. Integers that are labels,
+        most likely, are refused: written as integers, and of another dtype than what the model is given.
     seams : {"centered", "grid"}, optional
         Where kept windows meet, see `TiledPatching`; chosen by the size of the images where not given. Blending has no
         seams, and takes the tiles of `"centered"`, which are fewest.
@@ -193,6 +195,7 @@ def plan(
     )
     fitted = _fit_into_memory(unbound)  # before anything is measured, which may take long
     _check_fill_fits(fitted)
+    check_blend_of_labels(fitted)
     return fitted if request is None else replace(fitted, normalisations=request.measure(images, limit))
 
 
