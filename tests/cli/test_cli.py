@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,29 @@ def test_predict_of_several_images_fills_a_folder_in_natural_order(workplace: Pa
     for name in ("img2", "img10"):
         expected = 255 - tifffile.imread(workplace / f"{name}.tif")
         assert np.array_equal(zarr.open_group(workplace / f"out/{name}.ome.zarr", mode="r")["0"][:], expected)
+
+
+def test_images_models_and_outputs_are_found_by_any_spelling_of_their_path(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(workplace))
+    image = tifffile.imread(workplace / "img2.tif")
+    for number, source in enumerate(
+        ["~/img2.tif", "../" + workplace.name + "/img2.tif", f"file://{workplace}/img2.tif"]
+    ):
+        for output in (
+            f"~/{number}.zarr",
+            f"../{workplace.name}/{number}-up.zarr",
+            f"file://{workplace}/{number}%20url.zarr/",
+        ):
+            result = run("predict", source, "--model", "~/my_model.py:same", "--output", output, "--quiet", *TILES)
+            assert result.exit_code == 0, result.output
+            (written,) = workplace.glob(f"{number}*.zarr")
+            assert np.array_equal(zarr.open_group(written, mode="r")["0"][:], image)
+            assert run("status", output).exit_code == 0
+            shutil.rmtree(written)
+    result = run("predict", "img2.tif", "--model", "my_model:same", "--output", "s3://bucket/out.zarr", *TILES)
+    assert "local paths only" in result.stderr
 
 
 def test_plan_says_what_would_be_done_and_does_nothing(workplace: Path) -> None:

@@ -33,7 +33,8 @@ def open_stacks(
         Paths, URLs (of Zarrs), folders of images, glob patterns, arrays and array-likes, or stacks, which pass through.
         Images of a folder or pattern come in natural order (`img2` before `img10`), and one that is made of several files
         (OME-TIFF) comes once. A level of an OME-Zarr is named by `image.ome.zarr/1`, a scene of a CZI by `slide.czi@2`, and
-        one of several images of a TIFF by `cells.ome.tif@2`, counted from 0.
+        one of several images of a TIFF by `cells.ome.tif@2`, counted from 0. A path may be relative, contain `..`, `~` and
+        links, or be a `file://` URL.
     axes : str or sequence of str or None, optional
         The sources' own axes, letters of `STCZYX`, outermost first: one string for all, or one for each source as given,
         in which `None` means that the metadata tell. They overrule the metadata.

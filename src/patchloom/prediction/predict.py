@@ -83,9 +83,9 @@ def predict(
         The images, as `open_stacks` takes them.
     output : str or Path, optional
         An `.ome.zarr`, `.ome.tif` or `.npy` to write; for a series a folder, which gets one `.ome.zarr` for each image.
-        If None, arrays are returned. Only OME-Zarr outputs can be resumed. Where the model has several outputs, each is
-        written to a file of its own, with `-` and the output's name before the ending; characters that a file system may
-        not allow, such as `/` and `:`, are written as in a URL (`%2F`, `%3A`).
+        The path may be spelled as those of `sources`. If None, arrays are returned. Only OME-Zarr outputs can be resumed.
+        Where the model has several outputs, each is written to a file of its own, with `-` and the output's name before the
+        ending; characters that a file system may not allow, such as `/` and `:`, are written as in a URL (`%2F`, `%3A`).
     axes, patch_size, overlaps, blend, seams, origin_multiple, padding, batch_size, dtype, reduce, normalise, percentiles, per, skip, fill, memory_limit
         As in `plan`.
     pyramid : {"auto", "mean", "mode", "nearest"} or None
