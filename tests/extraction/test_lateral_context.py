@@ -232,3 +232,21 @@ def test_context_larger_than_an_image_is_refused() -> None:
     with pytest.raises(GeometryError, match=r"along Z.* take at most 1 scale, or a smaller patch, or scale_z=False"):
         check_context_fits(shapes, (8, 32, 32), 2)
     check_context_fits(shapes, (8, 32, 32), 2, scale_z=False)
+
+
+@pytest.mark.parametrize("downscale", ["mean", "resize"])
+def test_what_cannot_take_pixels_is_refused_before_anything_is_read(downscale: Any, rng: np.random.Generator) -> None:
+    image = rng.random((1, 1, 40, 40))
+    extractor = PatchExtractor([ArrayStack(image, "SCYX")], "reflect")
+    before, shape = image.copy(), (2, 1, 2, 8, 8)
+    table = RandomPatching([image.shape], (8, 8), seed=1, n_patches=2)[:]
+    read_only = np.zeros(shape)
+    read_only.flags.writeable = False
+    overlapping = np.lib.stride_tricks.as_strided(np.zeros(400), shape, (64, 64, 64, 64, 8))
+    of_the_image = image.reshape(-1)[:256].reshape(shape)
+    for out in (read_only, overlapping, of_the_image, np.zeros(shape, object), np.zeros(shape, "M8[s]"), [0.0], "out"):
+        with pytest.raises(GeometryError, match="out"):
+            extract_lateral_context(extractor, table, 2, downscale=downscale, out=out)  # type: ignore[arg-type]
+    assert np.array_equal(image, before)
+    assert not read_only.any()
+    assert not overlapping.any()

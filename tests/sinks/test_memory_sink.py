@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from patchloom.axes import AxesMap
-from patchloom.errors import SinkError
+from patchloom.errors import PatchloomError, SinkError
 from patchloom.sinks import MemorySink, OffersBuffer
 from patchloom.testing.sink_conformance import ImageSinkConformance
 
@@ -93,3 +93,18 @@ def test_a_lent_block_with_a_new_axis_is_not_copied_onto_itself(rng):
             (slice(0, 1), slice(0, 1), slice(0, 40), slice(start, stop)), np.zeros((1, 1, 40, stop - start), "f4")
         )
     assert np.array_equal(sink.finalise()[:, 5:20], expected[0])
+
+
+@pytest.mark.parametrize("dtype", [object, "U5", "M8[s]", [("a", "f4")], "no such dtype"])
+def test_a_sink_in_memory_stores_numbers(dtype):
+    with pytest.raises(PatchloomError, match="dtype"):
+        MemorySink(AxesMap("YX", (8, 8)), dtype)
+
+
+@pytest.mark.parametrize("block", [[[[[1]]]], "block", None])
+def test_a_block_is_an_array(block):
+    sink = MemorySink(AxesMap("YX", (1, 1)), "uint8")
+    with pytest.raises(SinkError, match="block"):
+        sink.write((slice(0, 1),) * 4, block)
+    sink.write((slice(0, 1),) * 4, np.full((1, 1, 1, 1), 7, np.uint8))
+    assert sink.finalise().tolist() == [[7]]
