@@ -127,15 +127,27 @@ def test_looking_at_patches_by_hand_is_silent(stacks):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_worker_process_says_so_in_its_first_epoch(stacks):
-    loader = DataLoader(
-        PatchDataset(stacks, PLAN),
-        8,
-        shuffle=True,
-        collate_fn=collate,
-        num_workers=2,
-        multiprocessing_context="fork",
-        worker_init_fn=lambda number: warnings.simplefilter("error"),
-    )
-    with pytest.raises(UserWarning, match="every epoch has the same patches"):
-        epochs(loader, 1)
+@pytest.mark.parametrize("persistent", [False, True])
+def test_worker_processes_refuse_keys_without_an_epoch_in_the_first_one(persistent, stacks):
+    def loader(dataset, **options) -> DataLoader:
+        return DataLoader(
+            dataset,
+            8,
+            collate_fn=collate,
+            num_workers=2,
+            persistent_workers=persistent,
+            multiprocessing_context="fork",
+            **options,
+        )
+
+    dataset = PatchDataset(stacks, PLAN)
+    for sampler in (RandomSampler(dataset), DistributedSampler(dataset, num_replicas=1, rank=0)):
+        with pytest.raises(
+            pl.ArgumentError, match=r"every epoch has the same patches.*sampler=EpochSampler\(dataset\)"
+        ):
+            epochs(loader(dataset, sampler=sampler), 1)
+    first, second = epochs(loader(dataset, sampler=EpochSampler(dataset)), 2)
+    assert sorted(map(str, first)) != sorted(map(str, second))
+    first, second = epochs(loader(dataset.at_epoch(2), shuffle=True), 2)
+    assert sorted(map(str, first)) == sorted(map(str, second)) == sorted(map(str, PLAN.at_epoch(2)))
+    assert len(epochs(loader(PatchDataset(stacks, TILES)), 2)[1]) == len(TILES)

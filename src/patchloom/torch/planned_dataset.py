@@ -13,7 +13,7 @@ import torch.utils.data
 from numpy.typing import NDArray
 
 from patchloom.argument_checks import function, instance, shown, whole_number
-from patchloom.errors import PatchIndexError, TransformError
+from patchloom.errors import ArgumentError, PatchIndexError, TransformError
 from patchloom.patch_specs import PatchSpecs
 from patchloom.patching import Patching
 from patchloom.patching.counter_random import CounterRandom, checked_epoch, checked_seed
@@ -68,7 +68,8 @@ class PlannedDataset(torch.utils.data.Dataset[Any]):
 
     A dataset says how a batch of specifications becomes pixels (`_read`). Keys without an epoch, as the samplers of PyTorch give
     them, mean the epoch of the dataset. If they ask for a patch again that other epochs have elsewhere, or in another position, a
-    warning says so, once; `at_epoch` chooses the epoch, and there is no warning then.
+    warning says so, once. In a worker process, whose warnings nobody sees, such keys are refused (`ArgumentError`). `at_epoch`
+    chooses the epoch, and then any keys will do.
 
     Parameters
     ----------
@@ -164,17 +165,21 @@ class PlannedDataset(torch.utils.data.Dataset[Any]):
         self._repeats_of_batches = self._repeats_of_single = None
 
     def _warn_of_repeats(self, watch: RepeatWatch | None, keys: PatchKeys, n_before: int = 1) -> None:
-        if keys.epoch is not None or watch is None or not watch.is_repeated(keys.indices, n_before):
+        if keys.epoch is not None or watch is None:
+            return
+        is_worker = torch.utils.data.get_worker_info() is not None
+        if not is_worker and not watch.is_repeated(keys.indices, n_before):
             return
         self._forget_repeats()
         if self._epochs_differ(keys.indices):
-            warnings.warn(
+            message = (
                 f"every epoch has the same patches, those of epoch {self.epoch} of the plan: the sampler's keys have no epoch; "
                 "use sampler=EpochSampler(dataset), which knows the epoch and the rank, or dataset.at_epoch(epoch) if one epoch "
-                "is meant",
-                UserWarning,
-                stacklevel=3,
+                "is meant"
             )
+            if is_worker:
+                raise ArgumentError(message)
+            warnings.warn(message, UserWarning, stacklevel=3)
 
     def _plan(self, epoch: int) -> Patching[PatchSpecs]:
         of_epoch, plan = self._latest

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.utils.data
 from numpy.typing import NDArray
 
 _MAX_REMEMBERED = 4096
@@ -13,9 +12,6 @@ _MAX_REMEMBERED = 4096
 
 class RepeatWatch:
     """Remembers which patches were asked for.
-
-    A process that loads data for another may live for one epoch only, and never see the second. There the first batch counts
-    as repeated, in one of the processes.
 
     Examples
     --------
@@ -38,9 +34,6 @@ class RepeatWatch:
         n_before : int
             Least number of patches that must have been asked for before.
         """
-        worker = torch.utils.data.get_worker_info()
-        if worker is not None:
-            return bool(worker.id == 0)
         numbers = indices.tolist()
         again = len(self._remembered) >= min(n_before, _MAX_REMEMBERED) and not self._remembered.isdisjoint(numbers)
         self._remembered.update(numbers[: _MAX_REMEMBERED - len(self._remembered)])
