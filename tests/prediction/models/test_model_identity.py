@@ -236,6 +236,18 @@ def test_a_module_that_a_function_imports_when_it_is_called_counts_by_its_file(
     assert differing(before, identify_model(model)) == {"imported module 'late_helpers' of 'model'"}
 
 
+def test_a_package_that_is_installed_anew_with_its_old_version_counts_by_its_file(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    source = "__version__ = '1'\ndef model(batch): return batch * {factor}"
+    identities = [
+        identify_model(module(source.format(factor=factor), folder, "installed").model) for factor in (2, 2, 3)
+    ]
+    assert identities[0] == identities[1] != identities[2]
+
+
 def test_a_file_of_weights_that_code_or_an_attribute_names_counts_by_its_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import CodeType
 from typing import NamedTuple
 
+from patchloom.digests import file_digest
+
 
 class Reference(NamedTuple):
     """A global name in code, and the attributes that are taken of it at once: `("net", ("weights",))` of `net.weights`."""
@@ -73,6 +75,8 @@ def package_version(module: str | None) -> str:
     ('numpy', '')
     """
     name = module or "builtins"
+    if name == "__main__":  # whatever started the process
+        return ""
     top = name.partition(".")[0]
     file = getattr(sys.modules.get(name), "__file__", None) or getattr(sys.modules.get(top), "__file__", None)
     if file is None:
@@ -83,6 +87,25 @@ def package_version(module: str | None) -> str:
     if Path(file).is_relative_to(_standard_library()):
         return f"Python {sys.version_info.major}.{sys.version_info.minor}"
     return ""
+
+
+def package_source(module: str | None) -> str:
+    """Return the digest of a module's source file, of a package that is installed beside Python; an empty one otherwise.
+
+    The version alone may stay the same, as that of a package that its author installs anew after each change.
+    """
+    file = getattr(sys.modules.get(module or ""), "__file__", None) or ""
+    if not file.endswith(".py") or not {"site-packages", "dist-packages"} & set(Path(file).parts):
+        return ""
+    try:
+        return _digest_of(Path(file), Path(file).stat().st_mtime_ns)
+    except OSError:
+        return ""
+
+
+@cache
+def _digest_of(file: Path, _changed: int) -> str:
+    return file_digest(file)
 
 
 @cache

@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from patchloom.digests import file_digest
-from patchloom.prediction.models.code_references import global_references, imported_names, package_version
+from patchloom.prediction.models.code_references import (
+    global_references,
+    imported_names,
+    package_source,
+    package_version,
+)
 from patchloom.prediction.models.part_digests import Part, PartDigests
 
 _NOT_STATE = frozenset(
@@ -39,7 +44,7 @@ class CodeWalk(PartDigests):
     def visit_function(self, function: types.FunctionType, part: Part) -> None:
         """Add code, globals, default values, closure variables and attributes; a package's version instead of its code."""
         package = package_version(function.__module__)
-        self.feed(part, "function", function.__qualname__, package)
+        self.feed(part, "function", function.__qualname__, package, package_source(function.__module__))
         if not package:
             self.visit_code(function.__code__, self.inside(part, "code"))
             self.visit_globals(function, part)
@@ -126,7 +131,7 @@ class CodeWalk(PartDigests):
     def visit_module(self, module: types.ModuleType, part: Part) -> None:
         """Add the file of a module of the user's own, or the version of an installed package."""
         package = package_version(module.__name__)
-        self.feed(part, "module", module.__name__, package)
+        self.feed(part, "module", module.__name__, package, package_source(module.__name__))
         file = getattr(module, "__file__", None)
         if not package and file and Path(file).is_file():
             self.feed(part, file_digest(Path(file)))
@@ -148,7 +153,7 @@ class CodeWalk(PartDigests):
         self.feed(part, "class", kind.__qualname__)
         for base in kind.__mro__:
             package = package_version(base.__module__)
-            self.feed(part, base.__qualname__, package)
+            self.feed(part, base.__qualname__, package, package_source(base.__module__))
             if package or base in self._classes:
                 continue
             self._classes.add(base)

@@ -1,7 +1,7 @@
 """A walk through everything that an object computes with: its code and what that refers to, weights, files and settings.
 
 A model is walked from the object that is called: attributes, closures, default values and the globals that its code names,
-into the user's own classes and modules. Code of installed packages counts by their version. Numbers and text count by their
+into the user's own classes and modules. Code of installed packages counts by their version and source files. Numbers and text count by their
 value, arrays and tensors by their bytes, files of weights by theirs; addresses in memory and the order of sets do not count,
 so another process finds the same. What the walk cannot look into is reported, never passed over.
 """
