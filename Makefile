@@ -24,7 +24,7 @@ PEER    := careamics==0.3.5 microssim==0.0.5
 PEER_NEEDS := bioimageio.core lightning matplotlib psutil pyyaml scikit-image torchmetrics zarr
 
 .DEFAULT_GOAL := help
-.PHONY: help demo examples test torture kills fuzz lint format bench interop changelog constraints clean
+.PHONY: help demo examples test torture kills fuzz campaign lint format bench interop changelog constraints clean
 
 help:  ## Say what there is to make
 	@grep -hE '^[a-z]+:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -38,6 +38,9 @@ examples: $(VENV)/.test  ## Train two small networks on real images and predict 
 
 test: $(VENV)/.test  ## Run the tests, the docstrings and the documents (make test ARGS="-k tile" JOBS=0)
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+campaign: $(VENV)/.test  ## Call every public function with every wrong argument, and see that our errors name them: two minutes
+	$(BIN)/python -m tests.campaign $(ARGS)
 
 lint: $(VENV)/.lint  ## Check style, types and layers
 	$(BIN)/ruff check

@@ -11,6 +11,7 @@ import operator
 import os
 import reprlib
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import numpy as np
@@ -232,7 +233,7 @@ def instance(name: str, value: object, kind: type[Any], remedy: str = "") -> Any
 
 
 def listed(name: str, values: Any, what: str) -> list[Any]:
-    """Return what an iterable gives, as a list; a text, a mapping and a single thing are refused.
+    """Return what an iterable gives, as a list; a text, a mapping, a set and a single thing are refused.
 
     Parameters
     ----------
@@ -256,7 +257,7 @@ def listed(name: str, values: Any, what: str) -> list[Any]:
     patchloom.errors.ArgumentTypeError: channels is '012' of type str: it must be a sequence of whole numbers, such as [0, 2]
     """
     several = isinstance(values, Iterable) and getattr(values, "ndim", 1) > 0
-    if not several or isinstance(values, (str, bytes, Mapping, type)):
+    if not several or isinstance(values, (str, bytes, Mapping, AbstractSet, type)):
         raise ArgumentTypeError(f"{name} is {shown(values)} of type {type(values).__name__}: it must be {what}")
     return list(values)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,10 @@ def pixel_dtype(name: str, dtype: DTypeLike) -> np.dtype[Any]:
     patchloom.errors.GeometryError: dtype is datetime64[s]: it must be a dtype of numbers, such as 'float32' or 'uint16'
     """
     try:
-        # NumPy makes a dtype of None, of arrays and of much else; nobody means one by these.
-        known = np.dtype(dtype) if isinstance(dtype, (str, type, np.dtype)) else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of names that are refused below
+            # NumPy makes a dtype of None, of arrays and of much else; nobody means one by these.
+            known = np.dtype(dtype) if isinstance(dtype, (str, type, np.dtype)) else None
     except (TypeError, ValueError, SyntaxError):
         known = None
     if known is None or known.kind not in PIXEL_KINDS:

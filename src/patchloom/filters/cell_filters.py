@@ -267,7 +267,8 @@ class NamedFilter:
     function: CellFilter
 
     def __post_init__(self) -> None:
-        instance("identity", self.identity, str)
+        if not instance("identity", self.identity, str):
+            raise GeometryError("identity is '': give the filter a name by which its scores are found again")
         function("function", self.function)
 
     def __call__(self, cell: NDArray[Any], /) -> float:

@@ -109,6 +109,7 @@ def _opened(source: Source, axes: str | None, level: int | None) -> Iterator[Ima
 
 def _images_of(source: str | os.PathLike[str]) -> list[str | Path]:
     try:
+        os.fsencode(source)
         return images_of(normalize_path(source))
     except (OSError, ValueError) as error:  # a name that the file system does not take
         if isinstance(error, PatchloomError):

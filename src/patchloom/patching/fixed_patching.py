@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.argument_checks import listed
-from patchloom.errors import PatchIndexError
+from patchloom.errors import PatchIndexError, SpecError
 from patchloom.geometry.checks import whole_number
 from patchloom.patch_specs import PatchSpecs
 from patchloom.patching.flat_index import check_indices
@@ -44,6 +44,12 @@ class FixedPatching(SpecSequence[PatchSpecs]):
             rows = listed("fixed_patch_specs", rows, "a sequence of patch specifications, or a SpecTable")
         self._table = SpecTable.from_specs(rows) if len(rows) else _no_specs()
         stacks = self._table.columns["data_idx"]
+        for field, least in (("data_idx", 0), ("sample_idx", 0), ("patch_size", 1)):
+            smallest = int(self._table.columns[field].min(initial=least))
+            if smallest < least:
+                raise SpecError(
+                    f"a specification of fixed_patch_specs has {field} {smallest}: it must be at least {least}"
+                )
         self._by_stack = bool((stacks[1:] >= stacks[:-1]).all())
 
     @property

@@ -109,7 +109,7 @@ def tiles_together(given: int | None, description: ModelDescription) -> int:
     (4, 2)
     """
     wanted = given if given is not None else (description.batch_size or 1)
-    return whole_number("batch_size", wanted, least=1)
+    return whole_number("batch_size", wanted, least=1, most=2**31)
 
 
 def origin_multiples(given: int | Sequence[int] | None, description: ModelDescription, n_dims: int) -> tuple[int, ...]:

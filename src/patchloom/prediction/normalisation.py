@@ -236,6 +236,8 @@ def measure_normalisation(
     one_of("method", method, get_args(Method))
     one_of("per", per, get_args(Per))
     whole_number("max_bytes", max_bytes, least=1)
+    if max_count_bytes is not None:
+        whole_number("max_count_bytes", max_count_bytes, least=0)
     lower, upper = checked_percentiles(percentiles)
     check_measurable(stack)
     division = Division(by_sample=per in {"sample", "sample_channel"}, by_channel=per in {"channel", "sample_channel"})

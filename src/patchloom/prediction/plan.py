@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from patchloom.argument_checks import instance
 from patchloom.extraction.chunk_pool import READ_TOGETHER
 from patchloom.extraction.exact_normalisation import cancels, is_exact_in_float32
 from patchloom.geometry.blend_weights import BlendWindow, most_tiles_at_a_voxel
@@ -199,6 +200,7 @@ class PredictionPlan:
 
     def stored(self, form: OutputForm) -> tuple[int, np.dtype[Any]]:
         """Give channels and dtype in which an output is written; an output that is only assumed is not reduced."""
+        instance("form", form, OutputForm, "output_forms gives them")
         if self.reduction is not None and self.output_known:
             return self.reduction.output(form.n_channels, self.accumulator(form))
         return form.n_channels, form.dtype if self.dtype is None else self.dtype
@@ -231,6 +233,7 @@ class PredictionPlan:
 
     def accumulator(self, form: OutputForm) -> np.dtype[Any]:
         """Dtype in which a block is put together: for blending a float that holds the model's own exactly enough."""
+        instance("form", form, OutputForm, "output_forms gives them")
         if self.blend is not None:
             # Each tile that is added brings a rounding: up to nine keep float32 within four units in the last place.
             least = np.float32 if self._most_tiles_at_a_voxel <= _TILES_IN_FLOAT32 else np.float64

@@ -339,6 +339,7 @@ class ReductionChain:
 
     def __call__(self, block: NDArray[Any], /) -> NDArray[Any]:
         """Reduce a block."""
+        _check_block(block)
         self.output(len(block), block.dtype)
         return reduce(lambda reduced, step: step(reduced), self.steps, block)
 
@@ -389,7 +390,7 @@ def _number_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     try:
         name = pixel_dtype("dtype", dtype).name
     except GeometryError:
-        name = shown(dtype).strip("'")
+        name = dtype if isinstance(dtype, str) else shown(dtype)
     if name not in DTYPES:
         raise GeometryError(f"dtype is {name!r}: it must be one of {', '.join(DTYPES)}")
     return np.dtype(name)

@@ -204,6 +204,8 @@ def sync_folder(folder: Path) -> None:
 
 def _beside(path: str | Path, ending: str) -> Path:
     destination = resolved(path)
+    if not destination.name:
+        raise SinkError(f"{path}: this is not the name of an output: name a file or folder in it")
     return destination.with_name(destination.name + ending)
 
 

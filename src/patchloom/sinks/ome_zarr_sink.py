@@ -24,7 +24,7 @@ from patchloom.sinks.output_lock import OutputLock
 from patchloom.sinks.output_mark import output_mark
 from patchloom.sinks.pending_output import PendingOutput
 from patchloom.sinks.pyramid import Pyramid, downsample, halving, level_shapes, pyramid_method
-from patchloom.sinks.region import check_block, show
+from patchloom.sinks.region import check_block, check_region, show
 from patchloom.sinks.shard_grid import Region, ShardGrid
 from patchloom.sinks.sink_arguments import check_sink_arguments, sink_dtype
 from patchloom.sinks.value_range import ChannelRanges, ValueRange, block_ranges
@@ -173,6 +173,7 @@ class OmeZarrSink:
 
     def block_record(self, region: tuple[slice, ...]) -> dict[str, Any]:
         """Return what to keep of a block: its region, its values' range and the sizes of its files; see `ResumableSink`."""
+        check_region(region, self.data_shape)
         try:
             return self._records[_bounds(region)]
         except KeyError:

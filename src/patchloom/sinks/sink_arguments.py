@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import DTypeLike
 
 from patchloom.argument_checks import file_path, flag, instance
 from patchloom.axes import AxesMap
-from patchloom.errors import GeometryError, SinkError
+from patchloom.errors import SinkError
 from patchloom.image_metadata import ImageMetadata
 from patchloom.pixel_arrays import pixel_dtype
 from patchloom.sinks.output_lock import OutputLock
@@ -51,17 +52,14 @@ def sink_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     GeometryError
         If it is not a dtype.
     """
-    try:
-        return pixel_dtype("dtype", dtype)
-    except GeometryError:
-        if isinstance(dtype, (str, type, np.dtype)) and _is_dtype(dtype):
-            return np.dtype(dtype)
-        raise
+    known = _known(dtype) if isinstance(dtype, (str, type, np.dtype)) else None
+    return pixel_dtype("dtype", dtype) if known is None else known
 
 
-def _is_dtype(dtype: Any) -> bool:
+def _known(dtype: Any) -> np.dtype[Any] | None:
     try:
-        np.dtype(dtype)
+        with warnings.catch_warnings(action="ignore"):  # old names are none that a sink stores
+            known: np.dtype[Any] = np.dtype(dtype)
     except (TypeError, ValueError, SyntaxError):
-        return False
-    return True
+        return None
+    return known

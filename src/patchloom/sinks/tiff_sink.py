@@ -95,7 +95,7 @@ class TiffSink(FileSink):
 
         check_sink_arguments(path, axes_map, metadata=metadata, overwrite=overwrite, lock=lock)
         check_tiff_dtype(sink_dtype(dtype))
-        little = np.dtype(dtype).newbyteorder("<")
+        little = sink_dtype(dtype).newbyteorder("<")
         self.layout = TiffLayout(axes_map, little)
         self.metadata = metadata or ImageMetadata()
         self.metadata = replace(self.metadata, name=self.metadata.name or image_name(path))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from math import prod
 from typing import Any, cast
@@ -170,6 +170,7 @@ class CropStitcher:
         samples, channels, *spatial = self._image.shape
         if not 0 <= spec["sample_idx"] < samples:
             raise StitchError(f"{place} is foreign: the image has {samples} samples")
+        self._check_form(tile, spec, place)
         if tile.shape != (channels, *spec["patch_size"]):
             raise StitchError(f"{place} has shape {tile.shape}, and must have {(channels, *spec['patch_size'])}")
         for axis, start, crop, size, landing, patch, limit in zip(
@@ -190,6 +191,18 @@ class CropStitcher:
                 )
         if (spec["sample_idx"], tuple(spec["stitch_coords"]), tuple(spec["crop_size"])) in self._kept:
             raise StitchError(f"{place} is repeated: it was added before")
+
+    def _check_form(self, tile: NDArray[Any], spec: TileSpecs, place: str) -> None:
+        """Refuse a tile of other dimensions, or of a dtype that the image's does not hold."""
+        n_dims = self._image.ndim - 2
+        fields: Mapping[str, Any] = spec
+        for field in ("coords", "patch_size", "crop_coords", "crop_size", "stitch_coords"):
+            if len(fields[field]) != n_dims:
+                raise StitchError(f"{place} has {field} {fields[field]}: the image is {n_dims}D")
+        if not _holds(self._image.dtype, tile.dtype):
+            raise StitchError(
+                f"{place} is {tile.dtype}, which the image's {self._image.dtype} does not hold: convert it first"
+            )
 
     def _check_partition(self, sample_idx: int) -> None:
         """Whether the kept parts of a sample are all cells of one grid: then they cover each voxel once."""
@@ -253,6 +266,13 @@ def stitch_tiles(
     for array, spec in zip(arrays, rows, strict=True):
         stitcher.add(array, spec)
     return stitcher.finish()
+
+
+def _holds(dtype: np.dtype[Any], of_tile: np.dtype[Any]) -> bool:
+    """Whether a dtype holds the values of another; floats may be rounded to shorter ones."""
+    return np.can_cast(of_tile, dtype, "safe") or (
+        dtype.kind in "fc" and of_tile.kind in "fc" and np.can_cast(of_tile, dtype, "same_kind")
+    )
 
 
 def _check_numbers(tile: object) -> None:

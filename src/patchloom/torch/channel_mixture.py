@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import shown
 from patchloom.errors import GeometryError
 from patchloom.extraction.channel_mixing import (
     AlphaRanges,
@@ -107,6 +108,8 @@ class ChannelMixture:
 def _single_values(normalisation: ScaleAndOffset | Sequence[ScaleAndOffset]) -> tuple[float, float]:
     """Scale and offset of a mixture, of which there is one each."""
     values = []
+    if not (hasattr(normalisation, "scale") and hasattr(normalisation, "offset")):
+        raise GeometryError(f"normalisation is {shown(normalisation)}: it must have one scale and one offset")
     for name in ("scale", "offset"):
         numbers = np.asarray(getattr(normalisation, name, ()), np.float64)
         if numbers.size != 1 or not np.isfinite(numbers).all():

@@ -10,7 +10,7 @@ import torch.distributed
 import torch.utils.data
 from numpy.typing import NDArray
 
-from patchloom.argument_checks import MAX_SIZE, flag
+from patchloom.argument_checks import MAX_SIZE, flag, shown
 from patchloom.errors import GeometryError
 from patchloom.geometry.checks import whole_number
 from patchloom.patching.counter_random import CounterRandom, checked_epoch, checked_seed
@@ -142,7 +142,7 @@ class EpochSampler(torch.utils.data.Sampler[PatchKey]):
             Number of patches of this epoch that were used on this rank. If None, the number of keys that were given.
         """
         if used is not None:
-            whole_number("used", used, least=0)
+            whole_number("used", used, least=0, most=len(self))
         position = self._given if used is None else used
         return {"epoch": self.epoch, "position": position, **self._identity()}
 
@@ -212,7 +212,9 @@ def check_state(state: object, fields: Sequence[str], origin: str) -> None:
     GeometryError
         If it is not a dictionary, or lacks a field.
     """
-    missing = [name for name in fields if not isinstance(state, Mapping) or name not in state]
+    if not isinstance(state, Mapping):
+        raise GeometryError(f"the state lacks {', '.join(fields)}: it is {shown(state)}; give what {origin} returned")
+    missing = [name for name in fields if name not in state]
     if missing:
         raise GeometryError(f"the state lacks {', '.join(missing)}: give what {origin} returned")
 
@@ -233,7 +235,7 @@ def _checked_rank(rank: int | None, n_ranks: int | None) -> tuple[int, int]:
         n_ranks = torch.distributed.get_world_size() if in_use else 1
     if rank is None:
         rank = torch.distributed.get_rank() if in_use else 0
-    number, count = whole_number("rank", rank), whole_number("n_ranks", n_ranks, least=0)
+    number, count = whole_number("rank", rank), whole_number("n_ranks", n_ranks, least=0, most=2**31)
     if not 0 <= number < count:
         raise GeometryError(f"rank is {number} of {count} ranks: it must be at least 0 and less than their number")
     return number, count

@@ -20,6 +20,7 @@ from patchloom.image_stacks import ImageStack, listed_stacks
 from patchloom.patch_specs import PatchSpecs
 from patchloom.patching import Patching, UncorrelatedPatching
 from patchloom.patching.counter_random import CounterRandom
+from patchloom.patching.flat_index import check_indices
 from patchloom.spec_table import SpecTable
 from patchloom.torch.channel_mixture import ChannelMixture
 from patchloom.torch.context_series import ContextPadding, ContextSeries, LateralContext
@@ -241,6 +242,7 @@ class MicroSplitDataset(PlannedDataset):
         if not isinstance(self._source, ChannelMixture):
             raise GeometryError("the inputs of this dataset are not mixed, so there are no weights")
         wanted = PatchKeys.of(keys)
+        wanted = wanted._replace(indices=check_indices(wanted.indices, len(self)))
         random = self._random(Stream.MIXTURE, self.epoch if wanted.epoch is None else wanted.epoch)
         return self._source.alphas(random, wanted.indices)
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import listed, shown, whole_number
 from patchloom.errors import PatchIndexError
 
 
@@ -47,9 +48,22 @@ class PatchKeys(NamedTuple):
         """
         if isinstance(keys, cls):
             return keys
-        listed: list[Any] = list(keys)
-        epochs = {key[0] if isinstance(key, tuple) else None for key in listed}
+        given = listed("keys", keys, "a sequence of keys or indices of patches")
+        for place, key in enumerate(given):
+            _check_key(f"keys[{place}]", key)
+        epochs = {key[0] if isinstance(key, tuple) else None for key in given}
         if len(epochs) > 1:
             raise PatchIndexError(f"a batch has keys of several epochs, {epochs}: it must be of one")
-        indices = [key[1] if isinstance(key, tuple) else key for key in listed]
+        indices = [key[1] if isinstance(key, tuple) else key for key in given]
         return cls(epochs.pop() if epochs else None, np.array(indices))
+
+
+def _check_key(name: str, key: Any) -> None:
+    """Refuse what names no patch; whether the plan has it is for the dataset to say."""
+    if not isinstance(key, tuple):
+        whole_number(name, key, least=0)
+    elif len(key) != len(PatchKey._fields):
+        raise PatchIndexError(f"{name} is {shown(key)}: it must be an index, or an epoch and an index")
+    else:
+        whole_number(f"epoch of {name}", key[0], least=0)
+        whole_number(f"index of {name}", key[1], least=0)

@@ -13,7 +13,7 @@ import numpy as np
 import torch.utils.data
 from numpy.typing import NDArray
 
-from patchloom.argument_checks import file_path, flag, instance
+from patchloom.argument_checks import file_path, flag, instance, listed
 from patchloom.axes import AxesMap
 from patchloom.errors import GeometryError, ModelOutputError, SinkError, SpecError, StitchError
 from patchloom.image_metadata import ImageMetadata
@@ -136,6 +136,7 @@ class TileWriter:
     ) -> None:
         image_stacks = listed_stacks("image_stacks", image_stacks)
         instance("tiling", tiling, TiledPatching)
+        check_pyramid(pyramid)
         flag("overwrite", overwrite)
         if output is not None:
             file_path("output", output)
@@ -154,7 +155,7 @@ class TileWriter:
         for place in self._destinations:
             if place is not None:
                 inputs.check_apart(place)
-                place.parent.mkdir(exist_ok=True)
+                _make_folder(place.parent)
                 check_destination(place, overwrite=overwrite)
         self._form: tuple[int, np.dtype[Any]] | None = None
         self._open: dict[tuple[int, int], _OpenBlock] = {}
@@ -232,6 +233,7 @@ class TileWriter:
             raise ModelOutputError(
                 f"tiles are a {type(tiles).__name__}, {given}: they must be a NumPy array of numbers (B, C, (Z), Y, X)"
             )
+        specs = listed("specs", specs, "a sequence of specifications, one a tile")
         if len(tiles) != len(specs):
             raise SpecError(f"there are {len(specs)} specifications for {len(tiles)} tiles: give one for each")
         table = SpecTable.from_specs(specs) if len(specs) else ()
@@ -306,3 +308,10 @@ def _destinations(stacks: Sequence[ImageStack], output: str | Path | None) -> Se
         raise SinkError(f"output is {str(output)!r}, but there are {len(stacks)} images: name a folder")
     output_kind(output)
     return [Path(output)]
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise SinkError(f"{folder}: the folder cannot be made: {error.strerror}; make it first") from error

@@ -130,6 +130,8 @@ class AugmentedModel:
             If predictions of the same tiles differ in size or outputs, depending on how the tiles lay.
         """
         check_batch(batch)
+        if batch.ndim not in (4, 5):
+            raise ModelError(f"batch has shape {batch.shape}: it must be (B, C, (Z), Y, X)")
         if self.flip_z and batch.ndim != 5:
             raise ModelError(f"flip_z is for 3D, and the batch has shape {batch.shape}: leave it out")
         symmetries = self.symmetries

@@ -11,7 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from patchloom.argument_checks import file_path, flag
+from patchloom.argument_checks import file_path, flag, instance
 from patchloom.errors import ModelError, ModelNotFoundError
 from patchloom.local_paths import normalize_path
 from patchloom.prediction.models.czann_metadata import CzannMetadata, read_czann_json, read_czseg_xml
@@ -73,6 +73,8 @@ class CzannModel:
         threads: int | None = None,
     ) -> None:
         path = Path(normalize_path(file_path("path", path)))
+        if layout is not None:
+            instance("layout", layout, str)
         if bgr is not None:
             flag("bgr", bgr)
         # A worker that reopens the model may run in another directory.
@@ -80,7 +82,7 @@ class CzannModel:
         metadata, network = _read_archive(path)
         self._network = OnnxModel(
             network,
-            layout=layout or ("NDHWC" if metadata.n_dims == 3 else "NHWC"),
+            layout=("NDHWC" if metadata.n_dims == 3 else "NHWC") if layout is None else layout,
             scale="dtype" if metadata.scaled else None,
             channel_order=_channel_order(metadata, bgr),
             threads=threads,

@@ -63,7 +63,7 @@ def load_model(reference: str | Path, *, layout: str | None = None, bgr: bool | 
     patchloom.errors.ModelError: 'network.pt' is no model: give a file (.onnx, .czann, .czseg, .czmodel) or a function
     (module:name or path/to/file.py:name)
     """
-    if reference != "":  # which is refused below
+    if not isinstance(reference, str) or reference:  # an empty text is refused below
         file_path("reference", reference)
     text = str(normalize_path(reference))
     if layout is not None:

@@ -293,6 +293,11 @@ def _open_session(
     if isinstance(source, Path) and not source.is_file():
         raise ModelNotFoundError(f"there is no model file {name}")
     onnxruntime = require("onnxruntime", extra="onnx")
+    available = onnxruntime.get_available_providers()
+    if not providers or not set(providers) <= set(available):
+        raise ModelError(
+            f"providers is {list(providers)}: onnxruntime has {available} here, of which there must be one at least"
+        )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0  # 0: as many as there are cores
     options.log_severity_level = 3  # errors only: its warnings are for the network's authors

@@ -1,0 +1,48 @@
+"""One public callable in the campaign: a way to call it rightly, and of what kind each of its arguments is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .hostile import Kind
+
+Made = tuple[Callable[..., Any], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A public callable."""
+
+    name: str
+    """Its qualified name, such as `SpecTable.load`."""
+
+    make: Callable[[], Made]
+    """Makes what is called, and arguments with which the call succeeds; anew for each call, in an empty folder."""
+
+    kinds: Mapping[str, Kind]
+    """Of what kind each argument is."""
+
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What a message may call an argument, other than by its name."""
+
+    free: Mapping[str, str] = field(default_factory=dict)
+    """Arguments that may be anything, and why."""
+
+
+ENTRIES: dict[str, Entry] = {}
+
+
+def entry(
+    name: str,
+    make: Callable[[], Made],
+    /,
+    *,
+    words: Mapping[str, tuple[str, ...]] | None = None,
+    free: Mapping[str, str] | None = None,
+    **kinds: Kind,
+) -> None:
+    """Add a public callable to the campaign."""
+    assert name not in ENTRIES, name
+    ENTRIES[name] = Entry(name, make, kinds, words or {}, free or {})

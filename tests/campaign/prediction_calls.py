@@ -1,0 +1,436 @@
+"""Predictions: models, settings, postprocessing, and what is planned and run."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import patchloom as pl
+
+from . import world
+from .entry import entry
+from .hostile import (
+    ARRAY,
+    AXES,
+    CALLABLE,
+    DTYPE,
+    FLAG,
+    OUTPUT_PATH,
+    SOURCE_PATH,
+    STRANGERS,
+    TEXT,
+    Kind,
+    instance,
+    mapping,
+    number,
+    numbers,
+    numbers_of_choice,
+    optional,
+    sequence_of,
+    tuple_of_whole,
+    whole,
+    word,
+)
+from .patching_calls import SIZE
+from .reading_calls import SOURCE_WORDS, SOURCES
+
+SETTINGS = {
+    "axes": "YX",
+    "patch_size": (32, 32),
+    "overlaps": (8, 8),
+    "blend": None,
+    "seams": None,
+    "origin_multiple": 1,
+    "padding": "reflect",
+    "batch_size": 1,
+    "dtype": None,
+    "reduce": None,
+    "normalise": None,
+    "percentiles": None,
+    "per": None,
+    "skip": None,
+    "fill": 0,
+    "memory_limit": None,
+}
+REDUCTION = Kind(
+    "reduction",
+    {
+        **{label: make for label, make in STRANGERS.items() if label not in {"function", "class"}},
+        "word": lambda: "softmax",
+        "half": lambda: "threshold:",
+        "nan": lambda: "threshold:nan",
+        "channel text": lambda: "channels:a",
+        "bar": lambda: "argmax|",
+        "negative channel": lambda: "channels:-1",
+        "dtype text": lambda: "uint8*a",
+        "function": lambda: np.max,
+        "class": lambda: pl.Argmax,
+        "list": lambda: [pl.Argmax()],
+    },
+)
+SKIP = Kind(
+    "skip rule", {**STRANGERS, "class of rules": lambda: pl.SkipDark, "list of rules": lambda: [pl.SkipDark(3)]}
+)
+NORMALISE = word("mean_std", "percentiles").refusing(
+    None_inside=lambda: [None], two=lambda: [pl.measure_normalisation(world.stacks()[0])] * 2
+)
+KINDS = {
+    "axes": AXES.refusing_values(None),
+    "patch_size": optional(SIZE),
+    "overlaps": optional(tuple_of_whole(2, 0)),
+    "blend": optional(word("hann", "gaussian", "linear", "mean")),
+    "seams": optional(word("centered", "grid")),
+    "origin_multiple": optional(tuple_of_whole(2, 1, one=True)).accepting(
+        "array without axes", because="a whole number of any make"
+    ),
+    "padding": word("reflect", "constant", "edge", "wrap"),
+    "batch_size": optional(whole(1, huge=False)),
+    "dtype": optional(DTYPE),
+    "reduce": optional(REDUCTION),
+    "normalise": optional(NORMALISE),
+    "percentiles": optional(numbers(length=2)),
+    "per": optional(word("source", "channel", "sample", "sample_channel")),
+    "skip": optional(SKIP),
+    "fill": number(nan=True, inf=True).accepting("True", because="1, and for outputs of truth values"),
+    "memory_limit": optional(whole(1, huge=False)),
+}
+WORDS = {
+    **SOURCE_WORDS,
+    "reduce": ("reduction", "threshold", "channel"),
+    "normalise": ("normali",),
+    "overlaps": ("overlap",),
+    "output": ("path", "name", "folder", "ending", "there is", "tif", "npy", "zarr", "."),
+    "memory_limit": ("memory",),
+    "patch_size": ("patch", "tile"),
+    "percentiles": ("percentile",),
+    "per": ("per",),
+}
+MODEL = Kind("model", CALLABLE.values)
+entry(
+    "plan",
+    lambda: (pl.plan, {"sources": world.image(), "model": world.model, **SETTINGS, "forms": ()}),
+    sources=SOURCES,
+    model=optional(MODEL),
+    **KINDS,
+    forms=Kind(
+        "forms",
+        {label: make for label, make in STRANGERS.items() if label not in {"[]", "{}", "empty text"}}
+        | {"nested": lambda: [[3]]},
+    ),
+    words=WORDS,
+)
+
+
+def _noise(ones):
+    return ones
+
+
+entry(
+    "predict",
+    lambda: (
+        pl.predict,
+        {
+            "model": world.model,
+            "sources": world.image(),
+            "output": None,
+            **SETTINGS,
+            "pyramid": "mean",
+            "ome_zarr_version": "0.5",
+            "overwrite": False,
+            "keep_going": False,
+            "progress": False,
+            "report": None,
+            "resume_anyway": False,
+        },
+    ),
+    model=MODEL,
+    sources=SOURCES,
+    output=optional(OUTPUT_PATH),
+    **KINDS,
+    pyramid=optional(word("mean", "nearest")),
+    ome_zarr_version=word("0.5", "0.4"),
+    overwrite=FLAG,
+    keep_going=FLAG,
+    progress=FLAG,
+    report=optional(CALLABLE),
+    resume_anyway=FLAG,
+    words={**WORDS, "ome_zarr_version": ("version",)},
+)
+
+PLAN = lambda: pl.plan(world.image(), axes="YX", patch_size=(32, 32))  # noqa: E731
+entry("PredictionPlan.schedule", lambda: (PLAN().schedule, {"data_idx": 0}), data_idx=whole(0))
+entry("PredictionPlan.output_forms", lambda: (PLAN().output_forms, {"data_idx": 0}), data_idx=whole(0))
+entry("PredictionPlan.stored", lambda: (PLAN().stored, {"form": PLAN().output_forms(0)[0]}), form=instance("form"))
+entry(
+    "PredictionPlan.accumulator",
+    lambda: (PLAN().accumulator, {"form": PLAN().output_forms(0)[0]}),
+    form=instance("form"),
+)
+
+entry("AsDtype", lambda: (pl.AsDtype, {"dtype": "uint8", "scale": 2.0}), dtype=DTYPE, scale=number())
+entry(
+    "Threshold",
+    lambda: (pl.Threshold, {"value": 0.5, "channel": 0}),
+    words={"value": ("threshold",)},
+    value=number(inf=True),
+    channel=optional(whole(0, huge=False)),
+)
+entry(
+    "SelectChannels",
+    lambda: (pl.SelectChannels, {"channels": (0,)}),
+    words={"channels": ("channel",)},
+    channels=numbers_of_choice(3).accepting(
+        "past the end", "huge inside", because="how many channels there are is known later"
+    ),
+)
+entry(
+    "ReductionChain",
+    lambda: (pl.ReductionChain, {"steps": (pl.Argmax(),)}),
+    steps=sequence_of(REDUCTION, lambda: [pl.Argmax(), pl.Argmax()], keep=99),
+    words={"steps": ("reduction", "step")},
+)
+entry(
+    "parse_reduction",
+    lambda: (pl.parse_reduction, {"text": "argmax"}),
+    text=Kind("text", {**REDUCTION.values}),
+    words={"text": ("reduction", "threshold", "channel")},
+)
+BLOCK = np.zeros((2, 8, 8), np.float32)
+NOT_BLOCK = ARRAY
+for name, make in {
+    "Argmax": pl.Argmax,
+    "AsDtype": lambda: pl.AsDtype("uint8"),
+    "Threshold": lambda: pl.Threshold(0.5),
+    "SelectChannels": lambda: pl.SelectChannels([0]),
+    "ReductionChain": lambda: pl.ReductionChain((pl.Argmax(),)),
+}.items():
+    entry(
+        f"{name}.__call__",
+        lambda make=make: ((make()), {"block": BLOCK}),
+        block=NOT_BLOCK,
+        words={"block": ("block", "model", "dtype")},
+    )
+    entry(
+        f"{name}.output",
+        lambda make=make: (make().output, {"n_channels": 2, "dtype": np.dtype("float32")}),
+        n_channels=whole(1, huge=False),
+        dtype=DTYPE,
+        words={"dtype": ("dtype", "model returns")},
+    )
+entry(
+    "SkipDark",
+    lambda: (pl.SkipDark, {"threshold": 3, "channels": [0]}),
+    threshold=number(inf=True),
+    channels=optional(
+        numbers_of_choice(3).accepting(
+            "past the end", "huge inside", because="how many channels there are is known later"
+        )
+    ),
+)
+entry(
+    "SkipOutside",
+    lambda: (pl.SkipOutside, {"masks": tuple(world.masks())}),
+    masks=sequence_of(instance("stack"), world.masks, keep=99)
+    .accepting("[]", because="compared with the series later")
+    .refusing(arrays=lambda: [world.image()]),
+    words={"masks": ("mask",)},
+)
+from .patching_calls import STACKS  # noqa: E402
+
+for name, make in {"SkipDark": lambda: pl.SkipDark(3), "SkipOutside": lambda: pl.SkipOutside(world.masks())}.items():
+    entry(
+        f"{name}.check",
+        lambda make=make: (make().check, {"image_stacks": world.stacks()}),
+        image_stacks=STACKS.accepting("[]", "mixed", because="each image is checked by itself"),
+        words={"image_stacks": ("image", "mask")},
+    )
+    entry(
+        f"{name}.skips",
+        lambda make=make: (make().skips, {}),
+        free=dict.fromkeys(("tiles",), "called by `predict`, with what it has checked"),
+    )
+entry(
+    "SkipDark.is_dark",
+    lambda: (pl.SkipDark(3).is_dark, {}),
+    free={"pixels": "called by `predict`, with pixels of the source"},
+)
+
+entry(
+    "measure_normalisation",
+    lambda: (
+        pl.measure_normalisation,
+        {
+            "stack": world.stacks()[0],
+            "method": "mean_std",
+            "percentiles": (1, 99),
+            "per": "source",
+            "max_bytes": 10**6,
+            "max_count_bytes": None,
+        },
+    ),
+    stack=instance("stack", array=world.image),
+    method=word("mean_std", "percentiles"),
+    percentiles=numbers(length=2),
+    per=word("source", "channel", "sample", "sample_channel"),
+    max_bytes=whole(1, huge=False),
+    max_count_bytes=optional(whole(0, huge=False)),
+    words={"percentiles": ("percentile",)},
+)
+NORM = lambda: pl.measure_normalisation(world.stacks()[0], per="channel")  # noqa: E731
+TABLE = sequence_of(numbers(length=3), lambda: [(1.0, 2.0, 3.0)] * 2, keep=99)
+entry(
+    "Normalisation",
+    lambda: (
+        pl.Normalisation,
+        {
+            "method": "mean_std",
+            "per": "channel",
+            "percentiles": (),
+            "scale": ((1.0, 2.0, 3.0),) * 2,
+            "offset": ((1.0, 2.0, 3.0),) * 2,
+            "n_ignored": 0,
+            "n_flat": 0,
+        },
+    ),
+    method=word("mean_std", "percentiles"),
+    per=word("source", "channel", "sample", "sample_channel"),
+    free={"percentiles": "what was asked for, shown again"},
+    scale=TABLE,
+    offset=TABLE,
+    n_ignored=whole(0, huge=False),
+    n_flat=whole(0, huge=False),
+    words={"percentiles": ("percentile",)},
+)
+entry(
+    "Normalisation.from_dict",
+    lambda: (pl.Normalisation.from_dict, {"values": NORM().to_dict()}),
+    values=mapping(lambda: NORM().to_dict()),
+    words={"values": ("normali", "method", "per", "scale", "offset", "percentiles", "n_")},
+)
+entry(
+    "Normalisation.undo",
+    lambda: (NORM().undo, {"prediction": np.zeros((3, 8, 8), np.float32), "sample_idx": 0, "channels": [0, 1, 2]}),
+    prediction=ARRAY,
+    sample_idx=whole(0),
+    channels=optional(numbers_of_choice(3)),
+    words={"channels": ("channel",), "prediction": ("prediction", "channel")},
+)
+
+entry(
+    "AugmentedModel",
+    lambda: (pl.AugmentedModel, {"model": world.model, "quarter_turns": True, "flip_z": False}),
+    model=MODEL,
+    quarter_turns=FLAG,
+    flip_z=FLAG,
+)
+BATCH = np.zeros((1, 1, 8, 8), np.float32)
+entry(
+    "AugmentedModel.__call__",
+    lambda: ((pl.AugmentedModel(world.model)), {"batch": BATCH}),
+    batch=ARRAY.accepting("of nothing", because="the model is asked"),
+)
+entry(
+    "OnnxModel",
+    lambda: (
+        pl.OnnxModel,
+        {
+            "source": world.network(),
+            "layout": "NCHW",
+            "output": "y",
+            "scale": 1.0,
+            "channel_order": [0],
+            "threads": 1,
+            "providers": ("CPUExecutionProvider",),
+            "name": None,
+        },
+    ),
+    source=SOURCE_PATH.refusing(
+        text_onnx=lambda: "no.onnx",
+        npy=lambda: world.files() / "image.npy",
+        NUL_onnx=lambda: "a\0.onnx",
+        folder=world.files,
+    ),
+    layout=optional(TEXT).refusing_values("foo", "NCHWW", "CHW9", "nchw "),
+    output=optional(TEXT).refusing_values("z"),
+    scale=optional(number()),
+    channel_order=optional(numbers_of_choice(1)),
+    threads=optional(whole(1)),
+    providers=sequence_of(TEXT, lambda: ["CPUExecutionProvider"], keep=99).refusing_values(("foo",)),
+    name=optional(TEXT).accepting("empty text", because="as None"),
+    words={
+        "source": ("model", "file", "there is no", "ONNX"),
+        "channel_order": ("channel",),
+        "providers": ("provider",),
+    },
+)
+entry(
+    "OnnxModel.__call__",
+    lambda: ((pl.OnnxModel(world.network())), {"batch": BATCH}),
+    batch=ARRAY,
+    words={"batch": ("batch", "images")},
+)
+entry(
+    "load_model",
+    lambda: (pl.load_model, {"reference": str(world.files() / "network.onnx"), "layout": "NCHW", "bgr": None}),
+    reference=SOURCE_PATH.refusing(
+        onnx=lambda: "no.onnx",
+        czann=lambda: "no.czann",
+        module=lambda: "no_module:f",
+        function=lambda: "numpy:no_function",
+        value=lambda: "numpy:pi",
+        py=lambda: "no.py:f",
+        colon=lambda: ":",
+        NUL_onnx=lambda: "a\0.onnx",
+        NUL_czann=lambda: "a\0.czann",
+        NUL_py=lambda: "a\0.py:f",
+        long_py=lambda: "a" * 5000 + ".py:f",
+        relative=lambda: "..x:f",
+        folder=world.files,
+    ),
+    layout=optional(TEXT).refusing_values("foo"),
+    bgr=optional(FLAG),
+    words={"reference": ("model", "file", "there is no", "import", "class", "callable")},
+)
+entry(
+    "ModelDescription",
+    lambda: (pl.ModelDescription, {}),
+    free=dict.fromkeys(
+        (
+            "patch_size",
+            "overlaps",
+            "batch_size",
+            "n_dims",
+            "in_channels",
+            "out_channels",
+            "out_channel_names",
+            "out_channel_colors",
+            "out_dtype",
+            "scale",
+            "origin_multiple",
+            "identity",
+        ),
+        "a record of what a model declares; checked where it is used",
+    ),
+)
+entry(
+    "CzannModel",
+    lambda: (pl.CzannModel, {"path": world.files() / "network.czann", "layout": None, "bgr": None, "threads": 1}),
+    path=SOURCE_PATH.refusing(
+        czann=lambda: "no.czann",
+        npy=lambda: world.files() / "image.npy",
+        NUL_czann=lambda: "a\0.czann",
+        folder=world.files,
+    ),
+    layout=optional(TEXT).refusing_values("foo"),
+    bgr=optional(FLAG),
+    threads=optional(whole(1)),
+    words={"path": ("file", "archive", "model", "there is no")},
+)
+entry(
+    "CzannModel.__call__",
+    lambda: (
+        (pl.CzannModel(world.files() / "network.czann")),
+        {"batch": np.zeros((1, 1, 24, 20), np.float32)},
+    ),
+    batch=ARRAY,
+    words={"batch": ("batch", "images", "tiles")},
+)
