@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+with suppress(ModuleNotFoundError):  # an environment for a few tests may be without
+    from hypothesis import HealthCheck, settings
+
+    # No test depends on how fast the machine is.
+    settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any machine")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import zlib
 from pathlib import Path
@@ -250,3 +251,21 @@ def test_a_run_whose_ledger_is_damaged_anywhere_ends_in_the_same_pixels_or_is_re
                 continue
             assert np.array_equal(zarr.open_group(output, mode="r")["0"][:], np.sqrt(image.astype(np.float32)))
     assert refused == 6, "where the first line is damaged"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks there")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # newer Pythons warn of threads
+def test_a_forked_child_leaves_the_ledger_to_its_parent(tmp_path: Path) -> None:
+    written = Ledger(tmp_path / "ledger", HEADER)
+    child = os.fork()
+    if child == 0:
+        try:
+            written.remove()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    written.record(0, 0, [])
+    written.close()
+    assert read_progress(tmp_path / "ledger") == (read_header(tmp_path / "ledger"), 1, 0)
+    written.remove()
+    assert list(tmp_path.iterdir()) == []

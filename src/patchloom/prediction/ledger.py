@@ -47,6 +47,7 @@ class Ledger:
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
         self.path = path
+        self._process = os.getpid()
         self.blocks: dict[tuple[int, int], list[Any]] = {}
         """Records of the finished blocks, one for each output, by image and number of the block."""
         self.finished: set[int] = set()
@@ -123,9 +124,10 @@ class Ledger:
         self._file.close()
 
     def remove(self) -> None:
-        """Close and remove it: the run is complete."""
+        """Close and remove it: the run is complete. A forked child leaves the ledger to its parent."""
         self.close()
-        self.path.unlink(missing_ok=True)
+        if os.getpid() == self._process:
+            self.path.unlink(missing_ok=True)
 
     def _append(self, line: Mapping[str, Any]) -> None:
         value = json.dumps(line).encode()
