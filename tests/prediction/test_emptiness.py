@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -16,10 +17,11 @@ from hypothesis import strategies as st
 from patchloom import ArrayStack, open_stacks
 from patchloom.errors import GeometryError
 from patchloom.extraction import ChunkPool
-from patchloom.prediction import blocks, make_plan, plan, predict
+from patchloom.prediction import blocks, make_plan, outputs, plan, predict
 from patchloom.prediction.candidate_tiles import CandidateTiles
 from patchloom.prediction.emptiness import SkipDark, SkipOutside, coarse_window, fitting_factors
 from patchloom.prediction.reductions import AsDtype, Threshold
+from patchloom.sinks import open_sink
 
 WINDOWS = ["hann", "linear", "mean"]
 
@@ -196,6 +198,24 @@ def test_zeros_around_the_image_are_not_brighter_than_a_negative_threshold() -> 
     options: dict[str, Any] = {"axes": "YX", "patch_size": (8, 8), "overlaps": (0, 4), "origin_multiple": (1, 4)}
     result = quiet(lambda batch: batch, image, padding="constant", skip=SkipDark(-5), fill=1, **options)
     assert (result == 1).all()
+
+
+def test_an_array_of_which_the_first_block_is_skipped_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread writes the first block while the other asks for the memory of the second."""
+    small_blocks(monkeypatch, 25)
+    made: list[Any] = []
+
+    def slowly(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(0.05)
+        made.append(open_sink(*args, **kwargs))
+        return made[-1]
+
+    monkeypatch.setattr(outputs, "open_sink", slowly)
+    image = np.zeros((5, 20), np.uint8)
+    image[:, 5:] = 100
+    result = quiet(lambda batch: batch, image, axes="YX", patch_size=(5, 5), overlaps=(0, 0), skip=SkipDark(20), fill=7)
+    assert len(made) == 1
+    assert np.array_equal(result, np.where(image == 0, 7, image))
 
 
 def test_a_rule_that_does_not_decide_on_every_tile_is_refused() -> None:

@@ -129,9 +129,8 @@ class Outputs:
         """Give the memory in which a block will be, `C(Z)YX` for each output that is an array."""
         if self._destinations[data_idx] is not None:
             return [None] * len(self._plan.forms[data_idx])
+        self._open_once(data_idx)
         with self._arrays:
-            if data_idx not in self._sinks:
-                self._sinks[data_idx] = self._open(data_idx)
             return [
                 self._as_block(data_idx, sink.buffer(self._region(data_idx, block, form)))
                 if isinstance(sink, OffersBuffer)
@@ -151,8 +150,7 @@ class Outputs:
         """
         if self._watch is not None:
             self._watch.check([data_idx])
-        if data_idx not in self._sinks:
-            self._sinks[data_idx] = self._open(data_idx)
+        self._open_once(data_idx)
         records = []
         for sink, form, values in zip(self._sinks[data_idx], self._plan.forms[data_idx], outputs, strict=True):
             region = self._region(data_idx, block, form)
@@ -247,6 +245,12 @@ class Outputs:
                 sink.abort()
             self._done[data_idx].clear()
             del self._sinks[data_idx]
+
+    def _open_once(self, data_idx: int) -> None:
+        """Open the outputs of an image, unless the other thread has: the first block may be lent or, if skipped, written."""
+        with self._arrays:
+            if data_idx not in self._sinks:
+                self._sinks[data_idx] = self._open(data_idx)
 
     def _open(self, data_idx: int, *, keep_shown: bool = False) -> list[ImageSink]:
         """Open all outputs of an image; those that an earlier run began are resumed."""
