@@ -140,7 +140,7 @@ def test_telling_the_epoch_that_is_resumed_does_not_begin_it_anew():
     assert len(list(sampler)) == 300
 
 
-OTHER_PLAN = pl.RandomPatching([(1, 1, 600, 500)], (32, 32), n_patches=len(PLAN), seed=99)
+OTHER_PLAN = pl.RandomPatching(PLAN.data_shapes, PLAN.patch_size, n_patches=len(PLAN), seed=99)
 VARIANTS = {
     "epoch": lambda: EpochSampler(400, seed=5),
     "another seed": lambda: EpochSampler(400, seed=6),
@@ -153,7 +153,7 @@ VARIANTS = {
     "wider": lambda: LocalitySampler(PLAN, CHUNKS, window=9, seed=5),
     "larger blocks": lambda: LocalitySampler(PLAN, CHUNKS, window=4, block=3, seed=5),
     "other chunks": lambda: LocalitySampler(PLAN, [(1, 1, 48, 64)] * len(CHUNKS), window=4, seed=5),
-    "another plan": lambda: LocalitySampler(OTHER_PLAN, [(1, 1, 64, 64)], window=4, seed=5),
+    "another plan": lambda: LocalitySampler(OTHER_PLAN, CHUNKS, window=4, seed=5),
 }
 
 
