@@ -239,7 +239,7 @@ def _use_scores(path: Path) -> None:
         raise AssertionError(f"other scores: {found}")
 
 
-_SHARE = 0.3
+_SHARE = 0.15
 
 NPY = Target(_npy_seeds, open_and_read, _SHARE)
 ZARR_V2 = Target(_zarr_v2_seeds, open_and_read, _SHARE)
