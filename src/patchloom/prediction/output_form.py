@@ -123,6 +123,8 @@ def keep_core(prediction: NDArray[Any], form: OutputForm, margin: Sequence[int])
     margin : sequence of int
         The largest margin of all outputs, in voxels of the input.
     """
+    if form.margin == tuple(margin):
+        return prediction
     cuts = [int((largest - own) * factor) for largest, own, factor in zip(margin, form.margin, form.scale, strict=True)]
     kept = [slice(cut, size - cut) for cut, size in zip(cuts, prediction.shape[2:], strict=True)]
     return prediction[(slice(None), slice(None), *kept)]

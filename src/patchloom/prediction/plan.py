@@ -107,6 +107,11 @@ class PredictionPlan:
         """The series as it was given."""
         return tuple(map(whole_stack, self.stacks))
 
+    @cached_property
+    def has_planes(self) -> bool:
+        """Whether the model is run on slices of any image."""
+        return any(map(self.is_by_plane, range(len(self.stacks))))
+
     def is_by_plane(self, data_idx: int) -> bool:
         """Whether an image has a Z axis and the model is run on its slices."""
         return self.stacks[data_idx] is not self.images[data_idx]

@@ -146,7 +146,7 @@ def specs_in_images(plan: PredictionPlan, specs: Sequence[TileSpecs]) -> Sequenc
     specs : sequence of TileSpecs
         Tiles of the plan's tiling.
     """
-    if not any(map(plan.is_by_plane, range(len(plan.stacks)))):
+    if not plan.has_planes:
         return specs
     return [_spec_in_image(plan.stacks[spec["data_idx"]], spec) for spec in specs]
 
