@@ -293,7 +293,10 @@ entry(
     ),
     method=word("mean_std", "percentiles"),
     per=word("source", "channel", "sample", "sample_channel"),
-    free={"percentiles": "what was asked for, shown again"},
+    free={
+        "percentiles": "what was asked for, shown again",
+        "offset_rest": "what rounding left of an offset, measured",
+    },
     scale=TABLE,
     offset=TABLE,
     n_ignored=whole(0, huge=False),
