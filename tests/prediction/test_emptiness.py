@@ -171,16 +171,16 @@ def test_tiles_of_a_scaled_output_without_a_margin_are_filled_alike(rng: np.rand
     image = rng.integers(0, 9, (30, 40)).astype(np.uint8)
     image[5:8, 20:24] = 100
 
-    def halved(batch: np.ndarray, fill: float | None = None) -> np.ndarray:
-        result = batch[:, :, 2:-2:2, 2:-2:2].astype(np.float32) + 1
+    def doubled(batch: np.ndarray, fill: float | None = None) -> np.ndarray:
+        result = batch[:, :, 2:-2, 2:-2].repeat(2, axis=2).repeat(2, axis=3).astype(np.float32) + 1
         for tile, of_tile in zip(batch, result, strict=True):
             of_tile[...] = of_tile if fill is None or tile.max() > 20 else fill
         return result
 
     for blend in (None, "hann"):
         options: dict[str, Any] = {"axes": "YX", "patch_size": (12, 12), "overlaps": (6, 6), "blend": blend}
-        expected = quiet(partial(halved, fill=-3), image, **options)
-        assert np.array_equal(quiet(halved, image, skip=SkipDark(20), fill=-3, **options), expected)
+        expected = quiet(partial(doubled, fill=-3), image, **options)
+        assert np.array_equal(quiet(doubled, image, skip=SkipDark(20), fill=-3, **options), expected)
 
 
 def test_what_wraps_around_is_looked_at() -> None:
