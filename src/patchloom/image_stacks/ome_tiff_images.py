@@ -233,15 +233,13 @@ class OmeTiffImage:
                 if directory.path != name or file is None:
                     opened.close()
                     name, file = directory.path, opened.enter_context(open(directory.path, "rb"))  # noqa: PTH123  # a string
-                tags = directory.tags()
                 if level == 0:
-                    self.reader.count_segments(tags)
-                    yield self.reader.page(tags, file)
+                    yield self.reader.page(directory, file)
                     continue
-                below = tags.integers(file, SUB_DIRECTORIES)
+                below = directory.tags().integers(file, SUB_DIRECTORIES)
                 if level > len(below):
                     raise SourceError(f"{name} is damaged: not all of its pages have as many smaller copies")
-                yield self.reader.page(read_directory(name, int(below[level - 1])).tags(), file)
+                yield self.reader.page(read_directory(name, int(below[level - 1])), file)
 
 
 def ome_images(document: OmeDocument, files: FileSet, reader: PageReader) -> list[OmeTiffImage]:

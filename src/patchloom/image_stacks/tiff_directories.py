@@ -11,9 +11,9 @@ import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from patchloom.errors import SourceError
 
 STRIP_OFFSETS, STRIP_BYTE_COUNTS, TILE_OFFSETS, TILE_BYTE_COUNTS = 273, 279, 324, 325
+OFFSETS, BYTE_COUNTS = (TILE_OFFSETS, STRIP_OFFSETS), (TILE_BYTE_COUNTS, STRIP_BYTE_COUNTS)
 SUB_DIRECTORIES, JPEG_TABLES = 330, 347
 
 STORAGE_TAGS = frozenset([
@@ -35,12 +36,18 @@ STORAGE_TAGS = frozenset([
 """The tags that decide how the pixels of a page are decoded, apart from where they are."""
 
 _TYPES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
-_TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-_USUAL_DIRECTORY = 512
-"""Bytes that are read at once, in which most directories end."""
+TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_USUAL_DIRECTORY, _LARGEST_WINDOW = 512, 1 << 16
+"""Bytes that are read at once: as many as most directories have, and at most where one lies close to the next."""
 
 _LARGEST_STORAGE_VALUE = 4096
 """Bytes; no tag of `STORAGE_TAGS` needs more."""
+
+_SMALL_TABLE = 1 << 16
+"""Bytes that are read without a look at how many the file has."""
+
+LAST_POSITION = 2**62
+"""Position that can be sought, where no file has bytes."""
 
 
 class _Format(NamedTuple):
@@ -56,6 +63,12 @@ class _Format(NamedTuple):
     def inline(self) -> int:
         """Bytes of a value that stand in its entry."""
         return struct.calcsize(self.pointer)
+
+    @property
+    def entry_dtype(self) -> np.dtype[np.void]:
+        """An entry as NumPy sees it."""
+        count = f"{self.order}u{self.inline}"
+        return np.dtype([("tag", f"{self.order}u2"), ("type", f"{self.order}u2"), ("count", count), ("value", count)])
 
 
 class Directory(NamedTuple):
@@ -92,12 +105,12 @@ class Tags(NamedTuple):
     @property
     def is_page(self) -> bool:
         """Whether it describes pixels at all."""
-        return not self.layout.places.keys().isdisjoint({256, 257, STRIP_OFFSETS, TILE_OFFSETS})
+        return not self.layout.places.keys().isdisjoint({256, 257, *OFFSETS})
 
     def storage(self, file: BinaryIO) -> tuple[object, ...]:
         """Return all that decides how the pixels are decoded; pages for which it is equal share a decoder."""
         inline = tuple([self.values[place] for place in self.layout.inline_storage])
-        distant = tuple([self._distant_storage(file, place) for place in self.layout.distant_storage])
+        distant = tuple([self.distant_value(file, *value) for value in self.layout.distant_storage])
         return (self.directory.format, self.layout.storage, inline, distant)
 
     def integers(self, file: BinaryIO, *tags: int) -> Sequence[int] | NDArray[np.uint64]:
@@ -108,40 +121,44 @@ class Tags(NamedTuple):
         SourceError
             If they are not whole numbers, or do not lie within the file.
         """
-        tag = next((tag for tag in tags if tag in self.layout.places), None)
-        if tag is None:
+        for tag in tags:
+            if tag in self.layout.places:
+                break
+        else:
             return ()
         place, kind, count = self.layout.places[tag]
         if kind not in _TYPES:
             raise SourceError(f"{self.directory.path} is damaged: tag {tag} of a page has type {kind}")
         if count == 1:
             order = "little" if self.directory.format.order == "<" else "big"
-            return (int.from_bytes(self.values[place][: _TYPE_SIZES[kind]], order),)  # type: ignore[arg-type]
-        dtype = np.dtype(f"{self.directory.format.order}{_TYPES[kind]}")
-        return np.frombuffer(self._bytes(file, tag), dtype).astype(np.uint64)
+            return (int.from_bytes(self.values[place][: TYPE_SIZES[kind]], order),)  # type: ignore[arg-type]
+        return np.frombuffer(self._bytes(file, tag), _dtype(self.directory.format.order, kind)).astype(np.uint64)
 
     def content(self, file: BinaryIO, tag: int) -> bytes | None:
         """Return the bytes of a tag's value; None if there is no such tag."""
         return self._bytes(file, tag) if tag in self.layout.places else None
 
-    def _distant_storage(self, file: BinaryIO, place: int) -> bytes:
-        _, kind, count = next(entry for entry in self.layout.places.values() if entry[0] == place)
+    def distant_value(self, file: BinaryIO, place: int, n_bytes: int) -> bytes:
+        """Return the bytes of a value outside the directory, as far as the file has them."""
         (offset,) = struct.unpack(self.directory.format.pointer, self.values[place])
-        file.seek(min(offset, _size(file)))
-        return file.read(count * _TYPE_SIZES.get(kind, 1))
+        file.seek(min(offset, LAST_POSITION))
+        return file.read(n_bytes)
 
     def _bytes(self, file: BinaryIO, tag: int) -> bytes:
         place, kind, count = self.layout.places[tag]
-        size = count * _TYPE_SIZES.get(kind, 1)
+        size = count * TYPE_SIZES.get(kind, 1)
         if size <= self.directory.format.inline:
             return self.values[place][:size]
         (offset,) = struct.unpack(self.directory.format.pointer, self.values[place])
-        if offset + size > _size(file):
+        content = b""
+        if size <= _SMALL_TABLE or offset + size <= _size(file):
+            file.seek(min(offset, LAST_POSITION))
+            content = file.read(size)
+        if len(content) < size:
             raise SourceError(
                 f"{self.directory.path} is truncated: tag {tag} of a page lies beyond the end of the file"
             )
-        file.seek(offset)
-        return file.read(size)
+        return content
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,8 +174,8 @@ class _Layout:
     inline_storage: tuple[int, ...]
     """Places of the entries that decide how pixels are decoded and have their values in them."""
 
-    distant_storage: tuple[int, ...]
-    """Places of those that have the offset of a value in them."""
+    distant_storage: tuple[tuple[int, int], ...]
+    """Places of those that have the offset of a value in them, and the bytes of the value."""
 
     n_segments: int
     """Number of segments of a page."""
@@ -167,18 +184,24 @@ class _Layout:
 @lru_cache(1024)
 def _layout(form: _Format, headers: tuple[bytes, ...]) -> _Layout:
     entries = [struct.unpack(form.header, header) for header in headers]
-    storage = [
-        (place, form.inline < count * _TYPE_SIZES.get(kind, 1) <= _LARGEST_STORAGE_VALUE)
+    sizes = {
+        place: count * TYPE_SIZES.get(kind, 1)
         for place, (tag, kind, count) in enumerate(entries)
         if tag in STORAGE_TAGS
-    ]
+    }
+    distant = {place: size for place, size in sizes.items() if form.inline < size <= _LARGEST_STORAGE_VALUE}
     return _Layout(
         {tag: (place, kind, count) for place, (tag, kind, count) in enumerate(entries)},
-        tuple(headers[place] for place, _ in storage),
-        tuple(place for place, is_distant in storage if not is_distant),
-        tuple(place for place, is_distant in storage if is_distant),
-        max((count for tag, _, count in entries if tag in {STRIP_OFFSETS, TILE_OFFSETS}), default=0),
+        tuple(headers[place] for place in sizes),
+        tuple(place for place in sizes if place not in distant),
+        tuple(distant.items()),
+        max((count for tag, _, count in entries if tag in OFFSETS), default=0),
     )
+
+
+@cache
+def _dtype(order: str, kind: int) -> np.dtype[Any]:
+    return np.dtype(f"{order}{_TYPES[kind]}")
 
 
 @lru_cache(1024)
@@ -197,13 +220,13 @@ def read_directories(path: str | Path) -> tuple[Directory, ...]:
     """
     with open(path, "rb") as file:  # noqa: PTH123  # a string too
         form, position = _header(path, file)
-        size = _size(file)
+        reader = _DirectoryReader(str(path), file, form)
         found: dict[int, Directory] = {}
-        left = 2 * size
+        left = 2 * reader.size
         while position:
             if position in found:
                 raise SourceError(f"{path} is damaged: its list of pages is a loop")
-            directory, following = _read(str(path), file, size, form, position)
+            directory, following = reader.read(position)
             found[position], position = directory, following
             left -= len(directory.entries)
             if left < 0:
@@ -219,8 +242,10 @@ def check_tables(directories: Sequence[Directory]) -> None:
     SourceError
         If they are, so that many pages share one table.
     """
-    path = directories[0].path
-    check_number_of_segments(path, sum(directory.tags().layout.n_segments for directory in directories))
+    form, path = directories[0].format, directories[0].path
+    entries = np.frombuffer(b"".join([directory.entries for directory in directories]), form.entry_dtype)
+    is_table = np.isin(entries["tag"], OFFSETS)
+    check_number_of_segments(path, int(entries["count"][is_table].sum(dtype=np.float64)))
 
 
 def check_number_of_segments(path: str, n_segments: int) -> None:
@@ -239,7 +264,7 @@ def read_directory(path: str | Path, offset: int) -> Directory:
     """
     with open(path, "rb") as file:  # noqa: PTH123  # a string too
         form, _ = _header(path, file)
-        return _read(str(path), file, _size(file), form, offset)[0]
+        return _DirectoryReader(str(path), file, form).read(offset)[0]
 
 
 def _header(path: str | Path, file: BinaryIO) -> tuple[_Format, int]:
@@ -257,20 +282,39 @@ def _header(path: str | Path, file: BinaryIO) -> tuple[_Format, int]:
     return form, struct.unpack_from(form.pointer, start, 8)[0]
 
 
-def _read(path: str, file: BinaryIO, size: int, form: _Format, position: int) -> tuple[Directory, int]:
-    """Read a directory and the position of the next one."""
-    length_size, entry_size, pointer_size = _sizes(form)
-    file.seek(min(position, size))
-    content = file.read(_USUAL_DIRECTORY)
-    n_entries = struct.unpack_from(form.length, content)[0] if len(content) >= length_size else 0
-    stop = length_size + n_entries * entry_size
-    if position + stop + pointer_size > size or len(content) < length_size:
-        raise SourceError(f"{path} is truncated: it ends before its last page")
-    if stop + pointer_size > len(content):
-        content += file.read(stop + pointer_size - len(content))
-    return Directory(path, position, form, content[length_size:stop]), struct.unpack_from(form.pointer, content, stop)[
-        0
-    ]
+class _DirectoryReader:
+    """Reads directories of one file. Those that lie close together are read at once: the window grows while they do."""
+
+    def __init__(self, path: str, file: BinaryIO, form: _Format) -> None:
+        self.size = _size(file)
+        self._path, self._file, self._format = path, file, form
+        self._start, self._window = 0, b""
+
+    def read(self, position: int) -> tuple[Directory, int]:
+        """Read a directory and the position of the next one."""
+        form = self._format
+        length_size, entry_size, pointer_size = _sizes(form)
+        start = self._place(position, length_size)
+        stop = start + length_size + struct.unpack_from(form.length, self._window, start)[0] * entry_size
+        if stop + pointer_size > len(self._window):
+            n_bytes = stop - start
+            start = self._place(position, n_bytes + pointer_size)
+            stop = start + n_bytes
+        directory = Directory(self._path, position, form, self._window[start + length_size : stop])
+        return directory, struct.unpack_from(form.pointer, self._window, stop)[0]
+
+    def _place(self, position: int, n_bytes: int) -> int:
+        """Return where a position is in the window, which is moved where it lacks some of the bytes from there on."""
+        place = position - self._start
+        if 0 <= place <= len(self._window) - n_bytes:
+            return place
+        if position + n_bytes > self.size:
+            raise SourceError(f"{self._path} is truncated: it ends before its last page")
+        is_near = 0 <= place < 2 * len(self._window)
+        length = min(2 * len(self._window), _LARGEST_WINDOW) if is_near else _USUAL_DIRECTORY
+        self._file.seek(position)
+        self._start, self._window = position, self._file.read(max(length, n_bytes))
+        return 0
 
 
 @lru_cache(8)

@@ -14,7 +14,7 @@ from patchloom.axes import AxesMap
 from patchloom.errors import SourceError
 from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks.fitting_metadata import fitting_metadata
-from patchloom.image_stacks.tiff_directories import SUB_DIRECTORIES, Directory, read_directory
+from patchloom.image_stacks.tiff_directories import SUB_DIRECTORIES, Directory, check_tables, read_directory
 from patchloom.image_stacks.tiff_image import TiffImage, TiffLevel
 from patchloom.image_stacks.tiff_page_kinds import PageReader
 from patchloom.image_stacks.tiff_stored_page import PageKind, StoredPage
@@ -88,7 +88,7 @@ class PagesImage:
             if number >= len(below):
                 raise SourceError(f"{page.path} is damaged: not all of its pages have as many smaller copies")
             with open(page.path, "rb") as file:  # noqa: PTH123  # a string
-                yield self.reader.page(read_directory(page.path, int(below[number])).tags(), file)
+                yield self.reader.page(read_directory(page.path, int(below[number])), file)
 
 
 @dataclass(frozen=True)
@@ -122,14 +122,14 @@ def images_of_pages(tif: tifffile.TiffFile, directories: Sequence[Directory]) ->
     damaged: list[TiffImage] = []
     if not directories:
         return []
+    check_tables(directories)
     with open(directories[0].path, "rb") as file:  # noqa: PTH123  # a string
         for index, directory in enumerate(directories):
             tags = directory.tags()
             if not tags.is_page:
                 continue
-            reader.count_segments(tags)
             try:
-                page = reader.page(tags, file, index=index)
+                page = reader.page(directory, file, index=index)
                 below = tags.integers(file, SUB_DIRECTORIES)
             except SourceError as error:
                 damaged.append(DamagedPage(error))

@@ -9,12 +9,11 @@ import numpy as np
 import tifffile
 
 from patchloom.errors import SourceError
+from patchloom.image_stacks.tiff_alike_pages import AlikePages
 from patchloom.image_stacks.tiff_directories import (
+    BYTE_COUNTS,
     JPEG_TABLES,
-    STRIP_BYTE_COUNTS,
-    STRIP_OFFSETS,
-    TILE_BYTE_COUNTS,
-    TILE_OFFSETS,
+    OFFSETS,
     Directory,
     Tags,
     check_number_of_segments,
@@ -24,6 +23,9 @@ from patchloom.image_stacks.tiff_stored_page import PageKind, StoredPage
 
 _DECODED_TO_RGB = {6, 7, 33007, 34892}
 """Compressions (JPEG) whose decoder turns YCbCr into RGB."""
+
+_COMPARED = 4
+"""Number of pages with which others are compared."""
 
 
 class PageReader:
@@ -39,13 +41,14 @@ class PageReader:
         self._tif = tif
         self._n_segments: Counter[str] = Counter()
         self._kinds: dict[tuple[object, ...], PageKind] = {}
+        self._alike: list[AlikePages] = []
 
-    def page(self, tags: Tags, file: BinaryIO, *, index: int = 0) -> StoredPage:
+    def page(self, directory: Directory, file: BinaryIO, *, index: int = 0) -> StoredPage:
         """Describe a page.
 
         Parameters
         ----------
-        tags : Tags
+        directory : Directory
             Its directory.
         file : binary file
             The file of the directory, open.
@@ -55,26 +58,27 @@ class PageReader:
         Raises
         ------
         SourceError
-            If it is damaged, or stored in a way that is not supported.
+            If it is damaged, or stored in a way that is not supported; or if the tables of segments, of all pages so far, are
+            longer than their file, so that many pages share one.
         """
+        for earlier in self._alike:
+            alike_page = earlier.page_like_it(directory, file)
+            if alike_page is not None:
+                return alike_page
+        tags = directory.tags()
+        page = self._page(tags, file, index)
+        if len(self._alike) < _COMPARED and (alike := AlikePages.of(tags, page, file)) is not None:
+            self._alike.append(alike)
+        return page
+
+    def _page(self, tags: Tags, file: BinaryIO, index: int) -> StoredPage:
         path = tags.directory.path
-        offsets = tags.integers(file, TILE_OFFSETS, STRIP_OFFSETS)
-        byte_counts = tags.integers(file, TILE_BYTE_COUNTS, STRIP_BYTE_COUNTS)
+        self._n_segments[path] += tags.layout.n_segments
+        check_number_of_segments(path, self._n_segments[path])
+        offsets = tags.integers(file, *OFFSETS)
+        byte_counts = tags.integers(file, *BYTE_COUNTS)
         kind = self.kind(tags, file, index=index)
         return StoredPage.of_segments(path, kind, offsets, byte_counts, tags.content(file, JPEG_TABLES))
-
-    def count_segments(self, tags: Tags) -> None:
-        """Count the segments of a page that is going to be read.
-
-        Raises
-        ------
-        SourceError
-            If the tables of segments, of all pages so far, are longer than their file: many pages share one.
-        """
-        if tags.layout.n_segments > 1:
-            path = tags.directory.path
-            self._n_segments[path] += tags.layout.n_segments
-            check_number_of_segments(path, self._n_segments[path])
 
     def kind(self, tags: Tags, file: BinaryIO, *, index: int = 0) -> PageKind:
         """Describe how the page of a directory is stored; see `page`."""
@@ -119,14 +123,14 @@ def page_kind(page: tifffile.TiffPage) -> PageKind:
     sides = (
         (page.tiledepth, page.tilelength, page.tilewidth) if page.is_tiled else (1, page.rowsperstrip, page.imagewidth)
     )
-    sizes = [*page.shaped, *sides]
-    if not all(0 < size < 2**32 for size in sizes):
+    page_shape, segment_shape = (tuple(map(int, shape)) for shape in (page.shaped, (1, *sides, page.shaped[-1])))
+    if not all(0 < size < 2**32 for size in (*page_shape, *segment_shape)):
         raise SourceError(
             f"{path} is damaged: it has pages of {page.imagewidth} × {page.imagelength} pixels in pieces of {sides}"
         )
     return PageKind(
-        page_shape=tuple(map(int, page.shaped)),
-        segment_shape=(1, *map(int, sides), int(page.shaped[-1])),
+        page_shape=page_shape,
+        segment_shape=segment_shape,
         dtype=page.dtype.newbyteorder(page.parent.byteorder),
         color=_color(page),
         fill=page.nodata,

@@ -137,12 +137,13 @@ def page_table(pages: Sequence[StoredPage | None]) -> PageTable:
 def _rows(rows: Sequence[Sequence[int] | NDArray[np.uint64]], width: int) -> NDArray[np.int64]:
     """Stack rows of numbers, completed by 0. Numbers that lie beyond any file stay so."""
     if width == 1:
-        numbers = [min(int(row[0]), _BEYOND) if len(row) else 0 for row in rows]
-        return np.array(numbers, np.int64)[:, np.newaxis]
-    table = np.zeros((len(rows), width), np.int64)
-    for number, row in enumerate(rows):
-        table[number, : len(row)] = np.minimum(np.asarray(row, np.uint64), np.uint64(_BEYOND))
-    return table
+        numbers = np.array([row[0] if len(row) else 0 for row in rows], np.uint64)
+        return np.minimum(numbers, np.uint64(_BEYOND)).astype(np.int64)[:, np.newaxis]
+    arrays = [np.asarray(row, np.uint64) for row in rows]
+    blank = np.zeros(width, np.uint64)
+    whole = [row if len(row) == width else np.concatenate([row, blank[len(row) :]]) for row in arrays]
+    table: NDArray[np.uint64] = np.concatenate(whole).reshape(-1, width)
+    return np.minimum(table, np.uint64(_BEYOND)).astype(np.int64)
 
 
 _BEYOND = 2**62

@@ -101,7 +101,7 @@ class SeriesImage:
             if not series.is_truncated and len(following) == n_pages:
                 with self.path.open("rb") as file:
                     for index, directory in enumerate(following, keyframe.index):
-                        yield self.reader.page(directory.tags(), file, index=index)
+                        yield self.reader.page(directory, file, index=index)
                 return
         if len(series) == n_pages and not (n_pages > 1 and series.is_truncated):
             yield from (None if page is None else self._page(page) for page in series)
