@@ -256,6 +256,8 @@ def listed(name: str, values: Any, what: str) -> list[Any]:
         ...
     patchloom.errors.ArgumentTypeError: channels is '012' of type str: it must be a sequence of whole numbers, such as [0, 2]
     """
+    if type(values) is list:
+        return values.copy()
     several = isinstance(values, Iterable) and getattr(values, "ndim", 1) > 0
     if not several or isinstance(values, (str, bytes, Mapping, AbstractSet, type)):
         raise ArgumentTypeError(f"{name} is {shown(values)} of type {type(values).__name__}: it must be {what}")

@@ -11,6 +11,7 @@ import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast, overload
 
@@ -28,11 +29,19 @@ Column = NDArray[np.int64]
 _PATCH_FIELDS = ("data_idx", "sample_idx", "coords", "patch_size")
 _TILE_FIELDS = (*_PATCH_FIELDS, "crop_coords", "crop_size", "stitch_coords", "total_tiles")
 _UNCORRELATED_FIELDS = (*_PATCH_FIELDS, "principal_channel", "all_data_idx", "all_sample_idx", "all_coords")
-_KINDS = (_PATCH_FIELDS, _TILE_FIELDS, _UNCORRELATED_FIELDS)
-_NUMBERS = frozenset({"data_idx", "sample_idx", "total_tiles", "principal_channel"})
-_NESTED = frozenset({"all_coords"})
+_KINDS = {frozenset(kind): kind for kind in (_PATCH_FIELDS, _TILE_FIELDS, _UNCORRELATED_FIELDS)}
+_N_AXES = {field: 1 for kind in _KINDS for field in kind} | {
+    "data_idx": 0,
+    "sample_idx": 0,
+    "total_tiles": 0,
+    "principal_channel": 0,
+    "all_coords": 2,
+}
+"""Number of axes that the value of a field has in one specification."""
+
 _INT64 = np.dtype(np.int64)
 _PLAIN = {int}
+_DICTIONARIES = {dict}
 _SEQUENCES = {tuple, list}
 
 
@@ -72,13 +81,10 @@ class SpecTable(Sequence[PatchSpecs]):
 
     def __init__(self, columns: Mapping[str, NDArray[Any]]) -> None:
         _check_mapping(columns)
-        fields = next((kind for kind in _KINDS if set(kind) == set(columns)), None)
-        if fields is None:
-            raise SpecError(f"columns {sorted(map(str, columns))} are not the fields of any one kind of specification")
         table: dict[str, Column] = {}
-        for field in fields:
+        for field in _fields_of_kind(columns):
             table[field] = column = _whole_numbers(field, columns[field]).view()
-            column.flags.writeable = False
+            column.setflags(write=False)
         lengths = {field: len(column) for field, column in table.items()}
         if len(set(lengths.values())) != 1:
             raise SpecError(f"columns differ in length: {lengths}")
@@ -98,16 +104,15 @@ class SpecTable(Sequence[PatchSpecs]):
         rows: list[Mapping[str, Any]] = listed("specs", specs, "a sequence of specifications, such as a patching gives")
         if not rows:
             raise SpecError("a table needs at least one specification; there are none")
-        for kind in set(map(type, rows)):
-            if not issubclass(kind, Mapping):
+        for row in () if _DICTIONARIES.issuperset(map(type, rows)) else rows:
+            if not isinstance(row, Mapping):
                 raise SpecError(
-                    f"a specification is a {kind.__name__}: it must be a dictionary, such as a patching gives"
+                    f"a specification is a {type(row).__name__}: it must be a dictionary, such as a patching gives"
                 )
-        fields = rows[0].keys()
-        for position, row in enumerate(rows):
-            if row.keys() != fields:
-                raise SpecError(f"specification {position} has fields {list(row)}, the first has {list(rows[0])}")
-        return cls({field: _column(field, [row[field] for row in rows]) for field in fields})
+        fields = _fields_of_kind(rows[0])
+        table = object.__new__(cls)  # whose columns are made here, as `__init__` would leave them
+        table.columns = dict(zip(fields, map(_column, fields, _transposed(rows, fields)), strict=True))
+        return table
 
     def to_specs(self) -> list[PatchSpecs]:
         """All rows as dictionaries of plain `int` and tuples."""
@@ -219,22 +224,37 @@ class SpecTable(Sequence[PatchSpecs]):
             raise SpecError(f"{path} cannot be read as a table of specifications: {why}") from error
 
 
-def _n_axes(field: str) -> int:
-    """Return the number of axes that the value of a field has in one specification."""
-    return 0 if field in _NUMBERS else 2 if field in _NESTED else 1
+def _fields_of_kind(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the fields of the kind of specification that has these names, in its order."""
+    fields = _KINDS.get(frozenset(names))
+    if fields is None:
+        raise SpecError(f"columns {sorted(map(str, names))} are not the fields of any one kind of specification")
+    return fields
+
+
+def _transposed(rows: list[Mapping[str, Any]], fields: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Return the values of each field, of rows that have these fields and no others."""
+    try:
+        values = list(zip(*map(itemgetter(*fields), rows), strict=True))
+        if set(map(len, rows)) == {len(fields)}:
+            return values
+    except KeyError:
+        pass
+    odd = next((position for position, row in enumerate(rows) if set(row) != set(fields)), 0)
+    raise SpecError(f"specification {odd} has fields {list(rows[odd])}, the first has {list(rows[0])}")
 
 
 def _whole_numbers(field: str, values: Any) -> Column:
     """Return a column as `int64`; no value is rounded."""
-    if type(values) is np.ndarray and values.dtype is _INT64 and values.ndim == 1 + _n_axes(field):
+    if type(values) is np.ndarray and values.dtype is _INT64 and values.ndim == 1 + _N_AXES[field]:
         return values
     try:
         array = np.asarray(values)
     except (ValueError, TypeError) as error:
         raise SpecError(f"column {field} is not an array of whole numbers: {error}") from error
-    if array.ndim != 1 + _n_axes(field):
+    if array.ndim != 1 + _N_AXES[field]:
         raise SpecError(
-            f"column {field} has shape {array.shape}: it must have {1 + _n_axes(field)} axes, one row a specification"
+            f"column {field} has shape {array.shape}: it must have {1 + _N_AXES[field]} axes, one row a specification"
         )
     if array.dtype.kind not in "iu" and array.size:
         raise SpecError(
@@ -245,10 +265,10 @@ def _whole_numbers(field: str, values: Any) -> Column:
     return array.astype(np.int64, copy=False)
 
 
-def _column(field: str, values: list[Any]) -> Column:
-    """Make a column of the values that a field has in many specifications."""
+def _column(field: str, values: Sequence[Any]) -> Column:
+    """Make a read-only column of the values that a field has in many specifications."""
     flat, shape = values, [len(values)]
-    for _ in range(_n_axes(field)):
+    for _ in range(_N_AXES[field]):
         if not _SEQUENCES.issuperset(map(type, flat)):
             return _column(field, _all_plain(field, values))
         lengths = set(map(len, flat))
@@ -259,15 +279,17 @@ def _column(field: str, values: list[Any]) -> Column:
     if not _PLAIN.issuperset(map(type, flat)):
         return _column(field, _all_plain(field, values))
     try:
-        return np.fromiter(flat, np.int64, len(flat)).reshape(shape)
+        column = np.fromiter(flat, np.int64, len(flat)).reshape(shape)
     except OverflowError as error:
         raise SpecError(f"{field} has a number that is too large: it must be below 2**63") from error
+    column.setflags(write=False)
+    return column
 
 
-def _all_plain(field: str, values: list[Any]) -> list[Any]:
+def _all_plain(field: str, values: Sequence[Any]) -> list[Any]:
     """Return values of a field as nested tuples of `int`, as deep as the field's are."""
     names = (f"{field} of specification {position}" for position in range(len(values)))
-    return [_plain_integers(name, value, _n_axes(field)) for name, value in zip(names, values, strict=True)]
+    return [_plain_integers(name, value, _N_AXES[field]) for name, value in zip(names, values, strict=True)]
 
 
 def _plain_integers(name: str, value: Any, n_axes: int) -> Any:

@@ -25,7 +25,7 @@ _PIECE = 2**16
 
 def cancels(offset: ArrayLike) -> bool:
     """Return whether an offset is so large that differences are lost in float32."""
-    return bool(np.abs(np.asarray(offset, np.float64)).max(initial=0) > _LARGEST_PLAIN_OFFSET)
+    return any(abs(number) > _LARGEST_PLAIN_OFFSET for number in np.ravel(offset).tolist())
 
 
 def is_exact_in_float32(dtype: np.dtype[Any]) -> bool:

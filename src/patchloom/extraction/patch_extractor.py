@@ -19,7 +19,7 @@ from patchloom.extraction.series_windows import SeriesWindows, locate
 from patchloom.extraction.window_reads import Windows, needed_boxes, pick_windows, read_windows
 from patchloom.geometry.padding import Padding, check_padding
 from patchloom.image_stacks import HoldsPixels, ImageStack, check_series, listed_stacks
-from patchloom.patch_specs import PatchSpecs, is_uncorrelated_specs
+from patchloom.patch_specs import PatchSpecs
 from patchloom.pixel_arrays import check_fillable, pixel_dtype, share_memory
 from patchloom.spec_table import SpecTable
 
@@ -137,8 +137,8 @@ class PatchExtractor:
             If the pixels cannot be read.
         """
         located = self.locate([spec])
-        same_stack = not is_uncorrelated_specs(spec)
-        dtype = self.image_stacks[int(located.stacks[0])].data_dtype if same_stack else self.data_dtype
+        of_one_stack = located.per_patch == 1
+        dtype = self.image_stacks[int(located.stacks[0])].data_dtype if of_one_stack else self.data_dtype
         batch = np.empty((1, self.n_channels, *located.patch_size), dtype)
         self._fill(located.by_stack(), batch, None)
         patch: NDArray[Any] = batch[0]
@@ -324,23 +324,27 @@ class PatchExtractor:
     def _per_channel(
         self, name: str, values: float | Sequence[float] | NDArray[Any], dtype: np.dtype[Any]
     ) -> NDArray[Any]:
-        numbers = _numbers(name, values, dtype)
+        numbers = _finite_numbers(name, values, dtype)
         if numbers.shape not in {(), (1,), (self.n_channels,)}:
             raise GeometryError(
                 f"{name} has shape {numbers.shape}: give one number, or one for each of {self.n_channels} channels"
             )
-        return numbers if len(numbers.shape) and len(numbers) == self.n_channels else np.full(self.n_channels, numbers)
+        per_channel = np.empty(self.n_channels, dtype)
+        per_channel[:] = numbers
+        return per_channel
 
 
-def _numbers(name: str, values: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+def _finite_numbers(name: str, values: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return numbers that a dtype holds, in their own."""
     try:
         numbers = np.asarray(values)
     except ValueError:  # lists of different lengths
         numbers = np.empty(0, dtype=object)
     real = numbers.dtype.kind in "iuf" or (dtype.kind == "c" and numbers.dtype.kind == "c")
-    if not real or not np.isfinite(numbers).all():
-        raise GeometryError(f"{name} is {shown(values)}: it must be a finite number, or one for each channel")
-    return numbers.astype(dtype, copy=False)
+    # Python's numbers are compared, as NumPy takes longer for a few.
+    if not real or not all(abs(number) <= np.finfo(dtype).max for number in numbers.ravel().tolist()):
+        raise GeometryError(f"{name} is {shown(values)}: it must be a finite {dtype}, or one for each channel")
+    return numbers
 
 
 def _make_again(

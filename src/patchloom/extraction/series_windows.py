@@ -42,7 +42,7 @@ class SeriesWindows(NamedTuple):
 
     def by_stack(self) -> Iterator[tuple[int, Windows]]:
         """Divide the windows among the image stacks."""
-        if (self.stacks == self.stacks[:1]).all():
+        if len(self.stacks) == 1 or (self.stacks == self.stacks[:1]).all():
             for stack in self.stacks[:1].tolist():
                 yield stack, self.windows
             return
@@ -106,7 +106,7 @@ def _checked_size(table: SpecTable, n_dims: int) -> tuple[int, ...]:
         )
     if sizes.shape[-1] != n_dims:
         raise SpecError(f"specifications are {sizes.shape[-1]}D, but the series is {n_dims}D")
-    if sizes.strides[0] and (sizes != sizes[:1]).any():  # with a step of 0 they are one and the same
+    if len(sizes) > 1 and sizes.strides[0] and (sizes != sizes[:1]).any():  # with a step of 0 they are one and the same
         sizes = np.unique(sizes, axis=0)
         raise SpecError(f"a batch has patches of one size; there are {', '.join(map(str, map(tuple, sizes.tolist())))}")
     return spatial_tuple("patch_size", sizes[0].tolist(), least=1)
@@ -114,8 +114,8 @@ def _checked_size(table: SpecTable, n_dims: int) -> tuple[int, ...]:
 
 def _check_places(data_idx: NDArray[np.int64], sample_idx: NDArray[np.int64], shapes: NDArray[np.int64]) -> None:
     n_samples = shapes[:, 0]
-    for index in data_idx[(data_idx < 0) | (data_idx >= len(n_samples))][:1].tolist():
+    for index in data_idx[data_idx.view(np.uint64) >= len(n_samples)][:1].tolist():  # a negative one is very large
         raise SpecError(f"data_idx is {index}, but the series has {len(n_samples)} image stacks")
-    wrong = (sample_idx < 0) | (sample_idx >= n_samples[data_idx])
+    wrong = sample_idx.view(np.uint64) >= n_samples[data_idx].view(np.uint64)
     for stack, sample in zip(data_idx[wrong].tolist(), sample_idx[wrong].tolist(), strict=True):
         raise SpecError(f"sample_idx is {sample}, but image stack {stack} has {n_samples[stack]} samples")
