@@ -16,6 +16,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from patchloom.errors import SourceError
+from patchloom.image_stacks.tiff_declared_sizes import declared_pixels
 
 Decoded = tuple[NDArray[Any] | None, tuple[int, ...], tuple[int, ...]]
 """The pixels of a segment (None where it was left out), its corner in the page and its shape."""
@@ -36,8 +37,6 @@ LARGEST_RATIO = 40_000
 """Decoded bytes for each stored byte of larger segments: more than any lossless compression reaches."""
 
 _FULL_STRIP_TAG = 278
-_JPEG, _JPEG2000, _PNG = {6, 7, 33007, 34892}, {33003, 33004, 33005, 34712}, {34933}
-_JPEG_SIZES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 
 def segment_decoder(path: str | Path, offset: int) -> Decoder:
@@ -120,32 +119,6 @@ def _check_ratio(decoded: int, encoded: int) -> None:
 
 def _check_declared_size(compression: int, encoded: bytes, n_pixels: int) -> None:
     """Refuse an image inside a segment that declares far more pixels than the segment has."""
-    declared = _declared_size(compression, encoded)
+    declared = declared_pixels(compression, encoded)
     if declared > max(4 * n_pixels, 2**20):
         raise ValueError(f"it is an image of {declared} pixels, in a place for {n_pixels}")
-
-
-def _declared_size(compression: int, encoded: bytes) -> int:
-    if compression in _JPEG:
-        return _jpeg_size(encoded)
-    if compression in _JPEG2000:
-        marker = encoded.find(b"\xff\x51")
-        if 0 <= marker <= len(encoded) - 14:
-            width, height = struct.unpack_from(">II", encoded, marker + 6)
-            return int(width * height)
-    if compression in _PNG and len(encoded) >= 24:
-        width, height = struct.unpack_from(">II", encoded, 16)
-        return int(width * height)
-    return 0
-
-
-def _jpeg_size(encoded: bytes) -> int:
-    """Find the size that a JPEG declares; 0 where it declares none."""
-    position = 2
-    while position + 9 <= len(encoded) and encoded[position] == 0xFF:
-        marker, length = encoded[position + 1], int.from_bytes(encoded[position + 2 : position + 4], "big")
-        if marker in _JPEG_SIZES:
-            height, width = struct.unpack_from(">HH", encoded, position + 5)
-            return int(height * width)
-        position += 1 if marker == 0xFF else 2 + length
-    return 0
