@@ -333,6 +333,24 @@ def test_targets_are_normalised_by_channel_and_sums_by_one_number(rng):
     torch.testing.assert_close(batch.target, raw.target * by_channel[0] + by_channel[1])
 
 
+@pytest.mark.parametrize(("dtype", "level"), [("f8", 1e8), ("u4", 4e9), ("i8", 1e12), ("u2", 60_000)])
+def test_normalisation_keeps_the_differences_of_pixels_far_from_0(rng, dtype, level):
+    stacks = [pl.ArrayStack((level + rng.integers(-3, 4, (1, 2, 40, 50))).astype(dtype), "SCYX") for _ in range(2)]
+    values, n_scales = Normalisation(0.5, -0.5 * level), 3
+    options = {"target_normalisation": values, "multiscale_count": n_scales, "normalisation": values}
+
+    mixed = collate(MicroSplitDataset(plan(stacks), targets=stacks, **options).__getitems__(range(24)))
+    one_channel = [pl.ArrayStack(stack.array[:, :1], "SCYX") for stack in stacks]
+    paired = collate(MicroSplitDataset(plan(stacks), inputs=one_channel, targets=stacks, **options).__getitems__(range(24)))
+
+    for batch, weights in ((mixed, [0.5, 0.5]), (paired, [1, 0])):
+        for row, spec in enumerate(decollate(batch.specs)):
+            sample = stacks[spec["data_idx"]].array[0].astype(np.float64) - level  # without error, and only then scaled
+            channels = np.stack([scales(one, spec["coords"], (8, 8), n_scales, "reflect") for one in sample]) / 2
+            np.testing.assert_allclose(batch.input[row].numpy(), np.tensordot(weights, channels, axes=1), atol=2e-4)
+            np.testing.assert_allclose(batch.target[row].numpy(), channels[:, 0], atol=2e-4)
+
+
 def test_every_source_and_image_has_numbers_of_its_own(rng):
     sources = [series(rng, (1, 1, 40, 50), (1, 1, 44, 44)), series(rng, (1, 1, 64, 33))]
     plans = [plan(stacks, seed=seed) for seed, stacks in enumerate(sources)]

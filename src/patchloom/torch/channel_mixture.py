@@ -21,7 +21,7 @@ from patchloom.image_stacks import ImageStack
 from patchloom.patching.counter_random import CounterRandom
 from patchloom.spec_table import SpecTable
 from patchloom.torch.context_series import ContextSeries
-from patchloom.torch.grey_values import ScaleAndOffset
+from patchloom.torch.grey_values import ScaleAndOffset, working_dtype
 from patchloom.torch.patches import Allocate, PatchPair
 
 
@@ -56,6 +56,7 @@ class ChannelMixture:
             raise GeometryError("the targets have 1 channel: there must be at least 2 to be mixed")
         self._alpha_ranges = checked_alpha_ranges(alpha_ranges, self.n_channels)
         self._scale, self._offset = (1.0, 0.0) if normalisation is None else _single_values(normalisation)
+        self._dtype = np.result_type(working_dtype(self._offset), *(one.working_dtype for one in series))
 
     @property
     def image_stacks(self) -> list[ImageStack]:
@@ -82,17 +83,18 @@ class ChannelMixture:
         """Read a batch; see `ReadsPixels.read`."""
         parts = self._parts(table)
         size = table.columns["patch_size"][0].tolist()
-        channels = np.empty((len(table), self.n_channels, self._n_scales, *size), np.float32)
+        channels = np.empty((len(table), self.n_channels, self._n_scales, *size), self._dtype)
         for series, specs, own in parts:
             series.read(specs, channels[:, own])
         mixed = allocate((len(table), self._n_scales, *size), torch.float32)
-        mix_channels(channels, self.alphas(random, indices), mixed.numpy())
-        mixed.mul_(self._scale).add_(self._offset)
+        sums = mixed if self._dtype == np.float32 else torch.empty(mixed.shape, dtype=torch.float64)
+        mix_channels(channels, self.alphas(random, indices), sums.numpy())
+        mixed.copy_(sums.mul_(self._scale).add_(self._offset))
         apart = allocate((len(table), self.n_channels, *size), torch.float32)
-        targets = apart.numpy()
-        targets[...] = channels[:, :, 0]
+        patches = channels[:, :, 0]
         for series, specs, own in parts:
-            series.normalise(specs, targets[:, own])
+            series.normalise(specs, patches[:, own])
+        apart.numpy()[...] = patches
         return PatchPair(mixed, apart, {})
 
     def _parts(self, table: SpecTable) -> list[tuple[ContextSeries, SpecTable, slice]]:

@@ -20,6 +20,8 @@ from patchloom.spec_table import SpecTable
 from patchloom.torch.grey_values import GreyValues, ScaleAndOffset
 from patchloom.torch.whole_numbers import cast, holds_all, may_be_rounded
 
+_FLOAT32 = np.dtype(np.float32)
+
 ContextPadding = Literal["reflect", "wrap", "zeros"]
 
 
@@ -100,7 +102,7 @@ class ContextSeries:
         self._context = context
         self._extractor = PatchExtractor(chosen, context.extractor_padding, pool=pool)
         self._values = None if normalisation is None else GreyValues(normalisation, stacks, channels)
-        self._holds_all = all(holds_all(stack.data_dtype, np.dtype(np.float32)) for stack in self.image_stacks)
+        self._holds_all = all(holds_all(stack.data_dtype, _FLOAT32) for stack in self.image_stacks)
         self._watch = SourceWatch(self.image_stacks)
 
     @property
@@ -117,6 +119,11 @@ class ContextSeries:
     def n_scales(self) -> int:
         """Scales of a batch."""
         return self._context.n_scales
+
+    @property
+    def working_dtype(self) -> np.dtype[Any]:
+        """The dtype in which batches are read and normalized, so that no differences are lost; see `working_dtype`."""
+        return _FLOAT32 if self._values is None else self._values.working_dtype
 
     @property
     def may_hold_nan(self) -> bool:
@@ -148,8 +155,8 @@ class ContextSeries:
             self._extractor, table, context.n_scales, downscale=context.downscale, scale_z=context.scale_z, out=out
         )
         patches = out[:, :, 0]
-        if self._values is None and not self._holds_all and may_be_rounded(patches):
-            self._refuse_rounded(table, np.empty_like(patches))
+        if self._values is None and not self._holds_all and may_be_rounded(patches, _FLOAT32):
+            self._refuse_rounded(table, np.empty(patches.shape, _FLOAT32))
 
     def _refuse_rounded(self, table: SpecTable, patches: NDArray[Any]) -> None:
         pixels = self._extractor.extract_batch(table)
@@ -162,6 +169,14 @@ class ContextSeries:
                 f"{self.image_stacks[stack].source} has the whole number {pixels[changed]}, which {patches.dtype} does not hold: give a "
                 "normalisation, or train on labels with a PatchDataset(target_dtype='int64')"
             )
+
+    def read_normalised(self, table: SpecTable, out: NDArray[Any]) -> None:
+        """Read patches at all scales, normalized; see `read`."""
+        pixels = out if self.working_dtype == out.dtype else np.empty(out.shape, self.working_dtype)
+        self.read(table, pixels)
+        self.normalise(table, pixels)
+        if pixels is not out:
+            out[...] = pixels
 
     def normalise(self, table: SpecTable, batch: NDArray[Any]) -> None:
         """Normalise patches, `(B, C, ...)`, in place, by the numbers of where they come from."""

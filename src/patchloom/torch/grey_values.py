@@ -13,6 +13,10 @@ from patchloom.image_stacks import ImageStack
 from patchloom.spec_table import SpecTable
 
 
+_LARGE_OFFSET = 64.0
+"""Above it, normalized pixels would be rounded to more than 4e-6 in `float32`."""
+
+
 @runtime_checkable
 class ScaleAndOffset(Protocol):
     """What normalises an image: `pixel * scale + offset`, by statistics of the whole of it or of the whole series."""
@@ -69,7 +73,7 @@ class GreyValues:
             )
             for name in ("scale", "offset")
         )
-        self.largest_offset = float(np.abs(self._offset).max(initial=0.0))
+        self.working_dtype = working_dtype(self._offset)
         self._all_alike = all((table == table[0]).all() for table in (self._scale, self._offset))
 
     def of(self, table: SpecTable) -> Values:
@@ -83,6 +87,19 @@ class GreyValues:
             return Values(self._scale[rows, channels], self._offset[rows, channels])
         rows = self._first_row[columns["data_idx"]] + columns["sample_idx"]
         return Values(self._scale[rows], self._offset[rows])
+
+
+def working_dtype(offset: ArrayLike) -> np.dtype[Any]:
+    """Return the dtype in which pixels are read and normalized before they become `float32`.
+
+    A large offset cancels most of a pixel, and what is left is lost if the pixel was rounded before.
+
+    Examples
+    --------
+    >>> working_dtype([-0.5, 3]).name, working_dtype(-1e8).name
+    ('float32', 'float64')
+    """
+    return np.dtype(np.float64 if np.abs(offset).max(initial=0.0) > _LARGE_OFFSET else np.float32)
 
 
 def _one_a_stack(normalisation: Any, n_stacks: int) -> list[ScaleAndOffset]:

@@ -62,11 +62,9 @@ class InputsAndTargets:
         """Read a batch; see `ReadsPixels.read`."""
         size = table.columns["patch_size"][0].tolist()
         mixed = allocate((len(table), self._inputs.n_scales, *size), torch.float32)
-        self._inputs.read(table, mixed.numpy()[:, np.newaxis])
-        self._inputs.normalise(table, mixed.numpy()[:, np.newaxis])
+        self._inputs.read_normalised(table, mixed.numpy()[:, np.newaxis])
         if self._targets is None:
             return Patch(mixed, {})
         apart = allocate((len(table), self._targets.n_channels, *size), torch.float32)
-        self._targets.read(table, apart.numpy()[:, :, np.newaxis])
-        self._targets.normalise(table, apart.numpy())
+        self._targets.read_normalised(table, apart.numpy()[:, :, np.newaxis])
         return PatchPair(mixed, apart, {})

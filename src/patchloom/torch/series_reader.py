@@ -21,10 +21,6 @@ from patchloom.torch.grey_values import GreyValues, ScaleAndOffset
 from patchloom.torch.patches import Allocate
 from patchloom.torch.whole_numbers import cast, holds_all, may_be_rounded
 
-_LARGE_OFFSET = 64.0
-"""Above it normalised pixels would be rounded to more than 4e-6 in `float32`."""
-
-
 class LocatedPatches(NamedTuple):
     """Where patches lie, and what they are normalised with."""
 
@@ -91,8 +87,7 @@ class SeriesReader:
         self._values = None if normalisation is None else GreyValues(normalisation, stacks, channels)
         if self._values is not None and self.dtype.kind != "f":
             raise GeometryError(f"dtype is {self.dtype}, which holds no normalised pixels: take a floating-point one")
-        # A large offset cancels most of a pixel, and what is left of it is lost if the pixel was rounded before.
-        self._normalises_in_double = self._values is not None and self._values.largest_offset > _LARGE_OFFSET
+        self._normalises_in_double = self._values is not None and self._values.working_dtype == np.float64
         self._dtype_name = dtype_name
         self._check_kinds()
         self._holds_all = all(holds_all(stack.data_dtype, self.dtype) for stack in self.image_stacks)
@@ -189,7 +184,7 @@ class SeriesReader:
         if out.dtype.kind == "f":
             with np.errstate(over="ignore"):
                 self._extractor.extract_located(windows, out)
-            if not may_be_rounded(out):
+            if not may_be_rounded(out, out.dtype):
                 return
         pixels = np.empty(out.shape, self._extractor.data_dtype)
         self._extractor.extract_located(windows, pixels)

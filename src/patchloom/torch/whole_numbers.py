@@ -27,15 +27,15 @@ def holds_all(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
     return bool(np.can_cast(source, target, "safe"))
 
 
-def may_be_rounded(batch: NDArray[Any]) -> bool:
-    """Return whether a batch of floats, cast from whole numbers, has some that are too large to be known to be exact.
+def may_be_rounded(batch: NDArray[Any], dtype: np.dtype[Any]) -> bool:
+    """Return whether a batch of floats, cast from whole numbers, has some that a dtype of floats need not hold exactly.
 
     Examples
     --------
-    >>> may_be_rounded(np.float32([2**24 - 1])), may_be_rounded(np.float32([2**24 + 1]))
+    >>> may_be_rounded(np.array([2.0**24 - 1]), np.dtype("float32")), may_be_rounded(np.array([2.0**24 + 1]), np.dtype("float32"))
     (False, True)
     """
-    limit = 2.0 ** (np.finfo(batch.dtype).nmant + 1)
+    limit = 2.0 ** (np.finfo(dtype).nmant + 1)
     return bool(batch.size) and not bool(-limit < batch.min() <= batch.max() < limit)
 
 
