@@ -341,7 +341,9 @@ def test_normalisation_keeps_the_differences_of_pixels_far_from_0(rng, dtype, le
 
     mixed = collate(MicroSplitDataset(plan(stacks), targets=stacks, **options).__getitems__(range(24)))
     one_channel = [pl.ArrayStack(stack.array[:, :1], "SCYX") for stack in stacks]
-    paired = collate(MicroSplitDataset(plan(stacks), inputs=one_channel, targets=stacks, **options).__getitems__(range(24)))
+    paired = collate(
+        MicroSplitDataset(plan(stacks), inputs=one_channel, targets=stacks, **options).__getitems__(range(24))
+    )
 
     for batch, weights in ((mixed, [0.5, 0.5]), (paired, [1, 0])):
         for row, spec in enumerate(decollate(batch.specs)):

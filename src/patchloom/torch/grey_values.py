@@ -12,7 +12,6 @@ from patchloom.errors import GeometryError
 from patchloom.image_stacks import ImageStack
 from patchloom.spec_table import SpecTable
 
-
 _LARGE_OFFSET = 64.0
 """Above it, normalized pixels would be rounded to more than 4e-6 in `float32`."""
 

@@ -21,6 +21,7 @@ from patchloom.torch.grey_values import GreyValues, ScaleAndOffset
 from patchloom.torch.patches import Allocate
 from patchloom.torch.whole_numbers import cast, holds_all, may_be_rounded
 
+
 class LocatedPatches(NamedTuple):
     """Where patches lie, and what they are normalised with."""
 
