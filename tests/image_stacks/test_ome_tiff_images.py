@@ -163,7 +163,7 @@ def test_sizes_that_are_not_whole_numbers_are_refused(tmp_path, attribute, value
         TiffStack(write(tmp_path / "a.ome.tif", xml))
 
 
-@pytest.mark.parametrize("value", set(BAD_VALUES) - {"0"})
+@pytest.mark.parametrize("value", [value for value in BAD_VALUES if value != "0"])
 @pytest.mark.parametrize("attribute", ["IFD", "PlaneCount", "FirstZ", "FirstC", "FirstT"])
 def test_places_that_are_not_whole_numbers_are_refused(tmp_path, attribute, value):
     path = write(tmp_path / "a.ome.tif", ome(image(f'<TiffData {attribute}="{value}"/>')))
