@@ -13,6 +13,9 @@ from patchloom.errors import ModelOutputError
 _TORCH_FLOATS_WITHOUT_NUMPY = ("torch.bfloat16", "torch.float8")
 _REMEDY = "return a NumPy array or a tensor, or several of them in a tuple or by their names"
 
+_ML_DTYPES = {"bfloat16", "float8_e4m3fn", "float8_e5m2"}
+"""Floats that JAX and TensorFlow return as arrays of dtypes of their own."""
+
 
 def as_outputs(returned: Any) -> dict[str, Any]:
     """Name what a model returned: one array, or several in a sequence of arrays or a mapping.
@@ -83,11 +86,7 @@ def as_array(output: Any) -> NDArray[Any]:
         raise ModelOutputError(
             f"the model returned {type(output).__name__}, which is not an array of numbers{reason}: {_REMEDY}"
         ) from error
-    if array.dtype.name in {
-        "bfloat16",
-        "float8_e4m3fn",
-        "float8_e5m2",
-    }:  # of ml_dtypes, as JAX and TensorFlow return them
+    if array.dtype.isbuiltin == 2 and array.dtype.name in _ML_DTYPES:  # of another package
         array = array.astype(np.float32)
     if array.dtype.kind not in "buifc":
         raise ModelOutputError(

@@ -16,7 +16,6 @@ a block gets its tiles depends on the schedule only, so a run that was resumed a
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
 from operator import add
@@ -54,6 +53,9 @@ class TileSchedule:
     _served: tuple[NDArray[np.int64], ...] = field(init=False, repr=False)
     """For each axis, the first and last block that each tile serves: `(2, tiles)`."""
 
+    _shares: tuple[list[int], ...] = field(init=False, repr=False)
+    """For each axis, the number of blocks that each tile serves when it is computed once, in the turn of the first."""
+
     _grid: tuple[int, ...] = field(init=False, repr=False)
     """Tiles along each axis of a sample."""
     _first_tile: int = field(init=False, repr=False)
@@ -62,6 +64,7 @@ class TileSchedule:
     def __post_init__(self) -> None:
         served = tuple(self._served_along(axis) for axis in range(len(self.blocks.spatial_shape)))
         object.__setattr__(self, "_served", served)
+        object.__setattr__(self, "_shares", tuple(map(self._shares_along, range(len(served)))))
         object.__setattr__(self, "_grid", self.tiling.grid_shape(self.data_idx))
         object.__setattr__(self, "_first_tile", self.tiling.get_patch_indices(self.data_idx)[0])
 
@@ -75,6 +78,11 @@ class TileSchedule:
             start = np.asarray(windows.start)
             stop = np.minimum(start + rule.patch_size, size)
         return np.stack([start, stop - 1]) // self.blocks.block_shape[axis]
+
+    def _shares_along(self, axis: int) -> list[int]:
+        first, last = self._served[axis]
+        shares: list[int] = (last - first + 1 if self._is_handed_over(axis) else np.ones_like(first)).tolist()
+        return shares
 
     def _is_handed_over(self, axis: int) -> bool:
         return axis >= len(self._served) - self.handed_over
@@ -147,8 +155,8 @@ class TileSchedule:
                 return False
         return True
 
-    def blocks_served(self, tile: int, number: int) -> Iterator[int]:
-        """Yield the numbers of the blocks to which a tile that is computed in the turn of a block contributes.
+    def blocks_served(self, tile: int, number: int) -> list[int]:
+        """List the numbers of the blocks to which a tile that is computed in the turn of a block contributes.
 
         Parameters
         ----------
@@ -157,24 +165,18 @@ class TileSchedule:
         number : int
             Number of the block in whose turn it is computed.
         """
-        if not self.handed_over:
-            yield number
-            return
-        rest, ranges = tile - self._first_tile, []
-        for axis in range(len(self._grid) - 1, -1, -1):
-            rest, place = divmod(rest, self._grid[axis])
-            if self._is_handed_over(axis):
-                first, last = self._served[axis][:, place].tolist()
-                ranges.append(range(last - first + 1))
-            else:
-                ranges.append(range(1))
-        if all(len(steps) == 1 for steps in ranges):
-            yield number
-            return
+        rest, counts = tile - self._first_tile, []
+        for n_tiles, shares in zip(reversed(self._grid), reversed(self._shares), strict=True):
+            rest, place = divmod(rest, n_tiles)
+            counts.append(shares[place])
+        if max(counts) == 1:
+            return [number]
         # The block in whose turn a tile is computed is the first of those that it serves.
         sample_idx, position = self.blocks.position(number)
-        for steps in itertools.product(*reversed(ranges)):
-            yield self.blocks.number(sample_idx, tuple(map(add, position, steps)))
+        return [
+            self.blocks.number(sample_idx, tuple(map(add, position, steps)))
+            for steps in itertools.product(*map(range, reversed(counts)))
+        ]
 
     @property
     def n_computed(self) -> int:
