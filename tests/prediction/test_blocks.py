@@ -54,7 +54,7 @@ def test_a_block_beyond_the_last_is_an_index_error() -> None:
 
 def test_an_image_of_several_blocks_is_four_at_least_so_that_writing_overlaps() -> None:
     for voxels in (2**25 + 1, 2**26, 2**30):
-        assert largest_block([(1, 1, voxels)], (1,), (1024,)) <= voxels / 4
+        assert largest_block([(1, 1, 1, voxels)], (1, 1), (32, 32)) <= voxels / 4
     options: dict[str, Any] = {"axes": "ZYX", "patch_size": (64,) * 3, "overlaps": (16,) * 3, "blend": "hann"}
     assert plan(np.zeros((384, 384, 384), np.uint8), **options).n_blocks >= 4
     large = plan(np.zeros((1500, 1000, 1000), np.uint8), memory_limit=2**32, **options)
@@ -76,7 +76,7 @@ def test_what_goes_through_the_model_for_a_block_is_bounded_unless_files_would_g
         image, axes="ZYX"[-n_dims:], patch_size=patch_size, overlaps=overlaps, blend=blend, memory_limit=2**34
     )
     cores = [rule.core for rule in prepared.tiling.rules]
-    bound = blocks.MODEL_VOXELS / prod(patch_size)
+    bound = blocks.MODEL_VOXELS[n_dims] / prod(patch_size)
     for number in range(prepared.n_blocks):
         block = prepared.blocks[0][number]
         # Those whose own part of the image it is; tiles that reach into it from others are shared with those.

@@ -17,8 +17,9 @@ from patchloom.geometry.tile_rule import Seams
 MAX_BLOCK_VOXELS = 2**25
 """Voxels of a block, in one channel: 128 MiB of float32."""
 
-MODEL_VOXELS = 2**22
-"""Voxels of tiles that go through the model for one block, 16 tiles of 512² or 64³: a minute for a network of 4 s a tile."""
+MODEL_VOXELS = {2: 2**24, 3: 2**22}
+"""Voxels of tiles that go through the model for one block, in 2D and 3D: a minute for a network of 1 s a tile of 512², or 4 s
+a tile of 64³."""
 
 MODEL_TILES = 512
 """Tiles of one block: small ones may take a network long for their size."""
@@ -141,12 +142,12 @@ def largest_block(data_shapes: Sequence[Sequence[int]], patch_size: Sequence[int
 
     Examples
     --------
-    >>> largest_block([(1, 1, 8192, 8192)], patch_size=(256, 256), cores=(192, 192))  # 64 tiles
-    2359296
+    >>> largest_block([(1, 1, 8192, 8192)], patch_size=(256, 256), cores=(192, 192))  # 256 tiles
+    9437184
     >>> largest_block([(1, 1, 512, 512, 512)], patch_size=(64, 64, 64), cores=(48, 48, 48))  # 16 tiles
     1769472
     """
-    n_tiles = max(1, min(MODEL_TILES, MODEL_VOXELS // prod(patch_size)))
+    n_tiles = max(1, min(MODEL_TILES, MODEL_VOXELS[len(patch_size)] // prod(patch_size)))
     voxels = max(shape[0] * prod(shape[2:]) for shape in data_shapes)
     overlapping = MAX_BLOCK_VOXELS if voxels <= MAX_BLOCK_VOXELS else max(voxels // 4, MAX_BLOCK_VOXELS // 8)
     return min(overlapping, max(n_tiles * prod(cores), LEAST_BLOCK_VOXELS))
