@@ -126,6 +126,31 @@ def test_the_limit_that_a_refusal_asks_for_is_enough_and_no_less_is(source: Path
         plan(source, memory_limit=needed - 1, **options)
 
 
+@settings(deadline=None, max_examples=25)
+@given(
+    n_channels=st.integers(1, 6),
+    dtype=st.sampled_from(["uint8", "float32", "float64"]),
+    factor=st.integers(1, 2),
+    margin=st.integers(0, 3),
+    keep_going=st.booleans(),
+)
+def test_the_limit_that_a_refused_run_asks_for_is_enough_whatever_the_model_returns(
+    n_channels: int, dtype: str, factor: int, margin: int, keep_going: bool
+) -> None:
+    def model(batch: np.ndarray) -> np.ndarray:
+        kept = batch[..., margin : batch.shape[2] - margin, margin : batch.shape[3] - margin]
+        return kept.repeat(n_channels, 1).repeat(factor, 2).repeat(factor, 3).astype(dtype)
+
+    image = np.random.default_rng(0).integers(0, 200, (90, 70), np.uint8)
+    run = partial(predict, model, [image], axes="YX", patch_size=(16, 16), keep_going=keep_going, progress=False)
+    with pytest.raises(GeometryError, match="this plan needs") as caught:
+        run(memory_limit=1)
+    needed = int(str(caught.value).split("needs ")[1].split(" ")[0])
+    with pytest.raises(GeometryError, match=f"needs {needed} at least"):
+        run(memory_limit=needed - 1)
+    np.testing.assert_array_equal(run(memory_limit=needed)[0], run()[0])
+
+
 def test_nothing_is_measured_where_the_run_would_not_fit_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(normalisation_request, "measure_normalisation", lambda *_, **__: pytest.fail("measured"))
     with pytest.raises(GeometryError, match="memory_limit is 1000 bytes"):

@@ -217,6 +217,27 @@ def test_a_tile_of_which_a_stride_leaves_some_voxels_over_is_refused(factor: int
         quiet(lambda batch: averaged(batch, factor), np.zeros((80, 80)), patch_size=(patch, patch))
 
 
+def test_a_stride_that_rounds_up_looks_like_a_rest_until_its_scale_is_declared(rng: np.random.Generator) -> None:
+    image = rng.integers(0, 99, (61, 44))
+
+    def every_second(batch: np.ndarray) -> np.ndarray:  # rounds up, as convolutions with a stride and padding do
+        return batch[..., 3:-3:2, 3:-3:2]
+
+    with pytest.raises(ModelOutputError, match="if it leaves none over, declare its scale"):
+        quiet(every_second, image, patch_size=(22, 22))
+    result = quiet(Fixed(every_second, 22, scale=(Fraction(1, 2),) * 2), image, patch_size=(22, 22))
+    np.testing.assert_array_equal(result, image[::2, ::2])
+
+
+def test_outputs_that_have_another_name_for_another_size_are_inferred(rng: np.random.Generator) -> None:
+    def model(batch: np.ndarray) -> dict[str, np.ndarray]:
+        return {"even" if batch.shape[-2] % 2 == 0 else "odd": averaged(batch, 2)[..., 2:-2, 2:-2]}
+
+    image = rng.random((50, 50))
+    result = quiet(model, image, patch_size=(24, 24))["even"]
+    np.testing.assert_allclose(result, averaged(image[np.newaxis, np.newaxis], 2)[0, 0], rtol=1e-12)
+
+
 def test_outputs_of_different_scales_and_margins_lie_on_top_of_each_other(rng: np.random.Generator) -> None:
     image = rng.random((96, 120))
 

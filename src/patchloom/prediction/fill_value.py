@@ -61,4 +61,4 @@ def check_fill_fits(fill: float, dtype: np.dtype[Any]) -> None:
         fits = not finite or abs(fill) <= largest
         allowed = f"it must not be beyond {largest}"
     if not fits:
-        raise GeometryError(f"fill is {fill}, and the output has dtype {dtype}: {allowed}")
+        raise GeometryError(f"fill is {shown(fill)}, and the output has dtype {dtype}: {allowed}")

@@ -117,7 +117,8 @@ def plan(
         tiles are skipped, and elsewhere skipped tiles count as 0 in a blend.
     memory_limit : int, optional
         Bytes that the run may take, measuring for `normalise` included, the model's own needs not counted. Half of what is
-        free by default.
+        free by default. It decides on the blocks, and with them on the order in which blended tiles are added up: a sum may differ
+        by its rounding.
     forms : sequence of sequence of OutputForm, optional
         For each image, what the model makes of a tile, where that is known beforehand.
 

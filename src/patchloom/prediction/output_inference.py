@@ -265,11 +265,11 @@ def _check_whole_steps(
         except ModelError:
             continue
         for form in strided:
-            if second[form.name].shape[2 + axis] == outputs[form.name].shape[2 + axis]:
+            if form.name in second and second[form.name].shape[2 + axis] == outputs[form.name].shape[2 + axis]:
                 raise ModelOutputError(
                     f"the model makes tiles smaller by {form.scale[axis].denominator} and leaves over some of the {side} voxels "
                     f"along {spatial_axes(len(forms[0].scale))[axis]}: take a patch_size that its stride divides, with the margin "
-                    "taken off"
+                    f"taken off; if it leaves none over, {_REMEDY}"
                 )
 
 

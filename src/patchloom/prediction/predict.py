@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from patchloom.prediction.engine import Engine
 from patchloom.prediction.image_report import ImageReport, report_images, show_reports
 from patchloom.prediction.ledger import check_same, damaged
 from patchloom.prediction.make_plan import plan, source_identity
+from patchloom.prediction.memory import check_memory_limit
 from patchloom.prediction.models.model import Model
 from patchloom.prediction.normalisation import Method, Normalisation, Per
 from patchloom.prediction.normalisation_request import NormalisationRequest, normalisation_request
@@ -34,6 +36,9 @@ from patchloom.prediction.progress import show_progress, show_summary
 from patchloom.prediction.reductions import Reduction
 from patchloom.prediction.run_identity import RunIdentity, check_resumable
 from patchloom.sinks import OmeZarrVersion, Pyramid, check_pyramid, zarr_format_of
+
+_UNLIMITED = 2**62
+"""A memory limit for plans that are not run."""
 
 
 def predict(
@@ -151,8 +156,7 @@ def predict(
     if report is not None:
         function("report", report)
     series = is_series(sources)
-    asked: dict[str, Any] = {"normalise": normalise, "percentiles": percentiles, "per": per}
-    request = normalisation_request(**asked)
+    request = normalisation_request(normalise, percentiles, per)
     output = None if output is None else normalize_path(file_path("output", output, error=SinkError))
     check_pyramid(pyramid)
     zarr_format_of(ome_zarr_version)
@@ -178,13 +182,18 @@ def predict(
             "skip": skip,
             "fill": fill,
             # Another limit would mean other blocks.
-            "memory_limit": begun.get("memory limit") if memory_limit is None else memory_limit,
+            "memory_limit": check_memory_limit(begun.get("memory limit") if memory_limit is None else memory_limit),
         }
         measured = _measured_before(claimed, stacks, request) if normalise is None or request is not None else []
-        prepared = plan(stacks, **({"normalise": measured} if measured else asked), **settings)
-        check_dtype(prepared, claimed.destinations)
-        forms = declared_forms(prepared) or _learned_forms(prepared, model, settings, keep_going=keep_going)
-        prepared = plan(stacks, normalise=prepared.normalisations or None, forms=forms, **settings)
+        prepared = _planned(
+            stacks,
+            model,
+            settings,
+            normalise=measured or normalise,
+            request=request,
+            destinations=claimed.destinations,
+            keep_going=keep_going,
+        )
         may_replace = overwrite or begun.get("overwrite", False)
         check_outputs(
             prepared,
@@ -230,6 +239,34 @@ def _measured_before(
     return measured
 
 
+def _planned(
+    stacks: Sequence[ImageStack],
+    model: Model,
+    settings: Mapping[str, Any],
+    *,
+    normalise: Any,
+    request: NormalisationRequest | None,
+    destinations: Sequence[Path | None],
+    keep_going: bool,
+) -> PredictionPlan:
+    """Plan the run: infer the outputs of the model, measure the images, and choose blocks that fit into memory.
+
+    The outputs decide on the memory that a run needs, so the limit is checked when they are known.
+    """
+    to_measure = request if isinstance(normalise, str) else None
+    numbers = normalise if to_measure is None else to_measure.unmeasured(stacks)
+    prepared = plan(stacks, normalise=numbers, **{**settings, "memory_limit": _UNLIMITED})
+    check_dtype(prepared, destinations)
+    forms = declared_forms(prepared)
+    if to_measure is not None:
+        # Measuring may take long: what does not fit even with a single output channel is refused before.
+        plan(stacks, normalise=numbers, forms=forms, **settings)
+        numbers = to_measure.measure(stacks, settings["memory_limit"])
+        prepared = replace(prepared, normalisations=numbers)
+    forms = forms or _learned_forms(prepared, model, settings, keep_going=keep_going)
+    return plan(stacks, normalise=numbers, forms=forms, **settings)
+
+
 def _learned_forms(
     prepared: PredictionPlan, model: Model, settings: Mapping[str, Any], *, keep_going: bool
 ) -> tuple[tuple[OutputForm, ...], ...]:
@@ -240,9 +277,8 @@ def _learned_forms(
     failed: dict[Any, PatchloomError] = {}
     for data_idx, stack in enumerate(prepared.images):
         if stack.data_dtype not in learned:
-            alone = plan(
-                [stack], **{**settings, "normalise": prepared.normalisations[data_idx:][:1] or None, "skip": None}
-            )
+            numbers = prepared.normalisations[data_idx : data_idx + 1] or None
+            alone = plan([stack], **{**settings, "normalise": numbers, "skip": None, "memory_limit": _UNLIMITED})
             try:
                 learned[stack.data_dtype] = learn_forms(alone, model)[0]
             except PatchloomError as error:
