@@ -184,8 +184,8 @@ def one_of(name: str, value: object, choices: Iterable[str]) -> Any:
     return words[words.index(value)]
 
 
-def function(name: str, value: Any) -> Any:
-    """Return something that can be called.
+def function(name: str, value: Any, remedy: str = "") -> Any:
+    """Return something that can be called; `remedy` is where to take one from, for the message.
 
     Raises
     ------
@@ -193,7 +193,10 @@ def function(name: str, value: Any) -> Any:
         If `value` cannot be called.
     """
     if not callable(value):
-        raise ArgumentTypeError(f"{name} is {shown(value)} of type {type(value).__name__}: it must be a function")
+        raise ArgumentTypeError(
+            f"{name} is {shown(value)} of type {type(value).__name__}: it must be a function"
+            + (f"; {remedy}" if remedy else "")
+        )
     return value
 
 

@@ -412,7 +412,8 @@ def test_axes_are_the_files_unless_the_user_overrules_them(tmp_path, shape, writ
 def test_axes_that_nobody_names_are_not_guessed(tmp_path):
     tifffile.imwrite(tmp_path / "stack.tif", random_image((6, 20, 30)), photometric="minisblack")
     with pytest.raises(
-        AxesError, match=r"stack\.tif has shape \(6, 20, 30\), and its axes are told as 'QYX'.*axes='ZYX'"
+        AxesError,
+        match=r"stack\.tif has shape \(6, 20, 30\), and its axes are told as 'QYX'.*axes='ZYX' \(--axes ZYX\)",
     ):
         TiffStack(tmp_path / "stack.tif")
 

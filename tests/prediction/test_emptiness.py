@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchloom import ArrayStack, open_stacks
-from patchloom.errors import GeometryError
+from patchloom.errors import ArgumentTypeError, GeometryError
 from patchloom.extraction import ChunkPool
 from patchloom.prediction import blocks, make_plan, outputs, plan, predict
 from patchloom.prediction.candidate_tiles import CandidateTiles
@@ -344,3 +344,15 @@ def test_pixels_that_are_there_already_are_judged_alike(rng):
     for threshold, channels in product(range(-1, 10), [None, (1,), (0, 2)]):
         bright = pixels[slice(None) if channels is None else list(channels)].max() > threshold
         assert SkipDark(threshold, channels).is_dark(pixels) is not bool(bright)
+
+
+@pytest.mark.parametrize("skip", [SkipDark, 60, "dark", [SkipDark(60)]])
+@pytest.mark.parametrize("run", [partial(quiet, blind_model), plan])
+def test_what_is_not_a_rule_is_refused_with_how_to_make_one(run: Any, skip: Any) -> None:
+    with pytest.raises(ArgumentTypeError, match=r"skip is .*must be a SkipRule; give one, such as SkipDark\(10\)"):
+        run(np.zeros((20, 30)), axes="YX", patch_size=(8, 8), skip=skip)
+
+
+def test_a_path_in_place_of_a_model_is_refused_with_how_to_load_it() -> None:
+    with pytest.raises(ArgumentTypeError, match=r"model is 'net\.onnx' .* load_model makes one from a file"):
+        quiet("net.onnx", np.zeros((20, 30)), axes="YX", patch_size=(8, 8))

@@ -1,47 +1,41 @@
-"""`patchloom status`: say how far the run that writes an output is."""
+"""`patchloom status`: say whether an output is finished."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from patchloom.cli import options
 from patchloom.cli.reporting import FAILED, print_json, reported_errors
-from patchloom.errors import SourceNotFoundError
-from patchloom.local_paths import normalize_path
-from patchloom.prediction.ledger import ledger_path, read_progress
+from patchloom.prediction.output_status import OutputStatus, read_output_status
 
 
 def status_command(
-    output: Annotated[Path, typer.Argument(help="An output, finished or not; for a series its folder.")],
+    output: Annotated[
+        str, typer.Argument(help="An output, finished or not; for a series its folder.", metavar="OUTPUT")
+    ],
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Say whether an output is finished, or how many of its blocks are; exit code 0 if it is finished, else 1."""
+    """Say whether an output is finished, or how many of its blocks are; exit code 0 if it is finished, 1 if it is not, 2 if there is none."""
     with reported_errors(debug=debug):
-        output = normalize_path(output)
-        progress = read_progress(ledger_path(output))
-        if progress is None and not output.exists():
-            raise SourceNotFoundError(f"{output}: no output, and no run that has begun one")
-        facts = {"output": str(output), "finished": progress is None}
-        line = f"{output}: finished"
-        if progress is not None:
-            header, blocks, images = progress
-            facts |= {
-                "blocks": blocks,
-                "of_blocks": header["n_blocks"],
-                "images": images,
-                "of_images": header["n_images"],
-            }
-            line = (
-                f"{output}: unfinished, {blocks} of {header['n_blocks']} blocks and {images} of {header['n_images']} images "
-                "are done; start the same run again to go on"
-            )
+        status = read_output_status(output)
         if as_json:
-            print_json(facts)
+            print_json({"output": str(status.output), "finished": status.finished, **status.progress})
         else:
-            typer.echo(line)
-        if progress is not None:
+            typer.echo(f"{status.output}: {'finished' if status.finished else _unfinished(status)}")
+        if not status.finished:
             raise typer.Exit(FAILED)
+
+
+def _unfinished(status: OutputStatus) -> str:
+    remedy = "if no run is writing it, start the same run again"
+    if not status.progress:
+        return f"unfinished; {remedy}"
+    return (
+        "unfinished, {blocks} of {of_blocks} blocks and {images} of {of_images} images are done; ".format(
+            **status.progress
+        )
+        + f"{remedy} to resume"
+    )

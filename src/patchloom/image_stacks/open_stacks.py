@@ -62,7 +62,7 @@ def open_stacks(
     Traceback (most recent call last):
         ...
     patchloom.errors.AxesError: array has shape (3, 64, 48), but not what its axes are: say so with one letter of 'STCZYX'
-    for each, such as axes='ZYX'
+    for each, such as axes='ZYX' (--axes ZYX)
     """
     given = _listed(sources)
     if level is not None:

@@ -78,7 +78,7 @@ def unknown_axes(source: str | Path, shape: Sequence[int], said: str = "", names
     Traceback (most recent call last):
         ...
     patchloom.errors.AxesError: array has shape (60, 256, 256), but not what its axes are: say so with one letter of
-    'STCZYX' for each, such as axes='ZYX'
+    'STCZYX' for each, such as axes='ZYX' (--axes ZYX)
     """
     sizes = tuple(int(size) for size in shape)
     example = _EXAMPLES.get(len(sizes))
@@ -92,7 +92,7 @@ def unknown_axes(source: str | Path, shape: Sequence[int], said: str = "", names
     reason = said or "but not what its axes are"
     return AxesError(
         f"{source} has shape {sizes}, {reason}: say so with one letter of {LEGAL_AXES!r} for each, such as "
-        f"axes={example!r}"
+        f"axes={example!r} (--axes {example})"
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.argument_checks import listed, real_number
+from patchloom.argument_checks import instance, listed, real_number
 from patchloom.axes import spatial_axes
 from patchloom.errors import GeometryError
 from patchloom.extraction import PatchExtractor
@@ -71,6 +71,18 @@ class SkipRule(Protocol):
         SourceError
             If pixels cannot be read.
         """
+
+
+def check_skip_rule(skip: object) -> None:
+    """Check that `skip` is a rule or None.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If it is anything else, or the class of a rule.
+    """
+    if skip is not None:
+        instance("skip", skip, SkipRule, "give one, such as SkipDark(10)")
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from patchloom.errors import SinkError
-from patchloom.local_paths import normalize_path
-from patchloom.sinks.destination import sync_folder
+from patchloom.sinks.destination import name_beside, sync_folder
 from patchloom.sinks.write_failure import why
 
 FORMAT = 2
@@ -145,8 +144,7 @@ class Ledger:
 
 def ledger_path(output: str | Path) -> Path:
     """Where the ledger of an output is, or of all outputs in a folder."""
-    path = Path(normalize_path(output)).resolve()
-    return path.with_name(f"{path.name}.ledger")
+    return name_beside(output, ".ledger")
 
 
 def read_header(path: Path) -> dict[str, Any] | None:

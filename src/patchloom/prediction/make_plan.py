@@ -19,7 +19,7 @@ from patchloom.image_stacks.fingerprints import glance
 from patchloom.patching import TiledPatching
 from patchloom.pixel_arrays import pixel_dtype
 from patchloom.prediction.blocks import choose_blocks, choose_seams, largest_block
-from patchloom.prediction.emptiness import SkipRule
+from patchloom.prediction.emptiness import SkipRule, check_skip_rule
 from patchloom.prediction.fill_value import check_fill, check_fill_fits
 from patchloom.prediction.label_outputs import check_blend_of_labels
 from patchloom.prediction.memory import check_memory_limit
@@ -144,7 +144,9 @@ def plan(
     """
     request = normalisation_request(normalise, percentiles, per)
     stacks = open_stacks(sources, axes)
-    description = ModelDescription() if model is None else describe(function("model", model))
+    description = (
+        ModelDescription() if model is None else describe(function("model", model, "load_model makes one from a file"))
+    )
     images, stacks = stacks, stacks_for_network(stacks, patch_size, description)
     check_series(stacks)
     n_dims = len(stacks[0].data_shape) - 2
@@ -156,8 +158,9 @@ def plan(
     reduction = parse_reduction(reduce) if isinstance(reduce, str) else reduce
     if reduction is not None:
         instance("reduce", reduction, Reduction, "parse_reduction reads one from a text")
+    check_skip_rule(skip)
     if skip is not None:
-        instance("skip", skip, SkipRule, "such as SkipDark(threshold)").check(images)
+        skip.check(images)
     if seams is not None:
         one_of("seams", seams, get_args(Seams))
     forms = _checked_forms(forms)

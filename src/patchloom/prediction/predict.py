@@ -18,7 +18,7 @@ from patchloom.geometry.tile_rule import Seams
 from patchloom.image_stacks import ImageStack, Source, SourceWatch, is_series, open_stacks
 from patchloom.local_paths import normalize_path
 from patchloom.prediction.claimed_output import ClaimedOutput, claimed_output, run_ledger
-from patchloom.prediction.emptiness import SkipRule
+from patchloom.prediction.emptiness import SkipRule, check_skip_rule
 from patchloom.prediction.engine import Engine
 from patchloom.prediction.image_report import ImageReport, report_images, show_reports
 from patchloom.prediction.ledger import check_same, damaged
@@ -145,7 +145,7 @@ def predict(
     >>> bool((result == image).all()), result.dtype
     (True, dtype('uint8'))
     """
-    function("model", model)
+    function("model", model, "load_model makes one from a file")
     for name, value in (
         ("overwrite", overwrite),
         ("resume_anyway", resume_anyway),
@@ -155,6 +155,7 @@ def predict(
         flag(name, value)
     if report is not None:
         function("report", report)
+    check_skip_rule(skip)
     series = is_series(sources)
     request = normalisation_request(normalise, percentiles, per)
     output = None if output is None else normalize_path(file_path("output", output, error=SinkError))
@@ -162,7 +163,7 @@ def predict(
     zarr_format_of(ome_zarr_version)
     stacks = open_stacks(sources, axes)
     with claimed_output(output, stacks, series=series, overwrite=overwrite, skip=skip, model=model) as claimed:
-        masks = skip.images if isinstance(skip, SkipRule) else ()
+        masks = () if skip is None else skip.images
         watch = SourceWatch(stacks, masks, thoroughly=True)  # from before the first pixel is read
         identity = None if claimed.ledger is None else RunIdentity.of(model, [*stacks, *masks])
         if claimed.begun is not None and claimed.ledger is not None and identity is not None:

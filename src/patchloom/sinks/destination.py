@@ -22,17 +22,17 @@ _ENDINGS = (".partial", ".replaced", ".ledger", ".lock")
 
 def partial_path(path: str | Path) -> Path:
     """Return where an output is while it is being written; links in its path are followed."""
-    return _beside(path, ".partial")
+    return name_beside(path, ".partial")
 
 
 def lock_path(path: str | Path) -> Path:
     """Return the file that is locked while an output is written."""
-    return _beside(path, ".lock")
+    return name_beside(path, ".lock")
 
 
 def names_beside(path: str | Path) -> list[Path]:
     """Return the names beside an output that are written and removed while it comes about; see docs/durability.md."""
-    return [_beside(path, ending) for ending in _ENDINGS]
+    return [name_beside(path, ending) for ending in _ENDINGS]
 
 
 def check_destination(
@@ -202,7 +202,8 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _beside(path: str | Path, ending: str) -> Path:
+def name_beside(path: str | Path, ending: str) -> Path:
+    """Return the name of an output with an ending added; links in its path are followed."""
     destination = resolved(path)
     if not destination.name:
         raise SinkError(f"{path}: this is not the name of an output: name a file or folder in it")
@@ -210,7 +211,7 @@ def _beside(path: str | Path, ending: str) -> Path:
 
 
 def _replaced_path(path: str | Path) -> Path:
-    return _beside(path, ".replaced")
+    return name_beside(path, ".replaced")
 
 
 def resolved(path: str | Path) -> Path:

@@ -92,10 +92,12 @@ def output_kind(path: str | Path) -> OutputKind:
     >>> output_kind("cells.png")
     Traceback (most recent call last):
         ...
-    patchloom.errors.SinkError: cells.png: the ending says what to write: take a name for OME-Zarr (.ome.zarr, .zarr),
-    OME-TIFF (.ome.tif, .ome.tiff, .tif, .tiff, .btf) or NumPy (.npy)
+    patchloom.errors.SinkError: cells.png has no ending of an output format: take a name for OME-Zarr (.ome.zarr, .zarr),
+    OME-TIFF (.ome.tif, .ome.tiff, .tif, .tiff, .btf) or NumPy (.npy); only several images go into a folder
     """
     for kind in OUTPUT_KINDS:
         if normalize_path(str(path)).lower().endswith(kind.suffixes):
             return kind
-    raise SinkError(f"{path}: the ending says what to write: take a name for {SUPPORTED_OUTPUTS}")
+    raise SinkError(
+        f"{path} has no ending of an output format: take a name for {SUPPORTED_OUTPUTS}; only several images go into a folder"
+    )

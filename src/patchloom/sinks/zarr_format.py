@@ -54,7 +54,7 @@ def zarr_format_of(version: object) -> ZarrFormat:
     for known, zarr_format in _FORMATS.items():
         if isinstance(version, str) and version == known:
             return zarr_format
-    raise GeometryError(f"version is {shown(version)}: OME-Zarr is written as '0.4' or '0.5'")
+    raise GeometryError(f"OME-Zarr version is {shown(version)}: it must be '0.4' or '0.5'")
 
 
 def array_metadata(
