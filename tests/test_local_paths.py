@@ -1,5 +1,6 @@
 """Every kind of source and output, by every spelling of its path, is the same file."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from onnx import parser
 from pylibCZIrw import czi
 
 import patchloom as pl
-from patchloom.errors import PatchloomError, SinkError
+from patchloom.errors import PatchloomError, SinkError, SourceError
 from patchloom.local_paths import is_url, normalize_path
 
 IMAGE = np.random.default_rng(0).integers(1, 250, (20, 24), np.uint8)
@@ -181,3 +182,36 @@ def test_what_is_no_local_path_stays_as_it_is(place):
 def test_a_path_to_nothing_is_refused(root, source):
     with pytest.raises(PatchloomError):
         pl.open_stacks(source, "YX")
+
+
+needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such links and pipes")
+
+
+@needs_posix
+@pytest.mark.parametrize("name", ["loop.tif", "loop.npy", "loop.czi", "loop.zarr", "loop/image.tif", "loop/image.zarr"])
+def test_links_that_are_a_loop_are_refused_as_a_source(root, name):
+    (root / name.split("/", maxsplit=1)[0]).symlink_to(root / name.split("/", maxsplit=1)[0])
+    with pytest.raises(SourceError):
+        pl.open_stacks(root / name, "YX")
+
+
+@needs_posix
+@pytest.mark.parametrize("name", ["loop.ome.tif", "loop.npy", "loop.ome.zarr", "loop/image.npy"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_links_that_are_a_loop_are_refused_as_an_output(root, name, overwrite):
+    (root / name.split("/", maxsplit=1)[0]).symlink_to(root / name.split("/", maxsplit=1)[0])
+    arguments = {"axes": "YX", "patch_size": (8, 8), "overlaps": (0, 0), "progress": False, "overwrite": overwrite}
+    with pytest.raises(SinkError):
+        pl.predict(lambda batch: batch, IMAGE, root / name, **arguments)
+
+
+@needs_posix
+@pytest.mark.parametrize(
+    "name", ["pipe.tif", "pipe.npy", "pipe.czi", "a.zarr/zarr.json", "a.zarr/.zarray", "a.n5/info"]
+)
+def test_a_named_pipe_is_not_waited_for(root, name):
+    pipe = root / name
+    pipe.parent.mkdir(exist_ok=True)
+    os.mkfifo(pipe)
+    with pytest.raises(SourceError):
+        pl.open_stacks(pipe if pipe.parent == root else pipe.parent, "YX")

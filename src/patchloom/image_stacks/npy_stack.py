@@ -102,6 +102,8 @@ class NpyStack(SlicedStack):
 
 def _mapped(path: str | Path) -> np.memmap[Any, Any]:
     """Map a file as its header says; the only place that a header is read."""
+    if Path(path).exists() and not Path(path).is_file():  # a named pipe would be waited for
+        raise SourceError(f"{path} cannot be read as a NumPy array: it is not a file")
     try:
         # A shape that overflows is found when it is compared with the size of the file.
         with np.errstate(over="ignore"):

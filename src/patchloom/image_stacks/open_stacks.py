@@ -132,7 +132,7 @@ def _opened_files(
     opened: list[tuple[Path, ImageStack | PatchloomError]] = []
     parts: set[Path] = set()
     for path in paths:
-        place = Path(path).resolve()
+        place = Path(os.path.realpath(path))  # Path.resolve raises where links are a loop
         if place in parts:
             continue
         stack = _opened_one(path, axes, level)

@@ -159,11 +159,14 @@ def _documents(kvstore: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _check_sizes(folder: str) -> None:
-    """Refuse documents of local files before they are in memory."""
+    """Refuse documents of local files before they are in memory, and what cannot be read to an end, such as a named pipe."""
     for name in DOCUMENTS:
         path = Path(folder, name)
-        if path.is_file() and path.stat().st_size > _DOCUMENT_BYTES:
-            raise ValueError(f"{name} has more than {_DOCUMENT_BYTES} bytes")
+        if path.is_file():
+            if path.stat().st_size > _DOCUMENT_BYTES:
+                raise ValueError(f"{name} has more than {_DOCUMENT_BYTES} bytes")
+        elif path.exists() and not path.is_dir():
+            raise ValueError(f"{name} is not a file")
 
 
 def _parsed(name: str, content: bytes, *, is_ours: bool) -> dict[str, Any] | None:

@@ -220,8 +220,11 @@ def resolved(path: str | Path) -> Path:
     Raises
     ------
     SinkError
-        If it holds a NUL, which no path does.
+        If it holds a NUL, which no path does, or if its links are a loop.
     """
     if "\0" in str(path):
         raise SinkError(f"output is {str(path)!r}: a path has no NUL in it: choose another name")
-    return Path(normalize_path(path)).resolve()
+    try:
+        return Path(normalize_path(path)).resolve()
+    except RuntimeError as error:
+        raise SinkError(f"output is {str(path)!r}: its links are a loop: choose another name") from error
