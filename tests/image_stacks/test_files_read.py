@@ -138,7 +138,15 @@ def test_a_file_is_found_through_whatever_reads_it(kind: str, tmp_path: Path) ->
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not tell what is mapped")
-@pytest.mark.parametrize("take", [np.frombuffer, lambda held, dtype: np.ndarray((8, 8), dtype, buffer=held)[2:]])
+@pytest.mark.parametrize(
+    "take",
+    [
+        np.frombuffer,
+        lambda held, dtype: np.ndarray((8, 8), dtype, buffer=held)[2:],
+        lambda held, dtype: np.from_dlpack(np.frombuffer(held, dtype)),
+    ],
+    ids=["buffer", "array", "lent by DLPack"],
+)
 def test_a_bare_memory_map_is_found(take: Any, tmp_path: Path) -> None:
     held = bare_map(tmp_path / "data")
     array = take(held, np.uint8)

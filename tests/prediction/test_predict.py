@@ -24,6 +24,7 @@ from patchloom.errors import (
     SinkError,
     SourceNotFoundError,
 )
+from patchloom.image_stacks import open_stacks
 from patchloom.patching import TiledPatching
 from patchloom.prediction import blocks, make_plan, plan, predict
 from patchloom.prediction.models import ModelDescription
@@ -415,3 +416,31 @@ def test_labels_keep_their_values_in_every_level_of_the_pyramid(rng: np.random.G
     assert all(set(np.unique(level)) == {0, 7, 4000} for level in levels)
     flat = quiet(identity, labels, tmp_path / "flat.ome.zarr", pyramid=None, **options)
     assert [name for name, _ in zarr.open_group(flat, mode="r").arrays()] == ["0"]
+
+
+@pytest.mark.parametrize("output", ["result.ome.zarr", "result.npy", "result.ome.tif", "results"])
+@pytest.mark.parametrize("names", [("",), ("flow", "mask")], ids=["one", "two"])
+def test_a_model_that_changes_the_working_directory_moves_no_output(
+    output: str, names: tuple[str, ...], rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here.mkdir()
+    elsewhere.mkdir()
+    image = rng.integers(0, 255, (90, 70), np.uint8)
+    np.save(here / "cells.npy", image)
+
+    def wandering(batch: np.ndarray) -> Any:
+        monkeypatch.chdir(elsewhere)
+        return batch if names == ("",) else dict.fromkeys(names, batch)
+
+    monkeypatch.chdir(here)
+    source = "cells.npy" if "." in output else ["cells.npy"]
+    result = predict(
+        wandering, source, output, axes="YX", patch_size=(32, 32), overlaps=(8, 8), dtype="uint8", progress=False
+    )
+    assert not list(elsewhere.iterdir())
+    one = result[0] if isinstance(source, list) else result
+    monkeypatch.chdir(here)
+    for path in one.values() if isinstance(one, dict) else [one]:
+        assert not path.is_absolute()
+        assert (open_stacks(path, "YX")[0].extract_patch(0, None, (0, 0), image.shape)[0] == image).all()

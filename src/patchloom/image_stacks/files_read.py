@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import io
-import mmap
 import os
 import types
 from collections import deque
@@ -120,7 +119,8 @@ def _parts_of_array(array: np.ndarray[Any, Any]) -> list[Any]:
     if isinstance(base, memoryview):
         base = base.obj
     inside = array.flat if array.dtype == object else ()
-    return [_mapped_file(array) if isinstance(base, mmap.mmap) else base, *inside]
+    is_foreign = base is not None and not isinstance(base, np.ndarray)  # of `mmap`, or lent by another library
+    return [_mapped_file(array) if is_foreign else None, base, *inside]
 
 
 def _mapped_file(array: np.ndarray[Any, Any]) -> _File | None:
@@ -131,7 +131,7 @@ def _mapped_file(array: np.ndarray[Any, Any]) -> _File | None:
             bounds, *_, name = line.rstrip("\n").split(maxsplit=5)
             start, stop = (int(bound, 16) for bound in bounds.split("-"))
             if start <= address < stop:
-                return _File(name)
+                return _File(name) if name.startswith("/") else None
     return None
 
 

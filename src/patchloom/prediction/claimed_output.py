@@ -30,7 +30,10 @@ class ClaimedOutput(NamedTuple):
     """What a run may write, as long as it holds it."""
 
     destinations: Sequence[Path | None]
-    """Where each image goes; `None` for an array."""
+    """Where each image goes, as absolute paths: the model may change the working directory; `None` for an array."""
+
+    spelled: Sequence[Path | None]
+    """The same as the user spelled it."""
 
     lock: OutputLock | None
     """The lock on the output, if that is anywhere."""
@@ -74,10 +77,10 @@ def claimed_output(
         If another run writes there; if a destination would destroy a source, a mask or a file of the model, exists and is
         not to be replaced, or cannot be written to; or if the ledger of an unfinished run is damaged.
     """
-    destinations = _destinations(stacks, output, series=series)
-    places = [destination for destination in destinations if destination is not None]
+    spelled = _destinations(stacks, output, series=series)
+    places = [destination.absolute() for destination in spelled if destination is not None]
     if output is None or not places:
-        yield ClaimedOutput(destinations, None, None, None, InputPlaces([]))
+        yield ClaimedOutput(spelled, spelled, None, None, None, InputPlaces([]))
         return
     inputs = InputPlaces(
         [*(stack.source for stack in stacks), *files_read(*stacks, skip), *files_read(model, names=False)]
@@ -90,7 +93,7 @@ def claimed_output(
         for place in places if begun is None else ():
             check_destination(place, overwrite=overwrite)
         ledger = ledger_path(output) if _is_resumable(output) else None
-        yield ClaimedOutput(destinations, lock, ledger, begun, inputs)
+        yield ClaimedOutput(places, spelled, lock, ledger, begun, inputs)
 
 
 @contextmanager

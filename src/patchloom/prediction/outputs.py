@@ -53,6 +53,8 @@ class Outputs:
         The plan, with forms.
     destinations : sequence of Path or None
         Where each image goes; `None` for an array.
+    spelled : sequence of Path or None, optional
+        What the results are called, if not that.
     ledger : Ledger, optional
         What is done already. Without one nothing can be resumed.
     lock : OutputLock, optional
@@ -70,6 +72,7 @@ class Outputs:
         plan: PredictionPlan,
         destinations: Sequence[Path | None],
         *,
+        spelled: Sequence[Path | None] | None = None,
         ledger: Ledger | None = None,
         lock: OutputLock | None = None,
         pyramid: Pyramid | None = "auto",
@@ -80,6 +83,7 @@ class Outputs:
         self._plan = plan
         self._watch = watch
         self._destinations = destinations
+        self._spelled = destinations if spelled is None else spelled
         self._ledger = ledger
         self._lock = lock
         self._pyramid = pyramid
@@ -319,12 +323,15 @@ class Outputs:
         return memory[0, :, 0] if self._plan.is_by_plane(data_idx) else memory[0]
 
     def _paths(self, data_idx: int) -> list[Path]:
-        destination = self._destinations[data_idx]
+        return self._with_names(data_idx, self._destinations[data_idx])
+
+    def _with_names(self, data_idx: int, destination: Path | None) -> list[Path]:
         names = [form.name for form in self._plan.forms[data_idx]]
         return [] if destination is None else [output_path(destination, name) for name in names]
 
     def _named(self, data_idx: int, results: Sequence[NDArray[Any] | Path]) -> Result:
         names = [form.name for form in self._plan.forms[data_idx]]
+        results = self._with_names(data_idx, self._spelled[data_idx]) or results
         return results[0] if names == [""] else dict(zip(names, results, strict=True))
 
 

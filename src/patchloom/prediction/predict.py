@@ -208,6 +208,7 @@ def predict(
             outputs = Outputs(
                 prepared,
                 claimed.destinations,
+                spelled=claimed.spelled,
                 ledger=ledger,
                 lock=claimed.lock,
                 overwrite=may_replace,

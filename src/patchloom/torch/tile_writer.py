@@ -301,13 +301,15 @@ class TileWriter:
 def _destinations(stacks: Sequence[ImageStack], output: str | Path | None) -> Sequence[Path | None]:
     if output is None:
         return [None] * len(stacks)
-    output = normalize_path(output)
+    output = Path(
+        normalize_path(output)
+    ).absolute()  # what is written then stays there when the working directory changes
     if not str(output).lower().endswith(SINK_SUFFIXES):
-        return series_destinations([stack.source for stack in stacks], Path(output))
+        return series_destinations([stack.source for stack in stacks], output)
     if len(stacks) > 1:
         raise SinkError(f"output is {str(output)!r}, but there are {len(stacks)} images: name a folder")
     output_kind(output)
-    return [Path(output)]
+    return [output]
 
 
 def _make_folder(folder: Path) -> None:

@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -47,7 +49,7 @@ def _no_modules_stay() -> Iterator[None]:
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:
-        if not getattr(sys.modules[name], "__spec__", None):
+        if "." not in name and not getattr(sys.modules[name], "__spec__", None):
             del sys.modules[name]
 
 
@@ -164,6 +166,74 @@ def test_whatever_a_model_computes_with_counts_wherever_it_is_kept(way: str, one
     assert differing(identity, identify_model(make(other)))
 
 
+class LeavesWeightsOut(Net):
+    """Not pickled whole, as models that are sent to workers without their session."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class RebuiltEmpty(list[Any]):
+    def __reduce__(self) -> Any:
+        return RebuiltEmpty, ()
+
+
+class Text(str):  # noqa: SLOT000
+    """A text with attributes."""
+
+
+def text_with_attribute(weights: Any) -> Text:
+    text = Text("scale")
+    text.weights = weights  # type: ignore[attr-defined]
+    return text
+
+
+def of_metaclass(weights: Any) -> Callable[..., Any]:
+    kind = type("Scaling", (type,), {"weights": weights})
+    return kind("Scaled", (Net,), {})(0)  # type: ignore[no-any-return]
+
+
+def code_without_module(factor: int) -> Any:
+    names: dict[str, Any] = {}
+    exec(f"def model(batch): return batch * {factor}", names)
+    return names["model"]
+
+
+def class_without_module(factor: int) -> Any:
+    names: dict[str, Any] = {}
+    exec(f"class Model:\n    def __call__(self, batch): return batch * {factor}", names)
+    return names["Model"]()
+
+
+@pytest.mark.parametrize(
+    ("make", "one", "other"),
+    [
+        (LeavesWeightsOut, 1, 2),
+        (lambda item: closure(RebuiltEmpty([item])), 1, 2),
+        (lambda item: closure(text_with_attribute(item)), 1, 2),
+        (of_metaclass, 1, 2),
+        (code_without_module, 2, 3),
+        (class_without_module, 2, 3),
+        (lambda mask: closure(np.ma.masked_array([1, 2], mask)), [True, False], [False, False]),
+        (lambda places: closure(xr.DataArray([1, 2], {"x": places}, "x")), [0, 1], [0, 2]),
+        (lambda keys: closure(dict.fromkeys(keys, abs)), ["blur", "sharpen"], ["sharpen", "blur"]),
+        (lambda keys: closure(dict.fromkeys(keys, abs)), [1, 2], [2, 1]),
+        (lambda keys: functools.partial(closure, **dict.fromkeys(keys, 1)), ["a", "b"], ["b", "a"]),
+        (lambda pattern: closure(re.compile(pattern)), "a", "b"),
+    ],
+)
+def test_what_pickling_or_a_type_leaves_out_counts(make: Any, one: Any, other: Any) -> None:
+    identity = identify_model(make(one))
+    assert not identity.unknown
+    assert identify_model(make(one)) == identity
+    assert differing(identity, identify_model(make(other)))
+
+
+def test_a_module_without_a_file_is_reported() -> None:
+    settings = types.ModuleType("settings_made_at_run_time")
+    assert "settings_made_at_run_time" in identify_model(closure(settings)).unknown[0]
+
+
 def test_what_differs_is_named() -> None:
     assert differing(identify_model(closure(1)), identify_model(closure(2))) == {
         "closure variable 'weights' of 'model'"
@@ -270,13 +340,14 @@ DETERMINISM = """
 import json, threading, sys
 import numpy as np
 from patchloom.prediction.models.model_identity import identify_model
-WORDS = {"red", "green", "blue", ("a", 1), frozenset({"x", "y"}), None, 2.5}
+LISTED = ["red", "green", "blue", ("a", 1), frozenset({"x", "y"}), None, 2.5]
+WORDS = set(LISTED)
 class Net:
     names = {"one", "two", "three"}
     def __init__(self):
         self.lock = threading.RLock()
         self.me = self
-        self.lookup = {word: [word] for word in WORDS}
+        self.lookup = {word: [word] for word in LISTED}
         self.weights = np.arange(5)
     def __call__(self, batch):
         return batch if batch in {"p", "q", "r"} else helper(batch, self.weights)
@@ -319,7 +390,7 @@ VALUES = st.recursive(
 def shape_of(value: Any) -> Any:
     """Return what tells two values apart, in another way than the walk does."""
     if isinstance(value, dict):
-        return "dict", sorted((repr((type(key).__name__, key)), shape_of(item)) for key, item in value.items())
+        return "dict", [(repr((type(key).__name__, key)), shape_of(item)) for key, item in value.items()]
     if isinstance(value, (list, tuple)):
         return type(value).__name__, [shape_of(item) for item in value]
     return type(value).__name__, repr(value)
@@ -354,7 +425,7 @@ def test_objects_that_raise_when_they_are_looked_at_are_reported() -> None:
         def __reduce_ex__(self, protocol: Any) -> Any:
             raise ZeroDivisionError
 
-        def __getattr__(self, name: str) -> Any:
+        def __getattribute__(self, name: str) -> Any:
             raise ZeroDivisionError
 
         def __call__(self, batch: np.ndarray) -> np.ndarray:
@@ -514,6 +585,61 @@ def test_parameters_and_buffers_of_a_torch_module_count() -> None:
     assert differing(*map(identify_model, scripted))
     assert identify_model(scripted[0]) == identify_model(scripted[0])
     assert not identify_model(scripted[0]).unknown
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+def test_layers_count_in_their_order_and_tensors_by_what_they_show() -> None:
+    torch = pytest.importorskip("torch")
+
+    def layers(names: str) -> Any:
+        kinds = {"a": torch.nn.ReLU(), "b": torch.nn.Tanh()}
+        return torch.nn.Sequential(collections.OrderedDict((name, kinds[name]) for name in names))
+
+    def with_private(scale: Any) -> Any:
+        model = torch.nn.Identity()
+        model._graph_scale = scale
+        return model
+
+    wave = torch.tensor([1 + 1j, 2 - 1j])
+    pairs = [
+        (layers("ab"), layers("ba")),
+        (with_private(np.ones(2)), with_private(np.zeros(2))),
+        (with_private(0), with_private(None)),
+        (closure(wave), closure(wave.conj())),
+        (closure(wave.imag), closure(wave.conj().imag)),
+        (
+            closure(torch.quantize_per_tensor(wave.real, 0.1, 0, torch.qint8)),
+            closure(torch.quantize_per_tensor(wave.real, 0.7, 0, torch.qint8)),
+        ),
+    ]
+    for one, other in pairs:
+        identities = [identify_model(one), identify_model(other)]
+        assert not any(identity.unknown for identity in identities)
+        assert differing(*identities)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_model_that_is_made_again_in_the_same_process_is_the_same() -> None:
+    torch = pytest.importorskip("torch")
+
+    def hooked() -> Any:
+        model = torch.nn.Identity()
+        model.register_forward_hook(twice)
+        return torch.nn.utils.parametrizations.orthogonal(torch.nn.Linear(1, 1, bias=False)), model
+
+    def twice(_module: Any, _given: Any, output: Any) -> Any:
+        return 2 * output
+
+    def compiled() -> Any:
+        return torch.compile(lambda batch: batch * 2)
+
+    for make in (hooked, compiled):
+        torch.manual_seed(0)
+        first = identify_model(closure(make()))
+        torch.manual_seed(0)
+        assert not first.unknown
+        assert identify_model(closure(make())) == first
 
 
 def test_torch_is_not_imported_for_it() -> None:

@@ -27,6 +27,8 @@ _NOT_STATE = frozenset(
         *("__parameters__", "__orig_bases__", "__slotnames__", "_abc_impl"),
     }
 )
+_MADE_BY_CODE = 1 << 9
+"""The flag of types that code has made (`Py_TPFLAGS_HEAPTYPE`)."""
 _DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 
 
@@ -43,8 +45,13 @@ class CodeWalk(PartDigests):
 
     def visit_function(self, function: types.FunctionType, part: Part) -> None:
         """Add code, globals, default values, closure variables and attributes; a package's version instead of its code."""
-        package = package_version(function.__module__)
-        self.feed(part, "function", function.__qualname__, package, package_source(function.__module__))
+        original = vars(function).get("_torchdynamo_orig_callable")
+        if original is not None:  # of torch.compile, whose own state is a cache
+            self.visit(original, part)
+            return
+        module = module_of(function)
+        package = package_version(module)
+        self.feed(part, "function", function.__qualname__, package, package_source(module))
         if not package:
             self.visit_code(function.__code__, self.inside(part, "code"))
             self.visit_globals(function, part)
@@ -135,6 +142,8 @@ class CodeWalk(PartDigests):
         file = getattr(module, "__file__", None)
         if not package and file and Path(file).is_file():
             self.feed(part, file_digest(Path(file)))
+        elif not package and not hasattr(module, "__path__"):
+            self.cannot(part, f"refers to the whole module {module.__name__}, which was not made from a file")
 
     def visit_builtin(self, function: Any, part: Part) -> None:
         """Add a function that is not written in Python."""
@@ -151,14 +160,17 @@ class CodeWalk(PartDigests):
     def visit_class(self, kind: type, part: Part) -> None:
         """Add the methods and attributes of a class and of its bases."""
         self.feed(part, "class", kind.__qualname__)
+        if not package_version(module_of(type(kind))):
+            self.visit(type(kind), part)
         for base in kind.__mro__:
-            package = package_version(base.__module__)
-            self.feed(part, base.__qualname__, package, package_source(base.__module__))
+            module = module_of(base)
+            package = package_version(module)
+            self.feed(part, base.__qualname__, package, package_source(module))
             if package or base in self._classes:
                 continue
             self._classes.add(base)
             for name, value in sorted(vars(base).items()):
-                if name not in _NOT_STATE and not isinstance(value, _DESCRIPTORS):
+                if not _is_derived(name) and not isinstance(value, _DESCRIPTORS):
                     self.visit(value, self.kept(Part(f"{name!r} of class {base.__qualname__!r}", part.depth + 1)))
 
     def visit_bound(self, value: types.MethodType, part: Part) -> None:
@@ -170,10 +182,25 @@ class CodeWalk(PartDigests):
         """Add a function and the arguments that it is given."""
         self.visit(value.func, self.inside(part, "function of"))
         self.visit_items({f"argument {number} of": item for number, item in enumerate(value.args)}, part)
-        self.visit_items({f"argument {name!r} of": item for name, item in sorted(value.keywords.items())}, part)
+        self.feed(part, *value.keywords)
+        self.visit_items({f"argument {name!r} of": item for name, item in value.keywords.items()}, part)
 
     def visit_wrapper(self, value: Any, part: Part) -> None:
         """Add the functions that a property, a cache or the like is made of."""
         self.feed(part, type(value).__qualname__)
         for name in ("__func__", "__wrapped__", "func", "fget", "fset"):
             self.visit(getattr(value, name, None), part)
+
+
+def module_of(code: types.FunctionType | type) -> str:
+    """Name the module of a function or class; none of what `exec` made without one, which counts as the user's own."""
+    is_made_by_code = isinstance(code, types.FunctionType) or bool(code.__flags__ & _MADE_BY_CODE)
+    module: Any = code.__module__  # of some compiled classes a descriptor
+    if is_made_by_code and module in {"builtins", None}:
+        return "__main__"
+    return module if isinstance(module, str) else "builtins"
+
+
+def _is_derived(name: str) -> bool:
+    """Whether an attribute of a class is worked out from others, by Python or by pydantic."""
+    return name in _NOT_STATE or name.startswith("__pydantic_")

@@ -62,14 +62,20 @@ def _from_torch(value: Any) -> ForeignWeights | None:
     if torch is None:
         return None
     if isinstance(value, torch.Tensor):
-        plain = value.detach().cpu().contiguous().reshape(-1)
-        pixels = plain.view(torch.uint8).numpy() if plain.numel() else plain.numpy()
-        return ForeignWeights(f"{value.dtype} {tuple(value.shape)} {array_digest(pixels)}")
+        return ForeignWeights(_tensor_digest(torch, value))
     if isinstance(value, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
         return ForeignWeights(_script_digest(torch, value))
     if isinstance(value, torch.nn.Module):
         return _module_weights(value)
     return None
+
+
+def _tensor_digest(torch: Any, tensor: Any) -> str:
+    plain = tensor.detach().cpu()
+    plain = (plain.dequantize() if plain.is_quantized else plain).resolve_conj().resolve_neg().reshape(-1)
+    plain = plain if plain.stride() == (1,) else plain.clone(memory_format=torch.contiguous_format)
+    elements = plain.view(torch.uint8).numpy() if plain.numel() else plain.numpy()
+    return f"{tensor.dtype} {tuple(tensor.shape)} {array_digest(elements)}"
 
 
 def _script_digest(torch: Any, value: Any) -> str:
@@ -98,11 +104,20 @@ def _module_weights(module: Any) -> ForeignWeights:
     if "_orig_mod" in children:  # of torch.compile, whose own state is a cache
         return ForeignWeights(attributes={"module": children["_orig_mod"]})
     inside = {**state.pop("_parameters"), **state.pop("_buffers"), **children}
-    code = getattr(module, "code", "")  # of a graph, as torch.fx and torch.export make them
-    own = {name: item for name, item in state.items() if not name.startswith("_") or (item and "_graph" not in name)}
+    code = getattr(module, "code", None) if "_graph" in state else None  # as torch.fx and torch.export make it
+    derived = {"_graph", "_code"} if code else set()
     named = {f"{name!r}": item for name, item in inside.items()}
-    attributes = {f"attribute {name!r}": own[name] for name in sorted(own)}
-    return ForeignWeights(str(code), {**named, **attributes})
+    attributes = {
+        f"attribute {name!r}": _without_handles(name, state[name])
+        for name in sorted(state.keys() - derived)
+        if not (name.startswith("_") and isinstance(state[name], (dict, type(None))) and not state[name])
+    }
+    return ForeignWeights(f"{list(children)} {code}", {**named, **attributes})
+
+
+def _without_handles(name: str, item: Any) -> Any:
+    """Return hooks without the numbers that a process gives them."""
+    return list(item.values()) if name.startswith("_") and "hooks" in name and isinstance(item, dict) else item
 
 
 def _from_onnxruntime(value: Any) -> ForeignWeights | None:

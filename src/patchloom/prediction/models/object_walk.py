@@ -8,6 +8,7 @@ so another process finds the same. What the walk cannot look into is reported, n
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import threading
 import types
@@ -22,7 +23,8 @@ import numpy as np
 from patchloom.digests import array_digest, file_digest
 from patchloom.image_stacks.array_storage import array_storage
 from patchloom.image_stacks.fingerprints import files_digest
-from patchloom.prediction.models.code_walk import CodeWalk
+from patchloom.prediction.models.code_references import package_version
+from patchloom.prediction.models.code_walk import CodeWalk, module_of
 from patchloom.prediction.models.foreign_weights import foreign_weights
 from patchloom.prediction.models.model import attributes_of, declared_identity
 from patchloom.prediction.models.part_digests import DEEPEST_PART, Part
@@ -58,8 +60,9 @@ _WEIGHT_SUFFIXES = frozenset(
     ]  # one line instead of twenty
 )
 _CONSTANTS = (type(None), bool, int, float, complex, type(Ellipsis), type(NotImplemented))
-_PLAIN = (str, bytes, Path, range, slice, np.dtype, np.generic, *_CONSTANTS)
+_EXACTLY_PLAIN = frozenset({str, bytes, range, slice, *_CONSTANTS})
 _LOCKS = (type(threading.Lock()), type(threading.RLock()))
+_PICKLING = ("__getstate__", "__reduce__", "__reduce_ex__")
 _LAZY_LIBRARIES = frozenset({"zarr", "h5py", "dask", "xarray"})
 
 
@@ -81,7 +84,7 @@ class ObjectWalk(CodeWalk):
         self._n_seen += 1
         if self._n_seen > _MOST_OBJECTS:
             raise TooManyObjectsError
-        if isinstance(value, _PLAIN):
+        if _is_plain(value):
             self._visit_plain(value, part)
         elif id(value) in self._seen:
             self.feed(part, "again", self._seen[id(value)][1])
@@ -157,7 +160,7 @@ class ObjectWalk(CodeWalk):
         """Return the digest of an object by itself, which does not depend on what was visited before."""
         walk = ObjectWalk()
         walk._n_seen = self._n_seen
-        if not isinstance(value, _PLAIN):
+        if not _is_plain(value):
             walk._seen = dict(self._seen)
         walk.visit(value, Part("", DEEPEST_PART))
         self._n_seen = walk._n_seen
@@ -165,15 +168,14 @@ class ObjectWalk(CodeWalk):
         return str(walk.digests[""].hexdigest())
 
     def visit_mapping(self, value: Mapping[Any, Any], part: Part) -> None:
-        """Add keys and values in the order of the keys."""
+        """Add keys and values in their order, in which a model may go through them."""
         if all(type(key) is str for key in value):
-            self.feed(part, type(value).__name__, len(value))
-            self.visit_items({f"[{key!r}]": value[key] for key in sorted(value)}, part)
+            self.feed(part, type(value).__name__, *value)
+            self.visit_items({f"[{key!r}]": item for key, item in value.items()}, part)
             return
-        keys = {self.alone(key): key for key in value}
-        self.feed(part, type(value).__name__, *sorted(keys))
-        for digest in sorted(keys):
-            self.visit(value[keys[digest]], part)
+        self.feed(part, type(value).__name__, *map(self.alone, value))
+        for item in value.values():
+            self.visit(item, part)
 
     def visit_array(self, value: np.ndarray[Any, Any], part: Part) -> None:
         """Add the elements of an array; of a large memory map, the state of its file."""
@@ -186,6 +188,9 @@ class ObjectWalk(CodeWalk):
             self.feed(part, files_digest(storage.files), storage.part)
         else:
             self.feed(part, array_digest(value))
+        if type(value) not in {np.ndarray, np.memmap}:  # such as a masked array
+            self.visit(type(value), part)
+            self.visit_state(attributes_of(value), part)
 
     def visit_stored(self, value: Any, part: Part) -> None:
         """Add what an array-like that is read lazily consists of."""
@@ -193,6 +198,8 @@ class ObjectWalk(CodeWalk):
         self.feed(part, storage.part, files_digest(storage.files), *map(array_digest, storage.arrays))
         if storage.unknown:
             self.cannot(part, storage.unknown)
+        coordinates = getattr(value, "coords", {})  # of xarray
+        self.visit_items({f"coordinate {str(name)!r} of": np.asarray(item) for name, item in coordinates.items()}, part)
 
     def visit_ufunc(self, value: np.ufunc, part: Part) -> None:
         """Add the name of a function of NumPy's."""
@@ -212,7 +219,7 @@ class ObjectWalk(CodeWalk):
         """Add the class of an object and all that it would be rebuilt from."""
         self.visit(type(value), part)
         try:
-            rebuilt: Any = value.__reduce_ex__(4)
+            rebuilt = _rebuilt_from(value)
         except Exception:  # noqa: BLE001  # whatever an object raises that cannot be pickled
             rebuilt = (None, (), attributes_of(value))
             self.cannot(part, f"is a {type(value).__module__}.{type(value).__qualname__}, which cannot be looked into")
@@ -234,6 +241,23 @@ class ObjectWalk(CodeWalk):
             return
         attributes = {name: value for half in halves for name, value in (half or {}).items()}
         self.visit_items({f"attribute {name!r}": attributes[name] for name in sorted(attributes, key=str)}, part)
+
+
+def _is_plain(value: Any) -> bool:
+    return type(value) in _EXACTLY_PLAIN or isinstance(value, (Path, np.dtype, np.generic))
+
+
+def _rebuilt_from(value: Any) -> Any:
+    """Return what an object would be rebuilt from, in the form of `__reduce_ex__`.
+
+    Pickling as the user's own class defines it may leave weights out, so attributes are taken instead.
+    """
+    own = (vars(kind) for kind in type(value).__mro__ if not package_version(module_of(kind)))
+    if not any(isinstance(methods.get(name), types.FunctionType) for methods in own for name in _PICKLING):
+        reduce = copyreg.dispatch_table.get(type(value))
+        return value.__reduce_ex__(4) if reduce is None else reduce(value)
+    listed = list(value) if isinstance(value, (list, tuple, set, frozenset)) else None
+    return type(value), (), attributes_of(value), listed, dict.items(value) if isinstance(value, dict) else None
 
 
 _CONTAINERS: dict[type, Callable[[ObjectWalk, Any, Part], None]] = {
