@@ -98,6 +98,20 @@ def test_specifications_of_different_kinds_do_not_make_a_table(specs: list[Any],
         SpecTable.from_specs(specs)
 
 
+@settings(deadline=None)
+@given(specs=spec_lists(), data=st.data())
+def test_fields_that_differ_in_axes_or_channels_do_not_make_a_table(specs: list[Any], data: st.DataObject) -> None:
+    spec = specs[0]
+    several = [field for field, value in spec.items() if isinstance(value, tuple)]
+    field = data.draw(st.sampled_from(several))
+    n_wanted = 0 if len(spec[field]) == 1 else data.draw(st.integers(0, len(spec[field]) - 1))
+    changed = {**spec, field: spec[field][:n_wanted]}
+    with pytest.raises(SpecError, match="it must have"):
+        SpecTable.from_specs([changed])  # type: ignore[list-item]
+    with pytest.raises(SpecError, match="it must have"):
+        SpecTable({name: np.array([value]) for name, value in changed.items()})
+
+
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     table = SpecTable.from_specs([{"data_idx": 0, "sample_idx": 0, "coords": (0, 0), "patch_size": (8, 8)}])
     with pytest.raises(SpecError, match=r"ends in \.npz or \.jsonl"):

@@ -43,6 +43,8 @@ def test_a_right_specification_of_each_kind_passes(spec: Any) -> None:
         (TILE, {"crop_size": (12, 6)}, ["stitch_coords[1] + crop_size[1] is 31, but the image has size 30"]),
         (TILE, {"total_tiles": 0}, ["total_tiles is 0"]),
         (TILE, {"crop_coords": (4,)}, ["crop_coords has 1 numbers, coords has 2"]),
+        (TILE, {"patch_size": (16,)}, ["patch_size has 1 numbers, coords has 2"]),
+        (TILE, {"patch_size": ()}, ["patch_size has 0 numbers, coords has 2"]),
         (UNCORRELATED, {"all_sample_idx": (1, 1)}, ["all_sample_idx[0] is 1, but image stack 1 has 1 sample"]),
         (UNCORRELATED, {"all_coords": ((3, 4),)}, ["all_coords has 1 entries, all_data_idx has 2"]),
         (UNCORRELATED, {"principal_channel": 2}, ["principal_channel is 2, but there are 2 channels"]),

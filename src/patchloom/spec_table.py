@@ -39,6 +39,7 @@ _N_AXES = {field: 1 for kind in _KINDS for field in kind} | {
 }
 """Number of axes that the value of a field has in one specification."""
 
+_PER_CHANNEL = frozenset({"all_data_idx", "all_sample_idx", "all_coords"})
 _INT64 = np.dtype(np.int64)
 _PLAIN = {int}
 _DICTIONARIES = {dict}
@@ -85,9 +86,7 @@ class SpecTable(Sequence[PatchSpecs]):
         for field in _fields_of_kind(columns):
             table[field] = column = _whole_numbers(field, columns[field]).view()
             column.setflags(write=False)
-        lengths = {field: len(column) for field, column in table.items()}
-        if len(set(lengths.values())) != 1:
-            raise SpecError(f"columns differ in length: {lengths}")
+        _check_shapes(table)
         self.columns = table
 
     @classmethod
@@ -112,6 +111,7 @@ class SpecTable(Sequence[PatchSpecs]):
         fields = _fields_of_kind(rows[0])
         table = object.__new__(cls)  # whose columns are made here, as `__init__` would leave them
         table.columns = dict(zip(fields, map(_column, fields, _transposed(rows, fields)), strict=True))
+        _check_shapes(table.columns)
         return table
 
     def to_specs(self) -> list[PatchSpecs]:
@@ -242,6 +242,21 @@ def _transposed(rows: list[Mapping[str, Any]], fields: Sequence[str]) -> list[tu
         pass
     odd = next((position for position, row in enumerate(rows) if set(row) != set(fields)), 0)
     raise SpecError(f"specification {odd} has fields {list(rows[odd])}, the first has {list(rows[0])}")
+
+
+def _check_shapes(columns: Mapping[str, Column]) -> None:
+    """Refuse columns that differ in length, in spatial axes, or in channels."""
+    spatial = columns["coords"].shape
+    wanted = {1: spatial[:1], 2: spatial}
+    for field, column in columns.items():
+        if field in _PER_CHANNEL:
+            channels = columns["all_data_idx"].shape[1:]
+            wanted = {2: (spatial[0], *channels), 3: (spatial[0], *channels, spatial[1])}
+        if column.shape != wanted[column.ndim]:
+            raise SpecError(
+                f"column {field} has shape {column.shape}: it must have shape {wanted[column.ndim]}, one row for each "
+                "specification, as many numbers as coords and as many channels as all_data_idx"
+            )
 
 
 def _whole_numbers(field: str, values: Any) -> Column:

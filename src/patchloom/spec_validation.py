@@ -164,9 +164,8 @@ def _low_faults(fields: _Fields, name: str, least: int) -> Iterator[str]:
 
 
 def _tile_faults(fields: _Fields, data_shapes: Sequence[Sequence[int]]) -> Iterator[str]:
-    lengths = list(_length_faults(fields, ["crop_coords", "crop_size", "stitch_coords"]))
-    if lengths:
-        yield from lengths
+    yield from _length_faults(fields, ["crop_coords", "crop_size", "stitch_coords"])
+    if any(_length_faults(fields, ["patch_size", "crop_coords", "crop_size", "stitch_coords"])):
         return
     yield from _low_faults(fields, "crop_coords", 0)
     yield from _low_faults(fields, "crop_size", 1)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchloom.errors import GeometryError, NotWholeError
+from patchloom.errors import GeometryError, NotWholeError, SpecError
 from patchloom.extraction import PatchExtractor, extract_lateral_context
 from patchloom.extraction.downscaling import halve_by_numpy, halve_sums, resize, sum_dtype
 from patchloom.extraction.lateral_context import check_context_fits, context_windows
@@ -219,6 +219,25 @@ def test_what_makes_no_sense_is_refused(rng: np.random.Generator) -> None:
         extract_lateral_context(extractor, table, 2.0)  # type: ignore[arg-type]
     with pytest.raises(GeometryError, match="downscale is 'median': it must be one of 'mean', 'resize'"):
         extract_lateral_context(extractor, table, 2, downscale="median")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"patch_size": (0, 8)},
+        {"patch_size": (8, 8, 8), "coords": (0, 0, 0)},
+        {"patch_size": (2**40, 2**40)},
+        {"data_idx": 1},
+    ],
+    ids=str,
+)
+def test_specifications_that_the_series_cannot_show_are_refused(change: Any, rng: np.random.Generator) -> None:
+    extractor = PatchExtractor([stack(rng.random((1, 2, 40, 40)))])
+    spec = {"data_idx": 0, "sample_idx": 0, "coords": (0, 0), "patch_size": (8, 8)} | change
+    with pytest.raises((SpecError, GeometryError)):
+        extract_lateral_context(extractor, [spec], n_scales=2)  # type: ignore[list-item]
+    with pytest.raises((SpecError, GeometryError)):
+        extractor.extract_batch([spec])  # type: ignore[list-item]
 
 
 def test_context_larger_than_an_image_is_refused() -> None:

@@ -216,7 +216,7 @@ SPEC: PatchSpecs = {"data_idx": 0, "sample_idx": 0, "coords": (0, 0), "patch_siz
         ({"data_idx": -1}, "data_idx is -1"),
         ({"sample_idx": 2}, "sample_idx is 2, but image stack 0 has 2 samples"),
         ({"coords": (0, 0, 0), "patch_size": (4, 4, 4)}, "specifications are 3D, but the series is 2D"),
-        ({"coords": (0, 0, 0)}, "specifications are 2D, but the series is 2D"),
+        ({"coords": (0, 0, 0)}, r"patch_size has shape \(1, 2\): it must have shape \(1, 3\)"),
     ],
 )
 def test_specifications_that_point_nowhere_are_refused(change: Any, message: str, rng: np.random.Generator) -> None:
@@ -331,3 +331,13 @@ def test_a_batch_is_made_of_numbers(dtype: Any) -> None:
 def test_what_is_not_a_specification_is_refused(spec: Any) -> None:
     with pytest.raises(SpecError):
         PatchExtractor([stack(np.zeros((1, 1, 9, 9)))]).extract(spec)
+
+
+@pytest.mark.parametrize("name", ["scale", "offset"])
+@pytest.mark.parametrize(
+    "number", [1e39, -1e300, 10**400, float("nan"), float("inf"), [1.0, float("-inf")], [[1.0], [1, 2]], "2"]
+)
+def test_numbers_that_the_batch_does_not_hold_are_refused_by_name(name: str, number: Any) -> None:
+    extractor = PatchExtractor([ArrayStack(np.zeros((2, 8, 8)), "CYX")])
+    with pytest.raises(GeometryError, match=f"{name} is .*: it must be a finite float32"):
+        extractor.extract_batch([SPEC], **{name: number})

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchloom.geometry.padding import Padding, axis_source, source_runs
+from patchloom.geometry.padding import Padding, axis_source, source_indices, source_runs
 
 WINDOWS = {
     "start": st.integers(-40, 40),
@@ -29,6 +29,21 @@ def test_an_axis_is_made_of_what_numpy_puts_there(start: int, size: int, image_s
     assert window.tolist() == expected.tolist()
     assert all(0 <= first < last <= image_size for first, last in source.runs)
     assert set(read) == set(expected) - {0}, "nothing is read that is not needed"
+
+
+@given(
+    start=st.integers(-(2**63), 2**63 - 1),
+    size=st.integers(1, 30),
+    image_size=st.integers(1, 20),
+    padding=st.sampled_from(["constant", "reflect", "edge", "wrap"]),
+)
+def test_windows_lie_as_far_away_as_integers_go(start: int, size: int, image_size: int, padding: Padding) -> None:
+    """A period, or the image's size, nearer there is the same to see."""
+    period = {"wrap": image_size, "reflect": max(2 * image_size - 2, 1)}.get(padding)
+    near = start % period - period if period else min(max(start, -2 * size), image_size + size)
+    np.testing.assert_array_equal(
+        source_indices(start, size, image_size, padding), source_indices(near, size, image_size, padding)
+    )
 
 
 @given(**WINDOWS)

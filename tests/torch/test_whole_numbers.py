@@ -15,7 +15,7 @@ from patchloom.torch import MicroSplitDataset, PatchDataset, PatchLoader
 from patchloom.torch.whole_numbers import cast, holds_all
 
 SOURCES = ["bool", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8", ">u4"]
-TARGETS = ["bool", "u1", "i1", "i2", "i4", "i8", "u2", "u4", "u8", "f2", "f4", "f8"]
+TARGETS = ["bool", "u1", "i1", "i2", "i4", "i8", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"]
 
 
 def labels(dtype: str, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -35,19 +35,21 @@ def is_same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=120)
 @given(source=st.sampled_from(SOURCES), target=st.sampled_from(TARGETS), seed=st.integers(0, 2**32))
 def test_labels_are_the_same_in_any_dtype_or_refused(source: str, target: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     image = labels(source, rng, (12, 12))
     if rng.random() < 0.5:
         image[6:] = 1
+    elif rng.random() < 0.5:
+        image[:] = image[0, 0]  # of which nothing tells that other numbers are not held
     plan = pl.FixedPatching(
         [{"data_idx": 0, "sample_idx": 0, "coords": (y, x), "patch_size": (6, 6)} for y in (0, 6) for x in (0, 6)]
     )
     stacks = [pl.ArrayStack(image, "YX", source="labels.tif")]
     dataset = PatchDataset(stacks, plan, stacks, dtype=bool, target_dtype=target)
-    both_float = np.dtype(source).kind == "f" and np.dtype(target).kind == "f"
+    both_float = np.dtype(source).kind == "f" and np.dtype(target).kind in "fc"
     for index, spec in enumerate(plan):
         y, x = spec["coords"]
         expected = image[y : y + 6, x : x + 6]
@@ -154,3 +156,12 @@ def test_microsplit_refuses_whole_numbers_that_its_floats_do_not_hold(way: str, 
         dataset(large)[0]
     normalised = {"targets": {"target_normalisation": Values()}, "inputs": {"normalisation": Values()}}
     assert dataset(large, **normalised.get(way, {"target_normalisation": Values()}))[0].input.shape == (2, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("number", "dtype", "target"),
+    [(-(2**63), "i8", "f2"), (2**24 + 1, "u4", "c8"), (2**63, "u8", "i8"), (2**53 + 1, "i8", "c16")],
+)
+def test_a_number_that_comes_back_the_same_from_infinity_or_another_sign_is_refused(number, dtype, target):
+    assert not holds_all(np.dtype(dtype), np.dtype(target))
+    assert cast(np.array([1, number], dtype), np.empty(2, target)) == (1,)

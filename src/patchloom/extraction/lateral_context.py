@@ -7,6 +7,7 @@ is brought back to the patch's size. One read, of the coarsest scale's window, s
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from patchloom.argument_checks import flag, instance
 from patchloom.axes import spatial_axes
 from patchloom.errors import GeometryError
 from patchloom.extraction.downscaling import Downscale, check_downscale, halve_sums, resize
-from patchloom.extraction.patch_extractor import PatchExtractor
+from patchloom.extraction.patch_extractor import PatchExtractor, empty_batch
 from patchloom.geometry.checks import whole_number
 from patchloom.patch_specs import PatchSpecs
 from patchloom.pixel_arrays import check_fillable
@@ -84,17 +85,17 @@ def extract_lateral_context(
     check_downscale(downscale)
     scales = checked_scales(n_scales)
     table = SpecTable.from_specs(specs)
-    size = tuple(table.columns["patch_size"][0].tolist())
+    size = extractor.locate(table).patch_size
     grows = _grows(len(size), scale_z=scale_z)
-    windows = context_windows(table, scales, scale_z=scale_z)
     shape = (len(table), extractor.n_channels, scales, *size)
     if out is None:
-        out = np.empty(shape, np.float32)
+        out = empty_batch(shape, np.float32)
     else:
         check_fillable("out", out, shape)
         if out.dtype.kind != "f":
             raise GeometryError(f"out is {out.dtype}, but it must be floats: means of pixels are fractions")
-        extractor.check_apart(out, np.unique(windows.columns.get("all_data_idx", windows.columns["data_idx"])).tolist())
+        extractor.check_apart(out, np.unique(table.columns.get("all_data_idx", table.columns["data_idx"])).tolist())
+    windows = context_windows(table, scales, scale_z=scale_z)
     read = None  # written to again and again, as fresh memory takes longer to get than to fill
     for rows in _portions(extractor, windows):
         some = windows[rows]
@@ -201,7 +202,7 @@ def _grows(n_dims: int, *, scale_z: bool) -> tuple[bool, ...]:
 
 def _portions(extractor: PatchExtractor, windows: SpecTable) -> Iterator[slice]:
     """Divide windows into as many as may be in memory together."""
-    voxels = extractor.n_channels * int(windows.columns["patch_size"][0].prod())
+    voxels = prod((extractor.n_channels, *windows.columns["patch_size"][0].tolist()))
     at_once = max(1, _READ_TOGETHER // (voxels * extractor.data_dtype.itemsize))
     for start in range(0, len(windows), at_once):
         yield slice(start, min(start + at_once, len(windows)))

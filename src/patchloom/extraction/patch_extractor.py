@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from patchloom.argument_checks import instance, shown
-from patchloom.errors import GeometryError
+from patchloom.errors import GeometryError, SpecError
 from patchloom.extraction.box_reads import read_boxes
 from patchloom.extraction.chunk_pool import Announced, ChunkPool
 from patchloom.extraction.exact_normalisation import cancels, is_exact_in_float32, normalise_exactly
@@ -132,14 +132,14 @@ class PatchExtractor:
         Raises
         ------
         SpecError
-            If the specification points outside the series.
+            If the specification points outside the series, or its patch does not fit into memory.
         SourceError
             If the pixels cannot be read.
         """
         located = self.locate([spec])
         of_one_stack = located.per_patch == 1
         dtype = self.image_stacks[int(located.stacks[0])].data_dtype if of_one_stack else self.data_dtype
-        batch = np.empty((1, self.n_channels, *located.patch_size), dtype)
+        batch = empty_batch((1, self.n_channels, *located.patch_size), dtype)
         self._fill(located.by_stack(), batch, None)
         patch: NDArray[Any] = batch[0]
         return patch
@@ -175,7 +175,7 @@ class PatchExtractor:
         Raises
         ------
         SpecError
-            If a specification points outside the series, or they differ in size or kind.
+            If a specification points outside the series, they differ in size or kind, or do not fit into memory.
         GeometryError
             If `out`, `dtype`, `scale` or `offset` do not fit, or `out` cannot be written to or shares memory with an image.
         SourceError
@@ -185,7 +185,7 @@ class PatchExtractor:
         if out is None:
             plain = scale is None and offset is None
             of_batch = (self.data_dtype if plain else np.float32) if dtype is None else pixel_dtype("dtype", dtype)
-            out = np.empty((located.n_patches, self.n_channels, *located.patch_size), of_batch)
+            out = empty_batch((located.n_patches, self.n_channels, *located.patch_size), of_batch)
         self.extract_located(located, out, scale, offset)
         return out
 
@@ -334,15 +334,40 @@ class PatchExtractor:
         return per_channel
 
 
+def empty_batch(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    """Make room for a batch of patches.
+
+    Raises
+    ------
+    SpecError
+        If there is not as much memory.
+
+    Examples
+    --------
+    >>> empty_batch((1, 1, 2**40, 2**40), np.uint8)
+    Traceback (most recent call last):
+        ...
+    patchloom.errors.SpecError: a batch of shape (1, 1, 1099511627776, 1099511627776) does not fit into memory: take smaller
+    patches, or fewer at a time
+    """
+    try:
+        return np.empty(shape, dtype)
+    except (ValueError, MemoryError) as error:
+        raise SpecError(
+            f"a batch of shape {shape} does not fit into memory: take smaller patches, or fewer at a time"
+        ) from error
+
+
 def _finite_numbers(name: str, values: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return numbers that a dtype holds, in their own."""
     try:
         numbers = np.asarray(values)
-    except ValueError:  # lists of different lengths
+    except (ValueError, TypeError, RuntimeError):  # lists of different lengths, tensors with a gradient
         numbers = np.empty(0, dtype=object)
     real = numbers.dtype.kind in "iuf" or (dtype.kind == "c" and numbers.dtype.kind == "c")
+    most = float(np.finfo(dtype).max)
     # Python's numbers are compared, as NumPy takes longer for a few.
-    if not real or not all(abs(number) <= np.finfo(dtype).max for number in numbers.ravel().tolist()):
+    if not real or not all(abs(number) <= most for number in numbers.ravel().tolist()):
         raise GeometryError(f"{name} is {shown(values)}: it must be a finite {dtype}, or one for each channel")
     return numbers
 

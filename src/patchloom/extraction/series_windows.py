@@ -98,12 +98,7 @@ def locate(table: SpecTable, shapes: NDArray[np.int64]) -> SeriesWindows:
 
 def _checked_size(table: SpecTable, n_dims: int) -> tuple[int, ...]:
     """Patch size of specifications that are all of one."""
-    sizes, coords = table.columns["patch_size"], table.columns["coords"]
-    if sizes.shape[-1] != coords.shape[-1]:
-        raise SpecError(
-            f"specifications are {sizes.shape[-1]}D, but the series is {n_dims}D: coords has {coords.shape[-1]} numbers and "
-            f"patch_size has {sizes.shape[-1]}, and both must have {n_dims}"
-        )
+    sizes = table.columns["patch_size"]
     if sizes.shape[-1] != n_dims:
         raise SpecError(f"specifications are {sizes.shape[-1]}D, but the series is {n_dims}D")
     if len(sizes) > 1 and sizes.strides[0] and (sizes != sizes[:1]).any():  # with a step of 0 they are one and the same

@@ -64,6 +64,9 @@ def source_indices(start: int, size: int, image_size: int, padding: Padding) -> 
     >>> source_indices(-2, 6, 3, "constant").tolist()
     [-1, -1, 0, 1, 2, -1]
     """
+    period = max(2 * (image_size - 1), 1) if padding == "reflect" else image_size
+    # Windows far outside are moved to where they show the same, so that positions have 64 bits wherever they lie.
+    start = start % period if padding in {"reflect", "wrap"} else min(max(start, -size), image_size)
     indices = np.arange(start, start + size, dtype=np.intp)
     if padding == "edge":
         return np.clip(indices, 0, image_size - 1)
@@ -71,7 +74,6 @@ def source_indices(start: int, size: int, image_size: int, padding: Padding) -> 
         return indices % image_size
     if padding == "reflect":
         # A mirror at both ends repeats after going there and back; an axis of one voxel is its own mirror image.
-        period = max(2 * (image_size - 1), 1)
         indices %= period
         return np.minimum(indices, period - indices) if image_size > 1 else np.zeros_like(indices)
     return np.where((indices >= 0) & (indices < image_size), indices, -1)

@@ -20,9 +20,9 @@ def holds_all(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
     >>> holds_all(np.dtype("float64"), np.dtype("float32")), holds_all(np.dtype("float32"), np.dtype("int64"))
     (True, False)
     """
-    if target.kind in "bc" or (source.kind == "f" and target.kind == "f"):
+    if target.kind == "b" or (source.kind in "fc" and target.kind in "fc"):
         return True
-    if source.kind in "iu" and target.kind == "f":
+    if source.kind in "iu" and target.kind in "fc":
         return source.itemsize * 8 - (source.kind == "i") <= np.finfo(target).nmant + 1
     return bool(np.can_cast(source, target, "safe"))
 
@@ -50,6 +50,6 @@ def cast(pixels: NDArray[Any], out: NDArray[Any]) -> tuple[int, ...] | None:
     """
     with np.errstate(invalid="ignore", over="ignore"):
         out[...] = pixels
-        # Back and forth a number may come out the same with another sign in between.
-        changed = (out.astype(pixels.dtype) != pixels) | ((out < 0) != (pixels < 0))
+        # Back and forth a number may come out the same with another sign, or infinity, in between.
+        changed = (out.real.astype(pixels.dtype) != pixels) | (out != pixels)
     return tuple(np.argwhere(changed)[0].tolist()) if changed.any() else None
