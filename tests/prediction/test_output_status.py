@@ -76,6 +76,22 @@ def test_a_folder_is_finished_if_it_contains_outputs_and_all_of_them_are(tmp_pat
     assert not read_output_status(folder).finished
 
 
+def test_of_several_outputs_each_is_finished_and_the_name_of_the_run_is_refused_with_theirs(
+    tmp_path: Path, image: np.ndarray
+) -> None:
+    paths = pl.predict(
+        lambda batch: {"a": batch, "b": batch},
+        image,
+        tmp_path / "out.ome.zarr",
+        axes="YX",
+        patch_size=(32, 32),
+        progress=False,
+    )
+    assert all(read_output_status(path).finished for path in paths.values())
+    with pytest.raises(SourceNotFoundError, match=r"with several: out-NAME\.ome\.zarr"):
+        read_output_status(tmp_path / "out.ome.zarr")
+
+
 @pytest.mark.parametrize(
     ("name", "error"),
     [

@@ -13,7 +13,7 @@ from patchloom.image_stacks import open_stacks
 from patchloom.local_paths import normalize_path
 from patchloom.prediction.ledger import ledger_path, read_progress
 from patchloom.sinks.destination import partial_path
-from patchloom.sinks.output_kind import SINK_SUFFIXES, ZARR
+from patchloom.sinks.output_kind import SINK_SUFFIXES, ZARR, image_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,10 @@ def _is_finished(path: Path) -> bool:
     if partial_path(path).exists():
         return False
     if not path.exists():
-        raise SourceNotFoundError(f"{path} does not exist, and no run has begun it: give the name of an output")
+        raise SourceNotFoundError(
+            f"{path} does not exist, and no run has left it unfinished: give the name of an output (of a model with several: "
+            f"{image_name(path)}-NAME{path.name[len(image_name(path)) :]})"
+        )
     with suppress(AxesError):  # NumPy files contain no axes
         open_stacks(path)
     return True
