@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from patchloom import ArgumentTypeError, GeometryError, NotWholeError
 from patchloom.argument_checks import flag, instance, listed, one_of, real_number, shown, whole_number
 
-STRANGERS: list[Any] = [None, "3", "", b"3", [], {}, object(), int, 1j, np.array([1, 2]), np.datetime64("2026-01-01")]
+STRANGERS: list[Any] = [None, "3", "", b"3", [], {}, Ellipsis, int, 1j, np.array([1, 2]), np.datetime64("2026-01-01")]
 
 
 @pytest.mark.parametrize(

@@ -254,7 +254,7 @@ class TileWeights(NamedTuple):
         return _multiplied_out(self, dtype)
 
 
-@lru_cache(maxsize=4)  # a run meets few kinds of tiles at a time
+@lru_cache(maxsize=6)  # a row has up to five kinds of tiles: two at each end and those between
 def _multiplied_out(weights: TileWeights, dtype: np.dtype[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     *outer, last = weights.along_axes()
     product = np.empty(weights.sizes, dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from patchloom.prediction.plan import PredictionPlan
@@ -21,6 +22,11 @@ class Step(NamedTuple):
     """Whether the tile is filled instead of run."""
     is_needed: bool = True
     """Whether a block that is not done gets a part of the tile."""
+
+    @property
+    def runs(self) -> bool:
+        """Whether a tile goes through the model."""
+        return self.tile is not None and not self.is_skipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +86,11 @@ def batches(
         for block in range(len(plan.blocks[data_idx])):
             is_open = not is_done(data_idx, block)
             for step in _steps_of_turn(plan, data_idx, block, is_done, skips):
-                yield from forming.add(step)
+                if step.runs and forming.is_full:
+                    yield from forming.end()
+                forming.add(step)
             if is_open:
-                yield from forming.add(Step(data_idx, block, None))
+                forming.add(Step(data_idx, block, None))
             if skips is not None:
                 yield from forming.end()
     yield from forming.end()
@@ -102,9 +110,9 @@ def needed_tiles(
     is_done : callable
         As in `batches`.
     """
-    schedule = plan.schedule(data_idx)
+    schedule, is_done_here = plan.schedule(data_idx), partial(is_done, data_idx)
     return [
-        (tile, any(not is_done(data_idx, served) for served in schedule.blocks_served(tile, block)))
+        (tile, not all(map(is_done_here, schedule.blocks_served(tile, block))))
         for tile in schedule.tiles_of(block).tolist()
     ]
 
@@ -136,18 +144,20 @@ class _FormingBatch:
     n_tiles: int = 0
     """Number of steps that run a tile."""
 
-    def add(self, step: Step) -> Iterator[Batch]:
-        """Add a step; yield the batch before it if that is full."""
-        runs = step.tile is not None and not step.is_skipped
-        if runs and self.n_tiles == self.size:
-            yield from self.end()
+    @property
+    def is_full(self) -> bool:
+        """Whether no other tile can be run in this batch."""
+        return self.n_tiles == self.size
+
+    def add(self, step: Step) -> None:
+        """Add a step."""
         self.steps.append(step)
-        self.n_tiles += runs
+        self.n_tiles += step.runs
 
     def end(self) -> Iterator[Batch]:
         """Yield what is needed of the steps so far, and begin with none."""
         steps, self.steps, self.n_tiles = self.steps, [], 0
-        if not any(step.is_needed for step in steps if step.tile is not None and not step.is_skipped):
+        if not any(step.is_needed for step in steps if step.runs):
             steps = [step for step in steps if step.tile is None or (step.is_skipped and step.is_needed)]
         if steps:
             yield Batch(tuple(steps))
