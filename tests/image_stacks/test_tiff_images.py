@@ -222,3 +222,12 @@ def test_an_imagej_stack_of_one_directory_that_was_cut_is_not_taken_for_its_firs
     with pytest.raises(SourceError, match=r"a\.tif is damaged: ImageJ describes 4 pages, and there are 1"):
         TiffStack(tmp_path / "a.tif")
     assert TiffStack(tmp_path / "a.tif", "YX").data_shape == (1, 1, 20, 30)
+
+
+@pytest.mark.parametrize("told", ["images=7", "images=99999999999999999999999", "images=3.5", "images=7\nframes=1"])
+def test_an_imagej_file_of_one_page_that_says_it_has_more_is_refused(tmp_path, told):
+    (image,) = random_images((20, 30))
+    tifffile.imwrite(tmp_path / "a.tif", image, metadata=None, description=f"ImageJ=1.54f\n{told}\n")
+    with pytest.raises(SourceError, match=r"a\.tif is damaged: ImageJ describes .* pages, and there are 1"):
+        TiffStack(tmp_path / "a.tif")
+    np.testing.assert_array_equal(pixels(TiffStack(tmp_path / "a.tif", "YX")), image)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -90,13 +91,21 @@ def _described_by_series(
     if len(directories) > _FEW:
         check_tables(directories)
     kinds = {series.kind for series in tif.series}
-    if kinds <= _PAGES_ALONE and tif.is_imagej and not ignores_description:
-        n_images = (tif.imagej_metadata or {}).get("images", 1)
-        if n_images != len(directories):
-            raise SourceError(
-                f"{path} is damaged: ImageJ describes {n_images} pages, and there are {len(directories)}; give axes to read them"
-            )
+    if tif.is_imagej and (kinds <= _PAGES_ALONE or kinds == {"imagej"}) and not ignores_description:
+        _check_imagej(path, tif, len(directories), is_guessed=kinds <= _PAGES_ALONE)
     if kinds <= _PAGES_ALONE or (tif.is_scanimage and len(tif.pages) < len(directories)):
         # tifffile guesses where the pages of ScanImage are, and may find fewer than there are.
         return images_of_pages(tif, directories)
     return [SeriesImage(path, tif, series, directories, PageReader(tif)) for series in tif.series]
+
+
+def _check_imagej(path: Path, tif: tifffile.TiffFile, n_directories: int, *, is_guessed: bool) -> None:
+    """Refuse a file that ImageJ says has more pages than are there; or fewer, where tifffile does not use what it says."""
+    n_images = (tif.imagej_metadata or {}).get("images", 1)
+    # Beyond 4 GB ImageJ writes one directory for all pages.
+    described = [math.prod(series.shape) // math.prod(series.keyframe.shape) for series in tif.series]
+    n_pages = n_directories if is_guessed else max(n_directories, *described)
+    if n_images > n_pages or (is_guessed and n_images != n_pages):
+        raise SourceError(
+            f"{path} is damaged: ImageJ describes {n_images} pages, and there are {n_pages}; give axes to read them"
+        )
