@@ -99,10 +99,9 @@ class AlikePages(NamedTuple):
 
     def page_like_it(self, directory: Directory, file: BinaryIO) -> StoredPage | None:
         """Describe the page of a directory; None if it differs in more than where the segment is."""
-        path, kind, _, byte_counts, jpeg_tables, is_run = self.first
-        entries = directory.entries
+        first, entries = self.first, directory.entries
         if (
-            directory.path != path
+            directory.path != first.path
             or len(entries) != self.n_bytes
             or int.from_bytes(entries, "little") & self.mask != self.expected
             or (self.distant and not all(self._is_equal(entries, file, *value) for value in self.distant))
@@ -111,9 +110,8 @@ class AlikePages(NamedTuple):
         offset = int.from_bytes(entries[self.offset], self.order)
         if not offset:  # a segment that was left out
             return None
-        if not is_run:
-            byte_counts = (int.from_bytes(entries[self.byte_count], self.order),)
-        return StoredPage(path, kind, (offset,), byte_counts, jpeg_tables, is_run)
+        byte_counts = first.byte_counts if first.is_run else (int.from_bytes(entries[self.byte_count], self.order),)
+        return StoredPage(first.path, first.kind, (offset,), byte_counts, first.jpeg_tables, first.is_run)
 
     def _is_equal(self, entries: bytes, file: BinaryIO, place: slice, expected: bytes) -> bool:
         file.seek(min(int.from_bytes(entries[place], self.order), LAST_POSITION))

@@ -288,20 +288,21 @@ class _DirectoryReader:
     def __init__(self, path: str, file: BinaryIO, form: _Format) -> None:
         self.size = _size(file)
         self._path, self._file, self._format = path, file, form
+        self._sizes = _sizes(form)
+        self._length, self._pointer = struct.Struct(form.length).unpack_from, struct.Struct(form.pointer).unpack_from
         self._start, self._window = 0, b""
 
     def read(self, position: int) -> tuple[Directory, int]:
         """Read a directory and the position of the next one."""
-        form = self._format
-        length_size, entry_size, pointer_size = _sizes(form)
+        length_size, entry_size, pointer_size = self._sizes
         start = self._place(position, length_size)
-        stop = start + length_size + struct.unpack_from(form.length, self._window, start)[0] * entry_size
+        stop = start + length_size + self._length(self._window, start)[0] * entry_size
         if stop + pointer_size > len(self._window):
             n_bytes = stop - start
             start = self._place(position, n_bytes + pointer_size)
             stop = start + n_bytes
-        directory = Directory(self._path, position, form, self._window[start + length_size : stop])
-        return directory, struct.unpack_from(form.pointer, self._window, stop)[0]
+        directory = Directory(self._path, position, self._format, self._window[start + length_size : stop])
+        return directory, self._pointer(self._window, stop)[0]
 
     def _place(self, position: int, n_bytes: int) -> int:
         """Return where a position is in the window, which is moved where it lacks some of the bytes from there on."""
