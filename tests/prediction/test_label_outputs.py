@@ -64,7 +64,7 @@ def test_levels_of_labels_are_the_mode_of_the_level_above(
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
-@pytest.mark.parametrize("options", [{}, {"blend": "hann"}, {"reduce": "uint8*0.5"}])
+@pytest.mark.parametrize("options", [{}, {"blend": "hann"}, {"reduce": "uint8*0.5"}, {"dtype": "int32"}])
 def test_levels_of_intensities_are_means(
     dtype: str, options: dict[str, Any], rng: np.random.Generator, tmp_path: Path
 ) -> None:

@@ -286,12 +286,18 @@ class Outputs:
             chunk_shape=(1, 1, *one_plane, *choose_chunk(block_shape)),
             shard_shape=(1, 1, *one_plane, *block_shape),
             metadata=result_metadata(stack, self._plan, form),
-            pyramid="mode" if self._pyramid == "auto" and holds_labels(self._plan, data_idx, form) else self._pyramid,
+            pyramid=self._halving(data_idx, form),
             version=self._version,
             overwrite=self._overwrite or is_shown,
             resume=path is not None and data_idx in self._recorded and partial_path(path).exists(),
             lock=self._lock if len(self._plan.stacks) == 1 and not form.name else None,
         )
+
+    def _halving(self, data_idx: int, form: OutputForm) -> Pyramid | None:
+        """Choose how levels are made by what the model returns; the dtype that is written may be that of labels by chance."""
+        if self._pyramid != "auto":
+            return self._pyramid
+        return "mode" if holds_labels(self._plan, data_idx, form) else "mean"
 
     def _is_shown(self, data_idx: int, number: int) -> bool:
         """Whether an earlier run completed an output; it may have been killed before it could write that down."""
