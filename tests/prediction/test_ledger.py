@@ -269,3 +269,21 @@ def test_a_forked_child_leaves_the_ledger_to_its_parent(tmp_path: Path) -> None:
     assert read_progress(tmp_path / "ledger") == (read_header(tmp_path / "ledger"), 1, 0)
     written.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_folder_in_the_place_of_the_ledger_is_refused_and_kept(overwrite: bool, tmp_path: Path) -> None:
+    kept = tmp_path / "out.ome.zarr.ledger" / "kept"
+    kept.parent.mkdir()
+    kept.touch()
+    with pytest.raises(SinkError, match=r"the ledger .*out\.ome\.zarr\.ledger cannot be re"):
+        predict(
+            lambda batch: batch,
+            np.zeros((8, 8), np.uint8),
+            tmp_path / "out.ome.zarr",
+            axes="YX",
+            patch_size=(8, 8),
+            overwrite=overwrite,
+            progress=False,
+        )
+    assert list(tmp_path.rglob("*")) == [kept.parent, kept]

@@ -24,6 +24,7 @@ from patchloom.sinks import (
     check_destination,
     output_kind,
 )
+from patchloom.sinks.write_failure import why
 
 
 class ClaimedOutput(NamedTuple):
@@ -130,7 +131,7 @@ def run_ledger(
         yield None
         return
     if overwrite:
-        path.unlink(missing_ok=True)
+        _remove_ledger(path)
     header = {
         "memory limit": prepared.memory_limit,
         "n_blocks": prepared.n_blocks,
@@ -148,6 +149,13 @@ def run_ledger(
         ledger.close() if ledger.blocks else ledger.remove()
         raise
     ledger.remove()
+
+
+def _remove_ledger(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise SinkError(f"the ledger {path} cannot be removed: {why(error)}: remove it by hand") from error
 
 
 def _is_resumable(output: str | Path) -> bool:
