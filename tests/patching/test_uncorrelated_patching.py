@@ -134,7 +134,7 @@ def other_series(shape: tuple[int, ...], **options: Any) -> list[RandomPatching]
         (RandomPatching(SHAPES, (8, 6), 1), {"principal_channel": 2}, GeometryError, "principal_channel is 2, but"),
         (RandomPatching(SHAPES, (8, 6), 1), {"principal_channel": -1}, GeometryError, "principal_channel is -1"),
         (RandomPatching(SHAPES, (8, 6), 1), {"probability": 1.1}, GeometryError, r"probability is 1\.1"),
-        (RandomPatching(SHAPES, (8, 6), 1), {"probability": float("nan")}, GeometryError, "probability is nan"),
+        (RandomPatching(SHAPES, (8, 6), 1), {"probability": float("nan")}, GeometryError, "probability is NaN"),
         (RandomPatching(SHAPES, (8, 6), 1), {"seed": -1}, GeometryError, "seed is -1"),
         (other_series((1, 1, 99, 99)), {"n_channels": 3}, GeometryError, "there are 2 bases for 3 channels"),
         (other_series((1, 1, 99, 99)), {"probability": 0.5}, GeometryError, "different data_shapes"),

@@ -45,9 +45,9 @@ def normalise_exactly(
     Parameters
     ----------
     pixels : array
-        `C(Z)YX` real numbers of up to 64 bits.
+        `C...YX` real numbers of up to 64 bits, with any axes between the channels and YX.
     out : array of float
-        `C(Z)YX`; it may be `pixels`.
+        Of the same shape; it may be `pixels`.
     scale, offset : sequence of float
         One number for each channel.
     offset_rest : sequence of float, optional

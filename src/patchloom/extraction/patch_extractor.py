@@ -253,8 +253,8 @@ class PatchExtractor:
         pixels = out if is_exact_in_float32(self.data_dtype) else np.empty(out.shape, self.data_dtype)
         self.extract_located(located, pixels)
         wide = self._normalisation(np.dtype(np.float64), scale, offset)
-        for patch, target in zip(pixels, out, strict=True):
-            normalise_exactly(patch, target, wide.scale.tolist(), wide.offset.tolist())
+        by_channel = (pixels.swapaxes(0, 1), out.swapaxes(0, 1))
+        normalise_exactly(*by_channel, wide.scale.tolist(), wide.offset.tolist())
 
     def check_apart(self, out: NDArray[Any], stacks: Iterable[int]) -> None:
         """Refuse an array that shares memory with one of some images, which would change while it is read.
