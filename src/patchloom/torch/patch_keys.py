@@ -7,6 +7,7 @@ processes that live on from one epoch to the next give what new ones would.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
@@ -49,13 +50,21 @@ class PatchKeys(NamedTuple):
         if isinstance(keys, cls):
             return keys
         given = listed("keys", keys, "a sequence of keys or indices of patches")
-        for place, key in enumerate(given):
-            _check_key(f"keys[{place}]", key)
+        if not _are_plain(given):
+            for place, key in enumerate(given):
+                _check_key(f"keys[{place}]", key)
         epochs = {key[0] if isinstance(key, tuple) else None for key in given}
         if len(epochs) > 1:
             raise PatchIndexError(f"a batch has keys of several epochs, {epochs}: it must be of one")
         indices = [key[1] if isinstance(key, tuple) else key for key in given]
         return cls(epochs.pop() if epochs else None, np.array(indices))
+
+
+def _are_plain(keys: list[Any]) -> bool:
+    """Return whether keys are right at a glance, as those of a sampler are: all of one kind, of plain integers."""
+    kinds = set(map(type, keys))
+    numbers = list(chain.from_iterable(keys)) if kinds == {PatchKey} else keys
+    return kinds in ({PatchKey}, {int}) and set(map(type, numbers)) == {int} and min(numbers) >= 0
 
 
 def _check_key(name: str, key: Any) -> None:

@@ -149,7 +149,7 @@ class SeriesReader:
     def read_into(self, located: LocatedPatches, out: NDArray[Any]) -> None:
         """Read a batch to where it is wanted, `(B, C, (Z), Y, X)`; see `read`."""
         windows, scale, offset = located
-        self._watch.check(np.unique(windows.stacks).tolist())
+        self._watch.check(sorted(set(windows.stacks.tolist())))
         if scale is None or offset is None:
             self._read_as_they_are(windows, out)
         elif self._normalises_in_double:
