@@ -36,7 +36,13 @@ def may_be_rounded(batch: NDArray[Any], dtype: np.dtype[Any]) -> bool:
     (False, True)
     """
     limit = 2.0 ** (np.finfo(dtype).nmant + 1)
-    return bool(batch.size) and not bool(-limit < batch.min() <= batch.max() < limit)
+    if not batch.size:
+        return False
+    # Floats from 0 on are ordered as their bits are, and negative ones have higher bits: one pass is enough for most batches.
+    bits = f"u{batch.itemsize}"
+    if batch.view(bits).max() < np.array(limit, batch.dtype).view(bits):
+        return False
+    return not bool(-limit < batch.min() <= batch.max() < limit)
 
 
 def cast(pixels: NDArray[Any], out: NDArray[Any]) -> tuple[int, ...] | None:
