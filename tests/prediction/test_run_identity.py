@@ -19,7 +19,7 @@ import xarray as xr
 import zarr
 
 import patchloom
-from patchloom.errors import ModelError, SinkError, SourceChangedError
+from patchloom.errors import ModelError, SinkError, SourceChangedError, SourceError
 from patchloom.image_stacks import ZarrStack, open_stacks
 from patchloom.prediction import blocks, make_plan, predict
 from patchloom.prediction.emptiness import SkipOutside
@@ -321,7 +321,8 @@ def test_a_file_that_changes_during_a_run_ends_it_and_recorded_blocks_are_of_the
     probe = Copy()
     predict(probe, image, **TILES)
     model = Copy(min(moment, probe.calls), lambda: change(source, np.zeros_like(image)))
-    with pytest.raises(SourceChangedError, match=r"image\.(npy|tif) has changed on disk"):
+    # Whoever reads ahead while the file is written again may find it cut before it is known to have changed.
+    with pytest.raises(SourceError, match=r"image\.(npy|tif) (has changed on disk|is truncated)"):
         predict(model, source, output, **TILES)
     assert not output.exists()
     if not ledger_path(output).exists():

@@ -74,7 +74,7 @@ def test_a_lock_that_the_caller_holds_is_left_to_the_caller(tmp_path, name):
 
 
 def test_there_are_two_versions_of_ome_zarr(tmp_path):
-    with pytest.raises(GeometryError, match=r"written as '0.4' or '0.5'"):
+    with pytest.raises(GeometryError, match=r"version is '0.3': it must be '0.4' or '0.5'"):
         open_sink(tmp_path / "a.zarr", **GRID, version="0.3")
     sink = open_sink(tmp_path / "a.zarr", **GRID, version="0.4")
     assert sink.shard_shape == (1, 1, 32, 32)
