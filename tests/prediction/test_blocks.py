@@ -81,7 +81,7 @@ def test_what_goes_through_the_model_for_a_block_is_bounded_unless_files_would_g
         block = prepared.blocks[0][number]
         # Those whose own part of the image it is; tiles that reach into it from others are shared with those.
         n_tiles = prod(size / core for size, core in zip(block.shape, cores, strict=True))
-        small = prod(block.shape) <= blocks.LEAST_BLOCK_VOXELS
+        small = prod(block.shape) <= blocks.LEAST_BLOCK_VOXELS[n_dims]
         assert small or n_tiles <= max(1, min(bound, blocks.MODEL_TILES)) * (1 + 1e-9)
 
 

@@ -24,8 +24,9 @@ a tile of 64³."""
 MODEL_TILES = 512
 """Tiles of one block: small ones may take a network long for their size."""
 
-LEAST_BLOCK_VOXELS = 2**20
-"""Voxels of a block, in one channel, below which no block is made smaller to be finished sooner: files would get too small."""
+LEAST_BLOCK_VOXELS = {2: 2**20, 3: 2**21}
+"""Voxels of a block, in one channel, below which no block is made smaller to be finished sooner: files would get too small,
+and too many tiles would reach over several blocks."""
 
 _CHUNK_SIZE = {2: 256, 3: 64}
 """Size along each axis that a chunk of the output comes close to: what viewers fetch at once."""
@@ -144,13 +145,13 @@ def largest_block(data_shapes: Sequence[Sequence[int]], patch_size: Sequence[int
     --------
     >>> largest_block([(1, 1, 8192, 8192)], patch_size=(256, 256), cores=(192, 192))  # 256 tiles
     9437184
-    >>> largest_block([(1, 1, 512, 512, 512)], patch_size=(64, 64, 64), cores=(48, 48, 48))  # 16 tiles
-    1769472
+    >>> largest_block([(1, 1, 512, 512, 512)], patch_size=(64, 64, 64), cores=(48, 48, 48))  # 32 tiles
+    3538944
     """
     n_tiles = max(1, min(MODEL_TILES, MODEL_VOXELS[len(patch_size)] // prod(patch_size)))
     voxels = max(shape[0] * prod(shape[2:]) for shape in data_shapes)
     overlapping = MAX_BLOCK_VOXELS if voxels <= MAX_BLOCK_VOXELS else max(voxels // 4, MAX_BLOCK_VOXELS // 8)
-    return min(overlapping, max(n_tiles * prod(cores), LEAST_BLOCK_VOXELS))
+    return min(overlapping, max(n_tiles * prod(cores), LEAST_BLOCK_VOXELS[len(patch_size)]))
 
 
 def choose_blocks(
