@@ -17,14 +17,14 @@ from patchloom.geometry.tile_rule import Seams
 MAX_BLOCK_VOXELS = 2**25
 """Voxels of a block, in one channel: 128 MiB of float32."""
 
-MODEL_VOXELS = {2: 2**24, 3: 2**22}
-"""Voxels of tiles that go through the model for one block, in 2D and 3D: a minute for a network of 1 s a tile of 512², or 4 s
-a tile of 64³."""
+MODEL_VOXELS = {2: 2**25, 3: 2**24}
+"""Voxels of tiles that go through the model for one block, in 2D and 3D: a minute for a network of half a second a tile of 512²
+or 1 s a tile of 64³."""
 
 MODEL_TILES = 512
 """Tiles of one block: small ones may take a network long for their size."""
 
-LEAST_BLOCK_VOXELS = {2: 2**20, 3: 2**21}
+LEAST_BLOCK_VOXELS = {2: 2**20, 3: 2**22}
 """Voxels of a block, in one channel, below which no block is made smaller to be finished sooner: files would get too small,
 and too many tiles would reach over several blocks."""
 
@@ -143,10 +143,10 @@ def largest_block(data_shapes: Sequence[Sequence[int]], patch_size: Sequence[int
 
     Examples
     --------
-    >>> largest_block([(1, 1, 8192, 8192)], patch_size=(256, 256), cores=(192, 192))  # 256 tiles
-    9437184
-    >>> largest_block([(1, 1, 512, 512, 512)], patch_size=(64, 64, 64), cores=(48, 48, 48))  # 32 tiles
-    3538944
+    >>> largest_block([(1, 1, 8192, 8192)], patch_size=(256, 256), cores=(192, 192))  # a quarter of the image
+    16777216
+    >>> largest_block([(1, 1, 512, 512, 512)], patch_size=(64, 64, 64), cores=(48, 48, 48))  # 64 tiles
+    7077888
     """
     n_tiles = max(1, min(MODEL_TILES, MODEL_VOXELS[len(patch_size)] // prod(patch_size)))
     voxels = max(shape[0] * prod(shape[2:]) for shape in data_shapes)
