@@ -39,7 +39,7 @@ examples: $(VENV)/.test  ## Train two small networks on real images and predict 
 test: $(VENV)/.test  ## Run the tests, the docstrings and the documents (make test ARGS="-k tile" JOBS=0)
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
-campaign: $(VENV)/.test  ## Call every public function with every wrong argument, and see that our errors name them: two minutes
+campaign: $(VENV)/.test  ## Call every public function with every wrong argument, and see that our errors name them: under a minute
 	$(BIN)/python -m tests.campaign $(ARGS)
 
 lint: $(VENV)/.lint  ## Check style, types and layers

@@ -48,10 +48,10 @@ class CziDirectory:
     """The subblocks of a document in full resolution, one row each."""
 
     scenes: NDArray[np.int64]
-    """`(n,)`: the scene of each; 0 where there are no scenes."""
+    """`(n,)`: scene of each; 0 if the file has none."""
 
     planes: NDArray[np.int64]
-    """`(n, 8)`: its index along each of `PLANE_DIMENSIONS`; 0 where there is no such dimension."""
+    """`(n, 8)`: index of each along `PLANE_DIMENSIONS`; 0 for a dimension that the file lacks."""
 
     boxes: NDArray[np.int64]
     """`(n, 4)`: `x, y, width, height` on the stage, in pixels."""

@@ -65,7 +65,7 @@ class CziStack(SlicedStack):
     SourceNotFoundError
         If there is no such file or scene.
     SourceError
-        If the file is no CZI, is corrupt, or has several scenes and none is chosen; the message lists them. If planes of the
+        If the file is not a CZI, is corrupt, or has several scenes and none is chosen; the message lists them. If planes of the
         scene were never acquired.
     AxesError
         If the file has an axis for which there is no letter, or other axes than those given.
