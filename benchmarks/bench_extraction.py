@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from patchloom.extraction import ChunkPool, PatchExtractor, extract_lateral_context
+from patchloom.extraction import ChunkCache, PatchExtractor, extract_lateral_context
 from patchloom.extraction.lateral_context import context_windows
 from patchloom.image_stacks import ArrayStack, ZarrStack
 from patchloom.patching import RandomPatching, TiledPatching
 from patchloom.patching.storage_order import storage_order
-from patchloom.spec_table import SpecTable
+from patchloom.specs.spec_table import SpecTable
 
 IN_A_ROW = 5
 gathering: Any = importlib.import_module("patchloom.extraction.gather")
@@ -59,13 +59,13 @@ def without_numba(run: Callable[[int], object]) -> Callable[[int], object]:
 
 
 def from_memory(shape: tuple[int, ...], size: tuple[int, ...], batch_size: int, rounds: int) -> None:
-    """A batch of an image in memory, uint16 to normalised float32, against the same done to as many pixels side by side."""
+    """A batch of an image in memory, uint16 to normalized float32, against the same done to as many pixels side by side."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 2**16, shape, np.uint16)
     stack = ArrayStack(image, "YX" if len(shape) == 2 else "ZYX")
     plan = RandomPatching([stack.data_shape], size, n_patches=batch_size * rounds)
     batches = [plan[batch_size * number : batch_size * (number + 1)] for number in range(rounds)]
-    side_by_side = [rng.integers(0, 2**16, (batch_size, 1, *size), np.uint16) for _ in range(min(rounds, 32))]
+    thread_runner = [rng.integers(0, 2**16, (batch_size, 1, *size), np.uint16) for _ in range(min(rounds, 32))]
     out = np.empty((batch_size, 1, *size), np.float32)
     extractor = PatchExtractor([stack])
 
@@ -73,9 +73,9 @@ def from_memory(shape: tuple[int, ...], size: tuple[int, ...], batch_size: int, 
         extractor.extract_batch(batches[number], out=out, scale=1 / 300, offset=-0.5)
 
     def convert(number: int) -> None:
-        out[...] = side_by_side[number % len(side_by_side)]
+        out[...] = thread_runner[number % len(thread_runner)]
 
-    def convert_and_normalise(number: int) -> None:
+    def convert_and_normalize(number: int) -> None:
         convert(number)
         np.multiply(out, np.float32(1 / 300), out=out)
         np.add(out, np.float32(-0.5), out=out)
@@ -90,12 +90,12 @@ def from_memory(shape: tuple[int, ...], size: tuple[int, ...], batch_size: int, 
         batch -= 0.5
 
     runs: dict[str, Callable[[int], object]] = {
-        "convert and normalise as many pixels": convert_and_normalise,
+        "convert and normalize as many pixels": convert_and_normalize,
         "convert them only": convert,
     }
     if gathering.compiled_loop(gathering.gather_rows) is not None:
         runs["extract_batch, compiled"] = extract
-    runs |= {"extract_batch, NumPy": without_numba(extract), "slices, np.stack, astype, normalise": in_passes}
+    runs |= {"extract_batch, NumPy": without_numba(extract), "slices, np.stack, astype, normalize": in_passes}
     compare(f"{batch_size} × {size} of {shape} in memory", runs, rounds, "wanted: compiled at most 1.5 ×")
 
 
@@ -133,7 +133,7 @@ def tiled_pass(folder: str, *, quick: bool) -> None:
         (f"all announced, {plane // 2} chunks of memory", plane // 2, True),
         (f"nothing announced, {plane // 2} chunks of memory", plane // 2, False),
     ]:
-        with ChunkPool(n_slots * chunk_bytes) as pool:
+        with ChunkCache(n_slots * chunk_bytes) as pool:
             extractor = PatchExtractor([stack], pool=pool)
             table = tiling.specs(order)
             started = time.perf_counter()
@@ -173,7 +173,7 @@ def warm_patches(folder: str, shape: tuple[int, ...], size: tuple[int, ...], bat
     plan = RandomPatching([stack.data_shape], size, n_patches=batch_size * rounds)
     batches = [plan[batch_size * number : batch_size * (number + 1)] for number in range(rounds)]
     memory = 4 * int(np.prod(shape))
-    with ChunkPool(memory) as pool:
+    with ChunkCache(memory) as pool:
         extractor = PatchExtractor([stack], pool=pool)
         extractor.extract_patch(0, 0, (0,) * len(shape), shape)
         out = np.empty((batch_size, 1, *size), np.float32)

@@ -5,7 +5,7 @@ installed, beside NumPy; CAREamics 0.3 where it is installed. Ratios are of runs
 over rounds; so they hold on a busy machine too, where no absolute time does.
 
 Floors. *Convert*: `numpy.copyto(out, pixels)` from `uint16` to an array of `float32` that is there already, of as many pixels of
-the same image, side by side in memory. *Convert and normalise*: the same and `out *= scale; out += offset`. *TensorStore*: a loop
+the same image, side by side in memory. *Convert and normalize*: the same and `out *= scale; out += offset`. *TensorStore*: a loop
 that issues the reads of a batch together, without a cache.
 """
 
@@ -30,11 +30,11 @@ import numpy as np
 import tensorstore as ts
 from torch.utils.data import DataLoader, default_collate
 
-from patchloom.extraction import ChunkPool, PatchExtractor, extract_lateral_context
+from patchloom.extraction import ChunkCache, PatchExtractor, extract_lateral_context
 from patchloom.image_stacks import ArrayStack, ZarrStack
 from patchloom.patching import RandomPatching
 from patchloom.torch import EpochSampler, LocalitySampler, PatchDataset, PatchLoader, collate
-from patchloom.torch.recycled_memory import RecycledMemory
+from patchloom.torch.loading.recycled_memory import RecycledMemory
 
 STEP = 0.03
 BATCHES_A_ROUND = 64
@@ -47,7 +47,7 @@ Times = dict[str, list[float]]
 
 
 @dataclass
-class Normalisation:
+class Normalization:
     scale: float = 1 / 300
     offset: float = -0.5
 
@@ -90,7 +90,7 @@ def dataset_in_memory(shape: tuple[int, ...], size: tuple[int, ...], n_patches: 
     image = np.random.default_rng(0).integers(0, 2**16, shape, np.uint16)
     stack = ArrayStack(image, "ZYX"[-len(shape) :])
     plan = RandomPatching([stack.data_shape], size, n_patches=n_patches, seed=1)
-    return PatchDataset([stack], plan, normalisation=Normalisation())
+    return PatchDataset([stack], plan, normalization=Normalization())
 
 
 def batches_from_memory(shape: tuple[int, ...], size: tuple[int, ...], batch_size: int, rounds: int) -> Iterator[Line]:
@@ -116,7 +116,7 @@ def batches_from_memory(shape: tuple[int, ...], size: tuple[int, ...], batch_siz
     for name in list(runs)[2:]:
         seen = " / ".join(f"{ratio(times, name, floor):.2f}" for floor in floors)
         wanted = "1.5 at most" if name == "dataset, compiled" and len(shape) == 2 else ""
-        yield Line(f"{what}{name}, × convert / × convert and normalise", seen, wanted)
+        yield Line(f"{what}{name}, × convert / × convert and normalize", seen, wanted)
     milliseconds = [f"{statistics.median(own) / BATCHES_A_ROUND * 1e3:.3f}" for own in times.values()]
     yield Line(f"{what}the floors, and a batch in the order above", " / ".join(milliseconds) + " ms")
 
@@ -129,18 +129,18 @@ def read_batches(dataset: PatchDataset, batch_size: int) -> Iterator[object]:
 
 def converts(image: np.ndarray, voxels: int) -> dict[str, Callable[[], object]]:
     """Give the two floors; each takes about as long as the batches, so that other work on the machine delays both alike."""
-    side_by_side = image.reshape(-1)
-    parts = [side_by_side[start : start + voxels] for start in range(0, len(side_by_side), voxels)]
+    thread_runner = image.reshape(-1)
+    parts = [thread_runner[start : start + voxels] for start in range(0, len(thread_runner), voxels)]
     out = np.empty(voxels, np.float32)
 
-    def run(*, normalise: bool) -> None:
+    def run(*, normalize: bool) -> None:
         for part in itertools.islice(itertools.cycle(parts), BATCHES_A_ROUND * CONVERTS_A_BATCH):
             np.copyto(out, part)
-            if normalise:
+            if normalize:
                 np.multiply(out, np.float32(1 / 300), out=out)
                 np.add(out, np.float32(-0.5), out=out)
 
-    return {"convert": partial(run, normalise=False), "convert and normalise": partial(run, normalise=True)}
+    return {"convert": partial(run, normalize=False), "convert and normalize": partial(run, normalize=True)}
 
 
 def stalls(shape: tuple[int, ...], size: tuple[int, ...], batch_size: int, n_batches: int) -> Iterator[Line]:
@@ -203,17 +203,17 @@ def from_zarr(side: int, n_patches: int, rounds: int) -> Iterator[Line]:
         few, many = n_patches // 40 // 32 * 32, n_patches // rounds // 32 * 32  # few of what takes long
         counts: dict[str, tuple[Callable[..., None], int]] = {
             "TensorStore": (raw_loop(path, plan, cache=0), few),
-            "TensorStore, its cache as large": (raw_loop(path, plan, cache=ChunkPool().max_bytes), many),
+            "TensorStore, its cache as large": (raw_loop(path, plan, cache=ChunkCache().max_bytes), many),
             "PatchLoader": (partial(load, anywhere, None), many),
             "PatchLoader, LocalitySampler": (partial(load, local, None), many),
-            "PatchLoader, pool for half of the image": (partial(load, anywhere, ChunkPool(side**3)), few),
+            "PatchLoader, pool for half of the image": (partial(load, anywhere, ChunkCache(side**3)), few),
             "PatchLoader, pool for half of the image, LocalitySampler": (
-                partial(load, local, ChunkPool(side**3)),
+                partial(load, local, ChunkCache(side**3)),
                 many,
             ),
-            "PatchLoader, pool for an eighth of the image": (partial(load, anywhere, ChunkPool(side**3 // 4)), few),
-            "PatchLoader without a pool": (partial(load, anywhere, ChunkPool(1)), few),
-            "PatchLoader without a pool, LocalitySampler": (partial(load, local, ChunkPool(1)), many),
+            "PatchLoader, pool for an eighth of the image": (partial(load, anywhere, ChunkCache(side**3 // 4)), few),
+            "PatchLoader without a pool": (partial(load, anywhere, ChunkCache(1)), few),
+            "PatchLoader without a pool, LocalitySampler": (partial(load, local, ChunkCache(1)), many),
         }
         if find_spec("careamics"):
             for n_workers in (0, 2):
@@ -277,7 +277,7 @@ def raw_loop(path: Path, plan: RandomPatching, cache: int) -> Callable[[int], No
 
 
 def load_patches(
-    stack: ZarrStack, plan: RandomPatching, sampler: EpochSampler, pool: ChunkPool | None, n_patches: int
+    stack: ZarrStack, plan: RandomPatching, sampler: EpochSampler, pool: ChunkCache | None, n_patches: int
 ) -> None:
     dataset = PatchDataset([stack], plan, pool=copy.copy(pool))  # a copy is empty
     with PatchLoader(dataset, 32, sampler=sampler) as loader:

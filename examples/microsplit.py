@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from unet import UNet, fit
 
 import patchloom as pl
-from patchloom.torch import EpochSampler, FlipsAndTurns, MicroSplitDataset, PatchLoader
+from patchloom.torch import EpochSampler, FlipRot90, MicroSplitDataset, PatchLoader
 
 CHANNELS = {"actin": 2, "nucleus": 3}
 PATCH = (64, 64)
@@ -33,7 +33,7 @@ def read_channels() -> NDArray[np.float32]:
     """Read the channels, `CYX`, so that 0 and 1 are the percentiles 1 and 99.8 of each: neither outshines the other."""
     files = importlib.metadata.files("ndev-sampledata") or []
     (stack,) = pl.open_stacks(next(Path(str(file.locate())) for file in files if file.name == "neuron-4Ch.tiff"))
-    measured = pl.measure_normalisation(stack, "percentiles", per="channel")
+    measured = pl.measure_normalization(stack, "percentiles", per="channel")
     whole = pl.WholeSamplePatching([stack.data_shape])
     (image,) = pl.PatchExtractor([stack]).extract_batch(whole, scale=measured.scale[0], offset=measured.offset[0])
     return image[list(CHANNELS.values())]
@@ -50,14 +50,14 @@ def sums(image: NDArray[np.float32], n_patches: int, probability: float, seed: i
     stacks = pl.open_stacks(image, axes="CYX")
     plan = pl.StratifiedPatching([stack.data_shape for stack in stacks], PATCH, seed=seed, n_patches=n_patches)
     (brightness,) = pl.score_cells(stacks, PATCH, [pl.PercentileFilter(98)])
-    pl.thin_out_below(plan, brightness, 0.2, probability=0.05)
+    pl.downweight_below(plan, brightness, 0.2, probability=0.05)
     return MicroSplitDataset(
         plan,
         targets=stacks,
         multiscale_count=2,
         alpha_ranges=[(0.45, 0.55)] * len(CHANNELS),
         uncorrelated_channel_prob=probability,
-        augmentation=FlipsAndTurns(),
+        augmentation=FlipRot90(),
         seed=seed,
     )
 

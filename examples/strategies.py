@@ -24,7 +24,7 @@ from patchloom.figures import draw_tiling
 SHAPE = (1, 1, 330, 460)
 PATCH = (64, 64)
 BRIGHT = 30
-"""Grey value that separates nuclei from background."""
+"""Gray value that separates nuclei from background."""
 
 COLORS = ("#ffd43b", "#ff6b6b")
 DARK = {"axes.edgecolor": "0.6", "font.size": 9}
@@ -36,9 +36,9 @@ def nuclei(seed: int = 5) -> NDArray[np.float32]:
     y, x = np.mgrid[: SHAPE[2], : SHAPE[3]]
     image = np.zeros(SHAPE[2:])
     for _ in range(50):
-        centre_y, centre_x = rng.uniform(0, SHAPE[2]), rng.triangular(0, 0, 0.55 * SHAPE[3])
+        center_y, center_x = rng.uniform(0, SHAPE[2]), rng.triangular(0, 0, 0.55 * SHAPE[3])
         size, brightness = rng.uniform(6, 11), rng.uniform(40, 120)
-        image = np.maximum(image, brightness * np.exp(-((((y - centre_y) ** 2 + (x - centre_x) ** 2) / size**2) ** 2)))
+        image = np.maximum(image, brightness * np.exp(-((((y - center_y) ** 2 + (x - center_x) ** 2) / size**2) ** 2)))
     return np.asarray(image + 8, dtype=np.float32)
 
 
@@ -50,7 +50,7 @@ def plans(image: NDArray[np.float32]) -> dict[str, Any]:
     (fine,) = pl.score_cells([stack], (16, 16), [pl.MeanFilter()])
     excluded, thinned = pl.StratifiedPatching(shapes, PATCH, seed=1), pl.StratifiedPatching(shapes, PATCH, seed=1)
     pl.exclude_below(excluded, brightness, BRIGHT)
-    pl.thin_out_below(thinned, brightness, BRIGHT, probability=0.1)
+    pl.downweight_below(thinned, brightness, BRIGHT, probability=0.1)
     training, validation = pl.split_training_validation(pl.StratifiedPatching(shapes, PATCH, seed=1), 4, seed=3)
     return {
         "random": pl.RandomPatching(shapes, PATCH, seed=1),

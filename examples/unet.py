@@ -50,7 +50,7 @@ class UNet(nn.Module):
 
 
 def convolutions(n_inputs: int, n_outputs: int) -> nn.Sequential:
-    """Convolve twice. Batch statistics are of training only: in prediction a tile is not normalised by what it holds."""
+    """Convolve twice. Batch statistics are of training only: in prediction a tile is not normalized by what it holds."""
     layers = [
         layer
         for size in (n_inputs, n_outputs)
@@ -80,7 +80,7 @@ def fit(network: nn.Module, batches: Iterable[Any], n_epochs: int, loss_of: Call
 
 @torch.no_grad()
 def settle_statistics(network: nn.Module, batches: Iterable[Any], loss_of: Callable[[Any], torch.Tensor]) -> None:
-    """Take the statistics that prediction normalises by from a whole epoch; those of the last few small batches vary."""
+    """Take the statistics that prediction normalizes by from a whole epoch; those of the last few small batches vary."""
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.reset_running_stats()

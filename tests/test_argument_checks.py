@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchloom import ArgumentTypeError, GeometryError, NotWholeError
+from patchloom import ArgumentTypeError, GeometryError, NotIntegerError
 from patchloom.argument_checks import flag, instance, listed, one_of, real_number, shown, whole_number
 
 STRANGERS: list[Any] = [None, "3", "", b"3", [], {}, Ellipsis, int, 1j, np.array([1, 2]), np.datetime64("2026-01-01")]
@@ -20,7 +20,7 @@ STRANGERS: list[Any] = [None, "3", "", b"3", [], {}, Ellipsis, int, 1j, np.array
     "value", [*STRANGERS, True, np.True_, 1.0, np.float64(2.5), float("nan"), Fraction(1)], ids=repr
 )
 def test_what_is_not_a_whole_number_is_refused_by_name_and_value(value: Any) -> None:
-    with pytest.raises(NotWholeError, match=r"batch_size is .*: it must be a whole number") as caught:
+    with pytest.raises(NotIntegerError, match=r"batch_size is .*: it must be a whole number") as caught:
         whole_number("batch_size", value)
     assert isinstance(caught.value, TypeError)
     assert isinstance(caught.value, ValueError)

@@ -54,7 +54,7 @@ def test_a_box_read_by_its_selection_is_the_box_of_the_whole(axes: str, data: st
         return slice(start, data.draw(st.integers(start + 1, size)))
 
     channels, *spatial = [window(size) for size in axes_map.data_shape[1:]]
-    region = axes_map.arrange(array[axes_map.selection(sample, channels, spatial)])
+    region = axes_map.to_canonical(array[axes_map.selection(sample, channels, spatial)])
     assert np.array_equal(region, axes_map.to_data(array)[(sample, channels, *spatial)])
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from patchloom.prediction.ledger import ledger_path, read_progress
+from patchloom.prediction.output.ledger import ledger_path, read_progress
 
 KILLS = int(os.environ.get("PATCHLOOM_TORTURE", "0")) // 5
 

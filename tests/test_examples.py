@@ -23,7 +23,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch):
-    """Import an example as its neighbours do."""
+    """Import an example as its neighbors do."""
     monkeypatch.syspath_prepend(EXAMPLES)
 
     def load(name: str) -> ModuleType:
@@ -114,7 +114,7 @@ def test_what_is_held_out_is_never_trained_on_nor_seen_as_context(example, proba
     assert seen.mean() > 0.5, "hardly anything is trained on"
 
 
-def test_hidden_pixels_hold_a_neighbour_and_the_target_what_they_were(example, rng):
+def test_hidden_pixels_hold_a_neighbor_and_the_target_what_they_were(example, rng):
     denoising = example("denoising")
     values = torch.from_numpy(rng.permutation(64 * 64).reshape(1, 64, 64).astype(np.float32))
     pair = denoising.hide_pixels(denoising.Patch(values.clone(), {}), rng)

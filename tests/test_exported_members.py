@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 
 import patchloom
-from patchloom import errors, patch_specs, patching
+from patchloom import errors, patching
+from patchloom.specs import patch_specs
 
 
 def test_public_names_are_sorted_and_none_is_listed_twice():

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from patchloom.errors import ArgumentError, ArgumentTypeError, GeometryError, NotWholeError, PatchloomError
+from patchloom.errors import ArgumentError, ArgumentTypeError, GeometryError, NotIntegerError, PatchloomError
 
 MAX_SIZE = 2**62
 """Largest size and coordinate along one axis, so that the sum of two still has 64 bits."""
@@ -53,7 +53,7 @@ def whole_number(name: str, value: object, *, least: int | None = None, most: in
 
     Raises
     ------
-    NotWholeError
+    NotIntegerError
         If `value` is not an integer.
     GeometryError
         If it is less than `least` or more than `most`.
@@ -63,14 +63,14 @@ def whole_number(name: str, value: object, *, least: int | None = None, most: in
     >>> whole_number("index", 3.0)
     Traceback (most recent call last):
         ...
-    patchloom.errors.NotWholeError: index is 3.0: it must be a whole number
+    patchloom.errors.NotIntegerError: index is 3.0: it must be a whole number
     """
     try:
         number = operator.index(value)  # type: ignore[arg-type]  # what is not an integer raises TypeError
     except TypeError:
         number = None
     if number is None or isinstance(value, (bool, np.bool_)):
-        raise NotWholeError(f"{name} is {shown(value)}: it must be a whole number")
+        raise NotIntegerError(f"{name} is {shown(value)}: it must be a whole number")
     if least is not None and number < least:
         raise GeometryError(f"{name} is {shown(number)}: it must be at least {least}")
     if most is not None and number > most:

@@ -130,7 +130,7 @@ class AxesMap:
         index.update(zip(self.spatial, window, strict=True))
         return tuple(index[axis] for axis in self.axes)
 
-    def arrange(self, region: NDArray[Any]) -> NDArray[Any]:
+    def to_canonical(self, region: NDArray[Any]) -> NDArray[Any]:
         """Turn what `selection` (with a slice of channels) read into `C(Z)YX`; a view.
 
         Parameters
@@ -143,13 +143,13 @@ class AxesMap:
         moved = region.transpose(moves)
         return moved if "C" in kept else moved[np.newaxis]
 
-    def disarrange(self, patch: NDArray[Any]) -> NDArray[Any]:
-        """Turn `C(Z)YX` into what `selection` would read for it, which `arrange` undoes; a view.
+    def from_canonical(self, patch: NDArray[Any]) -> NDArray[Any]:
+        """Turn `C(Z)YX` into what `selection` would read for it, which `to_canonical` undoes; a view.
 
         Examples
         --------
         >>> axes_map = AxesMap("YXC", (64, 48, 3))
-        >>> axes_map.disarrange(np.zeros((2, 20, 30))).shape, AxesMap("TYX", (5, 64, 48)).disarrange(np.zeros((1, 20, 30))).shape
+        >>> axes_map.from_canonical(np.zeros((2, 20, 30))).shape, AxesMap("TYX", (5, 64, 48)).from_canonical(np.zeros((1, 20, 30))).shape
         ((20, 30, 2), (20, 30))
         """
         kept, _, moves = _region_axes(self.axes)

@@ -7,7 +7,7 @@
     ├── ArgumentError          (ValueError)         an argument has a value that is not allowed
     │   ├── ArgumentTypeError  (TypeError)          an argument is of another type
     │   └── GeometryError      (ValueError)         a size, overlap or shape makes no sense
-    │       └── NotWholeError  (TypeError)          a size or index is a float or a bool
+    │       └── NotIntegerError  (TypeError)          a size or index is a float or a bool
     ├── PatchIndexError        (IndexError)         a plan has no such patch, a series no such stack
     ├── SpecError              (ValueError)         a patch specification is wrong
     ├── StitchError            (ValueError)         a tile is missing, repeated or foreign
@@ -57,7 +57,7 @@ class GeometryError(ArgumentError):
     """A patch size, overlap or shape that makes no sense; the message has the axis and both numbers."""
 
 
-class NotWholeError(GeometryError, ArgumentTypeError):
+class NotIntegerError(GeometryError, ArgumentTypeError):
     """A size or an index that is not a whole number."""
 
 

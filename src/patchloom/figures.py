@@ -85,7 +85,7 @@ def draw_scores(
     Returns
     -------
     matplotlib QuadMesh
-        For a colour bar: `axes.figure.colorbar(mesh)`.
+        For a color bar: `axes.figure.colorbar(mesh)`.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def draw_scores(
         scores = scores[len(scores) // 2 if layer is None else layer]
     kept = ~np.isnan(scores) if threshold is None else scores >= threshold
     height, width = score_map.data_shapes[data_idx][-2:]
-    # Pixels are drawn around their centres; the last cells end where the image does.
+    # Pixels are drawn around their centers; the last cells end where the image does.
     y, x = (
         np.minimum(np.arange(n_cells + 1) * side, size) - 0.5
         for n_cells, side, size in zip(scores.shape, score_map.cell_size[-2:], (height, width), strict=True)

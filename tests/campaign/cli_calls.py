@@ -98,10 +98,10 @@ COMMON = {
         complex="complex64x",
         bracket="u1]",
     ),
-    "reduce": texts(
+    "postprocess": texts(
         word="softmax", empty="", half="threshold:", channel="channels:a", bar="argmax|", nan="threshold:nan"
     ),
-    "normalise": WORD,
+    "normalize": WORD,
     "percentiles": texts(word="a", empty="", one="1", three="1,2,3", order="99,1", outside="-1,101", nan="nan,nan"),
     "per": WORD,
     "skip_dark": texts(word="a", empty="", nan="nan"),
@@ -123,14 +123,14 @@ MODEL = texts(
 )
 WORDS = {
     "sources": ("image", "source", "there is no", "no.", "file", "pattern", "folder", "NUL", "character"),
-    "reduce": ("reduction", "threshold"),
+    "postprocess": ("postprocessing", "threshold"),
     "model": ("model", "module", "file", "there is no", "import", "callable", "reference"),
     "output": ("ending", "name", "folder", "path", "."),
     "patch_size": ("patch",),
     "overlaps": ("overlap",),
     "batch_size": ("batch",),
     "skip_dark": ("threshold",),
-    "normalise": ("normali",),
+    "normalize": ("normali",),
     "per": ("per",),
     "layout": ("layout", "axes"),
 }

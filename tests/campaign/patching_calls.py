@@ -212,7 +212,7 @@ entry(
 )
 entry("SpecSequence.get_patch_spec", lambda: (world.tiling().get_patch_spec, {"index": 1}), index=whole(0))
 entry("SpecSequence.at_epoch", lambda: (world.tiling().at_epoch, {"epoch": 1}), epoch=whole(0))
-entry("RandomisedPatching.at_epoch", lambda: (world.random_plan().at_epoch, {"epoch": 1}), epoch=whole(0))
+entry("RandomizedPatching.at_epoch", lambda: (world.random_plan().at_epoch, {"epoch": 1}), epoch=whole(0))
 entry("StratifiedPatching.at_epoch", lambda: (world.strata().at_epoch, {"epoch": 1}), epoch=whole(0))
 entry(
     "FixedRandomPatching.at_epoch",
@@ -426,15 +426,15 @@ REGION = ARRAY.accepting(
     because="an order of axes does not depend on what the array holds",
 )
 entry(
-    "AxesMap.arrange",
-    lambda: (AXES_MAP().arrange, {"region": np.zeros((3, 8, 8))}),
+    "AxesMap.to_canonical",
+    lambda: (AXES_MAP().to_canonical, {"region": np.zeros((3, 8, 8))}),
     region=ARRAY.accepting(*OF_OTHER_DTYPES, because="axes move whatever the array holds").refusing(
         four=lambda: np.zeros((1, 3, 8, 8))
     ),
 )
 entry(
-    "AxesMap.disarrange",
-    lambda: (AXES_MAP().disarrange, {"patch": np.zeros((3, 8, 8))}),
+    "AxesMap.from_canonical",
+    lambda: (AXES_MAP().from_canonical, {"patch": np.zeros((3, 8, 8))}),
     patch=ARRAY.accepting(*OF_OTHER_DTYPES, because="axes move whatever the array holds").refusing(
         four=lambda: np.zeros((1, 3, 8, 8))
     ),

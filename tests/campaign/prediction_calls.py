@@ -43,16 +43,16 @@ SETTINGS = {
     "padding": "reflect",
     "batch_size": 1,
     "dtype": None,
-    "reduce": None,
-    "normalise": None,
+    "postprocess": None,
+    "normalize": None,
     "percentiles": None,
     "per": None,
     "skip": None,
     "fill": 0,
     "memory_limit": None,
 }
-REDUCTION = Kind(
-    "reduction",
+POSTPROCESSING = Kind(
+    "postprocessing",
     {
         **{label: make for label, make in STRANGERS.items() if label not in {"function", "class"}},
         "word": lambda: "softmax",
@@ -70,8 +70,8 @@ REDUCTION = Kind(
 SKIP = Kind(
     "skip rule", {**STRANGERS, "class of rules": lambda: pl.SkipDark, "list of rules": lambda: [pl.SkipDark(3)]}
 )
-NORMALISE = word("mean_std", "percentiles").refusing(
-    None_inside=lambda: [None], two=lambda: [pl.measure_normalisation(world.stacks()[0])] * 2
+NORMALIZE = word("mean_std", "percentiles").refusing(
+    None_inside=lambda: [None], two=lambda: [pl.measure_normalization(world.stacks()[0])] * 2
 )
 KINDS = {
     "axes": AXES.refusing_values(None),
@@ -85,8 +85,8 @@ KINDS = {
     "padding": word("reflect", "constant", "edge", "wrap"),
     "batch_size": optional(whole(1, huge=False)),
     "dtype": optional(DTYPE),
-    "reduce": optional(REDUCTION),
-    "normalise": optional(NORMALISE),
+    "postprocess": optional(POSTPROCESSING),
+    "normalize": optional(NORMALIZE),
     "percentiles": optional(numbers(length=2)),
     "per": optional(word("source", "channel", "sample", "sample_channel")),
     "skip": optional(SKIP),
@@ -95,8 +95,8 @@ KINDS = {
 }
 WORDS = {
     **SOURCE_WORDS,
-    "reduce": ("reduction", "threshold", "channel"),
-    "normalise": ("normali",),
+    "postprocess": ("postprocessing", "threshold", "channel"),
+    "normalize": ("normali",),
     "overlaps": ("overlap",),
     "output": ("path", "name", "folder", "ending", "there is", "tif", "npy", "zarr", "."),
     "memory_limit": ("memory",),
@@ -183,16 +183,16 @@ entry(
     ),
 )
 entry(
-    "ReductionChain",
-    lambda: (pl.ReductionChain, {"steps": (pl.Argmax(),)}),
-    steps=sequence_of(REDUCTION, lambda: [pl.Argmax(), pl.Argmax()], keep=99),
-    words={"steps": ("reduction", "step")},
+    "PostprocessingChain",
+    lambda: (pl.PostprocessingChain, {"steps": (pl.Argmax(),)}),
+    steps=sequence_of(POSTPROCESSING, lambda: [pl.Argmax(), pl.Argmax()], keep=99),
+    words={"steps": ("postprocessing", "step")},
 )
 entry(
-    "parse_reduction",
-    lambda: (pl.parse_reduction, {"text": "argmax"}),
-    text=Kind("text", {**REDUCTION.values}),
-    words={"text": ("reduction", "threshold", "channel")},
+    "parse_postprocessing",
+    lambda: (pl.parse_postprocessing, {"text": "argmax"}),
+    text=Kind("text", {**POSTPROCESSING.values}),
+    words={"text": ("postprocessing", "threshold", "channel")},
 )
 BLOCK = np.zeros((2, 8, 8), np.float32)
 NOT_BLOCK = ARRAY
@@ -201,7 +201,7 @@ for name, make in {
     "AsDtype": lambda: pl.AsDtype("uint8"),
     "Threshold": lambda: pl.Threshold(0.5),
     "SelectChannels": lambda: pl.SelectChannels([0]),
-    "ReductionChain": lambda: pl.ReductionChain((pl.Argmax(),)),
+    "PostprocessingChain": lambda: pl.PostprocessingChain((pl.Argmax(),)),
 }.items():
     entry(
         f"{name}.__call__",
@@ -255,9 +255,9 @@ entry(
 )
 
 entry(
-    "measure_normalisation",
+    "measure_normalization",
     lambda: (
-        pl.measure_normalisation,
+        pl.measure_normalization,
         {
             "stack": world.stacks()[0],
             "method": "mean_std",
@@ -275,12 +275,12 @@ entry(
     max_count_bytes=optional(whole(0, huge=False)),
     words={"percentiles": ("percentile",)},
 )
-NORM = lambda: pl.measure_normalisation(world.stacks()[0], per="channel")  # noqa: E731
+NORM = lambda: pl.measure_normalization(world.stacks()[0], per="channel")  # noqa: E731
 TABLE = sequence_of(numbers(length=3), lambda: [(1.0, 2.0, 3.0)] * 2, keep=99)
 entry(
-    "Normalisation",
+    "Normalization",
     lambda: (
-        pl.Normalisation,
+        pl.Normalization,
         {
             "method": "mean_std",
             "per": "channel",
@@ -304,13 +304,13 @@ entry(
     words={"percentiles": ("percentile",)},
 )
 entry(
-    "Normalisation.from_dict",
-    lambda: (pl.Normalisation.from_dict, {"values": NORM().to_dict()}),
+    "Normalization.from_dict",
+    lambda: (pl.Normalization.from_dict, {"values": NORM().to_dict()}),
     values=mapping(lambda: NORM().to_dict()),
     words={"values": ("normali", "method", "per", "scale", "offset", "percentiles", "n_")},
 )
 entry(
-    "Normalisation.undo",
+    "Normalization.undo",
     lambda: (NORM().undo, {"prediction": np.zeros((3, 8, 8), np.float32), "sample_idx": 0, "channels": [0, 1, 2]}),
     prediction=ARRAY,
     sample_idx=whole(0),

@@ -211,11 +211,11 @@ entry(
     out=optional(ARRAY),
     words={"specs": SPEC_WORDS},
 )
-entry("ChunkPool", lambda: (pl.ChunkPool, {"max_bytes": 10**6}), max_bytes=whole(1, huge=False))
-entry("ChunkPool.reader", lambda: (pl.ChunkPool().reader, {"stack": world.stacks()[0]}), stack=instance("stack"))
+entry("ChunkCache", lambda: (pl.ChunkCache, {"max_bytes": 10**6}), max_bytes=whole(1, huge=False))
+entry("ChunkCache.reader", lambda: (pl.ChunkCache().reader, {"stack": world.stacks()[0]}), stack=instance("stack"))
 entry(
-    "ChunkPool.expect",
-    lambda: (pl.ChunkPool().expect, {"announced": []}),
+    "ChunkCache.expect",
+    lambda: (pl.ChunkCache().expect, {"announced": []}),
     free={"announced": "named tuples that the extractor makes"},
 )
 
@@ -254,7 +254,7 @@ entry(
 entry("EntropyFilter", lambda: (pl.EntropyFilter, {"bin_width": 1}), bin_width=number(least=0).refusing_values(0))
 entry("PercentileFilter", lambda: (pl.PercentileFilter, {"percent": 50}), percent=number(least=0, most=100))
 entry(
-    "NamedFilter", lambda: (pl.NamedFilter, {"identity": "own", "function": np.max}), identity=TEXT, function=CALLABLE
+    "CustomFilter", lambda: (pl.CustomFilter, {"identity": "own", "function": np.max}), identity=TEXT, function=CALLABLE
 )
 CELL = ARRAY.accepting("flat", "seven axes", because="the pixels of a cell, in any number of axes").refusing(
     complex=lambda: np.zeros((1, 2, 2), complex)
@@ -276,8 +276,8 @@ for name in ("MaxFilter", "MeanFilter", "StdFilter", "PercentileFilter", "Entrop
         free={"voxels": "called by `score_cells`"},
     )
 entry(
-    "NamedFilter.__call__",
-    lambda: ((pl.NamedFilter("max", np.max)), {"cell": np.zeros((1, 4, 4))}),
+    "CustomFilter.__call__",
+    lambda: ((pl.CustomFilter("max", np.max)), {"cell": np.zeros((1, 4, 4))}),
     free={"cell": "handed on to the user's function"},
 )
 SCORES = (np.zeros((2, 4, 3)),)
@@ -298,9 +298,9 @@ entry(
     threshold=number(inf=True),
 )
 entry(
-    "thin_out_below",
+    "downweight_below",
     lambda: (
-        pl.thin_out_below,
+        pl.downweight_below,
         {"patching": world.strata(), "score_map": world.score_map(), "threshold": 5, "probability": 0.5},
     ),
     patching=instance("plan", random=world.random_plan),

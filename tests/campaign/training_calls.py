@@ -37,8 +37,8 @@ from .writing_calls import TILE
 CHANNELS = optional(numbers_of_choice(3))
 NORM = optional(
     Kind(
-        "normalisation",
-        {**STRANGERS, "two": lambda: [pl.measure_normalisation(world.stacks()[0])] * 2, "None inside": lambda: [None]},
+        "normalization",
+        {**STRANGERS, "two": lambda: [pl.measure_normalization(world.stacks()[0])] * 2, "None inside": lambda: [None]},
     )
 )
 POOL = optional(instance("pool"))
@@ -49,8 +49,8 @@ WORDS = {
     "patching": ("plan", "patching", "patch"),
     "channels": ("channel",),
     "target_channels": ("channel",),
-    "normalisation": ("normali",),
-    "target_normalisation": ("normali",),
+    "normalization": ("normali",),
+    "target_normalization": ("normali",),
     "dtype": ("dtype",),
     "target_dtype": ("dtype",),
 }
@@ -74,8 +74,8 @@ entry(
             "target_channels": [1],
             "dtype": np.float32,
             "target_dtype": np.float32,
-            "normalisation": None,
-            "target_normalisation": None,
+            "normalization": None,
+            "target_normalization": None,
             "padding": "reflect",
             "pool": None,
             "nan": "raise",
@@ -91,8 +91,8 @@ entry(
     target_channels=CHANNELS,
     dtype=DTYPE,
     target_dtype=DTYPE,
-    normalisation=NORM,
-    target_normalisation=NORM,
+    normalization=NORM,
+    target_normalization=NORM,
     nan=word("raise", "skip", "keep"),
     **COMMON,
     words=WORDS,
@@ -140,8 +140,8 @@ def _micro(**changed):
         "padding": "reflect",
         "alpha_ranges": [(0.2, 0.8), (0.3, 0.7)],
         "uncorrelated_channel_prob": 0.5,
-        "normalisation": None,
-        "target_normalisation": None,
+        "normalization": None,
+        "target_normalization": None,
         "pool": None,
         "nan": "raise",
         "augmentation": None,
@@ -176,8 +176,8 @@ entry(
         )
     ),
     uncorrelated_channel_prob=optional(number(least=0, most=1)),
-    normalisation=NORM,
-    target_normalisation=NORM,
+    normalization=NORM,
+    target_normalization=NORM,
     nan=word("raise", "keep"),
     **{**COMMON, "padding": word("reflect", "wrap", "zeros")},
     words={**WORDS, "alpha_ranges": ("alpha", "range"), "inputs": ("input", "image", "stack", "series", "target")},
@@ -304,8 +304,8 @@ entry(
     words={"state": ("state", "sampler")},
 )
 entry(
-    "FlipsAndTurns",
-    lambda: (pt.FlipsAndTurns, {"axes": "YX", "turns": True}),
+    "FlipRot90",
+    lambda: (pt.FlipRot90, {"axes": "YX", "turns": True}),
     axes=Kind(
         "axes",
         {label: make for label, make in STRANGERS.items() if label not in {"empty text"}}
@@ -314,13 +314,13 @@ entry(
     turns=FLAG,
 )
 entry(
-    "FlipsAndTurns.draw",
-    lambda: (pt.FlipsAndTurns().draw, {}),
+    "FlipRot90.draw",
+    lambda: (pt.FlipRot90().draw, {}),
     free=dict.fromkeys(("random", "indices", "patch_size"), "called by the dataset"),
 )
 entry(
-    "FlipsAndTurns.put",
-    lambda: (pt.FlipsAndTurns().put, {}),
+    "FlipRot90.put",
+    lambda: (pt.FlipRot90().put, {}),
     free=dict.fromkeys(("batch", "positions"), "called by the dataset"),
 )
 PATCHES = lambda: [DATASET()[0], DATASET()[1]]  # noqa: E731

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from patchloom import __version__
 from patchloom.cli import app
-from patchloom.prediction import blocks, make_plan
+from patchloom.prediction.planning import blocks, make_plan
 
 MODEL = """
 import numpy as np
@@ -149,10 +149,10 @@ def test_info_says_what_an_image_is(workplace: Path) -> None:
         (("plan", "img2.tif", "--patch-size", "16,16", "--overlaps", "16,0"), 2, "overlap is 16 along Y"),
         (("plan", "img2.tif", "--patch-size", "16,16", "--seams", "none"), 2, "centered"),
         (("plan", "img2.tif", "--patch-size", "16,16", "--axes", "CYX"), 2, "axes"),
-        (("plan", "img2.tif", *TILES, "--normalise", "percentiles", "--percentiles", "2"), 2, "such as 1,99.8"),
-        (("plan", "img2.tif", *TILES, "--normalise", "percentiles", "--percentiles", "98,2"), 2, "the lower one first"),
-        (("plan", "img2.tif", *TILES, "--percentiles", "2,98"), 2, "normalise is None"),
-        (("plan", "img2.tif", *TILES, "--per", "channel"), 2, "normalise is None"),
+        (("plan", "img2.tif", *TILES, "--normalize", "percentiles", "--percentiles", "2"), 2, "such as 1,99.8"),
+        (("plan", "img2.tif", *TILES, "--normalize", "percentiles", "--percentiles", "98,2"), 2, "the lower one first"),
+        (("plan", "img2.tif", *TILES, "--percentiles", "2,98"), 2, "normalize is None"),
+        (("plan", "img2.tif", *TILES, "--per", "channel"), 2, "normalize is None"),
         (
             ("plan", "img2.tif", *TILES, "--model", "my_model:invert", "--bgr"),
             1,
@@ -191,23 +191,23 @@ def test_debug_shows_where_an_error_came_from(workplace: Path) -> None:
     assert "ModelError" in repr(result.exception)
 
 
-def test_grey_values_are_normalised_as_asked_for(workplace: Path) -> None:
+def test_gray_values_are_normalized_as_asked_for(workplace: Path) -> None:
     source = tifffile.imread(workplace / "img2.tif").astype(np.float64)
     low, high = np.percentile(source, (2, 98))
     model = ("--model", "my_model:same", *TILES, "--quiet")
-    percentiles = ("--normalise", "percentiles", "--percentiles", "2,98", "--per", "sample")
+    percentiles = ("--normalize", "percentiles", "--percentiles", "2,98", "--per", "sample")
     assert run("predict", "img2.tif", *model, "-o", "out.npy", *percentiles).exit_code == 0
     np.testing.assert_allclose(np.load(workplace / "out.npy"), (source - low) / (high - low), atol=1e-5)
-    assert run("predict", "img2.tif", *model, "-o", "std.npy", "--normalise", "mean_std").exit_code == 0
+    assert run("predict", "img2.tif", *model, "-o", "std.npy", "--normalize", "mean_std").exit_code == 0
     np.testing.assert_allclose(np.load(workplace / "std.npy"), (source - source.mean()) / source.std(), atol=1e-5)
     planned = ("plan", "img2.tif", *TILES, *percentiles)
-    assert "normalised       percentiles 2 and 98 per sample" in run(*planned).stdout
-    assert json.loads(run(*planned, "--json").stdout)["normalise"] == ["percentiles 2 and 98 per sample"]
+    assert "normalized       percentiles 2 and 98 per sample" in run(*planned).stdout
+    assert json.loads(run(*planned, "--json").stdout)["normalize"] == ["percentiles 2 and 98 per sample"]
 
 
 @pytest.mark.parametrize(("option", "expected"), [((), None), (("--bgr",), True), (("--rgb",), False)])
 @pytest.mark.parametrize("command", ["plan", "predict"])
-def test_the_order_of_colours_reaches_the_model(
+def test_the_order_of_colors_reaches_the_model(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, command: str, option: tuple[str, ...], expected: bool | None
 ) -> None:
     asked = []
@@ -218,7 +218,7 @@ def test_the_order_of_colours_reaches_the_model(
 
     monkeypatch.setattr(sys.modules[f"patchloom.cli.{command}_command"], "load_model", load)
     output = ("-o", "out.npy") if command == "predict" else ()
-    result = run(command, "img2.tif", "--model", "colours.czann", *TILES, *output, *option)
+    result = run(command, "img2.tif", "--model", "colors.czann", *TILES, *output, *option)
     assert (result.exit_code, asked) == (0, [expected]), result.output
 
 
@@ -268,7 +268,7 @@ def test_status_tells_finished_from_unfinished_and_a_second_run_goes_on(
 def test_what_is_written_is_reduced_blended_and_of_the_kind_that_the_name_asks_for(workplace: Path) -> None:
     source = tifffile.imread(workplace / "img2.tif")
     model = ("--model", "my_model:invert", *TILES)
-    assert run("predict", "img2.tif", *model, "-o", "mask.npy", "--reduce", "threshold:100").exit_code == 0
+    assert run("predict", "img2.tif", *model, "-o", "mask.npy", "--postprocess", "threshold:100").exit_code == 0
     assert np.array_equal(np.load(workplace / "mask.npy"), (255 - source > 100).astype(np.uint8))
     assert run("predict", "img2.tif", *model, "-o", "out.ome.tif", "--blend", "hann").exit_code == 0
     assert np.array_equal(tifffile.imread(workplace / "out.ome.tif"), 255 - source)

@@ -50,10 +50,10 @@ def random_boxes(rng: np.random.Generator, source: np.ndarray, target: np.ndarra
 
 
 def same_as_numpy(
-    rng: np.random.Generator, source: np.ndarray, target: np.ndarray, n_axes: int, *, normalised: bool
+    rng: np.random.Generator, source: np.ndarray, target: np.ndarray, n_axes: int, *, normalized: bool
 ) -> None:
     boxes = random_boxes(rng, source, target, len(target), n_axes)
-    values = rng.normal(size=(2, target.shape[-n_axes])).astype(target.dtype) if normalised else (None, None)
+    values = rng.normal(size=(2, target.shape[-n_axes])).astype(target.dtype) if normalized else (None, None)
     expected = target.copy()
     gather_by_numpy(source, expected, boxes, *values)
     gather_module.gather(source, target, boxes, *values)
@@ -82,12 +82,12 @@ def laid_out(rng: np.random.Generator, dtype: str, shape: tuple[int, ...], layou
     n_dims=st.integers(2, 3),
     dtypes=st.sampled_from([("u2", "f4"), ("u2", "u2"), ("?", "f4"), (">u2", "f4"), ("f2", "f4"), ("i8", "f8")]),
     layout=st.sampled_from(LAYOUTS),
-    normalised=st.booleans(),
+    normalized=st.booleans(),
     chunked=st.booleans(),
     seed=st.integers(0, 2**32),
 )
 def test_the_loop_copies_what_slices_copy(
-    n_dims: int, dtypes: tuple[str, str], layout: str, normalised: bool, chunked: bool, seed: int
+    n_dims: int, dtypes: tuple[str, str], layout: str, normalized: bool, chunked: bool, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, 7, n_dims + 3)
@@ -96,7 +96,7 @@ def test_the_loop_copies_what_slices_copy(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gather_module, "_FEW", 0)
         patch.setattr(gather_module, "compiled_loop", lambda kernel: kernel)
-        same_as_numpy(rng, source, target, n_dims + 1, normalised=normalised and target.dtype.kind == "f")
+        same_as_numpy(rng, source, target, n_dims + 1, normalized=normalized and target.dtype.kind == "f")
 
 
 @pytest.mark.usefixtures("compiled")
@@ -106,8 +106,8 @@ def test_the_compiled_loop_copies_what_slices_copy(dtype: str, to: str, layout: 
     source = laid_out(rng, dtype, (2, 3, 9, 40, 80), layout)
     for n_axes, shape in ((3, (20, 3, 30, 70)), (4, (20, 2, 8, 30, 70))):
         pixels = source if n_axes == 4 else source[:, :, 4]
-        for normalised in (False, True)[: 1 + (to == "f4")]:
-            same_as_numpy(rng, pixels, np.zeros(shape, to), n_axes, normalised=normalised)
+        for normalized in (False, True)[: 1 + (to == "f4")]:
+            same_as_numpy(rng, pixels, np.zeros(shape, to), n_axes, normalized=normalized)
 
 
 @pytest.mark.usefixtures("uncompiled")
@@ -122,7 +122,7 @@ def test_without_numba_numpy_copies_all_boxes(rng: np.random.Generator, monkeypa
     gather_module.compiled_loop.cache_clear()
     try:
         same_as_numpy(
-            rng, laid_out(rng, "u2", (2, 3, 40, 80), "plain"), np.zeros((30, 3, 9, 9), "f4"), 3, normalised=True
+            rng, laid_out(rng, "u2", (2, 3, 40, 80), "plain"), np.zeros((30, 3, 9, 9), "f4"), 3, normalized=True
         )
         assert gather_module.compiled_loop(gather_module.gather_rows) is None
     finally:

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchloom.errors import GeometryError, NotWholeError, SpecError
+from patchloom.errors import GeometryError, NotIntegerError, SpecError
 from patchloom.extraction import PatchExtractor, extract_lateral_context
 from patchloom.extraction.downscaling import halve_by_numpy, halve_sums, resize, sum_dtype
 from patchloom.extraction.lateral_context import check_context_fits, context_windows
 from patchloom.geometry.padding import Padding
 from patchloom.image_stacks import ArrayStack
-from patchloom.patch_specs import PatchSpecs
 from patchloom.patching import RandomPatching, TiledPatching, UncorrelatedPatching
-from patchloom.spec_table import SpecTable
+from patchloom.specs.patch_specs import PatchSpecs
+from patchloom.specs.spec_table import SpecTable
 
 downscaling: Any = importlib.import_module("patchloom.extraction.downscaling")
 lateral_context: Any = importlib.import_module("patchloom.extraction.lateral_context")
@@ -215,7 +215,7 @@ def test_what_makes_no_sense_is_refused(rng: np.random.Generator) -> None:
     table = SpecTable.from_specs([{"data_idx": 0, "sample_idx": 0, "coords": (0, 0), "patch_size": (8, 8)}])
     with pytest.raises(GeometryError, match="n_scales is 0: it must be from 1, the patch alone, to 16"):
         extract_lateral_context(extractor, table, 0)
-    with pytest.raises(NotWholeError, match=r"n_scales is 2\.0"):
+    with pytest.raises(NotIntegerError, match=r"n_scales is 2\.0"):
         extract_lateral_context(extractor, table, 2.0)  # type: ignore[arg-type]
     with pytest.raises(GeometryError, match="downscale is 'median': it must be one of 'mean', 'resize'"):
         extract_lateral_context(extractor, table, 2, downscale="median")  # type: ignore[arg-type]

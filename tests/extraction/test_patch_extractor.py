@@ -17,7 +17,7 @@ from patchloom.errors import GeometryError, SourceError, SpecError
 from patchloom.extraction import PatchExtractor
 from patchloom.geometry.padding import Padding
 from patchloom.image_stacks import ArrayStack, Region, open_stacks
-from patchloom.patch_specs import PatchSpecs
+from patchloom.specs.patch_specs import PatchSpecs
 
 PADDINGS: list[Padding] = ["constant", "reflect", "edge", "wrap"]
 
@@ -109,7 +109,7 @@ def random_specs(rng: np.random.Generator, images: list[np.ndarray], n: int) -> 
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
-def test_a_batch_is_its_patches_one_by_one(padding: Padding, rng: np.random.Generator) -> None:
+def test_a_batch_is_its_patches_run_serially(padding: Padding, rng: np.random.Generator) -> None:
     images = series(rng)
     extractor = PatchExtractor([stack(images[0]), OneByOne(images[1])], padding)
     specs = random_specs(rng, images, 40)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchloom import ScoreMap, StratifiedPatching, exclude_below, thin_out_below
+from patchloom import ScoreMap, StratifiedPatching, downweight_below, exclude_below
 from patchloom.errors import GeometryError
 
 CELL = (8, 6)
@@ -49,7 +49,7 @@ def test_no_patch_touches_what_is_excluded(series, threshold) -> None:
 @given(scored_series(), st.floats(0, 1))
 def test_at_probability_zero_every_patch_starts_within_reach_of_foreground(series, threshold) -> None:
     patching, score_map = series
-    thin_out_below(patching, score_map, threshold, probability=0)
+    downweight_below(patching, score_map, threshold, probability=0)
     for spec in patching.at_epoch(1):
         first = [start // side for start, side in zip(spec["coords"], CELL, strict=True)]
         reach = tuple(slice(cell, cell + 2) for cell in first)
@@ -62,7 +62,7 @@ def test_a_patch_may_reach_from_background_into_foreground_but_not_into_what_is_
     shapes = [(1, 1, 32, 24)]
     thinned, excluded = StratifiedPatching(shapes, CELL, seed=3), StratifiedPatching(shapes, CELL, seed=3)
     score_map = ScoreMap((scores,), CELL, tuple(shapes), "test")
-    thin_out_below(thinned, score_map, 1, probability=0)
+    downweight_below(thinned, score_map, 1, probability=0)
     exclude_below(excluded, score_map, 1)
     drawn = {spec["coords"] for epoch in range(200) for spec in thinned.at_epoch(epoch)}
     assert (16, 12) in drawn or len(drawn) > 1
@@ -78,7 +78,7 @@ def test_background_is_drawn_as_seldom_as_said():
     score_map = ScoreMap((scores,), CELL, ((1, 1, 320, 240),), "test")
     patching = StratifiedPatching(score_map.data_shapes, CELL, seed=11)
     before = len(patching)
-    thin_out_below(patching, score_map, 0.5, probability=0.2)
+    downweight_below(patching, score_map, 0.5, probability=0.2)
     starts = np.concatenate(
         [patching.at_epoch(epoch).specs(range(len(patching))).columns["coords"] for epoch in range(5)]
     )
@@ -90,7 +90,7 @@ def test_background_is_drawn_as_seldom_as_said():
 def test_an_image_of_background_only_gives_no_patch_and_leaves_the_others_alone():
     scores = (np.zeros((1, 4, 4)), np.ones((1, 4, 4)))
     score_map = ScoreMap(scores, CELL, ((1, 1, 32, 24),) * 2, "test")
-    for thin_out in (exclude_below, lambda *args: thin_out_below(*args, probability=0)):
+    for thin_out in (exclude_below, lambda *args: downweight_below(*args, probability=0)):
         patching = StratifiedPatching(score_map.data_shapes, CELL, seed=1)
         thin_out(patching, score_map, 0.5)
         assert (len(patching.get_patch_indices(0)), len(patching.get_patch_indices(1))) == (0, 16)
@@ -101,7 +101,7 @@ def test_two_filters_add_up_even_where_nothing_is_left():
     left[..., 2:] = right[..., :3] = 0
     patching = StratifiedPatching([(1, 1, 32, 24)], CELL, seed=1)
     for scores in (left, right):
-        thin_out_below(patching, ScoreMap((scores,), CELL, ((1, 1, 32, 24),), "test"), 0.5, probability=0)
+        downweight_below(patching, ScoreMap((scores,), CELL, ((1, 1, 32, 24),), "test"), 0.5, probability=0)
     assert len(patching) == 0 or {spec["coords"][1] // CELL[1] for spec in patching} <= {2}
 
 
@@ -130,7 +130,7 @@ def test_works_in_three_dimensions(rng):
 def test_scores_of_other_images_or_cells_are_refused(cell_size, shapes, message):
     scores = tuple(np.zeros((shape[0], 4, 4)) for shape in shapes)
     patching = StratifiedPatching([(1, 1, 32, 24)], CELL, seed=1)
-    for heed in (exclude_below, thin_out_below):
+    for heed in (exclude_below, downweight_below):
         with pytest.raises(GeometryError, match=message):
             heed(patching, ScoreMap(scores, cell_size, shapes, "test"), 1)
     assert len(patching) == 16
@@ -148,4 +148,4 @@ def test_a_probability_that_is_none_is_refused(probability):
     patching = StratifiedPatching([(1, 1, 32, 24)], CELL, seed=1)
     score_map = ScoreMap((np.ones((1, 4, 4)),), CELL, ((1, 1, 32, 24),), "test")
     with pytest.raises(GeometryError, match="probability is"):
-        thin_out_below(patching, score_map, 0.5, probability=probability)
+        downweight_below(patching, score_map, 0.5, probability=probability)

@@ -7,12 +7,12 @@ import pytest
 
 from patchloom.errors import GeometryError
 from patchloom.filters import (
+    CustomFilter,
     EntropyFilter,
     HasIdentity,
     MaskFilter,
     MaxFilter,
     MeanFilter,
-    NamedFilter,
     PercentileFilter,
     ScoresMany,
     StdFilter,
@@ -25,9 +25,9 @@ BUILT_IN = [MaxFilter(), MeanFilter(), StdFilter(), PercentileFilter(90), Entrop
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32", "float64", "bool"])
 def test_many_cells_together_have_the_scores_of_each(cell_filter, dtype, rng):
     cells = rng.integers(0, 50, (7, 2, 3, 5, 4)).astype(dtype)
-    one_by_one = [cell_filter(cell) for cell in cells]
-    assert cell_filter.score_many(cells).tolist() == one_by_one
-    assert all(type(score) is float for score in one_by_one)
+    run_serially = [cell_filter(cell) for cell in cells]
+    assert cell_filter.score_many(cells).tolist() == run_serially
+    assert all(type(score) is float for score in run_serially)
 
 
 def test_scores_are_numpys(rng):
@@ -91,15 +91,15 @@ def test_a_cell_with_nan_has_no_score(cell_filter):
 
 
 def test_two_filters_have_one_identity_only_if_they_score_alike():
-    filters = [*BUILT_IN, PercentileFilter(91), EntropyFilter(2), NamedFilter("mine", np.ptp)]
+    filters = [*BUILT_IN, PercentileFilter(91), EntropyFilter(2), CustomFilter("mine", np.ptp)]
     assert len({cell_filter.identity for cell_filter in filters}) == len(filters)
     assert EntropyFilter(2.0).identity == EntropyFilter(bin_width=2.0).identity
 
 
 def test_a_plain_function_has_no_identity_and_a_named_one_has():
     assert not isinstance(np.ptp, HasIdentity)
-    assert isinstance(NamedFilter("range", np.ptp), HasIdentity)
-    assert not isinstance(NamedFilter("range", np.ptp), ScoresMany)
+    assert isinstance(CustomFilter("range", np.ptp), HasIdentity)
+    assert not isinstance(CustomFilter("range", np.ptp), ScoresMany)
 
 
 @pytest.mark.parametrize(

@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 
 from patchloom import (
     ArrayStack,
+    CustomFilter,
     EntropyFilter,
     MaskFilter,
     MaxFilter,
     MeanFilter,
-    NamedFilter,
     StdFilter,
     open_stacks,
     score_cells,
 )
-from patchloom.errors import GeometryError, NotWholeError
+from patchloom.errors import GeometryError, NotIntegerError
 from patchloom.image_stacks import ArrayStack as PlainStack
 from patchloom.image_stacks import Region
 
@@ -190,7 +190,7 @@ def test_a_filter_that_gives_no_number_is_refused(rng):
 
 def test_maps_are_named_by_their_filters(rng):
     stack = ArrayStack(rng.normal(size=(8, 8)), "YX")
-    found = score_cells([stack], (4, 4), [EntropyFilter(4), NamedFilter("range", np.ptp), np.median])
+    found = score_cells([stack], (4, 4), [EntropyFilter(4), CustomFilter("range", np.ptp), np.median])
     assert [one.name for one in found] == ["EntropyFilter(bin_width=4)", "range", "median"]
     assert "'range', 4 cells of (4, 4) in 1 image stacks" in repr(found[1])
     with pytest.raises(ValueError, match="read-only"):
@@ -206,7 +206,7 @@ def test_no_filters_are_no_maps(rng):
     [
         ({"cell_size": (4, 4, 4)}, GeometryError, "image stack 0 is 2D"),
         ({"cell_size": (0, 4)}, GeometryError, "cell_size is 0 along Y"),
-        ({"cell_size": (4, 4.0)}, NotWholeError, "cell_size"),
+        ({"cell_size": (4, 4.0)}, NotIntegerError, "cell_size"),
         ({"channels": [2]}, GeometryError, "channels has 2, but cells.tif has 2 channels"),
         ({"channels": [-1]}, GeometryError, "channels has -1"),
         ({"channels": []}, GeometryError, "channels is empty"),

@@ -10,7 +10,7 @@ import pytest
 import tensorstore as ts
 import tifffile
 
-from patchloom import ArrayStack, EntropyFilter, MaxFilter, MeanFilter, NamedFilter, open_stacks, score_cells
+from patchloom import ArrayStack, CustomFilter, EntropyFilter, MaxFilter, MeanFilter, open_stacks, score_cells
 from patchloom.errors import SinkError
 from patchloom.filters.score_files import FOLDER_NAME, score_files
 from patchloom.image_stacks import TiffStack, ZarrStack
@@ -81,12 +81,12 @@ def test_only_what_is_missing_is_scanned(tiff, reads):
     [
         {"cell_size": (16, 8)},
         {"filters": [EntropyFilter(2)]},
-        {"filters": [NamedFilter("b", np.ptp)]},
+        {"filters": [CustomFilter("b", np.ptp)]},
         {"channels": [0]},
     ],
 )
 def test_another_question_is_not_answered_by_an_old_score(tiff, reads, other):
-    scan(tiff, [EntropyFilter(), NamedFilter("a", np.ptp)])
+    scan(tiff, [EntropyFilter(), CustomFilter("a", np.ptp)])
     assert reads.during(lambda: scan(tiff, **other)) > 0
 
 

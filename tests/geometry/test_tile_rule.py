@@ -71,10 +71,10 @@ def test_one_tile_in_plain_int_equals_many_in_arrays() -> None:
             for size in (1, 8, 9, 50):
                 count = rule.count(size)
                 assert type(count) is int
-                one_by_one = [rule.window(tile, size, count) for tile in range(count)]
+                run_serially = [rule.window(tile, size, count) for tile in range(count)]
                 together = rule.window(np.arange(count), np.full(count, size), np.full(count, count))
-                assert all(type(number) is int for window in one_by_one for number in window)
-                assert list(zip(*(column.tolist() for column in together), strict=True)) == one_by_one
+                assert all(type(number) is int for window in run_serially for number in window)
+                assert list(zip(*(column.tolist() for column in together), strict=True)) == run_serially
 
 
 def test_tiles_touching_a_window_are_those_whose_kept_part_meets_it() -> None:

@@ -93,7 +93,7 @@ def test_the_description_of_a_set_is_read_once(
             opened.append(args)
             super().__init__(*args, **kwargs)
 
-    monkeypatch.setattr(sys.modules["patchloom.image_stacks.open_stacks"], "TiffStack", Counted)
+    monkeypatch.setattr(sys.modules["patchloom.image_stacks.open"], "TiffStack", Counted)
     open_stacks(tmp_path / "set")
     assert len(opened) == 1
 
@@ -141,7 +141,7 @@ def test_a_set_gives_one_output(tmp_path: Path, images: np.ndarray) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["t0.ome.zarr"]
 
 
-def test_files_that_are_named_one_by_one_are_taken_at_their_word(tmp_path: Path, images: np.ndarray) -> None:
+def test_files_that_are_named_run_serially_are_taken_at_their_word(tmp_path: Path, images: np.ndarray) -> None:
     paths = write_set(tmp_path / "set", images[:1], one_file_a_time(images))
     assert len(open_stacks(paths[:2])) == 2
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pylibCZIrw import czi
 
-from patchloom.extraction import ChunkPool, PatchExtractor
+from patchloom.extraction import ChunkCache, PatchExtractor
 from patchloom.image_stacks import (
     ArrayStack,
     HasStorageGrid,
@@ -99,7 +99,7 @@ def test_chunks_folded_into_samples_give_every_pixel_through_a_pool(
     assert isinstance(stack, HasStorageGrid)
     assert stack.shard_shape[0] % stack.chunk_shape[0] == 0
     tiling = TiledPatching([stack.data_shape], (4, 4), (1, 1))
-    with ChunkPool(1000) as pool:
+    with ChunkCache(1000) as pool:
         tiles = PatchExtractor([stack], pool=pool).extract_batch(tiling[:])
     np.testing.assert_array_equal(
         tiles, PatchExtractor([ArrayStack(by_plane(data), axes="SCYX")]).extract_batch(tiling[:])
@@ -120,7 +120,7 @@ def test_a_chunk_of_many_slices_is_read_once(n_samples: int, n_planes: int, dept
 
     stack = as_planes(Stored(data, axes="SCZYX"))
     tiling = TiledPatching([stack.data_shape], (16, 16), (4, 4))
-    with ChunkPool(1 << 20) as pool:
+    with ChunkCache(1 << 20) as pool:
         extractor = PatchExtractor([stack], pool=pool)
         for index in range(len(tiling)):
             extractor.extract(tiling[index])

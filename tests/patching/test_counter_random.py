@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchloom.errors import GeometryError, NotWholeError
+from patchloom.errors import GeometryError, NotIntegerError
 from patchloom.patching.counter_random import CounterRandom, Stream, checked_epoch, checked_seed
 
 Departure = Callable[..., float]
@@ -42,28 +42,28 @@ def test_words_are_those_published_for_philox4x32_10(
     st.integers(0, 2**16 - 1),
     st.lists(st.tuples(st.integers(0, 2**63 - 1), st.integers(1, 2**63 - 1)), min_size=1, max_size=20),
 )
-def test_numbers_are_the_same_one_by_one_and_together(
+def test_numbers_are_the_same_run_serially_and_together(
     seed: int, epoch: int, stream: int, draws: list[tuple[int, int]]
 ) -> None:
     random = CounterRandom(seed, epoch, stream)
     indices = np.array([index for index, _ in draws])
     bounds = np.array([bound for _, bound in draws])
-    one_by_one = [random.below(bound, index) for index, bound in draws]
+    run_serially = [random.below(bound, index) for index, bound in draws]
     assert all(
-        type(number) is int and 0 <= number < bound for number, (_, bound) in zip(one_by_one, draws, strict=True)
+        type(number) is int and 0 <= number < bound for number, (_, bound) in zip(run_serially, draws, strict=True)
     )
-    assert random.below_many(bounds, indices).tolist() == one_by_one
+    assert random.below_many(bounds, indices).tolist() == run_serially
     assert random.below_many(draws[0][1], indices).tolist() == [random.below(draws[0][1], index) for index, _ in draws]
     assert random.chances(0.3, indices).tolist() == [random.chance(0.3, index) for index, _ in draws]
 
 
 @pytest.mark.parametrize("bound", [3 * 2**61, 5 * 2**60, 2**62 + 1])
-def test_rejected_draws_are_repeated_alike_one_by_one_and_together(bound: int) -> None:
+def test_rejected_draws_are_repeated_alike_run_serially_and_together(bound: int) -> None:
     random, indices = CounterRandom(4), np.arange(300)
-    one_by_one = [random.below(bound, index) for index in range(300)]
-    assert random.below_many(bound, indices).tolist() == one_by_one
+    run_serially = [random.below(bound, index) for index in range(300)]
+    assert random.below_many(bound, indices).tolist() == run_serially
     first_draws = [random.word(index) * bound >> 64 for index in range(300)]
-    assert 10 < sum(one != other for one, other in zip(one_by_one, first_draws, strict=True)) < 290
+    assert 10 < sum(one != other for one, other in zip(run_serially, first_draws, strict=True)) < 290
 
 
 def test_blocks_join_without_a_gap() -> None:
@@ -115,8 +115,8 @@ def test_seeds_epochs_and_streams_are_independent(other: CounterRandom, departur
     indices = np.arange(64_000)
     pairs = CounterRandom(7).below_many(8, indices) * 8 + other.below_many(8, indices)
     assert departure(np.bincount(pairs, minlength=64), 1000) < 4
-    neighbours = other.below_many(8, indices[:-1]) * 8 + other.below_many(8, indices[1:])
-    assert departure(np.bincount(neighbours, minlength=64), 63_999 / 64) < 4
+    neighbors = other.below_many(8, indices[:-1]) * 8 + other.below_many(8, indices[1:])
+    assert departure(np.bincount(neighbors, minlength=64), 63_999 / 64) < 4
 
 
 def test_values_are_the_same_on_every_machine() -> None:
@@ -139,10 +139,10 @@ def test_a_seed_is_drawn_where_none_is_given() -> None:
     [
         (checked_seed, -1, GeometryError, "seed is -1: it must be at least 0 and below 2\\*\\*64"),
         (checked_seed, 2**64, GeometryError, "seed is 18446744073709551616"),
-        (checked_seed, 1.0, NotWholeError, "seed is 1.0"),
+        (checked_seed, 1.0, NotIntegerError, "seed is 1.0"),
         (checked_epoch, -1, GeometryError, "epoch is -1: it must be at least 0 and below 2\\*\\*32"),
         (checked_epoch, 2**32, GeometryError, "epoch is 4294967296"),
-        (checked_epoch, True, NotWholeError, "epoch is True"),
+        (checked_epoch, True, NotIntegerError, "epoch is True"),
     ],
 )
 def test_seeds_and_epochs_that_are_none_are_refused(

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from patchloom.errors import GeometryError, NotWholeError, PatchIndexError
-from patchloom.patch_specs import is_tile_specs, is_uncorrelated_specs
+from patchloom.errors import GeometryError, NotIntegerError, PatchIndexError
 from patchloom.patching import (
     FixedPatching,
     FixedRandomPatching,
@@ -25,7 +24,8 @@ from patchloom.patching import (
     WholeSamplePatching,
     split_training_validation,
 )
-from patchloom.spec_validation import validate_specs
+from patchloom.specs.patch_specs import is_tile_specs, is_uncorrelated_specs
+from patchloom.specs.spec_validation import validate_specs
 
 Shapes = list[tuple[int, ...]]
 
@@ -78,15 +78,15 @@ def patching(request: pytest.FixtureRequest, shapes: Shapes) -> Patching[Any]:
 
 
 def test_specs_are_valid_and_the_same_by_every_way_to_ask(patching: Patching[Any], shapes: Shapes) -> None:
-    one_by_one = [patching.get_patch_spec(index) for index in range(len(patching))]
-    assert len(one_by_one) == patching.n_patches > 0
-    validate_specs(one_by_one, shapes)  # also refuses numbers of NumPy's
-    assert patching.specs(range(len(patching))).to_specs() == one_by_one == list(patching)
+    run_serially = [patching.get_patch_spec(index) for index in range(len(patching))]
+    assert len(run_serially) == patching.n_patches > 0
+    validate_specs(run_serially, shapes)  # also refuses numbers of NumPy's
+    assert patching.specs(range(len(patching))).to_specs() == run_serially == list(patching)
     backwards = np.arange(len(patching))[::-1]
-    assert patching.specs(backwards).to_specs() == one_by_one[::-1]
-    assert patching.specs(backwards.astype(np.uint16)).to_specs() == one_by_one[::-1]
-    assert patching[-1] == one_by_one[-1] == patching[np.int64(len(patching) - 1)]
-    assert patching[2:5].to_specs() == one_by_one[2:5]
+    assert patching.specs(backwards).to_specs() == run_serially[::-1]
+    assert patching.specs(backwards.astype(np.uint16)).to_specs() == run_serially[::-1]
+    assert patching[-1] == run_serially[-1] == patching[np.int64(len(patching) - 1)]
+    assert patching[2:5].to_specs() == run_serially[2:5]
     assert len(patching.specs([])) == 0
 
 
@@ -108,7 +108,7 @@ def test_indices_of_stacks_partition_the_plan_into_ranges(patching: Patching[Any
         assert list(indices) == np.flatnonzero(stacks == data_idx).tolist()
     with pytest.raises(PatchIndexError, match="data_idx is -1"):
         patching.get_patch_indices(-1)
-    with pytest.raises(NotWholeError, match=r"data_idx is 0\.0"):
+    with pytest.raises(NotIntegerError, match=r"data_idx is 0\.0"):
         patching.get_patch_indices(0.0)  # type: ignore[arg-type]
 
 
@@ -118,11 +118,11 @@ def test_indices_of_stacks_partition_the_plan_into_ranges(patching: Patching[Any
         (-1, PatchIndexError, "index is -1, but the plan has"),
         (10**9, PatchIndexError, "index is 1000000000, but the plan has"),
         (2**70, PatchIndexError, "index is 1180591620717411303424, but the plan has"),
-        (1.0, NotWholeError, "index is 1.0: it must be a whole number"),
-        (np.float32(1), NotWholeError, "index is .*1.0.*: it must be a whole number"),
-        (True, NotWholeError, "index is True"),
-        (np.True_, NotWholeError, "index is .*True"),
-        (None, NotWholeError, "index is None"),
+        (1.0, NotIntegerError, "index is 1.0: it must be a whole number"),
+        (np.float32(1), NotIntegerError, "index is .*1.0.*: it must be a whole number"),
+        (True, NotIntegerError, "index is True"),
+        (np.True_, NotIntegerError, "index is .*True"),
+        (None, NotIntegerError, "index is None"),
     ],
 )
 def test_indices_that_name_no_patch_are_refused(
@@ -146,7 +146,7 @@ def test_epochs_and_pickles_give_the_same_again(patching: Patching[Any]) -> None
     assert moved.at_epoch(0).specs(everything) == patching.specs(everything)
     with pytest.raises(GeometryError, match="epoch is -1"):
         patching.at_epoch(-1)
-    with pytest.raises(NotWholeError, match=r"epoch is 1\.5"):
+    with pytest.raises(NotIntegerError, match=r"epoch is 1\.5"):
         patching.at_epoch(1.5)  # type: ignore[arg-type]
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from patchloom.errors import NotWholeError, PatchIndexError, SpecError
-from patchloom.patch_specs import PatchSpecs
+from patchloom.errors import NotIntegerError, PatchIndexError, SpecError
 from patchloom.patching import FixedPatching, RandomPatching, TiledPatching, UncorrelatedPatching
+from patchloom.specs.patch_specs import PatchSpecs
 
 SHAPES = [(2, 1, 40, 33), (1, 1, 25, 64)]
 
@@ -60,5 +60,5 @@ def test_lists_and_stacks_that_make_no_sense_are_refused() -> None:
         FixedPatching([tile, patch])
     with pytest.raises(PatchIndexError, match="data_idx is -1"):
         FixedPatching([patch]).get_patch_indices(-1)
-    with pytest.raises(NotWholeError, match="data_idx is True"):
+    with pytest.raises(NotIntegerError, match="data_idx is True"):
         FixedPatching([patch]).get_patch_indices(True)

@@ -80,7 +80,7 @@ def test_every_place_is_equally_likely(coverage: str, shape: tuple[int, ...], de
         assert departure(along, along.sum() / extent) > 6
 
 
-def test_axes_epochs_seeds_and_neighbours_are_independent(departure: Departure) -> None:
+def test_axes_epochs_seeds_and_neighbors_are_independent(departure: Departure) -> None:
     patching = RandomPatching([(1, 1, 16, 16)], (9, 9), 7, n_patches=32_000)  # 8 places along each axis
     own = columns(patching)[2]
     others = {

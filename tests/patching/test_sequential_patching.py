@@ -37,7 +37,7 @@ def test_every_voxel_is_covered_from_inside(data: st.DataObject) -> None:
     assert [spec["coords"] for spec in patching] == [spec["coords"] for spec in tiles]
 
 
-def test_patches_lie_side_by_side_unless_overlaps_are_given() -> None:
+def test_patches_lie_thread_runner_unless_overlaps_are_given() -> None:
     starts = [spec["coords"] for spec in SequentialPatching([(1, 1, 20, 8)], (8, 8))]
     assert starts == [(0, 0), (8, 0), (12, 0)]
     assert SequentialPatching([(1, 1, 20, 8)], (8, 8), [4, 0])[1]["coords"] == (4, 0)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from patchloom.errors import GeometryError, NotWholeError
+from patchloom.errors import GeometryError, NotIntegerError
 from patchloom.patching import FixedPatching, StratifiedPatching, split_training_validation
-from patchloom.spec_validation import validate_specs
+from patchloom.specs.spec_validation import validate_specs
 
 
 def gaps(training: StratifiedPatching, validation: FixedPatching) -> np.ndarray:
@@ -118,11 +118,11 @@ def test_a_share_is_rounded_down() -> None:
         (0.1, {}, GeometryError, r"validation is 0\.1, which is not one patch: the images hold 9 cells"),
         (1.0, {}, GeometryError, r"validation is 1\.0: a share must be above 0 and below 1"),
         (-0.5, {}, GeometryError, r"validation is -0\.5: a share must be above 0 and below 1"),
-        (True, {}, NotWholeError, "validation is True"),
-        ("3", {}, NotWholeError, "validation is '3'"),
+        (True, {}, NotIntegerError, "validation is True"),
+        ("3", {}, NotIntegerError, "validation is '3'"),
         (1, {"margin": -1}, GeometryError, "margin is -1 along Y"),
         (1, {"margin": (1, 2, 3)}, GeometryError, "margin is"),
-        (1, {"margin": 1.5}, NotWholeError, r"margin is 1\.5"),
+        (1, {"margin": 1.5}, NotIntegerError, r"margin is 1\.5"),
         (1, {"seed": -1}, GeometryError, "seed is -1"),
     ],
 )

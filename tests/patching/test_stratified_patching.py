@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchloom.errors import GeometryError, NotWholeError, PatchIndexError
+from patchloom.errors import GeometryError, NotIntegerError, PatchIndexError
 from patchloom.patching import RandomPatching, StratifiedPatching
 
 Departure = Callable[..., float]
@@ -297,7 +297,7 @@ def test_more_patches_than_can_be_told_apart_are_refused() -> None:
         ((1, 0), [(0, 0)], PatchIndexError, "data_idx is 1, but the series has 1 image stacks"),
         ((0, 2), [(0, 0)], PatchIndexError, "sample_idx is 2, but image stack 0 has 2 samples"),
         ((0, -1), [(0, 0)], PatchIndexError, "sample_idx is -1"),
-        ((0.0, 0), [(0, 0)], NotWholeError, "data_idx is 0.0"),
+        ((0.0, 0), [(0, 0)], NotIntegerError, "data_idx is 0.0"),
     ],
 )
 def test_cells_that_do_not_exist_are_refused(

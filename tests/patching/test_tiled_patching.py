@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchloom.errors import GeometryError, NotWholeError, PatchIndexError
-from patchloom.patch_specs import is_tile_specs
+from patchloom.errors import GeometryError, NotIntegerError, PatchIndexError
 from patchloom.patching import TiledPatching, WholeSamplePatching
-from patchloom.spec_validation import validate_specs
+from patchloom.specs.patch_specs import is_tile_specs
+from patchloom.specs.spec_validation import validate_specs
 
 
 @st.composite
@@ -43,13 +43,13 @@ def test_kept_windows_cover_every_voxel_of_every_sample_once(tiling: TiledPatchi
 @settings(deadline=None, max_examples=60)
 @given(tilings())
 def test_specs_are_valid_and_the_same_by_every_way_to_ask(tiling: TiledPatching) -> None:
-    one_by_one = [tiling.get_patch_spec(index) for index in range(len(tiling))]
-    validate_specs(one_by_one, tiling.data_shapes)
-    assert all(is_tile_specs(spec) for spec in one_by_one)
-    assert tiling.specs(range(len(tiling))).to_specs() == one_by_one == list(tiling) == list(tiling.tile_specs)
-    assert tiling.specs(np.arange(len(tiling))[::-2]).to_specs() == one_by_one[::-2]
-    assert [tiling[index - len(tiling)] for index in range(len(tiling))] == one_by_one
-    assert pickle.loads(pickle.dumps(tiling))[-1] == one_by_one[-1]
+    run_serially = [tiling.get_patch_spec(index) for index in range(len(tiling))]
+    validate_specs(run_serially, tiling.data_shapes)
+    assert all(is_tile_specs(spec) for spec in run_serially)
+    assert tiling.specs(range(len(tiling))).to_specs() == run_serially == list(tiling) == list(tiling.tile_specs)
+    assert tiling.specs(np.arange(len(tiling))[::-2]).to_specs() == run_serially[::-2]
+    assert [tiling[index - len(tiling)] for index in range(len(tiling))] == run_serially
+    assert pickle.loads(pickle.dumps(tiling))[-1] == run_serially[-1]
 
 
 @settings(deadline=None, max_examples=40)
@@ -105,9 +105,9 @@ def test_ten_thousand_stacks_of_different_sizes_are_one_plan() -> None:
     [
         (4, PatchIndexError, "index is 4, but the plan has 4 patches"),
         (-1, PatchIndexError, "index is -1"),
-        (1.0, NotWholeError, "index is 1.0: it must be a whole number"),
-        (True, NotWholeError, "index is True"),
-        ("1", NotWholeError, "index is '1'"),
+        (1.0, NotIntegerError, "index is 1.0: it must be a whole number"),
+        (True, NotIntegerError, "index is True"),
+        ("1", NotIntegerError, "index is '1'"),
     ],
 )
 def test_indices_that_name_no_patch_are_refused(index: object, error: type[Exception], message: str) -> None:

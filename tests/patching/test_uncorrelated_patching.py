@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from patchloom.errors import GeometryError, NotWholeError
-from patchloom.patch_specs import is_uncorrelated_specs
+from patchloom.errors import GeometryError, NotIntegerError
 from patchloom.patching import (
     FixedPatching,
     RandomPatching,
@@ -17,7 +16,8 @@ from patchloom.patching import (
     UncorrelatedPatching,
     WholeSamplePatching,
 )
-from patchloom.spec_validation import validate_specs
+from patchloom.specs.patch_specs import is_uncorrelated_specs
+from patchloom.specs.spec_validation import validate_specs
 
 Departure = Callable[..., float]
 SHAPES = [(2, 3, 60, 50), (1, 3, 40, 44)]
@@ -130,7 +130,7 @@ def other_series(shape: tuple[int, ...], **options: Any) -> list[RandomPatching]
     ("base", "options", "error", "message"),
     [
         (RandomPatching(SHAPES, (8, 6), 1), {"n_channels": 0}, GeometryError, "n_channels is 0"),
-        (RandomPatching(SHAPES, (8, 6), 1), {"n_channels": 2.0}, NotWholeError, r"n_channels is 2\.0"),
+        (RandomPatching(SHAPES, (8, 6), 1), {"n_channels": 2.0}, NotIntegerError, r"n_channels is 2\.0"),
         (RandomPatching(SHAPES, (8, 6), 1), {"principal_channel": 2}, GeometryError, "principal_channel is 2, but"),
         (RandomPatching(SHAPES, (8, 6), 1), {"principal_channel": -1}, GeometryError, "principal_channel is -1"),
         (RandomPatching(SHAPES, (8, 6), 1), {"probability": 1.1}, GeometryError, r"probability is 1\.1"),

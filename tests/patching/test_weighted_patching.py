@@ -80,9 +80,9 @@ def test_a_patch_holds_the_voxel_it_was_drawn_for_and_stays_inside(data: st.Data
     low = np.array(cell) * cell_size
     high = np.minimum(low + cell_size, shape)
     assert ((coords < high) & (coords + patch > low)).all(), "it meets the cell"
-    centre = coords + np.array(patch) // 2
+    center = coords + np.array(patch) // 2
     moved = (coords == 0) | (coords + patch == shape)
-    assert (moved | ((centre >= low) & (centre < high))).all(), "it is centred in the cell, unless moved inside"
+    assert (moved | ((center >= low) & (center < high))).all(), "it is centered in the cell, unless moved inside"
 
 
 def test_patches_are_shared_out_by_weight_and_epochs_differ() -> None:

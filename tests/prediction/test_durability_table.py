@@ -18,11 +18,12 @@ import pytest
 import tifffile
 
 from patchloom.errors import SinkError
-from patchloom.prediction import blocks, make_plan, predict
-from patchloom.prediction.ledger import Ledger, ledger_path
+from patchloom.prediction import predict
+from patchloom.prediction.output.ledger import Ledger, ledger_path
+from patchloom.prediction.planning import blocks, make_plan
 from patchloom.sinks import NpySink, OmeZarrSink, OutputLock, TiffSink
-from patchloom.sinks.destination import lock_path
-from patchloom.sinks.file_sink import FileSink
+from patchloom.sinks.files.file_sink import FileSink
+from patchloom.sinks.publishing.destination import lock_path
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "durability.md"
 NAMES = ("out", ".partial", ".replaced", ".ledger", ".lock")
@@ -158,7 +159,7 @@ def make_state(run: Run, state: dict[str, str], monkeypatch: pytest.MonkeyPatch)
         with fail(monkeypatch, Ledger, "finish", killed):
             run(overwrite=is_replacing)
     elif begun == "all":
-        with fail(monkeypatch, OmeZarrSink, "finalise", killed):
+        with fail(monkeypatch, OmeZarrSink, "finalize", killed):
             run(overwrite=is_replacing)
     elif begun == "some" or state[".ledger"] in ("begun", "damaged"):
         with fail(monkeypatch, OmeZarrSink, "write", Writes(OmeZarrSink, fail_after=3).method()):

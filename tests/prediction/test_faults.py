@@ -22,8 +22,10 @@ import numpy as np
 import pytest
 
 from patchloom.errors import ModelError, ModelOutputError, OutputExistsError, SeriesError, SinkError
-from patchloom.prediction import blocks, make_plan, normalisation_request, plan, predict
-from patchloom.prediction.ledger import Ledger, ledger_path, read_progress
+from patchloom.prediction import plan, predict
+from patchloom.prediction.normalization import request as normalization_request
+from patchloom.prediction.output.ledger import Ledger, ledger_path, read_progress
+from patchloom.prediction.planning import blocks, make_plan
 
 TIMES = int(os.environ.get("PATCHLOOM_TORTURE", "3"))
 
@@ -253,7 +255,7 @@ def test_nan_where_integers_are_written_names_the_tile_and_nothing_of_it_is_kept
     cases: list[tuple[dict[str, Any], str]] = [
         ({"dtype": "uint16"}, named),
         ({"dtype": "uint16", "blend": "hann"}, named),
-        ({"reduce": "threshold:100"}, r"NaN, of which 'threshold:100\.0' makes nothing"),
+        ({"postprocess": "threshold:100"}, r"NaN, of which 'threshold:100\.0' makes nothing"),
     ]
     for settings, message in cases:
         with pytest.raises(ModelOutputError, match=message):
@@ -451,17 +453,17 @@ def test_an_output_is_claimed_before_hours_of_measuring(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "out.ome.zarr"
-    measure = normalisation_request.measure_normalisation
+    measure = normalization_request.measure_normalization
     refused = []
 
     def meanwhile(*args: Any, **kwargs: Any) -> Any:
         with pytest.raises(SinkError, match="another run is writing this output") as caught:
-            quiet(Never(), source, output, normalise="mean_std")
+            quiet(Never(), source, output, normalize="mean_std")
         refused.append(caught.value)
         return measure(*args, **kwargs)
 
-    monkeypatch.setattr(normalisation_request, "measure_normalisation", meanwhile)
-    quiet(np.abs, source, output, normalise="mean_std")
+    monkeypatch.setattr(normalization_request, "measure_normalization", meanwhile)
+    quiet(np.abs, source, output, normalize="mean_std")
     assert len(refused) == 1
 
 

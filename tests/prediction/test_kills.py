@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from patchloom.prediction.ledger import ledger_path
+from patchloom.prediction.output.ledger import ledger_path
 
 SCRIPT = '''
 """One run, whose model takes its time."""
@@ -72,9 +72,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "overwrite": {"overwrite": True},
     "overwritten series": {"overwrite": True, "sources": ["a.npy", "b.npy"], "output": "out"},
     "skip": {"skip": 5000, "fill": 7},
-    "normalize": {"normalise": "percentiles", "percentiles": (1, 99), "per": "sample"},
+    "normalize": {"normalize": "percentiles", "percentiles": (1, 99), "per": "sample"},
     "several outputs": {"model": "several"},
-    "labels": {"model": "classes", "reduce": "argmax", "blend": "linear"},
+    "labels": {"model": "classes", "postprocess": "argmax", "blend": "linear"},
 }
 
 KILLS = -(-int(os.environ.get("PATCHLOOM_KILLS", "0")) // len(KINDS))

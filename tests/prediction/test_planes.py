@@ -13,10 +13,11 @@ import zarr
 
 from patchloom.errors import GeometryError, ModelError, SeriesError
 from patchloom.image_stacks import open_stacks
-from patchloom.prediction import blocks, make_plan, plan, predict
-from patchloom.prediction.emptiness import SkipDark, SkipOutside
+from patchloom.prediction import plan, predict
 from patchloom.prediction.models import ModelDescription
-from patchloom.prediction.plan_summary import summarise
+from patchloom.prediction.planning import blocks, make_plan
+from patchloom.prediction.planning.summary import summarize
+from patchloom.prediction.skip_rules import SkipDark, SkipOutside
 
 TILES: dict[str, Any] = {"patch_size": (16, 16), "overlaps": (4, 4)}
 
@@ -197,7 +198,7 @@ def test_contradictions_between_network_and_image_are_refused_before_anything_ru
 def test_normalization_is_measured_on_the_samples_that_the_image_has(per: str, rng: np.random.Generator) -> None:
     # A sample is a time point with all of its slices, not a slice.
     image = rng.random((2, 2, 3, 20, 20)) * rng.uniform(1, 90, (2, 2, 3, 1, 1))  # T, C, Z
-    result = quiet(lambda batch: batch, image, axes="TCZYX", normalise="mean_std", per=per, **TILES)
+    result = quiet(lambda batch: batch, image, axes="TCZYX", normalize="mean_std", per=per, **TILES)
     together = {
         "source": (0, 1, 2, 3, 4),
         "channel": (0, 2, 3, 4),
@@ -209,7 +210,7 @@ def test_normalization_is_measured_on_the_samples_that_the_image_has(per: str, r
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_slices_are_skipped_by_their_own_grey_values_and_masks(rng: np.random.Generator) -> None:
+def test_slices_are_skipped_by_their_own_gray_values_and_masks(rng: np.random.Generator) -> None:
     image = rng.integers(50, 99, (2, 4, 20, 20), np.uint16)
     image[0, 1] = image[1, 3] = 3
     result = quiet(lambda batch: batch, image, axes="TZYX", skip=SkipDark(10), **TILES)
@@ -258,7 +259,7 @@ class FailsAfter:
 def test_a_run_that_failed_goes_on_to_the_same_bytes(settings: Any, tmp_path: Path, rng: np.random.Generator) -> None:
     image = rng.random((2, 3, 30, 25), np.float32)
     np.save(tmp_path / "image.npy", image)
-    arguments = {"axes": "TZYX", "normalise": "percentiles", "per": "sample", **TILES, **settings}
+    arguments = {"axes": "TZYX", "normalize": "percentiles", "per": "sample", **TILES, **settings}
     model = FailsAfter(10**9)
     whole = quiet(model, tmp_path / "image.npy", tmp_path / "whole.ome.zarr", **arguments)
     with pytest.raises(ModelError, match="out of luck"):
@@ -276,4 +277,4 @@ def test_a_plan_says_the_shape_with_z() -> None:
     prepared = plan(np.zeros((2, 5, 40, 30), np.uint8), axes="TZYX", **TILES)
     assert prepared.output_shapes == [[(2, None, 5, 40, 30)]]
     assert prepared.n_tiles == 2 * 5 * prepared.tiling.grid_shape(0)[0] * prepared.tiling.grid_shape(0)[1]
-    assert summarise(prepared)["sources"][0]["output_shapes"] == [[2, None, 5, 40, 30]]
+    assert summarize(prepared)["sources"][0]["output_shapes"] == [[2, None, 5, 40, 30]]

@@ -26,9 +26,10 @@ from patchloom.errors import (
 )
 from patchloom.image_stacks import open_stacks
 from patchloom.patching import TiledPatching
-from patchloom.prediction import blocks, make_plan, plan, predict
+from patchloom.prediction import plan, predict
 from patchloom.prediction.models import ModelDescription
-from patchloom.prediction.plan_summary import summarise
+from patchloom.prediction.planning import blocks, make_plan
+from patchloom.prediction.planning.summary import summarize
 
 
 def identity(batch: np.ndarray) -> np.ndarray:
@@ -398,7 +399,7 @@ def test_a_plan_goes_to_json_and_its_fingerprint_follows_what_matters(rng: np.ra
     source = tmp_path / "a.tif"
     tifffile.imwrite(source, rng.integers(0, 255, (40, 50), np.uint8), metadata={"axes": "YX"})
     first = plan(source, patch_size=(16, 16))
-    summary = json.loads(json.dumps(summarise(first)))
+    summary = json.loads(json.dumps(summarize(first)))
     assert summary["tiles"] == len(TiledPatching([(1, 1, 40, 50)], (16, 16), (4, 4))) == 12
     assert summary["source_bytes"] == 2000
     assert plan(source, patch_size=(16, 16)).fingerprint == first.fingerprint

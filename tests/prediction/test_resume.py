@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 
 from patchloom.errors import OutputExistsError, SinkError
-from patchloom.prediction import blocks, make_plan, predict
-from patchloom.prediction.emptiness import SkipDark
-from patchloom.prediction.ledger import Ledger, ledger_path
+from patchloom.prediction import predict
+from patchloom.prediction.output.ledger import Ledger, ledger_path
+from patchloom.prediction.planning import blocks, make_plan
+from patchloom.prediction.skip_rules import SkipDark
 from patchloom.sinks import OmeZarrSink
 
 KILLS = int(os.environ.get("PATCHLOOM_TORTURE", "3"))
@@ -257,21 +258,21 @@ def test_one_of_several_outputs_that_was_shown_before_the_kill_is_left_as_it_is(
     def model(batch: np.ndarray) -> dict[str, np.ndarray]:
         return {"same": batch, "more": batch + 1}
 
-    finalise = OmeZarrSink.finalise
+    finalize = OmeZarrSink.finalize
     shown = []
 
     def killed_after_the_first(sink: OmeZarrSink) -> Path:
         if shown:
             raise KeyboardInterrupt
-        shown.append(finalise(sink))
+        shown.append(finalize(sink))
         return shown[0]
 
     output = tmp_path / "out.ome.zarr"
-    monkeypatch.setattr(OmeZarrSink, "finalise", killed_after_the_first)
+    monkeypatch.setattr(OmeZarrSink, "finalize", killed_after_the_first)
     with pytest.raises(KeyboardInterrupt):
         go_on(output, model)
     assert [path.exists() for path in (tmp_path / "out-same.ome.zarr", tmp_path / "out-more.ome.zarr")] == [True, False]
-    monkeypatch.setattr(OmeZarrSink, "finalise", finalise)
+    monkeypatch.setattr(OmeZarrSink, "finalize", finalize)
     written = go_on(output, model)
     for name, expected in (("same", image), ("more", image + 1)):
         assert np.array_equal(predict(Copy(), written[name], patch_size=(64, 64), progress=False), expected)
@@ -329,16 +330,16 @@ def test_a_shard_that_is_lost_before_the_output_is_shown_is_written_again(
     tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "out.ome.zarr"
-    finalise = OmeZarrSink.finalise
+    finalize = OmeZarrSink.finalize
 
     def lose_one(sink: OmeZarrSink) -> Path:
         next(path for path in output.with_name("out.ome.zarr.partial").rglob("c/*/*") if path.is_dir()).rename(
             tmp_path / "lost"
         )
-        return finalise(sink)
+        return finalize(sink)
 
     with monkeypatch.context() as patch:
-        patch.setattr(OmeZarrSink, "finalise", lose_one)
+        patch.setattr(OmeZarrSink, "finalize", lose_one)
         with pytest.raises(SinkError, match="was changed after it was written"):
             go_on(output)
     assert not output.exists()

@@ -1,4 +1,4 @@
-"""What a run can be told beyond its tiles: normalisation, reductions, what to skip; and what its sources do wrong."""
+"""What a run can be told beyond its tiles: normalization, postprocessing, what to skip; and what its sources do wrong."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import tensorstore as ts
 
 from patchloom.errors import GeometryError, SeriesError, SinkError, SourceError
 from patchloom.image_stacks import ArrayStack
-from patchloom.prediction import blocks, make_plan, plan, predict
-from patchloom.prediction.emptiness import SkipDark, SkipOutside
-from patchloom.prediction.normalisation import measure_normalisation
+from patchloom.prediction import plan, predict
+from patchloom.prediction.normalization.normalization import measure_normalization
+from patchloom.prediction.planning import blocks, make_plan
+from patchloom.prediction.skip_rules import SkipDark, SkipOutside
 
 
 def identity(batch: np.ndarray) -> np.ndarray:
@@ -35,15 +36,15 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_tiles_are_normalised_by_the_whole_image_and_never_by_themselves(
+def test_tiles_are_normalized_by_the_whole_image_and_never_by_themselves(
     rng: np.random.Generator, tmp_path: Path
 ) -> None:
     images = [rng.normal(100 * (i + 1), 20, (2, 40, 50)).astype(np.float32) for i in range(2)]
-    results = quiet(identity, images, axes="SYX", normalise="mean_std", batch_size=5, **TILES)
+    results = quiet(identity, images, axes="SYX", normalize="mean_std", batch_size=5, **TILES)
     for image, result in zip(images, results, strict=True):
         np.testing.assert_allclose(result, (image - image.mean()) / image.std(), atol=1e-4)
-    per_sample = measure_normalisation(ArrayStack(images[0], "SYX"), "mean_std", per="sample")
-    result = quiet(identity, images[0], axes="SYX", normalise=[per_sample], **TILES)
+    per_sample = measure_normalization(ArrayStack(images[0], "SYX"), "mean_std", per="sample")
+    result = quiet(identity, images[0], axes="SYX", normalize=[per_sample], **TILES)
     np.testing.assert_allclose(result.mean(axis=(1, 2)), 0, atol=1e-4)
     # What was measured is kept for a run that goes on, and is the same.
     calls = iter(range(100))
@@ -55,7 +56,7 @@ def test_tiles_are_normalised_by_the_whole_image_and_never_by_themselves(
 
     output, source = tmp_path / "out.ome.zarr", tmp_path / "image.npy"
     np.save(source, images[0])
-    settings: dict[str, Any] = {"axes": "SYX", "normalise": "mean_std", **TILES}
+    settings: dict[str, Any] = {"axes": "SYX", "normalize": "mean_std", **TILES}
     with pytest.raises(RuntimeError):
         quiet(fails, source, output, **settings)
     quiet(fails, source, output, **settings, resume_anyway=True)
@@ -70,15 +71,15 @@ def test_a_reduction_of_blocks_is_the_reduction_of_the_image(
     blend: Any, rng: np.random.Generator, tmp_path: Path
 ) -> None:
     image = rng.random((3, 40, 50))
-    result = quiet(identity, image, axes="CYX", reduce="argmax", blend=blend, **TILES)
+    result = quiet(identity, image, axes="CYX", postprocess="argmax", blend=blend, **TILES)
     assert result.dtype == np.uint8
     assert np.array_equal(result, image.argmax(axis=0)[None])
     written = quiet(
-        identity, image, tmp_path / "out.ome.zarr", axes="CYX", reduce="channels:2|uint8*255", blend=blend, **TILES
+        identity, image, tmp_path / "out.ome.zarr", axes="CYX", postprocess="channels:2|uint8*255", blend=blend, **TILES
     )
     assert np.array_equal(quiet(identity, written, patch_size=(64, 64)), np.rint(image[2:] * 255).astype(np.uint8))
-    with pytest.raises(GeometryError, match="end the reduction with the dtype instead"):
-        plan(image, axes="CYX", reduce="argmax", dtype="uint8", **TILES)
+    with pytest.raises(GeometryError, match="end the postprocessing with the dtype instead"):
+        plan(image, axes="CYX", postprocess="argmax", dtype="uint8", **TILES)
 
 
 @pytest.mark.usefixtures("small_blocks")

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from patchloom.image_stacks import Region, TiffStack, ZarrStack
-from patchloom.prediction import make_plan, plan, predict
+from patchloom.prediction import plan, predict
+from patchloom.prediction.planning import make_plan
 
-# `patchloom.prediction.plan` is the function once something has imported it from the package.
-plan_module = importlib.import_module("patchloom.prediction.plan")
+# `patchloom.prediction.planning.plan` is the function once something has imported it from the package.
+plan_module = importlib.import_module("patchloom.prediction.planning.plan")
 
 
 def identity(batch: np.ndarray) -> np.ndarray:
@@ -120,7 +121,7 @@ def test_how_a_source_is_cut_and_what_is_kept_of_it_change_nothing(data: st.Data
         "batch_size": data.draw(st.integers(1, 7)),
         "blend": data.draw(st.sampled_from([None, "hann"])),
         "padding": data.draw(st.sampled_from(["reflect", "wrap", "constant"])),
-        "normalise": data.draw(st.sampled_from([None, "mean_std"])),
+        "normalize": data.draw(st.sampled_from([None, "mean_std"])),
         "axes": "CYX" if n_dims == 2 else "CZYX",
         "progress": False,
     }

@@ -21,9 +21,10 @@ from patchloom.errors import GeometryError, ModelError
 from patchloom.geometry.blend_weights import shared_weights, tile_extents
 from patchloom.geometry.tile_rule import TileRule
 from patchloom.image_stacks import ArrayStack
-from patchloom.prediction import blocks, make_plan, plan, predict
-from patchloom.prediction.emptiness import SkipOutside
+from patchloom.prediction import plan, predict
 from patchloom.prediction.models import ModelDescription
+from patchloom.prediction.planning import blocks, make_plan
+from patchloom.prediction.skip_rules import SkipOutside
 
 SCALES = [Fraction(1), Fraction(1), Fraction(2), Fraction(1, 2)]
 

@@ -53,14 +53,14 @@ def test_no_file_of_an_ome_zarr_may_change_before_it_is_shown(tmp_path, version,
         sink = written(path, version)
         DAMAGES[damage](stored_files(partial_path(path))[number])
         with pytest.raises(SinkError, match=r"was changed (after|while) it was written"):
-            sink.finalise()
+            sink.finalize()
         assert not path.exists()
         sink.close()
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
 def test_no_lower_level_may_change_before_it_is_shown(tmp_path, version, monkeypatch):
-    written(tmp_path / "whole.zarr", version).finalise()
+    written(tmp_path / "whole.zarr", version).finalize()
     levels = [file for level in "12" for file in stored_files(tmp_path / "whole.zarr" / level)]
     write_documents = OmeZarrSink._write_documents
     for number, file in enumerate(levels[::7]):
@@ -75,9 +75,9 @@ def test_no_lower_level_may_change_before_it_is_shown(tmp_path, version, monkeyp
             patch.setattr(OmeZarrSink, "_write_documents", lose_one)
             sink = written(path, version)
             with pytest.raises(SinkError, match=r"was changed (after|while) it was written"):
-                sink.finalise()
+                sink.finalize()
         assert not path.exists()
-        sink.finalise()  # the levels are made again
+        sink.finalize()  # the levels are made again
         np.testing.assert_array_equal(zarr.open_group(path, mode="r")["0"][...], IMAGE[0])
 
 
@@ -86,7 +86,7 @@ def test_a_file_that_comes_where_only_zeros_were_written_is_noticed(tmp_path):
     other = written(tmp_path / "b.zarr")
     shutil.copytree(partial_path(other.path) / "0", partial_path(sink.path) / "0", dirs_exist_ok=True)
     with pytest.raises(SinkError, match="and 0 were written at S 0:1, C 0:1, Y 0:32, X 0:32"):
-        sink.finalise()
+        sink.finalize()
 
 
 def test_restored_blocks_are_checked_too(tmp_path):
@@ -99,7 +99,7 @@ def test_restored_blocks_are_checked_too(tmp_path):
     second.restore(record)
     next(file for file in stored_files(partial_path(second.path)) if file.name == "2").unlink()
     with pytest.raises(SinkError, match="was changed after it was written"):
-        second.finalise()
+        second.finalize()
     assert not (tmp_path / "a.zarr").exists()
 
 
@@ -118,6 +118,6 @@ def test_a_file_that_was_changed_is_not_shown(tmp_path, name, kind, damage):
     else:
         DAMAGES[damage](partial)
     with pytest.raises(SinkError, match=r"was changed while it was written|cannot be completed"):
-        sink.finalise()
+        sink.finalize()
     assert not (tmp_path / name).exists()
     sink.abort()

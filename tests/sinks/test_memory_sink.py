@@ -5,7 +5,7 @@ import pytest
 
 from patchloom.axes import AxesMap
 from patchloom.errors import PatchloomError, SinkError
-from patchloom.sinks import MemorySink, OffersBuffer
+from patchloom.sinks import HasBuffer, MemorySink
 from patchloom.testing.sink_conformance import ImageSinkConformance
 
 
@@ -39,20 +39,20 @@ def test_any_partition_into_blocks_is_taken_and_any_voxel_missing_is_noticed(rng
     for index in order[1:]:
         sink.write(regions[index], np.full((1, 1, 2, 4), index, "uint8"))
     with pytest.raises(SinkError, match="8 of 1600 voxels were never written"):
-        sink.finalise()
+        sink.finalize()
     sink.write(regions[order[0]], np.full((1, 1, 2, 4), order[0], "uint8"))
-    assert sink.finalise()[::2, ::4].ravel().tolist() == list(range(200))
+    assert sink.finalize()[::2, ::4].ravel().tolist() == list(range(200))
 
 
 @pytest.mark.parametrize("axes", ["YX", "YXC", "ZCYX", "STYX"])
 def test_the_image_is_the_memory_that_was_lent(axes):
     axes_map = AxesMap(axes, range(3, 3 + len(axes)))
     sink = MemorySink(axes_map, "float32")
-    assert isinstance(sink, OffersBuffer)
+    assert isinstance(sink, HasBuffer)
     whole = tuple(slice(0, size) for size in sink.data_shape)
     buffer = sink.buffer(whole)
     sink.write(whole, buffer)
-    assert np.shares_memory(sink.finalise(), buffer)
+    assert np.shares_memory(sink.finalize(), buffer)
 
 
 def test_times_outside_of_samples_are_put_in_order(rng):
@@ -64,7 +64,7 @@ def test_times_outside_of_samples_are_put_in_order(rng):
         buffer = sink.buffer(region)
         buffer[...] = axes_map.to_data(image)[region]
         sink.write(region, buffer)
-    np.testing.assert_array_equal(sink.finalise(), image)
+    np.testing.assert_array_equal(sink.finalize(), image)
 
 
 def test_a_block_that_is_another_part_of_the_image_is_copied():
@@ -75,7 +75,7 @@ def test_a_block_that_is_another_part_of_the_image_is_copied():
     buffer[...] = 7
     sink.write(lower, buffer)
     sink.write(upper, buffer)
-    assert (sink.finalise() == 7).all()
+    assert (sink.finalize() == 7).all()
 
 
 def test_a_lent_block_with_a_new_axis_is_not_copied_onto_itself(rng):
@@ -92,7 +92,7 @@ def test_a_lent_block_with_a_new_axis_is_not_copied_onto_itself(rng):
         sink.write(
             (slice(0, 1), slice(0, 1), slice(0, 40), slice(start, stop)), np.zeros((1, 1, 40, stop - start), "f4")
         )
-    assert np.array_equal(sink.finalise()[:, 5:20], expected[0])
+    assert np.array_equal(sink.finalize()[:, 5:20], expected[0])
 
 
 @pytest.mark.parametrize("dtype", [object, "U5", "M8[s]", [("a", "f4")], "no such dtype"])
@@ -107,4 +107,4 @@ def test_a_block_is_an_array(block):
     with pytest.raises(SinkError, match="block"):
         sink.write((slice(0, 1),) * 4, block)
     sink.write((slice(0, 1),) * 4, np.full((1, 1, 1, 1), 7, np.uint8))
-    assert sink.finalise().tolist() == [[7]]
+    assert sink.finalize().tolist() == [[7]]

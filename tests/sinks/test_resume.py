@@ -27,7 +27,7 @@ import tensorstore
 from patchloom.axes import AxesMap
 from patchloom.image_metadata import ImageMetadata
 from patchloom.sinks import OmeZarrSink, ome_metadata, partial_path
-from patchloom.sinks.shard_grid import boxes
+from patchloom.sinks.ome_zarr.shard_grid import boxes
 
 path, version = Path(sys.argv[1]), sys.argv[2]
 axes_map = AxesMap("TCYX", (2, 2, 200, 310))
@@ -53,7 +53,7 @@ with ledger.open("a" if begun else "w") as file:
         file.write(json.dumps(sink.block_record(region)) + chr(10))
         file.flush()
         os.fsync(file.fileno())
-sink.finalise()
+sink.finalize()
 print(time.monotonic() - begin, len(done), flush=True)
 """
 
@@ -132,7 +132,7 @@ def test_what_a_killed_writer_was_writing_does_not_end_up_in_a_file(tmp_path, ve
 
 
 def test_levels_that_were_half_made_are_made_anew(tmp_path):
-    begun(tmp_path / "whole.zarr")[0].finalise()
+    begun(tmp_path / "whole.zarr")[0].finalize()
     expected = contents(tmp_path / "whole.zarr")
     sink, _, record = begun(tmp_path / "a.zarr")
     sink.close()
@@ -142,19 +142,19 @@ def test_levels_that_were_half_made_are_made_anew(tmp_path):
         (partial / name).write_text("junk")
     again = OmeZarrSink(tmp_path / "a.zarr", **GRID, resume=True)
     again.restore(record)
-    found = contents(again.finalise())
+    found = contents(again.finalize())
     expected["zarr.json"] = expected["zarr.json"].replace(b'"whole"', b'"a"')
     assert found == expected
 
 
-def test_finalising_may_be_tried_again(tmp_path, monkeypatch):
-    begun(tmp_path / "whole.zarr")[0].finalise()
+def test_finalizing_may_be_tried_again(tmp_path, monkeypatch):
+    begun(tmp_path / "whole.zarr")[0].finalize()
     sink, _, _ = begun(tmp_path / "a.zarr")
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", lambda self, target: (_ for _ in ()).throw(OSError(28, "No space")))
         with pytest.raises(SinkError, match=r"cannot move the finished output.*No space"):
-            sink.finalise()
-    found = contents(sink.finalise())
+            sink.finalize()
+    found = contents(sink.finalize())
     assert found.keys() == contents(tmp_path / "whole.zarr").keys()
 
 
@@ -168,7 +168,7 @@ def test_a_file_that_was_lost_or_cut_is_noticed_and_its_block_can_be_written_aga
         with pytest.raises(SinkError, match=r"what was written at .* is gone or changed"):
             again.restore(record)
         again.write(again.grid.whole, image)
-        again.finalise()
+        again.finalize()
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_a_run_killed_at_its_very_beginning_is_resumed(tmp_path, damage):
         (tmp_path / "a.zarr.partial" / "0" / "zarr.json.__lock").write_text('{"half')
     sink = OmeZarrSink(tmp_path / "a.zarr", **GRID, resume=True)
     sink.write(sink.grid.whole, image_for(sink))
-    assert (sink.finalise() / "0" / "zarr.json").exists()
+    assert (sink.finalize() / "0" / "zarr.json").exists()
 
 
 def test_a_run_that_starts_afresh_discards_what_was_left(tmp_path):
@@ -217,7 +217,7 @@ def test_a_run_that_starts_afresh_discards_what_was_left(tmp_path):
 @pytest.mark.parametrize("shown", [False, True])
 def test_a_run_killed_while_it_replaced_an_image_neither_loses_the_old_nor_keeps_both(tmp_path, resume, shown):
     """Between the renames the old image is set aside; after them the new one is shown and the old one not yet removed."""
-    old = begun(tmp_path / "a.zarr")[0].finalise()
+    old = begun(tmp_path / "a.zarr")[0].finalize()
     if shown:
         (tmp_path / "a.zarr.replaced").mkdir()
         (tmp_path / "a.zarr.replaced" / "zarr.json").write_text("old")
@@ -232,13 +232,13 @@ def test_a_run_killed_while_it_replaced_an_image_neither_loses_the_old_nor_keeps
     sink = OmeZarrSink(old, **GRID, overwrite=True, resume=resume)
     assert contents(old) == expected
     sink.write(sink.grid.whole, image_for(sink, seed=9))
-    sink.finalise()
+    sink.finalize()
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.zarr"]
     assert contents(old) != expected
 
 
 def test_resuming_beside_a_finished_image_takes_leave_to_replace_it(tmp_path):
-    begun(tmp_path / "a.zarr")[0].finalise()
+    begun(tmp_path / "a.zarr")[0].finalize()
     begun(tmp_path / "a.zarr", overwrite=True)[0].close()
     with pytest.raises(OutputExistsError):
         OmeZarrSink(tmp_path / "a.zarr", **GRID, resume=True)

@@ -16,7 +16,7 @@ import zarr
 from patchloom.axes import AxesMap
 from patchloom.errors import SinkError
 from patchloom.sinks import OmeZarrSink, open_sink
-from patchloom.sinks.zarr_array import in_flight
+from patchloom.sinks.ome_zarr.zarr_array import in_flight
 
 SINK = """
     import itertools, sys
@@ -75,14 +75,14 @@ def test_a_full_disk_is_named_and_a_block_may_be_tried_again(small_disk):
     assert not (small_disk / "a.zarr").exists()
     (small_disk / "ballast").unlink()
     sink.write(sink.grid.whole, image)
-    np.testing.assert_array_equal(zarr.open_group(sink.finalise(), mode="r")["0"][...], image[0, 0])
+    np.testing.assert_array_equal(zarr.open_group(sink.finalize(), mode="r")["0"][...], image[0, 0])
 
 
 def test_a_disk_that_fills_up_at_the_end_leaves_nothing(small_disk):
     sink, image = random_sink(small_disk, (512, 900))
     sink.write(sink.grid.whole, image)
     with pytest.raises(SinkError, match="No space left on device"):
-        sink.finalise()
+        sink.finalize()
     sink.abort()
     assert list(small_disk.iterdir()) == []
 
@@ -117,7 +117,7 @@ def test_a_disk_that_somebody_else_fills_is_named_and_a_block_may_be_tried_again
         sink.write(whole, image)
     (small_disk / "ballast").unlink()
     sink.write(whole, image)
-    path = sink.finalise()
+    path = sink.finalize()
     np.testing.assert_array_equal(np.load(path) if name == "a.npy" else tifffile.imread(path), image[0, 0])
 
 
@@ -153,7 +153,7 @@ WRITE_AND_TELL = """
     for shard in sink.grid.shards(sink.grid.whole):
         sink.write(shard, image[shard])
         print("written", flush=True)
-    sink.finalise()
+    sink.finalize()
     print("done", flush=True)
 """
 
@@ -218,7 +218,7 @@ def test_memory_does_not_grow_with_the_image(tmp_path, name, limit):
             before = peak()
             for z, y, x in itertools.product((0, 64), range(0, 1024, 256), range(0, 1024, 256)):
                 sink.write((slice(0, 1), slice(0, 1), slice(z, z + 64), slice(y, y + 256), slice(x, x + 256)), block)
-            sink.finalise()
+            sink.finalize()
             print((peak() - before) // 1024)
             """,
             tmp_path / name,

@@ -13,8 +13,8 @@ from patchloom.errors import StitchError
 from patchloom.extraction import PatchExtractor
 from patchloom.geometry.blend_weights import BlendWindow, TileWeights, tile_extents, window_profile
 from patchloom.image_stacks import ArrayStack
-from patchloom.patch_specs import PatchSpecs
 from patchloom.patching import TiledPatching
+from patchloom.specs.patch_specs import PatchSpecs
 from patchloom.stitching.blend import add_blended_tile
 
 blend_module = importlib.import_module("patchloom.stitching.blend")

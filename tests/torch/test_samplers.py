@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import patchloom as pl
 from patchloom.patching.counter_random import CounterRandom
 from patchloom.torch import EpochSampler, LocalitySampler
-from patchloom.torch.shuffled_order import ShuffledOrder
+from patchloom.torch.loading.shuffled_order import ShuffledOrder
 
 PLAN = pl.RandomPatching([(2, 1, 256, 320), (1, 1, 200, 100)], (16, 16), n_patches=400, seed=2)
 CHUNKS = [(1, 1, 32, 32), (1, 1, 50, 50)]
@@ -109,13 +109,13 @@ def test_the_state_can_say_how_many_patches_were_used_where_more_keys_were_given
 
 
 def test_runs_of_keys_are_the_keys_in_whole_batches(monkeypatch):
-    monkeypatch.setattr("patchloom.torch.epoch_sampler._AT_ONCE", 130)
-    one_by_one, in_runs = epoch_sampler(), epoch_sampler()
+    monkeypatch.setattr("patchloom.torch.loading.epoch_sampler._AT_ONCE", 130)
+    run_serially, in_runs = epoch_sampler(), epoch_sampler()
 
     runs = list(in_runs.key_runs(60, drop_last=False))
 
     assert [len(run.indices) for run in runs] == [120, 120, 120, 40]
-    assert np.concatenate([run.indices for run in runs]).tolist() == [key.index for key in one_by_one]
+    assert np.concatenate([run.indices for run in runs]).tolist() == [key.index for key in run_serially]
     assert {run.epoch for run in runs} == {0}
     assert [len(run.indices) for run in in_runs.key_runs(60, drop_last=True)] == [120, 120, 120]
     assert [len(run.indices) for run in in_runs.key_runs(140, drop_last=True)] == [140, 140]
@@ -270,7 +270,7 @@ def same_block_share(window: int, apart: int = 1) -> float:
 
 
 @pytest.mark.parametrize("window", [1, 4, 16, GRID**2, 10 * GRID**2])
-def test_neighbours_in_time_are_of_one_block_as_often_as_stated(window):
+def test_neighbors_in_time_are_of_one_block_as_often_as_stated(window):
     expected = 1 / min(window, GRID**2)
     error = np.sqrt(expected / len(BLOCKS))
 

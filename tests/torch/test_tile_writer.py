@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import patchloom as pl
-from patchloom.prediction import blocks
+from patchloom.prediction.planning import blocks
 from patchloom.torch import TileOrder, TileWriter
 
 

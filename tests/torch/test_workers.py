@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import patchloom as pl
-from patchloom.torch import EpochSampler, FlipsAndTurns, PatchDataset, PatchLoader, collate, decollate
+from patchloom.torch import EpochSampler, FlipRot90, PatchDataset, PatchLoader, collate, decollate
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,7 +28,7 @@ def dataset(tmp_path, rng) -> PatchDataset:
     pl.predict(lambda batch: batch, image, path, axes="CYX", patch_size=(32, 32), progress=False)
     stacks = pl.open_stacks(path)
     patching = pl.RandomPatching([stacks[0].data_shape], (16, 16), n_patches=22, seed=6)
-    return PatchDataset(stacks, patching, augmentation=FlipsAndTurns(), seed=2)
+    return PatchDataset(stacks, patching, augmentation=FlipRot90(), seed=2)
 
 
 def shared_memory() -> set[str]:

@@ -104,7 +104,7 @@ Overlaps = Annotated[
     typer.Option(
         parser=voxels,
         metavar="[Z,]Y,X",
-        help="Voxels that neighbouring tiles share; what the model declares, else a quarter of the tile.",
+        help="Voxels that neighboring tiles share; what the model declares, else a quarter of the tile.",
     ),
 ]
 Blend = Annotated[
@@ -152,17 +152,17 @@ MemoryLimit = Annotated[
         help="What the run may take, the model's own needs not counted, such as 2GiB; half of what is free if left out.",
     ),
 ]
-Reduce = Annotated[
+Postprocess = Annotated[
     str | None,
     typer.Option(
-        metavar="REDUCTION",
+        metavar="STEPS",
         help="What to write of a prediction: argmax, threshold:0.5, channels:1, uint8*255; several joined by |.",
     ),
 ]
-Normalise = Annotated[
+Normalize = Annotated[
     Literal["mean_std", "percentiles"] | None,
     typer.Option(
-        help="Bring each image's grey values to the model's range, by statistics of the whole image: mean to 0 and "
+        help="Bring each image's gray values to the model's range, by statistics of the whole image: mean to 0 and "
         "deviation to 1, or two percentiles to 0 and 1."
     ),
 ]
@@ -174,7 +174,7 @@ Percentiles = Annotated[
 ]
 Per = Annotated[
     Literal["source", "channel", "sample", "sample_channel"] | None,
-    typer.Option(help="What of an image is normalised by statistics of its own; all of it together if left out."),
+    typer.Option(help="What of an image is normalized by statistics of its own; all of it together if left out."),
 ]
 SkipDarker = Annotated[
     float | None,
@@ -192,7 +192,7 @@ Bgr = Annotated[
     bool | None,
     typer.Option(
         "--bgr/--rgb",
-        help="Whether a ZEISS model takes colours blue first or red first; a .czann does not say, and gets them as they come.",
+        help="Whether a ZEISS model takes colors blue first or red first; a .czann does not say, and gets them as they come.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]

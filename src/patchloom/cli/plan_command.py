@@ -10,10 +10,10 @@ from rich.console import Console
 from patchloom.cli import options
 from patchloom.cli.reporting import as_shape, as_size, print_json, reported_errors
 from patchloom.prediction import PredictionPlan, plan
-from patchloom.prediction.emptiness import SkipDark
 from patchloom.prediction.models import load_model
-from patchloom.prediction.plan_summary import summarise
-from patchloom.prediction.source_cost import source_bytes_by_block
+from patchloom.prediction.planning.source_cost import source_bytes_by_block
+from patchloom.prediction.planning.summary import summarize
+from patchloom.prediction.skip_rules import SkipDark
 
 
 def plan_command(
@@ -30,8 +30,8 @@ def plan_command(
     padding: options.Padding = "reflect",
     batch_size: options.BatchSize = None,
     dtype: options.Dtype = None,
-    reduce: options.Reduce = None,
-    normalise: options.Normalise = None,
+    postprocess: options.Postprocess = None,
+    normalize: options.Normalize = None,
     percentiles: options.Percentiles = None,
     per: options.Per = None,
     skip_dark: options.SkipDarker = None,
@@ -55,15 +55,15 @@ def plan_command(
             padding=padding,
             batch_size=batch_size,
             dtype=dtype,
-            reduce=reduce,
-            normalise=normalise,
+            postprocess=postprocess,
+            normalize=normalize,
             percentiles=percentiles,
             per=per,
             skip=None if skip_dark is None else SkipDark(skip_dark),
             memory_limit=memory_limit,
         )
         if as_json:
-            print_json(summarise(prepared))
+            print_json(summarize(prepared))
         else:
             _print_plan(prepared)
 
@@ -75,13 +75,13 @@ def _print_plan(prepared: PredictionPlan) -> None:
         console.print(_image_line(prepared, data_idx))
     tiling = prepared.tiling
     again = prepared.n_tiles_computed / prepared.n_tiles - 1
-    measured = summarise(prepared)["normalise"]
+    measured = summarize(prepared)["normalize"]
     assumed = "" if prepared.output_known else ", if the model gives one channel of float32"
     facts = {
         "tile": f"{as_shape(prepared.patch_size)}, overlap {as_shape(tiling.overlaps)}, {_seams(prepared)}{_stride(prepared)}",
         "tiles": f"{prepared.n_tiles}" + (f", {again:.1%} of them computed again for a second block" if again else ""),
         "blocks": f"{prepared.n_blocks}, each written once",
-        **({"normalised": " and ".join(dict.fromkeys(measured))} if measured else {}),
+        **({"normalized": " and ".join(dict.fromkeys(measured))} if measured else {}),
         "images, decoded": _decoded(prepared),
         "read into tiles": as_size(prepared.tile_bytes),
         "output": as_size(prepared.output_bytes) + assumed,

@@ -13,9 +13,9 @@ from rich.console import Console
 from patchloom.cli import options
 from patchloom.cli.reporting import print_json, reported_errors
 from patchloom.prediction import predict
-from patchloom.prediction.emptiness import SkipDark
-from patchloom.prediction.image_report import ImageReport
 from patchloom.prediction.models import AugmentedModel, Model, load_model
+from patchloom.prediction.running.image_report import ImageReport
+from patchloom.prediction.skip_rules import SkipDark
 
 
 def predict_command(
@@ -41,8 +41,8 @@ def predict_command(
     padding: options.Padding = "reflect",
     batch_size: options.BatchSize = None,
     dtype: options.Dtype = None,
-    reduce: options.Reduce = None,
-    normalise: options.Normalise = None,
+    postprocess: options.Postprocess = None,
+    normalize: options.Normalize = None,
     percentiles: options.Percentiles = None,
     per: options.Per = None,
     skip_dark: options.SkipDarker = None,
@@ -89,8 +89,8 @@ def predict_command(
             padding=padding,
             batch_size=batch_size,
             dtype=dtype,
-            reduce=reduce,
-            normalise=normalise,
+            postprocess=postprocess,
+            normalize=normalize,
             percentiles=percentiles,
             per=per,
             skip=None if skip_dark is None else SkipDark(skip_dark),

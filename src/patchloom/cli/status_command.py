@@ -8,7 +8,7 @@ import typer
 
 from patchloom.cli import options
 from patchloom.cli.reporting import FAILED, print_json, reported_errors
-from patchloom.prediction.output_status import OutputStatus, read_output_status
+from patchloom.prediction.output.status import OutputStatus, read_output_status
 
 
 def status_command(

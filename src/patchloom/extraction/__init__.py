@@ -1,7 +1,7 @@
 """Specs + stacks → pixels."""
 
-from patchloom.extraction.chunk_pool import ChunkPool
+from patchloom.extraction.chunk_cache import ChunkCache
 from patchloom.extraction.lateral_context import extract_lateral_context
 from patchloom.extraction.patch_extractor import PatchExtractor
 
-__all__ = ["ChunkPool", "PatchExtractor", "extract_lateral_context"]
+__all__ = ["ChunkCache", "PatchExtractor", "extract_lateral_context"]

@@ -1,4 +1,4 @@
-"""Boxes of an image stack that go into one array: read together, cast and normalised on the way."""
+"""Boxes of an image stack that go into one array: read together, cast and normalized on the way."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from patchloom.extraction.gather import Boxes, as_slices, normalise, parts_of
+from patchloom.extraction.gather import Boxes, as_slices, normalize, parts_of
 from patchloom.image_stacks import ImageStack, Region, read_regions
 
 
@@ -45,4 +45,4 @@ def read_boxes(stack: ImageStack, reads: Sequence[BoxReads]) -> None:
         for first, part in zip(boxes.places[:, 1].tolist(), left, strict=False):
             if scale is not None and offset is not None:
                 channels = slice(first, first + len(part))
-                normalise(part, part.ndim, scale[channels], offset[channels])
+                normalize(part, part.ndim, scale[channels], offset[channels])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from patchloom.argument_checks import listed, real_number, shown
 from patchloom.errors import GeometryError
 from patchloom.patching.counter_random import CounterRandom
-from patchloom.spec_table import SpecTable
+from patchloom.specs.spec_table import SpecTable
 
 AlphaRanges = Sequence[tuple[float, float]]
 

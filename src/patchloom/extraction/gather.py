@@ -1,8 +1,8 @@
-"""Copying many boxes from one array to another in one call, with the cast and the normalisation done on the way.
+"""Copying many boxes from one array to another in one call, with the cast and the normalization done on the way.
 
 A patch is small, so it is not the bytes that cost but the calls. Where numba is installed (the extra `speed`), one compiled
 loop goes through all boxes, row by row along X: rows lie contiguous in memory on both sides, and the processor turns whole
-registers of them from `uint16` to normalised `float32` at once. It runs without the interpreter's lock, on the thread that
+registers of them from `uint16` to normalized `float32` at once. It runs without the interpreter's lock, on the thread that
 called it. Elsewhere NumPy copies box by box, with the same result bit for bit.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom._compiled_loop import as_rows, compiled_loop, has_rows
-from patchloom.extraction.prefetch import prefetch, teach_prefetch
+from patchloom.extraction.cpu_prefetch import prefetch, teach_prefetch
 
 _FEW = 8
 """Fewer boxes than this NumPy copies, before a compiled loop is even loaded, which takes half a second once."""
@@ -85,14 +85,14 @@ def gather_by_numpy(
     if scale is None or offset is None:
         return
     if boxes.extents.prod(axis=1).sum() == target.size:  # all of it: a pass over the whole is the fastest
-        normalise(target, rank, scale, offset)
+        normalize(target, rank, scale, offset)
         return
     channels = boxes.places[:, -rank]
     for part, first, last in zip(parts, channels.tolist(), (channels + boxes.extents[:, 0]).tolist(), strict=True):
-        normalise(part, rank, scale[first:last], offset[first:last])
+        normalize(part, rank, scale[first:last], offset[first:last])
 
 
-def normalise(voxels: NDArray[Any], rank: int, scale: NDArray[Any], offset: NDArray[Any]) -> None:
+def normalize(voxels: NDArray[Any], rank: int, scale: NDArray[Any], offset: NDArray[Any]) -> None:
     """Turn voxels into `voxel * scale + offset`, in place.
 
     Parameters
@@ -145,10 +145,10 @@ def _is_rows(source: NDArray[Any], target: NDArray[Any]) -> bool:
 # else in memory, which takes longer to answer than the row to copy; so the rows of the box that follows are asked for meanwhile.
 
 
-def gather_rows(source: Any, target: Any, boxes: Any, normalisation: Any) -> None:  # noqa: C901  # one loop is compiled as a whole
+def gather_rows(source: Any, target: Any, boxes: Any, normalization: Any) -> None:  # noqa: C901  # one loop is compiled as a whole
     """Copy boxes row by row, each voxel times the scale of its channel plus the offset if there are any.
 
-    This is compiled once for a `normalisation` of None and once for scales and offsets; what is of the other is left out.
+    This is compiled once for a `normalization` of None and once for scales and offsets; what is of the other is left out.
     """
     pixels, steps = source
     batch, batch_steps = target
@@ -166,8 +166,8 @@ def gather_rows(source: Any, target: Any, boxes: Any, normalisation: Any) -> Non
         n_rows, width = extents[box, rank - 2], _UNSIGNED(extents[box, rank - 1])
         half, last = _UNSIGNED(extents[box, rank - 1] // 2), _UNSIGNED(extents[box, rank - 1] - 1)
         for channel in range(extents[box, 0]):
-            if normalisation is not None:
-                scales, offsets = normalisation
+            if normalization is not None:
+                scales, offsets = normalization
                 scale, offset = scales[places[box, -rank] + channel], offsets[places[box, -rank] + channel]
             for section in range(extents[box, 1] if rank == 4 else 1):
                 start = _UNSIGNED(corner + channel * steps[-rank] + section * steps[-3])
@@ -177,7 +177,7 @@ def gather_rows(source: Any, target: Any, boxes: Any, normalisation: Any) -> Non
                     prefetch(pixels, next_start)
                     prefetch(pixels, next_start + half)
                     prefetch(pixels, next_start + last)
-                    if normalisation is None:
+                    if normalization is None:
                         for x in range(width):
                             batch[batch_start + x] = pixels[start + x]
                     else:

@@ -1,6 +1,6 @@
 """Patches with what lies around them: the same number of voxels, at a coarser and coarser scale.
 
-Scale 0 is the patch. Scale `s` covers `2**s` times its size along each axis, around the same centre `coords + size // 2`, and
+Scale 0 is the patch. Scale `s` covers `2**s` times its size along each axis, around the same center `coords + size // 2`, and
 is brought back to the patch's size. One read, of the coarsest scale's window, serves all: the others are views of it.
 """
 
@@ -19,9 +19,9 @@ from patchloom.errors import GeometryError
 from patchloom.extraction.downscaling import Downscale, check_downscale, halve_sums, resize
 from patchloom.extraction.patch_extractor import PatchExtractor, empty_batch
 from patchloom.geometry.checks import whole_number
-from patchloom.patch_specs import PatchSpecs
 from patchloom.pixel_arrays import check_fillable
-from patchloom.spec_table import SpecTable
+from patchloom.specs.patch_specs import PatchSpecs
+from patchloom.specs.spec_table import SpecTable
 
 _READ_TOGETHER = 16 << 20
 """Bytes of windows that are in memory at a time; more would leave the processor's cache before they are downscaled."""
@@ -38,7 +38,7 @@ def extract_lateral_context(
     scale_z: bool = True,
     out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
-    """Read patches at several scales around the same centre.
+    """Read patches at several scales around the same center.
 
     It is as if the whole image were padded, in the way of the extractor, and windows of it cut out and downscaled.
 
@@ -211,11 +211,11 @@ def _portions(extractor: PatchExtractor, windows: SpecTable) -> Iterator[slice]:
 def _downscale(window: NDArray[Any], patch: NDArray[Any], grows: tuple[bool, ...], downscale: Downscale) -> None:
     """Fill `(C, L, (Z), Y, X)` from the window of the coarsest scale, `C(Z)YX`."""
     n_scales, size = patch.shape[1], patch.shape[2:]
-    patch[:, 0] = window[_centre(window.shape[1:], size)]
+    patch[:, 0] = window[_center(window.shape[1:], size)]
     if downscale == "resize":
         for scale in range(1, n_scales):
             factors = [2**scale if one else 1 for one in grows]
-            covered = _centre(window.shape[1:], [side * factor for side, factor in zip(size, factors, strict=True)])
+            covered = _center(window.shape[1:], [side * factor for side, factor in zip(size, factors, strict=True)])
             patch[:, scale] = resize(window[covered], factors)
         return
     _block_means(window, patch, grows)
@@ -230,14 +230,14 @@ def _block_means(window: NDArray[Any], patch: NDArray[Any], grows: tuple[bool, .
             sums = halve_sums(sums, halve_z=grows[0])
         else:
             covered = [side << scale if one else side for side, one in zip(size, grows, strict=True)]
-            sums = window[_centre(window.shape[1:], covered)]
+            sums = window[_center(window.shape[1:], covered)]
             for _ in range(scale):
                 sums = halve_sums(sums, halve_z=grows[0])
         n_voxels = 2 ** (scale * sum(grows))
-        np.multiply(sums[_centre(sums.shape[1:], size)], 1 / n_voxels, out=patch[:, scale], casting="same_kind")
+        np.multiply(sums[_center(sums.shape[1:], size)], 1 / n_voxels, out=patch[:, scale], casting="same_kind")
 
 
-def _centre(shape: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
+def _center(shape: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
     """Find a box of some size in a window of which it is the middle; `size // 2` counts as the middle of an odd one."""
     starts = (whole // 2 - side // 2 for whole, side in zip(shape, size, strict=True))
     return (slice(None), *(slice(start, start + side) for start, side in zip(starts, size, strict=True)))

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.extraction.gather import normalise
+from patchloom.extraction.gather import normalize
 from patchloom.geometry.padding import source_runs
 
 _MANY_RUNS = 8
 """An axis of more runs than this is picked voxel by voxel."""
 
 
-class Normalisation(NamedTuple):
+class Normalization(NamedTuple):
     """What becomes of the voxels of a batch: `voxel * scale + offset`, one number a channel, in the batch's dtype."""
 
     scale: NDArray[Any]
@@ -48,7 +48,7 @@ class PaddedWindow(NamedTuple):
     first_channel: int
     """Which channel of the batch its first one is."""
 
-    def fill(self, normalisation: Normalisation | None) -> None:
+    def fill(self, normalization: Normalization | None) -> None:
         """Pick the window's voxels; runs of them are copied as boxes, forwards or backwards."""
         pixels = self.pixels
         runs = []
@@ -64,7 +64,7 @@ class PaddedWindow(NamedTuple):
         for box in itertools.product(*runs):
             to, of = zip(*box, strict=True)
             inside[(slice(None), *to)] = pixels[(slice(None), *of)]
-        if normalisation is not None:
+        if normalization is not None:
             channels = slice(self.first_channel, self.first_channel + len(self.target))
-            scale, offset = normalisation
-            normalise(self.target, self.target.ndim, scale[channels], offset[channels])
+            scale, offset = normalization
+            normalize(self.target, self.target.ndim, scale[channels], offset[channels])

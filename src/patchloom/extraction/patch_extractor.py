@@ -12,16 +12,16 @@ from numpy.typing import DTypeLike, NDArray
 from patchloom.argument_checks import instance, shown
 from patchloom.errors import GeometryError, SpecError
 from patchloom.extraction.box_reads import read_boxes
-from patchloom.extraction.chunk_pool import Announced, ChunkPool
-from patchloom.extraction.exact_normalisation import cancels, is_exact_in_float32, normalise_exactly
-from patchloom.extraction.padded_window import Normalisation
+from patchloom.extraction.chunk_cache import Announced, ChunkCache
+from patchloom.extraction.exact_normalization import cancels, is_exact_in_float32, normalize_exactly
+from patchloom.extraction.padded_window import Normalization
 from patchloom.extraction.series_windows import SeriesWindows, locate
 from patchloom.extraction.window_reads import Windows, needed_boxes, pick_windows, read_windows
 from patchloom.geometry.padding import Padding, check_padding
 from patchloom.image_stacks import HoldsPixels, ImageStack, check_series, listed_stacks
-from patchloom.patch_specs import PatchSpecs
 from patchloom.pixel_arrays import check_fillable, pixel_dtype, share_memory
-from patchloom.spec_table import SpecTable
+from patchloom.specs.patch_specs import PatchSpecs
+from patchloom.specs.spec_table import SpecTable
 
 
 class PatchExtractor:
@@ -33,7 +33,7 @@ class PatchExtractor:
         The series; `data_idx` of a specification counts in it. All have the same number of spatial axes and channels.
     padding : {"constant", "reflect", "edge", "wrap"}
         What stands outside an image, as `numpy.pad` of the whole image would put it there; `"constant"` is 0.
-    pool : ChunkPool, optional
+    pool : ChunkCache, optional
         Keeps decoded chunks, so that each serves many patches. It is closed by whoever made it.
 
     Raises
@@ -50,11 +50,11 @@ class PatchExtractor:
     """
 
     def __init__(
-        self, image_stacks: Sequence[ImageStack], padding: Padding = "constant", *, pool: ChunkPool | None = None
+        self, image_stacks: Sequence[ImageStack], padding: Padding = "constant", *, pool: ChunkCache | None = None
     ) -> None:
         self.image_stacks = listed_stacks("image_stacks", image_stacks)
         if pool is not None:
-            instance("pool", pool, ChunkPool)
+            instance("pool", pool, ChunkCache)
         check_series(self.image_stacks)
         self.padding = check_padding(padding)
         self.pool = pool
@@ -232,14 +232,14 @@ class PatchExtractor:
         check_fillable("out", out, (located.n_patches, self.n_channels, *located.patch_size))
         parts = list(located.by_stack())
         self.check_apart(out, [data_idx for data_idx, _ in parts])
-        normalisation = None if scale is None and offset is None else self._normalisation(out.dtype, scale, offset)
-        if normalisation is not None and out.dtype == np.float32 and cancels(normalisation.offset):
+        normalization = None if scale is None and offset is None else self._normalization(out.dtype, scale, offset)
+        if normalization is not None and out.dtype == np.float32 and cancels(normalization.offset):
             self._fill_exactly(located, out, scale, offset)
         elif out.flags.aligned:
-            self._fill(parts, out, normalisation)
+            self._fill(parts, out, normalization)
         else:  # not every reader can write there
             aligned = np.empty(out.shape, out.dtype)
-            self._fill(parts, aligned, normalisation)
+            self._fill(parts, aligned, normalization)
             out[...] = aligned
 
     def _fill_exactly(
@@ -249,12 +249,12 @@ class PatchExtractor:
         scale: float | Sequence[float] | NDArray[Any] | None,
         offset: float | Sequence[float] | NDArray[Any] | None,
     ) -> None:
-        # Pixels are read in their own dtype, so that their differences are not lost before they are normalised.
+        # Pixels are read in their own dtype, so that their differences are not lost before they are normalized.
         pixels = out if is_exact_in_float32(self.data_dtype) else np.empty(out.shape, self.data_dtype)
         self.extract_located(located, pixels)
-        wide = self._normalisation(np.dtype(np.float64), scale, offset)
+        wide = self._normalization(np.dtype(np.float64), scale, offset)
         by_channel = (pixels.swapaxes(0, 1), out.swapaxes(0, 1))
-        normalise_exactly(*by_channel, wide.scale.tolist(), wide.offset.tolist())
+        normalize_exactly(*by_channel, wide.scale.tolist(), wide.offset.tolist())
 
     def check_apart(self, out: NDArray[Any], stacks: Iterable[int]) -> None:
         """Refuse an array that shares memory with one of some images, which would change while it is read.
@@ -271,15 +271,15 @@ class PatchExtractor:
                 raise GeometryError(f"out shares memory with the image {source}: give an array of its own")
 
     def _fill(
-        self, parts: Iterable[tuple[int, Windows]], batch: NDArray[Any], normalisation: Normalisation | None
+        self, parts: Iterable[tuple[int, Windows]], batch: NDArray[Any], normalization: Normalization | None
     ) -> None:
         for data_idx, windows in parts:
             stack, pixels = self.image_stacks[data_idx], self._pixels[data_idx]
             if pixels is not None:
-                pick_windows(pixels, windows, batch, padding=self.padding, normalisation=normalisation)
+                pick_windows(pixels, windows, batch, padding=self.padding, normalization=normalization)
             else:
                 read = self._readers[data_idx]
-                read_windows(stack, windows, batch, read, padding=self.padding, normalisation=normalisation)
+                read_windows(stack, windows, batch, read, padding=self.padding, normalization=normalization)
 
     def expect(self, specs: SpecTable | Iterable[PatchSpecs]) -> None:
         """Say which patches will be read next, and in which order: the pool then knows how long a chunk is needed.
@@ -308,15 +308,15 @@ class PatchExtractor:
     def __reduce__(self) -> tuple[Any, ...]:
         return _make_again, (type(self), self.image_stacks, self.padding, self.pool)
 
-    def _normalisation(
+    def _normalization(
         self,
         dtype: np.dtype[Any],
         scale: float | Sequence[float] | NDArray[Any] | None,
         offset: float | Sequence[float] | NDArray[Any] | None,
-    ) -> Normalisation:
+    ) -> Normalization:
         if dtype.kind not in "fc":
             raise GeometryError(f"scale and offset need a batch of floats; its dtype is {dtype}")
-        return Normalisation(
+        return Normalization(
             self._per_channel("scale", 1.0 if scale is None else scale, dtype),
             self._per_channel("offset", 0.0 if offset is None else offset, dtype),
         )
@@ -373,6 +373,6 @@ def _finite_numbers(name: str, values: Any, dtype: np.dtype[Any]) -> NDArray[Any
 
 
 def _make_again(
-    kind: type[PatchExtractor], stacks: Sequence[ImageStack], padding: Padding, pool: ChunkPool | None
+    kind: type[PatchExtractor], stacks: Sequence[ImageStack], padding: Padding, pool: ChunkCache | None
 ) -> PatchExtractor:
     return kind(stacks, padding, pool=pool)

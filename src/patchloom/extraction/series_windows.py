@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from patchloom.errors import SpecError
 from patchloom.extraction.window_reads import Windows
 from patchloom.geometry.checks import spatial_tuple
-from patchloom.spec_table import SpecTable
+from patchloom.specs.spec_table import SpecTable
 
 
 class SeriesWindows(NamedTuple):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from patchloom.extraction.box_reads import BoxReads, ReadBoxes
 from patchloom.extraction.gather import Boxes, gather
-from patchloom.extraction.padded_window import AxisPick, Normalisation, PaddedWindow
+from patchloom.extraction.padded_window import AxisPick, Normalization, PaddedWindow
 from patchloom.geometry.padding import AxisSource, Padding, axis_source
 from patchloom.image_stacks import ImageStack
 
@@ -47,7 +47,7 @@ def read_windows(
     read_boxes: ReadBoxes,
     *,
     padding: Padding,
-    normalisation: Normalisation | None,
+    normalization: Normalization | None,
 ) -> None:
     """Fill windows of a padded image stack, all of its boxes read together.
 
@@ -63,7 +63,7 @@ def read_windows(
         Reads boxes of the stack.
     padding : {"constant", "reflect", "edge", "wrap"}
         What stands outside.
-    normalisation : Normalisation, optional
+    normalization : Normalization, optional
         What becomes of the voxels.
 
     Raises
@@ -72,15 +72,15 @@ def read_windows(
         If pixels cannot be read.
     """
     inside, outside = _divide(windows, stack.data_shape)
-    reads = [BoxReads(inside.boxes(), batch, *(normalisation or ()))] if len(inside.corners) else []
+    reads = [BoxReads(inside.boxes(), batch, *(normalization or ()))] if len(inside.corners) else []
     padded: list[PaddedWindow] = []
     if len(outside.corners):
         sources = _axis_sources(outside, stack.data_shape, padding)
         padded, staged = _staged_windows(outside, sources, batch, stack.data_dtype)
-        reads.append(BoxReads(_boxes_side_by_side(outside, sources), staged))
+        reads.append(BoxReads(_boxes_thread_runner(outside, sources), staged))
     read_boxes(reads)
     for window in padded:
-        window.fill(normalisation)
+        window.fill(normalization)
 
 
 def pick_windows(
@@ -89,7 +89,7 @@ def pick_windows(
     batch: NDArray[Any],
     *,
     padding: Padding,
-    normalisation: Normalisation | None,
+    normalization: Normalization | None,
 ) -> None:
     """Fill windows of a padded image that is in memory.
 
@@ -97,15 +97,15 @@ def pick_windows(
     ----------
     pixels : array
         The image, `SC(Z)YX`.
-    windows, batch, padding, normalisation
+    windows, batch, padding, normalization
         As for `read_windows`.
     """
     inside, outside = _divide(windows, pixels.shape)
     if len(inside.corners):
-        gather(pixels, batch, inside.boxes(), *(normalisation or ()))
+        gather(pixels, batch, inside.boxes(), *(normalization or ()))
     if len(outside.corners):
         for window in _windows_of_pixels(pixels, outside, batch, padding):
-            window.fill(normalisation)
+            window.fill(normalization)
 
 
 def needed_boxes(windows: Windows, shape: Sequence[int], padding: Padding) -> tuple[Boxes, NDArray[np.int64]]:
@@ -128,7 +128,7 @@ def needed_boxes(windows: Windows, shape: Sequence[int], padding: Padding) -> tu
         For each box, which row of the batch it is read for.
     """
     inside, outside = _divide(windows, shape)
-    boxes = _boxes_side_by_side(outside, _axis_sources(outside, shape, padding))
+    boxes = _boxes_thread_runner(outside, _axis_sources(outside, shape, padding))
     rows = np.concatenate((inside.places[:, 0], outside.places[boxes.places[:, 0], 0]))
     return Boxes(*map(np.concatenate, zip(inside.boxes(), boxes, strict=True))), rows
 
@@ -187,7 +187,7 @@ def _windows_of_pixels(
         yield PaddedWindow(region, picks, target, target_channel)
 
 
-def _boxes_side_by_side(windows: Windows, sources: Sequence[Sequence[AxisSource]]) -> Boxes:
+def _boxes_thread_runner(windows: Windows, sources: Sequence[Sequence[AxisSource]]) -> Boxes:
     """Boxes of all windows: from the image to where they lie beside each other, a row of the target for each window."""
     corners, places, extents = [], [], []
     for number, (axes, corner) in enumerate(zip(sources, windows.corners.tolist(), strict=True)):

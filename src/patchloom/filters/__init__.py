@@ -1,14 +1,14 @@
 """Which patches are worth having: a score for every cell of a series, and plans that heed it."""
 
-from patchloom.filters.background import exclude_below, thin_out_below
+from patchloom.filters.background import downweight_below, exclude_below
 from patchloom.filters.cell_filters import (
     CellFilter,
+    CustomFilter,
     EntropyFilter,
     HasIdentity,
     MaskFilter,
     MaxFilter,
     MeanFilter,
-    NamedFilter,
     PercentileFilter,
     ScoresMany,
     StdFilter,
@@ -18,17 +18,17 @@ from patchloom.filters.score_map import ScoreMap
 
 __all__ = [
     "CellFilter",
+    "CustomFilter",
     "EntropyFilter",
     "HasIdentity",
     "MaskFilter",
     "MaxFilter",
     "MeanFilter",
-    "NamedFilter",
     "PercentileFilter",
     "ScoreMap",
     "ScoresMany",
     "StdFilter",
+    "downweight_below",
     "exclude_below",
     "score_cells",
-    "thin_out_below",
 ]

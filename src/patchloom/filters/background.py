@@ -14,7 +14,7 @@ from patchloom.patching import StratifiedPatching
 def exclude_below(patching: StratifiedPatching, score_map: ScoreMap, threshold: float) -> None:
     """Set aside all cells that do not reach a threshold: no voxel of any patch touches them from now on.
 
-    Along the border of what is kept, this loses those patches that are partly background; `thin_out_below` keeps them.
+    Along the border of what is kept, this loses those patches that are partly background; `downweight_below` keeps them.
 
     Parameters
     ----------
@@ -45,12 +45,12 @@ def exclude_below(patching: StratifiedPatching, score_map: ScoreMap, threshold: 
             patching.exclude_patches(data_idx, sample_idx, np.argwhere(cells))
 
 
-def thin_out_below(
+def downweight_below(
     patching: StratifiedPatching, score_map: ScoreMap, threshold: float, probability: float = 0.1
 ) -> None:
     """Draw patches seldom that lie among cells of which none reaches a threshold.
 
-    A patch that starts in a cell may reach into its neighbours below and to the right. It counts as background where none
+    A patch that starts in a cell may reach into its neighbors below and to the right. It counts as background where none
     of these reaches the threshold either.
 
     Parameters
@@ -71,10 +71,10 @@ def thin_out_below(
 
     Examples
     --------
-    >>> from patchloom import ArrayStack, MaxFilter, StratifiedPatching, score_cells, thin_out_below
+    >>> from patchloom import ArrayStack, MaxFilter, StratifiedPatching, score_cells, downweight_below
     >>> stack = ArrayStack(np.repeat([0, 0, 0, 9], 8).reshape(1, 32) * np.ones((8, 1)), axes="YX")
     >>> patching = StratifiedPatching([stack.data_shape], patch_size=(8, 8), seed=0)
-    >>> thin_out_below(patching, *score_cells([stack], (8, 8), [MaxFilter()]), threshold=5, probability=0)
+    >>> downweight_below(patching, *score_cells([stack], (8, 8), [MaxFilter()]), threshold=5, probability=0)
     >>> min(patching.at_epoch(epoch)[0]["coords"][1] for epoch in range(100)) >= 16
     True
     """

@@ -96,7 +96,7 @@ def _check_cell(cell: Any) -> None:
 
 @dataclass(frozen=True)
 class MaxFilter(_BuiltInFilter):
-    """The highest grey value.
+    """The highest gray value.
 
     Examples
     --------
@@ -111,7 +111,7 @@ class MaxFilter(_BuiltInFilter):
 
 @dataclass(frozen=True)
 class MeanFilter(_BuiltInFilter):
-    """The mean grey value.
+    """The mean gray value.
 
     Examples
     --------
@@ -126,7 +126,7 @@ class MeanFilter(_BuiltInFilter):
 
 @dataclass(frozen=True)
 class StdFilter(_BuiltInFilter):
-    """The standard deviation of the grey values.
+    """The standard deviation of the gray values.
 
     Examples
     --------
@@ -141,7 +141,7 @@ class StdFilter(_BuiltInFilter):
 
 @dataclass(frozen=True)
 class PercentileFilter(_BuiltInFilter):
-    """The grey value below which a share of the voxels lie: a maximum that single hot pixels do not decide.
+    """The gray value below which a share of the voxels lie: a maximum that single hot pixels do not decide.
 
     Parameters
     ----------
@@ -172,16 +172,16 @@ class PercentileFilter(_BuiltInFilter):
 
 @dataclass(frozen=True)
 class EntropyFilter(_BuiltInFilter):
-    """The Shannon entropy of the grey values, in bits.
+    """The Shannon entropy of the gray values, in bits.
 
-    Grey values count as equal within bins of a fixed width, the same for all cells and images: neither the range of the
+    Gray values count as equal within bins of a fixed width, the same for all cells and images: neither the range of the
     dtype nor a hot pixel elsewhere has a say. The estimate [1]_ is corrected for the number of voxels, of which a small cell
     at the edge has few.
 
     Parameters
     ----------
     bin_width : float
-        In grey values. 1 tells all values of an integer image apart, and is too much for grey values between 0 and 1. The
+        In gray values. 1 tells all values of an integer image apart, and is too much for gray values between 0 and 1. The
         standard deviation of the noise is a good choice: with much narrower bins noise alone fills the cell with different
         values.
 
@@ -205,7 +205,7 @@ class EntropyFilter(_BuiltInFilter):
 
     def __post_init__(self) -> None:
         if real_number("bin_width", self.bin_width) <= 0:
-            raise GeometryError(f"bin_width is {self.bin_width}: it must be above 0, in grey values")
+            raise GeometryError(f"bin_width is {self.bin_width}: it must be above 0, in gray values")
 
     def score_rows(self, voxels: NDArray[Any]) -> NDArray[Any]:
         """Score cells given as `(N, voxels)`."""
@@ -247,7 +247,7 @@ class MaskFilter(_BuiltInFilter):
 
 
 @dataclass(frozen=True)
-class NamedFilter:
+class CustomFilter:
     """A function of your own under a name by which its scores are kept.
 
     Parameters
@@ -259,7 +259,7 @@ class NamedFilter:
 
     Examples
     --------
-    >>> NamedFilter("range", lambda cell: np.ptp(cell))(np.array([[[3, 1, 5]]]))
+    >>> CustomFilter("range", lambda cell: np.ptp(cell))(np.array([[[3, 1, 5]]]))
     4.0
     """
 

@@ -54,7 +54,7 @@ def score_cells(
     cache : bool, str or Path
         Where scores are kept, to be found again as long as the image's files do not change: beside the data, in a folder
         `.patchloom-scores` (`True`; if nothing can be written there, they are not kept), or in a folder of your choice.
-        Only scores of local files are kept, and only those of filters that have an identity, such as a `NamedFilter`.
+        Only scores of local files are kept, and only those of filters that have an identity, such as a `CustomFilter`.
     max_bytes : int
         How many bytes of pixels are held at once; a single cell may need more.
 
@@ -74,9 +74,9 @@ def score_cells(
 
     Examples
     --------
-    >>> from patchloom import ArrayStack, MaxFilter, NamedFilter, score_cells
+    >>> from patchloom import ArrayStack, MaxFilter, CustomFilter, score_cells
     >>> stack = ArrayStack(np.arange(40).reshape(4, 10), axes="YX")
-    >>> contrast = NamedFilter("contrast", lambda cell: np.ptp(cell))
+    >>> contrast = CustomFilter("contrast", lambda cell: np.ptp(cell))
     >>> for score_map in score_cells([stack], (4, 4), [MaxFilter(), contrast]):
     ...     print(score_map.name, score_map.scores[0].tolist())
     MaxFilter() [[[33.0, 37.0, 39.0]]]

@@ -1,7 +1,7 @@
 """How overlapping tiles share a voxel: weights along one axis that sum to one everywhere.
 
 A blending window is separable and a tiling is a product of axes, so the weight of a tile at a voxel is the product of one
-number an axis. Dividing, on each axis, a tile's window by the sum of the windows that lie over it therefore normalises the
+number an axis. Dividing, on each axis, a tile's window by the sum of the windows that lie over it therefore normalizes the
 whole: the products sum to one at every voxel. Nobody needs an image of weights, or a division by one::
 
     Σ_tiles Π_axes w(x - s) / Σ_s' w(x - s')  =  Π_axes ( Σ_s w(x - s) / Σ_s' w(x - s') )  =  1
@@ -62,7 +62,7 @@ Extent = tuple[int, int]
 
 
 def window_profile(window: BlendWindow, size: int, extent: Extent | None = None) -> NDArray[np.float64]:
-    """Weigh the voxels of a tile along one axis, before they are normalised.
+    """Weigh the voxels of a tile along one axis, before they are normalized.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Which positions in a grid cell a patch may take where neighbouring cells must not be touched.
+"""Which positions in a grid cell a patch may take where neighboring cells must not be touched.
 
 Cells have the size of the patch. A patch that starts in cell `g` with an offset of 0 along an axis lies in `g` alone along
 that axis; with any other offset it reaches into `g + 1` as well. So the offsets of a cell fall apart into `2ⁿ` *orthants*,

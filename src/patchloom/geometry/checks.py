@@ -59,7 +59,7 @@ def one_per_axis(name: str, value: int | Sequence[int], n_dims: int, *, least: i
 
     Raises
     ------
-    GeometryError, NotWholeError
+    GeometryError, NotIntegerError
         As `spatial_tuple` does.
 
     Examples
@@ -164,7 +164,7 @@ def listed_shapes(name: str, shapes: Iterable[Sequence[int]]) -> tuple[tuple[int
 
     Raises
     ------
-    GeometryError, NotWholeError
+    GeometryError, NotIntegerError
         If these are not shapes, one has more than five sizes, or a size is not a whole number.
 
     Examples

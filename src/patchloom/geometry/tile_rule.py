@@ -5,7 +5,7 @@ are there, where does tile `j` start, and which voxels of it are kept? Each answ
 plan of a billion tiles costs what a plan of ten costs. The kept windows partition `[0, A)` for every `A`, `P` and `O`.
 
 `seams="centered"` takes the fewest tiles possible. The seam between `j` and `j + 1` lies at `(j + 1) K + O // 2`, so
-that both neighbours see at least `O // 2` voxels past it; the last tile is moved back inside the image::
+that both neighbors see at least `O // 2` voxels past it; the last tile is moved back inside the image::
 
     A = 20, P = 8, O = 3      0       4       8      12      16      20
     tile 0   start 0          [keep  .  . ]. |
@@ -57,7 +57,7 @@ class TileRule:
     patch_size : int
         Size of a tile, in voxels.
     overlap : int
-        Voxels that neighbours share, at least 0 and less than `patch_size`.
+        Voxels that neighbors share, at least 0 and less than `patch_size`.
     seams : {"centered", "grid"}
         Where kept windows meet; see the module's own text.
     origin_multiple : int

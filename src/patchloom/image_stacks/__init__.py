@@ -2,10 +2,13 @@
 
 from patchloom.image_stacks.array_stack import ArrayStack
 from patchloom.image_stacks.channel_selection import select_channels
-from patchloom.image_stacks.czi_stack import CziStack
+from patchloom.image_stacks.czi.stack import CziStack
 from patchloom.image_stacks.files_read import files_read
 from patchloom.image_stacks.fingerprints import fingerprint, storage_of
-from patchloom.image_stacks.image_stack import (
+from patchloom.image_stacks.npy_stack import NpyStack
+from patchloom.image_stacks.open import Source, is_series, open_stacks
+from patchloom.image_stacks.plane_stack import PlanePosition, as_planes, plane_position, whole_stack
+from patchloom.image_stacks.protocols import (
     HasFiles,
     HasMetadata,
     HasStorage,
@@ -15,15 +18,12 @@ from patchloom.image_stacks.image_stack import (
     ReadsRegions,
     Region,
 )
-from patchloom.image_stacks.npy_stack import NpyStack
-from patchloom.image_stacks.open_stacks import Source, is_series, open_stacks
-from patchloom.image_stacks.plane_stack import PlanePosition, as_planes, plane_position, whole_stack
 from patchloom.image_stacks.region_reads import read_regions
 from patchloom.image_stacks.series_check import check_series, listed_stacks
 from patchloom.image_stacks.sliced_stack import SlicedStack
 from patchloom.image_stacks.source_watch import SourceWatch
-from patchloom.image_stacks.tiff_stack import TiffStack
-from patchloom.image_stacks.zarr_stack import ZarrStack
+from patchloom.image_stacks.tiff.stack import TiffStack
+from patchloom.image_stacks.zarr.stack import ZarrStack
 
 __all__ = [
     "ArrayStack",

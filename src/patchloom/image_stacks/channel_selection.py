@@ -16,7 +16,7 @@ from patchloom.geometry.checks import whole_number
 from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks.array_storage import Storage
 from patchloom.image_stacks.fingerprints import storage_of
-from patchloom.image_stacks.image_stack import (
+from patchloom.image_stacks.protocols import (
     HasFiles,
     HasMetadata,
     HasStorageGrid,

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from patchloom.digests import array_digest
 from patchloom.image_stacks.array_storage import Storage, array_storage
-from patchloom.image_stacks.image_stack import HasFiles, HasStorage, HoldsPixels, ImageStack
-from patchloom.image_stacks.zarr_node import DOCUMENTS
+from patchloom.image_stacks.protocols import HasFiles, HasStorage, HoldsPixels, ImageStack
+from patchloom.image_stacks.zarr.node import DOCUMENTS
 
 
 class Fingerprint(NamedTuple):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks.array_storage import Storage
 from patchloom.image_stacks.fingerprints import storage_of
-from patchloom.image_stacks.image_stack import (
+from patchloom.image_stacks.protocols import (
     HasFiles,
     HasMetadata,
     HasStorageGrid,

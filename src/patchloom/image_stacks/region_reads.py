@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from patchloom.image_stacks.image_stack import ImageStack, ReadsRegions, Region
+from patchloom.image_stacks.protocols import ImageStack, ReadsRegions, Region
 
 
 def read_regions(stack: ImageStack, regions: Sequence[Region], out: Sequence[NDArray[Any]]) -> None:

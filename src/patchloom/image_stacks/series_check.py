@@ -8,7 +8,7 @@ from typing import Any
 from patchloom.argument_checks import instance, listed
 from patchloom.axes import spatial_axes
 from patchloom.errors import GeometryError
-from patchloom.image_stacks.image_stack import ImageStack
+from patchloom.image_stacks.protocols import ImageStack
 
 
 def listed_stacks(name: str, stacks: Any) -> list[ImageStack]:

@@ -18,7 +18,7 @@ from patchloom.axes import AxesMap
 from patchloom.errors import GeometryError, SourceError
 from patchloom.geometry.checks import spatial_tuple, whole_number
 from patchloom.image_metadata import ImageMetadata
-from patchloom.image_stacks.image_stack import Region
+from patchloom.image_stacks.protocols import Region
 
 _BRIDGED = 8
 """Channels that are read at most for each one wanted."""
@@ -94,7 +94,7 @@ class SlicedStack(ABC):
 
     def read_region(self, region: Region) -> NDArray[Any]:
         """Read one box as `C(Z)YX`; may be a view of the source."""
-        return self.axes_map.arrange(self.read(self.axes_map.selection(*region)))
+        return self.axes_map.to_canonical(self.read(self.axes_map.selection(*region)))
 
     def read_regions(self, regions: Sequence[Region], out: Sequence[NDArray[Any]]) -> None:
         """Read regions straight to where they are wanted; see `ReadsRegions.read_regions`."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from patchloom.errors import SourceError, SourceNotFoundError
-from patchloom.image_stacks.zarr_node import is_zarr_folder
+from patchloom.image_stacks.zarr.node import is_zarr_folder
 from patchloom.local_paths import is_url
 
 ImageFormat = Literal["tiff", "czi", "zarr", "npy"]

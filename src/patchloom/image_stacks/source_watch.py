@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from patchloom.errors import SourceChangedError, SourceError
 from patchloom.image_stacks.fingerprints import files_digest, glance, storage_of
-from patchloom.image_stacks.image_stack import ImageStack
+from patchloom.image_stacks.protocols import ImageStack
 
 
 class SourceWatch:

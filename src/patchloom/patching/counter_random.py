@@ -3,7 +3,7 @@
 Nothing is carried from one number to the next, so any of them can be asked for in any order, by any worker, alone or a
 million at once, with the same answer. The function is Philox4x32-10 [1]_, which passes the tests of TestU01 and which
 PyTorch, TensorFlow and cuRAND draw with: the seed is its key, and epoch, stream and index make up its counter. A number
-below a bound is taken by multiplication, with the few draws rejected that would favour some numbers [2]_: it is exactly
+below a bound is taken by multiplication, with the few draws rejected that would favor some numbers [2]_: it is exactly
 even, whatever the bound.
 
 References
@@ -170,7 +170,7 @@ def checked_seed(seed: int | None) -> int:
     ------
     GeometryError
         If the seed is negative or has more than 64 bits.
-    NotWholeError
+    NotIntegerError
         If it is no integer.
     """
     if seed is None:
@@ -188,7 +188,7 @@ def checked_epoch(epoch: int) -> int:
     ------
     GeometryError
         If it is negative or has more than 32 bits.
-    NotWholeError
+    NotIntegerError
         If it is no integer.
     """
     number = whole_number("epoch", epoch)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from patchloom.argument_checks import listed
 from patchloom.errors import PatchIndexError, SpecError
 from patchloom.geometry.checks import whole_number
-from patchloom.patch_specs import PatchSpecs
 from patchloom.patching.flat_index import check_indices
 from patchloom.patching.patching import SpecSequence
-from patchloom.spec_table import SpecTable
+from patchloom.specs.patch_specs import PatchSpecs
+from patchloom.specs.spec_table import SpecTable
 
 
 class FixedPatching(SpecSequence[PatchSpecs]):

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.argument_checks import shown
-from patchloom.errors import GeometryError, NotWholeError, PatchIndexError
+from patchloom.errors import GeometryError, NotIntegerError, PatchIndexError
 from patchloom.geometry.checks import whole_number
 
 
@@ -90,7 +90,7 @@ class PatchNumbering(ABC):
         ------
         PatchIndexError
             If one of them is not in the plan.
-        NotWholeError
+        NotIntegerError
             If they are no integers.
         """
 
@@ -265,7 +265,7 @@ def check_index(index: object, length: int, *, from_end: bool = False) -> int:
     ------
     PatchIndexError
         If there is no such patch.
-    NotWholeError
+    NotIntegerError
         If the index is no integer.
     """
     number = whole_number("index", index)
@@ -283,7 +283,7 @@ def check_data_idx(data_idx: object, n_stacks: int) -> int:
     ------
     PatchIndexError
         If there is no such stack.
-    NotWholeError
+    NotIntegerError
         If it is not an integer.
     """
     number = whole_number("data_idx", data_idx)
@@ -299,7 +299,7 @@ def check_sample(data_idx: object, sample_idx: object, data_shapes: Sequence[Seq
     ------
     PatchIndexError
         If there is no such stack or sample.
-    NotWholeError
+    NotIntegerError
         If one of them is not an integer.
     """
     stack, sample = check_data_idx(data_idx, len(data_shapes)), whole_number("sample_idx", sample_idx)
@@ -332,7 +332,7 @@ def _as_column(indices: Any) -> NDArray[Any]:
     except ValueError:  # lists of different lengths
         values = np.empty(())
     if values.ndim != 1:
-        raise NotWholeError(f"indices is {shown(indices)}: it must be a sequence of whole numbers, such as [0, 1]")
+        raise NotIntegerError(f"indices is {shown(indices)}: it must be a sequence of whole numbers, such as [0, 1]")
     return values
 
 

@@ -9,11 +9,11 @@ from typing import Any, Generic, Protocol, Self, TypeVar, overload, runtime_chec
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.patch_specs import PatchSpecs
 from patchloom.patching.counter_random import checked_epoch
 from patchloom.patching.flat_index import PatchNumbering, Place, Places, check_index
 from patchloom.patching.storage_order import storage_order
-from patchloom.spec_table import SpecTable
+from patchloom.specs.patch_specs import PatchSpecs
+from patchloom.specs.spec_table import SpecTable
 
 Spec_co = TypeVar("Spec_co", bound=PatchSpecs, covariant=True)
 
@@ -41,7 +41,7 @@ class Patching(Protocol[Spec_co]):
         ------
         PatchIndexError
             If an index is negative or not in the plan.
-        NotWholeError
+        NotIntegerError
             If the indices are no integers.
         """
 
@@ -56,7 +56,7 @@ class Patching(Protocol[Spec_co]):
         ------
         PatchIndexError
             If the index is negative or not in the plan.
-        NotWholeError
+        NotIntegerError
             If the index is a `float` or a `bool`.
         """
 
@@ -76,7 +76,7 @@ class Patching(Protocol[Spec_co]):
         ------
         GeometryError
             If the epoch is negative or has more than 32 bits.
-        NotWholeError
+        NotIntegerError
             If it is no integer.
         """
 

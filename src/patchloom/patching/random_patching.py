@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from patchloom.geometry.patch_positions import Coverage, position_counts, unravel
 from patchloom.patching.counter_random import checked_epoch
 from patchloom.patching.flat_index import FlatIndex, PatchNumbering, Place, Places
-from patchloom.patching.randomised_patching import RandomisedPatching
+from patchloom.patching.randomized_patching import RandomizedPatching
 
 
-class RandomPatching(RandomisedPatching):
+class RandomPatching(RandomizedPatching):
     """Patches at random places, others in every epoch.
 
     Each patch is a pure function of (seed, epoch, index): it is the same for any number of workers, ranks or restarts.

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from patchloom.geometry.checks import spatial_tuple
 from patchloom.geometry.patch_positions import position_counts
-from patchloom.patch_specs import PatchSpecs
 from patchloom.patching.flat_index import Place, Places
 from patchloom.patching.grid_patching import GridPatching
+from patchloom.specs.patch_specs import PatchSpecs
 
 
 class SequentialPatching(GridPatching[PatchSpecs]):
@@ -27,7 +27,7 @@ class SequentialPatching(GridPatching[PatchSpecs]):
     patch_size : sequence of int
         `(z,) y, x`.
     overlaps : sequence of int, optional
-        Voxels that neighbours share, `(z,) y, x`; none where not given.
+        Voxels that neighbors share, `(z,) y, x`; none where not given.
 
     Raises
     ------

@@ -14,7 +14,7 @@ from patchloom.geometry.grid_cells import cell_counts
 from patchloom.patching.counter_random import CounterRandom, Stream, checked_seed
 from patchloom.patching.fixed_patching import FixedPatching
 from patchloom.patching.stratified_patching import StratifiedPatching
-from patchloom.spec_table import SpecTable
+from patchloom.specs.spec_table import SpecTable
 
 
 def split_training_validation(

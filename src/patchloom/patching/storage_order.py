@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from patchloom.argument_checks import MAX_SIZE, listed, shown, whole_number
 from patchloom.errors import GeometryError
-from patchloom.spec_table import SpecTable
+from patchloom.specs.spec_table import SpecTable
 
 
 def storage_order(specs: SpecTable, grid: Sequence[int] | Sequence[Sequence[int]]) -> NDArray[np.int64]:
     """Sort patches by the stored chunk that they start in.
 
     Chunks are swept in raster order with the axis of the most chunks outermost: the front that has to be held while
-    neighbouring patches still need it is then the smallest cross-section of the image. Patches that start in one chunk
+    neighboring patches still need it is then the smallest cross-section of the image. Patches that start in one chunk
     follow each other, in raster order too.
 
     Parameters

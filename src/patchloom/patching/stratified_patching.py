@@ -22,7 +22,7 @@ from patchloom.patching.cell_lines import CellUnit
 from patchloom.patching.counter_random import CounterRandom, Stream
 from patchloom.patching.flat_index import FlatIndex, PatchNumbering, Place, Places, UnevenIndex, check_sample
 from patchloom.patching.position_lines import PositionLines, Restriction
-from patchloom.patching.randomised_patching import RandomisedPatching
+from patchloom.patching.randomized_patching import RandomizedPatching
 from patchloom.patching.sample_parts import LazySequence, SamplePart
 
 _ROUNDING = 1e-9
@@ -35,7 +35,7 @@ _MOST_PATCHES = 3_037_000_499
 """Of one sample: the square of the number of strata has to fit into 63 bits."""
 
 
-class StratifiedPatching(RandomisedPatching):
+class StratifiedPatching(RandomizedPatching):
     """Patches at random places, others in every epoch, evenly spread in each; parts of images can be set aside.
 
     Every image is divided into cells of the patch size, from its first voxel on. The places a patch may take in a sample

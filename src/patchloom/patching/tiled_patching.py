@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.geometry.checks import check_window
-from patchloom.patch_specs import TileSpecs
 from patchloom.patching.flat_index import Place, Places, check_sample
 from patchloom.patching.grid_patching import GridPatching
+from patchloom.specs.patch_specs import TileSpecs
 
 
 class TiledPatching(GridPatching[TileSpecs]):
@@ -28,7 +28,7 @@ class TiledPatching(GridPatching[TileSpecs]):
     patch_size : sequence of int
         Size of a tile, `(z,) y, x`. An axis of an image that is shorter is covered by one tile that passes its end.
     overlaps : sequence of int
-        Voxels that neighbouring tiles share, `(z,) y, x`; at least 0 and less than the patch size.
+        Voxels that neighboring tiles share, `(z,) y, x`; at least 0 and less than the patch size.
     seams : {"centered", "grid"}
         `"centered"`: the fewest tiles, seams in the middle of the overlap. `"grid"`: seams on multiples of
         `patch_size - overlaps`, so that kept windows coincide with the chunks of an output.

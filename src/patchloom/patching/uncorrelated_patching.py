@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from patchloom.argument_checks import instances, real_number
 from patchloom.errors import GeometryError
 from patchloom.geometry.checks import whole_number
-from patchloom.patch_specs import PatchSpecs, UncorrelatedPatchSpecs
 from patchloom.patching.counter_random import CounterRandom, Stream, checked_epoch, checked_seed
 from patchloom.patching.flat_index import check_indices
 from patchloom.patching.patching import Patching, SpecSequence
-from patchloom.spec_table import SpecTable
+from patchloom.specs.patch_specs import PatchSpecs, UncorrelatedPatchSpecs
+from patchloom.specs.spec_table import SpecTable
 
 _MOST_CHANNELS = 2**16 - Stream.CHANNEL
 

@@ -19,16 +19,16 @@ from patchloom.patching.counter_random import CounterRandom, Stream
 from patchloom.patching.flat_index import PatchNumbering, Place, Places
 from patchloom.patching.label_weights import Balance, LabelStack, label_weights
 from patchloom.patching.random_patching import covering_patches
-from patchloom.patching.randomised_patching import RandomisedPatching
+from patchloom.patching.randomized_patching import RandomizedPatching
 
 _UNITS = 2**52
 """Weights are kept to one part in this many of their sum."""
 
 
-class WeightedPatching(RandomisedPatching):
+class WeightedPatching(RandomizedPatching):
     """Patches at random places, others in every epoch, drawn in proportion to a coarse weight map.
 
-    A cell of the map is drawn in proportion to its weight, then a voxel of the cell; the patch is centred on that voxel
+    A cell of the map is drawn in proportion to its weight, then a voxel of the cell; the patch is centered on that voxel
     and, where it would hang over the border, moved inside the image. So what is near the border is drawn as often as it
     weighs.
 
@@ -160,7 +160,7 @@ class WeightedPatching(RandomisedPatching):
         sizes = self.data_shapes[place.data_idx][2:]
         corner, sides = cell_box(found.cell, sizes, self.cell_size)
         voxel = unravel(self._draws.below(prod(sides), place.flat), sides)
-        return self._centred(corner, voxel, sizes)
+        return self._centered(corner, voxel, sizes)
 
     def _many_coords(self, places: Places) -> list[NDArray[np.int64]]:
         units = self._cell_draws.below_many(self._row_units[places.row], places.flat)
@@ -168,10 +168,10 @@ class WeightedPatching(RandomisedPatching):
         sizes = places.of_stacks(self._size_table)
         corner, sides = cell_box(found.cell, sizes, self.cell_size)
         voxel = unravel(self._draws.below_many(prod(sides), places.flat), sides)
-        return self._centred(corner, voxel, sizes)
+        return self._centered(corner, voxel, sizes)
 
-    def _centred(self, corner: Sequence[Any], voxel: Sequence[Any], sizes: Sequence[Any]) -> list[Any]:
-        """Centre a patch on a voxel of a cell, as far as the borders let it; for numbers and arrays alike."""
+    def _centered(self, corner: Sequence[Any], voxel: Sequence[Any], sizes: Sequence[Any]) -> list[Any]:
+        """Center a patch on a voxel of a cell, as far as the borders let it; for numbers and arrays alike."""
         coords = []
         for start, offset, patch, size in zip(corner, voxel, self.patch_size, sizes, strict=True):
             coord = start + offset - patch // 2

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.geometry.checks import listed_shapes, series_shapes
-from patchloom.patch_specs import PatchSpecs
 from patchloom.patching.flat_index import FlatIndex, Place, Places
 from patchloom.patching.patching import IndexedPatching
+from patchloom.specs.patch_specs import PatchSpecs
 
 
 class WholeSamplePatching(IndexedPatching[PatchSpecs]):

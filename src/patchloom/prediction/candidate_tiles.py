@@ -8,9 +8,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from patchloom.extraction import ChunkPool
+from patchloom.extraction import ChunkCache
 from patchloom.image_stacks import ImageStack
-from patchloom.patch_specs import TileSpecs
+from patchloom.specs.patch_specs import TileSpecs
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class CandidateTiles:
         Reads for each tile the voxels of the image that the model would get, in the image's dtype, `C(Z)YX`. Voxels that
         padding repeats (`"reflect"`, `"edge"`) or brings in from the other side (`"wrap"`) are among them; the zeros of
         `"constant"` are not.
-    pool : ChunkPool
+    pool : ChunkCache
         Keeps decoded chunks while the run lasts, for rules that read images of their own.
     """
 
     image_stacks: Sequence[ImageStack]
     specs: Sequence[TileSpecs]
     read: Callable[[], list[NDArray[Any]]]
-    pool: ChunkPool
+    pool: ChunkCache
 
     @property
     def data_idx(self) -> int:

@@ -28,12 +28,12 @@ from numpy.typing import NDArray
 from patchloom.axes import spatial_axes
 from patchloom.errors import ModelError, ModelOutputError
 from patchloom.extraction import PatchExtractor
-from patchloom.patch_specs import TileSpecs
-from patchloom.prediction.batch_prediction import name_tiles, predict_batch
+from patchloom.prediction.models.batch_prediction import name_tiles, predict_batch
 from patchloom.prediction.models.model import Model
-from patchloom.prediction.output_form import OutputForm, output_form
-from patchloom.prediction.plan import PredictionPlan
-from patchloom.prediction.tile_reading import read_tiles, specs_in_images
+from patchloom.prediction.models.output_spec import OutputSpec, output_form
+from patchloom.prediction.planning.plan import PredictionPlan
+from patchloom.prediction.running.tile_reading import read_tiles, specs_in_images
+from patchloom.specs.patch_specs import TileSpecs
 
 Outputs = Mapping[str, NDArray[Any]]
 """`(B, C, (Z), Y, X)` for each output."""
@@ -56,7 +56,7 @@ _CHANGES = (
 _REMEDY = "declare its scale in a ModelDescription, such as scale=(Fraction(1, 2), Fraction(1, 2))"
 
 
-def learn_forms(plan: PredictionPlan, model: Model) -> tuple[tuple[OutputForm, ...], ...]:
+def infer_outputs(plan: PredictionPlan, model: Model) -> tuple[tuple[OutputSpec, ...], ...]:
     """Infer the outputs of a model by running it on the first tile of an image of each dtype.
 
     Parameters
@@ -68,7 +68,7 @@ def learn_forms(plan: PredictionPlan, model: Model) -> tuple[tuple[OutputForm, .
 
     Returns
     -------
-    tuple of tuple of OutputForm
+    tuple of tuple of OutputSpec
         The outputs for each image.
 
     Raises
@@ -79,7 +79,7 @@ def learn_forms(plan: PredictionPlan, model: Model) -> tuple[tuple[OutputForm, .
         If what it returns fits no scale and margin, or several; the message names the tile.
     """
     extractor = PatchExtractor(plan.stacks, padding=plan.padding)
-    by_dtype: dict[np.dtype[Any], tuple[OutputForm, ...]] = {}
+    by_dtype: dict[np.dtype[Any], tuple[OutputSpec, ...]] = {}
     for data_idx, stack in enumerate(plan.stacks):
         dtype = np.dtype(stack.data_dtype)
         if dtype not in by_dtype:
@@ -99,7 +99,7 @@ def learn_forms(plan: PredictionPlan, model: Model) -> tuple[tuple[OutputForm, .
     return tuple(by_dtype[np.dtype(stack.data_dtype)] for stack in plan.stacks)
 
 
-def _infer(run: Callable[[NDArray[Any]], Outputs], tile: NDArray[Any], plan: PredictionPlan) -> tuple[OutputForm, ...]:
+def _infer(run: Callable[[NDArray[Any]], Outputs], tile: NDArray[Any], plan: PredictionPlan) -> tuple[OutputSpec, ...]:
     declared = plan.model.scale
     outputs = run(tile.copy())  # a batch is the model's to change
     if declared is not None:
@@ -249,7 +249,7 @@ def _scale_by_one_size(out: int, size: int) -> Fraction:
 
 
 def _check_whole_steps(
-    run: Callable[[NDArray[Any]], Outputs], tile: NDArray[Any], outputs: Outputs, forms: Sequence[OutputForm]
+    run: Callable[[NDArray[Any]], Outputs], tile: NDArray[Any], outputs: Outputs, forms: Sequence[OutputSpec]
 ) -> None:
     """Check that what an output lacks is a margin, and not what a stride leaves over at the end of the tile.
 
@@ -274,7 +274,7 @@ def _check_whole_steps(
 
 
 def _check_centered(
-    run: Callable[[NDArray[Any]], Outputs], tile: NDArray[Any], outputs: Outputs, forms: Sequence[OutputForm]
+    run: Callable[[NDArray[Any]], Outputs], tile: NDArray[Any], outputs: Outputs, forms: Sequence[OutputSpec]
 ) -> None:
     """Check that margins are the same on both sides: that a voxel changed in a tile changes the output around its place.
 
@@ -308,7 +308,7 @@ def _shifts(
     run: Callable[[NDArray[Any]], Outputs],
     tile: NDArray[Any],
     outputs: Outputs,
-    forms: Sequence[OutputForm],
+    forms: Sequence[OutputSpec],
     place: Sequence[int],
 ) -> dict[tuple[str, str], int] | None:
     """Find by how many voxels of the input, by output and axis, the answer to one changed voxel is off its place, where it is.

@@ -17,24 +17,24 @@ from patchloom.geometry.padding import Padding
 from patchloom.geometry.tile_rule import Seams
 from patchloom.image_stacks import ImageStack, Source, SourceWatch, is_series, open_stacks
 from patchloom.local_paths import normalize_path
-from patchloom.prediction.claimed_output import ClaimedOutput, claimed_output, run_ledger
-from patchloom.prediction.emptiness import SkipRule, check_skip_rule
-from patchloom.prediction.engine import Engine
-from patchloom.prediction.image_report import ImageReport, report_images, show_reports
-from patchloom.prediction.ledger import check_same, damaged
-from patchloom.prediction.make_plan import plan, source_identity
-from patchloom.prediction.memory import check_memory_limit
 from patchloom.prediction.models.model import Model
-from patchloom.prediction.normalisation import Method, Normalisation, Per
-from patchloom.prediction.normalisation_request import NormalisationRequest, normalisation_request
-from patchloom.prediction.output_checks import check_dtype, check_outputs
-from patchloom.prediction.output_form import OutputForm
-from patchloom.prediction.output_inference import learn_forms
-from patchloom.prediction.outputs import Outputs, Result
-from patchloom.prediction.plan import PredictionPlan
-from patchloom.prediction.progress import show_progress, show_summary
-from patchloom.prediction.reductions import Reduction
-from patchloom.prediction.run_identity import RunIdentity, check_resumable
+from patchloom.prediction.models.output_spec import OutputSpec
+from patchloom.prediction.normalization.normalization import Method, Normalization, Per
+from patchloom.prediction.normalization.request import NormalizationRequest, normalization_request
+from patchloom.prediction.output.checks import check_dtype, check_outputs
+from patchloom.prediction.output.claim import OutputClaim, claim_output, run_ledger
+from patchloom.prediction.output.ledger import check_same, damaged
+from patchloom.prediction.output.run_identity import RunIdentity, check_resumable
+from patchloom.prediction.output.writer import OutputWriter, Result
+from patchloom.prediction.output_inference import infer_outputs
+from patchloom.prediction.planning.make_plan import plan, source_identity
+from patchloom.prediction.planning.memory import check_memory_limit
+from patchloom.prediction.planning.plan import PredictionPlan
+from patchloom.prediction.postprocessing import Postprocessing
+from patchloom.prediction.running.engine import Engine
+from patchloom.prediction.running.image_report import ImageReport, report_images, show_reports
+from patchloom.prediction.running.progress import show_progress, show_summary
+from patchloom.prediction.skip_rules import SkipRule, check_skip_rule
 from patchloom.sinks import OmeZarrVersion, Pyramid, check_pyramid, zarr_format_of
 
 _UNLIMITED = 2**62
@@ -55,8 +55,8 @@ def predict(
     padding: Padding = "reflect",
     batch_size: int | None = None,
     dtype: Any = None,
-    reduce: str | Reduction | None = None,
-    normalise: Method | Sequence[Normalisation] | None = None,
+    postprocess: str | Postprocessing | None = None,
+    normalize: Method | Sequence[Normalization] | None = None,
     percentiles: Sequence[float] | None = None,
     per: Per | None = None,
     skip: SkipRule | None = None,
@@ -91,7 +91,7 @@ def predict(
         The path may be spelled as those of `sources`. If None, arrays are returned. Only OME-Zarr outputs can be resumed.
         Where the model has several outputs, each is written to a file of its own, with `-` and the output's name before the
         ending; characters that a file system may not allow, such as `/` and `:`, are written as in a URL (`%2F`, `%3A`).
-    axes, patch_size, overlaps, blend, seams, origin_multiple, padding, batch_size, dtype, reduce, normalise, percentiles, per, skip, fill, memory_limit
+    axes, patch_size, overlaps, blend, seams, origin_multiple, padding, batch_size, dtype, postprocess, normalize, percentiles, per, skip, fill, memory_limit
         As in `plan`.
     pyramid : {"auto", "mean", "mode", "nearest"} or None
         How a voxel of a lower level of an OME-Zarr is made from 2 voxels along each axis: their mean, the commonest of them
@@ -107,7 +107,7 @@ def predict(
         Whether an unfinished output is resumed although the model, an image or the version of Patchloom is another than the
         run was begun with, or cannot be identified: your word that the results are the same.
     keep_going : bool
-        Whether the other images of a series are finished when one fails. With `normalise` all are measured beforehand, and
+        Whether the other images of a series are finished when one fails. With `normalize` all are measured beforehand, and
         one that cannot be read then ends the run before anything is written.
     progress : bool
         Whether to show progress on standard error, and at the end a table of the images of a series.
@@ -157,12 +157,12 @@ def predict(
         function("report", report)
     check_skip_rule(skip)
     series = is_series(sources)
-    request = normalisation_request(normalise, percentiles, per)
+    request = normalization_request(normalize, percentiles, per)
     output = None if output is None else normalize_path(file_path("output", output, error=SinkError))
     check_pyramid(pyramid)
     zarr_format_of(ome_zarr_version)
     stacks = open_stacks(sources, axes)
-    with claimed_output(output, stacks, series=series, overwrite=overwrite, skip=skip, model=model) as claimed:
+    with claim_output(output, stacks, series=series, overwrite=overwrite, skip=skip, model=model) as claimed:
         masks = () if skip is None else skip.images
         watch = SourceWatch(stacks, masks, thoroughly=True)  # from before the first pixel is read
         identity = None if claimed.ledger is None else RunIdentity.of(model, [*stacks, *masks])
@@ -179,18 +179,18 @@ def predict(
             "padding": padding,
             "batch_size": batch_size,
             "dtype": dtype,
-            "reduce": reduce,
+            "postprocess": postprocess,
             "skip": skip,
             "fill": fill,
             # Another limit would mean other blocks.
             "memory_limit": check_memory_limit(begun.get("memory limit") if memory_limit is None else memory_limit),
         }
-        measured = _measured_before(claimed, stacks, request) if normalise is None or request is not None else []
+        measured = _measured_before(claimed, stacks, request) if normalize is None or request is not None else []
         prepared = _planned(
             stacks,
             model,
             settings,
-            normalise=measured or normalise,
+            normalize=measured or normalize,
             request=request,
             destinations=claimed.destinations,
             keep_going=keep_going,
@@ -205,7 +205,7 @@ def predict(
         )
         written: dict[str, Any] = {"pyramid": pyramid, "version": ome_zarr_version}
         with run_ledger(claimed.ledger, prepared, identity, overwrite=overwrite, **written) as ledger:
-            outputs = Outputs(
+            outputs = OutputWriter(
                 prepared,
                 claimed.destinations,
                 spelled=claimed.spelled,
@@ -220,23 +220,23 @@ def predict(
 
 
 def _measured_before(
-    claimed: ClaimedOutput, stacks: Sequence[ImageStack], request: NormalisationRequest | None
-) -> list[Normalisation]:
+    claimed: OutputClaim, stacks: Sequence[ImageStack], request: NormalizationRequest | None
+) -> list[Normalization]:
     """Take over what an unfinished run measured, if the same is asked for of the same images; else refuse, unmeasured."""
     if claimed.begun is None or claimed.ledger is None:
         return []
     before = claimed.begun["settings"]
     try:
-        measured = [Normalisation.from_dict(one) for one in before["normalisation"]]
+        measured = [Normalization.from_dict(one) for one in before["normalization"]]
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise damaged(claimed.ledger) from error
     if measured or request is not None:
-        told = " and ".join(dict.fromkeys(str(NormalisationRequest.of(one)) for one in measured))
+        told = " and ".join(dict.fromkeys(str(NormalizationRequest.of(one)) for one in measured))
         identities = json.loads(json.dumps([source_identity(stack) for stack in stacks]))
         check_same(
             claimed.ledger,
-            {"sources": before.get("sources"), "normalise": told or None},
-            {"sources": identities, "normalise": None if request is None else str(request)},
+            {"sources": before.get("sources"), "normalize": told or None},
+            {"sources": identities, "normalize": None if request is None else str(request)},
         )
     return measured
 
@@ -246,8 +246,8 @@ def _planned(
     model: Model,
     settings: Mapping[str, Any],
     *,
-    normalise: Any,
-    request: NormalisationRequest | None,
+    normalize: Any,
+    request: NormalizationRequest | None,
     destinations: Sequence[Path | None],
     keep_going: bool,
 ) -> PredictionPlan:
@@ -255,34 +255,34 @@ def _planned(
 
     The outputs decide on the memory that a run needs, so the limit is checked when they are known.
     """
-    to_measure = request if isinstance(normalise, str) else None
-    numbers = normalise if to_measure is None else to_measure.unmeasured(stacks)
-    prepared = plan(stacks, normalise=numbers, **{**settings, "memory_limit": _UNLIMITED})
+    to_measure = request if isinstance(normalize, str) else None
+    numbers = normalize if to_measure is None else to_measure.unmeasured(stacks)
+    prepared = plan(stacks, normalize=numbers, **{**settings, "memory_limit": _UNLIMITED})
     check_dtype(prepared, destinations)
-    forms = declared_forms(prepared)
+    forms = declared_outputs(prepared)
     if to_measure is not None:
         # Measuring may take long: what does not fit even with a single output channel is refused before.
-        plan(stacks, normalise=numbers, forms=forms, **settings)
+        plan(stacks, normalize=numbers, forms=forms, **settings)
         numbers = to_measure.measure(stacks, settings["memory_limit"])
-        prepared = replace(prepared, normalisations=numbers)
+        prepared = replace(prepared, normalizations=numbers)
     forms = forms or _learned_forms(prepared, model, settings, keep_going=keep_going)
-    return plan(stacks, normalise=numbers, forms=forms, **settings)
+    return plan(stacks, normalize=numbers, forms=forms, **settings)
 
 
 def _learned_forms(
     prepared: PredictionPlan, model: Model, settings: Mapping[str, Any], *, keep_going: bool
-) -> tuple[tuple[OutputForm, ...], ...]:
+) -> tuple[tuple[OutputSpec, ...], ...]:
     """Run one tile; where one image may fail, of the first image of each dtype that does not."""
     if not keep_going:
-        return learn_forms(prepared, model)
-    learned: dict[Any, tuple[OutputForm, ...]] = {}
+        return infer_outputs(prepared, model)
+    learned: dict[Any, tuple[OutputSpec, ...]] = {}
     failed: dict[Any, PatchloomError] = {}
     for data_idx, stack in enumerate(prepared.images):
         if stack.data_dtype not in learned:
-            numbers = prepared.normalisations[data_idx : data_idx + 1] or None
-            alone = plan([stack], **{**settings, "normalise": numbers, "skip": None, "memory_limit": _UNLIMITED})
+            numbers = prepared.normalizations[data_idx : data_idx + 1] or None
+            alone = plan([stack], **{**settings, "normalize": numbers, "skip": None, "memory_limit": _UNLIMITED})
             try:
-                learned[stack.data_dtype] = learn_forms(alone, model)[0]
+                learned[stack.data_dtype] = infer_outputs(alone, model)[0]
             except PatchloomError as error:
                 failed.setdefault(stack.data_dtype, error)
     for dtype in failed.keys() - learned.keys():
@@ -293,7 +293,7 @@ def _learned_forms(
 def run_plan(
     prepared: PredictionPlan,
     model: Model,
-    outputs: Outputs,
+    outputs: OutputWriter,
     *,
     keep_going: bool = False,
     progress: bool = True,
@@ -307,7 +307,7 @@ def run_plan(
         What `plan` made for these sources and this model, with the forms of its outputs.
     model : callable
         As in `predict`.
-    outputs : Outputs
+    outputs : OutputWriter
         Where the blocks go.
     keep_going, progress, report
         As in `predict`.
@@ -324,7 +324,7 @@ def run_plan(
     """
     try:
         with outputs:
-            outputs.finalise_complete()
+            outputs.finalize_complete()
             engine = Engine(prepared, model, outputs, keep_going=keep_going)
             total = prepared.n_tiles_computed if not outputs.n_kept else engine.count_tiles()
             outputs.start_clocks()
@@ -349,7 +349,7 @@ def run_plan(
     return [outputs.results[data_idx] for data_idx in range(len(prepared.stacks))]
 
 
-def _check_failures(prepared: PredictionPlan, outputs: Outputs, failures: dict[int, PatchloomError]) -> None:
+def _check_failures(prepared: PredictionPlan, outputs: OutputWriter, failures: dict[int, PatchloomError]) -> None:
     if failures:
         listed = "\n  ".join(f"{prepared.stacks[data_idx].source}: {error}" for data_idx, error in failures.items())
         raise SeriesError(
@@ -358,10 +358,10 @@ def _check_failures(prepared: PredictionPlan, outputs: Outputs, failures: dict[i
         )
 
 
-def declared_forms(prepared: PredictionPlan) -> tuple[tuple[OutputForm, ...], ...]:
+def declared_outputs(prepared: PredictionPlan) -> tuple[tuple[OutputSpec, ...], ...]:
     """Give the outputs for each image as the model declares them; nothing if it leaves anything open."""
     said = prepared.model
     if said.out_channels is None or said.out_dtype is None or said.scale is None:
         return ()
-    form = OutputForm(said.out_channels, np.dtype(said.out_dtype), said.scale, (0,) * len(said.scale))
+    form = OutputSpec(said.out_channels, np.dtype(said.out_dtype), said.scale, (0,) * len(said.scale))
     return ((form,),) * len(prepared.stacks)

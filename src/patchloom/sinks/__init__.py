@@ -1,29 +1,29 @@
 """Pixels out: where predicted images land."""
 
-from patchloom.sinks.destination import check_destination, partial_path
-from patchloom.sinks.file_sink import check_room
+from patchloom.sinks.files.file_sink import check_room
+from patchloom.sinks.files.npy_sink import NpySink
+from patchloom.sinks.files.tiff_sink import TiffSink
 from patchloom.sinks.image_sink import ImageSink
-from patchloom.sinks.input_places import InputPlaces, check_apart
 from patchloom.sinks.memory_sink import MemorySink
-from patchloom.sinks.npy_sink import NpySink
-from patchloom.sinks.ome_zarr_sink import OmeZarrSink
-from patchloom.sinks.open_sink import check_storable, open_sink
+from patchloom.sinks.ome_zarr.pyramid import Pyramid, check_pyramid
+from patchloom.sinks.ome_zarr.sink import OmeZarrSink
+from patchloom.sinks.ome_zarr.zarr_format import OmeZarrVersion, zarr_format_of
+from patchloom.sinks.open import check_storable, open_sink
 from patchloom.sinks.output_kind import SINK_SUFFIXES, SUPPORTED_OUTPUTS, output_kind
-from patchloom.sinks.output_lock import OutputLock
-from patchloom.sinks.output_mark import is_output_of
-from patchloom.sinks.pyramid import Pyramid, check_pyramid
-from patchloom.sinks.sink_capabilities import OffersBuffer, ResumableSink
-from patchloom.sinks.tiff_sink import TiffSink
-from patchloom.sinks.zarr_format import OmeZarrVersion, zarr_format_of
+from patchloom.sinks.publishing.destination import check_destination, partial_path
+from patchloom.sinks.publishing.input_places import InputPlaces, check_apart
+from patchloom.sinks.publishing.lock import OutputLock
+from patchloom.sinks.publishing.mark import is_output_of
+from patchloom.sinks.sink_capabilities import HasBuffer, ResumableSink
 
 __all__ = [
     "SINK_SUFFIXES",
     "SUPPORTED_OUTPUTS",
+    "HasBuffer",
     "ImageSink",
     "InputPlaces",
     "MemorySink",
     "NpySink",
-    "OffersBuffer",
     "OmeZarrSink",
     "OmeZarrVersion",
     "OutputLock",

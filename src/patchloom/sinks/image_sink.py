@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 class ImageSink(Protocol):
     """One output image, made with its shape, dtype and storage grid, then written in whole blocks.
 
-    The life of a sink: `write` for each block, in any order, from any one thread; then `finalise`, or `abort` if
-    something failed. Nothing is seen at the destination before `finalise`.
+    The life of a sink: `write` for each block, in any order, from any one thread; then `finalize`, or `abort` if
+    something failed. Nothing is seen at the destination before `finalize`.
     """
 
     @property
@@ -43,7 +43,7 @@ class ImageSink(Protocol):
             may be tried again.
         """
 
-    def finalise(self) -> NDArray[Any] | Path:
+    def finalize(self) -> NDArray[Any] | Path:
         """Complete the image and show it at its destination.
 
         Returns
@@ -58,4 +58,4 @@ class ImageSink(Protocol):
         """
 
     def abort(self) -> None:
-        """Remove whatever was written. Does nothing after `finalise`; may be called twice."""
+        """Remove whatever was written. Does nothing after `finalize`; may be called twice."""

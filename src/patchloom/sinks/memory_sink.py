@@ -40,7 +40,7 @@ class MemorySink:
     >>> sink.data_shape
     (1, 3, 2, 4)
     >>> sink.write((slice(0, 1), slice(0, 3), slice(0, 2), slice(0, 4)), np.ones((1, 3, 2, 4), "uint8"))
-    >>> sink.finalise().shape
+    >>> sink.finalize().shape
     (2, 4, 3)
     """
 
@@ -56,7 +56,7 @@ class MemorySink:
         self._boxes = WrittenBoxes(len(self.data_shape))
 
     def buffer(self, region: tuple[slice, ...]) -> NDArray[Any]:
-        """Return the memory of a region, to be filled and then given to `write`; see `OffersBuffer.buffer`."""
+        """Return the memory of a region, to be filled and then given to `write`; see `HasBuffer.buffer`."""
         data = self._open_data()
         check_region(region, self.data_shape)
         self._boxes.check_free(region)
@@ -71,8 +71,8 @@ class MemorySink:
             data[region] = block
         self._boxes.add(region)
 
-    def finalise(self) -> NDArray[Any]:
-        """Give the image in its own axes, contiguous; see `ImageSink.finalise`."""
+    def finalize(self) -> NDArray[Any]:
+        """Give the image in its own axes, contiguous; see `ImageSink.finalize`."""
         data = self._open_data()
         self._boxes.check_complete(self.data_shape)
         image = self._image
@@ -85,7 +85,7 @@ class MemorySink:
 
     def _open_data(self) -> NDArray[Any]:
         if self._data is None:
-            raise SinkError("the sink is closed: finalise or abort was called")
+            raise SinkError("the sink is closed: finalize or abort was called")
         return self._data
 
 

@@ -13,7 +13,7 @@ from patchloom.axes import AxesMap
 from patchloom.errors import SinkError
 from patchloom.image_metadata import ImageMetadata
 from patchloom.pixel_arrays import pixel_dtype
-from patchloom.sinks.output_lock import OutputLock
+from patchloom.sinks.publishing.lock import OutputLock
 
 
 def check_sink_arguments(

@@ -15,7 +15,7 @@ class ResumableSink(ImageSink, Protocol):
 
     Whoever writes keeps the record of each block that is written, in a place that is as durable. After a kill a sink is
     made again with the same arguments and `resume=True`, and is given the records back by `restore`; blocks without one are
-    written again. What `finalise` makes then has the same bytes as if nothing had happened.
+    written again. What `finalize` makes then has the same bytes as if nothing had happened.
     """
 
     def block_record(self, region: tuple[slice, ...]) -> dict[str, Any]:
@@ -64,11 +64,11 @@ class ResumableSink(ImageSink, Protocol):
         """
 
     def close(self) -> None:
-        """Let go of the output and leave what is written to be resumed. Does nothing after `finalise` or `abort`."""
+        """Let go of the output and leave what is written to be resumed. Does nothing after `finalize` or `abort`."""
 
 
 @runtime_checkable
-class OffersBuffer(Protocol):
+class HasBuffer(Protocol):
     """A sink in whose own memory a block can be computed, so that there is no second copy of it."""
 
     def buffer(self, region: tuple[slice, ...]) -> NDArray[Any]:

@@ -1,6 +1,6 @@
 """Tiles → image by blending: every voxel is the weighted mean of all tiles that cover it, in one pass.
 
-Weights are normalised beforehand, axis by axis (see `patchloom.geometry.blend_weights`), so tiles are multiplied and added
+Weights are normalized beforehand, axis by axis (see `patchloom.geometry.blend_weights`), so tiles are multiplied and added
 up and nothing is divided afterwards. That is right only where every tile of the plan is added.
 
 Where numba is installed (the extra `speed`) one compiled loop does both at once; elsewhere NumPy does, plane by plane, with

@@ -13,9 +13,9 @@ from numpy.typing import DTypeLike, NDArray
 from patchloom.argument_checks import MAX_SIZE, listed, shown, whole_number
 from patchloom.axes import spatial_axes
 from patchloom.errors import PatchloomError, StitchError
-from patchloom.patch_specs import TileSpecs, is_tile_specs
 from patchloom.pixel_arrays import PIXEL_KINDS, pixel_dtype
-from patchloom.spec_table import SpecTable
+from patchloom.specs.patch_specs import TileSpecs, is_tile_specs
+from patchloom.specs.spec_table import SpecTable
 
 
 def paste_tile(tile: NDArray[Any], spec: TileSpecs, block: NDArray[Any], window: Sequence[slice]) -> int:

@@ -15,7 +15,7 @@ from patchloom.patching import TiledPatching
 def seam_jump_ratio(image: NDArray[Any], tiling: TiledPatching, data_idx: int = 0) -> float:
     """Compare the jumps of an image across seams with its jumps elsewhere.
 
-    A jump is the absolute difference of two neighbouring voxels. The ratio of the mean jump across seams to the mean
+    A jump is the absolute difference of two neighboring voxels. The ratio of the mean jump across seams to the mean
     jump elsewhere along the same axis is about 1 where seams cannot be seen, and larger where they can.
 
     Parameters

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from patchloom.axes import AxesMap
 from patchloom.errors import SinkError
-from patchloom.sinks import ImageSink, OffersBuffer, ResumableSink
+from patchloom.sinks import HasBuffer, ImageSink, ResumableSink
 
 Region = tuple[slice, ...]
 
@@ -33,7 +33,7 @@ class ImageSinkConformance:
     ...
     ...     def read_back(self, result, axes_map):
     ...         return axes_map.to_data(result)
-    >>> TestMemorySink().test_a_hole_is_never_handed_over(Path("unused"))
+    >>> TestMemorySink().test_a_hole_is_never_n_shared_axes(Path("unused"))
     """
 
     dtypes: Sequence[str] = ("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int64", "float32", "float64")
@@ -50,7 +50,7 @@ class ImageSinkConformance:
         raise NotImplementedError
 
     def read_back(self, result: Any, axes_map: AxesMap) -> NDArray[Any]:
-        """Read what `finalise` returned, as `SC(Z)YX`."""
+        """Read what `finalize` returned, as `SC(Z)YX`."""
         raise NotImplementedError
 
     def block_shape(self, sink: ImageSink) -> tuple[int, ...]:
@@ -67,7 +67,7 @@ class ImageSinkConformance:
         """A sink has the members of the protocol, and tells its shape and dtype."""
         for axes_map in self.axes_maps:
             sink = self.make_sink(_new_folder(tmp_path), axes_map, self.dtypes[0])
-            members = ("data_shape", "data_dtype", "write", "finalise", "abort")
+            members = ("data_shape", "data_dtype", "write", "finalize", "abort")
             np.testing.assert_equal([name for name in members if not hasattr(sink, name)], [])
             np.testing.assert_equal(sink.data_shape, axes_map.data_shape)
             np.testing.assert_equal(np.dtype(sink.data_dtype), np.dtype(self.dtypes[0]))
@@ -82,7 +82,7 @@ class ImageSinkConformance:
             regions = _blocks(sink.data_shape, self.block_shape(sink))
             for index in rng.permutation(len(regions)):
                 sink.write(regions[index], image[regions[index]])
-            back = self.read_back(sink.finalise(), axes_map)
+            back = self.read_back(sink.finalize(), axes_map)
             np.testing.assert_equal(back.dtype, image.dtype)
             np.testing.assert_equal(back.tobytes(), image.tobytes(), f"{dtype} {axes_map}")
 
@@ -94,7 +94,7 @@ class ImageSinkConformance:
         sink = self.make_sink(_new_folder(tmp_path), axes_map, self.dtypes[-1])
         for region in _blocks(sink.data_shape, self.block_shape(sink)):
             sink.write(region, image[region])
-        np.testing.assert_array_equal(self.read_back(sink.finalise(), axes_map), image)
+        np.testing.assert_array_equal(self.read_back(sink.finalize(), axes_map), image)
 
     def test_a_block_is_not_kept(self, tmp_path: Path) -> None:
         """The caller may change it at once."""
@@ -103,7 +103,7 @@ class ImageSinkConformance:
             block = image[region].copy()
             sink.write(region, block)
             block[...] = 0
-        np.testing.assert_array_equal(self.read_back(sink.finalise(), self.axes_maps[0]), image)
+        np.testing.assert_array_equal(self.read_back(sink.finalize(), self.axes_maps[0]), image)
 
     def test_nothing_is_seen_before_the_end(self, tmp_path: Path) -> None:
         """Half an image never looks like an image."""
@@ -133,23 +133,23 @@ class ImageSinkConformance:
         sink, image, regions = self._begun(_new_folder(tmp_path))
         for region in regions:
             sink.write(region, image[region])
-        result = sink.finalise()
+        result = sink.finalize()
         sink.abort()
         with np.testing.assert_raises(SinkError):
             sink.write(regions[0], image[regions[0]])
         np.testing.assert_array_equal(self.read_back(result, self.axes_maps[0]), image)
 
-    def test_a_hole_is_never_handed_over(self, tmp_path: Path) -> None:
-        """Finalising an image that lacks a block is an error."""
+    def test_a_hole_is_never_n_shared_axes(self, tmp_path: Path) -> None:
+        """Finalizing an image that lacks a block is an error."""
         folder = _new_folder(tmp_path)
         sink, image, regions = self._begun(folder)
         for region in regions[1:]:
             sink.write(region, image[region])
         with np.testing.assert_raises(SinkError):
-            sink.finalise()
+            sink.finalize()
         np.testing.assert_equal(self.seen(folder), [])
         sink.write(regions[0], image[regions[0]])
-        np.testing.assert_array_equal(self.read_back(sink.finalise(), self.axes_maps[0]), image)
+        np.testing.assert_array_equal(self.read_back(sink.finalize(), self.axes_maps[0]), image)
 
     def test_no_region_is_written_twice(self, tmp_path: Path) -> None:
         """Neither a block again nor one that holds it, and what was there stays."""
@@ -161,7 +161,7 @@ class ImageSinkConformance:
                 sink.write(region, np.zeros_like(image[region]))
         for region in regions[1:]:
             sink.write(region, image[region])
-        np.testing.assert_array_equal(self.read_back(sink.finalise(), self.axes_maps[0]), image)
+        np.testing.assert_array_equal(self.read_back(sink.finalize(), self.axes_maps[0]), image)
 
     def test_a_block_that_does_not_fit_is_refused(self, tmp_path: Path) -> None:
         """Wrong shape, dtype or region: nothing of it is written, and the right block may follow."""
@@ -187,12 +187,12 @@ class ImageSinkConformance:
                 sink.write(region, array)
         for region in regions:
             sink.write(region, image[region])
-        np.testing.assert_array_equal(self.read_back(sink.finalise(), self.axes_maps[0]), image)
+        np.testing.assert_array_equal(self.read_back(sink.finalize(), self.axes_maps[0]), image)
 
     def test_a_block_may_be_computed_in_the_sinks_own_memory(self, tmp_path: Path) -> None:
         """It counts as written when it is given back; if the sink offers its memory."""
         sink, image, regions = self._begun(_new_folder(tmp_path))
-        if not isinstance(sink, OffersBuffer):
+        if not isinstance(sink, HasBuffer):
             sink.abort()
             return
         for region in regions[1:]:
@@ -203,9 +203,9 @@ class ImageSinkConformance:
                 sink.buffer(region)
         sink.buffer(regions[0])[...] = 0
         with np.testing.assert_raises(SinkError):
-            sink.finalise()
+            sink.finalize()
         sink.write(regions[0], image[regions[0]])
-        np.testing.assert_array_equal(self.read_back(sink.finalise(), self.axes_maps[0]), image)
+        np.testing.assert_array_equal(self.read_back(sink.finalize(), self.axes_maps[0]), image)
 
     def _begun(self, folder: Path) -> tuple[ImageSink, NDArray[Any], list[Region]]:
         """Return a new sink, the image meant for it, and the blocks to write that in."""
@@ -242,7 +242,7 @@ class ResumableSinkConformance(ImageSinkConformance):
             np.testing.assert_equal([second.restore(json.loads(record)) for record in records], regions[:half])
             for region in regions[half:]:
                 second.write(region, image[region])
-            back = self.read_back(second.finalise(), axes_map)
+            back = self.read_back(second.finalize(), axes_map)
             np.testing.assert_equal(back.tobytes(), image.tobytes(), f"{dtype} {axes_map}")
 
     def test_a_block_without_a_record_is_written_again(self, tmp_path: Path) -> None:
@@ -254,12 +254,12 @@ class ResumableSinkConformance(ImageSinkConformance):
         _resumable(first).close()
         second = self.resume_sink(folder, self.axes_maps[0], self.dtypes[-1])
         with np.testing.assert_raises(SinkError):
-            second.finalise()
+            second.finalize()
         with np.testing.assert_raises(SinkError):
             second.block_record(regions[0])
         for region in regions:
             second.write(region, image[region])
-        np.testing.assert_array_equal(self.read_back(second.finalise(), self.axes_maps[0]), image)
+        np.testing.assert_array_equal(self.read_back(second.finalize(), self.axes_maps[0]), image)
 
     def test_a_block_restored_is_a_block_written(self, tmp_path: Path) -> None:
         """It is neither restored nor written a second time, and has the same record as before."""
@@ -294,7 +294,7 @@ class ResumableSinkConformance(ImageSinkConformance):
                 resumable.restore(wrong)
         for region in regions[1:]:
             resumable.write(region, image[region])
-        np.testing.assert_array_equal(self.read_back(resumable.finalise(), self.axes_maps[0]), image)
+        np.testing.assert_array_equal(self.read_back(resumable.finalize(), self.axes_maps[0]), image)
 
     def test_a_sink_that_is_closed_is_left_alone(self, tmp_path: Path) -> None:
         """It takes no more blocks, and what it wrote stays even when it is aborted."""
@@ -316,7 +316,7 @@ class ResumableSinkConformance(ImageSinkConformance):
         sink, image, regions = self._begun(folder)
         for region in regions:
             sink.write(region, image[region])
-        result = sink.finalise()
+        result = sink.finalize()
         with np.testing.assert_raises(SinkError):
             self.resume_sink(folder, self.axes_maps[0], self.dtypes[-1])
         np.testing.assert_array_equal(self.read_back(result, self.axes_maps[0]), image)

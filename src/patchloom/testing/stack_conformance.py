@@ -156,7 +156,7 @@ class ImageStackConformance:
             np.testing.assert_equal([len(stack.chunk_shape), len(stack.shard_shape)], [image.ndim] * 2)
 
     def test_the_metadata_fit_the_image(self, tmp_path: Path) -> None:
-        """Sizes are of axes that there are, and names and colours are as many as the channels; if the stack has any."""
+        """Sizes are of axes that there are, and names and colors are as many as the channels; if the stack has any."""
         stack, image = self.make_stack(tmp_path)
         if isinstance(stack, HasMetadata):
             told = stack.metadata

@@ -11,14 +11,14 @@ from patchloom._optional import require
 
 require("torch", extra="torch")
 
+from patchloom.torch.augmentation import FlipRot90  # noqa: E402
 from patchloom.torch.collation import collate, decollate  # noqa: E402  # only once PyTorch is known to be there
-from patchloom.torch.epoch_sampler import EpochSampler  # noqa: E402
-from patchloom.torch.flips_and_turns import FlipsAndTurns  # noqa: E402
-from patchloom.torch.locality_sampler import LocalitySampler  # noqa: E402
-from patchloom.torch.microsplit_dataset import MicroSplitDataset  # noqa: E402
-from patchloom.torch.patch_dataset import PatchDataset  # noqa: E402
-from patchloom.torch.patch_keys import PatchKey  # noqa: E402
-from patchloom.torch.patch_loader import PatchLoader  # noqa: E402
+from patchloom.torch.datasets.microsplit_dataset import MicroSplitDataset  # noqa: E402
+from patchloom.torch.datasets.patch_dataset import PatchDataset  # noqa: E402
+from patchloom.torch.loading.epoch_sampler import EpochSampler  # noqa: E402
+from patchloom.torch.loading.locality_sampler import LocalitySampler  # noqa: E402
+from patchloom.torch.loading.patch_keys import PatchKey  # noqa: E402
+from patchloom.torch.loading.patch_loader import PatchLoader  # noqa: E402
 from patchloom.torch.patches import Patch, PatchPair  # noqa: E402
 from patchloom.torch.tile_writer import TileOrder, TileWriter  # noqa: E402
 
@@ -29,7 +29,7 @@ _OF_LIGHTNING = {
 
 __all__ = [
     "EpochSampler",
-    "FlipsAndTurns",
+    "FlipRot90",
     "LocalitySampler",
     "MicroSplitDataset",
     "Patch",

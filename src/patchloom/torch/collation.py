@@ -9,8 +9,8 @@ import torch
 
 from patchloom.argument_checks import function, listed, shown
 from patchloom.errors import SpecError
-from patchloom.patch_specs import PatchSpecs
-from patchloom.spec_table import SpecTable
+from patchloom.specs.patch_specs import PatchSpecs
+from patchloom.specs.spec_table import SpecTable
 from patchloom.torch.patches import Allocate, PatchBatch, new_tensor, spec_tensors
 
 

@@ -12,9 +12,9 @@ from patchloom.argument_checks import flag, function, instance, whole_number
 from patchloom.errors import GeometryError
 from patchloom.patching import TiledPatching
 from patchloom.patching.counter_random import checked_seed
-from patchloom.torch.epoch_sampler import EpochSampler
-from patchloom.torch.patch_loader import PatchLoader
-from patchloom.torch.planned_dataset import PlannedDataset, ReadsBatches
+from patchloom.torch.datasets.planned_dataset import PlannedDataset, ReadsBatches
+from patchloom.torch.loading.epoch_sampler import EpochSampler
+from patchloom.torch.loading.patch_loader import PatchLoader
 from patchloom.torch.tile_writer import TileOrder
 
 

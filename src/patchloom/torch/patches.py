@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from patchloom.patch_specs import PatchSpecs
-from patchloom.spec_table import SpecTable
+from patchloom.specs.patch_specs import PatchSpecs
+from patchloom.specs.spec_table import SpecTable
 
 Allocate = Callable[[tuple[int, ...], torch.dtype], torch.Tensor]
-"""Makes an uninitialised tensor of a shape and dtype in the main memory."""
+"""Makes an uninitialized tensor of a shape and dtype in the main memory."""
 
 BatchSpecs = dict[str, torch.Tensor]
 """The specifications of a batch, one `int64` tensor a field: `(B,)`, `(B, dims)`, `(B, channels)` or

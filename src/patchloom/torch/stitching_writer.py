@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from patchloom.argument_checks import file_path, flag
 from patchloom.errors import GeometryError, ModelOutputError
-from patchloom.patch_specs import TileSpecs
 from patchloom.patching import TiledPatching
 from patchloom.sinks import Pyramid, check_pyramid
+from patchloom.specs.patch_specs import TileSpecs
 from patchloom.torch.collation import decollate
 from patchloom.torch.tile_writer import TileWriter
 

@@ -19,12 +19,11 @@ from patchloom.errors import GeometryError, ModelOutputError, SinkError, SpecErr
 from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks import HasMetadata, ImageStack, files_read, listed_stacks
 from patchloom.local_paths import normalize_path
-from patchloom.patch_specs import TileSpecs, is_tile_specs
 from patchloom.patching import TiledPatching
 from patchloom.pixel_arrays import PIXEL_KINDS
-from patchloom.prediction.blocks import BlockGrid, choose_blocks, choose_chunk
-from patchloom.prediction.destinations import series_destinations
-from patchloom.prediction.label_outputs import dtype_of_labels
+from patchloom.prediction.output.destinations import series_destinations
+from patchloom.prediction.planning.blocks import BlockGrid, choose_blocks, choose_chunk
+from patchloom.prediction.planning.label_outputs import dtype_of_labels
 from patchloom.sinks import (
     SINK_SUFFIXES,
     ImageSink,
@@ -36,8 +35,9 @@ from patchloom.sinks import (
     open_sink,
     output_kind,
 )
-from patchloom.spec_table import SpecTable
-from patchloom.spec_validation import validate_specs
+from patchloom.specs.patch_specs import TileSpecs, is_tile_specs
+from patchloom.specs.spec_table import SpecTable
+from patchloom.specs.spec_validation import validate_specs
 from patchloom.stitching import paste_tile
 
 
@@ -277,7 +277,7 @@ class TileWriter:
         self._sinks[data_idx].write((sample, slice(0, len(values)), *block.window), values[np.newaxis])
         self._unwritten[data_idx] -= 1
         if not self._unwritten[data_idx]:
-            self._results[data_idx] = self._sinks.pop(data_idx).finalise()
+            self._results[data_idx] = self._sinks.pop(data_idx).finalize()
 
     def _sink(self, data_idx: int, n_channels: int, dtype: np.dtype[Any]) -> ImageSink:
         stack, grid = self._stacks[data_idx], self._grids[data_idx]

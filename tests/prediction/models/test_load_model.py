@@ -28,7 +28,7 @@ double = Networks.double
 
 @pytest.fixture
 def code(tmp_path, monkeypatch):
-    """A module and its neighbour, in a directory that is forgotten afterwards."""
+    """A module and its neighbor, in a directory that is forgotten afterwards."""
     monkeypatch.setattr(sys, "path", sys.path.copy())
     (tmp_path / "loom_layers.py").write_text("FACTOR = 2")
     path = tmp_path / "loom_networks.py"
@@ -45,7 +45,7 @@ def test_a_function_is_found_in_the_current_directory(code, monkeypatch, name):
     assert load_model(f"loom_networks:{name}")(21) == 42
 
 
-def test_a_function_is_found_in_a_file_and_the_file_finds_its_neighbours(code):
+def test_a_function_is_found_in_a_file_and_the_file_finds_its_neighbors(code):
     model = load_model(f"{code}:double")
 
     assert model(21) == 42
@@ -141,7 +141,7 @@ def test_a_layout_is_for_files_only(code):
 
 
 @pytest.mark.parametrize("reference", ["numpy:negative", "network.onnx"])
-def test_an_order_of_colours_is_for_zeiss_models_only(reference):
+def test_an_order_of_colors_is_for_zeiss_models_only(reference):
     with pytest.raises(ModelError, match=f"bgr is False, which is for ZEISS models .*: {reference} takes channels"):
         load_model(reference, bgr=False)
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from patchloom.argument_checks import flag, function
 from patchloom.errors import ModelError, ModelOutputError
-from patchloom.prediction.model_output import as_array, as_outputs
 from patchloom.prediction.models.model import Model, ModelDescription, check_batch, describe
+from patchloom.prediction.models.model_output import as_array, as_outputs
 
 
 class Symmetry(NamedTuple):
@@ -71,7 +71,7 @@ class AugmentedModel:
     -----
     Predictions are added up in float32, or in float64 where they are 32 or 64 bits of integers or float64, pairwise, so that
     equal ones give themselves. Integers and booleans are averaged as numbers, the mean is rounded, halves to even, and has
-    the model's dtype: right for grey values, never for labels, which have no mean. Of a model of classes, average the
+    the model's dtype: right for gray values, never for labels, which have no mean. Of a model of classes, average the
     probabilities and take the `Argmax` of the result.
 
     The overlap that a model declares for Y and for X holds for either axis once tiles are turned: the larger one counts.

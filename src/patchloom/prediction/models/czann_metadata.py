@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 from patchloom.errors import ModelError
 
 CHANNELS_OF_COLOR = {"Bgr": (2, 1, 0), "Bgra": (2, 1, 0, 3)}
-"""An image's red, green, blue and alpha in the order in which a pixel of a colour type holds them."""
+"""An image's red, green, blue and alpha in the order in which a pixel of a color type holds them."""
 
 NO_IMAGE_TYPES = ("SingleClassClassification", "MultiClassClassification", "ObjectDetection")
 """Types of `.czann` models whose output is not an image."""
@@ -28,15 +28,15 @@ class CzannMetadata:
     patch_size : tuple of int, optional
         Tile size, `(z,) y, x`.
     overlaps : tuple of int, optional
-        Voxels that neighbouring tiles have to share, `(z,) y, x`.
+        Voxels that neighboring tiles have to share, `(z,) y, x`.
     scaled : bool
         Whether the network was trained on integers divided by the largest value of their dtype.
     in_channels : int, optional
         Number of channels.
     channel_order : tuple of int, optional
-        The image's channels as the network takes them, where that is not their own order: colours are blue first.
+        The image's channels as the network takes them, where that is not their own order: colors are blue first.
     class_names, class_colors : tuple of str
-        One for each output channel; colours are `RRGGBB`.
+        One for each output channel; colors are `RRGGBB`.
     """
 
     n_dims: int = 2
@@ -53,7 +53,7 @@ def read_czann_json(content: bytes) -> CzannMetadata:
     """Read the `model.json` of a `.czann` file.
 
     The format declares shapes as `(z,) y, x, c`, the overlap as that between two tiles, and inputs as floats from 0 to 1.
-    Its `Scaling` is the size of a pixel and has nothing to do with intensities. Of the order of colours it says nothing.
+    Its `Scaling` is the size of a pixel and has nothing to do with intensities. Of the order of colors it says nothing.
 
     Raises
     ------
@@ -149,13 +149,13 @@ def _channel_order(root: ET.Element) -> tuple[int, ...] | None:
 
 
 def _is_monochrome(root: ET.Element) -> bool:
-    """Whether colours turn into one grey channel before they reach the network."""
+    """Whether colors turn into one gray channel before they reach the network."""
     after = root.find("Channels[@IsAfterColorHandling='true']") is not None
     return root.findtext("ColorHandling") == "ConvertToMonochrome" and not after
 
 
 def _colors(classes: list[ET.Element]) -> tuple[str, ...]:
-    """Write each class's colour as `RRGGBB`; none at all unless every class has one."""
+    """Write each class's color as `RRGGBB`; none at all unless every class has one."""
     colors = [[item.get(part, "") for part in ("colR", "colG", "colB")] for item in classes]
     if not all(part.isdecimal() and int(part) < 256 for parts in colors for part in parts):
         return ()

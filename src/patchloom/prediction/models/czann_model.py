@@ -27,7 +27,7 @@ class CzannModel:
     """A network in a ZEISS model file, as a callable `(B, C, (Z), Y, X) -> (B, C', (Z), Y, X)`.
 
     Such a file is a zip archive of an ONNX network and of what its makers declare: tile size and border, class names and
-    colours, the scaling of the input. All of it goes into `description` and is applied.
+    colors, the scaling of the input. All of it goes into `description` and is applied.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class CzannModel:
         Axes of the network's input; by default `"NHWC"` or `"NDHWC"`, as the format demands.
     bgr : bool, optional
         Whether the network takes the first three channels of an image blue first. By default as the file says. A `.czann`
-        does not say: its channels go in as they come, so a model trained on colours as ZEN delivers them needs `bgr=True`.
+        does not say: its channels go in as they come, so a model trained on colors as ZEN delivers them needs `bgr=True`.
     threads : int, optional
         How many threads an operator may use; by default as many as there are cores.
 

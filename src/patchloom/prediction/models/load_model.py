@@ -33,7 +33,7 @@ def load_model(reference: str | Path, *, layout: str | None = None, bgr: bool | 
     reference : str or Path
         A model file (`.onnx`, `.czann`, `.czseg`, `.czmodel`); or a callable as `module:name` or `path/to/file.py:name`,
         where the name may be dotted. Modules are looked for in the current directory first, as by `python -m`, and a
-        file's own directory is where it imports its neighbours from: both are put on `sys.path` and stay there.
+        file's own directory is where it imports its neighbors from: both are put on `sys.path` and stay there.
     layout : str, optional
         Axes of the network's input where a file does not say, such as `"NCHW"`; see `TensorLayout`.
     bgr : bool, optional

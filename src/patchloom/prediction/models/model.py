@@ -56,7 +56,7 @@ class ModelDescription:
     out_channel_names : tuple of str
         One name an output channel, such as the classes of a segmentation.
     out_channel_colors : tuple of str
-        One colour an output channel, as `RRGGBB`.
+        One color an output channel, as `RRGGBB`.
     out_dtype : str, optional
         Name of the dtype of the output.
     scale : tuple of Fraction, optional

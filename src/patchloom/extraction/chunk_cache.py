@@ -1,0 +1,270 @@
+"""Decoded chunks, kept while they are of use: each is decoded once, however many patches it serves."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.argument_checks import instance
+from patchloom.errors import GeometryError, SourceError
+from patchloom.extraction.box_reads import BoxReads, ReadBoxes, read_boxes
+from patchloom.extraction.chunk_grid import ChunkGrid
+from patchloom.extraction.chunk_pieces import ChunkPieces, cut_by_chunks
+from patchloom.extraction.gather import Boxes, gather
+from patchloom.geometry.checks import whole_number
+from patchloom.image_stacks import HoldsPixels, ImageStack
+
+_ALIGNMENT = 64
+READ_TOGETHER = 64 << 20
+"""Bytes of chunks that are issued together: a stack may hold them a second time until they are copied."""
+
+
+class Announced(NamedTuple):
+    """Boxes of an image stack that will be read."""
+
+    stack: ImageStack
+    boxes: Boxes
+    """Where they go is of no account."""
+    turns: NDArray[np.int64]
+    """`(n,)`: in which order, counted from 0."""
+
+
+class ChunkCache:
+    """Decoded chunks of image stacks, within a number of bytes.
+
+    What is read through a pool is read in whole chunks, those of a batch issued together, and patches are cut from them. With
+    `expect` it is told what will be read: then a chunk is kept until the last patch that needs it, and dropped at once. Short
+    of memory, the chunk goes that is needed last. A chunk that nothing is known of goes first, the longest unused of them.
+
+    One pool may serve many stacks, and threads, one of which reads at a time. In a pickle, and in a forked process, it is empty.
+
+    Parameters
+    ----------
+    max_bytes : int
+        Memory for decoded chunks, all stacks together, taken as it is needed. A stack whose chunks are larger is read past
+        the pool.
+
+    Raises
+    ------
+    GeometryError
+        If `max_bytes` is less than 1.
+
+    Examples
+    --------
+    >>> import patchloom as pl
+    >>> stacks = pl.open_stacks("cells.ome.zarr")                                                     # doctest: +SKIP
+    >>> with ChunkCache(max_bytes=2**30) as pool:                                                      # doctest: +SKIP
+    ...     extractor = pl.PatchExtractor(stacks, pool=pool)
+    ...     for batch in batches:
+    ...         train(extractor.extract_batch(batch))
+    """
+
+    def __init__(self, max_bytes: int = 1 << 30) -> None:
+        self.max_bytes = whole_number("max_bytes", max_bytes)
+        if self.max_bytes < 1:
+            raise GeometryError(f"max_bytes is {self.max_bytes}: it must be at least 1")
+        self._grids: dict[int, ChunkGrid] = {}
+        self._next_number = 0
+        self._is_closed = False
+        self._n_decodes = 0
+        self._n_turns = 0
+        self._lock = threading.Lock()
+        self._empty()
+        _POOLS.add(self)
+
+    @property
+    def n_decodes(self) -> int:
+        """How many chunks have been read from their stacks."""
+        return self._n_decodes
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the chunks that are kept now."""
+        return len(self._slots) * self._slot_bytes
+
+    def reader(self, stack: ImageStack) -> ReadBoxes:
+        """Give the function that reads boxes of a stack: through the pool, where the stack is stored in chunks."""
+        instance("stack", stack, ImageStack, "open_stacks makes them")
+        grid = self._grid(stack)
+        return partial(read_boxes, stack) if grid is None else partial(self._read, grid)
+
+    def expect(self, announced: Iterable[Announced]) -> None:
+        """Announce boxes that will be read, each once, after those announced before; see `PatchExtractor.expect`."""
+        n_turns = 0
+        for stack, boxes, turns in announced:
+            grid = self._grid(stack)
+            n_turns = max(n_turns, 1 + int(turns.max(initial=-1)))
+            if grid is not None:
+                pieces = cut_by_chunks(boxes, grid.chunk_shape)
+                with self._lock:
+                    self._add_uses(grid.numbers(pieces.chunks), turns[pieces.box] + self._n_turns)
+        self._n_turns += n_turns
+
+    def forget(self) -> None:
+        """Expect nothing any more; chunks stay until their memory is needed."""
+        with self._lock:
+            self._uses.clear()
+
+    def close(self) -> None:
+        """Give the memory back; a read in progress ends first, and any later one raises `SourceError`."""
+        with self._lock:
+            self._is_closed = True
+            self._grids.clear()
+            self._empty()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[type[Self], tuple[int]]:
+        return type(self), (self.max_bytes,)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.n_bytes} of {self.max_bytes} bytes, {self._n_decodes} chunks decoded)"
+
+    def _begin_anew(self) -> None:
+        """Begin empty in a forked process: whoever held the lock is not there to give it back."""
+        self._lock = threading.Lock()
+        self._empty()
+
+    def _empty(self) -> None:
+        """Keep no chunk, no memory, and expect nothing."""
+        self._uses: dict[int, deque[int]] = {}
+        """For each chunk, the turns at which it is expected to be needed."""
+        self._slots: dict[int, int] = {}
+        """Where each chunk is; the longest unused first."""
+        self._slot_bytes = 0
+        self._free: list[int] = []
+        self._memory = np.empty((0, 0), np.uint8)
+
+    def _grid(self, stack: ImageStack) -> ChunkGrid | None:
+        """Find the chunks of a stack; None where it has none, holds its pixels anyway, or has larger ones than fit."""
+        if isinstance(stack, HoldsPixels) and stack.pixels is not None:
+            return None
+        with self._lock:
+            grid = self._grids.get(id(stack)) or ChunkGrid.of(stack, self._next_number)
+            if grid is None or _slot_bytes(grid) > self.max_bytes:
+                return None
+            self._grids[id(stack)] = grid  # keeps the stack, and so its id is nobody else's
+            self._next_number = max(self._next_number, grid.next_number)
+        return grid
+
+    def _read(self, grid: ChunkGrid, reads: Sequence[BoxReads]) -> None:
+        cuts = [cut_by_chunks(read.boxes, grid.chunk_shape) for read in reads]
+        numbers = [grid.numbers(cut.chunks) for cut in cuts]
+        needed, times = np.unique(np.concatenate(numbers), return_counts=True)
+        times_needed = dict(zip(needed.tolist(), times.tolist(), strict=True))
+        with self._lock:
+            if self._is_closed:
+                raise SourceError(f"{grid.stack.source} cannot be read: its pool of chunks is closed")
+            if _slot_bytes(grid) > self._slot_bytes:
+                self._cut_slots(_slot_bytes(grid))
+            for portion in self._portions(times_needed):
+                self._load(grid, portion)
+                slots = np.array([self._slots[number] if number in portion else -1 for number in times_needed])
+                for read, cut, of_pieces in zip(reads, cuts, numbers, strict=True):
+                    self._copy(grid, read, cut, slots[np.searchsorted(needed, of_pieces)])
+                for number in portion:
+                    self._used(number, times_needed[number])
+
+    def _cut_slots(self, n_bytes: int) -> None:
+        """Divide the memory into places for chunks, which starts the pool anew."""
+        n_slots, self._slot_bytes = self.max_bytes // n_bytes, n_bytes
+        self._memory = np.empty((n_slots, n_bytes), np.uint8)  # takes no memory before it is written to
+        self._slots.clear()
+        self._free = list(reversed(range(n_slots)))
+
+    def _portions(self, needed: Collection[int]) -> Iterator[set[int]]:
+        """Divide chunks into as many at a time as there are slots: those that are there first."""
+        present = {number for number in needed if number in self._slots}
+        absent = (number for number in needed if number not in present)
+        portion = present | set(itertools.islice(absent, len(self._memory) - len(present)))
+        while portion:
+            yield portion
+            portion = set(itertools.islice(absent, len(self._memory)))
+
+    def _load(self, grid: ChunkGrid, wanted: Collection[int]) -> None:
+        absent = [number for number in wanted if number not in self._slots]
+        self._drop(len(absent) - len(self._free), keep=wanted)
+        at_once = max(1, READ_TOGETHER // grid.chunk_bytes)
+        chunks = self._as_chunks(grid)
+        for start in range(0, len(absent), at_once):
+            numbers = absent[start : start + at_once]
+            slots = self._free[-len(numbers) :]
+            grid.read(numbers, [chunks[slot] for slot in slots])
+            del self._free[-len(numbers) :]
+            self._slots.update(zip(numbers, slots, strict=True))
+            self._n_decodes += len(numbers)
+
+    def _drop(self, count: int, keep: Collection[int]) -> None:
+        """Drop chunks: of which nothing is expected, the longest unused first; and then those expected last."""
+        if count > 0:
+            others = (number for number in self._slots if number not in keep)
+            dropped = list(itertools.islice((number for number in others if number not in self._uses), count))
+            if len(dropped) < count:
+                expected = (number for number in self._slots if number not in keep and number in self._uses)
+                dropped += heapq.nlargest(count - len(dropped), expected, key=lambda number: self._uses[number][0])
+            self._free += [self._slots.pop(number) for number in dropped]
+
+    def _copy(self, grid: ChunkGrid, read: BoxReads, cut: ChunkPieces, slots: NDArray[np.int64]) -> None:
+        there = slots >= 0
+        corners, places, extents = cut.boxes if there.all() else (column[there] for column in cut.boxes)
+        boxes = Boxes(np.column_stack((slots[there], corners)), places, extents)
+        gather(self._as_chunks(grid), read.target, boxes, read.scale, read.offset)
+
+    def _as_chunks(self, grid: ChunkGrid) -> NDArray[Any]:
+        """See the memory as chunks of one stack: `(slots, S, C, (Z), Y, X)`."""
+        return self._memory[:, : grid.chunk_bytes].view(grid.dtype).reshape(-1, *grid.chunk_shape)
+
+    def _add_uses(self, numbers: NDArray[np.int64], turns: NDArray[np.int64]) -> None:
+        if not len(numbers):
+            return  # all patches lie outside the image, and need none of it
+        order = np.lexsort((turns, numbers))
+        numbers, turns = numbers[order], turns[order]
+        chunks, first = np.unique(numbers, return_index=True)
+        for number, of_chunk in zip(chunks.tolist(), np.split(turns, first[1:]), strict=True):
+            self._uses.setdefault(number, deque()).extend(of_chunk.tolist())
+
+    def _used(self, number: int, times: int) -> None:
+        """Count what a chunk has served: it is dropped if that was all, and otherwise the one used latest."""
+        slot = self._slots.pop(number)
+        uses = self._uses.get(number)
+        if uses is not None and len(uses) <= times:
+            del self._uses[number]
+            self._free.append(slot)
+            return
+        if uses is not None:
+            for _ in range(times):
+                uses.popleft()
+        self._slots[number] = slot
+
+
+def _slot_bytes(grid: ChunkGrid) -> int:
+    return -(-grid.chunk_bytes // _ALIGNMENT) * _ALIGNMENT
+
+
+_POOLS: weakref.WeakSet[ChunkCache] = weakref.WeakSet()
+
+
+def _begin_all_anew() -> None:
+    for pool in _POOLS:
+        pool._begin_anew()  # noqa: SLF001  # of the class above
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_all_anew)

@@ -1,0 +1,1 @@
+"""CZI files as image stacks (extra `czi`)."""

@@ -1,0 +1,1 @@
+"""TIFF, OME-TIFF and BigTIFF files as image stacks."""

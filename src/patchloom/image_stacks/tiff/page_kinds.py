@@ -1,0 +1,165 @@
+"""From the directory of a page to how it is stored."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, BinaryIO
+
+import numpy as np
+import tifffile
+
+from patchloom.errors import SourceError
+from patchloom.image_stacks.tiff.alike_pages import AlikePages
+from patchloom.image_stacks.tiff.directories import (
+    BYTE_COUNTS,
+    JPEG_TABLES,
+    OFFSETS,
+    Directory,
+    Tags,
+    check_number_of_segments,
+)
+from patchloom.image_stacks.tiff.segments import DAMAGE
+from patchloom.image_stacks.tiff.stored_page import PageKind, StoredPage
+
+_DECODED_TO_RGB = {6, 7, 33007, 34892}
+"""Compressions (JPEG) whose decoder turns YCbCr into RGB."""
+
+_COMPARED = 4
+"""Number of pages with which others are compared."""
+
+
+class PageReader:
+    """Finds how pages are stored; what equal pages have in common is worked out once.
+
+    Parameters
+    ----------
+    tif : TiffFile
+        A file that is open, so that it need not be opened again.
+    """
+
+    def __init__(self, tif: tifffile.TiffFile) -> None:
+        self._tif = tif
+        self._n_segments: Counter[str] = Counter()
+        self._kinds: dict[tuple[object, ...], PageKind] = {}
+        self._alike: list[AlikePages] = []
+
+    def page(self, directory: Directory, file: BinaryIO, *, index: int = 0) -> StoredPage:
+        """Describe a page.
+
+        Parameters
+        ----------
+        directory : Directory
+            Its directory.
+        file : binary file
+            The file of the directory, open.
+        index : int
+            Its number in the file.
+
+        Raises
+        ------
+        SourceError
+            If it is damaged, or stored in a way that is not supported; or if the tables of segments, of all pages so far, are
+            longer than their file, so that many pages share one.
+        """
+        for earlier in self._alike:
+            alike_page = earlier.page_like_it(directory, file)
+            if alike_page is not None:
+                return alike_page
+        tags = directory.tags()
+        page = self._page(tags, file, index)
+        if len(self._alike) < _COMPARED and (alike := AlikePages.of(tags, page, file)) is not None:
+            self._alike.append(alike)
+        return page
+
+    def _page(self, tags: Tags, file: BinaryIO, index: int) -> StoredPage:
+        path = tags.directory.path
+        self._n_segments[path] += tags.layout.n_segments
+        check_number_of_segments(path, self._n_segments[path])
+        offsets = tags.integers(file, *OFFSETS)
+        byte_counts = tags.integers(file, *BYTE_COUNTS)
+        kind = self.kind(tags, file, index=index)
+        return StoredPage.of_segments(path, kind, offsets, byte_counts, tags.content(file, JPEG_TABLES))
+
+    def kind(self, tags: Tags, file: BinaryIO, *, index: int = 0) -> PageKind:
+        """Describe how the page of a directory is stored; see `page`."""
+        storage = tags.storage(file)
+        kind = self._kinds.get(storage)
+        if kind is None:
+            kind = self._kinds[storage] = self._kind_at(tags.directory, index)
+        return kind
+
+    def _kind_at(self, directory: Directory, index: int) -> PageKind:
+        try:
+            if directory.path == self._tif.filehandle.path:
+                return page_kind(_page_at(self._tif, directory.offset, index))
+            with tifffile.TiffFile(directory.path) as tif:
+                return page_kind(_page_at(tif, directory.offset, index))
+        except DAMAGE as error:
+            raise SourceError(
+                f"{directory.path} cannot be read as a TIFF: page {index} is damaged: {type(error).__name__}: {error}"
+            ) from error
+
+
+def _page_at(tif: tifffile.TiffFile, offset: int, index: int) -> tifffile.TiffPage:
+    if offset == tif.pages.first.offset:
+        return tif.pages.first
+    tif.filehandle.seek(offset)
+    return tifffile.TiffPage(tif, index=index)
+
+
+def page_kind(page: tifffile.TiffPage) -> PageKind:
+    """Describe how an open page is stored.
+
+    Raises
+    ------
+    SourceError
+        If its pixels are of a type or shape that is not supported.
+    """
+    path = page.parent.filehandle.path
+    if page.dtype is None:
+        raise SourceError(
+            f"{path} keeps its pixels in a way that is not supported ({page.bitspersample} bits a sample)"
+        )
+    sides = (
+        (page.tiledepth, page.tilelength, page.tilewidth) if page.is_tiled else (1, page.rowsperstrip, page.imagewidth)
+    )
+    page_shape, segment_shape = (tuple(map(int, shape)) for shape in (page.shaped, (1, *sides, page.shaped[-1])))
+    if not all(0 < size < 2**32 for size in (*page_shape, *segment_shape)):
+        raise SourceError(
+            f"{path} is damaged: it has pages of {page.imagewidth} × {page.imagelength} pixels in pieces of {sides}"
+        )
+    return PageKind(
+        page_shape=page_shape,
+        segment_shape=segment_shape,
+        dtype=page.dtype.newbyteorder(page.parent.byteorder),
+        color=_color(page),
+        fill=page.nodata,
+        directory=(path, page.offset),
+        jpeg_header=page.jpegheader,
+        is_plain=_is_plain(page, page.dtype),
+        is_reduced=page.is_reduced,
+        axes=page.axes,
+        shape=tuple(map(int, page.shape)),
+    )
+
+
+def _is_plain(page: tifffile.TiffPage, dtype: np.dtype[Any]) -> bool:
+    """Whether nothing but the byte order differs from memory, and pieces, put one after the other, make the page."""
+    pieces_in_order = not page.is_tiled or (
+        page.tilewidth == page.imagewidth
+        and page.imagelength % page.tilelength == 0
+        and (page.tiledepth == 1 or page.tilelength == page.imagelength)
+        and page.imagedepth % page.tiledepth == 0
+    )
+    return bool(
+        page.compression == page.predictor == page.fillorder == 1
+        and page.sampleformat != 5  # complex integers
+        and page.bitspersample == 8 * dtype.itemsize
+        and not page.is_subsampled
+        and pieces_in_order
+    )
+
+
+def _color(page: tifffile.TiffPage) -> str:
+    color = "RGB" if page.photometric == 6 and page.compression in _DECODED_TO_RGB else page.photometric
+    return str(getattr(color, "name", color))

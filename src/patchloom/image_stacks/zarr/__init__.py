@@ -1,0 +1,1 @@
+"""Zarr, OME-Zarr, N5 and neuroglancer precomputed arrays as image stacks."""

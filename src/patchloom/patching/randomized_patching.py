@@ -1,0 +1,96 @@
+"""What plans have in common whose patches are drawn at random, anew each epoch."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.geometry.checks import series_shapes, spatial_tuple, whole_number
+from patchloom.patching.counter_random import CounterRandom, Stream, checked_epoch, checked_seed
+from patchloom.patching.flat_index import PatchNumbering, Place, Places, UnevenIndex
+from patchloom.patching.patching import IndexedPatching
+from patchloom.specs.patch_specs import PatchSpecs
+
+_MOST_PATCHES = 2**63 - 1
+
+
+class RandomizedPatching(IndexedPatching[PatchSpecs]):
+    """A plan of which every patch is a pure function of (seed, epoch, index).
+
+    A strategy says how patches are numbered (`_numbering`) and which coordinates a patch has (`_coords`, `_many_coords`).
+    """
+
+    def __init__(
+        self,
+        data_shapes: Sequence[Sequence[int]],
+        patch_size: Sequence[int],
+        seed: int | None,
+        n_patches: int | None,
+    ) -> None:
+        self.patch_size = spatial_tuple("patch_size", patch_size, least=1)
+        self.data_shapes = series_shapes(data_shapes, len(self.patch_size))
+        self.seed = checked_seed(seed)
+        self._requested = (
+            None if n_patches is None else whole_number("n_patches", n_patches, least=1, most=_MOST_PATCHES)
+        )
+        self._begin_epoch(0)
+
+    @abstractmethod
+    def _numbering(self) -> PatchNumbering:
+        """Work out how the patches of this epoch are numbered."""
+
+    @abstractmethod
+    def _coords(self, place: Place) -> Sequence[int]:
+        """Work out where one patch lies."""
+
+    @abstractmethod
+    def _many_coords(self, places: Places) -> Sequence[NDArray[np.int64]]:
+        """Work out where many patches lie, one array an axis."""
+
+    @cached_property
+    def _index(self) -> PatchNumbering:  # type: ignore[override]  # worked out when first asked for
+        return self._numbering()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that this plan is of."""
+        return self._draws.epoch
+
+    def at_epoch(self, epoch: int) -> Self:
+        """Give the plan at another epoch; see `Patching.at_epoch`. What is changed in one of them stays in that one."""
+        plan = copy.copy(self)
+        plan._begin_epoch(checked_epoch(epoch))  # noqa: SLF001  # of the same class
+        return plan
+
+    def _begin_epoch(self, epoch: int) -> None:
+        self._draws = CounterRandom(self.seed, epoch, Stream.PLACE)
+        if self._requested is not None:
+            self._forget_numbering()
+
+    def _forget_numbering(self) -> None:
+        self.__dict__.pop("_index", None)
+
+    def _spread(self, weights: NDArray[np.float64], n_patches: int) -> UnevenIndex:
+        """Share patches out among the samples of the series in proportion to weights, and number them."""
+        start = CounterRandom(self.seed, self.epoch, Stream.SPREAD).fraction(0)
+        return UnevenIndex.spread([shape[0] for shape in self.data_shapes], weights, n_patches, start)
+
+    def _spec(self, place: Place) -> PatchSpecs:
+        return {
+            "data_idx": place.data_idx,
+            "sample_idx": place.sample_idx,
+            "coords": tuple(self._coords(place)),
+            "patch_size": self.patch_size,
+        }
+
+    def _columns(self, places: Places) -> dict[str, NDArray[np.int64]]:
+        coords = np.empty((len(places.local), len(self.patch_size)), dtype=np.int64)
+        for axis, column in enumerate(self._many_coords(places)):
+            coords[:, axis] = column
+        return {"coords": coords, "patch_size": np.broadcast_to(np.array(self.patch_size), coords.shape)}

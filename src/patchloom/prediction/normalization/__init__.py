@@ -1,0 +1,1 @@
+"""Normalization by statistics of whole images, measured block by block."""

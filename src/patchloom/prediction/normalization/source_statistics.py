@@ -1,0 +1,174 @@
+"""Statistics of images that are larger than memory, in few passes over their pixels.
+
+What is measured is divided into *parts*: the whole image, its channels, its samples, or each channel of each sample. Pixels
+that are NaN or infinite have no say; they are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
+from itertools import product
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.errors import SourceError
+from patchloom.image_stacks import ImageStack
+from patchloom.prediction.normalization.source_scan import MAX_BYTES, scan_source
+
+_PORTION = 2**16
+"""Values worked on at once: so few that what is made of them stays in the processor's cache."""
+
+_STATISTIC_BYTES = 64 << 20
+"""Memory for statistics under way: if it does not suffice for all parts, some are measured after the others."""
+
+
+Number = float | Fraction
+
+
+class Statistic(Protocol):
+    """Something that is found out about values in one pass over them, or in several."""
+
+    @property
+    def count(self) -> int:
+        """How many values there were."""
+
+    def add(self, values: NDArray[Any], /) -> None:
+        """Take in some values: one axis, not empty, all finite."""
+
+    def end_pass(self) -> bool:
+        """Say whether all values are needed once more."""
+
+    def exact(self) -> tuple[Number, ...]:
+        """Return what was found, after the last pass, without rounding it to float64 where that loses something."""
+
+
+Part = tuple[int, int]
+"""First sample and first channel of a part."""
+
+
+class Division(NamedTuple):
+    """How an image is divided into parts, each of which is measured by itself."""
+
+    by_sample: bool
+    by_channel: bool
+
+    def part_of(self, sample_idx: int, channel: int) -> Part:
+        """Name the part that a channel of a sample belongs to."""
+        return (sample_idx if self.by_sample else 0, channel if self.by_channel else 0)
+
+
+class _Turn(NamedTuple):
+    """What is read to measure some parts."""
+
+    samples: range
+    channels: range
+
+
+class Measured(NamedTuple):
+    """What was found out about the parts of an image."""
+
+    results: Mapping[Part, tuple[Number, ...]]
+    n_ignored: int
+    """Pixels that are NaN or infinite."""
+
+
+def measure_parts(
+    stack: ImageStack,
+    division: Division,
+    make_statistic: Callable[[], Statistic],
+    bytes_each: int,
+    *,
+    max_bytes: int = MAX_BYTES,
+    max_statistic_bytes: int | None = None,
+) -> Measured:
+    """Measure every part of an image.
+
+    Parameters
+    ----------
+    stack : ImageStack
+        The image.
+    division : Division
+        Into which parts.
+    make_statistic : callable
+        Makes what measures one part.
+    bytes_each : int
+        Memory that one of these takes.
+    max_bytes : int
+        How many bytes of pixels are held at once.
+    max_statistic_bytes : int
+        Memory for statistics under way, if less than 64 MiB.
+
+    Raises
+    ------
+    SourceError
+        If pixels cannot be read, or a part has none that is finite.
+
+    Examples
+    --------
+    >>> from patchloom import ArrayStack
+    >>> from patchloom.prediction.normalization.streamed_moments import StreamedMoments
+    >>> stack = ArrayStack(np.array([[[1.0, 3.0]], [[5.0, np.nan]]]), axes="CYX")
+    >>> measure_parts(stack, Division(by_sample=False, by_channel=True), StreamedMoments, bytes_each=100)
+    Measured(results={(0, 0): (Fraction(2, 1), 1.0), (0, 1): (Fraction(5, 1), 0.0)}, n_ignored=1)
+    """
+    results: dict[Part, tuple[Number, ...]] = {}
+    n_ignored = 0
+    room = _STATISTIC_BYTES if max_statistic_bytes is None else min(max_statistic_bytes, _STATISTIC_BYTES)
+    for turn in _turns(stack, division, max(1, room // bytes_each)):
+        parts = {division.part_of(*place) for place in product(turn.samples, turn.channels)}
+        statistics = {part: make_statistic() for part in sorted(parts)}
+        n_ignored += _one_pass(stack, turn, division, statistics, max_bytes)
+        _check_counts(stack, division, statistics)
+        unfinished = statistics
+        while unfinished := {part: statistic for part, statistic in unfinished.items() if statistic.end_pass()}:
+            _one_pass(stack, turn, division, unfinished, max_bytes)
+        results.update((part, statistic.exact()) for part, statistic in statistics.items())
+    return Measured(results, n_ignored)
+
+
+def _turns(stack: ImageStack, division: Division, n_parts: int) -> Iterator[_Turn]:
+    """Take turns in measuring, of so many parts at most."""
+    n_samples, n_channels = stack.data_shape[:2]
+    channel_step = min(n_channels, n_parts) if division.by_channel else n_channels
+    sample_step = max(1, n_parts // (channel_step if division.by_channel else 1)) if division.by_sample else n_samples
+    for sample, channel in product(range(0, n_samples, sample_step), range(0, n_channels, channel_step)):
+        yield _Turn(
+            range(sample, min(sample + sample_step, n_samples)), range(channel, min(channel + channel_step, n_channels))
+        )
+
+
+def _one_pass(
+    stack: ImageStack, turn: _Turn, division: Division, statistics: Mapping[Part, Statistic], max_bytes: int
+) -> int:
+    """Show all pixels to the statistics of their parts; count those that are not finite."""
+    n_ignored = 0
+    for sample_idx, pixels in scan_source(stack, samples=turn.samples, channels=turn.channels, max_bytes=max_bytes):
+        boxes = zip(turn.channels, pixels, strict=True) if division.by_channel else [(0, pixels)]
+        for channel, box in boxes:
+            statistic = statistics[division.part_of(sample_idx, channel)]
+            values = box.reshape(-1)
+            for start in range(0, len(values), _PORTION):
+                portion = values[start : start + _PORTION]
+                finite = _finite(portion)
+                n_ignored += len(portion) - len(finite)
+                if len(finite):
+                    statistic.add(finite)
+    return n_ignored
+
+
+def _finite(values: NDArray[Any]) -> NDArray[Any]:
+    if values.dtype.kind != "f":
+        return values
+    is_finite = np.isfinite(values)
+    return values if is_finite.all() else values[is_finite]
+
+
+def _check_counts(stack: ImageStack, division: Division, statistics: Mapping[Part, Statistic]) -> None:
+    for (sample_idx, channel), statistic in statistics.items():
+        if not statistic.count:
+            named = [f"sample {sample_idx}"] * division.by_sample + [f"channel {channel}"] * division.by_channel
+            where = f" in {', '.join(named)}" if named else ""
+            raise SourceError(f"{stack.source} has no finite pixel{where}: there is nothing to measure")

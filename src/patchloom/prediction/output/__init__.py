@@ -1,0 +1,1 @@
+"""What a run writes: outputs, their claim and the ledger of finished blocks."""

@@ -1,0 +1,351 @@
+"""The outputs of a run: one sink an image and output of the model, the ledger, and the lock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.axes import AxesMap
+from patchloom.errors import SourceChangedError
+from patchloom.image_stacks import SourceWatch, plane_position
+from patchloom.prediction.models.output_spec import OutputSpec
+from patchloom.prediction.output.destinations import output_path
+from patchloom.prediction.output.ledger import Ledger
+from patchloom.prediction.output.result_metadata import result_metadata
+from patchloom.prediction.output.shown_outputs import RecordedBlocks, ShownOutput, by_image, settle
+from patchloom.prediction.planning.blocks import choose_chunk
+from patchloom.prediction.planning.label_outputs import holds_labels
+from patchloom.prediction.planning.plan import PredictionPlan
+from patchloom.sinks import (
+    HasBuffer,
+    ImageSink,
+    OmeZarrVersion,
+    OutputLock,
+    Pyramid,
+    ResumableSink,
+    check_destination,
+    is_output_of,
+    open_sink,
+    partial_path,
+)
+
+Result = NDArray[Any] | Path | dict[str, Any]
+"""An image or where it is; by the names of the outputs, where a model has several."""
+
+
+class OutputWriter:
+    """Where the blocks of all images of a run go; a context manager.
+
+    Blocks that the ledger lists are not computed again. Leaving the context with an error keeps what can be resumed and
+    removes the rest.
+
+    Parameters
+    ----------
+    plan : PredictionPlan
+        The plan, with forms.
+    destinations : sequence of Path or None
+        Where each image goes; `None` for an array.
+    spelled : sequence of Path or None, optional
+        What the results are called, if not that.
+    ledger : Ledger, optional
+        What is done already. Without one nothing can be resumed.
+    lock : OutputLock, optional
+        The lock on the output of a single image, held by the caller.
+    pyramid, version
+        As in `predict`.
+    overwrite : bool
+        Whether an output that exists may be replaced.
+    watch : SourceWatch, optional
+        Knows whether images have changed since the run began; made with `thoroughly`.
+    """
+
+    def __init__(
+        self,
+        plan: PredictionPlan,
+        destinations: Sequence[Path | None],
+        *,
+        spelled: Sequence[Path | None] | None = None,
+        ledger: Ledger | None = None,
+        lock: OutputLock | None = None,
+        pyramid: Pyramid | None = "auto",
+        version: OmeZarrVersion = "0.5",
+        overwrite: bool = False,
+        watch: SourceWatch | None = None,
+    ) -> None:
+        self._plan = plan
+        self._watch = watch
+        self._destinations = destinations
+        self._spelled = destinations if spelled is None else spelled
+        self._ledger = ledger
+        self._lock = lock
+        self._pyramid = pyramid
+        self._version: OmeZarrVersion = version
+        self._overwrite = overwrite
+        self._sinks: dict[int, list[ImageSink]] = {}
+        self._done: dict[int, set[int]] = {data_idx: set() for data_idx in range(len(plan.stacks))}
+        self._arrays = Lock()  # a sink is for one thread at a time, and that of an array lends while another writes
+        self._begun_at: dict[int, float] = {}
+        self._recorded: dict[int, RecordedBlocks] = {}  # by an earlier run
+        self.resumed: dict[int, frozenset[int]] = {}
+        """Blocks of each image that an earlier run finished."""
+        self.seconds: dict[int, float] = {}
+        """For each image that this run completed, how long it took from the first read on."""
+        self.results: dict[int, Result] = {}
+        """What came of each image that is complete."""
+
+    def __enter__(self) -> Self:
+        if self._ledger is not None:
+            self._recorded = by_image(self._ledger.blocks)
+            for data_idx in range(len(self._plan.stacks)):
+                self._take_over(data_idx)
+        self.resumed = {data_idx: frozenset(blocks) for data_idx, blocks in self._done.items()}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with ExitStack() as every:  # also when closing one of them fails
+            for data_idx in list(self._sinks):
+                every.callback(self._let_go, data_idx)
+
+    def start_clocks(self) -> None:
+        """Forget who asked about the images so far: their time counts from the next question on, which begins the work."""
+        self._begun_at.clear()
+
+    def is_done(self, data_idx: int, block: int) -> bool:
+        """Whether a block was written, now or by an earlier run."""
+        self._begun_at.setdefault(data_idx, time.monotonic())
+        return block in self._done[data_idx]
+
+    def written(self, data_idx: int) -> frozenset[int]:
+        """Blocks of an image that this run wrote."""
+        return frozenset(self._done[data_idx]) - self.resumed[data_idx]
+
+    def block_buffers(self, data_idx: int, block: int) -> Sequence[NDArray[Any] | None]:
+        """Give the memory in which a block will be, `C(Z)YX` for each output that is an array."""
+        if self._destinations[data_idx] is not None:
+            return [None] * len(self._plan.forms[data_idx])
+        self._open_once(data_idx)
+        with self._arrays:
+            return [
+                self._as_block(data_idx, sink.buffer(self._region(data_idx, block, form)))
+                if isinstance(sink, HasBuffer)
+                else None
+                for sink, form in zip(self._sinks[data_idx], self._plan.forms[data_idx], strict=True)
+            ]
+
+    def write(self, data_idx: int, block: int, outputs: Sequence[NDArray[Any]]) -> None:
+        """Write one block to all outputs, write it down, and complete the image if it was the last.
+
+        Raises
+        ------
+        SourceChangedError
+            If the image has changed: all tiles of the block were read before, so what is written is of one image.
+        SinkError
+            If an output cannot be written.
+        """
+        if self._watch is not None:
+            self._watch.check([data_idx])
+        self._open_once(data_idx)
+        records = []
+        for sink, form, values in zip(self._sinks[data_idx], self._plan.forms[data_idx], outputs, strict=True):
+            region = self._region(data_idx, block, form)
+            with self._arrays if self._destinations[data_idx] is None else nullcontext():
+                sink.write(region, self._as_written(data_idx, values))
+            if isinstance(sink, ResumableSink):
+                records.append(sink.block_record(region))
+        if self._ledger is not None:
+            self._ledger.record(data_idx, block, records)
+        self._done[data_idx].add(block)
+        if len(self._done[data_idx]) == len(self._plan.blocks[data_idx]):
+            self._finalize(data_idx)
+
+    def finalize_complete(self) -> None:
+        """Complete the images of which all blocks were written by a run that was killed right then.
+
+        Raises
+        ------
+        SinkError
+            If one cannot be completed.
+        """
+        for data_idx in list(self._sinks):
+            if len(self._done[data_idx]) == len(self._plan.blocks[data_idx]):
+                self._finalize(data_idx)
+
+    def _let_go(self, data_idx: int) -> None:
+        """Leave an image that will not be completed now: keep what can be resumed, remove the rest."""
+        for sink in self._sinks.pop(data_idx, []):
+            if self._ledger is not None and isinstance(sink, ResumableSink) and self._done[data_idx]:
+                sink.close()
+            else:
+                sink.abort()
+
+    @property
+    def n_kept(self) -> int:
+        """Blocks that a later run need not compute again."""
+        return 0 if self._ledger is None else len(self._ledger.blocks)
+
+    def _check_unchanged(self, data_idx: int) -> None:
+        """Look at all files of an image whose blocks are all written.
+
+        Only this check notices a chunk of a Zarr that was rewritten in place. It may have gone into any block, so that none
+        of them counts any more.
+        """
+        if self._watch is None:
+            return
+        self._watch.check([data_idx])
+        try:
+            self._watch.check_thoroughly(data_idx)
+        except SourceChangedError:
+            if self._ledger is not None:
+                self._ledger.discard(data_idx)
+            self._done[data_idx].clear()
+            raise
+
+    def _finalize(self, data_idx: int) -> None:
+        self._check_unchanged(data_idx)
+        results = [sink.finalize() for sink in self._sinks[data_idx]]
+        del self._sinks[data_idx]
+        self.results[data_idx] = self._named(data_idx, results)
+        if self._ledger is not None:
+            self._ledger.finish(data_idx)
+        if data_idx in self._begun_at:
+            self.seconds[data_idx] = time.monotonic() - self._begun_at[data_idx]
+
+    def _take_over(self, data_idx: int) -> None:
+        """Find out how far an earlier run got with an image, and resume the outputs that it left unfinished."""
+        paths = self._paths(data_idx)
+        for path in paths:
+            settle(path, keep_unfinished=data_idx in self._recorded, lock=self._lock)
+        shown = [self._is_shown(data_idx, number) for number in range(len(paths))]
+        if all(shown):
+            self._done[data_idx] = set(range(len(self._plan.blocks[data_idx])))
+            self.results[data_idx] = self._named(data_idx, paths)
+            return
+        for path, is_shown in zip(paths, shown, strict=True):
+            check_destination(path, overwrite=self._overwrite or is_shown, resume=True)
+        if any(partial_path(path).exists() for path in paths):
+            self._resume(data_idx)
+
+    def _resume(self, data_idx: int) -> None:
+        """Open the outputs that an earlier run began, and restore its blocks."""
+        self._sinks[data_idx] = sinks = self._open(data_idx, keep_shown=True)
+        for block, records in self._recorded[data_idx].items():
+            known = block < len(self._plan.blocks[data_idx])
+            if known and len(records) == len(sinks) and _restored(sinks, records):
+                self._done[data_idx].add(block)
+        is_complete = len(self._done[data_idx]) == len(self._plan.blocks[data_idx])
+        if not is_complete and any(isinstance(sink, ShownOutput) for sink in sinks):
+            # A block is written to all outputs, so those that are shown are written again with those that lost a block.
+            for sink in sinks:
+                sink.abort()
+            self._done[data_idx].clear()
+            del self._sinks[data_idx]
+
+    def _open_once(self, data_idx: int) -> None:
+        """Open the outputs of an image, unless the other thread has: the first block may be lent or, if skipped, written."""
+        with self._arrays:
+            if data_idx not in self._sinks:
+                self._sinks[data_idx] = self._open(data_idx)
+
+    def _open(self, data_idx: int, *, keep_shown: bool = False) -> list[ImageSink]:
+        """Open all outputs of an image; those that an earlier run began are resumed."""
+        sinks: list[ImageSink] = []
+        try:
+            for number in range(len(self._plan.forms[data_idx])):
+                sinks.append(self._open_one(data_idx, number, keep_shown=keep_shown))  # noqa: PERF401  # those opened are let go of
+        except BaseException:
+            self._sinks[data_idx] = sinks
+            self._let_go(data_idx)
+            raise
+        return sinks
+
+    def _open_one(self, data_idx: int, number: int, *, keep_shown: bool) -> ImageSink:
+        form, destination = self._plan.forms[data_idx][number], self._destinations[data_idx]
+        path = None if destination is None else output_path(destination, form.name)
+        is_shown = self._is_shown(data_idx, number)
+        if path is not None and is_shown and keep_shown:
+            return ShownOutput(path)
+        stack, grid = self._plan.stacks[data_idx], self._plan.blocks[data_idx]
+        n_channels, dtype = self._plan.stored(form)
+        axes_map = AxesMap(stack.original_axes, tuple(stack.original_data_shape))
+        planes = self._plan.images[data_idx].data_shape[2 : -len(grid.spatial_shape)]
+        one_plane, block_shape = (1,) * len(planes), form.size(grid.block_shape)
+        return open_sink(
+            path,
+            axes_map=axes_map.with_channels(n_channels).with_spatial((*planes, *form.size(grid.spatial_shape))),
+            dtype=dtype,
+            chunk_shape=(1, 1, *one_plane, *choose_chunk(block_shape)),
+            shard_shape=(1, 1, *one_plane, *block_shape),
+            metadata=result_metadata(stack, self._plan, form),
+            pyramid=self._halving(data_idx, form),
+            version=self._version,
+            overwrite=self._overwrite or is_shown,
+            resume=path is not None and data_idx in self._recorded and partial_path(path).exists(),
+            lock=self._lock if len(self._plan.stacks) == 1 and not form.name else None,
+        )
+
+    def _halving(self, data_idx: int, form: OutputSpec) -> Pyramid | None:
+        """Choose how levels are made by what the model returns; the dtype that is written may be that of labels by chance."""
+        if self._pyramid != "auto":
+            return self._pyramid
+        return "mode" if holds_labels(self._plan, data_idx, form) else "mean"
+
+    def _is_shown(self, data_idx: int, number: int) -> bool:
+        """Whether an earlier run completed an output; it may have been killed before it could write that down."""
+        if self._ledger is None or data_idx not in self._recorded:
+            return False
+        path, recorded = self._paths(data_idx)[number], self._recorded[data_idx]
+        if partial_path(path).exists() or len(recorded) < len(self._plan.blocks[data_idx]):
+            return False
+        if data_idx in self._ledger.finished:
+            return path.exists()
+        return is_output_of(path, [record for records in recorded.values() for record in records[number : number + 1]])
+
+    def _region(self, data_idx: int, block: int, form: OutputSpec) -> tuple[slice, ...]:
+        place = self._plan.blocks[data_idx][block]
+        sample_idx, z = plane_position(self._plan.stacks[data_idx], place.sample_idx)
+        return (
+            slice(sample_idx, sample_idx + 1),
+            slice(0, self._plan.stored(form)[0]),
+            *(slice(plane, plane + 1) for plane in z),
+            *form.window(place.window),
+        )
+
+    def _as_written(self, data_idx: int, values: NDArray[Any]) -> NDArray[Any]:
+        """View a block `C(Z)YX` as its sink takes it, `SC(Z)YX`: a slice gets its Z axis back."""
+        return values[np.newaxis, :, np.newaxis] if self._plan.is_by_plane(data_idx) else values[np.newaxis]
+
+    def _as_block(self, data_idx: int, memory: NDArray[Any]) -> NDArray[Any]:
+        """View the memory of a sink, `SC(Z)YX`, as a block."""
+        return memory[0, :, 0] if self._plan.is_by_plane(data_idx) else memory[0]
+
+    def _paths(self, data_idx: int) -> list[Path]:
+        return self._with_names(data_idx, self._destinations[data_idx])
+
+    def _with_names(self, data_idx: int, destination: Path | None) -> list[Path]:
+        names = [form.name for form in self._plan.forms[data_idx]]
+        return [] if destination is None else [output_path(destination, name) for name in names]
+
+    def _named(self, data_idx: int, results: Sequence[NDArray[Any] | Path]) -> Result:
+        names = [form.name for form in self._plan.forms[data_idx]]
+        results = self._with_names(data_idx, self._spelled[data_idx]) or results
+        return results[0] if names == [""] else dict(zip(names, results, strict=True))
+
+
+def _restored(sinks: Sequence[ImageSink], records: Sequence[Any]) -> bool:
+    """Whether all outputs of a block are still there; if one is not, the block is computed again."""
+    pairs = [(sink, record) for sink, record in zip(sinks, records, strict=True) if isinstance(sink, ResumableSink)]
+    if not all(sink.has_block(record) for sink, record in pairs):
+        return False
+    for sink, record in pairs:
+        sink.restore(record)
+    return True

@@ -1,0 +1,201 @@
+"""In which order tiles go through the model, and which blocks each of them serves.
+
+Blocks are finished one after the other in raster order. A tile that reaches into several blocks is computed in the turn of
+the first, and what it gives to later ones is handed over to them: each tile is computed once, but the blocks it served are
+open until their own turn. How many are open depends on how many axes are handed over along, counted from the innermost::
+
+    0 axes   every block computes all its tiles     1 open block
+    1 axis   X is handed over                       2 blocks, as a rule
+    2 axes   Y and X are                            a row of blocks and one more
+    3 axes   all are                                a plane, a row and one more
+
+Along an axis that is not handed over, each block computes the tiles it needs itself, some of them again. The order in which
+a block gets its tiles depends on the schedule only, so a run that was resumed adds up the same numbers in the same order.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from math import prod
+from operator import add
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.patching import TiledPatching
+from patchloom.prediction.planning.blocks import BlockGrid
+
+
+@dataclass(frozen=True)
+class TileSchedule:
+    """The order of work on one image.
+
+    Parameters
+    ----------
+    tiling : TiledPatching
+        The tiles of the series.
+    data_idx : int
+        Which image stack.
+    blocks : BlockGrid
+        Its blocks, in voxels of the input.
+    n_shared_axes : int
+        Along how many axes, from the innermost, tiles are handed over.
+    whole_tiles : bool
+        Whether a tile serves every block that it overlaps, as in blending, or only those that what it keeps lies in.
+    """
+
+    tiling: TiledPatching
+    data_idx: int
+    blocks: BlockGrid
+    n_shared_axes: int
+    whole_tiles: bool
+    _served: tuple[NDArray[np.int64], ...] = field(init=False, repr=False)
+    """For each axis, the first and last block that each tile serves: `(2, tiles)`."""
+
+    _shares: tuple[list[int], ...] = field(init=False, repr=False)
+    """For each axis, the number of blocks that each tile serves when it is computed once, in the turn of the first."""
+
+    _grid: tuple[int, ...] = field(init=False, repr=False)
+    """Tiles along each axis of a sample."""
+    _first_tile: int = field(init=False, repr=False)
+    """Flat index of the image's first tile."""
+
+    def __post_init__(self) -> None:
+        served = tuple(self._served_along(axis) for axis in range(len(self.blocks.spatial_shape)))
+        object.__setattr__(self, "_served", served)
+        object.__setattr__(self, "_shares", tuple(map(self._shares_along, range(len(served)))))
+        object.__setattr__(self, "_grid", self.tiling.grid_shape(self.data_idx))
+        object.__setattr__(self, "_first_tile", self.tiling.get_patch_indices(self.data_idx)[0])
+
+    def _served_along(self, axis: int) -> NDArray[np.int64]:
+        rule, size = self.tiling.rules[axis], self.blocks.spatial_shape[axis]
+        count = self.tiling.grid_shape(self.data_idx)[axis]
+        tiles = np.arange(count, dtype=np.int64)
+        windows = rule.window(tiles, np.full_like(tiles, size), np.full_like(tiles, count))
+        start, stop = np.asarray(windows.keep_start), np.asarray(windows.keep_stop)
+        if self.whole_tiles:
+            start = np.asarray(windows.start)
+            stop = np.minimum(start + rule.patch_size, size)
+        return np.stack([start, stop - 1]) // self.blocks.block_shape[axis]
+
+    def _shares_along(self, axis: int) -> list[int]:
+        first, last = self._served[axis]
+        shares: list[int] = (last - first + 1 if self._is_n_shared_axes(axis) else np.ones_like(first)).tolist()
+        return shares
+
+    def _is_n_shared_axes(self, axis: int) -> bool:
+        return axis >= len(self._served) - self.n_shared_axes
+
+    def _tiles_along(self, axis: int, block: int) -> NDArray[np.int64]:
+        """Tiles along one axis that are computed in the turn of a block."""
+        first, last = self._served[axis]
+        mine = first == block if self._is_n_shared_axes(axis) else (first <= block) & (block <= last)
+        return np.flatnonzero(mine)
+
+    def windows_along(self, axis: int) -> list[tuple[int, int]]:
+        """Give, for each block along one axis, where the tiles begin and end that are computed in its turn.
+
+        Parameters
+        ----------
+        axis : int
+            Which spatial axis, counted from the outermost.
+        """
+        rule, size = self.tiling.rules[axis], self.blocks.spatial_shape[axis]
+        count = self.tiling.grid_shape(self.data_idx)[axis]
+        windows = []
+        for block in range(self.blocks.grid_shape[axis]):
+            tiles = self._tiles_along(axis, block).tolist()
+            starts = [rule.window(tile, size, count).start for tile in (tiles[0], tiles[-1])] if tiles else [0, 0]
+            windows.append((int(starts[0]), int(starts[1]) + (rule.patch_size if tiles else 0)))
+        return windows
+
+    def tiles_of(self, number: int) -> NDArray[np.int64]:
+        """Find the flat indices of the tiles that are computed in the turn of a block, in order.
+
+        Parameters
+        ----------
+        number : int
+            Number of the block.
+        """
+        sample_idx, position = self.blocks.position(number)
+        along = [self._tiles_along(axis, block) for axis, block in enumerate(position)]
+        first = self._first_tile + sample_idx * prod(self._grid)
+        return np.asarray(first + np.ravel_multi_index(np.ix_(*along), self._grid), dtype=np.int64).ravel()
+
+    def n_serving(self, number: int) -> int:
+        """Count the tiles that contribute to a block, in whose turn they may be computed.
+
+        Parameters
+        ----------
+        number : int
+            Number of the block.
+        """
+        _, position = self.blocks.position(number)
+        return prod(
+            int(((first <= block) & (block <= last)).sum())
+            for block, (first, last) in zip(position, self._served, strict=True)
+        )
+
+    def is_first_turn(self, tile: int, number: int) -> bool:
+        """Return whether a tile of a block's turn belongs to no earlier turn.
+
+        Parameters
+        ----------
+        tile : int
+            Flat index of the tile.
+        number : int
+            Number of the block.
+        """
+        _, position = self.blocks.position(number)
+        rest = tile - self._first_tile
+        for axis in range(len(self._grid) - 1, -1, -1):
+            rest, place = divmod(rest, self._grid[axis])
+            if self._served[axis][0, place] != position[axis]:
+                return False
+        return True
+
+    def blocks_served(self, tile: int, number: int) -> list[int]:
+        """List the numbers of the blocks to which a tile that is computed in the turn of a block contributes.
+
+        Parameters
+        ----------
+        tile : int
+            Flat index of the tile.
+        number : int
+            Number of the block in whose turn it is computed.
+        """
+        rest, counts = tile - self._first_tile, []
+        for n_tiles, shares in zip(reversed(self._grid), reversed(self._shares), strict=True):
+            rest, place = divmod(rest, n_tiles)
+            counts.append(shares[place])
+        if max(counts) == 1:
+            return [number]
+        # The block in whose turn a tile is computed is the first of those that it serves.
+        sample_idx, position = self.blocks.position(number)
+        return [
+            self.blocks.number(sample_idx, tuple(map(add, position, steps)))
+            for steps in itertools.product(*map(range, reversed(counts)))
+        ]
+
+    @property
+    def n_computed(self) -> int:
+        """How many tiles go through the model, those that are computed again counted again."""
+        along = 1
+        for axis, (first, last) in enumerate(self._served):
+            along *= len(first) if self._is_n_shared_axes(axis) else int((last - first + 1).sum())
+        return along * self.blocks.n_samples
+
+    @property
+    def n_open(self) -> int:
+        """How many blocks are open at the same time, at most."""
+        grid = self.blocks.grid_shape
+        ahead = [int((last - first).max()) for first, last in self._served]
+        # The farthest block ahead, in raster order, that a tile of the current one may serve.
+        strides = [prod(grid[axis + 1 :]) for axis in range(len(grid))]
+        reach = sum(
+            steps * stride
+            for axis, (steps, stride) in enumerate(zip(ahead, strides, strict=True))
+            if self._is_n_shared_axes(axis)
+        )
+        return min(1 + reach, prod(grid))

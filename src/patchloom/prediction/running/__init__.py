@@ -1,0 +1,1 @@
+"""The run itself: tiles are read, predicted and assembled into blocks."""

@@ -1,0 +1,203 @@
+"""Tiles as the model gets them: with the margin its output will lack, and gray values in the range it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.errors import SourceError
+from patchloom.extraction import PatchExtractor
+from patchloom.extraction.exact_normalization import cancels, normalize_exactly
+from patchloom.image_stacks import ImageStack, plane_position
+from patchloom.prediction.candidate_tiles import CandidateTiles
+from patchloom.prediction.models.batch_prediction import name_tiles
+from patchloom.prediction.normalization.normalization import Normalization
+from patchloom.prediction.planning.plan import PredictionPlan
+from patchloom.prediction.running.parallel import MIN_PARALLEL_VOXELS, Runner, n_threads, run_serially, split_range
+from patchloom.specs.patch_specs import TileSpecs
+from patchloom.specs.spec_table import SpecTable
+
+
+def read_tiles(
+    plan: PredictionPlan,
+    extractor: PatchExtractor,
+    tiles: SpecTable,
+    out: NDArray[Any] | None = None,
+    runner: Runner = run_serially,
+) -> NDArray[Any]:
+    """Read a batch of tiles.
+
+    Parameters
+    ----------
+    plan : PredictionPlan
+        The plan.
+    extractor : PatchExtractor
+        Reads its series.
+    tiles : SpecTable
+        The tiles, as the plan's tiling has them; of images of one dtype.
+    out : array, optional
+        What `empty_batch` made, to be filled.
+    runner : callable
+        Runs parts of the work on several cores, if it does.
+
+    Returns
+    -------
+    array
+        `(B, C, (Z), Y, X)`: in the dtype of the images, or float32 where the plan normalizes.
+
+    Raises
+    ------
+    SourceError
+        If pixels cannot be read; the message says for which tile.
+    """
+    batch = empty_batch(plan, data_idx_of(tiles), len(tiles)) if out is None else out
+    parts = split_range(len(tiles), n_threads() if batch.size >= MIN_PARALLEL_VOXELS else 1)
+    try:
+        runner([partial(_fill, plan, extractor, tiles[part], batch[part]) for part in parts])
+    except SourceError:
+        for number, place in enumerate(batch):
+            _fill_named(plan, extractor, tiles[number : number + 1], place)
+        raise
+    return batch
+
+
+def _fill_named(plan: PredictionPlan, extractor: PatchExtractor, tile: SpecTable, place: NDArray[Any]) -> None:
+    try:
+        _fill(plan, extractor, tile, place[np.newaxis])
+    except SourceError as error:
+        raise type(error)(
+            f"{error} (needed for {name_tiles(specs_in_images(plan, cast('list[TileSpecs]', tile.to_specs())))})"
+        ) from error
+
+
+def _fill(plan: PredictionPlan, extractor: PatchExtractor, tiles: SpecTable, batch: NDArray[Any]) -> None:
+    table = _with_margin(tiles, plan.margin)
+    pixels = batch
+    if plan.loses_differences(data_idx_of(tiles)):
+        pixels = np.empty(batch.shape, plan.stacks[data_idx_of(tiles)].data_dtype)
+    extractor.extract_batch(table, out=pixels)
+    if not plan.normalizations:
+        return
+    places = zip(table.columns["data_idx"].tolist(), table.columns["sample_idx"].tolist(), strict=True)
+    for of_tile, tile, (data_idx, sample_idx) in zip(pixels, batch, places, strict=True):
+        of_image = plane_position(plan.stacks[data_idx], sample_idx).sample_idx
+        _normalize(of_tile, tile, plan.normalizations[data_idx], of_image, in_place=pixels is batch)
+
+
+def _normalize(
+    pixels: NDArray[Any], tile: NDArray[Any], normalization: Normalization, sample_idx: int, *, in_place: bool
+) -> None:
+    scale, offset = normalization.scale[sample_idx], normalization.offset[sample_idx]
+    if in_place and not cancels(offset):
+        per_channel = (-1, *(1,) * (tile.ndim - 1))
+        np.multiply(tile, np.asarray(scale, np.float32).reshape(per_channel), out=tile)
+        np.add(tile, np.asarray(offset, np.float32).reshape(per_channel), out=tile)
+        return
+    rest = normalization.offset_rest[sample_idx] if normalization.offset_rest else None
+    normalize_exactly(pixels, tile, scale, offset, rest)
+
+
+def candidate_tiles(plan: PredictionPlan, extractor: PatchExtractor, tiles: SpecTable) -> CandidateTiles:
+    """Make tiles readable for a skip rule.
+
+    Parameters
+    ----------
+    plan : PredictionPlan
+        The plan.
+    extractor : PatchExtractor
+        Reads its series through a pool.
+    tiles : SpecTable
+        Tiles of one image, as the plan's tiling has them.
+    """
+    assert extractor.pool is not None  # noqa: S101  # a run has one
+    specs = specs_in_images(plan, cast("list[TileSpecs]", tiles.to_specs()))
+    return CandidateTiles(plan.images, specs, partial(_read_from_image, plan, extractor, tiles), extractor.pool)
+
+
+def _read_from_image(plan: PredictionPlan, extractor: PatchExtractor, tiles: SpecTable) -> list[NDArray[Any]]:
+    """Read the voxels of the image that tiles consist of: all but the zeros around it."""
+    table, stack = _with_margin(tiles, plan.margin), plan.stacks[data_idx_of(tiles)]
+    try:
+        pixels = extractor.extract_batch(table, dtype=stack.data_dtype)
+    except SourceError:
+        read_tiles(plan, extractor, tiles)  # raises with the name of the tile
+        raise
+    inside = list(pixels)
+    if plan.padding == "constant":
+        sizes, starts = stack.data_shape[2:], table.columns["coords"].tolist()
+        inside = [
+            tile[(slice(None), *(slice(max(-at, 0), size - at) for at, size in zip(start, sizes, strict=True)))]
+            for tile, start in zip(pixels, starts, strict=True)
+        ]
+    return [tile[:, np.newaxis] for tile in inside] if plan.is_by_plane(data_idx_of(tiles)) else inside
+
+
+def specs_in_images(plan: PredictionPlan, specs: Sequence[TileSpecs]) -> Sequence[TileSpecs]:
+    """Return where tiles lie in the images as they were given: with Z, where the model is run slice by slice.
+
+    Parameters
+    ----------
+    plan : PredictionPlan
+        The plan.
+    specs : sequence of TileSpecs
+        Tiles of the plan's tiling.
+    """
+    if not plan.has_planes:
+        return specs
+    return [_spec_in_image(plan.stacks[spec["data_idx"]], spec) for spec in specs]
+
+
+def _spec_in_image(stack: ImageStack, spec: TileSpecs) -> TileSpecs:
+    sample_idx, z = plane_position(stack, spec["sample_idx"])
+    first, one_plane = (0,) * len(z), (1,) * len(z)
+    return {
+        "data_idx": spec["data_idx"],
+        "sample_idx": sample_idx,
+        "coords": (*z, *spec["coords"]),
+        "patch_size": (*one_plane, *spec["patch_size"]),
+        "crop_coords": (*first, *spec["crop_coords"]),
+        "crop_size": (*one_plane, *spec["crop_size"]),
+        "stitch_coords": (*z, *spec["stitch_coords"]),
+        "total_tiles": spec["total_tiles"],
+    }
+
+
+def data_idx_of(tiles: SpecTable) -> int:
+    """Tell which image the first of some tiles belongs to."""
+    return int(tiles.columns["data_idx"][0])
+
+
+def empty_batch(plan: PredictionPlan, data_idx: int, n_tiles: int) -> NDArray[Any]:
+    """Make room for a batch of tiles of an image, and of others that are like it.
+
+    Parameters
+    ----------
+    plan : PredictionPlan
+        The plan.
+    data_idx : int
+        Which image.
+    n_tiles : int
+        How many.
+    """
+    n_channels = int(plan.stacks[0].data_shape[1])
+    return np.empty((n_tiles, n_channels, *plan.patch_size), batch_dtype(plan, data_idx))
+
+
+def batch_dtype(plan: PredictionPlan, data_idx: int) -> np.dtype[Any]:
+    """Tell the dtype in which the model gets tiles of an image."""
+    return np.dtype(np.float32 if plan.normalizations else plan.stacks[data_idx].data_dtype)
+
+
+def _with_margin(table: SpecTable, margin: Sequence[int]) -> SpecTable:
+    if not any(margin):
+        return table
+    columns = dict(table.columns)
+    around = np.asarray(margin, dtype=np.int64)
+    columns["coords"] = columns["coords"] - around
+    columns["patch_size"] = columns["patch_size"] + 2 * around
+    columns["crop_coords"] = columns["crop_coords"] + around
+    return SpecTable(columns)

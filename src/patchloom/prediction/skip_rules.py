@@ -1,0 +1,272 @@
+"""Rules that decide on which tiles the model need not run.
+
+A tile that is skipped counts as one for which the model returned `fill` everywhere. All others run and come out as if none
+were skipped. What is skipped depends on the tiles of the plan and on the images, and on nothing else: not on memory, blocks,
+batches, or what an earlier run finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.argument_checks import instance, listed, real_number
+from patchloom.axes import spatial_axes
+from patchloom.errors import GeometryError
+from patchloom.extraction import PatchExtractor
+from patchloom.geometry.checks import whole_number
+from patchloom.image_stacks import HasFiles, ImageStack, listed_stacks
+from patchloom.image_stacks.fingerprints import files_digest
+from patchloom.prediction.candidate_tiles import CandidateTiles
+from patchloom.prediction.normalization.source_scan import scan_source
+
+
+@runtime_checkable
+class SkipRule(Protocol):
+    """A rule that decides on which tiles the model need not run."""
+
+    @property
+    def images(self) -> Sequence[ImageStack]:
+        """Image stacks that the rule reads besides the series, such as masks."""
+
+    @property
+    def identity(self) -> str:
+        """All that the decisions depend on but the image itself, as JSON."""
+
+    def check(self, image_stacks: Sequence[ImageStack]) -> None:
+        """Refuse images that the rule does not fit, before anything runs.
+
+        Parameters
+        ----------
+        image_stacks : sequence of ImageStack
+            The series.
+
+        Raises
+        ------
+        GeometryError
+            If it does not fit one of them; the message names both.
+        """
+
+    def skips(self, tiles: CandidateTiles) -> Sequence[bool]:
+        """Decide on tiles, each by itself: the answer depends on the tile and the images only.
+
+        Parameters
+        ----------
+        tiles : CandidateTiles
+            The tiles, of a series that was checked.
+
+        Returns
+        -------
+        sequence of bool
+            For each tile, whether it is skipped.
+
+        Raises
+        ------
+        SourceError
+            If pixels cannot be read.
+        """
+
+
+def check_skip_rule(skip: object) -> None:
+    """Check that `skip` is a rule or None.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If it is anything else, or the class of a rule.
+    """
+    if skip is not None:
+        instance("skip", skip, SkipRule, "give one, such as SkipDark(10)")
+
+
+@dataclass(frozen=True)
+class SkipOutside:
+    """Skip tiles in which a mask is 0 everywhere.
+
+    Only the part of the image that a tile predicts counts, not a margin around it: a result outside the mask is not wanted.
+    Every tile that touches the mask runs, so that cropped or blended, the result inside the mask is as without skipping.
+
+    A mask may be coarser than its image, by a whole number of its own along each axis; its last voxel then stands for what is
+    left of the image. Where sizes do not divide and several whole numbers fit (a mask of 3 voxels may be that of 10 by 3 or
+    by 4), a tile is skipped only if it lies outside the mask for each of them.
+
+    Parameters
+    ----------
+    masks : sequence of ImageStack
+        One for each image stack of the series, with as many samples or with one for all. All channels count. NaN is not 0.
+
+    Examples
+    --------
+    >>> import patchloom as pl
+    >>> image, mask = np.ones((8, 8)), np.zeros((2, 2), np.uint8)
+    >>> mask[0, 1] = 1
+    >>> options = {"axes": "YX", "patch_size": (4, 4), "overlaps": (0, 0), "progress": False}
+    >>> rule = SkipOutside([pl.ArrayStack(mask, axes="YX")])
+    >>> pl.predict(lambda batch: batch, image, skip=rule, **options)[::4, ::4].tolist()
+    [[0.0, 1.0], [0.0, 0.0]]
+    """
+
+    masks: tuple[ImageStack, ...]
+
+    def __post_init__(self) -> None:
+        masks = listed_stacks("masks", self.masks)
+        object.__setattr__(self, "masks", tuple(masks))
+
+    @property
+    def images(self) -> Sequence[ImageStack]:
+        """The masks."""
+        return self.masks
+
+    @property
+    def identity(self) -> str:
+        """The masks: of local files their names, sizes and times of change, of others all their voxels."""
+        return json.dumps({"skip": "outside", "masks": [_stack_identity(mask) for mask in self.masks]})
+
+    def check(self, image_stacks: Sequence[ImageStack]) -> None:
+        """Refuse images that the masks do not fit; see `SkipRule.check`."""
+        listed_stacks("image_stacks", image_stacks)
+        if len(self.masks) != len(image_stacks):
+            raise GeometryError(f"there are {len(self.masks)} masks and {len(image_stacks)} images: give one for each")
+        for mask, stack in zip(self.masks, image_stacks, strict=True):
+            shapes = f"mask {mask.source} has shape SC(Z)YX {tuple(mask.data_shape)} and {stack.source} {tuple(stack.data_shape)}"
+            if len(mask.data_shape) != len(stack.data_shape):
+                raise GeometryError(f"{shapes}: both must be 2D or both 3D")
+            if mask.data_shape[0] not in {1, stack.data_shape[0]}:
+                raise GeometryError(f"{shapes}: a mask has as many samples as its image, or one for all")
+            sizes = zip(stack.data_shape[2:], mask.data_shape[2:], spatial_axes(len(stack.data_shape) - 2), strict=True)
+            for size, coarse, axis in sizes:
+                if not fitting_factors(size, coarse):
+                    raise GeometryError(f"{shapes}: along {axis} no whole number scales {coarse} to {size}")
+
+    def skips(self, tiles: CandidateTiles) -> Sequence[bool]:
+        """Decide on tiles; see `SkipRule.skips`."""
+        mask, shape = self.masks[tiles.data_idx], tiles.image_stacks[tiles.data_idx].data_shape[2:]
+        extractor = PatchExtractor([mask], pool=tiles.pool)
+        skipped = []
+        for spec, window in zip(tiles.specs, tiles.windows, strict=True):
+            sample_idx = spec["sample_idx"] if mask.data_shape[0] > 1 else 0
+            coarse = [coarse_window(*axis) for axis in zip(window, shape, mask.data_shape[2:], strict=True)]
+            starts, sizes = [part.start for part in coarse], [part.stop - part.start for part in coarse]
+            skipped.append(not extractor.extract_patch(0, sample_idx, starts, sizes).any())
+        return skipped
+
+
+@dataclass(frozen=True)
+class SkipDark:
+    """Skip tiles of which no voxel is brighter than a threshold.
+
+    All voxels that the model would get count, those that padding brings in from the other side of the image (`"wrap"`)
+    included, so that a model that is blind to voxels up to the threshold loses nothing. Zeros around the image
+    (`"constant"`) do not count. NaN is not bright.
+
+    Parameters
+    ----------
+    threshold : float
+        The highest gray value that is dark, in gray values of the source.
+    channels : sequence of int, optional
+        Channels that count, from 0. If None, all count.
+
+    Raises
+    ------
+    GeometryError
+        If the threshold is NaN, or there is no channel, or one is not a whole number or below 0.
+
+    Examples
+    --------
+    >>> import patchloom as pl
+    >>> image = np.array([[0, 1, 2, 0, 0, 9, 0, 0]])
+    >>> options = {"axes": "YX", "patch_size": (1, 4), "overlaps": (0, 0), "progress": False}
+    >>> pl.predict(lambda batch: batch + 1, image, skip=SkipDark(threshold=3), fill=0, **options).tolist()
+    [[0, 0, 0, 0, 1, 10, 1, 1]]
+    """
+
+    threshold: float
+    channels: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "threshold", real_number("threshold", self.threshold, finite=False))
+        if self.channels is None:
+            return
+        given = listed("channels", self.channels, "a sequence of whole numbers, such as [0, 2]")
+        numbers = tuple(sorted({whole_number("channels", channel) for channel in given}))
+        if not numbers or numbers[0] < 0:
+            raise GeometryError(
+                f"channels is {self.channels}: name at least one, counted from 0, or leave it out for all"
+            )
+        object.__setattr__(self, "channels", numbers)
+
+    @property
+    def images(self) -> Sequence[ImageStack]:
+        """None: only the series is read."""
+        return ()
+
+    @property
+    def identity(self) -> str:
+        """Threshold and channels."""
+        return json.dumps({"skip": "dark", "threshold": self.threshold, "channels": self.channels})
+
+    def check(self, image_stacks: Sequence[ImageStack]) -> None:
+        """Refuse images without these channels, or without an order of gray values; see `SkipRule.check`."""
+        for stack in listed_stacks("image_stacks", image_stacks):
+            if self.channels is not None and self.channels[-1] >= stack.data_shape[1]:
+                raise GeometryError(
+                    f"channels has {self.channels[-1]}, but {stack.source} has {stack.data_shape[1]}, counted from 0"
+                )
+            if np.dtype(stack.data_dtype).kind == "c":
+                raise GeometryError(f"{stack.source} is complex, and only real numbers can be above a threshold")
+
+    def skips(self, tiles: CandidateTiles) -> Sequence[bool]:
+        """Decide on tiles; see `SkipRule.skips`."""
+        return [self.is_dark(pixels) for pixels in tiles.read()]
+
+    def is_dark(self, pixels: NDArray[Any]) -> bool:
+        """Return whether no voxel is bright, of `C(Z)YX` pixels with all channels of the source."""
+        for channel in range(len(pixels)) if self.channels is None else self.channels:
+            values = pixels[channel]
+            # Of floats one NaN would be the maximum and hide the others.
+            bright = (values > self.threshold).any() if values.dtype.kind == "f" else values.max() > self.threshold
+            if bright:
+                return False
+        return True
+
+
+def fitting_factors(size: int, coarse: int) -> range:
+    """Whole numbers by which an axis may have become so much smaller: the exact one, or all that fit after rounding.
+
+    Examples
+    --------
+    >>> list(fitting_factors(100, 50)), list(fitting_factors(10, 3)), list(fitting_factors(10, 7))
+    ([2], [3, 4], [])
+    """
+    if size % coarse == 0:
+        return range(size // coarse, size // coarse + 1)
+    largest = size if coarse == 1 else -(-size // (coarse - 1)) - 1
+    return range(size // (coarse + 1) + 1, largest + 1)
+
+
+def coarse_window(part: slice, size: int, coarse: int) -> slice:
+    """Find which voxels of a coarser axis may lie over a part of an axis; at least one.
+
+    Examples
+    --------
+    >>> coarse_window(slice(4, 8), size=10, coarse=3), coarse_window(slice(9, 10), size=10, coarse=3)
+    (slice(1, 3, None), slice(2, 3, None))
+    """
+    factors = fitting_factors(size, coarse)
+    start = min(part.start // factors[-1], coarse - 1)
+    return slice(start, max(min(-(-part.stop // factors[0]), coarse), start + 1))
+
+
+def _stack_identity(stack: ImageStack) -> list[Any]:
+    if isinstance(stack, HasFiles) and stack.files:
+        return [str(stack.source), stack.image_in_files, stack.original_axes, files_digest(stack.files, portable=True)]
+    digest = hashlib.sha256(repr((tuple(stack.data_shape), str(np.dtype(stack.data_dtype)))).encode())
+    for _, pixels in scan_source(stack):
+        digest.update(pixels.data)
+    return [str(stack.source), digest.hexdigest()]

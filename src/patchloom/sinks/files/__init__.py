@@ -1,0 +1,1 @@
+"""Outputs of one file: OME-TIFF and NumPy."""

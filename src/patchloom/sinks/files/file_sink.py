@@ -1,0 +1,148 @@
+"""What sinks that write one uncompressed file have in common: every voxel has its place in it from the start."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from numpy.typing import DTypeLike, NDArray
+
+from patchloom.axes import AxesMap
+from patchloom.errors import SinkError
+from patchloom.local_paths import normalize_path
+from patchloom.sinks.files.strided_write import write_strided
+from patchloom.sinks.ome_zarr.shard_grid import Region
+from patchloom.sinks.output_kind import OutputKind
+from patchloom.sinks.publishing.destination import resolved
+from patchloom.sinks.publishing.lock import OutputLock
+from patchloom.sinks.publishing.pending_output import PendingOutput
+from patchloom.sinks.region import check_block, show
+from patchloom.sinks.sink_arguments import check_sink_arguments, sink_dtype
+from patchloom.sinks.write_failure import why
+from patchloom.sinks.written_boxes import WrittenBoxes
+
+
+def check_room(path: str | Path, n_bytes: int) -> None:
+    """Check that a disk has room for a file that is written with its full length.
+
+    Raises
+    ------
+    SinkError
+        If it has not.
+    """
+    free = shutil.disk_usage(resolved(path).parent).free
+    if n_bytes > free:
+        raise SinkError(f"{path} takes {n_bytes} bytes, and the disk has {free} left: make room for it")
+
+
+class Piece(NamedTuple):
+    """A part of a block, and where it goes in the file, as `write_strided` takes them."""
+
+    values: NDArray[Any]
+    offset: int
+    strides: tuple[int, ...]
+
+
+class FileSink(ABC):
+    """An `ImageSink` over a file whose layout is known before its first voxel.
+
+    So blocks may be of any size and come in any order, nothing waits in memory, and a disk that is too small is noticed at
+    the start.
+    """
+
+    kind: ClassVar[OutputKind]
+
+    def __init__(
+        self, path: str | Path, axes_map: AxesMap, dtype: DTypeLike, *, overwrite: bool, lock: OutputLock | None
+    ) -> None:
+        check_sink_arguments(path, axes_map, overwrite=overwrite, lock=lock)
+        self.path = Path(normalize_path(path))
+        self.axes_map = axes_map
+        self.data_shape = axes_map.data_shape
+        self.data_dtype = sink_dtype(dtype)
+        self._boxes = WrittenBoxes(len(self.data_shape))
+        self._file: FileIO | None = None
+        self._output = PendingOutput(path, self.kind, overwrite=overwrite, lock=lock)
+        try:
+            with self._failing("cannot be begun"):
+                self._begin(self._output.partial)
+        except BaseException:
+            self.abort()
+            raise
+
+    @abstractmethod
+    def _lay_out(self, path: Path) -> int:
+        """Write all but the voxels, and return how many bytes the whole file has."""
+
+    @abstractmethod
+    def _pieces(self, region: Region, block: NDArray[Any]) -> Iterator[Piece]:
+        """Cut a block into pieces, each of which is contiguous in the file or nearly so."""
+
+    def write(self, region: tuple[slice, ...], block: NDArray[Any]) -> None:
+        """Write one block, of any size; see `ImageSink.write`."""
+        self._output.check_open()
+        check_block(region, block, self.data_shape, self.data_dtype)
+        self._boxes.check_free(region)
+        with self._failing(f"cannot be written at {show(region)}"):
+            for piece in self._pieces(region, block.astype(self.data_dtype, copy=False)):
+                write_strided(self._open_file(), *piece)
+        self._boxes.add(region)
+
+    def finalize(self) -> Path:
+        """Show the file; see `ImageSink.finalize`."""
+        self._output.check_open()
+        self._boxes.check_complete(self.data_shape)
+        with self._failing("cannot be completed"):
+            file = self._open_file()
+            os.fsync(file)
+            self._check_whole(file)
+            self._close_file()
+        self._output.publish()
+        return self.path
+
+    def abort(self) -> None:
+        """Remove what was written; see `ImageSink.abort`."""
+        self._close_file()
+        self._output.abort()
+
+    def _begin(self, partial: Path) -> None:
+        size = self._size = self._lay_out(partial)
+        check_room(self.path, size)
+        os.truncate(partial, size)
+
+    def _check_whole(self, file: FileIO) -> None:
+        """Check that the file that was written is the one that will be shown, and has its full length."""
+        written, partial = os.fstat(file.fileno()), self._output.partial.stat()
+        if not os.path.samestat(written, partial) or partial.st_size != self._size:
+            raise SinkError(
+                f"{self._output.partial} was changed while it was written: it has {partial.st_size} bytes and should have "
+                f"{self._size}: start afresh with overwrite=True (--overwrite)"
+            )
+
+    def _open_file(self) -> FileIO:
+        if self._file is None:
+            self._file = FileIO(self._output.partial, "r+b")
+        return self._file
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    @contextmanager
+    def _failing(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except SinkError:
+            raise
+        except OSError as error:
+            raise SinkError(f"{self.path} {what}: {why(error)}") from error
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r}, {self.data_shape}, {self.data_dtype}, {self._output.state})"

@@ -1,0 +1,1 @@
+"""OME-Zarr outputs: shards, pyramid and metadata, resumable."""

@@ -1,0 +1,129 @@
+"""How an array is described in Zarr v2 and v3, for TensorStore and for whoever reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from patchloom.argument_checks import shown
+from patchloom.errors import GeometryError, SinkError
+from patchloom.sinks.ome_zarr.shard_grid import ShardGrid
+
+ZarrFormat = Literal[2, 3]
+OmeZarrVersion = Literal["0.4", "0.5"]
+
+STORABLE = frozenset(
+    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split()  # noqa: SIM905  # reads well
+)
+"""Names of the dtypes that an OME-Zarr image may have."""
+
+ZSTD_LEVEL = 3
+"""Where a higher level costs much more time and saves next to nothing on microscope images and predictions."""
+
+_FORMATS: dict[OmeZarrVersion, ZarrFormat] = {"0.4": 2, "0.5": 3}
+
+DRIVERS: dict[ZarrFormat, str] = {2: "zarr", 3: "zarr3"}
+"""What TensorStore calls them."""
+
+
+def check_zarr_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Check that a dtype can be stored as OME-Zarr, and return it in the machine's byte order.
+
+    Raises
+    ------
+    SinkError
+        If it cannot.
+    """
+    native = dtype.newbyteorder("=")
+    if native.name not in STORABLE:
+        remedy = "store its parts as channels" if native.kind == "c" else f"use one of {', '.join(sorted(STORABLE))}"
+        raise SinkError(f"dtype {native} cannot be stored as OME-Zarr: {remedy}")
+    return native
+
+
+def zarr_format_of(version: object) -> ZarrFormat:
+    """Return the Zarr format of a version of OME-Zarr.
+
+    Raises
+    ------
+    GeometryError
+        If it is neither `"0.4"` nor `"0.5"`.
+    """
+    for known, zarr_format in _FORMATS.items():
+        if isinstance(version, str) and version == known:
+            return zarr_format
+    raise GeometryError(f"OME-Zarr version is {shown(version)}: it must be '0.4' or '0.5'")
+
+
+def array_metadata(
+    zarr_format: ZarrFormat, grid: ShardGrid, kept: Sequence[bool], dtype: np.dtype[Any], axes: str
+) -> dict[str, Any]:
+    """Metadata of an array.
+
+    Parameters
+    ----------
+    zarr_format : {2, 3}
+        In 2 there are no shards: the grid's are its chunks.
+    grid : ShardGrid
+        Shape, chunks and shards, as `SC(Z)YX`.
+    kept : sequence of bool
+        Which of these axes are stored.
+    dtype : numpy dtype
+        One of `STORABLE`.
+    axes : str
+        Names of the axes stored.
+    """
+
+    def stored(shape: Sequence[int]) -> list[int]:
+        return [size for size, keep in zip(shape, kept, strict=True) if keep]
+
+    shape, chunk, shard = map(stored, (grid.data_shape, grid.chunk_shape, grid.shard_shape))
+    fill = False if dtype.kind == "b" else 0
+    if zarr_format == 2:
+        return {
+            "shape": shape,
+            "chunks": chunk,
+            "dtype": dtype.newbyteorder("<").str,
+            "fill_value": fill,
+            "order": "C",
+            "dimension_separator": "/",
+            "filters": None,
+            # What readers of Zarr v2 know best.
+            "compressor": {"id": "blosc", "cname": "zstd", "clevel": ZSTD_LEVEL, "shuffle": 1, "blocksize": 0},
+        }
+    return {
+        "shape": shape,
+        "data_type": dtype.name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shard}},
+        "chunk_key_encoding": {"name": "default"},
+        "dimension_names": list(axes),
+        "fill_value": fill,
+        "codecs": _codecs(chunk, sharded=shard != chunk),
+    }
+
+
+def array_document(zarr_format: ZarrFormat) -> str:
+    """Name of the file in an array's folder that describes it."""
+    return "zarr.json" if zarr_format == 3 else ".zarray"
+
+
+def chunk_file(zarr_format: ZarrFormat, position: Sequence[int]) -> str:
+    """Where a stored object (a shard in Zarr v3, a chunk in v2) is in its array's folder.
+
+    Examples
+    --------
+    >>> chunk_file(3, (0, 2, 5)), chunk_file(2, (0, 2, 5))
+    ('c/0/2/5', '0/2/5')
+    """
+    return "/".join(["c"] * (zarr_format == 3) + [str(index) for index in position])
+
+
+def _codecs(chunk: Sequence[int], *, sharded: bool) -> list[dict[str, Any]]:
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    codecs: list[dict[str, Any]] = [little, {"name": "zstd", "configuration": {"level": ZSTD_LEVEL}}]
+    if not sharded:
+        return codecs
+    inner = {"chunk_shape": list(chunk), "codecs": codecs, "index_codecs": [little, {"name": "crc32c"}]}
+    return [{"name": "sharding_indexed", "configuration": inner}]

@@ -1,0 +1,1 @@
+"""Datasets that read whole batches of patches."""

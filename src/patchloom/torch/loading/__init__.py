@@ -1,0 +1,1 @@
+"""Samplers and the loader: which patches come next, and a thread that prepares them."""

@@ -1,0 +1,241 @@
+"""In which order a training goes through the patches of an epoch, on any number of ranks, and from where it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch.distributed
+import torch.utils.data
+from numpy.typing import NDArray
+
+from patchloom.argument_checks import MAX_SIZE, flag, shown
+from patchloom.errors import GeometryError
+from patchloom.geometry.checks import whole_number
+from patchloom.patching.counter_random import CounterRandom, checked_epoch, checked_seed
+from patchloom.torch.loading.patch_keys import PatchKey, PatchKeys
+from patchloom.torch.loading.shuffled_order import ShuffledOrder
+from patchloom.torch.loading.streams import Stream
+
+Order = Callable[[NDArray[np.int64]], NDArray[np.int64]]
+"""From places in an epoch to indices of patches."""
+
+_AT_ONCE = 2**14
+"""Keys worked out at a time."""
+
+
+@runtime_checkable
+class YieldsRuns(Protocol):
+    """A sampler that gives the keys of many batches as one."""
+
+    def key_runs(self, batch_size: int, *, drop_last: bool) -> Iterator[PatchKeys]:
+        """Begin an epoch at once, and give its keys in runs of whole batches; a last one that is smaller may be left out."""
+
+
+@runtime_checkable
+class KeepsState(Protocol):
+    """A sampler that can go on in mid-epoch."""
+
+    def state_dict(self, used: int | None = None) -> dict[str, Any]:
+        """Say where the epoch is; see `EpochSampler.state_dict`."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on there; see `EpochSampler.load_state_dict`."""
+
+
+class EpochSampler(torch.utils.data.Sampler[PatchKey]):
+    """Goes through all patches of a plan in each epoch; every key says which epoch it is of.
+
+    The order is a pure function of (seed, epoch), and no list is kept of it. Each iteration is the next epoch, so nothing needs
+    to be told when one ends; `set_epoch` chooses another.
+
+    Parameters
+    ----------
+    patches : Sized or int
+        The dataset or patching, or how many patches an epoch has.
+    shuffle : bool
+        Whether patches come in random order, or in that of the plan.
+    seed : int
+        Of the order.
+    rank, n_ranks : int, optional
+        Which process this is, and of how many; as `torch.distributed` says where it is in use, one process otherwise. The
+        ranks share out the order of one process among them.
+    drop_last : bool
+        All ranks have equally many patches. Where they do not come out even, the last few are left out if this is true, and
+        some of the first are given a second time if it is not.
+
+    Raises
+    ------
+    GeometryError
+        If there is no such rank, or an epoch would be empty.
+
+    Examples
+    --------
+    >>> from patchloom.torch import EpochSampler
+    >>> sampler = EpochSampler(4, seed=1)
+    >>> [key.index for key in sampler], list(sampler)[0]
+    ([1, 0, 3, 2], PatchKey(epoch=1, index=0))
+
+    Notes
+    -----
+    A loader with worker processes asks for keys before their batches are used. `state_dict` counts the keys given, unless it
+    is told how many patches were used; `PatchLoader.state_dict` tells it.
+    """
+
+    def __init__(
+        self,
+        patches: Sized | int,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        rank: int | None = None,
+        n_ranks: int | None = None,
+        drop_last: bool = False,
+    ) -> None:
+        self.n_patches = _count(patches)
+        self.shuffle = flag("shuffle", shuffle)
+        self.seed = checked_seed(whole_number("seed", seed))  # not drawn: every rank has to have the same
+        self.rank, self.n_ranks = _checked_rank(rank, n_ranks)
+        self.drop_last = flag("drop_last", drop_last)
+        self._length = self.n_patches // self.n_ranks if drop_last else -(-self.n_patches // self.n_ranks)
+        if self._length < 1:
+            raise GeometryError(
+                f"there are {self.n_patches} patches for {self.n_ranks} ranks: an epoch would be empty; take smaller patches, "
+                "or more of them"
+            )
+        self.epoch = 0
+        """The epoch that is under way, or comes first."""
+        self._next = 0
+        self._resume_at = 0
+        self._given = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[PatchKey]:
+        epoch, start, order = self._begin()  # when the first key is asked for, so that the epoch may be told before
+        for first in range(start, len(self), _AT_ONCE):
+            for index in self._indices(order, first, min(first + _AT_ONCE, len(self))).tolist():
+                self._count(epoch, 1)
+                yield PatchKey(epoch, index)
+
+    def key_runs(self, batch_size: int, *, drop_last: bool) -> Iterator[PatchKeys]:
+        """Begin an epoch at once, and give its keys in runs of batches; see `YieldsRuns`."""
+        whole_number("batch_size", batch_size, least=1)
+        flag("drop_last", drop_last)
+        epoch, start, order = self._begin()
+        stop = len(self) - (len(self) - start) % batch_size if drop_last else len(self)
+        return self._runs(epoch, order, range(start, stop, max(_AT_ONCE // batch_size, 1) * batch_size))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next iteration be that of an epoch; one that was to be resumed is, if it is this one."""
+        if checked_epoch(epoch) != self._next:
+            self._next, self._resume_at = epoch, 0
+
+    def state_dict(self, used: int | None = None) -> dict[str, Any]:
+        """Return where the epoch is and all that its order depends on, in plain numbers, words and lists.
+
+        Parameters
+        ----------
+        used : int, optional
+            Number of patches of this epoch that were used on this rank. If None, the number of keys that were given.
+        """
+        if used is not None:
+            whole_number("used", used, least=0, most=len(self))
+        position = self._given if used is None else used
+        return {"epoch": self.epoch, "position": position, **self._identity()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next iteration go on where a state was taken, on this rank or on another.
+
+        Raises
+        ------
+        GeometryError
+            If the state is of another kind of sampler, or of one with another seed, length or order, or is damaged; the sampler
+            stays as it is.
+        """
+        own = self._identity()
+        check_state(state, ["epoch", "position", *own], f"{type(self).__name__}.state_dict")
+        for name, value in own.items():
+            if type(state[name]) is not type(value) or state[name] != value:
+                raise GeometryError(
+                    f"the state is of a sampler with {name} {state[name]!r}, but this one has {value!r}: it would go on with "
+                    "other patches; make the sampler as it was, or begin an epoch without the state"
+                )
+        epoch, position = checked_epoch(state["epoch"]), whole_number("position", state["position"], least=0)
+        if position > len(self):
+            raise GeometryError(f"the state is damaged: position is {position}, but an epoch has {len(self)} patches")
+        complete = position >= len(self)
+        self.epoch = self._next = epoch + complete
+        self._resume_at = self._given = 0 if complete else position
+
+    def _identity(self) -> dict[str, Any]:
+        """Return all that the order of an epoch depends on, and the kind of sampler."""
+        names = ("seed", "n_patches", "n_ranks", "shuffle", "drop_last")
+        return {"kind": type(self).__name__, **{name: getattr(self, name) for name in names}}
+
+    def _begin(self) -> tuple[int, int, Order]:
+        self.epoch, start = self._next, self._resume_at
+        self._next, self._resume_at, self._given = self.epoch + 1, 0, start
+        return self.epoch, start, self._order(self.epoch)
+
+    def _order(self, epoch: int) -> Order:
+        """Give the order of an epoch, of all ranks together."""
+        if not self.shuffle:
+            return _in_order
+        return ShuffledOrder(self.n_patches, CounterRandom(self.seed, epoch, Stream.ORDER)).at
+
+    def _places(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Places in the order that are this rank's: those with its numbers from `start` to `stop`."""
+        return np.arange(start, stop) * self.n_ranks + self.rank
+
+    def _indices(self, order: Order, start: int, stop: int) -> NDArray[np.int64]:
+        return order(self._places(start, stop) % self.n_patches)
+
+    def _runs(self, epoch: int, order: Order, starts: range) -> Iterator[PatchKeys]:
+        for first in starts:
+            indices = self._indices(order, first, min(first + starts.step, starts.stop))
+            self._count(epoch, len(indices))
+            yield PatchKeys(epoch, indices)
+
+    def _count(self, epoch: int, n_keys: int) -> None:
+        if epoch == self.epoch:  # an earlier iteration may still be alive
+            self._given += n_keys
+
+
+def check_state(state: object, fields: Sequence[str], origin: str) -> None:
+    """Refuse what is not a state at all.
+
+    Raises
+    ------
+    GeometryError
+        If it is not a dictionary, or lacks a field.
+    """
+    if not isinstance(state, Mapping):
+        raise GeometryError(f"the state lacks {', '.join(fields)}: it is {shown(state)}; give what {origin} returned")
+    missing = [name for name in fields if name not in state]
+    if missing:
+        raise GeometryError(f"the state lacks {', '.join(missing)}: give what {origin} returned")
+
+
+def _count(patches: Any) -> int:
+    if isinstance(patches, Sized) and not isinstance(patches, (str, bytes, Mapping, type)):
+        return len(patches)
+    return whole_number("patches", patches, least=0, most=MAX_SIZE)
+
+
+def _in_order(places: NDArray[np.int64]) -> NDArray[np.int64]:
+    return places
+
+
+def _checked_rank(rank: int | None, n_ranks: int | None) -> tuple[int, int]:
+    in_use = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if n_ranks is None:
+        n_ranks = torch.distributed.get_world_size() if in_use else 1
+    if rank is None:
+        rank = torch.distributed.get_rank() if in_use else 0
+    number, count = whole_number("rank", rank), whole_number("n_ranks", n_ranks, least=0, most=2**31)
+    if not 0 <= number < count:
+        raise GeometryError(f"rank is {number} of {count} ranks: it must be at least 0 and less than their number")
+    return number, count

@@ -1,0 +1,159 @@
+"""What is asked for by `normalize`, `percentiles` and `per`: heeded to the letter, or refused before anything is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from patchloom.errors import GeometryError, SinkError, SourceError
+from patchloom.image_stacks import ArrayStack
+from patchloom.prediction import plan, predict
+from patchloom.prediction.normalization import request as normalization_request
+from patchloom.prediction.normalization.normalization import measure_normalization
+from patchloom.prediction.planning import blocks, make_plan
+
+TILES: dict[str, Any] = {"patch_size": (12, 10), "overlaps": (4, 3)}
+POOLED = {"source": (0, 1, 2, 3), "channel": (0, 2, 3), "sample": (1, 2, 3), "sample_channel": (2, 3)}
+
+
+def identity(batch: np.ndarray) -> np.ndarray:
+    return batch
+
+
+def quiet(*args: Any, **kwargs: Any) -> Any:
+    return predict(*args, **kwargs, progress=False)
+
+
+class Unread(ArrayStack):
+    """An image of which no pixel may be read."""
+
+    def read(self, selection: Any) -> np.ndarray:
+        raise AssertionError("read")
+
+
+@pytest.fixture
+def image(rng: np.random.Generator) -> np.ndarray:
+    """Two samples of three channels, all of other gray values."""
+    levels = np.arange(1, 7).reshape(2, 3, 1, 1)
+    return (levels * rng.normal(100, 20, (2, 3, 40, 50))).astype(np.float32)
+
+
+@pytest.mark.parametrize("per", [None, *POOLED])
+def test_percentiles_become_0_and_1_in_each_of_what_they_are_asked_for(per: Any, image: np.ndarray) -> None:
+    result = quiet(identity, image, axes="SCYX", normalize="percentiles", percentiles=(5, 90), per=per, **TILES)
+    axis = POOLED[per or "source"]
+    low, high = np.percentile(image.astype(np.float64), (5, 90), axis=axis, keepdims=True)
+    np.testing.assert_allclose(result, (image - low) / (high - low), atol=1e-4)
+
+
+@pytest.mark.parametrize("per", POOLED)
+def test_mean_and_deviation_become_0_and_1_in_each_of_what_they_are_asked_for(per: Any, image: np.ndarray) -> None:
+    result = quiet(identity, image, axes="SCYX", normalize="mean_std", per=per, **TILES)
+    np.testing.assert_allclose(result.mean(axis=POOLED[per]), 0, atol=1e-4)
+    np.testing.assert_allclose(result.std(axis=POOLED[per]), 1, rtol=1e-4)
+
+
+def test_without_numbers_percentiles_are_the_usual_ones(image: np.ndarray) -> None:
+    usual, named = (
+        plan(image, axes="SCYX", normalize="percentiles", percentiles=numbers, **TILES).normalizations
+        for numbers in (None, (1, 99.8))
+    )
+    assert usual == named
+    assert usual[0].percentiles == (1.0, 99.8)
+
+
+@pytest.mark.parametrize("run", [plan, lambda *args, **kwargs: predict(identity, *args, **kwargs)])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"normalize": "minmax"}, "normalize is 'minmax': it must be one of 'mean_std', 'percentiles'"),
+        (
+            {"percentiles": (2, 98)},
+            r"percentiles is \(2, 98\) and normalize is None: they are for .*--normalize percent",
+        ),
+        ({"normalize": "mean_std", "percentiles": (2, 98)}, "normalize is 'mean_std': they are for"),
+        ({"per": "channel"}, "per is 'channel' and normalize is None: say what is measured for it"),
+        ({"normalize": [], "per": "channel"}, "per is 'channel' and normalize is a sequence of Normalization"),
+        ({"normalize": "mean_std", "per": "tile"}, "per is 'tile': it must be one of 'source', 'channel', 'sample'"),
+        ({"normalize": "percentiles", "percentiles": (98, 2)}, r"percentiles is \(98, 2\): .* the lower one first"),
+        ({"normalize": "percentiles", "percentiles": (2,)}, "two numbers from 0 to 100"),
+        ({"normalize": "percentiles", "percentiles": ("low", 98)}, "two numbers from 0 to 100"),
+        ({"normalize": []}, "normalize has 0 entries and there are 1 images"),
+        ({"normalize": 5}, "normalize is 5: name a method, or give a list"),
+        (
+            {"normalize": [measure_normalization(ArrayStack(np.ones((2, 4, 4)), "CYX"))]},
+            "normalize is of 1 samples and 2 channels, and array has 1 and 1: measure this image",
+        ),
+    ],
+)
+def test_what_would_be_of_no_effect_or_does_not_exist_is_refused_unread(
+    run: Any, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(GeometryError, match=message):
+        run(Unread(np.zeros((40, 50)), "YX"), **TILES, **change)
+
+
+def test_no_image_is_measured_where_a_later_one_cannot_be() -> None:
+    stacks = [Unread(np.zeros((40, 50)), "YX"), Unread(np.zeros((40, 50), np.complex64), "YX")]
+    with pytest.raises(SourceError, match="complex64"):
+        plan(stacks, normalize="mean_std", **TILES)
+
+
+def test_an_unfinished_run_keeps_what_it_measured_and_refuses_to_be_measured_in_another_way(
+    image: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [300])
+    monkeypatch.setattr(blocks, "_CHUNK_SIZE", {2: 10, 3: 4})
+    source, output = tmp_path / "image.npy", tmp_path / "out.ome.zarr"
+    np.save(source, image)
+    calls = iter(range(10_000))
+
+    def fails_once(batch: np.ndarray) -> np.ndarray:
+        if next(calls) == 60:
+            raise RuntimeError
+        return batch
+
+    settings: dict[str, Any] = {"axes": "SCYX", "normalize": "percentiles", "per": "channel", **TILES}
+    with pytest.raises(RuntimeError):
+        quiet(fails_once, source, output, **settings)
+    settings["resume_anyway"] = True  # the model counts its calls
+
+    def never(*args: Any, **kwargs: Any) -> None:
+        pytest.fail("measured again")
+
+    monkeypatch.setattr(normalization_request, "measure_normalization", never)
+    before = "normalize: percentiles 1 and 99.8 per channel before"
+    for change, now in [
+        ({"per": "sample"}, "percentiles 1 and 99.8 per sample"),
+        ({"percentiles": (2, 98)}, "percentiles 2 and 98 per channel"),
+        ({"normalize": "mean_std"}, "mean_std per channel"),
+        ({"normalize": None, "per": None}, "None"),
+    ]:
+        with pytest.raises(SinkError, match=f"{before}, {now} now"):
+            quiet(fails_once, source, output, **settings | change)
+    quiet(fails_once, source, output, **settings)
+    low, high = np.percentile(image.astype(np.float64), (1, 99.8), axis=(0, 2, 3), keepdims=True)
+    found = quiet(identity, output, patch_size=(64, 64))
+    np.testing.assert_allclose(found, (image - low) / (high - low), atol=1e-4)
+
+
+def test_a_run_that_is_not_normalized_does_not_become_one_that_is(
+    image: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [300])
+    monkeypatch.setattr(blocks, "_CHUNK_SIZE", {2: 10, 3: 4})
+    output = tmp_path / "out.ome.zarr"
+    calls = iter(range(10_000))
+
+    def fails(batch: np.ndarray) -> np.ndarray:
+        if next(calls) == 60:
+            raise RuntimeError
+        return batch
+
+    with pytest.raises(RuntimeError):
+        quiet(fails, image, output, axes="SCYX", **TILES)
+    with pytest.raises(SinkError, match="normalize: None before, mean_std per source now"):
+        quiet(fails, image, output, axes="SCYX", normalize="mean_std", resume_anyway=True, **TILES)

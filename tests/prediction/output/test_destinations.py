@@ -1,0 +1,17 @@
+from pathlib import Path
+
+import pytest
+
+from patchloom.prediction.output.destinations import series_destinations
+
+
+@pytest.mark.parametrize(
+    ("sources", "names"),
+    [
+        (["https://a.org/cells.zarr?token=1/2", "https://a.org/other.zarr/"], ["cells", "other"]),
+        (["../a/cells.tif", "../b/cells.tif"], ["a-cells", "b-cells"]),
+        (["../cells.tif", "cells.npy"], ["cells", "cells-2"]),
+    ],
+)
+def test_outputs_are_named_after_sources_however_these_are_spelled(sources, names):
+    assert series_destinations(sources, Path("out")) == [Path("out", f"{name}.ome.zarr") for name in names]

@@ -1,0 +1,116 @@
+"""Blocks: they cover an image once, are whole shards of whole chunks, and on a grid no tile belongs to two."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from patchloom.patching import TiledPatching
+from patchloom.prediction import plan, predict
+from patchloom.prediction.planning import blocks
+from patchloom.prediction.planning.blocks import choose_blocks, choose_chunk, largest_block
+
+
+@settings(deadline=None, max_examples=80)
+@given(data=st.data(), n_dims=st.integers(2, 3), limit=st.integers(1, 400))
+def test_blocks_cover_every_voxel_once_and_share_no_tile_on_a_grid(
+    data: st.DataObject, n_dims: int, limit: int
+) -> None:
+    shape = data.draw(st.tuples(st.integers(1, 2), st.just(1), *[st.integers(1, 20)] * n_dims))
+    patch_size = data.draw(st.tuples(*[st.integers(1, 9)] * n_dims))
+    overlaps = [data.draw(st.integers(0, size - 1)) for size in patch_size]
+    seams = data.draw(st.sampled_from(["centered", "grid"]))
+    tiling = TiledPatching([shape], patch_size, overlaps, seams=seams)
+    cores = [rule.core for rule in tiling.rules]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "_CHUNK_SIZE", {2: 4, 3: 3})
+        grid = choose_blocks(shape, cores, seams, limit)
+    coverage = np.zeros((shape[0], *shape[2:]), int)
+    owners = np.zeros(len(tiling), int)
+    for number in range(len(grid)):
+        block = grid[number]
+        coverage[(block.sample_idx, *block.window)] += 1
+        owners[tiling.tiles_touching(0, block.sample_idx, block.window)] += 1
+    assert (coverage == 1).all()
+    assert (owners >= 1).all()
+    if seams == "grid" and all(size > patch for size, patch in zip(shape[2:], patch_size, strict=True)):
+        assert (owners == 1).all()
+    chunk_shape = choose_chunk(grid.block_shape)
+    assert all(size % chunk == 0 for size, chunk in zip(grid.block_shape, chunk_shape, strict=True))
+    unit = cores if seams == "grid" else [min(size, {2: 4, 3: 3}[n_dims]) for size in shape[2:]]
+    assert prod(grid.block_shape) <= max(limit, prod(unit))
+
+
+def test_a_block_beyond_the_last_is_an_index_error() -> None:
+    grid = choose_blocks((1, 1, 10, 10), (4, 4), "grid")
+    with pytest.raises(IndexError, match="index is 1, but the image has 1 blocks"):
+        grid[1]
+
+
+def test_an_image_of_several_blocks_is_four_at_least_so_that_writing_overlaps() -> None:
+    for voxels in (2**25 + 1, 2**26, 2**30):
+        assert largest_block([(1, 1, 1, voxels)], (1, 1), (32, 32)) <= voxels / 4
+    options: dict[str, Any] = {"axes": "ZYX", "patch_size": (64,) * 3, "overlaps": (16,) * 3, "blend": "hann"}
+    assert plan(np.zeros((384, 384, 384), np.uint8), **options).n_blocks >= 4
+    large = plan(np.zeros((1500, 1000, 1000), np.uint8), memory_limit=2**32, **options)
+    larger = plan(np.zeros((2500, 1000, 1000), np.uint8), memory_limit=2**33, **options)
+    assert large.blocks[0].block_shape == larger.blocks[0].block_shape, "blocks do not grow with the image"
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data(), n_dims=st.integers(2, 3), blend=st.sampled_from([None, "hann"]))
+def test_what_goes_through_the_model_for_a_block_is_bounded_unless_files_would_get_too_small(
+    data: st.DataObject, n_dims: int, blend: Any
+) -> None:
+    side = {2: 1024, 3: 128}[n_dims]
+    patch_size = [data.draw(st.integers(side // 16, side)) for _ in range(n_dims)]
+    overlaps = [data.draw(st.integers(0, size // 2)) for size in patch_size]
+    shape = [data.draw(st.integers(size, {2: 9000, 3: 600}[n_dims])) for size in patch_size]
+    image = np.broadcast_to(np.uint8(0), shape)
+    prepared = plan(
+        image, axes="ZYX"[-n_dims:], patch_size=patch_size, overlaps=overlaps, blend=blend, memory_limit=2**34
+    )
+    cores = [rule.core for rule in prepared.tiling.rules]
+    bound = blocks.MODEL_VOXELS[n_dims] / prod(patch_size)
+    for number in range(prepared.n_blocks):
+        block = prepared.blocks[0][number]
+        # Those whose own part of the image it is; tiles that reach into it from others are shared with those.
+        n_tiles = prod(size / core for size, core in zip(block.shape, cores, strict=True))
+        small = prod(block.shape) <= blocks.LEAST_BLOCK_VOXELS[n_dims]
+        assert small or n_tiles <= max(1, min(bound, blocks.MODEL_TILES)) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("blend", [None, "hann"])
+def test_a_killed_run_of_what_was_one_block_loses_a_fraction_of_it(blend: Any, tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (2100, 1600), np.uint8)
+    np.save(tmp_path / "image.npy", image)
+    options: dict[str, Any] = {
+        "axes": "YX",
+        "patch_size": (64, 64),
+        "overlaps": (16, 16),
+        "blend": blend,
+        "batch_size": 4,
+    }
+    seen = stop_at = 0
+
+    def model(batch: np.ndarray) -> np.ndarray:
+        nonlocal seen
+        seen += len(batch)
+        if 0 < stop_at <= seen:
+            raise RuntimeError
+        return batch
+
+    n_tiles = plan(image, **options).n_tiles
+    stop_at = int(0.9 * n_tiles)
+    with pytest.raises(RuntimeError):
+        predict(model, tmp_path / "image.npy", tmp_path / "out.ome.zarr", progress=False, **options)
+    stopped_at, seen, stop_at = stop_at, 0, 0
+    options["resume_anyway"] = True  # the model's counters are others
+    predict(model, tmp_path / "image.npy", tmp_path / "out.ome.zarr", progress=False, **options)
+    assert n_tiles - stopped_at <= seen <= n_tiles - stopped_at + 1.3 * blocks.MODEL_TILES

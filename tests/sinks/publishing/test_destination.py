@@ -1,0 +1,145 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from patchloom.errors import OutputExistsError, SinkError
+from patchloom.sinks import check_apart, check_destination
+from patchloom.sinks.output_kind import ZARR
+from patchloom.sinks.publishing.destination import publish
+
+
+def make_zarr(path):
+    path.mkdir()
+    (path / "zarr.json").write_text("{}")
+    return path
+
+
+def test_a_free_place_is_taken_and_left_alone(tmp_path):
+    check_destination(tmp_path / "a.zarr")
+    check_destination(tmp_path / "a.zarr", overwrite=True)
+    check_destination(str(tmp_path / "a.zarr"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["s3://bucket/a.zarr", "https://host/a.zarr", "file://host/a.zarr"])
+def test_remote_outputs_are_refused(path):
+    with pytest.raises(SinkError, match="local paths only"):
+        check_destination(path)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(SinkError, match="missing does not exist: make it first"):
+        check_destination(tmp_path / "missing" / "a.zarr")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SinkError, match="file does not exist: make it first"):
+        check_destination(tmp_path / "file" / "a.zarr")
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(SinkError, match="cannot be written to"):
+        check_destination(tmp_path / "a.zarr")
+
+
+def test_what_exists_is_replaced_only_if_asked_and_only_if_it_is_a_zarr(tmp_path):
+    zarr = make_zarr(tmp_path / "a.zarr")
+    with pytest.raises(OutputExistsError, match=r"overwrite=True \(--overwrite\)"):
+        check_destination(zarr)
+    check_destination(zarr, overwrite=True)
+
+
+@pytest.mark.parametrize("kind", ["file", "empty folder", "folder of images", "home"])
+def test_what_is_no_zarr_is_never_replaced(tmp_path, kind):
+    path = tmp_path / "out.zarr"
+    if kind == "file":
+        path.write_text("thesis")
+    elif kind != "home":
+        path.mkdir()
+        if kind != "empty folder":
+            (path / "a.tif").write_text("image")
+    else:
+        path = Path("/")
+    with pytest.raises(OutputExistsError, match="is no Zarr, so it is not replaced"):
+        check_destination(path, overwrite=True, kind=ZARR)
+
+
+def make_file(path, kind):
+    if kind == "BigTIFF":
+        tifffile.imwrite(path, np.ones((9, 9), "u1"), bigtiff=True)
+    elif kind == "TIFF":
+        tifffile.imwrite(path, np.ones((9, 9), "u1"), byteorder=">")
+    elif kind == "array":
+        path.write_bytes(b"\x93NUMPY")
+    elif kind == "folder":
+        make_zarr(path)
+    else:
+        path.write_bytes(b"" if kind == "empty file" else b"my thesis")
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "BigTIFF", "array", "text", "empty file", "folder"])
+@pytest.mark.parametrize("name", ["a.ome.tif", "a.btf", "a.npy", "a.zarr"])
+def test_a_file_is_replaced_only_if_it_is_what_its_name_says(tmp_path, name, kind):
+    make_file(tmp_path / name, kind)
+    expected = {"npy": {"array"}, "zarr": {"folder"}}.get(name[2:], {"TIFF", "BigTIFF"})
+    if kind in expected:
+        check_destination(tmp_path / name, overwrite=True)
+    else:
+        with pytest.raises(OutputExistsError, match="so it is not replaced"):
+            check_destination(tmp_path / name, overwrite=True)
+    with pytest.raises(OutputExistsError, match="stays as it is"):
+        check_destination(tmp_path / name)
+
+
+def test_a_name_that_says_nothing_is_refused(tmp_path):
+    with pytest.raises(SinkError, match=r"take a name for OME-Zarr"):
+        check_destination(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("ending", [".partial", ".replaced"])
+@pytest.mark.parametrize(("name", "message"), [("a.zarr", "resume it or start afresh"), ("a.tif", "cannot be resumed")])
+def test_what_an_interrupted_run_left_is_named(tmp_path, ending, name, message):
+    (tmp_path / f"{name}{ending}").mkdir()
+    with pytest.raises(SinkError, match=rf"{name}{ending} exists: a run was interrupted here: .*{message}"):
+        check_destination(tmp_path / name)
+    check_destination(tmp_path / name, overwrite=True)
+    check_destination(tmp_path / name, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("output", "source", "relation"),
+    [
+        ("raw.zarr", "raw.zarr", "is the input"),
+        ("raw.zarr/out.zarr", "raw.zarr", "lies inside the input"),
+        ("folder", "folder/raw.tif", "holds the input"),
+        ("x/../raw.zarr", "raw.zarr", "is the input"),
+        ("link.zarr", "raw.zarr", "is the input"),
+        ("raw.zarr", "link.zarr/0", "holds the input"),
+    ],
+)
+def test_an_output_that_touches_an_input_is_refused(tmp_path, monkeypatch, output, source, relation):
+    monkeypatch.chdir(tmp_path)
+    make_zarr(tmp_path / "raw.zarr")
+    (tmp_path / "link.zarr").symlink_to(tmp_path / "raw.zarr")
+    for given in (source, Path(source), tmp_path / source, (tmp_path / source).as_uri()):
+        with pytest.raises(SinkError, match=relation):
+            check_apart(output, ["array", "s3://bucket/raw.zarr", given])
+
+
+@pytest.mark.parametrize(
+    "source", ["raw.zarr", "out", "out.zarr2", "folder/out.zarr", "array", "https://host/out.zarr"]
+)
+def test_an_output_beside_its_inputs_is_fine(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    check_apart("out.zarr", [source, Path(source)])
+
+
+def test_an_output_that_cannot_be_moved_leaves_the_old_one_in_place(tmp_path):
+    old = make_zarr(tmp_path / "a.zarr")
+    with pytest.raises(SinkError, match="cannot move the finished output"):
+        publish(old, ZARR, overwrite=True)  # somebody has tidied up
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
+    assert (old / "zarr.json").read_text() == "{}"
