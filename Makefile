@@ -54,7 +54,7 @@ format: $(VENV)/.lint  ## Mend what can be mended without thinking
 
 torture: $(VENV)/.test  ## Kill runs fifty times, fill disks, damage ledgers, and see that nothing is lost: ten minutes
 	PATCHLOOM_TORTURE=50 PATCHLOOM_KILLS=50 $(BIN)/python -m pytest tests/prediction/test_resume.py \
-	  tests/prediction/test_faults.py tests/prediction/test_kills.py tests/sinks/test_resume.py tests/sinks/test_sink_faults.py \
+	  tests/prediction/test_faults.py tests/prediction/test_kills.py tests/sinks/ome_zarr/test_resume.py tests/sinks/test_sink_faults.py \
 	  tests/test_demo.py $(ARGS)
 
 kills: $(VENV)/.test  ## Kill runs of all kinds, and see that no byte differs (make kills KILLS=200)

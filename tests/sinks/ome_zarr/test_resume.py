@@ -26,7 +26,8 @@ import numpy as np
 import tensorstore
 from patchloom.axes import AxesMap
 from patchloom.image_metadata import ImageMetadata
-from patchloom.sinks import OmeZarrSink, ome_metadata, partial_path
+from patchloom.sinks import OmeZarrSink, partial_path
+from patchloom.sinks.ome_zarr import metadata
 from patchloom.sinks.ome_zarr.shard_grid import boxes
 
 path, version = Path(sys.argv[1]), sys.argv[2]
