@@ -24,12 +24,12 @@ PEER    := careamics==0.3.5 microssim==0.0.5
 PEER_NEEDS := bioimageio.core lightning matplotlib psutil pyyaml scikit-image torchmetrics zarr
 
 .DEFAULT_GOAL := help
-.PHONY: help demo examples test torture kills fuzz campaign lint format bench interop changelog constraints clean
+.PHONY: help demo examples test torture kills fuzz campaign lint language format bench interop changelog constraints clean
 
-help:  ## Say what there is to make
+help:  ## List the targets
 	@grep -hE '^[a-z]+:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
 
-demo: $(VENV)/.demo  ## Predict a real microscope image with a real model, and say where to look
+demo: $(VENV)/.demo  ## Predict a real microscope image with a real model, and print where the result is
 	$(BIN)/python examples/demo.py $(ARGS)
 
 examples: $(VENV)/.test  ## Train two small networks on real images and predict with them: some nine minutes (ARGS=--quick: seconds)
@@ -39,7 +39,7 @@ examples: $(VENV)/.test  ## Train two small networks on real images and predict 
 test: $(VENV)/.test  ## Run the tests, the docstrings and the documents (make test ARGS="-k tile" JOBS=0)
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
-campaign: $(VENV)/.test  ## Call every public function with every wrong argument, and see that our errors name them: under a minute
+campaign: $(VENV)/.test  ## Call every public function with every wrong argument, and check that our errors name them: under a minute
 	$(BIN)/python -m tests.campaign $(ARGS)
 
 lint: $(VENV)/.lint  ## Check style, types and layers
@@ -48,7 +48,10 @@ lint: $(VENV)/.lint  ## Check style, types and layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-format: $(VENV)/.lint  ## Mend what can be mended without thinking
+language: $(VENV)/.lint  ## Find phrases, spellings and old names that our language avoids (make language ARGS=src/patchloom/sinks)
+	$(BIN)/python tools/check_language.py $(ARGS)
+
+format: $(VENV)/.lint  ## Fix what can be fixed automatically
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
