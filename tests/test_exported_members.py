@@ -16,7 +16,9 @@ def test_public_names_are_sorted_and_none_is_listed_twice():
 def test_every_public_name_comes_from_the_module_that_defines_it():
     for name in patchloom.__all__:
         assert not name.startswith("_")
-        assert getattr(patchloom, name).__module__ == patchloom._HOMES[name], name
+        member = getattr(patchloom, name)
+        home = member.__name__ if inspect.ismodule(member) else f"{member.__module__}.{name}"
+        assert home == f"{patchloom._HOMES[name]}.{name}"
 
 
 def test_the_whole_vocabulary_and_every_error_is_public():

@@ -24,7 +24,10 @@ __all__ = sorted(_HOMES)  # noqa: PLE0605  # type checkers read the stub
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    home = _HOMES[name]
+    value = globals()[name] = (
+        import_module(f"{home}.{name}") if home == __name__ else getattr(import_module(home), name)
+    )
     return value
 
 

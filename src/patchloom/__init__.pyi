@@ -1,4 +1,5 @@
 # The public names, one line each: the only list of them.
+from patchloom import figures as figures
 from patchloom.axes import AxesMap as AxesMap
 from patchloom.errors import ArgumentError as ArgumentError
 from patchloom.errors import ArgumentTypeError as ArgumentTypeError

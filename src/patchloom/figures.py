@@ -1,8 +1,13 @@
-"""Pictures of plans, scores and predictions, drawn with matplotlib (extra `plot`)."""
+"""Figures of tilings, scores and predictions, drawn with matplotlib (extra `plot`).
+
+`draw_...` functions draw into axes that already show an image, in pixels. Their colors, yellow and blue on gray, are told apart by
+color-blind readers too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,45 +22,61 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import QuadMesh
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
-_SEAM_COLOR = "#ffd43b"
-_TILE_COLOR = "#4dabf7"
+__all__ = ["draw_scale_bar", "draw_scores", "draw_tiling", "prediction_figure", "save_figure"]
+
+YELLOW = "#ffd43b"
+BLUE = "#56b4e9"
+
+_WIDTH = 10.0
+"""Width of a figure in inches."""
+
+_MAX_BAR_SHARE = 0.25
+"""Longest scale bar, as a share of the visible width."""
 
 
 def draw_tiling(axes: Axes, tiling: TiledPatching, data_idx: int = 0) -> None:
-    """Draw the tiles of a 2D image stack over its picture: kept parts framed, one whole tile shaded.
+    """Draw the tiles of a 2D image: a yellow frame around the kept part of each, and one whole tile in blue.
 
     Parameters
     ----------
     axes : matplotlib Axes
-        Where the picture is shown, in voxels.
+        Axes that show the image, in pixels.
     tiling : TiledPatching
-        The plan; 2D.
-    data_idx : int
-        Which image stack of the plan.
+        A 2D tiling.
+    data_idx : int, default 0
+        Index of the image stack. Its first sample is drawn.
 
     Raises
     ------
     GeometryError
-        If the plan is 3D.
+        If the tiling is 3D.
     MissingExtraError
         If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> axes = Figure().add_subplot()
+    >>> _ = axes.imshow(np.zeros((100, 150)))
+    >>> draw_tiling(axes, TiledPatching([(1, 1, 100, 150)], patch_size=(64, 64), overlaps=(16, 16)))
+    >>> len(axes.patches)                       # 2 × 3 kept parts, one tile
+    7
     """
     rectangle = require("matplotlib.patches", extra="plot").Rectangle
     if len(tiling.patch_size) != 2:
-        raise GeometryError(f"the plan is {len(tiling.patch_size)}D: only 2D plans are drawn")
+        raise GeometryError(f"tiling is {len(tiling.patch_size)}D: only 2D tilings are drawn: give a 2D tiling")
     height, width = tiling.data_shapes[data_idx][2:]
     table = tiling.specs(tiling.tiles_touching(data_idx, 0, (slice(0, height), slice(0, width))))
     for (y, x), (rows, columns) in zip(
         table.columns["stitch_coords"].tolist(), table.columns["crop_size"].tolist(), strict=True
     ):
-        axes.add_patch(rectangle((x - 0.5, y - 0.5), columns, rows, fill=False, edgecolor=_SEAM_COLOR, linewidth=1.2))
+        axes.add_patch(rectangle((x - 0.5, y - 0.5), columns, rows, fill=False, edgecolor=YELLOW, linewidth=1.2))
     y, x = table.columns["coords"][len(table) // 2].tolist()
     rows, columns = tiling.patch_size
-    axes.add_patch(rectangle((x - 0.5, y - 0.5), columns, rows, color=_TILE_COLOR, alpha=0.3, linewidth=0))
-    axes.add_patch(
-        rectangle((x - 0.5, y - 0.5), columns, rows, fill=False, edgecolor=_TILE_COLOR, linewidth=1.6, linestyle="--")
-    )
+    style = {"facecolor": (BLUE, 0.3), "edgecolor": BLUE, "linewidth": 1.8, "linestyle": "--"}
+    axes.add_patch(rectangle((x - 0.5, y - 0.5), columns, rows, **style))
 
 
 def draw_scores(
@@ -67,30 +88,41 @@ def draw_scores(
     threshold: float | None = None,
     layer: int | None = None,
 ) -> QuadMesh:
-    """Lay the scores of one sample over its picture, each over its own voxels.
+    """Draw the scores of one sample over its image, each over the pixels of its cell.
 
     Parameters
     ----------
     axes : matplotlib Axes
-        Where the picture is shown, in voxels.
+        Axes that show the image, in pixels.
     score_map : ScoreMap
-        What `score_cells` found.
-    data_idx, sample_idx : int
-        Which sample.
+        Scores, as returned by `score_cells`.
+    data_idx, sample_idx : int, default 0
+        Index of the image stack and of the sample in it.
     threshold : float, optional
-        Cells that do not reach it are left out: there the picture alone is seen.
+        Only cells with at least this score are drawn. If None, all cells that have a score are drawn.
     layer : int, optional
-        Which layer of cells of a 3D image; the middle one by default.
+        Index of the layer of cells along Z, for a 3D image. If None, the middle layer.
 
     Returns
     -------
     matplotlib QuadMesh
-        For a color bar: `axes.figure.colorbar(mesh)`.
+        The drawn cells, for a color bar: `axes.figure.colorbar(mesh)`.
 
     Raises
     ------
     MissingExtraError
         If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> from patchloom import ArrayStack, MaxFilter, score_cells
+    >>> image = np.arange(100 * 150).reshape(100, 150)
+    >>> (scores,) = score_cells([ArrayStack(image, axes="YX")], (50, 50), [MaxFilter()])
+    >>> axes = Figure().add_subplot()
+    >>> _ = axes.imshow(image, cmap="gray")
+    >>> draw_scores(axes, scores).get_array().shape
+    (2, 3)
     """
     require("matplotlib", extra="plot")
     scores = score_map.scores[data_idx][sample_idx]
@@ -98,12 +130,60 @@ def draw_scores(
         scores = scores[len(scores) // 2 if layer is None else layer]
     kept = ~np.isnan(scores) if threshold is None else scores >= threshold
     height, width = score_map.data_shapes[data_idx][-2:]
-    # Pixels are drawn around their centers; the last cells end where the image does.
+    # Pixels are drawn around their centers; the last cells end with the image.
     y, x = (
         np.minimum(np.arange(n_cells + 1) * side, size) - 0.5
         for n_cells, side, size in zip(scores.shape, score_map.cell_size[-2:], (height, width), strict=True)
     )
     return axes.pcolormesh(x, y, np.ma.masked_where(~kept, scores), cmap="magma", alpha=0.5)
+
+
+def draw_scale_bar(axes: Axes, pixel_size: float | None = None, unit: str = "µm") -> None:
+    """Draw a scale bar in the lower right corner of an image.
+
+    Its length is 1, 2 or 5 times a power of ten: the longest that is at most a quarter of the visible width.
+
+    Parameters
+    ----------
+    axes : matplotlib Axes
+        Axes that show the image, in pixels. Set their limits before.
+    pixel_size : float, optional
+        Width of a pixel in `unit`. If None, the length of the bar is given in pixels.
+    unit : str, default "µm"
+        Unit of `pixel_size`.
+
+    Raises
+    ------
+    GeometryError
+        If `pixel_size` is not positive.
+    MissingExtraError
+        If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> axes = Figure().add_subplot()
+    >>> _ = axes.imshow(np.zeros((300, 400)))
+    >>> draw_scale_bar(axes, pixel_size=0.25)
+    >>> axes.artists[0].txt_label.get_text()    # 80 of 400 pixels
+    '20 µm'
+    """
+    size_bar = require("mpl_toolkits.axes_grid1.anchored_artists", extra="plot").AnchoredSizeBar
+    if pixel_size is not None and not 0 < pixel_size < np.inf:
+        raise GeometryError(
+            f"pixel_size is {pixel_size}: it must be a positive number: give the width of a pixel, or None"
+        )
+    size, label = (1.0, "px") if pixel_size is None else (pixel_size, unit)
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    longest = abs(right - left) * size * _MAX_BAR_SHARE
+    power = 10.0 ** np.floor(np.log10(longest))
+    length = max(step * power for step in (1, 2, 5) if step * power <= longest)
+    bar = size_bar(
+        axes.transData, length / size, f"{length:g} {label}", "lower right", size_vertical=abs(top - bottom) / 80,
+        pad=0.3, borderpad=0.4, sep=3, color="white",
+    )  # fmt: skip
+    bar.patch.set(facecolor=("black", 0.6), edgecolor="none")
+    axes.add_artist(bar)
 
 
 def prediction_figure(
@@ -113,64 +193,118 @@ def prediction_figure(
     *,
     zoom: Sequence[slice],
     data_idx: int = 0,
+    pixel_size: float | None = None,
+    unit: str = "µm",
 ) -> Figure:
-    """Show an image, its tiles and its prediction side by side, and below them a seam close up.
+    """Show an image with its tiles beside its prediction, and below them a close-up of a seam.
 
     Parameters
     ----------
     image : array
-        `YX`.
+        The image, `YX`.
     predictions : mapping of str to array
-        `YX` each, by the title to show; the last is shown whole, and all are shown close up.
+        Predictions by their titles, `YX` each. All are shown in the close-up, the last also as a whole.
     tiling : TiledPatching
-        The plan of the last prediction; 2D.
+        The 2D tiling of the last prediction.
     zoom : sequence of slice
-        The part shown close up, `y, x`; start and stop given.
-    data_idx : int
-        Which image stack of the plan.
+        Region of the close-up, `y, x` in pixels, with start and stop.
+    data_idx : int, default 0
+        Index of the image stack in the tiling.
+    pixel_size : float, optional
+        Width of a pixel in `unit`, for the scale bars. If None, their length is given in pixels.
+    unit : str, default "µm"
+        Unit of `pixel_size`.
 
     Returns
     -------
     matplotlib Figure
-        To be saved with `figure.savefig`, or shown.
+        The figure, for `save_figure`.
 
     Raises
     ------
     GeometryError
-        If the plan is 3D.
+        If the tiling is 3D, or `pixel_size` is not positive.
     MissingExtraError
         If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> image = np.random.default_rng(0).random((100, 150))
+    >>> tiling = TiledPatching([(1, 1, 100, 150)], patch_size=(64, 64), overlaps=(16, 16))
+    >>> figure = prediction_figure(image, {"inverted": 1 - image}, tiling, zoom=(slice(30, 80), slice(40, 90)))
+    >>> [axes.get_title() for axes in figure.axes[:4]]
+    ['image, 6 tiles', 'inverted', 'close-up: image', 'close-up: inverted']
     """
-    figure = require("matplotlib.figure", extra="plot").Figure(figsize=(15, 10.2), layout="constrained")
-    low, high = np.percentile(image, [0.5, 99.5])
-    gray = {"cmap": "gray", "vmin": low, "vmax": high}
     title, whole = list(predictions.items())[-1]
-    grid = figure.add_gridspec(2, 6)
-    top = [figure.add_subplot(grid[0, 2 * column : 2 * column + 2]) for column in range(3)]
-    _show(top[0], image, "image", **gray)
-    _show(top[1], image, f"{tiling.n_patches} tiles: kept parts, and one whole tile", **gray)
-    draw_tiling(top[1], tiling, data_idx)
-    _show(top[2], whole, title, cmap="magma", vmin=0)
-    for axes in (top[0], top[2]):
-        _frame(axes, zoom)
-    close_ups = {"image, close up": image, **{f"{name}, close up": values for name, values in predictions.items()}}
-    columns = np.array_split(np.arange(6), len(close_ups))
-    for (name, values), span in zip(close_ups.items(), columns, strict=True):
-        axes = figure.add_subplot(grid[1, int(span[0]) : int(span[-1]) + 1])
-        style = gray if values is image else {"cmap": "magma", "vmin": 0, "vmax": whole.max()}
-        _show(axes, values[tuple(zoom)], name, **style)
+    (low, high), (zoom_y, zoom_x) = np.percentile(image, [0.5, 99.5]), zoom
+    gray, color = {"cmap": "gray", "vmin": low, "vmax": high}, {"cmap": "magma", "vmin": 0, "vmax": whole.max()}
+    close_ups = {"image": (image, gray), **{name: (values, color) for name, values in predictions.items()}}
+
+    n = len(close_ups)
+    width = _WIDTH - 0.9  # the color bar takes the rest
+    heights = [
+        width / 2 * image.shape[0] / image.shape[1],
+        width / n * (zoom_y.stop - zoom_y.start) / (zoom_x.stop - zoom_x.start),
+    ]
+    figure = require("matplotlib.figure", extra="plot").Figure((_WIDTH, sum(heights) + 0.8), layout="constrained")
+    grid = figure.add_gridspec(2, 2 * n, height_ratios=heights)
+    left, right = (figure.add_subplot(grid[0, columns]) for columns in (slice(0, n), slice(n, 2 * n)))
+    _show(left, image, f"image, {tiling.n_patches} tiles", **gray)
+    draw_tiling(left, tiling, data_idx)
+    shown = _show(right, whole, title, **color)
+    frame = require("matplotlib.patches", extra="plot").Rectangle
+    for axes in (left, right):
+        size = (zoom_x.stop - zoom_x.start, zoom_y.stop - zoom_y.start)
+        axes.add_patch(
+            frame((zoom_x.start - 0.5, zoom_y.start - 0.5), *size, fill=False, edgecolor="white", linewidth=2)
+        )
+    for column, (name, (values, style)) in enumerate(close_ups.items()):
+        axes = figure.add_subplot(grid[1, 2 * column : 2 * column + 2])
+        _show(axes, values[tuple(zoom)], f"close-up: {name}", **style)
+    for axes in figure.axes:
+        draw_scale_bar(axes, pixel_size, unit)
+    figure.colorbar(shown, ax=figure.axes, label="prediction", aspect=40, pad=0.02)
     return figure  # type: ignore[no-any-return]  # matplotlib is imported by name
 
 
-def _show(axes: Axes, values: NDArray[Any], title: str, **style: Any) -> None:
-    axes.imshow(values, interpolation="nearest", **style)
+def save_figure(figure: Figure, path: str | Path, dpi: int = 100) -> None:
+    """Write a figure as a PNG in true color, without palette and transparency.
+
+    The same figure gives the same bytes: neither time nor program is stored.
+
+    Parameters
+    ----------
+    figure : matplotlib Figure
+        The figure.
+    path : str or Path
+        File to write.
+    dpi : int, default 100
+        Pixels per inch of the figure's size.
+
+    Raises
+    ------
+    MissingExtraError
+        If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> from matplotlib.image import imread
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     save_figure(Figure(figsize=(3, 2)), Path(folder, "empty.png"))
+    ...     imread(Path(folder, "empty.png")).shape
+    (200, 300, 3)
+    """
+    canvas = require("matplotlib.backends.backend_agg", extra="plot").FigureCanvasAgg(figure)
+    figure.set_dpi(dpi)
+    canvas.draw()
+    require("PIL.Image", extra="plot").fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(
+        path, format="PNG", compress_level=9, compress_type=0
+    )
+
+
+def _show(axes: Axes, values: NDArray[Any], title: str, **style: Any) -> AxesImage:
     axes.set_title(title)
     axes.set_axis_off()
-
-
-def _frame(axes: Axes, zoom: Sequence[slice]) -> None:
-    rectangle = require("matplotlib.patches", extra="plot").Rectangle
-    y, x = zoom
-    axes.add_patch(
-        rectangle((x.start, y.start), x.stop - x.start, y.stop - y.start, fill=False, edgecolor="white", linewidth=1.5)
-    )
+    return axes.imshow(values, **style)
