@@ -46,9 +46,11 @@ def test_every_block_gets_each_of_its_tiles_once_before_it_is_closed(data: st.Da
         open_blocks: set[int] = set()
         most_open = computed = 0
         for number in range(len(blocks)):
-            for tile in schedule.tiles_of(number).tolist():
+            for tile, blocks_served in zip(
+                schedule.tiles_of(number).tolist(), schedule.blocks_served(number), strict=True
+            ):
                 computed += 1
-                for served in schedule.blocks_served(tile, number):
+                for served in blocks_served:
                     assert served >= number, "a block is closed after its turn"
                     got[served].append(tile)
                     open_blocks.add(served)

@@ -15,10 +15,8 @@ a block gets its tiles depends on the schedule only, so a run that was resumed a
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, field
 from math import prod
-from operator import add
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +51,7 @@ class TileSchedule:
     _served: tuple[NDArray[np.int64], ...] = field(init=False, repr=False)
     """For each axis, the first and last block that each tile serves: `(2, tiles)`."""
 
-    _shares: tuple[list[int], ...] = field(init=False, repr=False)
+    _shares: tuple[NDArray[np.int64], ...] = field(init=False, repr=False)
     """For each axis, the number of blocks that each tile serves when it is computed once, in the turn of the first."""
 
     _grid: tuple[int, ...] = field(init=False, repr=False)
@@ -79,10 +77,9 @@ class TileSchedule:
             stop = np.minimum(start + rule.patch_size, size)
         return np.stack([start, stop - 1]) // self.blocks.block_shape[axis]
 
-    def _shares_along(self, axis: int) -> list[int]:
+    def _shares_along(self, axis: int) -> NDArray[np.int64]:
         first, last = self._served[axis]
-        shares: list[int] = (last - first + 1 if self._is_n_shared_axes(axis) else np.ones_like(first)).tolist()
-        return shares
+        return last - first + 1 if self._is_n_shared_axes(axis) else np.ones_like(first)
 
     def _is_n_shared_axes(self, axis: int) -> bool:
         return axis >= len(self._served) - self.n_shared_axes
@@ -155,28 +152,27 @@ class TileSchedule:
                 return False
         return True
 
-    def blocks_served(self, tile: int, number: int) -> list[int]:
-        """List the numbers of the blocks to which a tile that is computed in the turn of a block contributes.
+    def blocks_served(self, number: int) -> list[list[int]]:
+        """List, for each tile that is computed in the turn of a block, the numbers of the blocks to which it contributes.
 
         Parameters
         ----------
-        tile : int
-            Flat index of the tile.
         number : int
-            Number of the block in whose turn it is computed.
+            Number of the block.
+
+        Returns
+        -------
+        list of list of int
+            One list for each tile, in the order of `tiles_of`.
         """
-        rest, counts = tile - self._first_tile, []
-        for n_tiles, shares in zip(reversed(self._grid), reversed(self._shares), strict=True):
-            rest, place = divmod(rest, n_tiles)
-            counts.append(shares[place])
-        if max(counts) == 1:
-            return [number]
-        # The block in whose turn a tile is computed is the first of those that it serves.
-        sample_idx, position = self.blocks.position(number)
-        return [
-            self.blocks.number(sample_idx, tuple(map(add, position, steps)))
-            for steps in itertools.product(*map(range, reversed(counts)))
-        ]
+        _, position = self.blocks.position(number)
+        served = [[number]]  # the block in whose turn a tile is computed is the first of those that it serves
+        for axis, block in enumerate(position):
+            stride = prod(self.blocks.grid_shape[axis + 1 :])
+            shares = self._shares[axis][self._tiles_along(axis, block)].tolist()
+            steps = [range(0, n_blocks * stride, stride) for n_blocks in shares]
+            served = [[first + step for first in firsts for step in of_tile] for firsts in served for of_tile in steps]
+        return served
 
     @property
     def n_computed(self) -> int:

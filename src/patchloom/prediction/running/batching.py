@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 from patchloom.prediction.planning.plan import PredictionPlan
@@ -20,8 +20,8 @@ class WorkItem(NamedTuple):
     """Flat index of the tile."""
     is_skipped: bool = False
     """Whether the tile is filled instead of run."""
-    is_needed: bool = True
-    """Whether a block that is not done gets a part of the tile."""
+    open_blocks: Sequence[int] = ()
+    """Numbers of the blocks that get a part of the tile and are not done."""
 
     @property
     def runs(self) -> bool:
@@ -48,7 +48,7 @@ class TileBatch:
     @property
     def n_needed(self) -> int:
         """Number of tiles, run or skipped, that a block needs."""
-        return sum(step.tile is not None and step.is_needed for step in self.steps)
+        return sum(bool(step.open_blocks) for step in self.steps)
 
 
 def batches(
@@ -96,10 +96,10 @@ def batches(
     yield from forming.end()
 
 
-def needed_tiles(
+def tiles_with_open_blocks(
     plan: PredictionPlan, data_idx: int, block: int, is_done: Callable[[int, int], bool]
-) -> list[tuple[int, bool]]:
-    """List the tiles of a block's turn, each with whether a block that is not done needs it.
+) -> list[tuple[int, list[int]]]:
+    """List the tiles of a block's turn, each with the numbers of the blocks that get a part of it and are not done.
 
     Parameters
     ----------
@@ -110,11 +110,9 @@ def needed_tiles(
     is_done : callable
         As in `batches`.
     """
-    schedule, is_done_here = plan.schedule(data_idx), partial(is_done, data_idx)
-    return [
-        (tile, not all(map(is_done_here, schedule.blocks_served(tile, block))))
-        for tile in schedule.tiles_of(block).tolist()
-    ]
+    schedule, is_done_here = plan.schedule(data_idx), cache(partial(is_done, data_idx))
+    tiles = zip(schedule.tiles_of(block).tolist(), schedule.blocks_served(block), strict=True)
+    return [(tile, [number for number in served if not is_done_here(number)]) for tile, served in tiles]
 
 
 def _steps_of_turn(
@@ -124,15 +122,15 @@ def _steps_of_turn(
     is_done: Callable[[int, int], bool],
     skips: Callable[[int, int, Sequence[int]], Sequence[bool]] | None,
 ) -> Iterator[WorkItem]:
-    tiles = needed_tiles(plan, data_idx, block, is_done)
+    tiles = tiles_with_open_blocks(plan, data_idx, block, is_done)
     if skips is None:
-        yield from (WorkItem(data_idx, block, tile, is_needed=is_needed) for tile, is_needed in tiles)
-    elif any(is_needed for _, is_needed in tiles):
+        yield from (WorkItem(data_idx, block, tile, open_blocks=open_blocks) for tile, open_blocks in tiles)
+    elif any(open_blocks for _, open_blocks in tiles):
         for start in range(0, len(tiles), plan.batch_size):
             group = tiles[start : start + plan.batch_size]
             skipped = skips(data_idx, block, [tile for tile, _ in group])
-            for (tile, is_needed), is_skipped in zip(group, skipped, strict=True):
-                yield WorkItem(data_idx, block, tile, bool(is_skipped), is_needed)
+            for (tile, open_blocks), is_skipped in zip(group, skipped, strict=True):
+                yield WorkItem(data_idx, block, tile, bool(is_skipped), open_blocks)
 
 
 @dataclass
@@ -157,8 +155,8 @@ class _FormingBatch:
     def end(self) -> Iterator[TileBatch]:
         """Yield what is needed of the steps so far, and begin with none."""
         steps, self.steps, self.n_tiles = self.steps, [], 0
-        if not any(step.is_needed for step in steps if step.runs):
-            steps = [step for step in steps if step.tile is None or (step.is_skipped and step.is_needed)]
+        if not any(step.open_blocks for step in steps if step.runs):
+            steps = [step for step in steps if step.tile is None or (step.is_skipped and step.open_blocks)]
         if steps:
             yield TileBatch(tuple(steps))
 

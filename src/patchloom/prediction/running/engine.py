@@ -25,7 +25,7 @@ from patchloom.prediction.models.model import Model
 from patchloom.prediction.models.output_spec import OutputSpec, keep_core
 from patchloom.prediction.planning.memory import WRITE_BEHIND
 from patchloom.prediction.planning.plan import PredictionPlan
-from patchloom.prediction.running.batching import TileBatch, WorkItem, batches, needed_tiles
+from patchloom.prediction.running.batching import TileBatch, batches, tiles_with_open_blocks
 from patchloom.prediction.running.open_blocks import OpenBlocks
 from patchloom.prediction.running.parallel import Runner, run_serially, thread_runner
 from patchloom.prediction.running.progress import Advance
@@ -121,10 +121,10 @@ class Engine:
     def count_tiles(self) -> int:
         """Count the tiles that are still to be run or skipped."""
         return sum(
-            is_needed
+            bool(open_blocks)
             for data_idx, grid in enumerate(self.plan.blocks)
             for block in range(len(grid))
-            for _, is_needed in needed_tiles(self.plan, data_idx, block, self.is_done)
+            for _, open_blocks in tiles_with_open_blocks(self.plan, data_idx, block, self.is_done)
         )
 
     def is_done(self, data_idx: int, block: int) -> bool:
@@ -258,7 +258,6 @@ class _Stitcher:
             OpenBlocks(plan, data_idx, forms, partial(engine.writer.block_buffers, data_idx), runner)
             for data_idx, forms in enumerate(plan.forms)
         ]
-        self._schedules = [plan.schedule(data_idx) for data_idx in range(len(plan.stacks))]
         self._pending: deque[tuple[int, Future[None]]] = deque()
 
     def stitch(self, batch: TileBatch, specs: Sequence[TileSpecs], predictions: Sequence[NDArray[Any]]) -> None:
@@ -266,30 +265,20 @@ class _Stitcher:
         ran = zip(specs, range(len(specs)), strict=True)
         skipped = iter(self._skipped_specs(batch))
         for step in batch.steps:
+            blocks = self._blocks[step.data_idx]
             if step.tile is None:
-                self._send_off(step.data_idx, step.block, self._blocks[step.data_idx].close(step.block))
+                self._send_off(step.data_idx, step.block, blocks.close(step.block))
             elif step.is_skipped:
-                self._skip(step, next(skipped))
+                spec = next(skipped)
+                for number in step.open_blocks:
+                    blocks.skip(number, spec)
             else:
                 spec, position = next(ran)
-                self._add(step, spec, [prediction[position] for prediction in predictions])
+                parts = [prediction[position] for prediction in predictions]
+                for number in step.open_blocks:
+                    blocks.add(number, spec, parts)
         for data_idx in {step.data_idx for step in batch.steps}:
             self._blocks[data_idx].finish()
-
-    def _add(self, step: WorkItem, spec: TileSpecs, parts: Sequence[NDArray[Any]]) -> None:
-        for number in self._open_blocks(step):
-            self._blocks[step.data_idx].add(number, spec, parts)
-
-    def _skip(self, step: WorkItem, spec: TileSpecs) -> None:
-        for number in self._open_blocks(step):
-            self._blocks[step.data_idx].skip(number, spec)
-
-    def _open_blocks(self, step: WorkItem) -> Iterator[int]:
-        """Yield the blocks that get a part of a tile and are not done."""
-        assert step.tile is not None  # noqa: S101  # asked only of tiles
-        for number in self._schedules[step.data_idx].blocks_served(step.tile, step.block):
-            if not self._engine.is_done(step.data_idx, number):
-                yield number
 
     def _skipped_specs(self, batch: TileBatch) -> list[TileSpecs]:
         tiles = batch.skipped
