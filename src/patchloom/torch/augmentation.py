@@ -1,8 +1,4 @@
-"""Flips and quarter turns: every patch in one of the positions that map the pixel grid onto itself.
-
-They need no interpolation, so they change no pixel, only its place. Which position a patch gets is a pure function of (seed,
-epoch, index), and the same for the input and its target.
-"""
+"""Random flips and quarter turns of patches."""
 
 from __future__ import annotations
 
@@ -15,28 +11,31 @@ from numpy.typing import NDArray
 
 from patchloom.argument_checks import flag, instance
 from patchloom.errors import GeometryError
+from patchloom.geometry.symmetries import Symmetry
 from patchloom.patching.counter_random import CounterRandom
 
-_TRANSPOSED = 1
-"""Bit of a position for a patch of which Y and X are swapped; then those for flips along X, Y and Z follow."""
+_BITS = {"YX": 1, "X": 2, "Y": 4, "Z": 8}
+"""Bits of a position: for Y and X exchanged, and for each axis reversed; in the order of the fields of `Symmetry`."""
 
 
 @dataclass(frozen=True, slots=True)
 class FlipRot90:
-    """Which positions a patch may get, all equally likely.
+    """Random flips along some axes, and turns by 90° in the YX plane, all equally likely.
+
+    No pixel is interpolated. What a patch gets is a pure function of (seed, epoch, index), and the same for its input and target.
 
     Parameters
     ----------
     axes : str
-        Along which axes a patch may be flipped: letters of `ZYX`. A microscope sees Z otherwise than Y and X, so Z is not
-        among them by default.
+        Axes along which a patch may be flipped: letters of `ZYX`. Z is not among them by default, as a microscope resolves it
+        less well than Y and X.
     turns : bool
-        Whether a patch may also be turned by a quarter in the YX plane. Patches that are not square there are not.
+        Whether a patch may also be turned by 90° in the YX plane. Patches that are not square there are never turned.
 
     Raises
     ------
     GeometryError
-        If there is no such axis.
+        If `axes` has other letters, or one twice.
 
     Examples
     --------
@@ -63,22 +62,22 @@ class FlipRot90:
         random : CounterRandom
             Of the seed and epoch.
         indices : array of int64
-            Which patches.
+            The patches' indices in the epoch, `(B,)`.
         patch_size : sequence of int
-            `(z,) y, x`.
+            `(z,) y, x`, in voxels.
 
         Returns
         -------
         array of int64
-            One position each, for `put`.
+            `(B,)`, for `put`.
         """
-        bits = [1 + "XYZ".index(axis) for axis in self.axes if axis != "Z" or len(patch_size) == 3]
+        bits = [_BITS[axis] for axis in self.axes if axis != "Z" or len(patch_size) == 3]
         if self.turns and patch_size[-1] == patch_size[-2]:
-            bits.append(0)
+            bits.append(_BITS["YX"])
         drawn = random.below_many(2 ** len(bits), indices)
         positions = np.zeros_like(drawn)
         for number, bit in enumerate(bits):
-            positions |= (drawn >> number & 1) << bit
+            positions |= (drawn >> number & 1) * bit
         return positions
 
     def put(self, batch: NDArray[Any], positions: NDArray[np.int64]) -> None:
@@ -89,14 +88,9 @@ class FlipRot90:
         batch : array
             `(B, ..., (Z), Y, X)`; changed in place.
         positions : array of int64
-            What `draw` gave.
+            `(B,)`, from `draw`.
         """
         for position in np.unique(positions[positions != 0]).tolist():
             chosen = positions == position
-            batch[chosen] = _in_position(batch[chosen], position)
-
-
-def _in_position(patches: NDArray[Any], position: int) -> NDArray[Any]:
-    if position & _TRANSPOSED:
-        patches = patches.swapaxes(-1, -2)
-    return np.flip(patches, tuple(-axis for axis in (1, 2, 3) if position >> axis & 1))
+            symmetry = Symmetry(*(bool(position & bit) for bit in _BITS.values()))
+            batch[chosen] = symmetry.apply(batch[chosen])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from math import lcm
 from typing import Any, NamedTuple
 
@@ -13,34 +12,9 @@ from numpy.typing import NDArray
 
 from patchloom.argument_checks import flag, function
 from patchloom.errors import ModelError, ModelOutputError
+from patchloom.geometry.symmetries import Symmetry, symmetries
 from patchloom.prediction.models.model import Model, ModelDescription, check_batch, describe
 from patchloom.prediction.models.model_output import as_array, as_outputs
-
-
-class Symmetry(NamedTuple):
-    """One way to turn and mirror an image; every one of a square is a turn after which X may be mirrored."""
-
-    quarter_turns: int
-    """How often it is turned by 90° in the plane of Y and X."""
-
-    mirrored: bool
-    """Whether X is then reversed."""
-
-    upside_down: bool
-    """Whether Z is reversed."""
-
-    def apply(self, images: NDArray[Any]) -> NDArray[Any]:
-        """Turn and mirror images `(…, (Z), Y, X)`; a view of them."""
-        turned = np.rot90(images, self.quarter_turns, axes=(-2, -1))
-        return np.flip(turned, self._reversed_axes)
-
-    def undo(self, images: NDArray[Any]) -> NDArray[Any]:
-        """Turn and mirror images back; a view of them."""
-        return np.rot90(np.flip(images, self._reversed_axes), -self.quarter_turns, axes=(-2, -1))
-
-    @property
-    def _reversed_axes(self) -> tuple[int, ...]:
-        return (-1,) * self.mirrored + (-3,) * self.upside_down
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +87,6 @@ class AugmentedModel:
             multiples = (*multiples[:-2], *[lcm(*multiples[-2:])] * 2)
         return replace(declared, overlaps=overlaps, origin_multiple=multiples, identity=identity)
 
-    @property
-    def symmetries(self) -> list[Symmetry]:
-        """The ways in which tiles go through the model."""
-        turns = range(4) if self.quarter_turns else (0, 2)
-        return [Symmetry(*way) for way in product(turns, (False, True), (False, True) if self.flip_z else (False,))]
-
     def __call__(self, batch: NDArray[Any], /) -> Any:
         """Predict a batch; see `Model`.
 
@@ -134,17 +102,17 @@ class AugmentedModel:
             raise ModelError(f"batch has shape {batch.shape}: it must be (B, C, (Z), Y, X)")
         if self.flip_z and batch.ndim != 5:
             raise ModelError(f"flip_z is for 3D, and the batch has shape {batch.shape}: leave it out")
-        symmetries = self.symmetries
-        total = self._add_up(batch, symmetries)
-        means = {name: _mean(total_of, len(symmetries)) for name, total_of in total.items()}
+        ways = symmetries(quarter_turns=self.quarter_turns, flip_z=self.flip_z)
+        total = self._add_up(batch, ways)
+        means = {name: _mean(total_of, len(ways)) for name, total_of in total.items()}
         return means[""] if means.keys() == {""} else means
 
-    def _add_up(self, batch: NDArray[Any], symmetries: Sequence[Symmetry]) -> dict[str, _Sum]:
-        """Add predictions up, halves first; there are as many as a power of two, so that sums of equal ones are exact."""
-        if len(symmetries) == 1:
-            return self._predict(batch, symmetries[0])
-        half = len(symmetries) // 2
-        total, other = self._add_up(batch, symmetries[:half]), self._add_up(batch, symmetries[half:])
+    def _add_up(self, batch: NDArray[Any], ways: Sequence[Symmetry]) -> dict[str, _Sum]:
+        """Add predictions up, halves first: with a power of two of them, sums of equal ones are exact."""
+        if len(ways) == 1:
+            return self._predict(batch, ways[0])
+        half = len(ways) // 2
+        total, other = self._add_up(batch, ways[:half]), self._add_up(batch, ways[half:])
         if total.keys() != other.keys():
             raise ModelOutputError(
                 f"the model returned outputs {sorted(total)} for some tiles and {sorted(other)} for others"
