@@ -79,8 +79,6 @@ from patchloom.sinks.image_sink import ImageSink as ImageSink
 from patchloom.sinks.memory_sink import MemorySink as MemorySink
 from patchloom.sinks.ome_zarr.sink import OmeZarrSink as OmeZarrSink
 from patchloom.sinks.open import open_sink as open_sink
-from patchloom.sinks.publishing.lock import OutputLock as OutputLock
-from patchloom.sinks.sink_capabilities import HasBuffer as HasBuffer
 from patchloom.sinks.sink_capabilities import ResumableSink as ResumableSink
 from patchloom.specs.patch_specs import PatchSpecs as PatchSpecs
 from patchloom.specs.patch_specs import TileSpecs as TileSpecs

@@ -241,13 +241,6 @@ entry(
     words={"record": ("block",)},
 )
 entry(
-    "OutputLock",
-    lambda: ((lambda path: pl.OutputLock(path).release()), {"path": "out.npy"}),
-    path=OUTPUT_PATH.accepting("text", "unknown ending", "here", because="a lock may be on anything"),
-    words=WORDS,
-)
-
-entry(
     "CropStitcher",
     lambda: (pl.CropStitcher, {"data_shape": world.SHAPE, "dtype": "uint8"}),
     data_shape=tuple_of_whole(4, 1),
