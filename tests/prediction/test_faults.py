@@ -394,7 +394,8 @@ def test_another_image_in_memory_does_not_go_on_with_an_unfinished_output(source
 SCRIPT = """
 import json, sys, time
 import numpy as np
-from patchloom.prediction import blocks, make_plan, predict
+from patchloom.prediction import predict
+from patchloom.prediction.planning import blocks, make_plan
 
 blocks._CHUNK_SIZE = {2: 40, 3: 16}
 make_plan._BLOCK_SIZES = [2000]

@@ -32,7 +32,7 @@ import time
 import numpy as np
 
 from patchloom import SkipDark, predict
-from patchloom.prediction import blocks, make_plan
+from patchloom.prediction.planning import blocks, make_plan
 
 blocks._CHUNK_SIZE = {2: 40, 3: 16}
 make_plan._BLOCK_SIZES = [2000]

@@ -29,7 +29,8 @@ KILLS = int(os.environ.get("PATCHLOOM_TORTURE", "3"))
 SCRIPT = """
 import json, sys, time
 import numpy as np
-from patchloom.prediction import blocks, make_plan, predict
+from patchloom.prediction import predict
+from patchloom.prediction.planning import blocks, make_plan
 
 blocks._CHUNK_SIZE = {2: 40, 3: 16}
 make_plan._BLOCK_SIZES = [2000]

@@ -413,7 +413,7 @@ SCRIPT = """
 import sys
 import numpy as np
 from patchloom.cli import main
-from patchloom.prediction import blocks, make_plan
+from patchloom.prediction.planning import blocks, make_plan
 blocks._CHUNK_SIZE = {2: 40, 3: 16}
 make_plan._BLOCK_SIZES = [2000]
 sys.argv = ["patchloom", *sys.argv[1:]]
