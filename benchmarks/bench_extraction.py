@@ -65,7 +65,7 @@ def from_memory(shape: tuple[int, ...], size: tuple[int, ...], batch_size: int, 
     stack = ArrayStack(image, "YX" if len(shape) == 2 else "ZYX")
     plan = RandomPatching([stack.data_shape], size, n_patches=batch_size * rounds)
     batches = [plan[batch_size * number : batch_size * (number + 1)] for number in range(rounds)]
-    thread_runner = [rng.integers(0, 2**16, (batch_size, 1, *size), np.uint16) for _ in range(min(rounds, 32))]
+    sources = [rng.integers(0, 2**16, (batch_size, 1, *size), np.uint16) for _ in range(min(rounds, 32))]
     out = np.empty((batch_size, 1, *size), np.float32)
     extractor = PatchExtractor([stack])
 
@@ -73,7 +73,7 @@ def from_memory(shape: tuple[int, ...], size: tuple[int, ...], batch_size: int, 
         extractor.extract_batch(batches[number], out=out, scale=1 / 300, offset=-0.5)
 
     def convert(number: int) -> None:
-        out[...] = thread_runner[number % len(thread_runner)]
+        out[...] = sources[number % len(sources)]
 
     def convert_and_normalize(number: int) -> None:
         convert(number)
@@ -126,19 +126,15 @@ def tiled_pass(folder: str, *, quick: bool) -> None:
         f"\nTiled pass: {len(tiling)} tiles {size}, overlap 16, {n_chunks} chunks; decodes a chunk  wanted: at most 1.1"
     )
     chunk_bytes = 2 * 64**3
-    for name, n_slots, announce in [
-        ("all announced, memory for all", n_chunks, True),
-        (f"all announced, {plane} chunks of memory", plane, True),
-        (f"nothing announced, {plane} chunks of memory", plane, False),
-        (f"all announced, {plane // 2} chunks of memory", plane // 2, True),
-        (f"nothing announced, {plane // 2} chunks of memory", plane // 2, False),
+    for name, n_slots in [
+        ("memory for all chunks", n_chunks),
+        (f"memory for {plane} chunks", plane),
+        (f"memory for {plane // 2} chunks", plane // 2),
     ]:
         with ChunkCache(n_slots * chunk_bytes) as pool:
             extractor = PatchExtractor([stack], pool=pool)
             table = tiling.specs(order)
             started = time.perf_counter()
-            if announce:
-                extractor.expect(table)
             for start in range(0, len(table), 8):
                 extractor.extract_batch(table[start : start + 8])
             seconds = time.perf_counter() - started

@@ -71,8 +71,6 @@ def test_patches_are_the_same_through_a_pool_of_any_size(data: st.DataObject, n_
     plan = UncorrelatedPatching(RandomPatching(shapes, size, seed=3, n_patches=40), n_channels=2, probability=0.5)
     for _ in range(4):
         table = plan.specs(rng.integers(0, len(plan), int(rng.integers(1, 30))))
-        if data.draw(st.booleans()):
-            pooled.expect(table)
         assert np.array_equal(pooled.extract_batch(table, scale=[2, 3]), plain.extract_batch(table, scale=[2, 3]))
         assert pool.n_bytes <= pool.max_bytes
     for spec in itertools.islice(TiledPatching(shapes, size, (0,) * n_dims), 20):  # which pass the image's end
@@ -80,33 +78,17 @@ def test_patches_are_the_same_through_a_pool_of_any_size(data: st.DataObject, n_
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
-def test_a_tiled_pass_decodes_each_chunk_once_and_keeps_none(batch_size: int, rng: np.random.Generator) -> None:
+def test_tiled_pass(batch_size: int, rng: np.random.Generator) -> None:
+    """Tiles in raster order decode each chunk once."""
     stack = ChunkedStack(image(rng, (2, 2, 30, 41, 26)), (1, 1, 8, 8, 8))
     tiling = TiledPatching([stack.data_shape], patch_size=(8, 8, 8), overlaps=(2, 2, 2))
     with ChunkCache(2**20) as pool:
         extractor = PatchExtractor([stack], pool=pool)
-        extractor.expect(tiling[:])
-        held = []
         for start in range(0, len(tiling), batch_size):
             extractor.extract_batch(tiling[start : start + batch_size])
-            held.append(pool.n_bytes)
         assert pool.n_decodes == stack.n_chunks
         assert set(stack.decoded.values()) == {1}
         assert len(stack.decoded) == stack.n_chunks
-        assert held[-1] == 0, "dropped after the last use"
-        assert max(held) < stack.n_chunks * 1024 / 2, "and not only at the end"
-
-
-def test_what_is_expected_may_be_announced_bit_by_bit(rng: np.random.Generator) -> None:
-    stack = ChunkedStack(image(rng, (1, 1, 64, 64)), (1, 1, 16, 16))
-    tiling = TiledPatching([stack.data_shape], patch_size=(16, 16), overlaps=(8, 8))
-    pool = ChunkCache(2**20)
-    extractor = PatchExtractor([stack], pool=pool)
-    extractor.expect(tiling[:14])
-    for start in range(0, len(tiling), 7):
-        extractor.expect(tiling[start + 14 : start + 21] if start + 14 < len(tiling) else tiling[:1])
-        extractor.extract_batch(tiling[start : start + 7])
-    assert pool.n_decodes == stack.n_chunks
 
 
 def test_the_chunks_of_a_batch_are_issued_together(rng: np.random.Generator) -> None:
@@ -128,42 +110,13 @@ def row_of_chunks(rng: np.random.Generator) -> ChunkedStack:
     return ChunkedStack(image(rng, (1, 1, 8, 80)), (1, 1, 8, 8))
 
 
-def test_without_a_plan_the_chunk_longest_unused_goes(rng: np.random.Generator) -> None:
+def test_eviction(rng: np.random.Generator) -> None:
+    """When memory is short, the chunk longest unused is evicted first."""
     stack = row_of_chunks(rng)
     pool = ChunkCache(3 * 128)
     read_chunks(PatchExtractor([stack], pool=pool), [0, 1, 2, 0, 3, 0, 2, 1])
     assert [stack.decoded[0, 0, 0, column] for column in range(4)] == [1, 2, 1, 1]
     assert pool.n_bytes == 3 * 128
-
-
-def test_with_a_plan_the_chunk_needed_last_goes(rng: np.random.Generator) -> None:
-    stack = row_of_chunks(rng)
-    order = [0, 1, 2, 3] * 5 + rng.integers(0, 7, 60).tolist()  # of cycles, what drops the longest unused keeps nothing
-    extractor = PatchExtractor([stack], pool=ChunkCache(3 * 128))
-    patches = [{"data_idx": 0, "sample_idx": 0, "coords": (0, 8 * at), "patch_size": (8, 8)} for at in order]
-    extractor.expect(patches[:40])
-    extractor.expect(patches[40:])
-    read_chunks(extractor, order)
-    present: set[int] = set()
-    misses = 0
-    for turn, chunk in enumerate(order):  # what knows the future can do no better than this
-        misses += chunk not in present
-        if chunk not in present and len(present) == 3:
-            present.remove(max(present, key=lambda there: order.index(there, turn) if there in order[turn:] else 99))
-        present = {there for there in present | {chunk} if there in order[turn + 1 :]}
-    assert sum(stack.decoded.values()) == misses < 0.6 * len(order)
-
-
-def test_what_is_not_expected_goes_before_what_is(rng: np.random.Generator) -> None:
-    stack = row_of_chunks(rng)
-    extractor = PatchExtractor([stack], pool=ChunkCache(2 * 128))
-    extractor.expect([{"data_idx": 0, "sample_idx": 0, "coords": (0, 0), "patch_size": (8, 8)}] * 2)
-    read_chunks(extractor, [0, 5, 6, 7, 0])
-    assert stack.decoded[0, 0, 0, 0] == 1
-    pool = extractor.pool
-    assert pool is not None
-    assert pool.n_bytes == 128
-    pool.forget()
 
 
 def test_a_batch_of_more_chunks_than_fit_is_read_in_portions(rng: np.random.Generator) -> None:
@@ -328,22 +281,3 @@ def test_a_zarr_is_read_through_a_pool(rng: np.random.Generator, tmp_path: objec
 def test_a_pool_of_no_bytes_is_refused() -> None:
     with pytest.raises(GeometryError, match="max_bytes is 0: it must be at least 1"):
         ChunkCache(0)
-
-
-@pytest.mark.parametrize("padding", ["constant", "reflect", "edge", "wrap"])
-@pytest.mark.parametrize("dims", [2, 3])
-def test_what_lies_outside_the_image_may_be_expected_too(padding: str, dims: int, rng: np.random.Generator) -> None:
-    data = image(rng, (2, 1, *(7, 11, 10)[-dims:]))
-    for starts in ([100] * 5, [-100] * 5, [-100, 1, 100, 4, 3]):
-        stored = ChunkedStack(data, (1, 1, *(3, 4, 4)[-dims:]))
-        with ChunkCache() as pool:
-            extractor = PatchExtractor([stored], padding, pool=pool)  # type: ignore[arg-type]
-            specs = [
-                {"data_idx": 0, "sample_idx": 1, "coords": (start,) * dims, "patch_size": (3,) * dims}
-                for start in starts
-            ]
-            extractor.expect(specs)  # type: ignore[arg-type]
-            batch = extractor.extract_batch(specs)  # type: ignore[arg-type]
-            assert not pool._uses, "whatever was expected has come"
-        reference = PatchExtractor([ArrayStack(data, stored.original_axes)], padding)  # type: ignore[arg-type]
-        assert np.array_equal(batch, reference.extract_batch(specs))  # type: ignore[arg-type]

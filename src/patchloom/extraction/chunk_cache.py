@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import os
 import threading
 import weakref
-from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,22 +28,11 @@ READ_TOGETHER = 64 << 20
 """Bytes of chunks that are issued together: a stack may hold them a second time until they are copied."""
 
 
-class Announced(NamedTuple):
-    """Boxes of an image stack that will be read."""
-
-    stack: ImageStack
-    boxes: Boxes
-    """Where they go is of no account."""
-    turns: NDArray[np.int64]
-    """`(n,)`: in which order, counted from 0."""
-
-
 class ChunkCache:
     """Decoded chunks of image stacks, within a number of bytes.
 
-    What is read through a pool is read in whole chunks, those of a batch issued together, and patches are cut from them. With
-    `expect` it is told what will be read: then a chunk is kept until the last patch that needs it, and dropped at once. Short
-    of memory, the chunk goes that is needed last. A chunk that nothing is known of goes first, the longest unused of them.
+    Chunks are read whole, those of a batch together, and patches are cut from them. When memory is short, the chunk that was
+    not used for the longest time is evicted first.
 
     One pool may serve many stacks, and threads, one of which reads at a time. In a pickle, and in a forked process, it is empty.
 
@@ -78,7 +65,6 @@ class ChunkCache:
         self._next_number = 0
         self._is_closed = False
         self._n_decodes = 0
-        self._n_turns = 0
         self._lock = threading.Lock()
         self._empty()
         _POOLS.add(self)
@@ -98,23 +84,6 @@ class ChunkCache:
         instance("stack", stack, ImageStack, "open_stacks makes them")
         grid = self._grid(stack)
         return partial(read_boxes, stack) if grid is None else partial(self._read, grid)
-
-    def expect(self, announced: Iterable[Announced]) -> None:
-        """Announce boxes that will be read, each once, after those announced before; see `PatchExtractor.expect`."""
-        n_turns = 0
-        for stack, boxes, turns in announced:
-            grid = self._grid(stack)
-            n_turns = max(n_turns, 1 + int(turns.max(initial=-1)))
-            if grid is not None:
-                pieces = cut_by_chunks(boxes, grid.chunk_shape)
-                with self._lock:
-                    self._add_uses(grid.numbers(pieces.chunks), turns[pieces.box] + self._n_turns)
-        self._n_turns += n_turns
-
-    def forget(self) -> None:
-        """Expect nothing any more; chunks stay until their memory is needed."""
-        with self._lock:
-            self._uses.clear()
 
     def close(self) -> None:
         """Give the memory back; a read in progress ends first, and any later one raises `SourceError`."""
@@ -143,9 +112,7 @@ class ChunkCache:
         self._empty()
 
     def _empty(self) -> None:
-        """Keep no chunk, no memory, and expect nothing."""
-        self._uses: dict[int, deque[int]] = {}
-        """For each chunk, the turns at which it is expected to be needed."""
+        """Keep no chunk and no memory."""
         self._slots: dict[int, int] = {}
         """Where each chunk is; the longest unused first."""
         self._slot_bytes = 0
@@ -167,20 +134,20 @@ class ChunkCache:
     def _read(self, grid: ChunkGrid, reads: Sequence[BoxReads]) -> None:
         cuts = [cut_by_chunks(read.boxes, grid.chunk_shape) for read in reads]
         numbers = [grid.numbers(cut.chunks) for cut in cuts]
-        needed, times = np.unique(np.concatenate(numbers), return_counts=True)
-        times_needed = dict(zip(needed.tolist(), times.tolist(), strict=True))
+        needed = np.unique(np.concatenate(numbers))
+        needed_numbers = needed.tolist()
         with self._lock:
             if self._is_closed:
                 raise SourceError(f"{grid.stack.source} cannot be read: its pool of chunks is closed")
             if _slot_bytes(grid) > self._slot_bytes:
                 self._cut_slots(_slot_bytes(grid))
-            for portion in self._portions(times_needed):
+            for portion in self._portions(needed_numbers):
                 self._load(grid, portion)
-                slots = np.array([self._slots[number] if number in portion else -1 for number in times_needed])
+                slots = np.array([self._slots[number] if number in portion else -1 for number in needed_numbers])
                 for read, cut, of_pieces in zip(reads, cuts, numbers, strict=True):
                     self._copy(grid, read, cut, slots[np.searchsorted(needed, of_pieces)])
                 for number in portion:
-                    self._used(number, times_needed[number])
+                    self._slots[number] = self._slots.pop(number)  # the latest used is the last
 
     def _cut_slots(self, n_bytes: int) -> None:
         """Divide the memory into places for chunks, which starts the pool anew."""
@@ -212,14 +179,10 @@ class ChunkCache:
             self._n_decodes += len(numbers)
 
     def _drop(self, count: int, keep: Collection[int]) -> None:
-        """Drop chunks: of which nothing is expected, the longest unused first; and then those expected last."""
+        """Evict chunks, the longest unused first."""
         if count > 0:
             others = (number for number in self._slots if number not in keep)
-            dropped = list(itertools.islice((number for number in others if number not in self._uses), count))
-            if len(dropped) < count:
-                expected = (number for number in self._slots if number not in keep and number in self._uses)
-                dropped += heapq.nlargest(count - len(dropped), expected, key=lambda number: self._uses[number][0])
-            self._free += [self._slots.pop(number) for number in dropped]
+            self._free += [self._slots.pop(number) for number in list(itertools.islice(others, count))]
 
     def _copy(self, grid: ChunkGrid, read: BoxReads, cut: ChunkPieces, slots: NDArray[np.int64]) -> None:
         there = slots >= 0
@@ -230,28 +193,6 @@ class ChunkCache:
     def _as_chunks(self, grid: ChunkGrid) -> NDArray[Any]:
         """See the memory as chunks of one stack: `(slots, S, C, (Z), Y, X)`."""
         return self._memory[:, : grid.chunk_bytes].view(grid.dtype).reshape(-1, *grid.chunk_shape)
-
-    def _add_uses(self, numbers: NDArray[np.int64], turns: NDArray[np.int64]) -> None:
-        if not len(numbers):
-            return  # all patches lie outside the image, and need none of it
-        order = np.lexsort((turns, numbers))
-        numbers, turns = numbers[order], turns[order]
-        chunks, first = np.unique(numbers, return_index=True)
-        for number, of_chunk in zip(chunks.tolist(), np.split(turns, first[1:]), strict=True):
-            self._uses.setdefault(number, deque()).extend(of_chunk.tolist())
-
-    def _used(self, number: int, times: int) -> None:
-        """Count what a chunk has served: it is dropped if that was all, and otherwise the one used latest."""
-        slot = self._slots.pop(number)
-        uses = self._uses.get(number)
-        if uses is not None and len(uses) <= times:
-            del self._uses[number]
-            self._free.append(slot)
-            return
-        if uses is not None:
-            for _ in range(times):
-                uses.popleft()
-        self._slots[number] = slot
 
 
 def _slot_bytes(grid: ChunkGrid) -> int:

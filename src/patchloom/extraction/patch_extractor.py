@@ -12,11 +12,11 @@ from numpy.typing import DTypeLike, NDArray
 from patchloom.argument_checks import instance, shown
 from patchloom.errors import GeometryError, SpecError
 from patchloom.extraction.box_reads import read_boxes
-from patchloom.extraction.chunk_cache import Announced, ChunkCache
+from patchloom.extraction.chunk_cache import ChunkCache
 from patchloom.extraction.exact_normalization import cancels, is_exact_in_float32, normalize_exactly
 from patchloom.extraction.padded_window import Normalization
 from patchloom.extraction.series_windows import SeriesWindows, locate
-from patchloom.extraction.window_reads import Windows, needed_boxes, pick_windows, read_windows
+from patchloom.extraction.window_reads import Windows, pick_windows, read_windows
 from patchloom.geometry.padding import Padding, check_padding
 from patchloom.image_stacks import HoldsPixels, ImageStack, check_series, listed_stacks
 from patchloom.pixel_arrays import check_fillable, pixel_dtype, share_memory
@@ -280,30 +280,6 @@ class PatchExtractor:
             else:
                 read = self._readers[data_idx]
                 read_windows(stack, windows, batch, read, padding=self.padding, normalization=normalization)
-
-    def expect(self, specs: SpecTable | Iterable[PatchSpecs]) -> None:
-        """Say which patches will be read next, and in which order: the pool then knows how long a chunk is needed.
-
-        Each is to be read once. May be called again while reading goes on, with what comes after; `pool.forget` takes
-        everything back. Without a pool nothing happens.
-
-        Parameters
-        ----------
-        specs : SpecTable or iterable of PatchSpecs
-            Specifications of one kind and one patch size.
-
-        Raises
-        ------
-        SpecError
-            If a specification points outside the series, or they differ in size or kind.
-        """
-        parts = self.locate(specs).by_stack()
-        if self.pool is not None:
-            announced = []
-            for data_idx, windows in parts:
-                stack = self.image_stacks[data_idx]
-                announced.append(Announced(stack, *needed_boxes(windows, stack.data_shape, self.padding)))
-            self.pool.expect(announced)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _make_again, (type(self), self.image_stacks, self.padding, self.pool)

@@ -108,31 +108,6 @@ def pick_windows(
             window.fill(normalization)
 
 
-def needed_boxes(windows: Windows, shape: Sequence[int], padding: Padding) -> tuple[Boxes, NDArray[np.int64]]:
-    """Say what `read_windows` will read.
-
-    Parameters
-    ----------
-    windows : Windows
-        What to read.
-    shape : tuple of int
-        Of the stack, `SC(Z)YX`.
-    padding : {"constant", "reflect", "edge", "wrap"}
-        What stands outside.
-
-    Returns
-    -------
-    Boxes
-        Boxes of the stack; where they go does not count.
-    array
-        For each box, which row of the batch it is read for.
-    """
-    inside, outside = _divide(windows, shape)
-    boxes = _boxes_thread_runner(outside, _axis_sources(outside, shape, padding))
-    rows = np.concatenate((inside.places[:, 0], outside.places[boxes.places[:, 0], 0]))
-    return Boxes(*map(np.concatenate, zip(inside.boxes(), boxes, strict=True))), rows
-
-
 def _divide(windows: Windows, shape: Sequence[int]) -> tuple[Windows, Windows]:
     """Divide windows into those that lie inside the image and the others."""
     first = windows.corners[:, 2:].view(np.uint64)  # a negative one is very large

@@ -29,7 +29,7 @@ class Model(Protocol):
         Returns
         -------
         array-like
-            `(B, C', (Z), Y, X)`: any number of channels, the same spatial size.
+            `(B, C', (Z), Y, X)`: any number of channels; as large, larger, smaller or without a margin, see `predict`.
         """
 
 

@@ -10,37 +10,18 @@ from patchloom.image_stacks import HasStorageGrid
 from patchloom.prediction.planning.plan import PredictionPlan
 
 
-def block_source_bytes(plan: PredictionPlan, data_idx: int, number: int) -> int:
-    """Count the bytes of the chunks, decoded, from which the tiles are cut that are computed in the turn of a block.
+def source_bytes_by_block(plan: PredictionPlan) -> int:
+    """Count the bytes, decoded, of the chunks that each block of a plan needs, over all blocks.
 
-    Parameters
-    ----------
-    plan : PredictionPlan
-        The plan.
-    data_idx : int
-        Which image.
-    number : int
-        Number of the block.
-
-    Raises
-    ------
-    IndexError
-        If there is no block of that number.
+    This is what is decoded if no chunk is kept from one block to the next.
 
     Examples
     --------
     >>> import patchloom as pl
     >>> prepared = pl.plan(np.zeros((100, 80), np.uint16), axes="YX", patch_size=(64, 64), overlaps=(16, 16))
-    >>> block_source_bytes(prepared, 0, 0)
+    >>> source_bytes_by_block(prepared)
     16000
     """
-    _, position = plan.blocks[data_idx].position(number)
-    sides = [_sides(plan, data_idx, axis)[place] for axis, place in enumerate(position)]
-    return prod(sides) * _bytes_of_a_voxel(plan, data_idx)
-
-
-def source_bytes_by_block(plan: PredictionPlan) -> int:
-    """Count what all blocks need together: what is decoded if no chunk is kept from one block to the next."""
     return sum(
         prod(sum(_sides(plan, data_idx, axis)) for axis in range(len(grid.spatial_shape)))
         * grid.n_samples
