@@ -22,8 +22,7 @@ from patchloom.array_archive import read_arrays
 from patchloom.errors import SinkError
 from patchloom.filters.cell_filters import CellFilter, HasIdentity
 from patchloom.geometry.grid_cells import cell_counts
-from patchloom.image_stacks import HasFiles, ImageStack
-from patchloom.image_stacks.fingerprints import files_digest
+from patchloom.image_stacks import HasFiles, ImageStack, fingerprint
 
 FOLDER_NAME = ".patchloom-scores"
 """The folder beside the data."""
@@ -96,7 +95,7 @@ def score_files(
     first = Path(stack.files[0])
     folder = beside(first) if folder is None else folder
     try:
-        state = files_digest(stack.files, portable=True)
+        state = fingerprint(stack, level="portable").digest
     except OSError:  # the file is gone: reading says so
         return nowhere
     shape = (stack.data_shape[0], *cell_counts(stack.data_shape[2:], cell_size))

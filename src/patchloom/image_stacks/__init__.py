@@ -3,8 +3,7 @@
 from patchloom.image_stacks.array_stack import ArrayStack
 from patchloom.image_stacks.channel_selection import select_channels
 from patchloom.image_stacks.czi.stack import CziStack
-from patchloom.image_stacks.files_read import files_read
-from patchloom.image_stacks.fingerprints import fingerprint, storage_of
+from patchloom.image_stacks.fingerprint import Fingerprint, SourceWatch, fingerprint
 from patchloom.image_stacks.npy_stack import NpyStack
 from patchloom.image_stacks.open import Source, is_series, open_stacks
 from patchloom.image_stacks.plane_stack import PlanePosition, as_planes, plane_position, whole_stack
@@ -17,17 +16,19 @@ from patchloom.image_stacks.protocols import (
     ImageStack,
     ReadsRegions,
     Region,
+    Storage,
 )
 from patchloom.image_stacks.region_reads import read_regions
 from patchloom.image_stacks.series_check import check_series, listed_stacks
 from patchloom.image_stacks.sliced_stack import SlicedStack
-from patchloom.image_stacks.source_watch import SourceWatch
+from patchloom.image_stacks.storage import array_storage, files_read, storage_of
 from patchloom.image_stacks.tiff.stack import TiffStack
 from patchloom.image_stacks.zarr.stack import ZarrStack
 
 __all__ = [
     "ArrayStack",
     "CziStack",
+    "Fingerprint",
     "HasFiles",
     "HasMetadata",
     "HasStorage",
@@ -41,8 +42,10 @@ __all__ = [
     "SlicedStack",
     "Source",
     "SourceWatch",
+    "Storage",
     "TiffStack",
     "ZarrStack",
+    "array_storage",
     "as_planes",
     "check_series",
     "files_read",

@@ -13,9 +13,10 @@ from patchloom.argument_checks import instance, shown
 from patchloom.axes import AxesMap
 from patchloom.errors import SourceError
 from patchloom.image_metadata import ImageMetadata
-from patchloom.image_stacks.array_storage import Storage, array_storage
+from patchloom.image_stacks.protocols import Storage
 from patchloom.image_stacks.sliced_stack import SlicedStack, describe_selection
 from patchloom.image_stacks.source_axes import axes_from_names, unknown_axes
+from patchloom.image_stacks.storage import array_storage
 
 
 class ArrayLike(Protocol):

@@ -14,8 +14,6 @@ from patchloom.argument_checks import listed
 from patchloom.errors import GeometryError
 from patchloom.geometry.checks import whole_number
 from patchloom.image_metadata import ImageMetadata
-from patchloom.image_stacks.array_storage import Storage
-from patchloom.image_stacks.fingerprints import storage_of
 from patchloom.image_stacks.protocols import (
     HasFiles,
     HasMetadata,
@@ -23,8 +21,10 @@ from patchloom.image_stacks.protocols import (
     HoldsPixels,
     ImageStack,
     Region,
+    Storage,
 )
 from patchloom.image_stacks.region_reads import read_regions
+from patchloom.image_stacks.storage import storage_of
 
 
 def select_channels(stack: ImageStack, channels: Sequence[int]) -> ImageStack:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from patchloom.errors import SourceError, SourceNotFoundError
 from patchloom.image_stacks.array_stack import pixels_in_order
-from patchloom.image_stacks.open_files import OpenFiles, check_unchanged, file_state, share_of_descriptors
+from patchloom.image_stacks.open_files import OpenFiles, check_unchanged, file_fingerprint, share_of_descriptors
 from patchloom.image_stacks.sliced_stack import SlicedStack
 from patchloom.image_stacks.source_axes import axes_map_of, unknown_axes
 from patchloom.local_paths import normalize_path
@@ -57,7 +57,7 @@ class NpyStack(SlicedStack):
         self._path = Path(path).absolute()
         array = _mapped(path)
         self._layout = (array.dtype, array.offset, array.shape, _order(array))
-        self._state = file_state(path, self._path)
+        self._fingerprint = file_fingerprint(path, self._path)
         if axes is None:
             raise unknown_axes(path, array.shape)
         super().__init__(path, axes_map_of(path, axes, array.shape), array.dtype)
@@ -91,7 +91,7 @@ class NpyStack(SlicedStack):
         array = _LIVE_MAPS.get(id(self))
         if array is None:
             dtype, offset, shape, order = self._layout
-            check_unchanged(self.source, self._path, self._state)
+            check_unchanged(self.source, self._path, self._fingerprint)
             try:
                 array = np.memmap(self._path, dtype, "r", offset, shape, order)
             except (OSError, ValueError) as error:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from patchloom.errors import SourceError
+from patchloom.image_stacks.fingerprint import Fingerprint, fingerprint
+from patchloom.image_stacks.protocols import Storage
 
 if sys.platform == "win32":
 
@@ -71,30 +73,29 @@ class OpenFiles(Generic[_Handle]):
         return len(self._open)
 
 
-def file_state(source: str | Path, path: Path) -> tuple[int, int]:
-    """Return the size and the time of change of a file, which tell whether it is still the one that was opened.
+def file_fingerprint(source: str | Path, path: Path) -> Fingerprint:
+    """Identify a file, to notice whether it is still the one that was opened; a copy with the same times counts as the same.
 
     Raises
     ------
     SourceError
-        If there is no such file any more.
+        If the file is gone.
     """
     try:
-        status = path.stat()
+        return fingerprint(Storage((path,)), level="portable")
     except OSError as error:
         raise SourceError(f"{source} cannot be read: {error.strerror}") from error
-    return status.st_size, status.st_mtime_ns
 
 
-def check_unchanged(source: str | Path, path: Path, state: tuple[int, int]) -> None:
-    """Refuse to open a file again that has changed.
+def check_unchanged(source: str | Path, path: Path, opened: Fingerprint) -> None:
+    """Check that a file that is opened again is the one that was opened before.
 
     Raises
     ------
     SourceError
-        If it has another state, or is gone.
+        If it has changed or is gone.
     """
-    if file_state(source, path) != state:
+    if file_fingerprint(source, path) != opened:
         raise SourceError(f"{source} has changed since it was opened: open it again")
 
 

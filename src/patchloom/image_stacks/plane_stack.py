@@ -15,8 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.image_metadata import ImageMetadata
-from patchloom.image_stacks.array_storage import Storage
-from patchloom.image_stacks.fingerprints import storage_of
 from patchloom.image_stacks.protocols import (
     HasFiles,
     HasMetadata,
@@ -24,8 +22,10 @@ from patchloom.image_stacks.protocols import (
     HoldsPixels,
     ImageStack,
     Region,
+    Storage,
 )
 from patchloom.image_stacks.region_reads import read_regions
+from patchloom.image_stacks.storage import storage_of
 
 
 def as_planes(stack: ImageStack) -> ImageStack:

@@ -7,6 +7,7 @@ further protocols are capabilities: code asks `isinstance(stack, ReadsRegions)` 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -14,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.image_metadata import ImageMetadata
-from patchloom.image_stacks.array_storage import Storage
 
 
 @runtime_checkable
@@ -142,6 +142,28 @@ class HasFiles(Protocol):
     @property
     def image_in_files(self) -> str:
         """Which image of these files: one of other pixels has another name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Where pixels lie.
+
+    Parameters
+    ----------
+    files : tuple of Path
+        Local files, and folders with all that is in them.
+    part : str
+        Which part of the files, or how the pixels are computed from them.
+    arrays : tuple of array
+        Arrays in memory.
+    unknown : str
+        Why some pixels cannot be identified; empty if all can.
+    """
+
+    files: tuple[Path, ...] = ()
+    part: str = ""
+    arrays: tuple[NDArray[Any], ...] = ()
+    unknown: str = ""
 
 
 @runtime_checkable

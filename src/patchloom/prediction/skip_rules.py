@@ -7,7 +7,6 @@ batches, or what an earlier run finished.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,10 +20,8 @@ from patchloom.axes import spatial_axes
 from patchloom.errors import GeometryError
 from patchloom.extraction import PatchExtractor
 from patchloom.geometry.checks import whole_number
-from patchloom.image_stacks import HasFiles, ImageStack, listed_stacks
-from patchloom.image_stacks.fingerprints import files_digest
+from patchloom.image_stacks import ImageStack, fingerprint, listed_stacks
 from patchloom.prediction.candidate_tiles import CandidateTiles
-from patchloom.prediction.normalization.source_scan import scan_source
 
 
 @runtime_checkable
@@ -125,8 +122,12 @@ class SkipOutside:
 
     @property
     def identity(self) -> str:
-        """The masks: of local files their names, sizes and times of change, of others all their voxels."""
-        return json.dumps({"skip": "outside", "masks": [_stack_identity(mask) for mask in self.masks]})
+        """The masks, by their `"portable"` fingerprints."""
+        masks = [
+            (str(mask.source), mask.original_axes, mask.data_shape, fingerprint(mask, level="portable").digest)
+            for mask in self.masks
+        ]
+        return json.dumps({"skip": "outside", "masks": masks})
 
     def check(self, image_stacks: Sequence[ImageStack]) -> None:
         """Refuse images that the masks do not fit; see `SkipRule.check`."""
@@ -261,12 +262,3 @@ def coarse_window(part: slice, size: int, coarse: int) -> slice:
     factors = fitting_factors(size, coarse)
     start = min(part.start // factors[-1], coarse - 1)
     return slice(start, max(min(-(-part.stop // factors[0]), coarse), start + 1))
-
-
-def _stack_identity(stack: ImageStack) -> list[Any]:
-    if isinstance(stack, HasFiles) and stack.files:
-        return [str(stack.source), stack.image_in_files, stack.original_axes, files_digest(stack.files, portable=True)]
-    digest = hashlib.sha256(repr((tuple(stack.data_shape), str(np.dtype(stack.data_dtype)))).encode())
-    for _, pixels in scan_source(stack):
-        digest.update(pixels.data)
-    return [str(stack.source), digest.hexdigest()]

@@ -22,7 +22,7 @@ from patchloom.errors import PatchloomError, SeveralImagesError, SourceError, So
 from patchloom.image_stacks.czi.checks import SubblockChecks
 from patchloom.image_stacks.czi.directory import read_directory
 from patchloom.image_stacks.czi.metadata import czi_metadata
-from patchloom.image_stacks.open_files import OpenFiles, check_unchanged, file_state
+from patchloom.image_stacks.open_files import OpenFiles, check_unchanged, file_fingerprint
 from patchloom.image_stacks.sliced_stack import SlicedStack, describe_selection
 from patchloom.image_stacks.source_axes import axes_from_names, axes_map_of, unknown_axes
 from patchloom.local_paths import normalize_path
@@ -84,7 +84,7 @@ class CziStack(SlicedStack):
         if not Path(path).is_file():
             raise SourceNotFoundError(f"there is no file {path}")
         self._path = Path(path).absolute()
-        self._state = file_state(path, self._path)
+        self._fingerprint = file_fingerprint(path, self._path)
         self.source = source = path if scene is None else f"{path}@{scene}"
         document = self._opened()
         with _failing(path, "read"):
@@ -139,7 +139,7 @@ class CziStack(SlicedStack):
         return _DOCUMENTS.of(self, self._open)
 
     def _open(self) -> _OpenDocument:
-        check_unchanged(self.source, self._path, self._state)
+        check_unchanged(self.source, self._path, self._fingerprint)
         return _OpenDocument(self.source, self._path)
 
 

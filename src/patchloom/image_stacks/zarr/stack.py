@@ -15,9 +15,8 @@ from patchloom.axes import AxesMap
 from patchloom.errors import SourceError, SourceNotFoundError
 from patchloom.forked_process import check_not_forked
 from patchloom.image_metadata import ImageMetadata
-from patchloom.image_stacks.array_storage import Storage
 from patchloom.image_stacks.fitting_metadata import fitting_metadata
-from patchloom.image_stacks.protocols import Region
+from patchloom.image_stacks.protocols import Region, Storage
 from patchloom.image_stacks.sliced_stack import SlicedStack, describe_selection
 from patchloom.image_stacks.source_axes import axes_from_names, axes_map_of, unknown_axes
 from patchloom.image_stacks.storage_grid import as_data_box

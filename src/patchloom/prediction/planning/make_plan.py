@@ -14,8 +14,7 @@ from patchloom.geometry.blend_weights import BlendWindow, check_blend
 from patchloom.geometry.checks import spatial_tuple
 from patchloom.geometry.padding import Padding, check_padding
 from patchloom.geometry.tile_rule import Seams
-from patchloom.image_stacks import ImageStack, Source, check_series, open_stacks, storage_of
-from patchloom.image_stacks.fingerprints import glance
+from patchloom.image_stacks import ImageStack, Source, check_series, fingerprint, open_stacks
 from patchloom.patching import TiledPatching
 from patchloom.pixel_arrays import pixel_dtype
 from patchloom.prediction.fill_value import check_fill, check_fill_fits
@@ -197,7 +196,7 @@ def plan(
         fill=fill,
         memory_limit=limit,
         source_identities=tuple(map(source_identity, stacks)),
-        source_states=tuple(glance(storage_of(image).files) for image in images),
+        source_states=tuple(fingerprint(image, level="quick").digest for image in images),
     )
     fitted = _fit_into_memory(unbound)  # before anything is measured, which may take long
     _check_fill_fits(fitted)

@@ -106,8 +106,8 @@ class PredictionPlan:
     source_identities: tuple[tuple[Any, ...], ...]
     """What each source was when the plan was made: name, axes, shape, dtype."""
 
-    source_states: tuple[tuple[tuple[int, ...], ...], ...]
-    """State of the files of each source when the plan was made; see `glance`."""
+    source_states: tuple[str, ...]
+    """The `"quick"` fingerprint of each source when the plan was made."""
 
     @cached_property
     def images(self) -> tuple[ImageStack, ...]:

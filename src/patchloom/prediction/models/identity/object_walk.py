@@ -21,8 +21,7 @@ from typing import Any
 import numpy as np
 
 from patchloom.digests import array_digest, file_digest
-from patchloom.image_stacks.array_storage import array_storage
-from patchloom.image_stacks.fingerprints import files_digest
+from patchloom.image_stacks import array_storage, fingerprint
 from patchloom.prediction.models.identity.code_references import package_version
 from patchloom.prediction.models.identity.code_walk import CodeWalk, module_of
 from patchloom.prediction.models.identity.foreign_weights import foreign_weights
@@ -185,7 +184,7 @@ class ObjectWalk(CodeWalk):
             return
         storage = array_storage(value)
         if storage.files and value.nbytes > _LARGEST_MAP:
-            self.feed(part, files_digest(storage.files), storage.part)
+            self.feed(part, fingerprint(storage).digest)
         else:
             self.feed(part, array_digest(value))
         if type(value) not in {np.ndarray, np.memmap}:  # such as a masked array
@@ -194,10 +193,10 @@ class ObjectWalk(CodeWalk):
 
     def visit_stored(self, value: Any, part: Part) -> None:
         """Add what an array-like that is read lazily consists of."""
-        storage = array_storage(value)
-        self.feed(part, storage.part, files_digest(storage.files), *map(array_digest, storage.arrays))
-        if storage.unknown:
-            self.cannot(part, storage.unknown)
+        found = fingerprint(array_storage(value))
+        self.feed(part, found.digest)
+        if found.unknown:
+            self.cannot(part, found.unknown)
         coordinates = getattr(value, "coords", {})  # of xarray
         self.visit_items({f"coordinate {str(name)!r} of": np.asarray(item) for name, item in coordinates.items()}, part)
 
