@@ -2,7 +2,7 @@
 
 A blending window is separable and a tiling is a product of axes, so the weight of a tile at a voxel is the product of one
 number an axis. Dividing, on each axis, a tile's window by the sum of the windows that lie over it therefore normalizes the
-whole: the products sum to one at every voxel. Nobody needs an image of weights, or a division by one::
+whole: the products sum to one at every voxel. Neither an image of weights nor a division by it is needed::
 
     Σ_tiles Π_axes w(x - s) / Σ_s' w(x - s')  =  Π_axes ( Σ_s w(x - s) / Σ_s' w(x - s') )  =  1
 
@@ -16,7 +16,7 @@ image size, not only where tiles lie a step apart::
     tile 2                  ······[---------------]   moved inside the image: its weight is 0 where it is dotted
     image    |                                    |
 
-- An end of a tile at the border of the image does not count: no tile has more context there.
+- The end of a tile at the border of the image is ignored: no tile has more context there.
 - The last tile is moved inside the image, and may nearly coincide with the tile before it. Its weights start where the tile
   before that one ends, or where it would start if it were not moved, whichever comes first. So no more tiles meet at a voxel
   than elsewhere. With `seams="grid"` the first tile is moved as well, and its weights end in the same way.
@@ -51,18 +51,18 @@ def check_blend(window: str) -> BlendWindow:
     Raises
     ------
     GeometryError
-        If it is none of `"hann"`, `"gaussian"`, `"linear"`, `"mean"`.
+        If the window is not one of `"hann"`, `"gaussian"`, `"linear"`, `"mean"`.
     """
     known: BlendWindow = one_of("blend", window, get_args(BlendWindow))
     return known
 
 
 Extent = tuple[int, int]
-"""Where a tile weighs along one axis: first voxel and one past the last. An end at the image's border lies a tile beyond."""
+"""Voxels of an axis where a tile has weight: the first, and one past the last. An end at the image's border lies a tile beyond."""
 
 
 def window_profile(window: BlendWindow, size: int, extent: Extent | None = None) -> NDArray[np.float64]:
-    """Weigh the voxels of a tile along one axis, before they are normalized.
+    """Compute the weights of a tile's voxels along one axis, before they are normalized.
 
     Parameters
     ----------
@@ -71,8 +71,8 @@ def window_profile(window: BlendWindow, size: int, extent: Extent | None = None)
     size : int
         Size of the tile.
     extent : (int, int), optional
-        Where a tile of this size weighs, counted from the tile whose voxels are weighed; by default the tile itself. The
-        profile is 0 outside and positive inside.
+        Where a tile of this size has weight, in voxels from the start of the tile; if None, the whole tile. The profile is
+        0 outside the extent and positive inside.
 
     Examples
     --------
@@ -99,12 +99,12 @@ def window_profile(window: BlendWindow, size: int, extent: Extent | None = None)
 
 @lru_cache(maxsize=4096)
 def tile_extents(window: BlendWindow, rule: TileRule, size: int, start: int) -> tuple[Extent, ...]:
-    """Find where a tile weighs along one axis, and where the tiles that overlap it do; see the module's own text.
+    """Find where a tile, and each tile that overlaps it, has weight along one axis; see the docstring of the module.
 
     Parameters
     ----------
     window : {"hann", "gaussian", "linear", "mean"}
-        The blending window. With `"mean"` a tile that was moved weighs from its start on.
+        The blending window. With `"mean"` a tile that was moved has weight from its start on.
     rule : TileRule
         How tiles cover the axis.
     size : int
@@ -115,7 +115,7 @@ def tile_extents(window: BlendWindow, rule: TileRule, size: int, start: int) -> 
     Returns
     -------
     tuple of (int, int)
-        The tile's own extent first, then the others by their starts; all counted from `start`.
+        The tile's own extent first, then the others in the order of their starts; in voxels from `start`.
 
     Examples
     --------
@@ -139,7 +139,7 @@ def _overlapping_starts(rule: TileRule, size: int, start: int) -> list[int]:
 
 
 def _extent(window: BlendWindow, rule: TileRule, size: int, start: int) -> Extent:
-    """Find where the tile that starts at a voxel weighs, counted from the image's start."""
+    """Find where the tile that starts at a voxel has weight, in voxels from the image's start."""
     end = start + rule.patch_size
     if not start:
         begin = -rule.patch_size
@@ -150,7 +150,7 @@ def _extent(window: BlendWindow, rule: TileRule, size: int, start: int) -> Exten
 
 
 def _begin_of_later(rule: TileRule, start: int) -> int:
-    """Find the first voxel that a tile weighs: where it starts, unless it was moved inside the image at its end."""
+    """Find the first voxel where a tile has weight: its start, unless it was moved inside the image at the far end."""
     tile = -(-(start - rule.unmoved_start(0)) // rule.core)
     before, one_more_before = (max(0, rule.unmoved_start(tile - steps)) for steps in (1, 2))
     if tile < 2 or before == one_more_before:
@@ -159,7 +159,7 @@ def _begin_of_later(rule: TileRule, start: int) -> int:
 
 
 def _end_of_first(rule: TileRule, size: int) -> int:
-    """Find one past the last voxel that the first tile weighs, which seams on the grid move inside the image."""
+    """Find one past the last voxel where the first tile has weight. With seams on the grid this tile is moved inside."""
     tile = -rule.unmoved_start(0) // rule.core
     if tile + 2 >= rule.count(size):
         return rule.patch_size
@@ -167,7 +167,7 @@ def _end_of_first(rule: TileRule, size: int) -> int:
 
 
 def most_tiles_at_a_voxel(rule: TileRule, size: int) -> int:
-    """Count the tiles that lie over one voxel along an axis, where they are most.
+    """Return the largest number of tiles that overlap at one voxel of an axis.
 
     Examples
     --------
@@ -185,7 +185,7 @@ def most_tiles_at_a_voxel(rule: TileRule, size: int) -> int:
 
 @lru_cache(maxsize=1024)
 def shared_weights(window: BlendWindow, size: int, extents: tuple[Extent, ...]) -> NDArray[np.float64]:
-    """Weigh the voxels of a tile along one axis so that the weights of all tiles over a voxel of the image sum to one.
+    """Compute the weights of a tile's voxels along one axis, normalized: those of all tiles over a voxel sum to one.
 
     Parameters
     ----------
@@ -194,13 +194,13 @@ def shared_weights(window: BlendWindow, size: int, extents: tuple[Extent, ...]) 
     size : int
         Size of the tile.
     extents : tuple of (int, int)
-        What `tile_extents` found. It is the same for nearly all tiles of a plan, and so is the array returned.
+        The result of `tile_extents`. It is the same for nearly all tiles of a plan, and so is the returned array.
 
     Returns
     -------
     array of float64
-        One weight for each voxel of the tile, 0 outside its extent; read-only. Weights past the image's end are without
-        meaning.
+        One weight for each voxel of the tile, 0 outside its extent; read-only. Weights past the end of the image are
+        arbitrary.
 
     Examples
     --------
@@ -215,7 +215,7 @@ def shared_weights(window: BlendWindow, size: int, extents: tuple[Extent, ...]) 
 
 
 class TileWeights(NamedTuple):
-    """How much the voxels of a tile weigh: the product of one number an axis, so that all tiles over a voxel sum to one.
+    """The weights of a tile's voxels: products of one number per axis. The weights of all tiles over a voxel sum to one.
 
     Parameters
     ----------
@@ -224,7 +224,7 @@ class TileWeights(NamedTuple):
     sizes : tuple of int
         Size of the tile, `(z,) y, x`.
     extents : tuple of tuple of (int, int)
-        What `tile_extents` found along each axis.
+        The result of `tile_extents` along each axis.
 
     Examples
     --------
@@ -245,12 +245,12 @@ class TileWeights(NamedTuple):
         return tuple(max(0, of_axis[0][0]) for of_axis in self.extents)
 
     def along_axes(self) -> list[NDArray[np.float64]]:
-        """Give the numbers of each axis, `(z,) y, x`; read-only."""
+        """Return the weights along each axis, `(z,) y, x`; read-only."""
         axes = zip(self.sizes, self.extents, strict=True)
         return [shared_weights(self.window, size, of_axis) for size, of_axis in axes]
 
     def of_voxels(self, dtype: np.dtype[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-        """Give an array of the tile's size and this dtype, multiplied out and rounded once; read-only."""
+        """Return the weight of every voxel, `(Z)YX`, as an array of this dtype; multiplied in float64, rounded once; read-only."""
         return _multiplied_out(self, dtype)
 
 

@@ -34,21 +34,21 @@ def free_orthants(allowed: NDArray[np.bool_], grid_shape: Sequence[int]) -> NDAr
     Parameters
     ----------
     allowed : array of bool
-        Whether patches may touch a cell, for every cell of an image; one that the image's end cuts is a cell too.
+        Whether patches may touch a cell, for every cell of an image, including the cells cut by the end of the image.
     grid_shape : sequence of int
-        How many cells along each axis, from the first, a patch may start in.
+        Number of cells along each axis, from the first, in which a patch may start.
 
     Returns
     -------
     array of uint8
-        A set of orthants for each cell of the grid: bit `o` for orthant `o`.
+        The set of free orthants of each cell of the grid: bit `o` for orthant `o`.
 
     Examples
     --------
     >>> free_orthants(np.array([[True, True, False]]), (1, 3)).tolist()
     [[15, 3, 0]]
     """
-    # What lies past the image is never forbidden; a patch does not reach there anyway.
+    # Cells past the image are never forbidden: a patch does not reach them.
     free = [np.pad(allowed, [(0, 1)] * allowed.ndim, constant_values=True)]
     for axis in range(allowed.ndim):
         free += [mask & np.roll(mask, -1, axis) for mask in free]
@@ -65,9 +65,9 @@ def count_positions(orthants: Any, widths: Sequence[Any]) -> Any:
     Parameters
     ----------
     orthants : int or array of int64
-        The set, as of `free_orthants`.
+        The set, as returned by `free_orthants`.
     widths : sequence of int or array of int64
-        How many offsets the cell has along each axis.
+        Number of offsets in the cell along each axis.
 
     Examples
     --------
@@ -78,7 +78,7 @@ def count_positions(orthants: Any, widths: Sequence[Any]) -> Any:
 
 
 def unravel_orthants(number: Any, n_numbers: Any, orthants: Any, widths: Sequence[Any]) -> list[Any]:
-    """Find the offsets that a number stands for, if every position in a set of orthants has equally many numbers.
+    """Return the offsets of a position by its number, if every position in a set of orthants has equally many numbers.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def unravel_orthants(number: Any, n_numbers: Any, orthants: Any, widths: Sequenc
 
 
 def _sizes(orthants: Any, widths: Sequence[Any]) -> list[Any]:
-    """How many offsets each orthant has; 0 if it is not in the set."""
+    """Count the offsets of each orthant; 0 if it is not in the set."""
     sizes: list[Any] = [1]
     for width in widths:
         sizes += [size * (width - 1) for size in sizes]

@@ -1,4 +1,4 @@
-"""Turn what a caller gave as a size, overlap or shape into plain tuples of `int`, or say what is wrong with it."""
+"""Checks of sizes, overlaps and shapes: arguments become plain tuples of `int`, or an error names the fault."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["check_window", "listed_shapes", "one_per_axis", "series_shapes", "sp
 
 
 def spatial_tuple(name: str, values: Sequence[int], n_dims: int | None = None, *, least: int) -> tuple[int, ...]:
-    """Make a plain tuple of one number a spatial axis.
+    """Check one number for each spatial axis, and return a plain tuple.
 
     Parameters
     ----------
@@ -22,14 +22,14 @@ def spatial_tuple(name: str, values: Sequence[int], n_dims: int | None = None, *
     values : sequence of int
         `(z,) y, x`.
     n_dims : int, optional
-        How many numbers there must be; 2 or 3 where not given.
+        Number of spatial axes. If None, 2 or 3 are allowed.
     least : int
         The smallest value allowed.
 
     Raises
     ------
     GeometryError
-        If there are too few or too many numbers, or one is no integer or too small.
+        If there are too few or too many numbers, or one is not an integer or too small.
 
     Examples
     --------
@@ -55,7 +55,7 @@ def spatial_tuple(name: str, values: Sequence[int], n_dims: int | None = None, *
 
 
 def one_per_axis(name: str, value: int | Sequence[int], n_dims: int, *, least: int) -> tuple[int, ...]:
-    """Make a plain tuple of one number a spatial axis, of such a tuple or of one number that stands for all axes.
+    """Check one number for each spatial axis, or one number for all of them, and return a plain tuple.
 
     Raises
     ------
@@ -72,27 +72,27 @@ def one_per_axis(name: str, value: int | Sequence[int], n_dims: int, *, least: i
 
 
 def _is_sequence(values: Any) -> bool:
-    """Whether values have an order and a length; an array without axes has a length by its looks only."""
+    """Return whether values have an order and a length. An array without axes has the method, but no length."""
     ordered = hasattr(values, "__getitem__") and hasattr(values, "__len__")
     return ordered and not isinstance(values, (str, bytes, dict, type)) and getattr(values, "ndim", 1) > 0
 
 
 def check_window(name: str, window: Sequence[slice], sizes: Sequence[int]) -> None:
-    """Refuse what is not a window of an image: one slice for each axis, not empty and inside.
+    """Check that a window of an image is one slice for each axis, not empty and inside the image.
 
     Parameters
     ----------
     name : str
         Name of the argument, for the message.
     window : sequence of slice
-        Start and stop given; without a step.
+        One slice for each spatial axis, with a start and a stop and without a step.
     sizes : sequence of int
         Size of the image along each spatial axis.
 
     Raises
     ------
     GeometryError
-        If it is something else; the message names the axis.
+        If it is not; the message names the axis.
 
     Examples
     --------
@@ -113,19 +113,19 @@ def check_window(name: str, window: Sequence[slice], sizes: Sequence[int]) -> No
 
 
 def series_shapes(data_shapes: Sequence[Sequence[int]], n_dims: int) -> tuple[tuple[int, ...], ...]:
-    """Make plain tuples of the shapes of a series of image stacks.
+    """Check the shapes of a series of image stacks, and return plain tuples.
 
     Parameters
     ----------
     data_shapes : sequence of sequence of int
         `SC(Z)YX` each.
     n_dims : int
-        Number of spatial axes that the patch size has.
+        Number of spatial axes of the patch size.
 
     Raises
     ------
     GeometryError
-        If the series is empty, or a shape has other dimensions or a size below 1.
+        If the series is empty, or a shape has another number of dimensions or a size below 1.
 
     Examples
     --------
@@ -153,7 +153,7 @@ def series_shapes(data_shapes: Sequence[Sequence[int]], n_dims: int) -> tuple[tu
 
 
 def listed_shapes(name: str, shapes: Iterable[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
-    """Make plain tuples of shapes; how many sizes each must have is for others to check.
+    """Check that the argument is a sequence of shapes, and return plain tuples; the number of sizes is not checked.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ from patchloom.geometry.patch_positions import unravel
 
 
 def cell_counts(extents: Sequence[int], cell_size: Sequence[int]) -> tuple[int, ...]:
-    """Count the cells along each axis, the cut ones too.
+    """Count the cells along each axis, including those cut by the end of the box.
 
     Examples
     --------
@@ -27,7 +27,7 @@ def cell_counts(extents: Sequence[int], cell_size: Sequence[int]) -> tuple[int, 
 
 
 def cell_sides(extents: Sequence[int], cell_size: Sequence[int]) -> tuple[NDArray[np.int64], ...]:
-    """Give the sides of all cells as an open mesh: one array an axis, whose product is what each cell holds.
+    """Return the sides of all cells as an open mesh: one array per axis, whose product is the size of each cell.
 
     Examples
     --------
@@ -44,7 +44,7 @@ def cell_sides(extents: Sequence[int], cell_size: Sequence[int]) -> tuple[NDArra
 
 
 def cell_box(number: Any, extents: Sequence[Any], cell_size: Sequence[int]) -> tuple[list[Any], list[Any]]:
-    """Find where a cell begins and how long its sides are.
+    """Return the first element of a cell and the lengths of its sides.
 
     Parameters
     ----------
@@ -66,10 +66,10 @@ def cell_box(number: Any, extents: Sequence[Any], cell_size: Sequence[int]) -> t
 
 
 def unravel_by_cells(number: Any, extents: Sequence[Any], cell_size: Sequence[int]) -> list[Any]:
-    """Coordinates of an element of a box by its number, where all elements of a cell are numbered before the next cell's.
+    """Return the coordinates of an element of a box by its number, if all elements of a cell are numbered before the next cell's.
 
-    Whole cells come first, then those that are cut along one axis or more. Otherwise cells are in raster order, and so are
-    the elements within each.
+    Whole cells come first, then cells that are cut along one axis or more. Apart from this, cells are in raster order, and so
+    are the elements within each.
 
     Parameters
     ----------
@@ -123,5 +123,5 @@ def _unravel_raster(number: Any, extents: Sequence[Any], cell_size: Sequence[int
 
 
 def _cut(left: Any, cell: int) -> Any:
-    """Side of a cell from whose start on this much of the box is left: the lesser of the two numbers."""
+    """Return the side of a cell, given the length of the box from its start on: the smaller of the two numbers."""
     return left - (left - cell) * (left > cell)

@@ -1,4 +1,4 @@
-"""Which voxel stands for one outside the image: padding as an index map on one axis.
+"""Padding as an index map on one axis: each voxel outside the image is a copy of one inside.
 
 Padding a window is the same as padding the whole image with `numpy.pad` and cutting the window out, except that only the
 voxels needed are ever touched. On one axis a window `[start, start + size)` becomes an array of source positions; the
@@ -18,19 +18,19 @@ Padding = Literal["constant", "reflect", "edge", "wrap"]
 
 
 class AxisSource(NamedTuple):
-    """What one axis of a padded window is made of."""
+    """The voxels of the image that fill one axis of a padded window."""
 
     runs: tuple[tuple[int, int], ...]
-    """Half-open windows of the image to read, ascending; their voxels are numbered through."""
+    """Half-open windows of the image to read, ascending; their voxels are numbered consecutively."""
 
     positions: NDArray[np.intp]
-    """For each voxel of the window that has a source, its number among the voxels read."""
+    """For each voxel of the window that has a source, the number of the source among the voxels read."""
 
     inside: slice
-    """Which voxels of the window have a source: all of them, but for `"constant"`."""
+    """The voxels of the window that have a source: all of them, except with `"constant"`."""
 
     indices: NDArray[np.intp]
-    """As `positions`, but its number in the image."""
+    """As `positions`, but counted from the start of the image."""
 
 
 def check_padding(padding: str) -> Padding:
@@ -39,19 +39,19 @@ def check_padding(padding: str) -> Padding:
     Raises
     ------
     GeometryError
-        If the mode is none of `"constant"`, `"reflect"`, `"edge"`, `"wrap"`.
+        If the mode is not one of `"constant"`, `"reflect"`, `"edge"`, `"wrap"`.
     """
     mode: Padding = one_of("padding", padding, get_args(Padding))
     return mode
 
 
 def source_indices(start: int, size: int, image_size: int, padding: Padding) -> NDArray[np.intp]:
-    """For each voxel of a window, the image voxel that padding puts there.
+    """Return, for each voxel of a window, the voxel of the image that padding puts there.
 
     Parameters
     ----------
     start, size : int
-        The window `[start, start + size)`; it may lie outside the image, wholly too.
+        The window `[start, start + size)`; it may lie partly or entirely outside the image.
     image_size : int
         Size of the axis, at least 1.
     padding : {"reflect", "edge", "wrap", "constant"}
@@ -65,7 +65,7 @@ def source_indices(start: int, size: int, image_size: int, padding: Padding) -> 
     [-1, -1, 0, 1, 2, -1]
     """
     period = max(2 * (image_size - 1), 1) if padding == "reflect" else image_size
-    # Windows far outside are moved to where they show the same, so that positions have 64 bits wherever they lie.
+    # A window far outside is moved by whole periods, so that its positions fit into 64 bits.
     start = start % period if padding in {"reflect", "wrap"} else min(max(start, -size), image_size)
     indices = np.arange(start, start + size, dtype=np.intp)
     if padding == "edge":
@@ -73,14 +73,14 @@ def source_indices(start: int, size: int, image_size: int, padding: Padding) -> 
     if padding == "wrap":
         return indices % image_size
     if padding == "reflect":
-        # A mirror at both ends repeats after going there and back; an axis of one voxel is its own mirror image.
+        # Mirrored at both ends, an axis repeats after twice its length; an axis of one voxel is its own mirror image.
         indices %= period
         return np.minimum(indices, period - indices) if image_size > 1 else np.zeros_like(indices)
     return np.where((indices >= 0) & (indices < image_size), indices, -1)
 
 
 def axis_source(start: int, size: int, image_size: int, padding: Padding) -> AxisSource:
-    """Say what to read of one axis for a window of the padded image, and where it goes.
+    """Find the voxels to read along one axis for a window of the padded image, and the places they fill.
 
     Examples
     --------
@@ -108,7 +108,7 @@ def axis_source(start: int, size: int, image_size: int, padding: Padding) -> Axi
 
 
 def source_runs(positions: NDArray[np.intp]) -> list[tuple[slice, slice]]:
-    """Divide positions into runs that go up, go down or stand still: slices of what is filled, and of what fills it.
+    """Divide positions into runs that ascend, descend or repeat: for each, the slice that is filled and the slice that fills it.
 
     Examples
     --------
@@ -123,7 +123,7 @@ def source_runs(positions: NDArray[np.intp]) -> list[tuple[slice, slice]]:
         step = int(steps[first]) if first < len(steps) else 1
         last = next((turn for turn in turns if turn > first), first) if abs(step) <= 1 else first
         begin, end = int(positions[first]), int(positions[last])
-        # A single voxel fills all of a run that stands still.
+        # One voxel fills all of a run that repeats it.
         source = slice(begin, end - 1 if end else None, -1) if step == -1 and last > first else slice(begin, end + 1, 1)
         runs.append((slice(first, last + 1), source))
         first = last + 1

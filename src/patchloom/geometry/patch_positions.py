@@ -1,8 +1,8 @@
-"""Where in an image a patch may lie, numbered.
+"""Numbers for the positions that a patch may take in an image.
 
-A position is the first voxel of a patch. On an axis of size `A` a patch of size `P` that stays inside has `A - P + 1` of
-them; one that may hang over, but touches the image, has `A + P - 1`. The positions of a whole sample are numbered
-through, so that drawing a patch is drawing one whole number.
+A position is the first voxel of a patch. On an axis of size `A`, a patch of size `P` has `A - P + 1` positions inside the
+image, and `A + P - 1` if it only has to touch the image. The positions of a whole sample are numbered consecutively, so
+drawing a patch means drawing one whole number.
 
 `unravel` holds for one `int` and for arrays of `int64` alike, as the formulas of `tile_rule` do.
 """
@@ -32,7 +32,7 @@ def position_counts(
     patch_size : sequence of int
         `(z,) y, x`.
     coverage : {"inside", "uniform"}
-        Whether patches stay inside the image, or may hang over its border by all but one voxel.
+        Whether patches stay inside the image, or may reach past its border by all but one voxel.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def position_counts(
             raise GeometryError(
                 f"patch_size is {patch_size[axis]} along {spatial_axes(len(positions))[axis]}, but image stack {data_idx} "
                 f"has size {shape[2 + axis]} there (shape {tuple(shape)}): take a smaller patch, leave the stack out, or "
-                'draw with coverage="uniform", which lets patches hang over the border'
+                'draw with coverage="uniform", which lets patches reach past the border'
             )
         if prod(positions) >= 2**63:
             raise GeometryError(
@@ -66,7 +66,7 @@ def position_counts(
 
 
 def unravel(number: Any, extents: Sequence[Any]) -> list[Any]:
-    """Coordinates of an element of a box by its number in raster order, the last axis fastest.
+    """Return the coordinates of an element of a box by its number in raster order, the last axis fastest.
 
     Parameters
     ----------

@@ -19,16 +19,16 @@ from typing import Any, NamedTuple
 
 
 class Stratum(NamedTuple):
-    """One of the equal strata that a line is cut into: numbers, or arrays of numbers."""
+    """One of the equal strata of a line: whole numbers, or arrays of whole numbers."""
 
     number: int
     n_strata: int
-    """How many strata `n_parts` units are cut into."""
+    """Number of strata that `n_parts` units are cut into."""
     n_parts: int
-    """How many parts of a unit the stratum has, if every unit is cut into `n_strata` parts; a draw is one of these."""
+    """Number of parts in the stratum, if every unit is cut into `n_strata` parts; a draw is one of them."""
 
     def unit(self, draw: Any) -> Any:
-        """Find the unit that a draw, from 0 to `n_parts - 1`, falls on."""
+        """Return the unit of a draw, from 0 to `n_parts - 1`."""
         # (number * n_parts + draw) // n_strata, without a product that is too large for 64 bits
         whole = self.n_parts // self.n_strata
         over = self.number * (self.n_parts - whole * self.n_strata)
@@ -37,14 +37,14 @@ class Stratum(NamedTuple):
 
 
 def stratum_of(number: Any, n_draws: Any, n_units: Any, largest: Any) -> Stratum:
-    """Find the stratum of one of the draws from a line.
+    """Return the stratum of one of the draws from a line.
 
     Parameters
     ----------
     number : int or array of int64
-        Of the draw, from 0 to `n_draws - 1`.
+        Number of the draw, from 0 to `n_draws - 1`.
     n_draws : int or array of int64
-        How many draws there are.
+        Number of draws.
     n_units : int or array of int64
         Length of the line.
     largest : int or array of int64
@@ -53,8 +53,8 @@ def stratum_of(number: Any, n_draws: Any, n_units: Any, largest: Any) -> Stratum
     Returns
     -------
     Stratum
-        Its draw may fall on a unit past the end of the line, which the last cell does not fill: then the unit is to be
-        drawn anew from the whole line.
+        Its draw may fall on a unit past the end of the line, because the last stratum may be longer than the rest of the line.
+        Then draw the unit again from the whole line.
 
     Examples
     --------
