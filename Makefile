@@ -32,14 +32,14 @@ help:  ## List the targets
 demo: $(VENV)/.demo  ## Predict a real microscope image with a real model, and print where the result is
 	$(BIN)/python examples/demo.py $(ARGS)
 
-examples: $(VENV)/.test  ## Train two small networks on real images and predict with them: some nine minutes (ARGS=--quick: seconds)
+examples: $(VENV)/.test  ## Train two small networks on real images and predict with them: about nine minutes (ARGS=--quick: seconds)
 	$(BIN)/python examples/microsplit.py $(ARGS)
 	$(BIN)/python examples/denoising.py $(ARGS)
 
 test: $(VENV)/.test  ## Run the tests, the docstrings and the documents (make test ARGS="-k tile" JOBS=0)
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
-campaign: $(VENV)/.test  ## Call every public function with every wrong argument, and check that our errors name them: under a minute
+campaign: $(VENV)/.test  ## Call every public function with every wrong argument, and check that the errors name them: under a minute
 	$(BIN)/python -m tests.campaign $(ARGS)
 
 lint: $(VENV)/.lint  ## Check style, types and layers
@@ -48,41 +48,41 @@ lint: $(VENV)/.lint  ## Check style, types and layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-language: $(VENV)/.lint  ## Find phrases, spellings and old names that our language avoids (make language ARGS=src/patchloom/sinks)
+language: $(VENV)/.lint  ## Find phrases, spellings and old names to avoid (make language ARGS=src/patchloom/sinks)
 	$(BIN)/python tools/check_language.py $(ARGS)
 
 format: $(VENV)/.lint  ## Fix what can be fixed automatically
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-torture: $(VENV)/.test  ## Kill runs fifty times, fill disks, damage ledgers, and see that nothing is lost: ten minutes
+torture: $(VENV)/.test  ## Kill runs fifty times, fill disks, damage ledgers, and check that nothing is lost: ten minutes
 	PATCHLOOM_TORTURE=50 PATCHLOOM_KILLS=50 $(BIN)/python -m pytest tests/prediction/test_resume.py \
 	  tests/prediction/test_faults.py tests/prediction/test_kills.py tests/sinks/ome_zarr/test_resume.py tests/sinks/test_sink_faults.py \
 	  tests/test_demo.py $(ARGS)
 
-kills: $(VENV)/.test  ## Kill runs of all kinds, and see that no byte differs (make kills KILLS=200)
+kills: $(VENV)/.test  ## Kill runs of all kinds, and check that no byte differs (make kills KILLS=200)
 	PATCHLOOM_KILLS=$(KILLS) $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/prediction/test_kills.py $(ARGS)
 
-fuzz: $(VENV)/.test  ## Open damaged files of every format, and see that they end in our errors (PATCHLOOM_FUZZ=20000 ARGS="tiff --seed 3")
+fuzz: $(VENV)/.test  ## Open damaged files of every format, and check that Patchloom's errors report them (PATCHLOOM_FUZZ=20000 ARGS="tiff --seed 3")
 	$(BIN)/python tests/fuzz --count $(PATCHLOOM_FUZZ) $(ARGS)
 
-bench: $(VENV)/.test  ## Measure, as ratios against a floor
+bench: $(VENV)/.test  ## Measure speed, as ratios to a lower bound
 	@for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
 
-interop: $(INTEROP)/.made  ## Exchange specs, stacks and plans with CAREamics, and run its split and its filters over our plans
+interop: $(INTEROP)/.made  ## Exchange specs, stacks and patchings with CAREamics, and run its split and its filters on ours
 	$(INTEROP)/bin/python -m pytest tests/interop -W default $(ARGS)
 
-changelog: $(VENV)/.docs  ## Show what the next release notes say
+changelog: $(VENV)/.docs  ## Show the next release notes
 	$(BIN)/towncrier build --draft --version next
 
-constraints:  ## Pin the newest versions that everything installs with
+constraints:  ## Pin the newest versions that install together
 	$(PYTHON) -m venv --clear build/pins
 	build/pins/bin/python -m pip install -qq --upgrade 'pip>=25.1'
 	build/pins/bin/python -m pip install -qq $(PACKAGE) --group test --group lint --group docs
 	{ sed '/^# Resolved/q' constraints.txt; build/pins/bin/python -m pip freeze --exclude-editable; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 
-clean:  ## Remove all that make has made
+clean:  ## Remove everything that make has made
 	rm -rf $(VENV) .venv-interop build dist demo-output examples-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
