@@ -113,3 +113,27 @@ def _voxels_share_memory(array: NDArray[Any]) -> bool:
             return array.size > 0
         covered += step * (size - 1)
     return False
+
+
+def dtype_of_labels(dtype: np.dtype[Any], source_dtype: np.dtype[Any]) -> bool:
+    """Return whether a model that returns this dtype returns labels, most likely.
+
+    Truth values are labels; so are integers, unless they have 8 or 16 bits and the dtype of the image itself, as those of a
+    filter or of a denoised image do.
+
+    Parameters
+    ----------
+    dtype : numpy dtype
+        Dtype that the model returns.
+    source_dtype : numpy dtype
+        Dtype of the batches that it is given.
+
+    Examples
+    --------
+    >>> image = np.dtype("uint16")
+    >>> [dtype_of_labels(np.dtype(name), image) for name in ("bool", "int64", "uint8", "uint16", "float32")]
+    [True, True, True, False, False]
+    """
+    if dtype.kind in "iu":
+        return dtype.itemsize >= 4 or dtype != source_dtype
+    return dtype.kind == "b"

@@ -17,7 +17,8 @@ from typer.testing import CliRunner, Result
 
 from patchloom import __version__
 from patchloom.cli import app
-from patchloom.prediction.planning import blocks, make_plan
+from patchloom.prediction.planning import make_plan
+from patchloom.stitching import block_grid
 
 MODEL = """
 import numpy as np
@@ -241,7 +242,7 @@ def test_help_and_version_are_there_for_a_newcomer() -> None:
 def test_status_tells_finished_from_unfinished_and_a_second_run_goes_on(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "_CHUNK_SIZE", {2: 16, 3: 8})
+    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 16, 3: 8})
     monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [300])
     arguments = ("predict", "img2.tif", "--model", "my_model:fails_once", "-o", "out.ome.zarr", *TILES)
     failed = run(*arguments)

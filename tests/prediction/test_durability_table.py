@@ -20,10 +20,11 @@ import tifffile
 from patchloom.errors import SinkError
 from patchloom.prediction import predict
 from patchloom.prediction.output.ledger import Ledger, ledger_path
-from patchloom.prediction.planning import blocks, make_plan
+from patchloom.prediction.planning import make_plan
 from patchloom.sinks import NpySink, OmeZarrSink, OutputLock, TiffSink
 from patchloom.sinks.files.file_sink import FileSink
 from patchloom.sinks.publishing.destination import lock_path
+from patchloom.stitching import block_grid
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "durability.md"
 NAMES = ("out", ".partial", ".replaced", ".ledger", ".lock")
@@ -43,7 +44,7 @@ def per_row(heading: str) -> Any:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "_CHUNK_SIZE", {2: 32, 3: 16})
+    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 32, 3: 16})
     monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [1024])
 
 

@@ -25,7 +25,8 @@ from patchloom.errors import ModelError, ModelOutputError, OutputExistsError, Se
 from patchloom.prediction import plan, predict
 from patchloom.prediction.normalization import request as normalization_request
 from patchloom.prediction.output.ledger import Ledger, ledger_path, read_progress
-from patchloom.prediction.planning import blocks, make_plan
+from patchloom.prediction.planning import make_plan
+from patchloom.stitching import block_grid
 
 TIMES = int(os.environ.get("PATCHLOOM_TORTURE", "3"))
 
@@ -34,7 +35,7 @@ TILES: dict[str, Any] = {"axes": "TYX", "patch_size": (32, 24), "overlaps": (8, 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "_CHUNK_SIZE", {2: 40, 3: 16})
+    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 40, 3: 16})
     monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [2000])
 
 
@@ -395,9 +396,10 @@ SCRIPT = """
 import json, sys, time
 import numpy as np
 from patchloom.prediction import predict
-from patchloom.prediction.planning import blocks, make_plan
+from patchloom.prediction.planning import make_plan
+from patchloom.stitching import block_grid
 
-blocks._CHUNK_SIZE = {2: 40, 3: 16}
+block_grid._CHUNK_SIZE = {2: 40, 3: 16}
 make_plan._BLOCK_SIZES = [2000]
 source, output, pause, settings = json.loads(sys.argv[1])
 

@@ -32,9 +32,10 @@ import time
 import numpy as np
 
 from patchloom import SkipDark, predict
-from patchloom.prediction.planning import blocks, make_plan
+from patchloom.prediction.planning import make_plan
+from patchloom.stitching import block_grid
 
-blocks._CHUNK_SIZE = {2: 40, 3: 16}
+block_grid._CHUNK_SIZE = {2: 40, 3: 16}
 make_plan._BLOCK_SIZES = [2000]
 
 

@@ -15,9 +15,10 @@ from patchloom.errors import GeometryError, ModelError, SeriesError
 from patchloom.image_stacks import open_stacks
 from patchloom.prediction import plan, predict
 from patchloom.prediction.models import ModelDescription
-from patchloom.prediction.planning import blocks, make_plan
+from patchloom.prediction.planning import make_plan
 from patchloom.prediction.planning.summary import summarize
 from patchloom.prediction.skip_rules import SkipDark, SkipOutside
+from patchloom.stitching import block_grid
 
 TILES: dict[str, Any] = {"patch_size": (16, 16), "overlaps": (4, 4)}
 
@@ -46,7 +47,7 @@ def sharpened(batch: np.ndarray) -> np.ndarray:
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Blocks so small that a slice has many."""
     monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [300])
-    monkeypatch.setattr(blocks, "_CHUNK_SIZE", {2: 6, 3: 4})
+    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 6, 3: 4})
     return
 
 

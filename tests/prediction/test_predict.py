@@ -28,8 +28,9 @@ from patchloom.image_stacks import open_stacks
 from patchloom.patching import TiledPatching
 from patchloom.prediction import plan, predict
 from patchloom.prediction.models import ModelDescription
-from patchloom.prediction.planning import blocks, make_plan
+from patchloom.prediction.planning import make_plan
 from patchloom.prediction.planning.summary import summarize
+from patchloom.stitching import block_grid
 
 
 def identity(batch: np.ndarray) -> np.ndarray:
@@ -44,7 +45,7 @@ def quiet(*args: Any, **kwargs: Any) -> Any:
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Blocks so small that a test image has many."""
     monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [300])
-    monkeypatch.setattr(blocks, "_CHUNK_SIZE", {2: 6, 3: 4})
+    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 6, 3: 4})
     return
 
 

@@ -20,9 +20,10 @@ import pytest
 from patchloom.errors import OutputExistsError, SinkError
 from patchloom.prediction import predict
 from patchloom.prediction.output.ledger import Ledger, ledger_path
-from patchloom.prediction.planning import blocks, make_plan
+from patchloom.prediction.planning import make_plan
 from patchloom.prediction.skip_rules import SkipDark
 from patchloom.sinks import OmeZarrSink
+from patchloom.stitching import block_grid
 
 KILLS = int(os.environ.get("PATCHLOOM_TORTURE", "3"))
 
@@ -30,9 +31,10 @@ SCRIPT = """
 import json, sys, time
 import numpy as np
 from patchloom.prediction import predict
-from patchloom.prediction.planning import blocks, make_plan
+from patchloom.prediction.planning import make_plan
+from patchloom.stitching import block_grid
 
-blocks._CHUNK_SIZE = {2: 40, 3: 16}
+block_grid._CHUNK_SIZE = {2: 40, 3: 16}
 make_plan._BLOCK_SIZES = [2000]
 arguments = json.loads(sys.argv[1])
 pause = arguments.pop("pause")
@@ -112,7 +114,7 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(settings: d
 def test_a_run_that_skips_and_is_resumed_gives_the_model_the_same_batches_and_ends_in_the_same_bytes(
     blend: Any, limit: int, tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "_CHUNK_SIZE", {2: 40, 3: 16})
+    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 40, 3: 16})
     monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [2000])
     pixels = np.where(rng.random((2, 150, 130)) < 0.002, 900, 5).astype(np.uint16)
     np.save(tmp_path / "image.npy", pixels)
@@ -155,7 +157,7 @@ def test_a_run_that_skips_and_is_resumed_gives_the_model_the_same_batches_and_en
 @pytest.fixture
 def interrupted(tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An output that a failing model left unfinished."""
-    monkeypatch.setattr(blocks, "_CHUNK_SIZE", {2: 40, 3: 16})
+    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 40, 3: 16})
     monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [2000])
     output = tmp_path / "out.ome.zarr"
     with pytest.raises(RuntimeError):
@@ -301,7 +303,7 @@ def test_a_run_that_was_killed_when_all_was_shown_has_nothing_left_to_do(tmp_pat
 def test_a_run_that_replaces_an_output_goes_on_without_being_told_again(
     tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "_CHUNK_SIZE", {2: 40, 3: 16})
+    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 40, 3: 16})
     monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [2000])
     output = tmp_path / "out.ome.zarr"
     go_on(output, lambda batch: batch * 0)
@@ -352,7 +354,7 @@ def test_a_shard_that_is_lost_before_the_output_is_shown_is_written_again(
 def test_an_output_that_appeared_meanwhile_is_found_before_the_run_goes_on(
     tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "_CHUNK_SIZE", {2: 40, 3: 16})
+    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 40, 3: 16})
     monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [2000])
     sources = [tmp_path / f"{number}.npy" for number in range(3)]
     for source in sources:

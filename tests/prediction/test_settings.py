@@ -14,8 +14,9 @@ from patchloom.errors import GeometryError, SeriesError, SinkError, SourceError
 from patchloom.image_stacks import ArrayStack
 from patchloom.prediction import plan, predict
 from patchloom.prediction.normalization.normalization import measure_normalization
-from patchloom.prediction.planning import blocks, make_plan
+from patchloom.prediction.planning import make_plan
 from patchloom.prediction.skip_rules import SkipDark, SkipOutside
+from patchloom.stitching import block_grid
 
 
 def identity(batch: np.ndarray) -> np.ndarray:
@@ -32,7 +33,7 @@ TILES: dict[str, Any] = {"patch_size": (12, 10), "overlaps": (4, 3)}
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [300])
-    monkeypatch.setattr(blocks, "_CHUNK_SIZE", {2: 10, 3: 4})
+    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 10, 3: 4})
 
 
 @pytest.mark.usefixtures("small_blocks")

@@ -20,10 +20,11 @@ from patchloom.extraction import ChunkCache
 from patchloom.prediction import plan, predict
 from patchloom.prediction.candidate_tiles import CandidateTiles
 from patchloom.prediction.output import writer as outputs
-from patchloom.prediction.planning import blocks, make_plan
+from patchloom.prediction.planning import make_plan
 from patchloom.prediction.postprocessing import AsDtype, Threshold
 from patchloom.prediction.skip_rules import SkipDark, SkipOutside, coarse_window, fitting_factors
 from patchloom.sinks import open_sink
+from patchloom.stitching import block_grid
 
 WINDOWS = ["hann", "linear", "mean"]
 
@@ -91,7 +92,7 @@ def axes_of(options: dict[str, Any]) -> str:
 
 def small_blocks(patch: pytest.MonkeyPatch, voxels: int) -> None:
     patch.setattr(make_plan, "_BLOCK_SIZES", [voxels])
-    patch.setattr(blocks, "_CHUNK_SIZE", {2: 5, 3: 3})
+    patch.setattr(block_grid, "_CHUNK_SIZE", {2: 5, 3: 3})
 
 
 @settings(deadline=None, max_examples=120)

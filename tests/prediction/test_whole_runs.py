@@ -23,8 +23,9 @@ from patchloom.geometry.tile_rule import TileRule
 from patchloom.image_stacks import ArrayStack
 from patchloom.prediction import plan, predict
 from patchloom.prediction.models import ModelDescription
-from patchloom.prediction.planning import blocks, make_plan
+from patchloom.prediction.planning import make_plan
 from patchloom.prediction.skip_rules import SkipOutside
+from patchloom.stitching import block_grid
 
 SCALES = [Fraction(1), Fraction(1), Fraction(2), Fraction(1, 2)]
 
@@ -166,7 +167,7 @@ def test_every_voxel_is_that_of_the_tiles_whatever_is_asked_for_together(data: A
         assume(False)
     with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
         patch.setattr(make_plan, "_BLOCK_SIZES", [data.draw(st.sampled_from([1, 100, 2000])), 50])
-        patch.setattr(blocks, "_CHUNK_SIZE", {2: 4, 3: 4})
+        patch.setattr(block_grid, "_CHUNK_SIZE", {2: 4, 3: 4})
         run_into = partial(predict, sources=stacks, output=data.draw(st.sampled_from([None, Path(folder, "out")])))
         try:
             results = run_into(replace(network, fails_at=data.draw(st.integers(2, 6))), progress=False, **options)

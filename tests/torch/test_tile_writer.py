@@ -7,15 +7,15 @@ import pytest
 import torch
 
 import patchloom as pl
-from patchloom.prediction.planning import blocks
+from patchloom.stitching import block_grid
 from patchloom.torch import TileOrder, TileWriter
 
 
 @pytest.fixture(params=["centered", "grid"])
 def tiling(request, monkeypatch, inputs) -> pl.TiledPatching:
     """Return tiles of the series, of which each image has several blocks."""
-    monkeypatch.setattr(blocks.choose_blocks, "__defaults__", (40 * 40,))
-    monkeypatch.setitem(blocks._CHUNK_SIZE, 2, 32)
+    monkeypatch.setattr(block_grid.choose_blocks, "__defaults__", (40 * 40,))
+    monkeypatch.setitem(block_grid._CHUNK_SIZE, 2, 32)
     return pl.TiledPatching([stack.data_shape for stack in inputs], (24, 20), (5, 4), seams=request.param)
 
 

@@ -20,10 +20,7 @@ from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks import HasMetadata, ImageStack, files_read, listed_stacks
 from patchloom.local_paths import normalize_path
 from patchloom.patching import TiledPatching
-from patchloom.pixel_arrays import PIXEL_KINDS
-from patchloom.prediction.output.destinations import series_destinations
-from patchloom.prediction.planning.blocks import BlockGrid, choose_blocks, choose_chunk
-from patchloom.prediction.planning.label_outputs import dtype_of_labels
+from patchloom.pixel_arrays import PIXEL_KINDS, dtype_of_labels
 from patchloom.sinks import (
     SINK_SUFFIXES,
     ImageSink,
@@ -35,10 +32,12 @@ from patchloom.sinks import (
     open_sink,
     output_kind,
 )
+from patchloom.sinks.output_paths import series_destinations
 from patchloom.specs.patch_specs import TileSpecs, is_tile_specs
 from patchloom.specs.spec_table import SpecTable
 from patchloom.specs.spec_validation import validate_specs
 from patchloom.stitching import paste_tile
+from patchloom.stitching.block_grid import BlockGrid, choose_blocks, choose_chunk
 
 
 class TileOrder(torch.utils.data.Sampler[int]):

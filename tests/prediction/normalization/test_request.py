@@ -13,7 +13,8 @@ from patchloom.image_stacks import ArrayStack
 from patchloom.prediction import plan, predict
 from patchloom.prediction.normalization import request as normalization_request
 from patchloom.prediction.normalization.normalization import measure_normalization
-from patchloom.prediction.planning import blocks, make_plan
+from patchloom.prediction.planning import make_plan
+from patchloom.stitching import block_grid
 
 TILES: dict[str, Any] = {"patch_size": (12, 10), "overlaps": (4, 3)}
 POOLED = {"source": (0, 1, 2, 3), "channel": (0, 2, 3), "sample": (1, 2, 3), "sample_channel": (2, 3)}
@@ -106,7 +107,7 @@ def test_an_unfinished_run_keeps_what_it_measured_and_refuses_to_be_measured_in_
     image: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [300])
-    monkeypatch.setattr(blocks, "_CHUNK_SIZE", {2: 10, 3: 4})
+    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 10, 3: 4})
     source, output = tmp_path / "image.npy", tmp_path / "out.ome.zarr"
     np.save(source, image)
     calls = iter(range(10_000))
@@ -144,7 +145,7 @@ def test_a_run_that_is_not_normalized_does_not_become_one_that_is(
     image: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [300])
-    monkeypatch.setattr(blocks, "_CHUNK_SIZE", {2: 10, 3: 4})
+    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 10, 3: 4})
     output = tmp_path / "out.ome.zarr"
     calls = iter(range(10_000))
 

@@ -24,7 +24,7 @@ from patchloom import SkipDark, SkipOutside, open_stacks
 from patchloom.errors import ArgumentError, OutputExistsError, PatchloomError, SinkError
 from patchloom.prediction import predict
 from patchloom.prediction.models import AugmentedModel, OnnxModel
-from patchloom.prediction.output.destinations import output_path
+from patchloom.sinks.output_paths import output_path
 from patchloom.sinks.publishing.destination import remove
 
 OPTIONS: dict[str, Any] = {"axes": "YX", "patch_size": (16, 16), "overlaps": (0, 0), "progress": False}

@@ -20,7 +20,8 @@ from patchloom.cli import app
 from patchloom.errors import ModelError, SinkError
 from patchloom.prediction import predict
 from patchloom.prediction.output.ledger import FORMAT, Ledger, ledger_path, read_header, read_progress
-from patchloom.prediction.planning import blocks, make_plan
+from patchloom.prediction.planning import make_plan
+from patchloom.stitching import block_grid
 
 HEADER: dict[str, Any] = {"settings": {"a": 1}, "n_blocks": 4, "n_images": 1, "memory limit": 100, "overwrite": False}
 
@@ -224,7 +225,7 @@ class Root:
 def test_a_run_whose_ledger_is_damaged_anywhere_ends_in_the_same_pixels_or_is_refused(
     tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "_CHUNK_SIZE", {2: 40, 3: 16})
+    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 40, 3: 16})
     monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [2000])
     image = rng.integers(1, 255, (150, 130), np.uint8)
     output = tmp_path / "out.ome.zarr"

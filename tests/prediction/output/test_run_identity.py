@@ -23,8 +23,9 @@ from patchloom.errors import ModelError, SinkError, SourceChangedError, SourceEr
 from patchloom.image_stacks import ZarrStack, open_stacks
 from patchloom.prediction import predict
 from patchloom.prediction.output.ledger import ledger_path, read_header
-from patchloom.prediction.planning import blocks, make_plan
+from patchloom.prediction.planning import make_plan
 from patchloom.prediction.skip_rules import SkipOutside
+from patchloom.stitching import block_grid
 
 TILES: dict[str, Any] = {"axes": "YX", "patch_size": (32, 24), "overlaps": (8, 6), "batch_size": 3, "progress": False}
 SHAPE = (150, 130)
@@ -32,7 +33,7 @@ SHAPE = (150, 130)
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "_CHUNK_SIZE", {2: 40, 3: 16})
+    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 40, 3: 16})
     monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [2000])
 
 
@@ -413,8 +414,9 @@ SCRIPT = """
 import sys
 import numpy as np
 from patchloom.cli import main
-from patchloom.prediction.planning import blocks, make_plan
-blocks._CHUNK_SIZE = {2: 40, 3: 16}
+from patchloom.prediction.planning import make_plan
+from patchloom.stitching import block_grid
+block_grid._CHUNK_SIZE = {2: 40, 3: 16}
 make_plan._BLOCK_SIZES = [2000]
 sys.argv = ["patchloom", *sys.argv[1:]]
 main()

@@ -13,9 +13,10 @@ from patchloom.errors import GeometryError, ModelOutputError, StitchError
 from patchloom.image_stacks import ArrayStack
 from patchloom.prediction import plan, predict
 from patchloom.prediction.output_inference import infer_outputs
-from patchloom.prediction.planning import blocks, make_plan
+from patchloom.prediction.planning import make_plan
 from patchloom.prediction.running import batching as work
 from patchloom.prediction.running import engine
+from patchloom.stitching import block_grid
 
 WINDOWS = ["hann", "gaussian", "linear", "mean"]
 
@@ -56,7 +57,7 @@ def test_identity_holds_for_all_tiles_windows_batches_blocks_and_memory_limits(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(make_plan, "_BLOCK_SIZES", [data.draw(st.integers(20, 2000)), 50])
         patch.setattr(make_plan, "_SMALL_BLOCK_SIZES", [30, 10, 1])
-        patch.setattr(blocks, "_CHUNK_SIZE", {2: 6, 3: 4})
+        patch.setattr(block_grid, "_CHUNK_SIZE", {2: 6, 3: 4})
         least = memory_needed(image, **options)
         result = quiet(identity, image, memory_limit=int(least * data.draw(st.floats(1, 3))), **options)
     if options["blend"] is None:
@@ -218,7 +219,7 @@ def test_blending_hands_tiles_over_where_memory_allows_and_computes_them_again_w
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [400])
-    monkeypatch.setattr(blocks, "_CHUNK_SIZE", {2: 20, 3: 8})
+    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 20, 3: 8})
     image = rng.random((100, 100)).astype(np.float32)
     options: dict[str, Any] = {"axes": "YX", "patch_size": (12, 12), "overlaps": (4, 4), "blend": "hann"}
     rich = plan(image, **options)

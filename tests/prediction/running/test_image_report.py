@@ -10,9 +10,10 @@ import pytest
 
 from patchloom.errors import SeriesError
 from patchloom.prediction import plan, predict
-from patchloom.prediction.planning import blocks, make_plan
+from patchloom.prediction.planning import make_plan
 from patchloom.prediction.running.image_report import ImageReport
 from patchloom.prediction.skip_rules import SkipDark
+from patchloom.stitching import block_grid
 
 TILES: dict[str, Any] = {"axes": "YX", "patch_size": (12, 10), "overlaps": (4, 3)}
 
@@ -21,7 +22,7 @@ TILES: dict[str, Any] = {"axes": "YX", "patch_size": (12, 10), "overlaps": (4, 3
 def images(tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Three images of several blocks each; most of the second is dark."""
     monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [300])
-    monkeypatch.setattr(blocks, "_CHUNK_SIZE", {2: 10, 3: 4})
+    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 10, 3: 4})
     paths = [tmp_path / f"image{number}.npy" for number in range(3)]
     for number, path in enumerate(paths):
         pixels = rng.integers(100, 200, (40, 50 + number), np.uint8)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from patchloom.errors import SinkError
 from patchloom.prediction.models.output_spec import OutputSpec
-from patchloom.prediction.output.destinations import output_path
 from patchloom.prediction.planning.plan import PredictionPlan
 from patchloom.sinks import InputPlaces, check_destination, check_room, check_storable, output_kind
+from patchloom.sinks.output_paths import output_path
 
 
 def check_dtype(plan: PredictionPlan, destinations: Sequence[Path | None]) -> None:

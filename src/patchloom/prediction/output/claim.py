@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from patchloom.errors import SinkError
 from patchloom.image_stacks import ImageStack, files_read
 from patchloom.prediction.models.model import Model
-from patchloom.prediction.output.destinations import series_destinations
 from patchloom.prediction.output.ledger import Ledger, ledger_path, read_header
 from patchloom.prediction.output.run_identity import RunIdentity
 from patchloom.prediction.planning.plan import PredictionPlan
@@ -24,6 +23,7 @@ from patchloom.sinks import (
     check_destination,
     output_kind,
 )
+from patchloom.sinks.output_paths import series_destinations
 from patchloom.sinks.write_failure import why
 
 

@@ -17,11 +17,9 @@ from patchloom.axes import AxesMap
 from patchloom.errors import SourceChangedError
 from patchloom.image_stacks import SourceWatch, plane_position
 from patchloom.prediction.models.output_spec import OutputSpec
-from patchloom.prediction.output.destinations import output_path
 from patchloom.prediction.output.ledger import Ledger
 from patchloom.prediction.output.result_metadata import result_metadata
 from patchloom.prediction.output.shown_outputs import RecordedBlocks, ShownOutput, by_image, settle
-from patchloom.prediction.planning.blocks import choose_chunk
 from patchloom.prediction.planning.label_outputs import holds_labels
 from patchloom.prediction.planning.plan import PredictionPlan
 from patchloom.sinks import (
@@ -36,6 +34,8 @@ from patchloom.sinks import (
     open_sink,
     partial_path,
 )
+from patchloom.sinks.output_paths import output_path
+from patchloom.stitching.block_grid import choose_chunk
 
 Result = NDArray[Any] | Path | dict[str, Any]
 """An image or where it is; by the names of the outputs, where a model has several."""

@@ -1,21 +1,12 @@
-"""Blocks: the pieces of an output that are computed, written and recorded as one.
-
-A block is a set of whole stored objects (shards) of the output, so exactly one worker writes each of them, once. What a
-run holds in memory is one block and one batch, however large the image is.
-"""
+"""How large blocks are: bounded by what goes through the model for one, so that a kill loses little."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from math import log, prod
-from typing import NamedTuple
+from math import prod
 
 from patchloom.geometry.tile_rule import Seams
-
-MAX_BLOCK_VOXELS = 2**25
-"""Voxels of a block, in one channel: 128 MiB of float32."""
+from patchloom.stitching.block_grid import MAX_BLOCK_VOXELS
 
 MODEL_VOXELS = {2: 2**25, 3: 2**24}
 """Voxels of tiles that go through the model for one block, in 2D and 3D: a minute for a network of half a second a tile of 512²
@@ -27,88 +18,6 @@ MODEL_TILES = 512
 LEAST_BLOCK_VOXELS = {2: 2**20, 3: 2**22}
 """Voxels of a block, in one channel, below which no block is made smaller to be finished sooner: files would get too small,
 and too many tiles would reach over several blocks."""
-
-_CHUNK_SIZE = {2: 256, 3: 64}
-"""Size along each axis that a chunk of the output comes close to: what viewers fetch at once."""
-
-
-class Block(NamedTuple):
-    """One block of one image."""
-
-    sample_idx: int
-    window: tuple[slice, ...]
-    """Where it lies, `(z,) y, x`."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Size along each spatial axis."""
-        return tuple(part.stop - part.start for part in self.window)
-
-
-@dataclass(frozen=True)
-class BlockGrid:
-    """All blocks of one image: boxes of one size on a grid, cut off at the image's end.
-
-    Parameters
-    ----------
-    n_samples : int
-        Samples of the image.
-    spatial_shape : tuple of int
-        Size of a sample, `(z,) y, x`.
-    block_shape : tuple of int
-        Size of a block, `(z,) y, x`.
-
-    Examples
-    --------
-    >>> grid = BlockGrid(n_samples=2, spatial_shape=(100, 80), block_shape=(64, 64))
-    >>> len(grid), grid[5]
-    (8, Block(sample_idx=1, window=(slice(0, 64, None), slice(64, 80, None))))
-    """
-
-    n_samples: int
-    spatial_shape: tuple[int, ...]
-    block_shape: tuple[int, ...]
-
-    @cached_property
-    def grid_shape(self) -> tuple[int, ...]:
-        """How many blocks there are along each spatial axis."""
-        return tuple(-(-size // block) for size, block in zip(self.spatial_shape, self.block_shape, strict=True))
-
-    def __len__(self) -> int:
-        return self.n_samples * prod(self.grid_shape)
-
-    def __getitem__(self, number: int) -> Block:
-        sample_idx, position = self.position(number)
-        return Block(
-            sample_idx,
-            tuple(
-                slice(place * block, min((place + 1) * block, size))
-                for place, block, size in zip(position, self.block_shape, self.spatial_shape, strict=True)
-            ),
-        )
-
-    def position(self, number: int) -> tuple[int, tuple[int, ...]]:
-        """Find the sample and the place on the grid, `(z,) y, x`, of a block.
-
-        Raises
-        ------
-        IndexError
-            If there is no block of that number.
-        """
-        if not 0 <= number < len(self):
-            raise IndexError(f"index is {number}, but the image has {len(self)} blocks")
-        position: list[int] = []
-        for count in reversed(self.grid_shape):
-            number, place = divmod(number, count)
-            position.append(place)
-        return number, tuple(reversed(position))
-
-    def number(self, sample_idx: int, position: Sequence[int]) -> int:
-        """Give the number of the block of a sample at a place on the grid: raster order, X fastest."""
-        number = sample_idx
-        for place, count in zip(position, self.grid_shape, strict=True):
-            number = number * count + place
-        return number
 
 
 def choose_seams(data_shapes: Sequence[Sequence[int]]) -> Seams:
@@ -152,79 +61,3 @@ def largest_block(data_shapes: Sequence[Sequence[int]], patch_size: Sequence[int
     voxels = max(shape[0] * prod(shape[2:]) for shape in data_shapes)
     overlapping = MAX_BLOCK_VOXELS if voxels <= MAX_BLOCK_VOXELS else max(voxels // 4, MAX_BLOCK_VOXELS // 8)
     return min(overlapping, max(n_tiles * prod(cores), LEAST_BLOCK_VOXELS[len(patch_size)]))
-
-
-def choose_blocks(
-    data_shape: Sequence[int], cores: Sequence[int], seams: Seams, max_voxels: int = MAX_BLOCK_VOXELS
-) -> BlockGrid:
-    """Choose the blocks of one image.
-
-    Parameters
-    ----------
-    data_shape : sequence of int
-        `SC(Z)YX`.
-    cores : sequence of int
-        Distance between tile starts, `(z,) y, x`.
-    seams : {"centered", "grid"}
-        Where the tiling has its seams. On a grid, blocks consist of whole tiles.
-    max_voxels : int
-        Voxels of a block, in one channel, that are not to be passed unless one tile has more.
-
-    Returns
-    -------
-    BlockGrid
-        Blocks as cubic as the grid allows.
-
-    Examples
-    --------
-    >>> choose_blocks((1, 1, 2755, 3675), cores=(896, 896), seams="centered").block_shape
-    (2816, 3840)
-    >>> choose_blocks((1, 1, 65536, 65536), cores=(384, 384), seams="grid").block_shape
-    (5760, 5760)
-    """
-    spatial = tuple(data_shape[2:])
-    target = _CHUNK_SIZE[len(spatial)]
-    # A chunk never needs to be larger than the image, so that thin stacks are not stored as padding.
-    units = tuple(cores) if seams == "grid" else tuple(min(target, size) for size in spatial)
-    limits = [-(-size // unit) for size, unit in zip(spatial, units, strict=True)]
-    repeats = _grow([1] * len(units), units, limits, max_voxels)
-    return BlockGrid(
-        int(data_shape[0]), spatial, tuple(repeat * unit for repeat, unit in zip(repeats, units, strict=True))
-    )
-
-
-def choose_chunk(block_shape: Sequence[int]) -> tuple[int, ...]:
-    """Choose how a block is stored: in chunks that divide it and are about as large as viewers fetch at once.
-
-    Examples
-    --------
-    >>> choose_chunk((5760, 5760)), choose_chunk((96, 251, 4036))
-    ((240, 240), (48, 251, 1009))
-    """
-    target = _CHUNK_SIZE[len(block_shape)]
-    return tuple(_nearest_divisor(size, target) for size in block_shape)
-
-
-def _grow(repeats: list[int], units: Sequence[int], limits: Sequence[int], max_voxels: int) -> list[int]:
-    """Lengthen the shortest side that may still grow, a unit at a time, while the block stays small enough."""
-    while True:
-        open_axes = [axis for axis, (repeat, limit) in enumerate(zip(repeats, limits, strict=True)) if repeat < limit]
-        for axis in sorted(open_axes, key=lambda axis: repeats[axis] * units[axis]):
-            grown = [repeat + (position == axis) for position, repeat in enumerate(repeats)]
-            if prod(repeat * unit for repeat, unit in zip(grown, units, strict=True)) <= max_voxels:
-                repeats = grown
-                break
-        else:
-            return repeats
-
-
-def _nearest_divisor(size: int, target: int) -> int:
-    """Divisor of `size` nearest to `target`, as a ratio.
-
-    Examples
-    --------
-    >>> _nearest_divisor(3584, 256), _nearest_divisor(251, 256), _nearest_divisor(4036, 256)
-    (256, 251, 1009)
-    """
-    divisors = (divisor for divisor in range(1, size + 1) if size % divisor == 0)
-    return min(divisors, key=lambda divisor: abs(log(divisor / target)))

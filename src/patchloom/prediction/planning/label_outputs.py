@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-
 from patchloom.errors import ModelOutputError
+from patchloom.pixel_arrays import dtype_of_labels
 from patchloom.prediction.models.output_spec import OutputSpec
 from patchloom.prediction.planning.plan import PredictionPlan
 from patchloom.prediction.postprocessing import MakesLabels
@@ -62,27 +59,3 @@ def check_blend_of_labels(plan: PredictionPlan) -> None:
                     "the mean of two labels is a third. Leave blend out to crop tiles, or return a score for each class and "
                     "postprocess='argmax' (--postprocess argmax), or, if they are intensities, return floats"
                 )
-
-
-def dtype_of_labels(dtype: np.dtype[Any], source_dtype: np.dtype[Any]) -> bool:
-    """Return whether a model that returns this dtype returns labels, most likely.
-
-    Truth values are labels; so are integers, unless they have 8 or 16 bits and the dtype of the image itself, as those of a
-    filter or of a denoised image do.
-
-    Parameters
-    ----------
-    dtype : numpy dtype
-        Dtype that the model returns.
-    source_dtype : numpy dtype
-        Dtype of the batches that it is given.
-
-    Examples
-    --------
-    >>> image = np.dtype("uint16")
-    >>> [dtype_of_labels(np.dtype(name), image) for name in ("bool", "int64", "uint8", "uint16", "float32")]
-    [True, True, True, False, False]
-    """
-    if dtype.kind in "iu":
-        return dtype.itemsize >= 4 or dtype != source_dtype
-    return dtype.kind == "b"

@@ -22,7 +22,7 @@ from patchloom.prediction.models.model import Model, ModelDescription, describe
 from patchloom.prediction.models.output_spec import OutputSpec
 from patchloom.prediction.normalization.normalization import Method, Normalization, Per
 from patchloom.prediction.normalization.request import given_normalizations, normalization_request
-from patchloom.prediction.planning.blocks import choose_blocks, choose_seams, largest_block
+from patchloom.prediction.planning.blocks import choose_seams, largest_block
 from patchloom.prediction.planning.label_outputs import check_blend_of_labels
 from patchloom.prediction.planning.memory import check_memory_limit
 from patchloom.prediction.planning.model_input import (
@@ -36,6 +36,7 @@ from patchloom.prediction.planning.plan import PredictionPlan
 from patchloom.prediction.postprocessing import Postprocessing
 from patchloom.prediction.postprocessing_text import parse_postprocessing
 from patchloom.prediction.skip_rules import SkipRule, check_skip_rule
+from patchloom.stitching.block_grid import choose_blocks
 
 _BLOCK_SIZES = [2**power for power in range(25, 19, -1)]
 """Voxels of a block, in one channel, that are tried: from 128 MiB of float32 to 4 MiB, below which files get too small."""

@@ -24,7 +24,6 @@ from patchloom.patching.flat_index import check_data_idx
 from patchloom.prediction.models.model import ModelDescription
 from patchloom.prediction.models.output_spec import OutputSpec
 from patchloom.prediction.normalization.normalization import Normalization
-from patchloom.prediction.planning.blocks import BlockGrid
 from patchloom.prediction.planning.memory import (
     CACHE_BYTES,
     READ_AHEAD,
@@ -33,9 +32,10 @@ from patchloom.prediction.planning.memory import (
     cache_bytes,
     least_limit,
 )
-from patchloom.prediction.planning.schedule import TileSchedule
 from patchloom.prediction.postprocessing import Postprocessing
 from patchloom.prediction.skip_rules import SkipRule
+from patchloom.stitching.block_grid import BlockGrid
+from patchloom.stitching.tile_schedule import TileSchedule
 
 _TILES_IN_FLOAT32 = 9
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from patchloom.errors import GeometryError, PatchloomError
 from patchloom.extraction import ChunkCache, PatchExtractor
+from patchloom.parallel import Runner, run_serially, thread_runner
 from patchloom.prediction.models.batch_prediction import check_forms, predict_batch, refuse_nan, to_dtype
 from patchloom.prediction.models.model import Model
 from patchloom.prediction.models.output_spec import OutputSpec, keep_core
@@ -27,7 +28,6 @@ from patchloom.prediction.planning.memory import WRITE_BEHIND
 from patchloom.prediction.planning.plan import PredictionPlan
 from patchloom.prediction.running.batching import TileBatch, batches, tiles_with_open_blocks
 from patchloom.prediction.running.open_blocks import OpenBlocks
-from patchloom.prediction.running.parallel import Runner, run_serially, thread_runner
 from patchloom.prediction.running.progress import Advance
 from patchloom.prediction.running.stage_times import StageTimes
 from patchloom.prediction.running.tile_reading import (

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from patchloom.errors import StitchError
 from patchloom.geometry.blend_weights import TileWeights, tile_extents
+from patchloom.parallel import MIN_PARALLEL_VOXELS, Runner, n_threads, run_serially, split_range
 from patchloom.prediction.models.batch_prediction import to_dtype
 from patchloom.prediction.models.output_spec import OutputSpec
 from patchloom.prediction.planning.plan import PredictionPlan
-from patchloom.prediction.running.parallel import MIN_PARALLEL_VOXELS, Runner, n_threads, run_serially, split_range
 from patchloom.specs.patch_specs import TileSpecs
 from patchloom.stitching import add_blended_tile, paste_tile
 

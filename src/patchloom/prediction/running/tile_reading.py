@@ -13,11 +13,11 @@ from patchloom.errors import SourceError
 from patchloom.extraction import PatchExtractor
 from patchloom.extraction.exact_normalization import cancels, normalize_exactly
 from patchloom.image_stacks import ImageStack, plane_position
+from patchloom.parallel import MIN_PARALLEL_VOXELS, Runner, n_threads, run_serially, split_range
 from patchloom.prediction.candidate_tiles import CandidateTiles
 from patchloom.prediction.models.batch_prediction import name_tiles
 from patchloom.prediction.normalization.normalization import Normalization
 from patchloom.prediction.planning.plan import PredictionPlan
-from patchloom.prediction.running.parallel import MIN_PARALLEL_VOXELS, Runner, n_threads, run_serially, split_range
 from patchloom.specs.patch_specs import TileSpecs
 from patchloom.specs.spec_table import SpecTable
 

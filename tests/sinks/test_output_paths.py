@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from patchloom.prediction.output.destinations import series_destinations
+from patchloom.sinks.output_paths import series_destinations
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchloom.patching import TiledPatching
-from patchloom.prediction.planning.blocks import BlockGrid
-from patchloom.prediction.planning.schedule import TileSchedule
+from patchloom.stitching.block_grid import BlockGrid
+from patchloom.stitching.tile_schedule import TileSchedule
 
 
 @settings(deadline=None, max_examples=40)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.patching import TiledPatching
-from patchloom.prediction.planning.blocks import BlockGrid
+from patchloom.stitching.block_grid import BlockGrid
 
 
 @dataclass(frozen=True)
