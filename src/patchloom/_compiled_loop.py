@@ -49,10 +49,11 @@ def as_rows(array: NDArray[Any]) -> Rows:
 
 def has_rows(array: NDArray[Any]) -> bool:
     """Whether an array consists of rows along X that lie contiguous in memory, in the machine's byte order."""
+    is_plain = array.flags.aligned and array.dtype.isnative and array.size > 0
+    if not is_plain or array.flags.c_contiguous:
+        return is_plain
     *steps, last = _steps(array)
-    whole = array.flags.c_contiguous or (min(steps) >= 0 and last in (0, array.itemsize))
-    whole = whole and all(step % array.itemsize == 0 for step in steps)
-    return whole and array.flags.aligned and array.dtype.isnative and array.size > 0
+    return min(steps) >= 0 and last in (0, array.itemsize) and all(step % array.itemsize == 0 for step in steps)
 
 
 def _steps(array: NDArray[Any]) -> list[int]:

@@ -122,10 +122,8 @@ class SpecTable(Sequence[PatchSpecs]):
         return len(self.columns["data_idx"])
 
     def __iter__(self) -> Iterator[PatchSpecs]:
-        # tolist() turns a whole column into plain ints at once, which is many times faster than row by row.
-        columns = {field: column.tolist() for field, column in self.columns.items()}
-        for values in zip(*columns.values(), strict=True):
-            yield _to_spec(zip(columns, values, strict=True))
+        for values in zip(*map(_plain_rows, self.columns.values()), strict=True):
+            yield cast("PatchSpecs", dict(zip(self.columns, values, strict=True)))
 
     @overload
     def __getitem__(self, index: int) -> PatchSpecs: ...
@@ -133,8 +131,8 @@ class SpecTable(Sequence[PatchSpecs]):
     def __getitem__(self, index: slice | Sequence[int] | NDArray[Any]) -> SpecTable: ...
     def __getitem__(self, index: int | slice | Sequence[int] | NDArray[Any]) -> PatchSpecs | SpecTable:
         if isinstance(index, (int, np.integer)):
-            row = self._row(index)
-            return _to_spec((field, column[row].tolist()) for field, column in self.columns.items())
+            row = self._row(index) % len(self)
+            return next(iter(self[row : row + 1]))
         if not isinstance(index, slice):
             chosen = self._rows(index)
             return SpecTable({field: column[chosen] for field, column in self.columns.items()})
@@ -339,10 +337,9 @@ def _storage_format(path: Path) -> str:
     return path.suffix
 
 
-def _to_spec(items: Iterable[tuple[str, Any]]) -> PatchSpecs:
-    return cast("PatchSpecs", {field: _plain(value) for field, value in items})
-
-
-def _plain(value: Any) -> Any:
-    """Nested lists as nested tuples; numbers as they are."""
-    return tuple(map(_plain, value)) if isinstance(value, list) else value
+def _plain_rows(column: Column) -> Iterable[Any]:
+    """Give the rows of a column as plain `int`, or nested tuples of them."""
+    rows: list[Any] = column.tolist()  # a whole column at once is many times faster than row by row
+    if column.ndim == 1:
+        return rows
+    return map(tuple, rows) if column.ndim == 2 else (tuple(map(tuple, row)) for row in rows)

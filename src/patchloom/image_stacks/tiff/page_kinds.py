@@ -68,7 +68,7 @@ class PageReader:
         tags = directory.tags()
         page = self._page(tags, file, index)
         if len(self._alike) < _COMPARED and (alike := AlikePages.of(tags, page, file)) is not None:
-            self._alike.append(alike)
+            self._alike.insert(0, alike)  # the next pages mostly are like the last one
         return page
 
     def _page(self, tags: Tags, file: BinaryIO, index: int) -> StoredPage:

@@ -40,12 +40,6 @@ class _Buffer:
         assert self.memory is not None  # noqa: S101  # a tile was added
         return self.memory
 
-    def mark(self, start: Sequence[int], size: Sequence[int]) -> None:
-        """Note that a tile was added to a box of the output, as far as it lies in the block."""
-        if self.is_predicted is not None:
-            axes = zip(start, size, self.window, strict=True)
-            self.is_predicted[tuple(slice(max(a - w.start, 0), max(a + n - w.start, 0)) for a, n, w in axes)] = True
-
 
 class _Addition(NamedTuple):
     """A tile that is to be blended into a block."""
@@ -110,24 +104,25 @@ class OpenBlocks:
             `C(Z)YX` for each output: the prediction without its margin, in voxels of the output.
         """
         buffers = self._opened(number)
-        if any(buffer.memory is None for buffer in buffers):
+        if buffers[0].memory is None:  # then none has any
             for form, buffer, lent in zip(self.forms, buffers, self.block_buffers(number), strict=True):
                 self._allocate(form, buffer, lent)
         for position, (form, tile, buffer) in enumerate(zip(self.forms, tiles, buffers, strict=True)):
             if self.plan.blend is None:
                 scaled = _scaled(spec, form)
                 buffer.n_added += paste_tile(tile, scaled, buffer.values, buffer.window)
-                buffer.mark(scaled["stitch_coords"], scaled["crop_size"])
+                if buffer.is_predicted is not None:
+                    _mark(buffer.is_predicted, buffer.window, scaled["stitch_coords"], scaled["crop_size"])
             else:
                 place, weights = form.place(spec["coords"]), self._weights(spec, form, tile.shape[1:])
                 self._additions.setdefault(position, []).append(_Addition(tile, place, weights, buffer))
                 buffer.n_added += 1
-                if (
-                    buffer.is_predicted is not None
-                ):  # a tile that was moved inside the image may weigh nothing at an end
+                if buffer.is_predicted is not None:
+                    # A tile that was moved inside the image may weigh nothing at an end.
                     weighing = [np.flatnonzero(of_axis) for of_axis in weights.along_axes()]
                     starts = [start + int(of_axis[0]) for start, of_axis in zip(place, weighing, strict=True)]
-                    buffer.mark(starts, [int(of_axis[-1] - of_axis[0]) + 1 for of_axis in weighing])
+                    sizes = [int(of_axis[-1] - of_axis[0]) + 1 for of_axis in weighing]
+                    _mark(buffer.is_predicted, buffer.window, starts, sizes)
 
     def skip(self, number: int, spec: TileSpecs) -> None:
         """Add a tile that is skipped to one block: as if the model had returned `fill` everywhere.
@@ -252,6 +247,12 @@ def _n_kept(spec: TileSpecs, window: Sequence[slice]) -> int:
     """Count the voxels that a tile keeps in a window of the image."""
     axes = zip(spec["stitch_coords"], spec["crop_size"], window, strict=True)
     return prod(max(0, min(start + size, part.stop) - max(start, part.start)) for start, size, part in axes)
+
+
+def _mark(is_predicted: NDArray[np.bool_], window: Sequence[slice], start: Sequence[int], size: Sequence[int]) -> None:
+    """Mark a box of the output as predicted, as far as it lies in the window of a block."""
+    axes = zip(start, size, window, strict=True)
+    is_predicted[tuple(slice(max(a - w.start, 0), max(a + n - w.start, 0)) for a, n, w in axes)] = True
 
 
 def _add_all(additions: Sequence[_Addition], rows: slice) -> None:
