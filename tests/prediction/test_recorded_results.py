@@ -30,10 +30,6 @@ def image(*shape: int, dtype: str = "uint8", n_values: int = 256) -> np.ndarray:
     return ((index * np.uint64(2654435761) >> np.uint64(13)) % np.uint64(n_values)).astype(dtype).reshape(shape)
 
 
-def identity(batch: np.ndarray) -> np.ndarray:
-    return batch
-
-
 def mark(batch: np.ndarray) -> np.ndarray:
     """Return numbers that depend on each voxel, on its neighbors and on its place in the tile."""
     marked = batch
