@@ -174,15 +174,11 @@ entry(
 entry(
     "PatchExtractor.extract_located",
     lambda: (
-        (lambda out, scale, offset: EXTRACTOR().extract_located(EXTRACTOR().locate([world.SPEC]), out, scale, offset)),
-        {"out": np.zeros((1, 3, 16, 16), np.float32), "scale": None, "offset": None},
+        (lambda out, rescaling: EXTRACTOR().extract_located(EXTRACTOR().locate([world.SPEC]), out, rescaling)),
+        {"out": np.zeros((1, 3, 16, 16), np.float32), "rescaling": None},
     ),
     out=ARRAY,
-    scale=optional(PER_CHANNEL).accepting("3", "-1", "1.5", "np.float64", because="one number stands for all channels"),
-    offset=optional(PER_CHANNEL).accepting(
-        "3", "-1", "1.5", "np.float64", because="one number stands for all channels"
-    ),
-    free={"located": "made by `locate`"},
+    free={"located": "made by `locate`", "rescaling": "made by `Rescaling.of`"},
 )
 entry(
     "PatchExtractor.expect",

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchloom.extraction.gather import Boxes, gather_by_numpy
+from patchloom.extraction.rescaling import Rescaling
 
 # `patchloom.extraction.gather` is the function once something has imported it from the package.
 gather_module = importlib.import_module("patchloom.extraction.gather")
@@ -50,13 +51,14 @@ def random_boxes(rng: np.random.Generator, source: np.ndarray, target: np.ndarra
 
 
 def same_as_numpy(
-    rng: np.random.Generator, source: np.ndarray, target: np.ndarray, n_axes: int, *, normalized: bool
+    rng: np.random.Generator, source: np.ndarray, target: np.ndarray, n_axes: int, *, rescaled: bool
 ) -> None:
     boxes = random_boxes(rng, source, target, len(target), n_axes)
-    values = rng.normal(size=(2, target.shape[-n_axes])).astype(target.dtype) if normalized else (None, None)
+    numbers = rng.normal(size=(2, len(target), target.shape[-n_axes])).astype(target.dtype)
+    rescaling = Rescaling(*numbers) if rescaled else None
     expected = target.copy()
-    gather_by_numpy(source, expected, boxes, *values)
-    gather_module.gather(source, target, boxes, *values)
+    gather_by_numpy(source, expected, boxes, rescaling)
+    gather_module.gather(source, target, boxes, rescaling)
     assert target.dtype == expected.dtype
     assert target.tobytes() == expected.tobytes()
 
@@ -82,12 +84,12 @@ def laid_out(rng: np.random.Generator, dtype: str, shape: tuple[int, ...], layou
     n_dims=st.integers(2, 3),
     dtypes=st.sampled_from([("u2", "f4"), ("u2", "u2"), ("?", "f4"), (">u2", "f4"), ("f2", "f4"), ("i8", "f8")]),
     layout=st.sampled_from(LAYOUTS),
-    normalized=st.booleans(),
+    rescaled=st.booleans(),
     chunked=st.booleans(),
     seed=st.integers(0, 2**32),
 )
 def test_the_loop_copies_what_slices_copy(
-    n_dims: int, dtypes: tuple[str, str], layout: str, normalized: bool, chunked: bool, seed: int
+    n_dims: int, dtypes: tuple[str, str], layout: str, rescaled: bool, chunked: bool, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, 7, n_dims + 3)
@@ -96,7 +98,7 @@ def test_the_loop_copies_what_slices_copy(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gather_module, "_FEW", 0)
         patch.setattr(gather_module, "compiled_loop", lambda kernel: kernel)
-        same_as_numpy(rng, source, target, n_dims + 1, normalized=normalized and target.dtype.kind == "f")
+        same_as_numpy(rng, source, target, n_dims + 1, rescaled=rescaled and target.dtype.kind == "f")
 
 
 @pytest.mark.usefixtures("compiled")
@@ -106,8 +108,8 @@ def test_the_compiled_loop_copies_what_slices_copy(dtype: str, to: str, layout: 
     source = laid_out(rng, dtype, (2, 3, 9, 40, 80), layout)
     for n_axes, shape in ((3, (20, 3, 30, 70)), (4, (20, 2, 8, 30, 70))):
         pixels = source if n_axes == 4 else source[:, :, 4]
-        for normalized in (False, True)[: 1 + (to == "f4")]:
-            same_as_numpy(rng, pixels, np.zeros(shape, to), n_axes, normalized=normalized)
+        for rescaled in (False, True)[: 1 + (to == "f4")]:
+            same_as_numpy(rng, pixels, np.zeros(shape, to), n_axes, rescaled=rescaled)
 
 
 @pytest.mark.usefixtures("uncompiled")
@@ -122,7 +124,7 @@ def test_without_numba_numpy_copies_all_boxes(rng: np.random.Generator, monkeypa
     gather_module.compiled_loop.cache_clear()
     try:
         same_as_numpy(
-            rng, laid_out(rng, "u2", (2, 3, 40, 80), "plain"), np.zeros((30, 3, 9, 9), "f4"), 3, normalized=True
+            rng, laid_out(rng, "u2", (2, 3, 40, 80), "plain"), np.zeros((30, 3, 9, 9), "f4"), 3, rescaled=True
         )
         assert gather_module.compiled_loop(gather_module.gather_rows) is None
     finally:

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchloom.errors import GeometryError, SourceError, SpecError
-from patchloom.extraction import PatchExtractor
+from patchloom.extraction import ChunkCache, PatchExtractor
+from patchloom.extraction.rescaling import Rescaling
 from patchloom.geometry.padding import Padding
 from patchloom.image_stacks import ArrayStack, Region, open_stacks
 from patchloom.specs.patch_specs import PatchSpecs
@@ -134,6 +135,52 @@ def test_scale_and_offset_are_applied_to_every_voxel_padding_included(rng: np.ra
     np.testing.assert_array_equal(extractor.extract_batch(specs, scale=2.0), raw * 2)
 
 
+class Stored(ArrayStack):
+    """An image in chunks, which has to be read."""
+
+    chunk_shape = shard_shape = (1, 1, 16, 16)
+    pixels = None
+
+
+@pytest.mark.parametrize("kind", [ArrayStack, Stored])
+@pytest.mark.parametrize("offsets", [[0.5, -3.0], [0.5, -4000.0], [-1e6, -4000.0]])
+@pytest.mark.parametrize("dtypes", [("u2", "u2"), ("u4", "i2"), ("f8", "u8")])
+def test_numbers_of_each_patch(
+    kind: type[ArrayStack], offsets: list[float], dtypes: tuple[str, str], rng: np.random.Generator
+) -> None:
+    """Each patch is rescaled by its own numbers, to the bits that it has when it is read alone."""
+    images = [image.astype(dtype) for image, dtype in zip(series(rng), dtypes, strict=True)]
+    specs = random_specs(rng, images, 30)
+    scale, offset = rng.uniform(0.5, 2, (30, 3)), rng.choice(offsets, (30, 3))
+    with ChunkCache() as cache:
+        extractor = PatchExtractor([kind(image, "SCYX") for image in images], "reflect", pool=cache)
+        batch = extractor.extract_batch(specs, scale=scale, offset=offset)
+        alone = [
+            extractor.extract_batch([spec], scale=numbers[0], offset=numbers[1])[0]
+            for spec, numbers in zip(specs, zip(scale, offset, strict=True), strict=True)
+        ]
+        assert batch.dtype == np.float32
+        assert np.array_equal(batch, alone)
+        raw = extractor.extract_batch(specs, dtype=np.float64)
+    expected = raw * scale[:, :, None, None] + offset[:, :, None, None]
+    np.testing.assert_allclose(batch, expected, rtol=1e-6, atol=1e-2)
+
+
+def test_half_floats_are_rescaled_from_the_source(rng: np.random.Generator) -> None:
+    """A float16 batch is computed from the pixels themselves, which float16 does not hold."""
+    image = rng.integers(60_000, 2**16, (1, 1, 9, 9), np.uint16)
+
+    batch = PatchExtractor([stack(image)]).extract_batch([SPEC], dtype=np.float16, scale=1 / 1000, offset=-60)
+
+    np.testing.assert_allclose(batch[0], image[0, :, :4, :4] / 1000 - 60, rtol=1e-3, atol=1e-3)
+
+
+def test_a_scale_of_zero(rng: np.random.Generator) -> None:
+    """A scale of 0 gives the offset, however large."""
+    extractor = PatchExtractor([stack(rng.random((1, 1, 9, 9)))])
+    assert (extractor.extract_batch([SPEC], scale=0, offset=1e6) == 1e6).all()
+
+
 def test_an_uncorrelated_patch_takes_each_channel_from_its_own_place(rng: np.random.Generator) -> None:
     images = series(rng)
     extractor = PatchExtractor([stack(image) for image in images], "reflect")
@@ -176,7 +223,7 @@ def test_patches_located_together_may_be_read_batch_by_batch(uncorrelated: bool,
     assert located.n_patches == 23
     for start, stop in ((0, 23), (5, 12), (12, 13), (7, 7)):
         out = np.empty((stop - start, *whole.shape[1:]), np.float32)
-        extractor.extract_located(located.of_patches(start, stop), out, scale=[1, 2, 3], offset=0.5)
+        extractor.extract_located(located.of_patches(start, stop), out, Rescaling.of([1, 2, 3], [0.5] * 3))
         assert np.array_equal(out, whole[start:stop])
 
 
@@ -233,7 +280,10 @@ def test_sizes_that_do_not_fit_are_refused(rng: np.random.Generator) -> None:
         extractor.extract(SPEC | {"patch_size": (0, 4)})  # type: ignore[arg-type]
     with pytest.raises(GeometryError, match="out has shape \\(1, 3, 4, 5\\), but the batch has shape \\(1, 3, 4, 4\\)"):
         extractor.extract_batch([SPEC], out=np.empty((1, 3, 4, 5)))
-    with pytest.raises(GeometryError, match="scale has shape \\(2,\\): give one number, or one for each of 3 channels"):
+    with pytest.raises(
+        GeometryError,
+        match="scale has shape \\(2,\\): give one number, or one for each of 3 channels, or that for each of 1 patches",
+    ):
         extractor.extract_batch([SPEC], scale=[1.0, 2.0])
     with pytest.raises(GeometryError, match="need a batch of floats"):
         extractor.extract_batch([SPEC], dtype=np.uint16, scale=2.0)

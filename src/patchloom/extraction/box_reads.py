@@ -1,13 +1,15 @@
-"""Boxes of an image stack that go into one array: read together, cast and normalized on the way."""
+"""Boxes of an image stack that go into one array: read together, cast and rescaled on the way."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from patchloom.extraction.gather import Boxes, as_slices, normalize, parts_of
+from patchloom.extraction.gather import Boxes, as_slices, parts_of, rescale_parts
+from patchloom.extraction.rescaling import Rescaling
 from patchloom.image_stacks import ImageStack, Region, read_regions
 
 
@@ -20,10 +22,8 @@ class BoxReads(NamedTuple):
     target: NDArray[Any]
     """`(N, C, (Z), Y, X)`."""
 
-    scale: NDArray[Any] | None = None
-    """A factor for each channel of the target, in its dtype; with `offset` or not at all."""
-
-    offset: NDArray[Any] | None = None
+    rescaling: Rescaling | None = None
+    """For the target; from `Rescaling.for_batch`."""
 
 
 ReadBoxes = Callable[[Sequence[BoxReads]], None]
@@ -41,8 +41,7 @@ def read_boxes(stack: ImageStack, reads: Sequence[BoxReads]) -> None:
         parts += parts_of(target, boxes.places, boxes.extents)
     read_regions(stack, regions, parts)
     left = iter(parts)
-    for boxes, _, scale, offset in reads:
-        for first, part in zip(boxes.places[:, 1].tolist(), left, strict=False):
-            if scale is not None and offset is not None:
-                channels = slice(first, first + len(part))
-                normalize(part, part.ndim, scale[channels], offset[channels])
+    for boxes, _, rescaling in reads:
+        of_read = list(itertools.islice(left, len(boxes.extents)))
+        if rescaling is not None:
+            rescale_parts(of_read, boxes.places, rescaling)

@@ -188,7 +188,7 @@ class ChunkCache:
         there = slots >= 0
         corners, places, extents = cut.boxes if there.all() else (column[there] for column in cut.boxes)
         boxes = Boxes(np.column_stack((slots[there], corners)), places, extents)
-        gather(self._as_chunks(grid), read.target, boxes, read.scale, read.offset)
+        gather(self._as_chunks(grid), read.target, boxes, read.rescaling)
 
     def _as_chunks(self, grid: ChunkGrid) -> NDArray[Any]:
         """See the memory as chunks of one stack: `(slots, S, C, (Z), Y, X)`."""

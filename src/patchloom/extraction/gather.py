@@ -1,4 +1,4 @@
-"""Copying many boxes from one array to another in one call, with the cast and the normalization done on the way.
+"""Copying many boxes from one array to another in one call, with the cast and the rescaling done on the way.
 
 A patch is small, so it is not the bytes that cost but the calls. Where numba is installed (the extra `speed`), one compiled
 loop goes through all boxes, row by row along X: rows lie contiguous in memory on both sides, and the processor turns whole
@@ -8,6 +8,7 @@ called it. Elsewhere NumPy copies box by box, with the same result bit for bit.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from patchloom._compiled_loop import as_rows, compiled_loop, has_rows
 from patchloom.extraction.cpu_prefetch import prefetch, teach_prefetch
+from patchloom.extraction.rescaling import Rescaling, rescale_plainly
 
 _FEW = 8
 """Fewer boxes than this NumPy copies, before a compiled loop is even loaded, which takes half a second once."""
@@ -40,8 +42,7 @@ def gather(
     source: NDArray[Any],
     target: NDArray[Any],
     boxes: Boxes,
-    scale: NDArray[Any] | None = None,
-    offset: NDArray[Any] | None = None,
+    rescaling: Rescaling | None = None,
 ) -> None:
     """Copy boxes; values are cast as by assignment.
 
@@ -51,62 +52,58 @@ def gather(
         Any axes, then `C(Z)YX`. They share no memory.
     boxes : Boxes
         All inside both arrays: this is not checked.
-    scale, offset : array, optional
-        One value for each channel of the target, in its dtype: it holds `voxel * scale + offset`. Both or none.
+    rescaling : Rescaling, optional
+        The target, `(B, C, (Z), Y, X)`, gets `voxel * scale + offset`, computed in its dtype; from `Rescaling.for_batch`.
 
     Examples
     --------
     >>> image, batch = np.arange(20, dtype=np.uint8).reshape(1, 4, 5), np.zeros((2, 1, 2, 3), np.float32)
     >>> boxes = Boxes(np.array([[0, 0, 0], [0, 2, 1]]), np.array([[0, 0, 0, 0], [1, 0, 0, 0]]), np.array([[1, 2, 3]] * 2))
-    >>> gather(image, batch, boxes, scale=np.float32([2]), offset=np.float32([1]))
+    >>> gather(image, batch, boxes, Rescaling(np.float32([[2], [2]]), np.float32([[1], [1]])))
     >>> batch[1].tolist()
     [[[23.0, 25.0, 27.0], [33.0, 35.0, 37.0]]]
     """
     compiled = compiled_loop(gather_rows) if len(boxes.extents) >= _FEW and _is_rows(source, target) else None
     if compiled is None:
-        gather_by_numpy(source, target, boxes, scale, offset)
+        gather_by_numpy(source, target, boxes, rescaling)
         return
     teach_prefetch()
-    compiled(as_rows(source), as_rows(target), boxes, None if scale is None else (scale, offset))
+    compiled(as_rows(source), as_rows(target), boxes, None if rescaling is None else rescaling[:2])
 
 
 def gather_by_numpy(
     source: NDArray[Any],
     target: NDArray[Any],
     boxes: Boxes,
-    scale: NDArray[Any] | None = None,
-    offset: NDArray[Any] | None = None,
+    rescaling: Rescaling | None = None,
 ) -> None:
-    """Copy boxes one by one; the same as `gather`, for which it is the measure."""
-    rank = boxes.extents.shape[1]
+    """Copy boxes one by one: the reference for `gather`."""
     parts = parts_of(target, boxes.places, boxes.extents)
     for part, pixels in zip(parts, parts_of(source, boxes.corners, boxes.extents), strict=True):
         part[...] = pixels
-    if scale is None or offset is None:
+    if rescaling is None:
         return
     if boxes.extents.prod(axis=1).sum() == target.size:  # all of it: a pass over the whole is the fastest
-        normalize(target, rank, scale, offset)
-        return
-    channels = boxes.places[:, -rank]
-    for part, first, last in zip(parts, channels.tolist(), (channels + boxes.extents[:, 0]).tolist(), strict=True):
-        normalize(part, rank, scale[first:last], offset[first:last])
+        rescale_plainly(target, rescaling)
+    else:
+        rescale_parts(parts, boxes.places, rescaling)
 
 
-def normalize(voxels: NDArray[Any], rank: int, scale: NDArray[Any], offset: NDArray[Any]) -> None:
-    """Turn voxels into `voxel * scale + offset`, in place.
+def rescale_parts(parts: Iterable[NDArray[Any]], places: NDArray[np.int64], rescaling: Rescaling) -> None:
+    """Rescale boxes of a batch in place.
 
     Parameters
     ----------
-    voxels : array
-        Any axes, then `C(Z)YX`.
-    rank : int
-        How many axes `C(Z)YX` are.
-    scale, offset : array
-        One value for each channel.
+    parts : iterable of array
+        The boxes, `C(Z)YX`.
+    places : array of int64
+        `(n, axes of the batch)`: the first voxel of each box in the batch, `(B, C, (Z), Y, X)`.
+    rescaling : Rescaling
+        From `Rescaling.for_batch`.
     """
-    column = (-1, *(1,) * (rank - 1))
-    voxels *= scale.reshape(column)
-    voxels += offset.reshape(column)
+    for (row, first, *_), part in zip(places.tolist(), parts, strict=True):
+        channels = slice(first, first + len(part))
+        rescale_plainly(part[np.newaxis], Rescaling(*(numbers[row : row + 1, channels] for numbers in rescaling[:2])))
 
 
 def as_slices(first: NDArray[np.int64], extents: NDArray[np.int64]) -> list[tuple[slice, ...]]:
@@ -145,10 +142,10 @@ def _is_rows(source: NDArray[Any], target: NDArray[Any]) -> bool:
 # else in memory, which takes longer to answer than the row to copy; so the rows of the box that follows are asked for meanwhile.
 
 
-def gather_rows(source: Any, target: Any, boxes: Any, normalization: Any) -> None:  # noqa: C901  # one loop is compiled as a whole
-    """Copy boxes row by row, each voxel times the scale of its channel plus the offset if there are any.
+def gather_rows(source: Any, target: Any, boxes: Any, rescaling: Any) -> None:  # noqa: C901  # one loop is compiled as a whole
+    """Copy boxes row by row, each voxel times the scale of its patch and channel plus the offset, if there are any.
 
-    This is compiled once for a `normalization` of None and once for scales and offsets; what is of the other is left out.
+    It is compiled twice, for a `rescaling` of None and for scales and offsets, so that neither carries the other's code.
     """
     pixels, steps = source
     batch, batch_steps = target
@@ -165,10 +162,11 @@ def gather_rows(source: Any, target: Any, boxes: Any, normalization: Any) -> Non
             place += places[box, axis] * batch_steps[axis]
         n_rows, width = extents[box, rank - 2], _UNSIGNED(extents[box, rank - 1])
         half, last = _UNSIGNED(extents[box, rank - 1] // 2), _UNSIGNED(extents[box, rank - 1] - 1)
+        row, first = places[box, 0], places[box, -rank]
         for channel in range(extents[box, 0]):
-            if normalization is not None:
-                scales, offsets = normalization
-                scale, offset = scales[places[box, -rank] + channel], offsets[places[box, -rank] + channel]
+            if rescaling is not None:
+                scales, offsets = rescaling
+                scale, offset = scales[row, first + channel], offsets[row, first + channel]
             for section in range(extents[box, 1] if rank == 4 else 1):
                 start = _UNSIGNED(corner + channel * steps[-rank] + section * steps[-3])
                 next_start = _UNSIGNED(next_corner + channel * steps[-rank] + section * steps[-3])
@@ -177,7 +175,7 @@ def gather_rows(source: Any, target: Any, boxes: Any, normalization: Any) -> Non
                     prefetch(pixels, next_start)
                     prefetch(pixels, next_start + half)
                     prefetch(pixels, next_start + last)
-                    if normalization is None:
+                    if rescaling is None:
                         for x in range(width):
                             batch[batch_start + x] = pixels[start + x]
                     else:

@@ -8,17 +8,20 @@ the window is then picked by position. Either way all boxes of one stack are rea
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.extraction.box_reads import BoxReads, ReadBoxes
-from patchloom.extraction.gather import Boxes, gather
-from patchloom.extraction.padded_window import AxisPick, Normalization, PaddedWindow
-from patchloom.geometry.padding import AxisSource, Padding, axis_source
+from patchloom.extraction.gather import Boxes, gather, rescale_parts
+from patchloom.extraction.rescaling import Rescaling
+from patchloom.geometry.padding import AxisSource, Padding, axis_source, source_runs
 from patchloom.image_stacks import ImageStack
+
+_MANY_RUNS = 8
+"""An axis of more runs than this is picked voxel by voxel."""
 
 
 class Windows(NamedTuple):
@@ -40,6 +43,49 @@ class Windows(NamedTuple):
         return Boxes(self.corners, self.places, extents)
 
 
+class AxisPick(NamedTuple):
+    """The voxels that make up a window along one axis."""
+
+    inside: slice
+    """The part of the window that is filled from the image; the rest is 0."""
+
+    positions: NDArray[np.intp]
+    """For each voxel of that part, its position among the voxels in memory."""
+
+
+class PaddedWindow(NamedTuple):
+    """A window of a padded image, and the voxels in memory that it is picked from."""
+
+    pixels: NDArray[Any]
+    """The voxels that it needs, `C(Z)YX`, and possibly others."""
+
+    picks: Sequence[AxisPick]
+    """For each spatial axis, which of the voxels go where."""
+
+    target: NDArray[Any]
+    """The window, `C(Z)YX`."""
+
+    place: tuple[int, int]
+    """Row and first channel of the window in the batch."""
+
+    def fill(self) -> None:
+        """Pick the window's voxels; runs of them are copied as boxes, forwards or backwards."""
+        pixels = self.pixels
+        runs = []
+        for axis, (_, positions) in enumerate(self.picks, start=1):
+            of_axis = source_runs(positions)
+            if len(of_axis) > _MANY_RUNS:  # a window many times the size of the image
+                pixels = pixels.take(positions, axis)
+                of_axis = [(slice(0, len(positions)),) * 2]
+            runs.append(of_axis)
+        inside = self.target[(slice(None), *(pick.inside for pick in self.picks))]
+        if inside.shape != self.target.shape:
+            self.target[...] = 0
+        for box in itertools.product(*runs):
+            to, of = zip(*box, strict=True)
+            inside[(slice(None), *to)] = pixels[(slice(None), *of)]
+
+
 def read_windows(
     stack: ImageStack,
     windows: Windows,
@@ -47,7 +93,7 @@ def read_windows(
     read_boxes: ReadBoxes,
     *,
     padding: Padding,
-    normalization: Normalization | None,
+    rescaling: Rescaling | None,
 ) -> None:
     """Fill windows of a padded image stack, all of its boxes read together.
 
@@ -63,8 +109,8 @@ def read_windows(
         Reads boxes of the stack.
     padding : {"constant", "reflect", "edge", "wrap"}
         What stands outside.
-    normalization : Normalization, optional
-        What becomes of the voxels.
+    rescaling : Rescaling, optional
+        For the batch; from `Rescaling.for_batch`.
 
     Raises
     ------
@@ -72,15 +118,14 @@ def read_windows(
         If pixels cannot be read.
     """
     inside, outside = _divide(windows, stack.data_shape)
-    reads = [BoxReads(inside.boxes(), batch, *(normalization or ()))] if len(inside.corners) else []
+    reads = [BoxReads(inside.boxes(), batch, rescaling)] if len(inside.corners) else []
     padded: list[PaddedWindow] = []
     if len(outside.corners):
         sources = _axis_sources(outside, stack.data_shape, padding)
         padded, staged = _staged_windows(outside, sources, batch, stack.data_dtype)
-        reads.append(BoxReads(_boxes_thread_runner(outside, sources), staged))
+        reads.append(BoxReads(_boxes_of_runs(outside, sources), staged))
     read_boxes(reads)
-    for window in padded:
-        window.fill(normalization)
+    _fill(padded, rescaling)
 
 
 def pick_windows(
@@ -89,7 +134,7 @@ def pick_windows(
     batch: NDArray[Any],
     *,
     padding: Padding,
-    normalization: Normalization | None,
+    rescaling: Rescaling | None,
 ) -> None:
     """Fill windows of a padded image that is in memory.
 
@@ -97,15 +142,21 @@ def pick_windows(
     ----------
     pixels : array
         The image, `SC(Z)YX`.
-    windows, batch, padding, normalization
+    windows, batch, padding, rescaling
         As for `read_windows`.
     """
     inside, outside = _divide(windows, pixels.shape)
     if len(inside.corners):
-        gather(pixels, batch, inside.boxes(), *(normalization or ()))
+        gather(pixels, batch, inside.boxes(), rescaling)
     if len(outside.corners):
-        for window in _windows_of_pixels(pixels, outside, batch, padding):
-            window.fill(normalization)
+        _fill(_windows_of_pixels(pixels, outside, batch, padding), rescaling)
+
+
+def _fill(padded: Iterable[PaddedWindow], rescaling: Rescaling | None) -> None:
+    for window in padded:
+        window.fill()
+        if rescaling is not None:
+            rescale_parts([window.target], np.array([window.place]), rescaling)
 
 
 def _divide(windows: Windows, shape: Sequence[int]) -> tuple[Windows, Windows]:
@@ -143,7 +194,7 @@ def _staged_windows(
     for read, axes, shape, (row, channel, *_) in zip(staged, sources, shapes, windows.places.tolist(), strict=True):
         target = batch[row, channel : channel + n_channels]
         picks = [AxisPick(axis.inside, axis.positions) for axis in axes]
-        padded.append(PaddedWindow(read[(slice(None), *map(slice, shape))], picks, target, channel))
+        padded.append(PaddedWindow(read[(slice(None), *map(slice, shape))], picks, target, (row, channel)))
     return padded, staged
 
 
@@ -159,11 +210,11 @@ def _windows_of_pixels(
         picks = [AxisPick(axis.inside, axis.indices - start) for axis, start in zip(axes, first, strict=True)]
         region = pixels[(sample, slice(channel, channel + n_channels), *map(slice, first, last))]
         target = batch[row, target_channel : target_channel + n_channels]
-        yield PaddedWindow(region, picks, target, target_channel)
+        yield PaddedWindow(region, picks, target, (row, target_channel))
 
 
-def _boxes_thread_runner(windows: Windows, sources: Sequence[Sequence[AxisSource]]) -> Boxes:
-    """Boxes of all windows: from the image to where they lie beside each other, a row of the target for each window."""
+def _boxes_of_runs(windows: Windows, sources: Sequence[Sequence[AxisSource]]) -> Boxes:
+    """Boxes of all windows: from the image to the staging array, where those of a window lie beside each other in its row."""
     corners, places, extents = [], [], []
     for number, (axes, corner) in enumerate(zip(sources, windows.corners.tolist(), strict=True)):
         for runs in itertools.product(*(_numbered_runs(axis.runs) for axis in axes)):

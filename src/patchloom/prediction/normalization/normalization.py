@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from patchloom.argument_checks import instance, listed, one_of, real_number, shown
 from patchloom.errors import GeometryError, SourceError
-from patchloom.extraction.exact_normalization import cancels
+from patchloom.extraction.rescaling import cancels
 from patchloom.geometry.checks import whole_number
 from patchloom.image_stacks import ImageStack
 from patchloom.prediction.normalization.percentile_search import PercentileSearch

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.extraction.exact_normalization import difference
+from patchloom.extraction.rescaling import difference
 
 
 class StreamedMoments:

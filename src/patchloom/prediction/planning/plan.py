@@ -14,7 +14,7 @@ import numpy as np
 
 from patchloom.argument_checks import instance
 from patchloom.extraction.chunk_cache import READ_TOGETHER
-from patchloom.extraction.exact_normalization import cancels, is_exact_in_float32
+from patchloom.extraction.rescaling import is_exact_in_float32
 from patchloom.geometry.blend_weights import BlendWindow, most_tiles_at_a_voxel
 from patchloom.geometry.padding import Padding
 from patchloom.geometry.tile_rule import Seams
@@ -182,12 +182,6 @@ class PredictionPlan:
     def _bytes_of_one_tile(self) -> int:
         itemsize = 4 if self.normalizations else self._source_itemsize
         return prod(self.patch_size) * int(self.stacks[0].data_shape[1]) * itemsize
-
-    def loses_differences(self, data_idx: int) -> bool:
-        """Return whether pixels of an image, and of those like it, may lose differences if they become float32 first."""
-        if not self.normalizations or is_exact_in_float32(np.dtype(self.stacks[data_idx].data_dtype)):
-            return False
-        return any(cancels(normalization.offset) for normalization in self.normalizations)
 
     @property
     def _bytes_of_source_tile(self) -> int:

@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from patchloom.errors import SourceError
 from patchloom.extraction import PatchExtractor
-from patchloom.extraction.exact_normalization import cancels, normalize_exactly
+from patchloom.extraction.rescaling import Rescaling
 from patchloom.image_stacks import ImageStack, plane_position
 from patchloom.parallel import MIN_PARALLEL_VOXELS, Runner, n_threads, run_serially, split_range
 from patchloom.prediction.candidate_tiles import CandidateTiles
 from patchloom.prediction.models.batch_prediction import name_tiles
-from patchloom.prediction.normalization.normalization import Normalization
 from patchloom.prediction.planning.plan import PredictionPlan
 from patchloom.specs.patch_specs import TileSpecs
 from patchloom.specs.spec_table import SpecTable
@@ -75,30 +74,21 @@ def _fill_named(plan: PredictionPlan, extractor: PatchExtractor, tile: SpecTable
 
 
 def _fill(plan: PredictionPlan, extractor: PatchExtractor, tiles: SpecTable, batch: NDArray[Any]) -> None:
-    table = _with_margin(tiles, plan.margin)
-    pixels = batch
-    if plan.loses_differences(data_idx_of(tiles)):
-        pixels = np.empty(batch.shape, plan.stacks[data_idx_of(tiles)].data_dtype)
-    extractor.extract_batch(table, out=pixels)
-    if not plan.normalizations:
-        return
-    places = zip(table.columns["data_idx"].tolist(), table.columns["sample_idx"].tolist(), strict=True)
-    for of_tile, tile, (data_idx, sample_idx) in zip(pixels, batch, places, strict=True):
-        of_image = plane_position(plan.stacks[data_idx], sample_idx).sample_idx
-        _normalize(of_tile, tile, plan.normalizations[data_idx], of_image, in_place=pixels is batch)
+    located = extractor.locate(_with_margin(tiles, plan.margin))
+    extractor.extract_located(located, batch, _rescaling(plan, tiles) if plan.normalizations else None)
 
 
-def _normalize(
-    pixels: NDArray[Any], tile: NDArray[Any], normalization: Normalization, sample_idx: int, *, in_place: bool
-) -> None:
-    scale, offset = normalization.scale[sample_idx], normalization.offset[sample_idx]
-    if in_place and not cancels(offset):
-        per_channel = (-1, *(1,) * (tile.ndim - 1))
-        np.multiply(tile, np.asarray(scale, np.float32).reshape(per_channel), out=tile)
-        np.add(tile, np.asarray(offset, np.float32).reshape(per_channel), out=tile)
-        return
-    rest = normalization.offset_rest[sample_idx] if normalization.offset_rest else None
-    normalize_exactly(pixels, tile, scale, offset, rest)
+def _rescaling(plan: PredictionPlan, tiles: SpecTable) -> Rescaling:
+    """Look up scale and offset of the sample that each tile lies in."""
+    rows = []
+    for data_idx, sample_idx in zip(
+        *(tiles.columns[name].tolist() for name in ("data_idx", "sample_idx")), strict=True
+    ):
+        measured = plan.normalizations[data_idx]
+        sample = plane_position(plan.stacks[data_idx], sample_idx).sample_idx
+        scale, offset = measured.scale[sample], measured.offset[sample]
+        rows.append((scale, offset, measured.offset_rest[sample] if measured.offset_rest else (0.0,) * len(offset)))
+    return Rescaling.of(*zip(*rows, strict=True))
 
 
 def candidate_tiles(plan: PredictionPlan, extractor: PatchExtractor, tiles: SpecTable) -> CandidateTiles:

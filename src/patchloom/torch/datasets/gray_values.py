@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from patchloom.errors import GeometryError
+from patchloom.extraction.rescaling import Rescaling
 from patchloom.image_stacks import ImageStack
 from patchloom.specs.spec_table import SpecTable
 
@@ -27,13 +28,6 @@ class ScaleAndOffset(Protocol):
     @property
     def offset(self) -> ArrayLike:
         """As many."""
-
-
-class Values(NamedTuple):
-    """Scale and offset for the patches of a batch: `(C,)`, or `(B, C)` where patches differ."""
-
-    scale: NDArray[np.float64]
-    offset: NDArray[np.float64]
 
 
 class GrayValues:
@@ -75,17 +69,17 @@ class GrayValues:
         self.working_dtype = working_dtype(self._offset)
         self._all_alike = all((table == table[0]).all() for table in (self._scale, self._offset))
 
-    def of(self, table: SpecTable) -> Values:
+    def of(self, table: SpecTable) -> Rescaling:
         """Look up the numbers for the patches of a batch."""
         if self._all_alike:
-            return Values(self._scale[0], self._offset[0])
+            return Rescaling(self._scale[:1], self._offset[:1])
         columns = table.columns
         if "all_data_idx" in columns:
             rows = self._first_row[columns["all_data_idx"]] + columns["all_sample_idx"]
             channels = np.arange(rows.shape[1])
-            return Values(self._scale[rows, channels], self._offset[rows, channels])
+            return Rescaling(self._scale[rows, channels], self._offset[rows, channels])
         rows = self._first_row[columns["data_idx"]] + columns["sample_idx"]
-        return Values(self._scale[rows], self._offset[rows])
+        return Rescaling(self._scale[rows], self._offset[rows])
 
 
 def working_dtype(offset: ArrayLike) -> np.dtype[Any]:

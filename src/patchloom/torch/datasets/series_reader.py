@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from patchloom.argument_checks import listed, shown
 from patchloom.errors import GeometryError
 from patchloom.extraction import ChunkCache, PatchExtractor
+from patchloom.extraction.rescaling import Rescaling
 from patchloom.extraction.series_windows import SeriesWindows
 from patchloom.geometry.padding import Padding
 from patchloom.image_stacks import ImageStack, SourceWatch, select_channels
@@ -27,17 +28,13 @@ class LocatedPatches(NamedTuple):
 
     windows: SeriesWindows
 
-    scale: NDArray[Any] | None
-    """`(C,)`, or `(B, C)` where patches differ; in the dtype that is computed in. With `offset` or not at all."""
-
-    offset: NDArray[Any] | None
+    rescaling: Rescaling | None
+    """Scale and offset; None for pixels that are not normalized."""
 
     def of_rows(self, rows: slice) -> LocatedPatches:
         """Choose some of them."""
         windows = self.windows.of_patches(rows.start, rows.stop)
-        if self.scale is None or self.offset is None or self.scale.ndim == 1:
-            return LocatedPatches(windows, self.scale, self.offset)
-        return LocatedPatches(windows, self.scale[rows], self.offset[rows])
+        return LocatedPatches(windows, None if self.rescaling is None else self.rescaling.of_rows(rows))
 
 
 class SeriesReader:
@@ -88,7 +85,6 @@ class SeriesReader:
         self._values = None if normalization is None else GrayValues(normalization, stacks, channels)
         if self._values is not None and self.dtype.kind != "f":
             raise GeometryError(f"dtype is {self.dtype}, which holds no normalized pixels: take a floating-point one")
-        self._normalizes_in_double = self._values is not None and self._values.working_dtype == np.float64
         self._dtype_name = dtype_name
         self._check_kinds()
         self._holds_all = all(holds_all(stack.data_dtype, self.dtype) for stack in self.image_stacks)
@@ -113,11 +109,7 @@ class SeriesReader:
             If the patches differ in size or do not lie in the series.
         """
         windows = self._extractor.locate(table)
-        if self._values is None:
-            return LocatedPatches(windows, None, None)
-        scale, offset = self._values.of(table)
-        working = np.float64 if self._normalizes_in_double else self.dtype
-        return LocatedPatches(windows, scale.astype(working), offset.astype(working))
+        return LocatedPatches(windows, None if self._values is None else self._values.of(table))
 
     def read(self, located: LocatedPatches, allocate: Allocate) -> torch.Tensor:
         """Read a batch.
@@ -148,27 +140,12 @@ class SeriesReader:
 
     def read_into(self, located: LocatedPatches, out: NDArray[Any]) -> None:
         """Read a batch to where it is wanted, `(B, C, (Z), Y, X)`; see `read`."""
-        windows, scale, offset = located
+        windows, rescaling = located
         self._watch.check(sorted(set(windows.stacks.tolist())))
-        if scale is None or offset is None:
+        if rescaling is None:
             self._read_as_they_are(windows, out)
-        elif self._normalizes_in_double:
-            pixels = np.empty(out.shape, np.float64)
-            self._read_normalized(windows, pixels, scale, offset)
-            out[...] = pixels
         else:
-            self._read_normalized(windows, out, scale, offset)
-
-    def _read_normalized(
-        self, windows: SeriesWindows, out: NDArray[Any], scale: NDArray[Any], offset: NDArray[Any]
-    ) -> None:
-        if scale.ndim == 1:
-            self._extractor.extract_located(windows, out, scale, offset)
-            return
-        self._extractor.extract_located(windows, out)
-        beyond = (..., *(np.newaxis,) * (out.ndim - 2))
-        out *= scale[beyond]
-        out += offset[beyond]
+            self._extractor.extract_located(windows, out, rescaling)
 
     def _check_kinds(self) -> None:
         for stack in self.image_stacks:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchloom import ArrayStack, PatchExtractor
-from patchloom.extraction.exact_normalization import difference, normalize_exactly
+from patchloom.extraction.rescaling import difference, rescale_exactly
 from patchloom.prediction import predict
 from patchloom.prediction.normalization.normalization import Normalization, measure_normalization
 
@@ -123,7 +123,7 @@ def test_scale_and_offset_are_applied_as_they_are(dtype, scale, offset, rest, se
     limits = np.iinfo(dtype)
     pixels = np.random.default_rng(seed).integers(limits.min, limits.max, (1, 3, 5), dtype, endpoint=True)
     out = np.empty(pixels.shape, np.float64)
-    normalize_exactly(pixels, out, [scale], [offset], [rest])
+    rescale_exactly(pixels, out, [scale], [offset], [rest])
     exact = [
         float(Fraction(pixel) * Fraction(scale) + Fraction(offset) + Fraction(rest))
         for pixel in pixels.ravel().tolist()

@@ -1,0 +1,209 @@
+"""Gray values rescaled, `pixel * scale + offset`, without losing the differences of pixels that are large beside them.
+
+In float32 that product loses the differences of pixels around 1e6 that differ by 1, and float32 itself has no other numbers
+around 2**31. So where an offset is large, a *center*, a pixel value near the one that becomes 0, is subtracted without error
+first. What is rounded is then as small as the result::
+
+    (pixel - center) * scale + (center * scale + offset)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+_LARGEST_PLAIN_OFFSET = 256.0
+"""Up to this offset, plain float32 is within 3e-5 of the result."""
+
+_PIECE = 2**16
+"""Voxels worked on at once: they stay in the processor's cache."""
+
+
+class Rescaling(NamedTuple):
+    """Scale and offset for each patch and channel of a batch, or for each channel of all its patches.
+
+    Examples
+    --------
+    >>> rescaling = Rescaling.of(scale=[[2.0], [1.0]], offset=[[0.5], [0.0]])
+    >>> batch = np.array([[[3]], [[4]]], np.uint8)
+    >>> out = np.empty(batch.shape, np.float32)
+    >>> rescale(batch, out, rescaling)
+    >>> out.ravel().tolist()
+    [6.5, 4.0]
+    """
+
+    scale: NDArray[Any]
+    """`(B, C)`, or `(1, C)` where all patches have the same."""
+
+    offset: NDArray[Any]
+    """Of the shape of `scale`."""
+
+    offset_rest: NDArray[Any] | None = None
+    """What is added to the offset, where float64 does not hold it exactly."""
+
+    @classmethod
+    def of(cls, scale: ArrayLike, offset: ArrayLike, offset_rest: ArrayLike | None = None) -> Self:
+        """Make it of numbers of each channel, `(C,)`, or of each patch and channel, `(B, C)`."""
+        given = (scale, offset) if offset_rest is None else (scale, offset, offset_rest)
+        tables = [np.atleast_2d(np.asarray(numbers)) for numbers in given]
+        if all((table == table[:1]).all() for table in tables):
+            tables = [table[:1] for table in tables]
+        return cls(*tables)
+
+    def of_rows(self, rows: slice) -> Self:
+        """Choose some patches."""
+        if len(self.scale) == 1:
+            return self
+        rest = None if self.offset_rest is None else self.offset_rest[rows]
+        return type(self)(self.scale[rows], self.offset[rows], rest)
+
+    def for_batch(self, n_patches: int, dtype: DTypeLike) -> Self:
+        """Give numbers of a dtype, `(B, C)` and contiguous, for `gather`."""
+        shape = (n_patches, self.scale.shape[1])
+        return type(self)(
+            *(np.ascontiguousarray(np.broadcast_to(each.astype(dtype), shape)) for each in (self.scale, self.offset))
+        )
+
+    def loses_differences(self, dtype: np.dtype[Any]) -> NDArray[np.bool_]:
+        """Return for which patches `pixel * scale + offset` is too coarse if it is computed in a dtype of floats.
+
+        Float16 always is: it does not even hold the pixels.
+        """
+        if dtype.kind != "f" or dtype.itemsize > 4:
+            return np.zeros(len(self.offset), bool)
+        is_large: NDArray[np.bool_] = (np.abs(self.offset) > _LARGEST_PLAIN_OFFSET).any(axis=1)
+        return is_large | (dtype.itemsize < 4)
+
+
+def cancels(offset: ArrayLike) -> bool:
+    """Return whether an offset is so large that differences are lost in float32."""
+    return any(abs(number) > _LARGEST_PLAIN_OFFSET for number in np.ravel(offset).tolist())
+
+
+def is_exact_in_float32(dtype: np.dtype[Any]) -> bool:
+    """Return whether float32 holds every value of a dtype."""
+    return np.can_cast(dtype, np.float32, "safe")
+
+
+def rescale(pixels: NDArray[Any], out: NDArray[Any], rescaling: Rescaling) -> None:
+    """Write `pixel * scale + offset`; where that would lose differences, as exactly as float64 gives it.
+
+    Parameters
+    ----------
+    pixels : array
+        `(B, C, ...)` of numbers.
+    out : array of float or complex
+        Of the same shape; it may be `pixels`.
+    rescaling : Rescaling
+        Scale and offset.
+    """
+    is_coarse = rescaling.loses_differences(out.dtype)
+    if not is_coarse.any():
+        if out is not pixels:
+            out[...] = pixels
+        rescale_plainly(out, rescaling)
+    elif len(is_coarse) == 1:
+        rests = np.zeros_like(rescaling.offset) if rescaling.offset_rest is None else rescaling.offset_rest
+        numbers = (each[0].tolist() for each in (rescaling.scale, rescaling.offset, rests))
+        rescale_exactly(pixels.swapaxes(0, 1), out.swapaxes(0, 1), *numbers)
+    else:
+        for row in range(len(out)):
+            one = slice(row, row + 1)
+            rescale(pixels[one], pixels[one] if out is pixels else out[one], rescaling.of_rows(one))
+
+
+def rescale_plainly(batch: NDArray[Any], rescaling: Rescaling) -> None:
+    """Multiply a batch `(B, C, ...)` and add to it, in place and in its own dtype."""
+    column = (..., *(np.newaxis,) * (batch.ndim - 2))
+    batch *= rescaling.scale.astype(batch.dtype, copy=False)[column]
+    batch += rescaling.offset.astype(batch.dtype, copy=False)[column]
+
+
+def rescale_exactly(
+    pixels: NDArray[Any],
+    out: NDArray[Any],
+    scale: Sequence[float],
+    offset: Sequence[float],
+    offset_rest: Sequence[float] | None = None,
+) -> None:
+    """Write `pixel * scale + offset`, rounded once or twice in float64, whatever the size of pixels and offset.
+
+    Parameters
+    ----------
+    pixels : array
+        `C...YX` real numbers of up to 64 bits, with any axes between the channels and YX.
+    out : array of float
+        Of the same shape; it may be `pixels`.
+    scale, offset : sequence of float
+        One number for each channel.
+    offset_rest : sequence of float, optional
+        What is added to the offsets, where float64 does not hold them exactly.
+
+    Examples
+    --------
+    >>> pixels, out = np.array([[[2**63, 2**63 + 1]]], np.uint64), np.empty((1, 1, 2), np.float32)
+    >>> rescale_exactly(pixels, out, scale=[2.0], offset=[-(2.0**64)], offset_rest=[1.0])
+    >>> out.tolist()
+    [[[1.0, 3.0]]]
+    """
+    rests = [0.0] * len(scale) if offset_rest is None else offset_rest
+    for channel, target, numbers in zip(pixels, out, zip(scale, offset, rests, strict=True), strict=True):
+        center, factor, at_center = _centered(pixels.dtype, *numbers)
+        for rows in _pieces(channel.shape):
+            values = difference(channel[rows], center)
+            values *= factor
+            values += at_center
+            target[rows] = values
+
+
+def difference(values: NDArray[Any], center: float) -> NDArray[np.float64]:
+    """Subtract a number without error beyond the rounding of the difference to float64.
+
+    Parameters
+    ----------
+    values : array
+        Real numbers of up to 64 bits.
+    center : int or float
+        A value of their dtype.
+
+    Examples
+    --------
+    >>> difference(np.array([2**63 - 1, -(2**63)]), 2**63 - 3).tolist()
+    [2.0, -1.8446744073709552e+19]
+    """
+    wide = values.astype(np.float64)
+    wide -= float(center)
+    if values.dtype.kind not in "iu" or values.dtype.itemsize < 8:
+        return wide
+    # Integers are subtracted as such, which is right where the difference has 63 bits.
+    steps = (values.view(np.uint64) - np.uint64(int(center) % 2**64)).view(np.int64)
+    return np.where(np.abs(wide) < 2.0**62, steps, wide)
+
+
+@lru_cache(maxsize=256)
+def _centered(dtype: np.dtype[Any], scale: float, offset: float, rest: float) -> tuple[float, float, float]:
+    """Choose a value of a dtype near the one that becomes 0; return it, the scale, and what it becomes."""
+    exact = Fraction(offset) + Fraction(rest)
+    if not scale:
+        return 0.0, scale, offset
+    zero = -exact / Fraction(scale)
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        center: float = min(max(round(zero), limits.min), limits.max)
+    else:
+        limit = Fraction(float(np.finfo(dtype).max)) if dtype.kind == "f" else Fraction(1)
+        center = float(min(max(zero, -limit), limit))
+    return center, scale, float(Fraction(center) * Fraction(scale) + exact)
+
+
+def _pieces(shape: Sequence[int]) -> Iterator[tuple[int | slice, ...]]:
+    """Divide an array into groups of rows of its last two axes."""
+    step = max(1, _PIECE // max(1, shape[-1]))
+    for plane in np.ndindex(*shape[:-2]):
+        for start in range(0, shape[-2], step):
+            yield (*plane, slice(start, start + step))
