@@ -215,23 +215,23 @@ def _check_fill_fits(plan: PredictionPlan) -> None:
 
 def _fit_into_memory(unbound: PredictionPlan) -> PredictionPlan:
     """Choose blocks and handing over: the fewest tiles computed again that fit into memory, then the largest blocks."""
-    least = None
+    needed: list[int] = []
     cores = [rule.core for rule in unbound.tiling.rules]
     largest = largest_block(unbound.tiling.data_shapes, unbound.patch_size, cores)
     for sizes in (_BLOCK_SIZES, _SMALL_BLOCK_SIZES):
         fitting = []
         for candidate in _candidates(unbound, cores, sorted({min(size, largest) for size in sizes}, reverse=True)):
-            needed = candidate.least_memory_limit
-            least = needed if least is None else min(least, needed)
-            if candidate.memory.total <= unbound.memory_limit:
-                if candidate.n_tiles_computed == candidate.n_tiles:
-                    return candidate
-                fitting.append(candidate)
+            if candidate.memory.total > unbound.memory_limit:
+                needed.append(candidate.least_memory_limit)
+                continue
+            if candidate.n_tiles_computed == candidate.n_tiles:
+                return candidate
+            fitting.append(candidate)
         if fitting:
             # A tile in a hundred does not count: of equals, min takes the first, which has the largest blocks.
             return min(fitting, key=lambda candidate: round(candidate.n_tiles_computed / candidate.n_tiles, 2))
     raise GeometryError(
-        f"memory_limit is {unbound.memory_limit} bytes, and this plan needs {least} at least: allow more, or take a smaller "
+        f"memory_limit is {unbound.memory_limit} bytes, and this plan needs {min(needed)} at least: allow more, or take a smaller "
         "patch_size or batch_size"
     )
 
