@@ -24,7 +24,7 @@ class ContextModel:
     Parameters
     ----------
     network : Module
-        Takes `(B, 2, Y, X)`, as `MicroSplitDataset` gives it with `multiscale_count=2`.
+        Takes `(B, 2, Y, X)`, as `MicroSplitDataset` gives it with `n_scales=2`.
     patch : sequence of int
         Size of the patches that it was trained with.
     overlaps : sequence of int

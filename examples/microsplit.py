@@ -61,7 +61,7 @@ def sums(image: NDArray[np.float32], n_patches: int, probability: float, seed: i
     return MicroSplitDataset(
         plan,
         targets=stacks,
-        multiscale_count=2,
+        n_scales=2,
         alpha_ranges=[(0.45, 0.55)] * len(CHANNELS),
         uncorrelated_channel_prob=probability,
         augmentation=FlipRot90(),

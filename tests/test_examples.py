@@ -85,7 +85,7 @@ def test_tiles_of_the_network_meet_as_if_the_image_had_been_one(example, network
 def test_a_tile_with_context_is_what_the_network_was_trained_with(example, rng):
     context_model, stacks = example("context_model"), pl.open_stacks(rng.random((70, 90), np.float32), axes="YX")
     tiling = pl.TiledPatching([stacks[0].data_shape], (32, 32), (16, 16))
-    trained_with = MicroSplitDataset(tiling, inputs=stacks, multiscale_count=2)
+    trained_with = MicroSplitDataset(tiling, inputs=stacks, n_scales=2)
     expected = pl.stitch_tiles([patch.input.numpy() for patch in trained_with], list(tiling))
 
     model = context_model.ContextModel(torch.nn.Identity(), tiling.patch_size, tiling.overlaps)

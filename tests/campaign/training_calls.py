@@ -134,7 +134,7 @@ def _micro(**changed):
         "inputs": None,
         "channels": None,
         "target_channels": [0, 1],
-        "multiscale_count": 1,
+        "n_scales": 1,
         "downscale": "mean",
         "scale_z": True,
         "padding": "reflect",
@@ -156,7 +156,7 @@ entry(
     patching=PATCHING.refusing(three=lambda: [world.random_plan()] * 3),
     targets=STACKS,
     target_channels=CHANNELS,
-    multiscale_count=whole(1),
+    n_scales=whole(1),
     downscale=word("mean", "resize"),
     scale_z=FLAG,
     alpha_ranges=optional(
@@ -179,7 +179,7 @@ entry(
     normalization=NORM,
     target_normalization=NORM,
     nan=word("raise", "keep"),
-    **{**COMMON, "padding": word("reflect", "wrap", "zeros")},
+    **COMMON,
     words={**WORDS, "alpha_ranges": ("alpha", "range"), "inputs": ("input", "image", "stack", "series", "target")},
 )
 entry(

@@ -6,7 +6,7 @@ is brought back to the patch's size. One read, of the coarsest scale's window, s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
 from typing import Any
 
@@ -18,6 +18,8 @@ from patchloom.axes import spatial_axes
 from patchloom.errors import GeometryError
 from patchloom.extraction.downscaling import Downscale, check_downscale, halve_sums, resize
 from patchloom.extraction.patch_extractor import PatchExtractor, empty_batch
+from patchloom.extraction.series_windows import SeriesWindows
+from patchloom.extraction.window_reads import Windows
 from patchloom.geometry.checks import whole_number
 from patchloom.pixel_arrays import check_fillable
 from patchloom.specs.patch_specs import PatchSpecs
@@ -86,7 +88,6 @@ def extract_lateral_context(
     scales = checked_scales(n_scales)
     table = SpecTable.from_specs(specs)
     size = extractor.locate(table).patch_size
-    grows = _grows(len(size), scale_z=scale_z)
     shape = (len(table), extractor.n_channels, scales, *size)
     if out is None:
         out = empty_batch(shape, np.float32)
@@ -95,14 +96,47 @@ def extract_lateral_context(
         if out.dtype.kind != "f":
             raise GeometryError(f"out is {out.dtype}, but it must be floats: means of pixels are fractions")
         extractor.check_apart(out, np.unique(table.columns.get("all_data_idx", table.columns["data_idx"])).tolist())
-    windows = context_windows(table, scales, scale_z=scale_z)
-    read = None  # written to again and again, as fresh memory takes longer to get than to fill
-    for rows in _portions(extractor, windows):
-        some = windows[rows]
-        read = extractor.extract_batch(some, out=None if read is None else read[: len(some)])
-        for patch, window in zip(out[rows], read, strict=True):
-            _downscale(window, patch, grows, downscale)
+    windows = extractor.locate(context_windows(table, scales, scale_z=scale_z))
+    fill_scales(extractor, windows, out, downscale=downscale, scale_z=scale_z)
     return out
+
+
+def fill_scales(
+    extractor: PatchExtractor, windows: SeriesWindows, out: NDArray[Any], *, downscale: Downscale, scale_z: bool
+) -> None:
+    """Fill a batch with all scales of located patches.
+
+    Parameters
+    ----------
+    extractor : PatchExtractor
+        Reads and pads.
+    windows : SeriesWindows
+        Windows of the coarsest scale, as `context_windows` gives them, located by the extractor.
+    out : array
+        `(B, C, L, (Z), Y, X)` of floats.
+    downscale : {"mean", "resize"}
+        As of `extract_lateral_context`.
+    scale_z : bool
+        As of `extract_lateral_context`.
+    """
+    grows = _grows(out.ndim - 3, scale_z=scale_z)
+    n_bytes = prod((extractor.n_channels, *windows.patch_size)) * extractor.data_dtype.itemsize
+    at_once = min(max(1, _READ_TOGETHER // n_bytes), len(out))
+    # Written to again and again, as fresh memory takes longer to get than to fill.
+    read = empty_batch((at_once, extractor.n_channels, *windows.patch_size), extractor.data_dtype)
+    for start in range(0, len(out), at_once):
+        some = windows.of_patches(start, min(start + at_once, len(out)))
+        extractor.extract_located(some, read[: some.n_patches])
+        for patch, window in zip(out[start:], read[: some.n_patches], strict=False):
+            _downscale(window, patch, grows, downscale)
+
+
+def middle_windows(windows: SeriesWindows, size: Sequence[int]) -> SeriesWindows:
+    """Return the windows of the patches themselves, given those of their coarsest scale and the size of a patch."""
+    corners, extent, places = windows.windows
+    shift = [whole // 2 - side // 2 for whole, side in zip(windows.patch_size, size, strict=True)]
+    inner = Windows(corners + np.array([0, 0, *shift]), (extent[0], *size), places)
+    return windows._replace(patch_size=tuple(size), windows=inner)
 
 
 def context_windows(specs: SpecTable, n_scales: int, *, scale_z: bool = True) -> SpecTable:
@@ -198,14 +232,6 @@ def check_context_fits(
 def _grows(n_dims: int, *, scale_z: bool) -> tuple[bool, ...]:
     """Whether scales cover more along each spatial axis."""
     return (*(scale_z,) * (n_dims - 2), True, True)
-
-
-def _portions(extractor: PatchExtractor, windows: SpecTable) -> Iterator[slice]:
-    """Divide windows into as many as may be in memory together."""
-    voxels = prod((extractor.n_channels, *windows.columns["patch_size"][0].tolist()))
-    at_once = max(1, _READ_TOGETHER // (voxels * extractor.data_dtype.itemsize))
-    for start in range(0, len(windows), at_once):
-        yield slice(start, min(start + at_once, len(windows)))
 
 
 def _downscale(window: NDArray[Any], patch: NDArray[Any], grows: tuple[bool, ...], downscale: Downscale) -> None:

@@ -23,7 +23,7 @@ from patchloom.torch import (
     decollate,
 )
 
-PADDINGS = {"reflect": "reflect", "wrap": "wrap", "zeros": "constant"}
+PADDINGS = ["reflect", "wrap", "constant", "edge"]
 
 
 @dataclass
@@ -50,7 +50,7 @@ def scales(sample: np.ndarray, coords, size, n_scales: int, padding: str, *, sca
         factors = [2**scale if scale_z or axis >= len(size) - 2 else 1 for axis in range(len(size))]
         covered = [side * factor for side, factor in zip(size, factors, strict=True)]
         margin = max(covered)
-        padded = np.pad(sample.astype(np.float64), margin, mode=PADDINGS[padding])
+        padded = np.pad(sample.astype(np.float64), margin, mode=padding)
         starts = [at + side // 2 - whole // 2 + margin for at, side, whole in zip(coords, size, covered, strict=True)]
         window = padded[tuple(slice(start, start + whole) for start, whole in zip(starts, covered, strict=True))]
         blocks = window.reshape([n for side, factor in zip(size, factors, strict=True) for n in (side, factor)])
@@ -85,7 +85,7 @@ def test_channels_acquired_together_are_summed_as_their_specifications_say(rng, 
     dataset = MicroSplitDataset(
         plan(stacks),
         targets=stacks,
-        multiscale_count=3,
+        n_scales=3,
         padding=padding,
         alpha_ranges=[(0.2, 0.2), (1, 1), (3, 3)],
         uncorrelated_channel_prob=probability,
@@ -108,7 +108,7 @@ def test_channels_acquired_together_are_summed_as_their_specifications_say(rng, 
 def test_volumes_are_mixed_too(rng, scale_z):
     stacks = series(rng, (1, 2, 12, 30, 34))
     dataset = MicroSplitDataset(
-        plan(stacks, (4, 8, 6)), targets=stacks, multiscale_count=2, scale_z=scale_z, uncorrelated_channel_prob=1
+        plan(stacks, (4, 8, 6)), targets=stacks, n_scales=2, scale_z=scale_z, uncorrelated_channel_prob=1
     )
 
     batch = collate(dataset.__getitems__(range(10)))
@@ -126,7 +126,7 @@ def test_channels_of_different_images_are_summed_as_their_specifications_say(rng
         plan(stacks, seed=seed, n_patches=n) for seed, (stacks, n) in enumerate(zip(sources, (10, 24, 7), strict=True))
     ]
     dataset = MicroSplitDataset(
-        plans, targets=sources, target_channels=[0, 1, 0], multiscale_count=2, alpha_ranges=[(1, 2), (0, 1), (5, 6)]
+        plans, targets=sources, target_channels=[0, 1, 0], n_scales=2, alpha_ranges=[(1, 2), (0, 1), (5, 6)]
     )
 
     assert len(dataset) == 24, "of the longest plan"
@@ -150,7 +150,7 @@ def test_acquired_inputs_are_paired_with_their_targets(rng):
         targets=targets,
         channels=[1],
         target_channels=[2, 0],
-        multiscale_count=3,
+        n_scales=3,
         padding="wrap",
     )
 
@@ -169,7 +169,7 @@ def test_acquired_inputs_are_paired_with_their_targets(rng):
 def test_prediction_has_inputs_only_and_the_tiles_to_stitch_them_by(rng):
     inputs = series(rng, (1, 1, 40, 50))
     tiling = pl.TiledPatching([inputs[0].data_shape], (8, 8), (2, 2))
-    dataset = MicroSplitDataset(tiling, inputs=inputs, multiscale_count=3)
+    dataset = MicroSplitDataset(tiling, inputs=inputs, n_scales=3)
 
     batch = collate(dataset.__getitems__(range(len(tiling))))
 
@@ -189,16 +189,18 @@ def test_one_scale_is_the_patch_alone(rng):
 
 def test_a_window_is_read_once_for_all_scales(rng, monkeypatch):
     stacks = series(rng, (1, 2, 90, 90))
-    dataset = MicroSplitDataset(plan(stacks), targets=stacks, multiscale_count=4, uncorrelated_channel_prob=0.5)
+    dataset = MicroSplitDataset(plan(stacks), targets=stacks, n_scales=4, uncorrelated_channel_prob=0.5)
     calls = []
-    read = pl.PatchExtractor.extract_batch
+    read = pl.PatchExtractor.extract_located
     monkeypatch.setattr(
-        pl.PatchExtractor, "extract_batch", lambda self, specs, **kw: calls.append(specs) or read(self, specs, **kw)
+        pl.PatchExtractor,
+        "extract_located",
+        lambda self, located, *args: calls.append(located) or read(self, located, *args),
     )
 
     dataset.__getitems__(range(24))
 
-    assert [len(specs) for specs in calls] == [24]
+    assert [located.n_patches for located in calls] == [24]
     assert calls[0][0]["patch_size"] == (64, 64)
 
 
@@ -266,7 +268,7 @@ def test_a_patch_is_the_same_alone_in_a_batch_and_in_another_process(rng):
     dataset = MicroSplitDataset(
         plan(stacks),
         targets=stacks,
-        multiscale_count=2,
+        n_scales=2,
         alpha_ranges=[(0, 1), (0, 1)],
         uncorrelated_channel_prob=0.5,
         augmentation=FlipRot90(),
@@ -285,7 +287,7 @@ def test_a_patch_is_the_same_alone_in_a_batch_and_in_another_process(rng):
 
 def test_input_and_target_are_flipped_and_turned_alike(rng):
     stacks = series(rng, (1, 2, 60, 60))
-    options = {"targets": stacks, "multiscale_count": 2, "alpha_ranges": [(0.5, 1), (1, 2)]}
+    options = {"targets": stacks, "n_scales": 2, "alpha_ranges": [(0.5, 1), (1, 2)]}
     plain = MicroSplitDataset(plan(stacks), **options)
     turned = MicroSplitDataset(plan(stacks), **options, augmentation=FlipRot90())
 
@@ -299,7 +301,7 @@ def test_input_and_target_are_flipped_and_turned_alike(rng):
 
 def test_a_loader_feeds_it(rng):
     stacks = series(rng, (1, 2, 60, 60))
-    dataset = MicroSplitDataset(plan(stacks), targets=stacks, multiscale_count=2, uncorrelated_channel_prob=0.5)
+    dataset = MicroSplitDataset(plan(stacks), targets=stacks, n_scales=2, uncorrelated_channel_prob=0.5)
     with PatchLoader(dataset, batch_size=7, sampler=EpochSampler(dataset, shuffle=False)) as loader:
         for epoch in range(2):
             batches = list(loader)
@@ -310,7 +312,7 @@ def test_a_loader_feeds_it(rng):
 
 def test_resize_is_that_of_the_extractor(rng):
     inputs = series(rng, (1, 1, 60, 60))
-    dataset = MicroSplitDataset(plan(inputs), inputs=inputs, multiscale_count=3, downscale="resize")
+    dataset = MicroSplitDataset(plan(inputs), inputs=inputs, n_scales=3, downscale="resize")
     expected = pl.extract_lateral_context(
         pl.PatchExtractor(inputs, "reflect"), dataset.patching[:], 3, downscale="resize"
     )
@@ -323,7 +325,7 @@ def test_targets_are_normalized_by_channel_and_sums_by_one_number(rng):
         "normalization": Normalization(0.5, -3.0),
         "target_normalization": Normalization([2.0, 0.1], [1.0, -1.0]),
     }
-    options = {"targets": stacks, "multiscale_count": 2, "uncorrelated_channel_prob": 0.5}
+    options = {"targets": stacks, "n_scales": 2, "uncorrelated_channel_prob": 0.5}
     raw = collate(MicroSplitDataset(plan(stacks), **options).__getitems__(range(24)))
 
     batch = collate(MicroSplitDataset(plan(stacks), **options, **normalized).__getitems__(range(24)))
@@ -337,7 +339,7 @@ def test_targets_are_normalized_by_channel_and_sums_by_one_number(rng):
 def test_normalization_keeps_the_differences_of_pixels_far_from_0(rng, dtype, level):
     stacks = [pl.ArrayStack((level + rng.integers(-3, 4, (1, 2, 40, 50))).astype(dtype), "SCYX") for _ in range(2)]
     values, n_scales = Normalization(0.5, -0.5 * level), 3
-    options = {"target_normalization": values, "multiscale_count": n_scales, "normalization": values}
+    options = {"target_normalization": values, "n_scales": n_scales, "normalization": values}
 
     mixed = collate(MicroSplitDataset(plan(stacks), targets=stacks, **options).__getitems__(range(24)))
     one_channel = [pl.ArrayStack(stack.array[:, :1], "SCYX") for stack in stacks]
@@ -365,7 +367,7 @@ def test_every_source_and_image_has_numbers_of_its_own(rng):
 
     inputs = sources[0]
     of_images = [Normalization(2.0, 1.0), Normalization(3.0, 0.0)]
-    paired = {"inputs": inputs, "targets": inputs, "multiscale_count": 2}
+    paired = {"inputs": inputs, "targets": inputs, "n_scales": 2}
     raw = collate(MicroSplitDataset(plans[0], **paired).__getitems__(range(24)))
     batch = collate(MicroSplitDataset(plans[0], **paired, normalization=of_images).__getitems__(range(24)))
     image = raw.specs["data_idx"].tolist()
@@ -379,7 +381,7 @@ def test_chunks_are_read_through_a_pool(rng):
         chunk_shape = shard_shape = (1, 1, 16, 16)
 
     stacks = [Chunked(rng.integers(0, 255, (1, 2, 64, 64), np.uint8), "SCYX")]
-    options = {"targets": stacks, "multiscale_count": 3, "uncorrelated_channel_prob": 0.5}
+    options = {"targets": stacks, "n_scales": 3, "uncorrelated_channel_prob": 0.5}
     with pl.ChunkCache(2**20) as pool:
         batch = collate(MicroSplitDataset(plan(stacks), **options, pool=pool).__getitems__(range(24)))
         assert 0 < pool.n_decodes <= 32
@@ -392,9 +394,9 @@ def test_a_nan_around_a_patch_is_reported_or_kept(rng):
     near = [{"data_idx": 0, "sample_idx": 0, "coords": (24, 24), "patch_size": (8, 8)}]
     base = pl.FixedPatching(near)
     with pytest.raises(pl.SourceError, match=r"NaN in the input of the patch \{'data_idx': 0.*'coords': \(24, 24\)"):
-        MicroSplitDataset(base, targets=stacks, multiscale_count=2)[0]
+        MicroSplitDataset(base, targets=stacks, n_scales=2)[0]
     assert not torch.isnan(MicroSplitDataset(base, targets=stacks)[0].input).any()
-    assert torch.isnan(MicroSplitDataset(base, targets=stacks, multiscale_count=2, nan="keep")[0].input).any()
+    assert torch.isnan(MicroSplitDataset(base, targets=stacks, n_scales=2, nan="keep")[0].input).any()
 
 
 @pytest.mark.parametrize(
@@ -408,10 +410,10 @@ def test_a_nan_around_a_patch_is_reported_or_kept(rng):
         ({"uncorrelated_channel_prob": -0.1}, r"uncorrelated_channel_prob is -0\.1"),
         ({"target_channels": [0, 2]}, "channels has 2, but array has 2"),
         ({"target_channels": [1]}, "the targets have 1 channel: there must be at least 2 to be mixed"),
-        ({"multiscale_count": 0}, "multiscale_count is 0: it must be from 1"),
+        ({"n_scales": 0}, "n_scales is 0: it must be from 1"),
         (
-            {"multiscale_count": 4},
-            r"multiscale_count is 4: scale 3 covers 64 voxels along Y, but image stack 0 has 60.* at most 3 scales",
+            {"n_scales": 4},
+            r"n_scales is 4: scale 3 covers 64 voxels along Y, but image stack 0 has 60.* at most 3 scales",
         ),
         ({"padding": "constant?"}, "padding is 'constant\\?'"),
         ({"downscale": "max"}, "downscale is 'max'"),

@@ -144,14 +144,14 @@ def test_microsplit_refuses_whole_numbers_that_its_floats_do_not_hold(way: str, 
             "mixture": {"targets": stacks},
         }[way]
         channels = {} if way == "mixture" else {"channels": [0]}
-        return MicroSplitDataset(plan, multiscale_count=2, **series, **channels, **options)
+        return MicroSplitDataset(plan, n_scales=2, **series, **channels, **options)
 
     class Values:
         scale, offset = 1e-6, -20.0
 
     assert dataset(small)[0].input.shape == (2, 8, 8)
     with pytest.raises(
-        pl.GeometryError, match=r"labels\.tif has the whole number 16\d{6}, which float32 does not hold"
+        pl.GeometryError, match=r"dtype is float32, which does not hold 16\d{6} of labels\.tif: give a normalization"
     ):
         dataset(large)[0]
     normalized = {"targets": {"target_normalization": Values()}, "inputs": {"normalization": Values()}}

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, Protocol, SupportsIndex, cast
+from typing import Any, Literal, SupportsIndex, cast
 
 import numpy as np
 import torch
@@ -14,68 +13,26 @@ from numpy.typing import NDArray
 from patchloom.argument_checks import flag, instance, instances, listed, real_number, shown
 from patchloom.errors import GeometryError, SourceError
 from patchloom.extraction import ChunkCache
-from patchloom.extraction.channel_mixing import AlphaRanges
 from patchloom.extraction.downscaling import Downscale
+from patchloom.geometry.padding import Padding
 from patchloom.image_stacks import ImageStack, listed_stacks
 from patchloom.patching import Patching, UncorrelatedPatching
-from patchloom.patching.counter_random import CounterRandom
 from patchloom.patching.flat_index import check_indices
 from patchloom.specs.patch_specs import PatchSpecs
 from patchloom.specs.spec_table import SpecTable
 from patchloom.torch.augmentation import FlipRot90
-from patchloom.torch.datasets.channel_mixture import ChannelMixture
-from patchloom.torch.datasets.context_series import ContextPadding, ContextSeries, LateralContext
-from patchloom.torch.datasets.gray_values import ScaleAndOffset
-from patchloom.torch.datasets.inputs_and_targets import InputsAndTargets
+from patchloom.torch.datasets.channel_mixing import AlphaRanges
+from patchloom.torch.datasets.microsplit_sources import ChannelMixture, InputsAndTargets, MicroSplitSource
 from patchloom.torch.datasets.nan_search import rows_with_nan
 from patchloom.torch.datasets.pairing import check_plan
 from patchloom.torch.datasets.planned_dataset import PlannedDataset, PlannedRun, Transform
+from patchloom.torch.datasets.series_normalization import ScaleAndOffset
+from patchloom.torch.datasets.series_reader import LateralContext, LocatedPatches, SeriesReader
 from patchloom.torch.loading.patch_keys import PatchKey, PatchKeys
 from patchloom.torch.loading.streams import Stream
-from patchloom.torch.patches import Allocate, Patch, PatchBatch, PatchPair
+from patchloom.torch.patches import Allocate, PatchBatch
 
 Series = Sequence[ImageStack]
-
-
-class ReadsPixels(Protocol):
-    """Where the pixels of a MicroSplit dataset come from."""
-
-    @property
-    def image_stacks(self) -> list[ImageStack]:
-        """The images that patches lie in."""
-
-    @property
-    def may_hold_nan(self) -> bool:
-        """Whether there can be a NaN in a batch."""
-
-    def read(
-        self, table: SpecTable, random: CounterRandom, indices: NDArray[np.int64], allocate: Allocate
-    ) -> Patch | PatchPair:
-        """Read a batch.
-
-        Parameters
-        ----------
-        table : SpecTable
-            Patches of one size.
-        random : CounterRandom
-            What weights are drawn with, by the patches' indices.
-        indices : array of int64
-            The patches' indices.
-        allocate : callable
-            Makes the tensors.
-
-        Returns
-        -------
-        Patch or PatchPair
-            `(B, L, (Z), Y, X)` and `(B, C, (Z), Y, X)`; without specifications.
-
-        Raises
-        ------
-        SpecError
-            If a patch does not lie in its series.
-        SourceError
-            If pixels cannot be read, or an image has changed on disk.
-        """
 
 
 class MicroSplitDataset(PlannedDataset):
@@ -102,14 +59,14 @@ class MicroSplitDataset(PlannedDataset):
         Images of all channels at once, as the microscope sees them; of one channel.
     channels, target_channels : sequence of int, optional
         Which channel of the inputs, and which of the targets, in this order; with a series for each channel, one of each.
-    multiscale_count : int
+    n_scales : int
         How many scales the input has, the patch itself among them; each covers twice as much as the one before.
     downscale : {"mean", "resize"}
         How the coarser scales are made: by the mean of blocks, or as CAREamics does, for models trained with it.
     scale_z : bool
         Whether coarser scales cover more along Z too.
-    padding : {"reflect", "wrap", "zeros"}
-        What stands outside the images.
+    padding : {"constant", "reflect", "edge", "wrap"}
+        How pixels outside the images are filled; `"constant"` is 0.
     alpha_ranges : sequence of (float, float), optional
         Lowest and highest weight of each target channel in the sum; drawn anew for each patch. Without it each weighs
         1 / number of channels.
@@ -144,7 +101,7 @@ class MicroSplitDataset(PlannedDataset):
     >>> from patchloom.torch import MicroSplitDataset
     >>> stacks = pl.open_stacks(np.random.default_rng(0).integers(0, 255, (2, 300, 400), np.uint8), axes="CYX")
     >>> plan = pl.RandomPatching([stack.data_shape for stack in stacks], patch_size=(32, 32), seed=7)
-    >>> dataset = MicroSplitDataset(plan, targets=stacks, multiscale_count=3, uncorrelated_channel_prob=0.5)
+    >>> dataset = MicroSplitDataset(plan, targets=stacks, n_scales=3, uncorrelated_channel_prob=0.5)
     >>> patch = dataset[5]
     >>> patch.input.shape, patch.target.shape, patch.specs["all_coords"][0] == plan[5]["coords"]
     (torch.Size([3, 32, 32]), torch.Size([2, 32, 32]), True)
@@ -158,10 +115,10 @@ class MicroSplitDataset(PlannedDataset):
         inputs: Series | None = None,
         channels: Sequence[int] | None = None,
         target_channels: Sequence[int] | None = None,
-        multiscale_count: int = 1,
+        n_scales: int = 1,
         downscale: Downscale = "mean",
         scale_z: bool = True,
-        padding: ContextPadding = "reflect",
+        padding: Padding = "reflect",
         alpha_ranges: AlphaRanges | None = None,
         uncorrelated_channel_prob: float | None = None,
         normalization: ScaleAndOffset | Sequence[ScaleAndOffset] | None = None,
@@ -177,9 +134,9 @@ class MicroSplitDataset(PlannedDataset):
         if pool is not None:
             instance("pool", pool, ChunkCache)
         self.nan = nan
-        context = LateralContext(multiscale_count, downscale, scale_z, padding)
-        read = partial(ContextSeries, pool=ChunkCache() if pool is None else pool)
-        self._source: ReadsPixels
+        context = LateralContext(n_scales, downscale, scale_z)
+        read = partial(SeriesReader, padding=padding, pool=ChunkCache() if pool is None else pool)
+        self._source: MicroSplitSource
         plan: Patching[Any]
         if inputs is None:
             _refuse("the inputs are sums of the targets", channels=channels)
@@ -201,17 +158,11 @@ class MicroSplitDataset(PlannedDataset):
                 raise GeometryError("there are several plans for one series of inputs: give one")
             plan = patching
             check_plan(plan, inputs)
-            self._source = InputsAndTargets(
-                read(inputs, context, channels=channels, normalization=normalization),
-                None
-                if targets is None
-                else read(
-                    cast("Series", targets),
-                    replace(context, n_scales=1),
-                    channels=target_channels,
-                    normalization=target_normalization,
-                ),
-            )
+            mixed = read(inputs, context=context, channels=channels, normalization=normalization)
+            apart = None
+            if targets is not None:
+                apart = read(cast("Series", targets), channels=target_channels, normalization=target_normalization)
+            self._source = InputsAndTargets(mixed, apart)
         if len(plan):
             context.check_fits(self._source.image_stacks, plan[0]["patch_size"])
         super().__init__(plan, augmentation=augmentation, transform=transform, seed=seed)
@@ -250,9 +201,13 @@ class MicroSplitDataset(PlannedDataset):
         weights_vary = isinstance(self._source, ChannelMixture) and self._source.weights_vary
         return weights_vary or super()._epochs_differ(indices)
 
+    def _locate(self, table: SpecTable) -> list[LocatedPatches]:
+        return self._source.locate(table)
+
     def _read(self, run: PlannedRun, rows: slice, allocate: Allocate) -> PatchBatch:
         table = run.table[rows]
-        pixels = self._source.read(table, self._random(Stream.MIXTURE, run.epoch), run.indices[rows], allocate)
+        located = [series.of_rows(rows) for series in run.located]
+        pixels = self._source.read(located, self._random(Stream.MIXTURE, run.epoch), run.indices[rows], allocate)
         if self.nan == "raise" and self._source.may_hold_nan:
             for name, batch in zip(pixels._fields, pixels[:-1], strict=False):
                 spoilt = rows_with_nan(cast("torch.Tensor", batch).numpy())
@@ -285,8 +240,8 @@ def _channel_series(
     targets: Series | Sequence[Series] | None,
     channels: Sequence[int] | None,
     normalization: ScaleAndOffset | Sequence[ScaleAndOffset] | None,
-    read: Callable[..., ContextSeries],
-) -> list[ContextSeries]:
+    read: Callable[..., SeriesReader],
+) -> list[SeriesReader]:
     """Open the series of all channels, or one for each channel, as there are plans."""
     targets = [] if targets is None else listed("targets", targets, "a series of image stacks, or one for each channel")
     if not targets:

@@ -20,10 +20,10 @@ from patchloom.patching import Patching
 from patchloom.specs.patch_specs import PatchSpecs
 from patchloom.specs.spec_table import SpecTable
 from patchloom.torch.augmentation import FlipRot90
-from patchloom.torch.datasets.gray_values import ScaleAndOffset
 from patchloom.torch.datasets.nan_search import NanPolicy, name_nan, rows_with_nan
 from patchloom.torch.datasets.pairing import check_pairs, check_plan
 from patchloom.torch.datasets.planned_dataset import PlannedDataset, PlannedRun, Transform
+from patchloom.torch.datasets.series_normalization import ScaleAndOffset
 from patchloom.torch.datasets.series_reader import LocatedPatches, SeriesReader, tensor_dtype
 from patchloom.torch.loading.streams import Stream
 from patchloom.torch.patches import Allocate, Patch, PatchBatch, PatchPair
@@ -110,7 +110,13 @@ class PatchDataset(PlannedDataset):
         self._nan_reported = False
         series = partial(SeriesReader, padding=padding, pool=ChunkCache() if pool is None else pool)
         self._series = [
-            series(inputs, channels=channels, dtype=tensor_dtype("dtype", dtype), normalization=normalization)
+            series(
+                inputs,
+                dtype_name="dtype",
+                channels=channels,
+                dtype=tensor_dtype("dtype", dtype),
+                normalization=normalization,
+            )
         ]
         if targets is not None:
             check_pairs(inputs, targets)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from patchloom.errors import GeometryError
-from patchloom.extraction.channel_mixing import checked_alpha_ranges, draw_alphas, mix_channels, specs_of_channel
 from patchloom.patching import RandomPatching, UncorrelatedPatching
 from patchloom.patching.counter_random import CounterRandom
+from patchloom.torch.datasets.channel_mixing import checked_alpha_ranges, draw_alphas, mix_channels, specs_of_channel
 
 
 def test_a_weight_depends_on_seed_epoch_index_and_channel_alone() -> None:

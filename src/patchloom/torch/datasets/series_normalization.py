@@ -1,4 +1,4 @@
-"""Scale and offset of a whole series: which numbers a patch is normalized with, wherever it comes from."""
+"""Scale and offset of every channel of every sample of a series."""
 
 from __future__ import annotations
 
@@ -9,29 +9,26 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from patchloom.errors import GeometryError
-from patchloom.extraction.rescaling import Rescaling
+from patchloom.extraction.rescaling import Rescaling, cancels
 from patchloom.image_stacks import ImageStack
 from patchloom.specs.spec_table import SpecTable
-
-_LARGE_OFFSET = 64.0
-"""Above it, normalized pixels would be rounded to more than 4e-6 in `float32`."""
 
 
 @runtime_checkable
 class ScaleAndOffset(Protocol):
-    """What normalizes an image: `pixel * scale + offset`, by statistics of the whole of it or of the whole series."""
+    """Normalizes an image as `pixel * scale + offset`, by statistics of the whole image or series."""
 
     @property
     def scale(self) -> ArrayLike:
-        """One number, or one a channel, or for each sample one a channel."""
+        """One number, `(C,)` with one for each channel, or `(S, C)` with one for each sample and channel."""
 
     @property
     def offset(self) -> ArrayLike:
-        """As many."""
+        """One number, `(C,)` or `(S, C)`."""
 
 
-class GrayValues:
-    """Scale and offset of every channel of every sample of a series.
+class SeriesNormalization:
+    """Looks up scale and offset for the patches of a batch.
 
     Parameters
     ----------
@@ -40,12 +37,13 @@ class GrayValues:
     stacks : sequence of ImageStack
         The series, with all its channels.
     channels : sequence of int, optional
-        Which of the channels are read; all where not given.
+        The channels that are read, in this order. If None, all.
 
     Raises
     ------
     GeometryError
-        If there are not as many as stacks, samples or channels, or one is not finite.
+        If there is not one normalization for the series or each stack, with one finite number or one for each channel, or that
+        for each sample.
     """
 
     def __init__(
@@ -54,7 +52,7 @@ class GrayValues:
         stacks: Sequence[ImageStack],
         channels: Sequence[int] | None = None,
     ) -> None:
-        of_stacks = _one_a_stack(normalization, len(stacks))
+        of_stacks = _of_each_stack(normalization, len(stacks))
         chosen = list(range(stacks[0].data_shape[1])) if channels is None else list(channels)
         self._first_row = np.cumsum([0, *(stack.data_shape[0] for stack in stacks)])
         self._scale, self._offset = (
@@ -66,7 +64,7 @@ class GrayValues:
             )
             for name in ("scale", "offset")
         )
-        self.working_dtype = working_dtype(self._offset)
+        self.working_dtype = np.dtype(np.float64 if cancels(self._offset) else np.float32)
         self._all_alike = all((table == table[0]).all() for table in (self._scale, self._offset))
 
     def of(self, table: SpecTable) -> Rescaling:
@@ -82,20 +80,7 @@ class GrayValues:
         return Rescaling(self._scale[rows], self._offset[rows])
 
 
-def working_dtype(offset: ArrayLike) -> np.dtype[Any]:
-    """Return the dtype in which pixels are read and normalized before they become `float32`.
-
-    A large offset cancels most of a pixel, and what is left is lost if the pixel was rounded before.
-
-    Examples
-    --------
-    >>> working_dtype([-0.5, 3]).name, working_dtype(-1e8).name
-    ('float32', 'float64')
-    """
-    return np.dtype(np.float64 if np.abs(offset).max(initial=0.0) > _LARGE_OFFSET else np.float32)
-
-
-def _one_a_stack(normalization: Any, n_stacks: int) -> list[ScaleAndOffset]:
+def _of_each_stack(normalization: Any, n_stacks: int) -> list[ScaleAndOffset]:
     if isinstance(normalization, ScaleAndOffset):
         return [normalization] * n_stacks
     if not isinstance(normalization, Sequence) or not all(isinstance(one, ScaleAndOffset) for one in normalization):
