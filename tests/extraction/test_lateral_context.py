@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from patchloom.errors import GeometryError, NotIntegerError, SpecError
 from patchloom.extraction import PatchExtractor, extract_lateral_context
 from patchloom.extraction.downscaling import halve_by_numpy, halve_sums, resize, sum_dtype
-from patchloom.extraction.lateral_context import check_context_fits, context_windows
+from patchloom.extraction.lateral_context import check_context_fits, context_windows, fill_scales
 from patchloom.geometry.padding import Padding
 from patchloom.image_stacks import ArrayStack
 from patchloom.patching import RandomPatching, TiledPatching, UncorrelatedPatching
@@ -22,7 +23,6 @@ from patchloom.specs.patch_specs import PatchSpecs
 from patchloom.specs.spec_table import SpecTable
 
 downscaling: Any = importlib.import_module("patchloom.extraction.downscaling")
-lateral_context: Any = importlib.import_module("patchloom.extraction.lateral_context")
 PADDINGS: list[Padding] = ["constant", "reflect", "edge", "wrap"]
 
 
@@ -129,22 +129,20 @@ def test_tiles_have_surroundings_too(rng: np.random.Generator) -> None:
     assert set(context_windows(tiling[:], 2).columns) == {"data_idx", "sample_idx", "coords", "patch_size"}
 
 
-@pytest.mark.parametrize("limit", [1, 10_000, 100_000])
-def test_however_many_windows_are_read_at_a_time(
-    limit: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(("max_bytes", "n_reads"), [(1, 20), (4 * 2048, 5), (10 * 2048 - 1, 3), (1 << 20, 1)])
+def test_windows_in_portions(max_bytes: int, n_reads: int, rng: np.random.Generator) -> None:
+    """Each window is read once, as many at a time as memory is given for, and the result is the same."""
     extractor = PatchExtractor([stack(rng.integers(0, 255, (1, 2, 64, 64), np.uint8))], "reflect")
     table = RandomPatching(extractor.shapes, (8, 8), n_patches=20)[:]
     expected = extract_lateral_context(extractor, table, 3)
-    n_reads = []
-    extract_batch = extractor.extract_batch
-    monkeypatch.setattr(
-        extractor, "extract_batch", lambda specs, out: n_reads.append(len(specs)) or extract_batch(specs, out)
-    )
-    monkeypatch.setattr(lateral_context, "_READ_TOGETHER", limit)
-    assert np.array_equal(extract_lateral_context(extractor, table, 3), expected)
-    assert sum(n_reads) == 20, "one window a patch"
-    assert max(n_reads) == min(20, max(1, limit // (2 * 32 * 32)))
+    windows, out = extractor.locate(context_windows(table, 3)), np.empty_like(expected)
+
+    with mock.patch.object(extractor, "extract_located", wraps=extractor.extract_located) as read:
+        fill_scales(extractor, windows, out, max_bytes=max_bytes)
+
+    assert np.array_equal(out, expected)
+    assert read.call_count == n_reads
+    assert sum(call.args[0].n_patches for call in read.call_args_list) == 20
 
 
 @pytest.mark.parametrize(

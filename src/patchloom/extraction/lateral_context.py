@@ -25,7 +25,7 @@ from patchloom.pixel_arrays import check_fillable
 from patchloom.specs.patch_specs import PatchSpecs
 from patchloom.specs.spec_table import SpecTable
 
-_READ_TOGETHER = 16 << 20
+_MAX_BYTES = 16 << 20
 """Bytes of windows that are in memory at a time; more would leave the processor's cache before they are downscaled."""
 
 _MOST_SCALES = 16
@@ -102,7 +102,13 @@ def extract_lateral_context(
 
 
 def fill_scales(
-    extractor: PatchExtractor, windows: SeriesWindows, out: NDArray[Any], *, downscale: Downscale, scale_z: bool
+    extractor: PatchExtractor,
+    windows: SeriesWindows,
+    out: NDArray[Any],
+    *,
+    downscale: Downscale = "mean",
+    scale_z: bool = True,
+    max_bytes: int = _MAX_BYTES,
 ) -> None:
     """Fill a batch with all scales of located patches.
 
@@ -118,10 +124,12 @@ def fill_scales(
         As of `extract_lateral_context`.
     scale_z : bool
         As of `extract_lateral_context`.
+    max_bytes : int
+        Bytes of windows that are read at a time, one window at least.
     """
     grows = _grows(out.ndim - 3, scale_z=scale_z)
     n_bytes = prod((extractor.n_channels, *windows.patch_size)) * extractor.data_dtype.itemsize
-    at_once = min(max(1, _READ_TOGETHER // n_bytes), len(out))
+    at_once = min(max(1, max_bytes // n_bytes), len(out))
     # Written to again and again, as fresh memory takes longer to get than to fill.
     read = empty_batch((at_once, extractor.n_channels, *windows.patch_size), extractor.data_dtype)
     for start in range(0, len(out), at_once):
