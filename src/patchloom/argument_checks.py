@@ -1,7 +1,7 @@
-"""Check an argument where it enters, or say in one message what is wrong with it, what is allowed, and what to do.
+"""Check an argument where it enters; the error states what is wrong, what is allowed, and what to do.
 
-What is checked here is one value by itself: a number, a flag, a word, an object of some kind. What depends on the
-dimensions of an image is checked in `geometry.checks`.
+The functions here check a single value: a number, a flag, a word, an object of a class. Checks that depend on the dimensions of
+an image are in `geometry.checks`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from patchloom.errors import ArgumentError, ArgumentTypeError, GeometryError, NotIntegerError, PatchloomError
 
 MAX_SIZE = 2**62
-"""Largest size and coordinate along one axis, so that the sum of two still has 64 bits."""
+"""Largest size and coordinate along one axis, so that the sum of two fits into 64 bits."""
 
 _NUMBER_TYPES = (int, float, np.integer, np.floating)
 
@@ -30,7 +30,7 @@ _TEXT.maxlong = 60
 
 
 def shown(value: object) -> str:
-    """Write a value for a message, in one line of bounded length.
+    """Format a value for a message, in one line of bounded length.
 
     Examples
     --------
@@ -49,7 +49,7 @@ def shown(value: object) -> str:
 
 
 def whole_number(name: str, value: object, *, least: int | None = None, most: int | None = None) -> int:
-    """Return a plain `int` of an integer of any make; a `bool` or a `float` is refused.
+    """Return an integer of any type as a plain `int`; a `bool` or a `float` is refused.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def whole_number(name: str, value: object, *, least: int | None = None, most: in
     patchloom.errors.NotIntegerError: index is 3.0: it must be a whole number
     """
     try:
-        number = operator.index(value)  # type: ignore[arg-type]  # what is not an integer raises TypeError
+        number = operator.index(value)  # type: ignore[arg-type]  # raises TypeError for anything but an integer
     except TypeError:
         number = None
     if number is None or isinstance(value, (bool, np.bool_)):
@@ -87,16 +87,16 @@ def real_number(
     finite: bool = True,
     nan: bool = False,
 ) -> float:
-    """Return a plain `float` of a number of any make; a `bool` is refused, and so is a text.
+    """Return a number of any type as a plain `float`; a `bool` or a text is refused.
 
     Parameters
     ----------
     name : str
         Name of the argument, for the message.
     value : number
-        What was given.
+        The argument.
     least, most : float
-        Bounds of what is allowed.
+        Smallest and largest value that is allowed.
     finite : bool
         Whether infinity is refused.
     nan : bool
@@ -144,7 +144,7 @@ def _bounds(least: float, most: float) -> str:
 
 
 def flag(name: str, value: object) -> bool:
-    """Return a plain `bool`; anything else is refused, as a text such as `"no"` would count as true.
+    """Return a plain `bool`; anything else is refused, because a text such as `"no"` would count as true.
 
     Raises
     ------
@@ -164,12 +164,12 @@ def flag(name: str, value: object) -> bool:
 
 
 def one_of(name: str, value: object, choices: Iterable[str]) -> Any:
-    """Return a word out of a few.
+    """Return a text that is one of several choices.
 
     Raises
     ------
     GeometryError
-        If `value` is none of them.
+        If `value` is not one of them.
 
     Examples
     --------
@@ -185,7 +185,7 @@ def one_of(name: str, value: object, choices: Iterable[str]) -> Any:
 
 
 def function(name: str, value: Any, remedy: str = "") -> Any:
-    """Return something that can be called; `remedy` is where to take one from, for the message.
+    """Return a callable; the message ends with `remedy`, which describes where to get one.
 
     Raises
     ------
@@ -201,23 +201,23 @@ def function(name: str, value: Any, remedy: str = "") -> Any:
 
 
 def instance(name: str, value: object, kind: type[Any], remedy: str = "") -> Any:
-    """Return an object of a class, or one that has the members of a protocol.
+    """Return an instance of a class, or of a protocol.
 
     Parameters
     ----------
     name : str
         Name of the argument, for the message.
     value : object
-        What was given.
+        The argument.
     kind : type
         A class, or a protocol that can be checked at run time.
     remedy : str
-        Where to take one from, for the message.
+        Where to get one, for the end of the message.
 
     Raises
     ------
     ArgumentTypeError
-        If it is of another type, or a class itself.
+        If `value` is not an instance, or is a class itself.
 
     Examples
     --------
@@ -236,21 +236,21 @@ def instance(name: str, value: object, kind: type[Any], remedy: str = "") -> Any
 
 
 def listed(name: str, values: Any, what: str) -> list[Any]:
-    """Return what an iterable gives, as a list; a text, a mapping, a set and a single thing are refused.
+    """Return the items of an iterable as a list; texts, mappings, sets and single objects are refused.
 
     Parameters
     ----------
     name : str
         Name of the argument, for the message.
     values : iterable
-        What was given.
+        The argument.
     what : str
-        What it must be, for the message, such as `"a sequence of image stacks"`.
+        Description of the allowed values, for the message, such as `"a sequence of image stacks"`.
 
     Raises
     ------
     ArgumentTypeError
-        If it is something else.
+        If `values` is refused.
 
     Examples
     --------
@@ -268,34 +268,34 @@ def listed(name: str, values: Any, what: str) -> list[Any]:
 
 
 def instances(name: str, values: Any, kind: type[Any], what: str) -> list[Any]:
-    """Return a list of objects of a class; see `listed` and `instance`.
+    """Return a list of instances of a class; see `listed` and `instance`.
 
     Raises
     ------
     ArgumentTypeError
-        If `values` is not iterable, or one of them is of another type.
+        If `values` is not iterable, or an item has another type.
     """
     return [instance(f"{name}[{place}]", value, kind) for place, value in enumerate(listed(name, values, what))]
 
 
 def file_path(name: str, value: Any, *, error: type[PatchloomError] = ArgumentError) -> Any:
-    """Return the path of a file or folder, which need not exist, as it was given.
+    """Return the path of a file or folder unchanged; it need not exist.
 
     Parameters
     ----------
     name : str
         Name of the argument, for the message.
     value : str or path-like
-        What was given.
+        The argument.
     error : type
-        The error for a text that is not a path.
+        Class of the error for a text that is not a path.
 
     Raises
     ------
     ArgumentTypeError
         If `value` is not a text or path.
     ArgumentError
-        Or the error given, if the file system does not take it: it is empty, too long or has a NUL in it.
+        Or `error`, if the file system does not accept it: it is empty, too long or contains a NUL.
 
     Examples
     --------
@@ -313,8 +313,8 @@ def file_path(name: str, value: Any, *, error: type[PatchloomError] = ArgumentEr
     try:
         os.lstat(value)
     except ValueError as fault:
-        raise error(f"{name} is {shown(value)}, which is not a path: {fault}; take another name") from fault
+        raise error(f"{name} is {shown(value)}, which is not a path: {fault}; use another name") from fault
     except OSError as fault:
         if fault.errno == errno.ENAMETOOLONG:
-            raise error(f"{name} is {shown(value)}, which is too long a path: take a shorter one") from fault
+            raise error(f"{name} is {shown(value)}, which is too long a path: use a shorter one") from fault
     return value

@@ -1,4 +1,4 @@
-"""Reading `.npz` files that may be damaged, or made to fill the memory: NumPy raises whatever its parts raise."""
+"""Read `.npz` files that may be damaged or malicious, with bounded memory and two kinds of errors."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 _MOST_EXPANSION = 1040
-"""How many times more a deflated file can have than it takes; the format's own limit is 1032."""
+"""Largest ratio of a file's size to its deflated size; the limit of the format is 1032."""
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Read all arrays of an archive as `numpy.savez` and `numpy.savez_compressed` write it.
+    """Read all arrays of an archive that `numpy.savez` or `numpy.savez_compressed` wrote.
 
-    Every byte of an array is covered by its checksum, objects are never unpickled, and memory is bounded by the size of the
-    file.
+    The checksum of every array is verified, objects are never unpickled, and the size of the file limits the memory.
 
     Parameters
     ----------
@@ -56,7 +55,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
                 return {
                     member.filename.removesuffix(".npy"): _parsed(archive.read(member)) for member in archive.infolist()
                 }
-        except Exception as error:  # of zip, zlib, struct and Python's parser
+        except Exception as error:  # zip, zlib, struct and Python's parser raise errors of many classes
             raise ValueError(
                 f"it is not an archive of arrays, or is damaged: {str(error) or type(error).__name__}"
             ) from error
@@ -64,18 +63,18 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 def _check_members(members: list[zipfile.ZipInfo], n_bytes: int) -> None:
     if any(member.compress_type not in _METHODS for member in members):
-        raise ValueError("it is compressed in a way that is not NumPy's")
+        raise ValueError("it is compressed by a method that NumPy does not use")
     if sum(member.file_size for member in members) > _MOST_EXPANSION * n_bytes:
-        raise ValueError("it has more than can be in a file of its size")
+        raise ValueError("it declares more bytes than a file of its size can contain")
 
 
 def _parsed(content: bytes) -> NDArray[Any]:
-    """Turn the content of an `.npy` file into an array over the same memory."""
+    """Return the array in the content of an `.npy` file, as a view."""
     file = BytesIO(content)
     version = npy_format.read_magic(file)
     header = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
     shape, fortran_order, dtype = header(file)
     if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(content) - file.tell():
-        raise ValueError(f"an array of shape {shape} and dtype {dtype} is not what it has")
+        raise ValueError(f"an array has another size than its shape {shape} and dtype {dtype} require")
     array = np.frombuffer(content, dtype, offset=file.tell(), count=math.prod(shape))
     return array.reshape(shape, order="F" if fortran_order else "C")

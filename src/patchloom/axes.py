@@ -1,7 +1,7 @@
-"""The one place where axes move: a source's own order ↔ `SC(Z)YX`.
+"""Conversion between a source's own order of axes and `SC(Z)YX`; only this module moves axes.
 
-A source may hold its axes `S` (sample), `T` (time), `C` (channel), `Z`, `Y`, `X` in any order. Everything else in
-Patchloom sees `SC(Z)YX`. Sample and time fold into one sample axis, `S` outermost: sample `s` at time `t` is
+A source may have its axes `S` (sample), `T` (time), `C` (channel), `Z`, `Y`, `X` in any order. All other modules use
+`SC(Z)YX`. Sample and time are merged into one sample axis, `S` outermost: sample `s` at time `t` has the index
 `s * T + t`.
 """
 
@@ -24,7 +24,7 @@ SPATIAL_AXES = "ZYX"
 
 
 def spatial_axes(n_dims: int) -> str:
-    """Names of the spatial axes of a 2D or 3D image, in the order of every spatial tuple.
+    """Return the spatial axes of a 2D or 3D image, in the order of every spatial tuple.
 
     Examples
     --------
@@ -36,7 +36,7 @@ def spatial_axes(n_dims: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class AxesMap:
-    """How an array with named axes reads as `SC(Z)YX`, and back.
+    """The conversion of an array with named axes to `SC(Z)YX` and back.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class AxesMap:
     Raises
     ------
     AxesError
-        If the axes are not legal, or their number is not the shape's.
+        If the axes are invalid, or their number differs from the length of the shape.
 
     Examples
     --------
@@ -83,12 +83,12 @@ class AxesMap:
                 raise AxesError(f"the image has no voxels: axis {axis} of shape {self.shape} has size {size}")
 
     def size(self, axis: str) -> int:
-        """Size along one axis; 1 for an axis that the array does not have.
+        """Return the size along one axis; 1 for an axis that the array does not have.
 
         Raises
         ------
         AxesError
-            If it is not a letter of `STCZYX`.
+            If `axis` is not a letter of `STCZYX`.
         """
         _check_letter(axis)
         position = self.axes.find(axis)
@@ -105,21 +105,21 @@ class AxesMap:
         return (self.size("S") * self.size("T"), self.size("C"), *(self.size(axis) for axis in self.spatial))
 
     def selection(self, sample_idx: int, channels: slice | int, window: Sequence[slice]) -> tuple[slice | int, ...]:
-        """Index the array in its own axes for one sample, some channels and a spatial window.
+        """Return the index, in the array's own axes, of one sample, some channels and a spatial window.
 
         Parameters
         ----------
         sample_idx : int
-            Sample, time folded in.
+            Index of the sample, merged with time.
         channels : slice or int
-            Channels to select; ignored where the array has no channel axis.
+            Channels to select; ignored if the array has no channel axis.
         window : sequence of slice
             One slice for each spatial axis, `(z,) y, x`.
 
         Returns
         -------
         tuple
-            One index for each axis. `S` and `T` (and `C`, if it is an `int`) are integers and vanish on indexing.
+            One index for each axis. `S` and `T` (and `C`, if it is an `int`) are integers, so indexing removes these axes.
         """
         n_times = self.size("T")
         sample, time = divmod(
@@ -131,12 +131,12 @@ class AxesMap:
         return tuple(index[axis] for axis in self.axes)
 
     def to_canonical(self, region: NDArray[Any]) -> NDArray[Any]:
-        """Turn what `selection` (with a slice of channels) read into `C(Z)YX`; a view.
+        """Convert the result of `selection` (with a slice of channels) to `C(Z)YX`, as a view.
 
         Parameters
         ----------
         region : array
-            In the array's own order of axes, `S` and `T` gone.
+            The axes in the array's own order, without `S` and `T`.
         """
         kept, moves, _ = _region_axes(self.axes)
         _check_axes_of("region", region, kept)
@@ -144,7 +144,7 @@ class AxesMap:
         return moved if "C" in kept else moved[np.newaxis]
 
     def from_canonical(self, patch: NDArray[Any]) -> NDArray[Any]:
-        """Turn `C(Z)YX` into what `selection` would read for it, which `to_canonical` undoes; a view.
+        """Convert `C(Z)YX` to the order of axes that `selection` reads, as a view: the inverse of `to_canonical`.
 
         Examples
         --------
@@ -158,23 +158,23 @@ class AxesMap:
         return moved.transpose(moves)
 
     def to_data(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Turn a whole array into `SC(Z)YX`; a view where memory order allows one."""
+        """Convert a whole array to `SC(Z)YX`, as a view if the memory order allows one."""
         _check_axes_of("array", array, self.axes)
         _check_array("array", array, self.shape)
         order = [axis for axis in "STC" + self.spatial if axis in self.axes]
         return array.transpose([self.axes.index(axis) for axis in order]).reshape(self.data_shape)
 
     def from_data(self, data: NDArray[Any]) -> NDArray[Any]:
-        """Turn an `SC(Z)YX` array of this map's `data_shape` back into the array's own axes."""
+        """Convert an `SC(Z)YX` array of shape `data_shape` back to the array's own axes."""
         _check_array("data", data, self.data_shape)
         order = [axis for axis in "STC" + self.spatial if axis in self.axes]
         unfolded = data.reshape([self.size(axis) for axis in order])
         return unfolded.transpose([order.index(axis) for axis in self.axes])
 
     def with_channels(self, n_channels: int) -> AxesMap:
-        """Map of an array that is like this one but has another number of channels.
+        """Return the map of an array that differs from this one in the number of channels.
 
-        Where there is no `C` axis and more than one channel is asked for, `C` is put before the first spatial axis.
+        If there is no `C` axis and `n_channels` is greater than 1, `C` is inserted before the first spatial axis.
 
         Examples
         --------
@@ -192,7 +192,7 @@ class AxesMap:
         return AxesMap(axes, shape)
 
     def with_spatial(self, spatial_shape: Sequence[int]) -> AxesMap:
-        """Map of an array that is like this one but has another size along its spatial axes.
+        """Return the map of an array that differs from this one in the size along its spatial axes.
 
         Examples
         --------
@@ -211,7 +211,7 @@ class AxesMap:
 
 @lru_cache
 def _region_axes(axes: str) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
-    """Return the axes of a region of one sample in an array's own order, how they move to `C(Z)YX`, and how back."""
+    """Return a region's axes in the array's own order, their permutation to `C(Z)YX`, and its inverse."""
     kept = "".join(axis for axis in axes if axis not in "ST")
     order = "".join(axis for axis in "CZYX" if axis in kept)
     return kept, tuple(map(kept.index, order)), tuple(map(order.index, kept))
@@ -230,9 +230,9 @@ def _check_letter(axis: Any) -> None:
 
 
 def _check_array(name: str, array: Any, shape: tuple[int, ...]) -> None:
-    """Refuse another shape; axes of size 1 may be there or not."""
+    """Refuse an array of another shape; axes of size 1 may be missing or added."""
     if not isinstance(array, np.ndarray) or _longer_than_one(array.shape) != _longer_than_one(shape):
-        raise AxesError(f"{name} {_looks(array)}: it must be an array of shape {shape}")
+        raise AxesError(f"{name} {_described(array)}: it must be an array of shape {shape}")
 
 
 def _longer_than_one(shape: tuple[int, ...]) -> list[int]:
@@ -241,17 +241,17 @@ def _longer_than_one(shape: tuple[int, ...]) -> list[int]:
 
 def _check_axes_of(name: str, array: Any, axes: str) -> None:
     if not isinstance(array, np.ndarray) or array.ndim != len(axes):
-        raise AxesError(f"{name} {_looks(array)}: it must be an array with axes {axes}")
+        raise AxesError(f"{name} {_described(array)}: it must be an array with axes {axes}")
 
 
-def _looks(array: Any) -> str:
+def _described(array: Any) -> str:
     return f"has shape {array.shape}" if isinstance(array, np.ndarray) else f"is {shown(array)}"
 
 
 def _check_axes(given: Any) -> None:
     if not isinstance(given, str):
-        raise AxesError(f"axes must be a string such as 'CYX', not {shown(given)}")
-    # By itself each, as some letters are two in upper case.
+        raise AxesError(f"axes is {shown(given)}: it must be a string such as 'CYX'")
+    # Letter by letter, because some letters become two in upper case.
     unknown = sorted(letter for letter in set(given) if letter.upper() not in LEGAL_AXES or not letter.isascii())
     if unknown:
         raise AxesError(
@@ -259,10 +259,10 @@ def _check_axes(given: Any) -> None:
         )
     axes = given.upper()
     if len(axes) > len(LEGAL_AXES):
-        raise AxesError(f"axes {shown(given)} name {len(axes)} axes: each of {LEGAL_AXES!r} can be there once")
+        raise AxesError(f"axes {shown(given)} name {len(axes)} axes: each of {LEGAL_AXES!r} may occur once")
     repeated = sorted({axis for axis in axes if axes.count(axis) > 1})
     if repeated:
-        raise AxesError(f"axes {axes!r} name {repeated[0]!r} more than once")
+        raise AxesError(f"axes {axes!r} name {repeated[0]!r} more than once: each axis may occur once")
     for axis in "YX":
         if axis not in axes:
             raise AxesError(f"axes {axes!r} lack {axis!r}: every image has Y and X")

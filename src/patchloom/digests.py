@@ -1,4 +1,4 @@
-"""Digests of arrays and files: the same for the same bytes, in any process and on any machine."""
+"""Digests of arrays and files, equal for equal bytes in any process and on any machine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def text_digest(text: str) -> str:
 def array_digest(array: NDArray[Any]) -> str:
     """Return the digest of an array's dtype, shape and elements.
 
-    The layout in memory makes no difference. Large arrays are hashed by several threads, at about the speed of memory.
+    It does not depend on the memory layout. Large arrays are hashed by several threads, at about the speed of memory.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def file_digest(path: Path) -> str:
 
 
 def _slabs(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Split an array along its outermost axes, in the same places whatever its layout."""
+    """Split an array along its outermost axes, at positions that do not depend on its memory layout."""
     while array.ndim > 1 and len(array) == 1:
         array = array[0]
     row_bytes = array.nbytes // len(array)

@@ -1,32 +1,31 @@
-"""What can go wrong, as a hierarchy in which every class is a built-in as well.
+"""Patchloom's errors: each is a subclass of `PatchloomError` and of a built-in exception.
 
 ::
 
     PatchloomError
-    ├── AxesError              (ValueError)         an axes string does not fit an image
+    ├── AxesError              (ValueError)         an axes string is invalid, or does not fit the image
     ├── ArgumentError          (ValueError)         an argument has a value that is not allowed
-    │   ├── ArgumentTypeError  (TypeError)          an argument is of another type
-    │   └── GeometryError      (ValueError)         a size, overlap or shape makes no sense
+    │   ├── ArgumentTypeError  (TypeError)          an argument has the wrong type
+    │   └── GeometryError      (ValueError)         a size, overlap or shape is not possible
     │       └── NotIntegerError  (TypeError)          a size or index is a float or a bool
-    ├── PatchIndexError        (IndexError)         a plan has no such patch, a series no such stack
-    ├── SpecError              (ValueError)         a patch specification is wrong
-    ├── StitchError            (ValueError)         a tile is missing, repeated or foreign
+    ├── PatchIndexError        (IndexError)         there is no patch or image stack of this index
+    ├── SpecError              (ValueError)         a patch specification is invalid
+    ├── StitchError            (ValueError)         a tile is missing, repeated or of another image
     ├── SourceError            (OSError)            an image cannot be read
-    │   ├── SourceNotFoundError (FileNotFoundError) there is no image at that place
-    │   ├── SeveralImagesError                      a file has several images, and none is chosen
-    │   └── SourceChangedError                      an image changed on disk while it was read
+    │   ├── SourceNotFoundError (FileNotFoundError) there is no image at this path
+    │   ├── SeveralImagesError                      a file has several images, and none was selected
+    │   └── SourceChangedError                      an image changed on disk during the run
     ├── SinkError              (OSError)            an output cannot be written
-    │   └── OutputExistsError  (FileExistsError)    the output is there already, and stays as it is
+    │   └── OutputExistsError  (FileExistsError)    the output exists already, and is not changed
     ├── ModelError             (RuntimeError)       a model cannot be loaded, or failed on a tile
-    │   ├── ModelNotFoundError (FileNotFoundError)  there is no model at that place
-    │   └── ModelOutputError   (ValueError)         a model ran and returned something unusable
-    ├── TransformError         (RuntimeError)       a transform of the user's failed on a patch
-    ├── ForkedProcessError     (RuntimeError)       a forked child uses what stayed in its parent
-    ├── SeriesError            (RuntimeError)       some images of a series failed, the others are done
+    │   ├── ModelNotFoundError (FileNotFoundError)  there is no model at this path
+    │   └── ModelOutputError   (ValueError)         a model returned something that cannot be stitched
+    ├── TransformError         (RuntimeError)       a user's transform failed on a patch
+    ├── ForkedProcessError     (RuntimeError)       a forked child uses threads of its parent
+    ├── SeriesError            (RuntimeError)       some images of a series failed
     └── MissingExtraError      (ImportError)        an optional dependency is not installed
 
-Code that catches the built-in keeps working; code that wants to know whether the trouble is Patchloom's catches
-`PatchloomError`.
+Code that catches the built-in keeps working. To catch only Patchloom's errors, catch `PatchloomError`.
 """
 
 from __future__ import annotations
@@ -34,55 +33,55 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 _LISTED = 50
-"""Images that a message lists."""
+"""Number of images that a message lists."""
 
 
 class PatchloomError(Exception):
-    """Anything that Patchloom raises on purpose."""
+    """Base class of all errors that Patchloom raises on purpose."""
 
 
 class AxesError(PatchloomError, ValueError):
-    """An axes string is not legal, or does not fit the image it is said of."""
+    """An axes string is invalid, or does not fit the image."""
 
 
 class ArgumentError(PatchloomError, ValueError):
-    """An argument has a value that is not allowed; the message names both, and what is allowed."""
+    """An argument has a value that is not allowed; the message contains the argument, its value and the allowed values."""
 
 
 class ArgumentTypeError(ArgumentError, TypeError):
-    """An argument is of another type than it must be."""
+    """An argument has the wrong type."""
 
 
 class GeometryError(ArgumentError):
-    """A patch size, overlap or shape that makes no sense; the message has the axis and both numbers."""
+    """A patch size, overlap or shape is not possible; the message contains the axis and both numbers."""
 
 
 class NotIntegerError(GeometryError, ArgumentTypeError):
-    """A size or an index that is not a whole number."""
+    """A size or an index is not a whole number."""
 
 
 class PatchIndexError(PatchloomError, IndexError):
-    """A plan has no patch of that number, or a series no image stack of that number."""
+    """A patching has no patch of this index, or a series no image stack of this index."""
 
 
 class SpecError(PatchloomError, ValueError):
-    """A patch specification that lacks a field, or that points outside the series it belongs to."""
+    """A patch specification lacks a field, or points outside its series."""
 
 
 class StitchError(PatchloomError, ValueError):
-    """The tiles given do not make up the image: one is missing, repeated or foreign."""
+    """The tiles do not make up the image: one is missing, repeated or of another image."""
 
 
 class SourceError(PatchloomError, OSError):
-    """An image source that cannot be opened or read."""
+    """An image source cannot be opened or read."""
 
 
 class SourceNotFoundError(SourceError, FileNotFoundError):
-    """There is no image at the place named."""
+    """There is no image at this path or URL."""
 
 
 class SeveralImagesError(SourceError):
-    """A file has several images, and none is chosen; `images` lists them, each by the name that it is opened by."""
+    """A file has several images, and none was selected; `images` maps the name that opens each to its description."""
 
     def __init__(self, message: str, images: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -97,9 +96,9 @@ class SeveralImagesError(SourceError):
         source : str or Path
             The file.
         images : mapping of str to str
-            For the name of each image what it is.
+            Description of each image by its name.
         called : str
-            The format's word for images.
+            The format's term for images, in the plural.
 
         Examples
         --------
@@ -114,41 +113,41 @@ class SeveralImagesError(SourceError):
 
 
 class SourceChangedError(SourceError):
-    """An image changed on disk while it was read, so its old and new pixels would be mixed."""
+    """An image changed on disk during the run, so its old and new pixels would be mixed."""
 
 
 class SinkError(PatchloomError, OSError):
-    """An output that cannot be written at the place named."""
+    """An output cannot be written."""
 
 
 class OutputExistsError(SinkError, FileExistsError):
-    """The output exists already. It was not touched."""
+    """The output exists already; it was not changed."""
 
 
 class ModelError(PatchloomError, RuntimeError):
-    """A model that cannot be loaded, or that failed; the message names the tile it failed on."""
+    """A model cannot be loaded, or failed on a tile, which the message names."""
 
 
 class ModelNotFoundError(ModelError, FileNotFoundError):
-    """There is no model at the place named."""
+    """There is no model at this path."""
 
 
 class ModelOutputError(ModelError, ValueError):
-    """A model ran, and what it returned cannot be stitched."""
+    """A model returned something that cannot be stitched."""
 
 
 class TransformError(PatchloomError, RuntimeError):
-    """A transform of the user's failed, or returned no patch; the message names the patch."""
+    """A user's transform failed, or did not return a patch; the message names the patch."""
 
 
 class ForkedProcessError(PatchloomError, RuntimeError):
-    """A process was forked, and the child cannot use what stayed in the parent: TensorStore's threads, or a loader's."""
+    """A forked child cannot use the threads of its parent, of TensorStore or of a loader."""
 
 
 class SeriesError(PatchloomError, RuntimeError):
-    """Some images of a series failed; the others are done, and stand in `results` beside `None` for those that failed.
+    """Some images of a series failed; `results` has the outputs of the others, and `None` for each failed image.
 
-    The errors of the single images are listed in the message.
+    The message lists the error of each failed image.
     """
 
     def __init__(self, message: str, results: Sequence[object] = ()) -> None:
@@ -157,4 +156,4 @@ class SeriesError(PatchloomError, RuntimeError):
 
 
 class MissingExtraError(PatchloomError, ImportError):
-    """An optional dependency is not installed; the message says which extra brings it."""
+    """An optional dependency is not installed; the message names the extra that installs it."""

@@ -1,4 +1,4 @@
-"""One spelling for each place: the same file however its path is written."""
+"""Normalize paths, so that every spelling of a path names the same file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LOCAL_HOSTS = ("", "localhost")
 
 
 def is_url(place: str | os.PathLike[str]) -> bool:
-    """Whether a place is named by a URL.
+    """Return whether a place is a URL.
 
     Examples
     --------
@@ -29,11 +29,11 @@ def normalize_path(place: os.PathLike[str]) -> Path: ...
 @overload
 def normalize_path(place: str | os.PathLike[str]) -> str | Path: ...
 def normalize_path(place: str | os.PathLike[str]) -> str | Path:
-    """Write a local path in one way; every source, output, model and cache that a user names passes through here.
+    """Normalize a local path; every path of a source, output, model or cache that a user gives is normalized here.
 
-    A `file://` URL becomes the path that it names, `~` and `~user` the home directory, and a trailing slash is removed. A
-    path with `..` becomes absolute: links before the last `..` are followed, as the system follows them. Other URLs, and
-    paths without any of these, stay as they are.
+    A `file://` URL becomes its path, `~` and `~user` become the home directory, and a trailing slash is removed. A path with
+    `..` becomes absolute: links before the last `..` are followed, as the operating system does. Other URLs and paths are
+    returned unchanged.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def normalize_path(place: str | os.PathLike[str]) -> str | Path:
     Returns
     -------
     str or Path
-        Text for text, and a `Path` for anything else.
+        A text if `place` is a text, else a `Path`.
 
     Examples
     --------
@@ -53,13 +53,13 @@ def normalize_path(place: str | os.PathLike[str]) -> str | Path:
     'https://example.org/cells.ome.zarr?token=1'
     """
     text = os.fsdecode(place)
-    if text[:6].lower() == "file:/":  # also with a single slash, to which a `Path` brings it
+    if text[:6].lower() == "file:/":  # a `Path` reduces the slashes to one
         parts = urlsplit(text)
         if parts.netloc.lower() in _LOCAL_HOSTS:
             text = url2pathname(parts.path)
     if is_url(text):
         return text if isinstance(place, str) else Path(place)
-    if os.name != "nt" and text.startswith("//"):  # which POSIX leaves to the system, and libraries refuse
+    if os.name != "nt" and text.startswith("//"):  # allowed by POSIX, refused by libraries
         text = f"/{text.lstrip('/')}"
     path = _without_dots(Path(os.path.expanduser(text)))  # noqa: PTH111  # Path.expanduser raises for an unknown user
     return str(path) if isinstance(place, str) else path
@@ -68,6 +68,6 @@ def normalize_path(place: str | os.PathLike[str]) -> str | Path:
 def _without_dots(path: Path) -> Path:
     if ".." not in path.parts or "\0" in str(path):
         return path
-    # Not `os.path.normpath`: after a link, `..` is the parent of what the link points to.
+    # Not `os.path.normpath`: after a link, `..` is the parent of the link's target.
     end = len(path.parts) - path.parts[::-1].index("..")
     return Path(*path.parts[:end]).resolve().joinpath(*path.parts[end:])

@@ -1,4 +1,4 @@
-"""Patch specifications and their guards, importable by this name too; see `patchloom.specs.patch_specs`."""
+"""Another name of `patchloom.specs.patch_specs`: patch specifications and their type guards."""
 
 from patchloom.specs.patch_specs import (
     PatchSpecs,

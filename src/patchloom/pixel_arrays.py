@@ -1,4 +1,4 @@
-"""Arrays and dtypes that callers give for pixels: checked before anything is written to them."""
+"""Checks of arrays and dtypes that callers pass for pixels."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from patchloom.argument_checks import shown
 from patchloom.errors import GeometryError
 
 PIXEL_KINDS = "buifc"
-"""Kinds of dtype that pixels have: bool, unsigned and signed integers, floats, complex numbers."""
+"""Kinds of dtype that pixels may have: bool, unsigned and signed integers, floats, complex numbers."""
 
 _MAX_OVERLAP_WORK = 10_000
-"""Effort for proving that two arrays share no memory, as of `numpy.shares_memory`."""
+"""Limit of `numpy.shares_memory` for the search for an overlap of two arrays."""
 
 
 def pixel_dtype(name: str, dtype: DTypeLike) -> np.dtype[Any]:
-    """Return a dtype that pixels may have.
+    """Return a dtype after checking that pixels may have it.
 
     Parameters
     ----------
     name : str
         Name of the argument, for the message.
     dtype : dtype-like
-        What the caller gave.
+        The argument.
 
     Raises
     ------
     GeometryError
-        If NumPy has no such dtype, or it holds no numbers.
+        If NumPy does not have this dtype, or it is not a dtype of numbers.
 
     Examples
     --------
@@ -42,8 +42,8 @@ def pixel_dtype(name: str, dtype: DTypeLike) -> np.dtype[Any]:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of names that are refused below
-            # NumPy makes a dtype of None, of arrays and of much else; nobody means one by these.
+            warnings.simplefilter("ignore", DeprecationWarning)  # for names that are refused below
+            # NumPy also converts None, arrays and other objects, which are mistakes here.
             known = np.dtype(dtype) if isinstance(dtype, (str, type, np.dtype)) else None
     except (TypeError, ValueError, SyntaxError):
         known = None
@@ -61,9 +61,9 @@ def check_fillable(name: str, array: object, shape: tuple[int, ...]) -> None:
     name : str
         Name of the argument, for the message.
     array : object
-        What the caller gave.
+        The argument.
     shape : tuple of int
-        The shape it must have.
+        The required shape.
 
     Raises
     ------
@@ -95,17 +95,17 @@ def check_fillable(name: str, array: object, shape: tuple[int, ...]) -> None:
 
 
 def share_memory(one: NDArray[Any], other: NDArray[Any]) -> bool:
-    """Whether two arrays have memory in common; true also where that would take long to find out."""
+    """Return whether two arrays share memory; true also if finding out would take too long."""
     if not np.may_share_memory(one, other):
         return False
     try:
-        return np.shares_memory(one, other, max_work=_MAX_OVERLAP_WORK)  # type: ignore[arg-type]  # any number will do
+        return np.shares_memory(one, other, max_work=_MAX_OVERLAP_WORK)  # type: ignore[arg-type]  # any number is accepted
     except np.exceptions.TooHardError:
         return True
 
 
 def _voxels_share_memory(array: NDArray[Any]) -> bool:
-    """Whether two voxels may lie at one place: unless every axis steps over all that the axes inside it cover."""
+    """Return whether two voxels may share memory: if the stride of an axis is less than the extent of the axes inside it."""
     covered = array.itemsize
     steps = sorted((abs(step), size) for step, size in zip(array.strides, array.shape, strict=True) if size > 1)
     for step, size in steps:

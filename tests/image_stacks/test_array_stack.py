@@ -81,7 +81,7 @@ class TestHdf5(ImageStackConformance):
     def make_stack(self, folder):
         return ArrayStack(self.opened["movie"], AXES), as_data(movie())
 
-    def test_a_pickled_stack_reads_the_same(self, tmp_path):
+    def test_pickle(self, tmp_path):
         stack, _ = self.make_stack(tmp_path)
         with pytest.raises(TypeError, match="h5py objects cannot be pickled"):
             pickle.dumps(stack)

@@ -206,7 +206,7 @@ def test_axes_that_contradict_are_refused(axes, message):
 def test_axes_that_are_no_string_are_refused_by_every_format(folder, sample_file):
     czi = sample_file("napari-czann-segment", "PGC_20X.czi")
     for source in (folder / "img2.tif", folder / "img4", folder / "array.npy", czi):
-        with pytest.raises(AxesError, match="axes must be a string such as 'CYX', not 5"):
+        with pytest.raises(AxesError, match="axes is 5: it must be a string such as 'CYX'"):
             open_stacks([source], axes=[5])
 
 

@@ -32,7 +32,7 @@ def by_plane(data: np.ndarray) -> np.ndarray:
 
 
 class PlanesConformance(ImageStackConformance):
-    def test_the_stack_is_one(self, tmp_path: Path) -> None:
+    def test_protocol(self, tmp_path: Path) -> None:
         """Its original axes are those of the image, so that they are not those of its own shape."""
         stack, image = self.make_stack(tmp_path)
         np.testing.assert_equal(tuple(stack.data_shape), image.shape)

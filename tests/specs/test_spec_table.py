@@ -76,7 +76,7 @@ def test_a_table_cannot_be_changed_behind_its_back() -> None:
     ("specs", "message"),
     [
         ([], "at least one"),
-        ([{"coords": (0, 0)}], "are not the fields of any one kind"),
+        ([{"coords": (0, 0)}], "are not the fields of one kind"),
         (
             [
                 {"data_idx": 0, "sample_idx": 0, "coords": (0, 0), "patch_size": (8, 8)},
@@ -114,7 +114,7 @@ def test_fields_that_differ_in_axes_or_channels_do_not_make_a_table(specs: list[
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     table = SpecTable.from_specs([{"data_idx": 0, "sample_idx": 0, "coords": (0, 0), "patch_size": (8, 8)}])
-    with pytest.raises(SpecError, match=r"ends in \.npz or \.jsonl"):
+    with pytest.raises(SpecError, match=r"its ending must be \.npz or \.jsonl"):
         table.save(tmp_path / "specs.csv")
     assert not list(tmp_path.iterdir())
 

@@ -1,1 +1,1 @@
-"""Patch specifications: where a patch lies, which part of a tile is kept, where it lands."""
+"""Patch specifications: positions of patches, kept parts of tiles, and tables and checks of both."""

@@ -1,7 +1,7 @@
-"""The vocabulary: where a patch comes from, where a tile goes back, where each channel was drawn.
+"""Specifications of patches: the position of a patch, the kept part of a tile, and the position of each channel.
 
-Specifications are plain dictionaries of `int` and tuples of `int`, so that they pickle, collate and go to JSON. The
-functions at the end tell the three kinds apart; they look at keys only, and answer alike for CAREamics' dictionaries.
+Specifications are plain dictionaries of `int` and tuples of `int`, so they can be pickled, collated and converted to JSON. The
+functions at the end distinguish the three kinds by their keys only, so they also accept CAREamics' dictionaries.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any, TypedDict, TypeGuard
 
 
 class PatchSpecs(TypedDict):
-    """Where one patch lies in a series of image stacks.
+    """The position and size of one patch in a series of image stacks.
 
-    Spatial sequences are `(z,) y, x` in voxels. `coords` may be negative, and `coords + patch_size` may pass the end of
+    Spatial sequences are `(z,) y, x` in voxels. `coords` may be negative, and `coords + patch_size` may exceed the size of
     the image: the extractor pads.
 
     Examples
@@ -22,20 +22,20 @@ class PatchSpecs(TypedDict):
     """
 
     data_idx: int
-    """Which image stack of the series."""
+    """Index of the image stack in the series."""
 
     sample_idx: int
-    """Which sample of that stack."""
+    """Index of the sample in the image stack."""
 
     coords: Sequence[int]
-    """The first voxel inside: top-left, first slice. Two numbers in 2D, three in 3D."""
+    """First voxel of the patch: top left, first slice. Two numbers in 2D, three in 3D."""
 
     patch_size: Sequence[int]
-    """The extent along each spatial axis."""
+    """Size along each spatial axis."""
 
 
 class TileSpecs(PatchSpecs):
-    """A patch that knows which part of its prediction is kept, and where that part lands in the image.
+    """A patch, the part of its prediction that is kept, and the position of that part in the image.
 
     Examples
     --------
@@ -46,20 +46,20 @@ class TileSpecs(PatchSpecs):
     """
 
     crop_coords: Sequence[int]
-    """First voxel kept, counted from the tile's own corner."""
+    """First voxel that is kept, relative to the tile."""
 
     crop_size: Sequence[int]
-    """Extent of the part kept."""
+    """Size of the kept part along each spatial axis."""
 
     stitch_coords: Sequence[int]
-    """Where the first voxel kept lands, counted from the image's corner."""
+    """Position in the image of the first voxel that is kept."""
 
     total_tiles: int
-    """How many tiles the image stack has, all samples together."""
+    """Number of tiles of the image stack, all samples together."""
 
 
 class UncorrelatedPatchSpecs(PatchSpecs):
-    """A patch whose channels were drawn at different places, as MicroSplit training wants them.
+    """A patch whose channels were drawn at different positions, for the training of MicroSplit.
 
     The fields of `PatchSpecs` describe the principal channel.
 
@@ -76,17 +76,17 @@ class UncorrelatedPatchSpecs(PatchSpecs):
     """The channel that `data_idx`, `sample_idx` and `coords` describe."""
 
     all_data_idx: Sequence[int]
-    """For each channel, the image stack it was drawn from."""
+    """For each channel, the index of the image stack it was drawn from."""
 
     all_sample_idx: Sequence[int]
-    """For each channel, the sample it was drawn from."""
+    """For each channel, the index of the sample it was drawn from."""
 
     all_coords: Sequence[Sequence[int]]
-    """For each channel, the first voxel inside."""
+    """For each channel, the first voxel of the patch."""
 
 
 def is_tile_specs(specs: PatchSpecs) -> TypeGuard[TileSpecs]:
-    """Whether a specification says where its tile is cropped and stitched; anything else does not.
+    """Return whether an object is a specification with the fields for cropping and stitching a tile.
 
     Examples
     --------
@@ -97,7 +97,7 @@ def is_tile_specs(specs: PatchSpecs) -> TypeGuard[TileSpecs]:
 
 
 def is_uncorrelated_specs(specs: PatchSpecs) -> TypeGuard[UncorrelatedPatchSpecs]:
-    """Whether a specification says where each of its channels was drawn; anything else does not.
+    """Return whether an object is a specification with the position of each channel.
 
     Examples
     --------

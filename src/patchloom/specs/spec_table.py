@@ -1,7 +1,7 @@
 """Many patch specifications as a structure of arrays.
 
-A dictionary a patch is pleasant and slow; a million of them are built, sliced and saved as columns of `int64`. The two
-forms hold the same and turn into each other without loss.
+One dictionary for each patch is convenient and slow, so a million specifications are built, sliced and saved as columns of
+`int64`. The two representations are equivalent, and are converted into each other without loss.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _N_AXES = {field: 1 for kind in _KINDS for field in kind} | {
     "principal_channel": 0,
     "all_coords": 2,
 }
-"""Number of axes that the value of a field has in one specification."""
+"""Number of axes of a field's value in one specification."""
 
 _PER_CHANNEL = frozenset({"all_data_idx", "all_sample_idx", "all_coords"})
 _INT64 = np.dtype(np.int64)
@@ -47,9 +47,9 @@ _SEQUENCES = {tuple, list}
 
 
 class SpecTable(Sequence[PatchSpecs]):
-    """Specifications of one kind, one row each, one `int64` array a field.
+    """A table of specifications of one kind: one row for each specification, one `int64` array for each field.
 
-    Immutable: the arrays are read-only. An `int` index gives the dictionary, a slice or an integer array gives a table.
+    It is immutable: the arrays are read-only. An `int` index returns a dictionary, a slice or an integer array returns a table.
 
     Parameters
     ----------
@@ -60,8 +60,8 @@ class SpecTable(Sequence[PatchSpecs]):
     Raises
     ------
     SpecError
-        If the fields are not those of one kind of specification, the columns differ in length, or a column holds anything but
-        whole numbers.
+        If the fields are not those of one kind of specification, the columns differ in length, or a column contains anything
+        but whole numbers.
 
     Examples
     --------
@@ -78,7 +78,7 @@ class SpecTable(Sequence[PatchSpecs]):
     __slots__ = ("columns",)
 
     columns: Mapping[str, Column]
-    """The fields, in the order of the specification."""
+    """The columns by field, in the order of the specification."""
 
     def __init__(self, columns: Mapping[str, NDArray[Any]]) -> None:
         _check_mapping(columns)
@@ -91,31 +91,33 @@ class SpecTable(Sequence[PatchSpecs]):
 
     @classmethod
     def from_specs(cls, specs: Iterable[PatchSpecs]) -> SpecTable:
-        """Make a table of dictionaries, all of one kind and dimension.
+        """Make a table from dictionaries, all of one kind and with the same number of dimensions and channels.
 
         Raises
         ------
         SpecError
-            If there are none, they are of different kinds, dimensions or numbers of channels, or a number is not a whole one.
+            If there are none, they differ in kind, dimensions or number of channels, or a number is not a whole number.
         """
         if isinstance(specs, SpecTable):
             return specs
-        rows: list[Mapping[str, Any]] = listed("specs", specs, "a sequence of specifications, such as a patching gives")
+        rows: list[Mapping[str, Any]] = listed(
+            "specs", specs, "a sequence of specifications, such as a patching returns"
+        )
         if not rows:
-            raise SpecError("a table needs at least one specification; there are none")
+            raise SpecError("specs is empty: it must contain at least one specification")
         for row in () if _DICTIONARIES.issuperset(map(type, rows)) else rows:
             if not isinstance(row, Mapping):
                 raise SpecError(
-                    f"a specification is a {type(row).__name__}: it must be a dictionary, such as a patching gives"
+                    f"a specification is a {type(row).__name__}: it must be a dictionary, such as a patching returns"
                 )
         fields = _fields_of_kind(rows[0])
-        table = object.__new__(cls)  # whose columns are made here, as `__init__` would leave them
+        table = object.__new__(cls)  # its columns need no conversion by `__init__`
         table.columns = dict(zip(fields, map(_column, fields, _transposed(rows, fields)), strict=True))
         _check_shapes(table.columns)
         return table
 
     def to_specs(self) -> list[PatchSpecs]:
-        """All rows as dictionaries of plain `int` and tuples."""
+        """Return all rows as dictionaries of plain `int` and tuples."""
         return list(self)
 
     def __len__(self) -> int:
@@ -136,7 +138,7 @@ class SpecTable(Sequence[PatchSpecs]):
         if not isinstance(index, slice):
             chosen = self._rows(index)
             return SpecTable({field: column[chosen] for field, column in self.columns.items()})
-        rows = object.__new__(SpecTable)  # whose columns are read-only views, and fit each other as these do
+        rows = object.__new__(SpecTable)  # its columns are read-only views, and need no checks
         rows.columns = {field: column[index] for field, column in self.columns.items()}
         return rows
 
@@ -173,7 +175,7 @@ class SpecTable(Sequence[PatchSpecs]):
             np.array_equal(column, other.columns[field]) for field, column in self.columns.items()
         )
 
-    __hash__ = None  # type: ignore[assignment]  # compared by value, and as large as its arrays
+    __hash__ = None  # type: ignore[assignment]  # compared by value; hashing would read all arrays
 
     def __repr__(self) -> str:
         return f"SpecTable({len(self)} specifications: {', '.join(self.columns)})"
@@ -182,16 +184,17 @@ class SpecTable(Sequence[PatchSpecs]):
         return SpecTable, (dict(self.columns),)
 
     def save(self, path: str | Path) -> Path:
-        """Write the table to a file: `.npz` (compact) or `.jsonl` (one specification a line).
+        """Write the table to a file: `.npz` (compact) or `.jsonl` (one specification on each line).
 
         Raises
         ------
         SpecError
-            If the file name ends otherwise.
+            If the name has another ending, or the file cannot be written.
         """
         place = _table_path(path)
+        storage_format = _storage_format(place)
         try:
-            if _storage_format(place) == ".npz":
+            if storage_format == ".npz":
                 with place.open("wb") as file:
                     np.savez_compressed(file, allow_pickle=False, **self.columns)
             else:
@@ -203,12 +206,12 @@ class SpecTable(Sequence[PatchSpecs]):
 
     @classmethod
     def load(cls, path: str | Path) -> SpecTable:
-        """Read a table that `save` wrote; any other file is refused.
+        """Load a table that `save` wrote; any other file is refused.
 
         Raises
         ------
         SpecError
-            If the file name ends otherwise, there is no such file, it is damaged, or it contains no specifications.
+            If the name has another ending, or the file does not exist, is damaged or contains no specifications.
         """
         path = _table_path(path)
         storage_format = _storage_format(path)
@@ -223,15 +226,17 @@ class SpecTable(Sequence[PatchSpecs]):
 
 
 def _fields_of_kind(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the fields of the kind of specification that has these names, in its order."""
+    """Return the ordered fields of the kind of specification that has these names."""
     fields = _KINDS.get(frozenset(names))
     if fields is None:
-        raise SpecError(f"columns {sorted(map(str, names))} are not the fields of any one kind of specification")
+        raise SpecError(
+            f"columns {sorted(map(str, names))} are not the fields of one kind of specification: use those of PatchSpecs, TileSpecs or UncorrelatedPatchSpecs"
+        )
     return fields
 
 
 def _transposed(rows: list[Mapping[str, Any]], fields: Sequence[str]) -> list[tuple[Any, ...]]:
-    """Return the values of each field, of rows that have these fields and no others."""
+    """Return the values of each field; all rows must have exactly these fields."""
     try:
         values = list(zip(*map(itemgetter(*fields), rows), strict=True))
         if set(map(len, rows)) == {len(fields)}:
@@ -239,11 +244,13 @@ def _transposed(rows: list[Mapping[str, Any]], fields: Sequence[str]) -> list[tu
     except KeyError:
         pass
     odd = next((position for position, row in enumerate(rows) if set(row) != set(fields)), 0)
-    raise SpecError(f"specification {odd} has fields {list(rows[odd])}, the first has {list(rows[0])}")
+    raise SpecError(
+        f"specification {odd} has fields {list(rows[odd])}: it must have those of the first, {list(rows[0])}"
+    )
 
 
 def _check_shapes(columns: Mapping[str, Column]) -> None:
-    """Refuse columns that differ in length, in spatial axes, or in channels."""
+    """Refuse columns that differ in length, spatial axes or channels."""
     spatial = columns["coords"].shape
     wanted = {1: spatial[:1], 2: spatial}
     for field, column in columns.items():
@@ -267,26 +274,28 @@ def _whole_numbers(field: str, values: Any) -> Column:
         raise SpecError(f"column {field} is not an array of whole numbers: {error}") from error
     if array.ndim != 1 + _N_AXES[field]:
         raise SpecError(
-            f"column {field} has shape {array.shape}: it must have {1 + _N_AXES[field]} axes, one row a specification"
+            f"column {field} has shape {array.shape}: it must have {1 + _N_AXES[field]} axes, one row for each specification"
         )
     if array.dtype.kind not in "iu" and array.size:
         raise SpecError(
-            f"column {field} is {array.dtype}: it must be whole numbers; round them yourself if that is meant"
+            f"column {field} is {array.dtype}: it must be of whole numbers; round the numbers first if you mean that"
         )
     if array.dtype == np.uint64 and array.max(initial=0) > np.iinfo(np.int64).max:
-        raise SpecError(f"column {field} has a number of {array.max()}: it must be below 2**63")
+        raise SpecError(f"column {field} contains {array.max()}: it must be below 2**63")
     return array.astype(np.int64, copy=False)
 
 
 def _column(field: str, values: Sequence[Any]) -> Column:
-    """Make a read-only column of the values that a field has in many specifications."""
+    """Make a read-only column from the values of a field in many specifications."""
     flat, shape = values, [len(values)]
     for _ in range(_N_AXES[field]):
         if not _SEQUENCES.issuperset(map(type, flat)):
             return _column(field, _all_plain(field, values))
         lengths = set(map(len, flat))
         if len(lengths) > 1:
-            raise SpecError(f"specifications differ in dimensions or channels: {field} has {sorted(lengths)} numbers")
+            raise SpecError(
+                f"specifications differ in dimensions or channels: {field} has {sorted(lengths)} numbers: all must have the same"
+            )
         shape += lengths
         flat = list(chain.from_iterable(flat))
     if not _PLAIN.issuperset(map(type, flat)):
@@ -294,13 +303,13 @@ def _column(field: str, values: Sequence[Any]) -> Column:
     try:
         column = np.fromiter(flat, np.int64, len(flat)).reshape(shape)
     except OverflowError as error:
-        raise SpecError(f"{field} has a number that is too large: it must be below 2**63") from error
+        raise SpecError(f"{field} contains a number that is too large: it must be below 2**63") from error
     column.setflags(write=False)
     return column
 
 
 def _all_plain(field: str, values: Sequence[Any]) -> list[Any]:
-    """Return values of a field as nested tuples of `int`, as deep as the field's are."""
+    """Return the values of a field as nested tuples of `int`, of the field's depth."""
     names = (f"{field} of specification {position}" for position in range(len(values)))
     return [_plain_integers(name, value, _N_AXES[field]) for name, value in zip(names, values, strict=True)]
 
@@ -327,18 +336,18 @@ def _check_mapping(columns: Any) -> None:
 
 def _table_path(path: Any) -> Path:
     if not isinstance(path, (str, os.PathLike)) or isinstance(path, bytes):
-        raise SpecError(f"path is {shown(path)}: it must be the name of a file that ends in .npz or .jsonl")
+        raise SpecError(f"path is {shown(path)}: it must be a path with the ending .npz or .jsonl")
     return Path(normalize_path(path))
 
 
 def _storage_format(path: Path) -> str:
     if path.suffix not in {".npz", ".jsonl"}:
-        raise SpecError(f"cannot tell the format of {str(path)!r}: use a name that ends in .npz or .jsonl")
+        raise SpecError(f"path is {shown(str(path))}: its ending must be .npz or .jsonl")
     return path.suffix
 
 
 def _plain_rows(column: Column) -> Iterable[Any]:
-    """Give the rows of a column as plain `int`, or nested tuples of them."""
+    """Return the rows of a column as plain `int`, or as nested tuples of them."""
     rows: list[Any] = column.tolist()  # a whole column at once is many times faster than row by row
     if column.ndim == 1:
         return rows

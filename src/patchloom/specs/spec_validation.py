@@ -1,4 +1,4 @@
-"""Say everything that is wrong with a specification, at once."""
+"""Validate specifications, and report all faults in one error."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _SEQUENCES = _FLAT | {"all_coords"}
 
 
 def validate_specs(specs: PatchSpecs | Iterable[PatchSpecs], data_shapes: Sequence[Sequence[int]]) -> None:
-    """Check specifications against the series that they point into.
+    """Check specifications against the series that they belong to.
 
-    Numbers must be plain `int` and lie in the series; patches may hang over an image's border, as the extractor pads
-    them, but the kept part of a tile may not.
+    Numbers must be plain `int`, and indices and positions must exist in the series. Patches may reach beyond the border of an
+    image, because the extractor pads them, but the kept part of a tile may not.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def validate_specs(specs: PatchSpecs | Iterable[PatchSpecs], data_shapes: Sequen
     Raises
     ------
     SpecError
-        If anything is wrong; the message has one line for each fault.
+        If there is a fault; the message has one line for each.
 
     Examples
     --------
@@ -70,7 +70,7 @@ def _checked_shapes(data_shapes: Any) -> list[tuple[int, ...]]:
     for data_idx, shape in enumerate(shapes):
         if len(shape) not in (4, 5) or min(shape) < 1:
             raise SpecError(
-                f"data_shapes[{data_idx}] is {shown(shape)}: it must be SCYX or SCZYX, every size at least 1"
+                f"data_shapes[{data_idx}] is {shown(shape)}: it must be SCYX or SCZYX, each size at least 1"
             )
     return shapes
 
@@ -81,7 +81,7 @@ def _count(number: int, noun: str) -> str:
 
 def _faults(spec: Any, data_shapes: Sequence[Sequence[int]]) -> Iterator[str]:
     if not isinstance(spec, Mapping):
-        yield f"specs has {shown(spec)} of type {type(spec).__name__}: it must be a dictionary, such as a patching gives"
+        yield f"specs has {shown(spec)} of type {type(spec).__name__}: it must be a dictionary, such as a patching returns"
         return
     fields: Mapping[Any, Any] = spec
     needed = ["data_idx", "sample_idx", "coords", "patch_size"]
@@ -92,11 +92,11 @@ def _faults(spec: Any, data_shapes: Sequence[Sequence[int]]) -> Iterator[str]:
         needed += ["principal_channel"]
     unknown = [str(name) for name in fields if not isinstance(name, str)]
     if unknown:
-        yield f"specs has the fields {unknown}: names of fields are texts"
+        yield f"specs has the fields {unknown}: names of fields must be texts"
         return
     missing = [f"{name} is missing" for name in needed if name not in fields]
     ill_typed = [
-        fault for name, value in fields.items() for fault in (*_not_plain(name, value), *_other_form(name, value))
+        fault for name, value in fields.items() for fault in (*_not_plain(name, value), *_wrong_depth(name, value))
     ]
     if missing or ill_typed:
         yield from missing + ill_typed
@@ -111,7 +111,7 @@ def _faults(spec: Any, data_shapes: Sequence[Sequence[int]]) -> Iterator[str]:
 
 
 def _not_plain(name: str, value: Any) -> Iterator[str]:
-    """One fault for each value that is no `int` or (nested) sequence of `int`."""
+    """Yield a fault for each value that is not an `int` or a (nested) sequence of `int`."""
     if isinstance(value, (list, tuple)):
         for position, item in enumerate(value):
             yield from _not_plain(f"{name}[{position}]", item)
@@ -119,8 +119,8 @@ def _not_plain(name: str, value: Any) -> Iterator[str]:
         yield f"{name} is {shown(value)} of type {type(value).__name__}: it must be a plain int"
 
 
-def _other_form(name: str, value: Any) -> Iterator[str]:
-    """One fault for a number where a sequence is meant, or a sequence where a number is."""
+def _wrong_depth(name: str, value: Any) -> Iterator[str]:
+    """Yield a fault for a number in place of a sequence, or a sequence in place of a number."""
     if name in _NUMBERS and isinstance(value, (list, tuple)):
         yield f"{name} is {shown(value)}: it must be one number"
     if name in _SEQUENCES and type(value) is int:
@@ -138,7 +138,7 @@ def _other_form(name: str, value: Any) -> Iterator[str]:
 def _place_faults(
     fields: _Fields, data_name: str, sample_name: str, coords_name: str, data_shapes: Sequence[Sequence[int]]
 ) -> Iterator[str]:
-    """Whether one place (a stack, a sample, coordinates) exists."""
+    """Yield a fault for a stack or sample that does not exist, or coordinates of another dimension."""
     data_idx, sample_idx, coords = fields[data_name], fields[sample_name], fields[coords_name]
     if not 0 <= data_idx < len(data_shapes):
         yield f"{data_name} is {data_idx}, but the series has {_count(len(data_shapes), 'image stack')}"

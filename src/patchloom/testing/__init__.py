@@ -1,1 +1,1 @@
-"""Suites of tests that whatever is plugged into Patchloom can inherit, ours and yours."""
+"""Test suites for models, image stacks and image sinks; inherit them to test your own."""

@@ -1,4 +1,4 @@
-"""What every model must do, as a suite of tests to inherit."""
+"""A test suite for models, to inherit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from patchloom.prediction.models.model import Model
 
 
 class ModelConformance:
-    """Tests for a model; inherit it in a class that pytest collects, and give the model and something to feed it.
+    """Tests for a model. Inherit it in a class that pytest collects, and define the model and its input.
 
     Examples
     --------
@@ -22,23 +22,23 @@ class ModelConformance:
     ...
     ...     def make_batch(self, size):
     ...         return np.random.default_rng(0).random((size, 1, 16, 16))
-    >>> TestNegative().test_a_tile_is_predicted_alike_alone_and_in_a_batch()
+    >>> TestNegative().test_tiles_are_independent()
     """
 
     def make_model(self) -> Model:
-        """Return the model to be tested."""
+        """Return the model to test."""
         raise NotImplementedError
 
     def make_batch(self, size: int) -> NDArray[Any]:
-        """Return so many tiles, no two of them alike, as `(B, C, (Z), Y, X)` of a size that the model takes."""
+        """Return `size` different tiles, `(B, C, (Z), Y, X)`, of a size that the model accepts."""
         raise NotImplementedError
 
     def compare(self, actual: NDArray[Any], expected: NDArray[Any]) -> None:
-        """Compare two predictions of the same tiles; by default to float32's precision."""
+        """Check that two predictions of the same tiles agree; by default to the precision of float32."""
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
-    def test_batches_of_any_size_keep_their_spatial_size(self) -> None:
-        """A last batch may be smaller than the others."""
+    def test_batch_sizes(self) -> None:
+        """Batches of any size keep their spatial size: the last batch may be smaller than the others."""
         model = self.make_model()
         channels = set()
         for size in (1, 2, 3):
@@ -46,23 +46,23 @@ class ModelConformance:
             predicted = np.asarray(model(batch.copy()))
             channels.add(predicted.shape[1])
             np.testing.assert_equal(predicted.shape[:1] + predicted.shape[2:], batch.shape[:1] + batch.shape[2:])
-        np.testing.assert_equal(len(channels), 1, "the number of channels depends on the size of the batch")
+        np.testing.assert_equal(len(channels), 1, "the number of channels depends on the batch size")
 
-    def test_a_tile_is_predicted_alike_alone_and_in_a_batch(self) -> None:
-        """Which tiles share a batch must not show in the result."""
+    def test_tiles_are_independent(self) -> None:
+        """The prediction of a tile does not depend on the other tiles of its batch."""
         model, batch = self.make_model(), self.make_batch(3)
         together = np.asarray(model(batch.copy()))
         for index in range(len(batch)):
             self.compare(np.asarray(model(batch[index : index + 1].copy()))[0], together[index])
 
-    def test_a_tile_is_predicted_alike_in_any_memory_order(self) -> None:
-        """A batch may be a view: strided, and not contiguous."""
+    def test_memory_order(self) -> None:
+        """The prediction does not depend on the memory order: a batch may be a view that is not contiguous."""
         model, batch = self.make_model(), self.make_batch(2)
         expected = np.asarray(model(batch.copy()))
         self.compare(np.asarray(model(np.asfortranarray(batch))), expected)
 
-    def test_the_model_works_in_another_process(self) -> None:
-        """Workers get the model pickled."""
+    def test_pickle(self) -> None:
+        """A pickled model predicts the same, as in worker processes."""
         model, batch = self.make_model(), self.make_batch(1)
-        arrived = pickle.loads(pickle.dumps(model))  # noqa: S301  # pickled right here
+        arrived = pickle.loads(pickle.dumps(model))  # noqa: S301  # our own pickle
         self.compare(np.asarray(arrived(batch.copy())), np.asarray(model(batch.copy())))

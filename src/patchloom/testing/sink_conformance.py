@@ -1,4 +1,4 @@
-"""What every image sink must do, as a suite of tests to inherit."""
+"""A test suite for image sinks, to inherit."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Region = tuple[slice, ...]
 
 
 class ImageSinkConformance:
-    """Tests for an image sink; inherit it in a class that pytest collects.
+    """Tests for an image sink. Inherit it in a class that pytest collects.
 
-    Say how a sink is made, what its smallest block is and how its result is read back. Dtypes and axes to be tested are
-    class attributes, to be narrowed where a format cannot hold them.
+    Define how a sink is made, the shape of its blocks and how its result is read back. The tested dtypes and axes are class
+    attributes; override them if a format does not support all of them.
 
     Examples
     --------
@@ -33,7 +33,7 @@ class ImageSinkConformance:
     ...
     ...     def read_back(self, result, axes_map):
     ...         return axes_map.to_data(result)
-    >>> TestMemorySink().test_a_hole_is_never_n_shared_axes(Path("unused"))
+    >>> TestMemorySink().test_missing_block_is_refused(Path("unused"))
     """
 
     dtypes: Sequence[str] = ("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int64", "float32", "float64")
@@ -46,25 +46,25 @@ class ImageSinkConformance:
     )
 
     def make_sink(self, folder: Path, axes_map: AxesMap, dtype: str) -> ImageSink:
-        """Return a new sink that writes into a folder, if it writes to any place at all."""
+        """Return a new sink, which writes into the folder if it writes files."""
         raise NotImplementedError
 
     def read_back(self, result: Any, axes_map: AxesMap) -> NDArray[Any]:
-        """Read what `finalize` returned, as `SC(Z)YX`."""
+        """Read the result of `finalize` as `SC(Z)YX`."""
         raise NotImplementedError
 
     def block_shape(self, sink: ImageSink) -> tuple[int, ...]:
-        """Shape of the blocks that the sink is written in, `SC(Z)YX`; by default about a third of each axis."""
+        """Return the shape of the blocks to write, `SC(Z)YX`; by default about a third of each axis."""
         return tuple(max(1, -(-size // 3)) for size in sink.data_shape)
 
     def seen(self, folder: Path) -> list[Path]:
-        """Return what a user would take for an output; by default all but what is named as partial or lock."""
+        """Return the files that look like an output; by default all but partial outputs and locks."""
         return (
             [path for path in folder.iterdir() if path.suffix not in (".partial", ".lock")] if folder.exists() else []
         )
 
-    def test_the_sink_is_one(self, tmp_path: Path) -> None:
-        """A sink has the members of the protocol, and tells its shape and dtype."""
+    def test_protocol(self, tmp_path: Path) -> None:
+        """The sink has the members of the protocol, and the shape and dtype that it was made with."""
         for axes_map in self.axes_maps:
             sink = self.make_sink(_new_folder(tmp_path), axes_map, self.dtypes[0])
             members = ("data_shape", "data_dtype", "write", "finalize", "abort")
@@ -73,8 +73,8 @@ class ImageSinkConformance:
             np.testing.assert_equal(np.dtype(sink.data_dtype), np.dtype(self.dtypes[0]))
             sink.abort()
 
-    def test_random_blocks_in_any_order_come_back(self, tmp_path: Path) -> None:
-        """Bit for bit, for every dtype and all axes."""
+    def test_random_blocks(self, tmp_path: Path) -> None:
+        """Blocks in random order are read back bit for bit, for every dtype and all axes."""
         rng = np.random.default_rng(7)
         for dtype, axes_map in itertools.product(self.dtypes, self.axes_maps):
             image = _random_image(rng, axes_map.data_shape, dtype)
@@ -86,8 +86,8 @@ class ImageSinkConformance:
             np.testing.assert_equal(back.dtype, image.dtype)
             np.testing.assert_equal(back.tobytes(), image.tobytes(), f"{dtype} {axes_map}")
 
-    def test_blocks_of_any_memory_order_come_back(self, tmp_path: Path) -> None:
-        """A block may be a view: strided, and not contiguous."""
+    def test_memory_order(self, tmp_path: Path) -> None:
+        """Blocks of any memory order are read back: a block may be a view that is not contiguous."""
         rng = np.random.default_rng(8)
         axes_map = self.axes_maps[-1]
         image = np.asfortranarray(_random_image(rng, axes_map.data_shape, self.dtypes[-1]))
@@ -96,8 +96,8 @@ class ImageSinkConformance:
             sink.write(region, image[region])
         np.testing.assert_array_equal(self.read_back(sink.finalize(), axes_map), image)
 
-    def test_a_block_is_not_kept(self, tmp_path: Path) -> None:
-        """The caller may change it at once."""
+    def test_blocks_are_copied(self, tmp_path: Path) -> None:
+        """The caller may change a block as soon as it is written."""
         sink, image, regions = self._begun(tmp_path)
         for region in regions:
             block = image[region].copy()
@@ -105,8 +105,8 @@ class ImageSinkConformance:
             block[...] = 0
         np.testing.assert_array_equal(self.read_back(sink.finalize(), self.axes_maps[0]), image)
 
-    def test_nothing_is_seen_before_the_end(self, tmp_path: Path) -> None:
-        """Half an image never looks like an image."""
+    def test_unfinished_output_is_hidden(self, tmp_path: Path) -> None:
+        """An unfinished output never looks like a finished one."""
         folder = _new_folder(tmp_path)
         sink, image, regions = self._begun(folder)
         np.testing.assert_equal(self.seen(folder), [])
@@ -115,8 +115,8 @@ class ImageSinkConformance:
             np.testing.assert_equal(self.seen(folder), [])
         sink.abort()
 
-    def test_abort_leaves_nothing(self, tmp_path: Path) -> None:
-        """Neither after the first block nor before; and it may be called twice."""
+    def test_abort(self, tmp_path: Path) -> None:
+        """Aborting, before or after the first block and also twice, leaves no files."""
         for n_written in (0, 1):
             folder = _new_folder(tmp_path)
             sink, image, regions = self._begun(folder)
@@ -128,8 +128,8 @@ class ImageSinkConformance:
             with np.testing.assert_raises(SinkError):
                 sink.write(regions[-1], image[regions[-1]])
 
-    def test_abort_after_the_end_does_nothing(self, tmp_path: Path) -> None:
-        """A finished image is not taken away, nor is it written to."""
+    def test_abort_after_finalize(self, tmp_path: Path) -> None:
+        """Aborting does not remove a finished image, and no more blocks are accepted."""
         sink, image, regions = self._begun(_new_folder(tmp_path))
         for region in regions:
             sink.write(region, image[region])
@@ -139,8 +139,8 @@ class ImageSinkConformance:
             sink.write(regions[0], image[regions[0]])
         np.testing.assert_array_equal(self.read_back(result, self.axes_maps[0]), image)
 
-    def test_a_hole_is_never_n_shared_axes(self, tmp_path: Path) -> None:
-        """Finalizing an image that lacks a block is an error."""
+    def test_missing_block_is_refused(self, tmp_path: Path) -> None:
+        """Finalizing an image that lacks a block is an error, and the block can be written afterwards."""
         folder = _new_folder(tmp_path)
         sink, image, regions = self._begun(folder)
         for region in regions[1:]:
@@ -152,7 +152,7 @@ class ImageSinkConformance:
         np.testing.assert_array_equal(self.read_back(sink.finalize(), self.axes_maps[0]), image)
 
     def test_no_region_is_written_twice(self, tmp_path: Path) -> None:
-        """Neither a block again nor one that holds it, and what was there stays."""
+        """A block that overlaps a written one is refused, and the written one is unchanged."""
         sink, image, regions = self._begun(_new_folder(tmp_path))
         whole = tuple(slice(0, size) for size in sink.data_shape)
         sink.write(regions[0], image[regions[0]])
@@ -163,8 +163,8 @@ class ImageSinkConformance:
             sink.write(region, image[region])
         np.testing.assert_array_equal(self.read_back(sink.finalize(), self.axes_maps[0]), image)
 
-    def test_a_block_that_does_not_fit_is_refused(self, tmp_path: Path) -> None:
-        """Wrong shape, dtype or region: nothing of it is written, and the right block may follow."""
+    def test_wrong_blocks_are_refused(self, tmp_path: Path) -> None:
+        """A block of a wrong shape, dtype or region is refused, and the right block can be written afterwards."""
         sink, image, regions = self._begun(_new_folder(tmp_path))
         block, (*leading, last) = image[regions[0]], regions[0]
         beyond = slice(last.start, sink.data_shape[-1] + 1)
@@ -189,8 +189,8 @@ class ImageSinkConformance:
             sink.write(region, image[region])
         np.testing.assert_array_equal(self.read_back(sink.finalize(), self.axes_maps[0]), image)
 
-    def test_a_block_may_be_computed_in_the_sinks_own_memory(self, tmp_path: Path) -> None:
-        """It counts as written when it is given back; if the sink offers its memory."""
+    def test_buffer(self, tmp_path: Path) -> None:
+        """If the sink provides buffers, a block in a buffer counts as written only after `write`."""
         sink, image, regions = self._begun(_new_folder(tmp_path))
         if not isinstance(sink, HasBuffer):
             sink.abort()
@@ -208,24 +208,24 @@ class ImageSinkConformance:
         np.testing.assert_array_equal(self.read_back(sink.finalize(), self.axes_maps[0]), image)
 
     def _begun(self, folder: Path) -> tuple[ImageSink, NDArray[Any], list[Region]]:
-        """Return a new sink, the image meant for it, and the blocks to write that in."""
+        """Return a new sink, an image for it, and the regions of its blocks."""
         axes_map, dtype = self.axes_maps[0], self.dtypes[-1]
         sink = self.make_sink(folder, axes_map, dtype)
         image = _random_image(np.random.default_rng(9), axes_map.data_shape, dtype)
         regions = _blocks(sink.data_shape, self.block_shape(sink))
-        np.testing.assert_array_less(1, len(regions), "the suite needs several blocks in its first image")
+        np.testing.assert_array_less(1, len(regions), "the first image must have several blocks")
         return sink, image, regions
 
 
 class ResumableSinkConformance(ImageSinkConformance):
-    """Tests for an image sink that can be gone on with after a kill, beside those for every sink."""
+    """Tests for an image sink that can be resumed after a kill, in addition to those for every sink."""
 
     def resume_sink(self, folder: Path, axes_map: AxesMap, dtype: str) -> ResumableSink:
-        """Return a sink like the one of `make_sink` that goes on with what that left in the folder."""
+        """Return a sink that resumes the unfinished output of a sink of `make_sink` in the same folder."""
         raise NotImplementedError
 
-    def test_an_unfinished_image_is_gone_on_with(self, tmp_path: Path) -> None:
-        """Some blocks of an earlier sink and some of a later one make one image, for all axes."""
+    def test_resume(self, tmp_path: Path) -> None:
+        """Blocks of a first sink and blocks of a resumed one form one image, for all axes."""
         rng = np.random.default_rng(10)
         for dtype, axes_map in zip(itertools.cycle(self.dtypes), self.axes_maps, strict=False):
             image = _random_image(rng, axes_map.data_shape, dtype)
@@ -245,8 +245,8 @@ class ResumableSinkConformance(ImageSinkConformance):
             back = self.read_back(second.finalize(), axes_map)
             np.testing.assert_equal(back.tobytes(), image.tobytes(), f"{dtype} {axes_map}")
 
-    def test_a_block_without_a_record_is_written_again(self, tmp_path: Path) -> None:
-        """With other values too: what counts is what was written last."""
+    def test_block_without_record(self, tmp_path: Path) -> None:
+        """A block without a record can be written again, also with other values."""
         folder = _new_folder(tmp_path)
         first, image, regions = self._begun(folder)
         for region in regions:
@@ -261,8 +261,8 @@ class ResumableSinkConformance(ImageSinkConformance):
             second.write(region, image[region])
         np.testing.assert_array_equal(self.read_back(second.finalize(), self.axes_maps[0]), image)
 
-    def test_a_block_restored_is_a_block_written(self, tmp_path: Path) -> None:
-        """It is neither restored nor written a second time, and has the same record as before."""
+    def test_restored_block(self, tmp_path: Path) -> None:
+        """A restored block cannot be restored or written again, and has the same record as before."""
         folder = _new_folder(tmp_path)
         sink, image, regions = self._begun(folder)
         first = _resumable(sink)
@@ -282,8 +282,8 @@ class ResumableSinkConformance(ImageSinkConformance):
         second.abort()
         np.testing.assert_equal(list(folder.iterdir()), [])
 
-    def test_what_is_no_record_is_refused(self, tmp_path: Path) -> None:
-        """And the sink can be used as if nothing had happened."""
+    def test_wrong_records_are_refused(self, tmp_path: Path) -> None:
+        """A wrong record is refused, and the sink can still be used."""
         sink, image, regions = self._begun(_new_folder(tmp_path))
         resumable = _resumable(sink)
         resumable.write(regions[0], image[regions[0]])
@@ -296,8 +296,8 @@ class ResumableSinkConformance(ImageSinkConformance):
             resumable.write(region, image[region])
         np.testing.assert_array_equal(self.read_back(resumable.finalize(), self.axes_maps[0]), image)
 
-    def test_a_sink_that_is_closed_is_left_alone(self, tmp_path: Path) -> None:
-        """It takes no more blocks, and what it wrote stays even when it is aborted."""
+    def test_closed_sink(self, tmp_path: Path) -> None:
+        """A closed sink accepts no blocks, and its output is kept even if it is aborted."""
         folder = _new_folder(tmp_path)
         sink, image, regions = self._begun(folder)
         _resumable(sink).close()
@@ -307,8 +307,8 @@ class ResumableSinkConformance(ImageSinkConformance):
             sink.write(regions[0], image[regions[0]])
         self.resume_sink(folder, self.axes_maps[0], self.dtypes[-1]).abort()
 
-    def test_nothing_is_resumed_where_nothing_is(self, tmp_path: Path) -> None:
-        """Neither in an empty place nor where the image is complete."""
+    def test_nothing_to_resume(self, tmp_path: Path) -> None:
+        """Resuming is refused if there is no unfinished output, or the image is complete."""
         folder = _new_folder(tmp_path)
         with np.testing.assert_raises(SinkError):
             self.resume_sink(folder, self.axes_maps[0], self.dtypes[-1])
@@ -329,7 +329,7 @@ def _resumable(sink: ImageSink) -> ResumableSink:
 
 
 def _new_folder(parent: Path) -> Path:
-    """Return a folder of its own for one sink; not made where the suite runs without a place to write."""
+    """Return a new folder for one sink; it is not created if `parent` does not exist."""
     folder = parent / f"sink_{len(list(parent.iterdir())) if parent.exists() else 0}"
     if parent.exists():
         folder.mkdir()
@@ -348,7 +348,7 @@ def _blocks(shape: Sequence[int], block_shape: Sequence[int]) -> list[Region]:
 
 
 def _random_image(rng: np.random.Generator, shape: Sequence[int], dtype: str) -> NDArray[Any]:
-    """Return random bits, so that negative, huge and not-a-number values are among them."""
+    """Return random bits, which include negative, very large and not-a-number values."""
     wanted = np.dtype(dtype)
     if wanted.kind == "b":
         return rng.random(shape) < 0.5
