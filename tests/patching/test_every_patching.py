@@ -115,9 +115,9 @@ def test_indices_of_stacks_partition_the_plan_into_ranges(patching: Patching[Any
 @pytest.mark.parametrize(
     ("index", "error", "message"),
     [
-        (-1, PatchIndexError, "index is -1, but the plan has"),
-        (10**9, PatchIndexError, "index is 1000000000, but the plan has"),
-        (2**70, PatchIndexError, "index is 1180591620717411303424, but the plan has"),
+        (-1, PatchIndexError, "index is -1, but the patching has"),
+        (10**9, PatchIndexError, "index is 1000000000, but the patching has"),
+        (2**70, PatchIndexError, "index is 1180591620717411303424, but the patching has"),
         (1.0, NotIntegerError, "index is 1.0: it must be a whole number"),
         (np.float32(1), NotIntegerError, "index is .*1.0.*: it must be a whole number"),
         (True, NotIntegerError, "index is True"),

@@ -50,7 +50,7 @@ def test_no_patches_are_a_plan_too() -> None:
     assert list(patching) == []
     assert len(patching.specs([])) == len(patching.storage_order((1, 1, 4, 4))) == 0
     assert patching.get_patch_indices(0) == range(0)
-    with pytest.raises(PatchIndexError, match="the plan has 0 patches"):
+    with pytest.raises(PatchIndexError, match="the patching has 0 patches"):
         patching.get_patch_spec(0)
 
 

@@ -147,10 +147,11 @@ def test_patches_are_the_same_on_every_machine() -> None:
     ]
 
 
-def test_a_seed_that_is_not_given_is_drawn_once_and_told() -> None:
-    patching = RandomPatching([(1, 1, 500, 500)], (16, 16))
+def test_a_seed_of_none_is_drawn_once() -> None:
+    """With `seed=None` two patchings differ, and the drawn seed is an attribute that gives the same patches again."""
+    patching = RandomPatching([(1, 1, 500, 500)], (16, 16), None)
     assert list(patching) == list(patching) == list(RandomPatching([(1, 1, 500, 500)], (16, 16), patching.seed))
-    assert patching.seed != RandomPatching([(1, 1, 500, 500)], (16, 16)).seed
+    assert patching.seed != RandomPatching([(1, 1, 500, 500)], (16, 16), None).seed
 
 
 def test_fixed_random_patches_are_those_of_the_first_epoch_forever() -> None:

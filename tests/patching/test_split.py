@@ -43,7 +43,7 @@ def test_the_two_never_meet(data: st.DataObject) -> None:
     try:
         training, validation = split_training_validation(whole, 3, seed=data.draw(st.integers(0, 99)), margin=margin)
     except GeometryError as error:
-        assume("nothing is left to train on" not in str(error))
+        assume("no cell is left for training" not in str(error))
         raise
     assert len(validation) == 3
     validate_specs(list(validation), shapes)
@@ -111,8 +111,8 @@ def test_a_share_is_rounded_down() -> None:
     ("validation", "options", "error", "message"),
     [
         (10, {}, GeometryError, r"validation is 10, but the images hold 9 cells of size \(10, 10\) .* ask for 1 to 9"),
-        (9, {}, GeometryError, "nothing is left to train on: 9 of 9 cells are set aside"),
-        (1, {"margin": 30}, GeometryError, r"nothing is left to train on: 1 of 9 cells .* margin of \(30, 30\)"),
+        (9, {}, GeometryError, "no cell is left for training: 9 of 9 cells are set aside"),
+        (1, {"margin": 30}, GeometryError, r"no cell is left for training: 1 of 9 cells .* margin of \(30, 30\)"),
         (0, {}, GeometryError, "validation is 0"),
         (-2, {}, GeometryError, "validation is -2"),
         (0.1, {}, GeometryError, r"validation is 0\.1, which is not one patch: the images hold 9 cells"),
@@ -145,7 +145,7 @@ def test_the_margin_takes_just_the_cells_that_are_nearer(data: st.DataObject, n_
     try:
         training, validation = split_training_validation(plan, 1, seed=data.draw(st.integers(0, 99)), margin=margin)
     except GeometryError as error:
-        assume("nothing is left to train on" not in str(error))
+        assume("no cell is left for training" not in str(error))
         raise
     left = training.get_included_grid_coords()
     for key, cells in plan.get_all_grid_coords().items():
@@ -171,7 +171,7 @@ def test_memory_for_a_margin_does_not_grow_with_it() -> None:
         finally:
             tracemalloc.stop()
     tracemalloc.start()
-    with pytest.raises(GeometryError, match="nothing is left"):
+    with pytest.raises(GeometryError, match="no cell is left"):
         split_training_validation(plan, 2000, margin=2000)
     peaks.append(tracemalloc.get_traced_memory()[1])
     tracemalloc.stop()

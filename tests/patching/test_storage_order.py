@@ -83,8 +83,8 @@ def test_each_stack_may_have_a_grid_of_its_own() -> None:
     [
         ((8, 8), r"chunk shape of image stack 0 is \(8, 8\): it must be 4 sizes of at least 1, one for each of SCYX"),
         ((1, 1, 8, 0), r"chunk shape of image stack 0 is \(1, 1, 8, 0\)"),
-        ((1, 1, 8, 8.0), r"grid is 8\.0: it must be a whole number"),
-        ([(1, 1, 8, 8)], "grid has 1 chunk shapes, but the patches lie in 2 image stacks"),
+        ((1, 1, 8, 8.0), r"chunk_shape is 8\.0: it must be a whole number"),
+        ([(1, 1, 8, 8)], "chunk_shape has 1 chunk shapes, but the patches lie in 2 image stacks"),
     ],
 )
 def test_grids_that_make_no_sense_are_refused(grid: Any, message: str) -> None:

@@ -224,7 +224,7 @@ def test_excluding_everything_leaves_an_empty_plan(n_patches: int | None) -> Non
     assert len(patching) == patching.n_patches == 0
     assert list(patching) == patching.specs([]).to_specs() == []
     assert patching.get_patch_indices(0) == range(0)
-    with pytest.raises(PatchIndexError, match="the plan has 0 patches"):
+    with pytest.raises(PatchIndexError, match="the patching has 0 patches"):
         patching.get_patch_spec(0)
 
 

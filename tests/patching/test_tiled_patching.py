@@ -103,7 +103,7 @@ def test_ten_thousand_stacks_of_different_sizes_are_one_plan() -> None:
 @pytest.mark.parametrize(
     ("index", "error", "message"),
     [
-        (4, PatchIndexError, "index is 4, but the plan has 4 patches"),
+        (4, PatchIndexError, "index is 4, but the patching has 4 patches"),
         (-1, PatchIndexError, "index is -1"),
         (1.0, NotIntegerError, "index is 1.0: it must be a whole number"),
         (True, NotIntegerError, "index is True"),

@@ -1,4 +1,4 @@
-"""The cells of many samples laid end to end on lines, each as long as it is likely to be drawn."""
+"""The cells of many samples laid end to end on lines, each with a length proportional to its probability."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 class CellUnit(NamedTuple):
-    """The cell that a unit of a line belongs to: numbers, or arrays of numbers."""
+    """The cell of a unit of a line: whole numbers, or arrays of whole numbers."""
 
     entry: int
     """Number of the cell among those of all samples."""
@@ -19,19 +19,19 @@ class CellUnit(NamedTuple):
     unit: int
     """Number of the unit within the cell."""
     n_units: int
-    """Units of the cell."""
+    """Number of units in the cell."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class CellLines:
-    """For each sample a line of whole units, divided among its cells; eight bytes a cell.
+    """For each sample, a line of whole units that is divided among its cells; eight bytes per cell.
 
     Parameters
     ----------
     edges : array of int64
-        For each cell, where it begins, if the lines of all samples are laid end to end; and the end of the last.
+        First unit of each cell, if the lines of all samples are laid end to end; and the end of the last cell.
     first_cell : array of int64
-        For each sample, its first cell; and the number of cells.
+        First cell of each sample; and the number of cells.
 
     Examples
     --------
@@ -45,7 +45,7 @@ class CellLines:
 
     @classmethod
     def of_lengths(cls, lengths: NDArray[np.int64], first_cell: NDArray[np.int64]) -> CellLines:
-        """Lay out cells of some lengths."""
+        """Lay out cells of the given lengths."""
         edges = np.zeros(len(lengths) + 1, dtype=np.int64)
         np.cumsum(lengths, out=edges[1:])
         return cls(edges, first_cell)
@@ -64,7 +64,7 @@ class CellLines:
         return CellUnit(entry, entry - first, unit - start, stop - start)
 
     def find_many(self, samples: NDArray[np.int64], units: NDArray[np.int64]) -> CellUnit:
-        """Find the cells of many units; the same as `find` finds."""
+        """Find the cells of many units; equal to the results of `find`."""
         first = self.first_cell[samples]
         units = units + self.edges[first]
         entries = self.edges.searchsorted(units, side="right") - 1

@@ -1,10 +1,10 @@
 """Random numbers without a generator: each is a pure function of (seed, epoch, stream, index).
 
-Nothing is carried from one number to the next, so any of them can be asked for in any order, by any worker, alone or a
-million at once, with the same answer. The function is Philox4x32-10 [1]_, which passes the tests of TestU01 and which
-PyTorch, TensorFlow and cuRAND draw with: the seed is its key, and epoch, stream and index make up its counter. A number
-below a bound is taken by multiplication, with the few draws rejected that would favor some numbers [2]_: it is exactly
-even, whatever the bound.
+No state is carried from one number to the next. So the numbers can be drawn in any order, by any worker, alone or a
+million at once, and they are the same. The function is Philox4x32-10 [1]_, which passes the tests of TestU01 and is used by
+PyTorch, TensorFlow and cuRAND: the seed is its key; epoch, stream and index are its counter. A number below a bound is
+computed by multiplication, and the few draws that would favor some numbers are rejected [2]_: the numbers are exactly
+uniform for every bound.
 
 References
 ----------
@@ -35,34 +35,34 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 _BLOCK = 2**14
-"""Numbers worked out at a time: the scratch arrays then stay in the processor's cache."""
+"""Numbers computed at a time: the scratch arrays then stay in the processor's cache."""
 
 _CHANCES = 2**53
-"""A probability is met to one part in this many: as finely as a `float` can say it."""
+"""Resolution of a probability: that of a `float`."""
 
 
 class Stream(IntEnum):
-    """What a random number is for; numbers of one stream say nothing about those of another."""
+    """The purpose of a random number. Numbers of different streams are independent."""
 
     PLACE = 0
-    """Where in its sample a patch lies."""
+    """The position of a patch in its sample."""
     SPREAD = 1
-    """How patches are shared out among samples."""
+    """The distribution of patches over samples."""
     CELL = 2
-    """Which cell of a weight map a patch is drawn from."""
+    """The cell of a weight map that a patch is drawn from."""
     UNCORRELATED = 3
     """Whether the channels of a patch are drawn independently."""
     REDRAW = 5
-    """Where a patch lies whose stratum reaches past the last place."""
+    """The position of a patch whose stratum reaches past the last position."""
     HELD_OUT = 4
-    """Which cells are set aside for validation."""
+    """The cells that are set aside for validation."""
     CHANNEL = 256
-    """The first of the streams of the channels: which patch a channel is taken from."""
+    """The first of the streams of the channels: the patch that a channel is taken from."""
 
 
 @dataclass(frozen=True, slots=True)
 class CounterRandom:
-    """An endless sequence of random numbers, of which any is worked out when asked for.
+    """An endless sequence of random numbers, each computed when it is asked for.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ class CounterRandom:
         object.__setattr__(self, "_keys", tuple(keys))
 
     def word(self, index: int, attempt: int = 0) -> int:
-        """Give 64 random bits."""
+        """Return 64 random bits."""
         a, b, c, d = index & _HALF, index >> 32, self.epoch, self.stream | attempt << 16
         multiplier_a, multiplier_c = _MULTIPLIERS
         for key_a, key_c in self._keys:
@@ -103,7 +103,7 @@ class CounterRandom:
         return b << 32 | a
 
     def words(self, indices: NDArray[np.int64], attempt: int = 0) -> Words:
-        """Give 64 random bits for each of many indices; the same as `word` gives."""
+        """Return 64 random bits for each of many indices; equal to the results of `word`."""
         words = np.empty(len(indices), dtype=np.uint64)
         keys = np.array(self._keys, dtype=np.uint64)[..., np.newaxis]
         multipliers = np.array(_MULTIPLIERS, dtype=np.uint64)[:, np.newaxis]
@@ -125,7 +125,7 @@ class CounterRandom:
         return words
 
     def below(self, bound: int, index: int) -> int:
-        """Give a whole number from 0 to `bound - 1`, all equally likely; `bound` is 1 to 2⁶³ - 1."""
+        """Return a whole number from 0 to `bound - 1`, all equally likely; `bound` is 1 to 2⁶³ - 1."""
         for attempt in itertools.count():
             product = self.word(index, attempt) * bound
             rest = product & _WORD
@@ -136,7 +136,7 @@ class CounterRandom:
     def below_many(
         self, bound: int | NDArray[np.int64], indices: NDArray[np.int64], attempt: int = 0
     ) -> NDArray[np.int64]:
-        """Give a whole number below a bound for each of many indices; the same as `below` gives."""
+        """Return a whole number below a bound for each of many indices; equal to the results of `below`."""
         words = self.words(indices, attempt)
         bounds = np.asarray(bound, dtype=np.uint64)
         numbers = _high_product(words, bounds).view(np.int64)
@@ -151,27 +151,27 @@ class CounterRandom:
         return numbers
 
     def fraction(self, index: int) -> float:
-        """Give a number from 0 up to 1."""
+        """Return a number from 0 (included) to 1 (excluded)."""
         return self.below(_CHANCES, index) / _CHANCES
 
     def chance(self, probability: float, index: int) -> bool:
-        """Say yes with a probability."""
+        """Return True with a probability."""
         return self.below(_CHANCES, index) < round(probability * _CHANCES)
 
     def chances(self, probability: float, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Say yes with a probability, for each of many indices; the same as `chance` says."""
+        """Return True with a probability, for each of many indices; equal to the results of `chance`."""
         return self.below_many(_CHANCES, indices) < round(probability * _CHANCES)
 
 
 def checked_seed(seed: int | None) -> int:
-    """Return a seed that `CounterRandom` takes; one drawn from the system's entropy where none is given.
+    """Return a seed that `CounterRandom` takes. If None, a seed is drawn from the system's entropy.
 
     Raises
     ------
     GeometryError
         If the seed is negative or has more than 64 bits.
     NotIntegerError
-        If it is no integer.
+        If it is not an integer.
     """
     if seed is None:
         return secrets.randbits(63)
@@ -189,7 +189,7 @@ def checked_epoch(epoch: int) -> int:
     GeometryError
         If it is negative or has more than 32 bits.
     NotIntegerError
-        If it is no integer.
+        If it is not an integer.
     """
     number = whole_number("epoch", epoch)
     if not 0 <= number <= _HALF:
@@ -198,7 +198,7 @@ def checked_epoch(epoch: int) -> int:
 
 
 def _high_product(words: Words, bounds: Words) -> Words:
-    """Upper 64 of the 128 bits of each product, put together from products of halves."""
+    """Return the upper 64 of the 128 bits of each product, assembled from products of halves."""
     high, low = words >> _SHIFT, words & _MASK
     bound_high, bound_low = bounds >> _SHIFT, bounds & _MASK
     middle = low * bound_low >> _SHIFT

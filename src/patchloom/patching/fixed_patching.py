@@ -1,4 +1,4 @@
-"""Patches that somebody listed."""
+"""Patches given as an explicit list."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class FixedPatching(SpecSequence[PatchSpecs]):
     Parameters
     ----------
     fixed_patch_specs : iterable of PatchSpecs
-        Specifications of one kind, whichever; a `SpecTable` is taken as it is. There may be none.
+        Specifications of one kind, or a `SpecTable`; may be empty.
 
     Raises
     ------
     SpecError
-        If they are of different kinds, dimensions or numbers of channels.
+        If the specifications differ in their kind, dimensions or number of channels.
 
     Examples
     --------
@@ -64,17 +64,17 @@ class FixedPatching(SpecSequence[PatchSpecs]):
         return self._table[index]
 
     def specs(self, indices: Sequence[int] | NDArray[Any]) -> SpecTable:
-        """Give many specifications; see `Patching.specs`."""
+        """Return many specifications; see `Patching.specs`."""
         return self._table[check_indices(indices, len(self))]
 
     def get_patch_indices(self, data_idx: int) -> Sequence[int]:
-        """Give the indices of all patches of one image stack, a `range` where patches are listed stack by stack.
+        """Return the indices of all patches of one image stack, a `range` where patches are listed stack by stack.
 
         Raises
         ------
         PatchIndexError
-            If `data_idx` is negative. A list of patches does not tell how many stacks there are: one that no patch lies
-            in has no indices.
+            If `data_idx` is negative. The number of stacks is not known from a list of patches: a stack without patches has
+            no indices.
         """
         number = whole_number("data_idx", data_idx)
         if number < 0:

@@ -1,8 +1,8 @@
-"""Flat index ↔ (image stack, sample, local index): the only place that keeps bins.
+"""Flat index ↔ (image stack, sample, local index): the only module that stores bin edges.
 
-A plan numbers its patches through: all patches of the first sample of the first stack, then its second sample, and so
-on. Where every sample of a stack has the same number of patches (`FlatIndex`), one bin edge a stack is all there is to
-keep; where samples differ (`UnevenIndex`), it is one a sample. Runs of samples with one number of patches are *rows*.
+A patching numbers its patches consecutively: all patches of the first sample of the first stack, then those of its second
+sample, and so on. If every sample of a stack has the same number of patches (`FlatIndex`), one bin edge per stack is
+stored; if samples differ (`UnevenIndex`), one per sample. Runs of samples with one number of patches are *rows*.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from patchloom.geometry.checks import whole_number
 
 
 class Place(NamedTuple):
-    """Where a flat index points."""
+    """The stack, sample and local index of one flat index."""
 
     data_idx: int
     sample_idx: int
     local: int
     """Number of the patch within its sample."""
     row: int
-    """Which number of `n_local` counts the patches of that sample."""
+    """Index in `n_local` of the number of patches of that sample."""
     flat: int
     """The flat index itself."""
 
 
 class Places(NamedTuple):
-    """Where many flat indices point, one `int64` array each."""
+    """The stacks, samples and local indices of many flat indices, one `int64` array each."""
 
     data_idx: NDArray[np.int64]
     sample_idx: NDArray[np.int64]
@@ -46,13 +46,13 @@ class Places(NamedTuple):
     flat: NDArray[np.int64]
 
     one_stack: bool
-    """Whether all of them are known to lie in one image stack."""
+    """Whether all places are known to lie in one image stack."""
 
     def of_stacks(self, table: NDArray[np.int64]) -> list[Any]:
-        """Columns of a table that has one row a stack, for every place.
+        """Return the columns of a table that has one row per stack, for every place.
 
-        Where all places lie in one stack the columns are plain numbers: they broadcast, and arithmetic with a number is
-        several times faster than with an array.
+        If all places lie in one stack, the columns are plain numbers: they broadcast, and arithmetic with a number is several
+        times faster than with an array.
         """
         if self.one_stack:
             row: list[int] = table[self.data_idx[0] if len(self.data_idx) else 0].tolist()
@@ -61,26 +61,26 @@ class Places(NamedTuple):
 
 
 class PatchNumbering(ABC):
-    """How the patches of a plan are numbered."""
+    """The numbering of the patches of a patching."""
 
     __slots__ = ()
 
     edges: array[int]
-    """First flat index of each row, and the length at the end."""
+    """First flat index of each row; the last entry is the number of patches."""
 
     n_local: array[int]
-    """Patches of each sample of a row."""
+    """Number of patches of each sample of a row."""
 
     def __len__(self) -> int:
         return self.edges[-1]
 
     def check(self, index: object, *, from_end: bool = False) -> int:
-        """Return a flat index as a plain `int` inside the plan; see `check_index`."""
+        """Return a flat index as a plain `int` inside the patching; see `check_index`."""
         return check_index(index, self.edges[-1], from_end=from_end)
 
     @abstractmethod
     def locate(self, index: int) -> Place:
-        """Find the place of one flat index, which `check` has passed."""
+        """Find the place of one flat index, checked by `check`."""
 
     @abstractmethod
     def locate_many(self, indices: Sequence[int] | NDArray[Any]) -> Places:
@@ -89,9 +89,9 @@ class PatchNumbering(ABC):
         Raises
         ------
         PatchIndexError
-            If one of them is not in the plan.
+            If one of them is not in the patching.
         NotIntegerError
-            If they are no integers.
+            If they are not integers.
         """
 
     @abstractmethod
@@ -100,7 +100,7 @@ class PatchNumbering(ABC):
 
     @abstractmethod
     def of_stack(self, data_idx: int) -> range:
-        """Give all flat indices of one image stack.
+        """Return all flat indices of one image stack.
 
         Raises
         ------
@@ -111,14 +111,14 @@ class PatchNumbering(ABC):
 
 @dataclass(frozen=True, slots=True)
 class FlatIndex(PatchNumbering):
-    """The numbering of a plan in which all samples of a stack have equally many patches; a row is a stack.
+    """The numbering if all samples of a stack have the same number of patches; a row is a stack.
 
     Parameters
     ----------
     n_samples : sequence of int
-        Samples of each image stack.
+        Number of samples of each image stack.
     n_local : sequence of int
-        Patches of each sample of each image stack.
+        Number of patches of each sample of each image stack.
 
     Examples
     --------
@@ -164,20 +164,20 @@ class FlatIndex(PatchNumbering):
         return self.n_local[data_idx]
 
     def of_stack(self, data_idx: int) -> range:
-        """Give all flat indices of one image stack; see `PatchNumbering.of_stack`."""
+        """Return all flat indices of one image stack; see `PatchNumbering.of_stack`."""
         number = check_data_idx(data_idx, len(self.n_local))
         return range(self.edges[number], self.edges[number + 1])
 
 
 class UnevenIndex(PatchNumbering):
-    """The numbering of a plan in which every sample has its own number of patches; a row is a sample.
+    """The numbering if every sample has its own number of patches; a row is a sample.
 
     Parameters
     ----------
     n_samples : sequence of int
-        Samples of each image stack.
+        Number of samples of each image stack.
     n_local : iterable of int
-        Patches of each sample, stack by stack; may be 0.
+        Number of patches of each sample, stack by stack; may be 0.
 
     Examples
     --------
@@ -189,29 +189,30 @@ class UnevenIndex(PatchNumbering):
     __slots__ = ("_patches", "_samples", "edges", "n_local")
 
     def __init__(self, n_samples: Sequence[int], n_local: Iterable[int]) -> None:
-        # Two even numberings in a row: patch → sample of the series → stack and sample.
+        # Two even numberings, one after the other: patch → sample of the series → stack and sample.
         self._samples = FlatIndex(n_samples, [1] * len(n_samples))
         self._patches = FlatIndex([1] * len(self._samples), n_local)
         self.edges, self.n_local = self._patches.edges, self._patches.n_local
 
     @classmethod
     def spread(cls, n_samples: Sequence[int], weights: NDArray[Any], n_patches: int, start: float) -> UnevenIndex:
-        """Spread a number of patches over samples in proportion to weights.
+        """Distribute a number of patches over samples in proportion to weights.
 
-        Patch `i` goes to the sample in whose stretch of the running sum of weights the point `(i + start) / n_patches`
-        lies [1]_. So a sample's number differs from its exact share by less than one, and with `start` drawn evenly from
-        [0, 1) its expectation is the share: no sample is left out for good, however few patches there are.
+        The running sum of the weights, divided by its end, assigns an interval of [0, 1] to each sample. Patch `i` goes to the
+        sample whose interval contains `(i + start) / n_patches` [1]_. So the number of patches of a sample differs from its
+        exact share by less than one. If `start` is drawn uniformly from [0, 1), the expected number is the share: every sample
+        gets patches in some epoch, even if there are few.
 
         Parameters
         ----------
         n_samples : sequence of int
-            Samples of each image stack.
+            Number of samples of each image stack.
         weights : array
-            One a sample, stack by stack; none negative, and not all zero unless there are no patches.
+            One per sample, stack by stack; not negative, and not all zero unless there are no patches.
         n_patches : int
-            How many patches.
+            Number of patches.
         start : float
-            From 0 up to 1.
+            From 0 (included) to 1 (excluded).
 
         References
         ----------
@@ -244,18 +245,18 @@ class UnevenIndex(PatchNumbering):
         return self.n_local[self._samples.of_stack(data_idx)[sample_idx]]
 
     def of_stack(self, data_idx: int) -> range:
-        """Give all flat indices of one image stack; see `PatchNumbering.of_stack`."""
+        """Return all flat indices of one image stack; see `PatchNumbering.of_stack`."""
         samples = self._samples.of_stack(data_idx)
         return range(self.edges[samples.start], self.edges[samples.stop])
 
 
 def check_index(index: object, length: int, *, from_end: bool = False) -> int:
-    """Return an index as a plain `int` inside a plan of some length.
+    """Check an index of a patching, and return it as a plain `int`.
 
     Parameters
     ----------
     index : int
-        A whole number of any make.
+        A whole number of any type.
     length : int
         Number of patches.
     from_end : bool
@@ -266,18 +267,18 @@ def check_index(index: object, length: int, *, from_end: bool = False) -> int:
     PatchIndexError
         If there is no such patch.
     NotIntegerError
-        If the index is no integer.
+        If the index is not an integer.
     """
     number = whole_number("index", index)
     if from_end and -length <= number < 0:
         return number + length
     if not 0 <= number < length:
-        raise PatchIndexError(f"index is {shown(number)}, but the plan has {length} patches")
+        raise PatchIndexError(f"index is {shown(number)}, but the patching has {length} patches")
     return number
 
 
 def check_data_idx(data_idx: object, n_stacks: int) -> int:
-    """Return the number of an image stack as a plain `int`.
+    """Check the index of an image stack, and return it as a plain `int`.
 
     Raises
     ------
@@ -293,7 +294,7 @@ def check_data_idx(data_idx: object, n_stacks: int) -> int:
 
 
 def check_sample(data_idx: object, sample_idx: object, data_shapes: Sequence[Sequence[int]]) -> tuple[int, int]:
-    """Return the numbers of an image stack and of a sample in it as plain `int`.
+    """Check the indices of an image stack and of a sample in it, and return them as plain `int`.
 
     Raises
     ------
@@ -311,13 +312,13 @@ def check_sample(data_idx: object, sample_idx: object, data_shapes: Sequence[Seq
 
 
 def check_indices(indices: Sequence[int] | NDArray[Any], length: int) -> NDArray[np.int64]:
-    """Return many indices as an array inside a plan of some length; refuses what `check_index` refuses."""
+    """Check many indices of a patching as `check_index` checks one, and return them as an array."""
     if isinstance(indices, range):
         numbers = np.arange(indices.start, indices.stop, indices.step, dtype=np.int64)
     else:
         values = _as_column(indices)
         if not np.issubdtype(values.dtype, np.integer):
-            # Names the culprit; what gets through is an empty list, or integers that NumPy made objects of.
+            # The check of each names the wrong one. An empty list passes, and integers that NumPy stores as objects.
             values = np.array([check_index(value, length) for value in values.tolist()])
         numbers = values.astype(np.int64, copy=False)
     if len(numbers):
@@ -337,14 +338,14 @@ def _as_column(indices: Any) -> NDArray[Any]:
 
 
 def _whole_array(numbers: Iterable[int]) -> array[int]:
-    """Eight bytes a number, and plain `int` when read."""
+    """Return an array with eight bytes per number, whose items are plain `int`."""
     try:
         return array("q", numbers)
     except OverflowError:
-        raise GeometryError("a plan has at most 2**63 - 1 patches: take fewer, or larger ones") from None
+        raise GeometryError("a patching has at most 2**63 - 1 patches: take fewer, or larger ones") from None
 
 
 def _divide(numbers: NDArray[np.int64], by: int | NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Quotient and remainder; several times faster than `numpy.divmod` where `by` is one number."""
+    """Return quotient and remainder; several times faster than `numpy.divmod` if `by` is one number."""
     quotient = numbers // by
     return quotient, numbers - quotient * by

@@ -1,4 +1,4 @@
-"""What plans have in common whose patches lie on a regular grid, with overlap."""
+"""The base of patchings whose patches lie on a regular grid, with overlap."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from patchloom.patching.patching import IndexedPatching, Spec_co
 
 
 class GridPatching(IndexedPatching[Spec_co]):
-    """A plan whose patches are numbered in raster order within a sample, X fastest, and placed by one rule an axis."""
+    """The base of patchings on a grid: patches in raster order within a sample, X fastest, placed by one rule per axis."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class GridPatching(IndexedPatching[Spec_co]):
         super().__init__(FlatIndex([shape[0] for shape in self.data_shapes], map(prod, self._grids)))
 
     def grid_shape(self, data_idx: int) -> tuple[int, ...]:
-        """How many patches cover each spatial axis of one sample of an image stack.
+        """Return the number of patches along each spatial axis of one sample of an image stack.
 
         Raises
         ------
@@ -59,11 +59,11 @@ class GridPatching(IndexedPatching[Spec_co]):
         return self._grids[check_data_idx(data_idx, len(self._grids))]
 
     def _windows(self, place: Place) -> list[TileWindow]:
-        """Where one patch lies along each axis."""
+        """Return the window of one patch along each axis."""
         return self._windows_on(place.local, self.data_shapes[place.data_idx][2:], self._grids[place.data_idx])
 
     def _many_windows(self, places: Places) -> list[TileWindow]:
-        """Where many patches lie along each axis."""
+        """Return the windows of many patches along each axis."""
         return self._windows_on(places.local, places.of_stacks(self._size_table), places.of_stacks(self._grid_table))
 
     def _windows_on(self, local: Any, sizes: Sequence[Any], counts: Sequence[Any]) -> list[TileWindow]:

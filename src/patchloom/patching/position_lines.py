@@ -1,9 +1,9 @@
 """The positions that patches may take in each sample, laid end to end on a line.
 
 The cells of a sample follow each other on its line, the largest first, and so do the positions within a cell. A position
-takes up one unit of its line; where cells have probabilities, it takes up more units the more probable its cell is. To
-draw a patch is then to draw a unit. A sample without restrictions needs no memory for this: all about its line is
-arithmetic. A restricted one keeps, for each cell, where on the line it begins and which of its orthants are free.
+takes one unit of its line; if cells have probabilities, it takes more units the more probable its cell is. Drawing a patch
+then means drawing a unit. A sample without restrictions needs no memory: its line is arithmetic. A restricted sample
+stores, for each cell, its first unit and its free orthants.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from patchloom.geometry.grid_cells import cell_counts, cell_sides
 from patchloom.patching.cell_lines import CellLines
 
 _FINEST = 30
-"""A probability is met to one part in 2**30, or less finely where the line would grow too long."""
+"""Bits of the resolution of a probability; fewer if the line would grow too long."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Restriction:
-    """What may not be drawn, or seldom, in one sample."""
+    """The excluded cells and the probabilities of one sample."""
 
     allowed: NDArray[np.bool_]
-    """Whether patches may touch a cell, for every cell of the image, cut ones too."""
+    """Whether patches may touch a cell, for every cell of the image, including cut cells."""
 
     probabilities: NDArray[np.float64] | None = None
-    """How probable a start in a cell is, for every cell that a patch may start in; 1 where not given."""
+    """Probability that a patch starts in a cell, for every cell that a patch may start in. If None, 1."""
 
     def without(self, cells: NDArray[np.int64]) -> Restriction:
-        """Forbid some cells, one a row."""
+        """Return a restriction that excludes some more cells, one per row."""
         allowed = self.allowed.copy()
         allowed[tuple(cells.T)] = False
         return replace(self, allowed=allowed)
 
     def volume(self, shape: Sequence[int], cell_size: Sequence[int]) -> float:
-        """Voxels that patches may touch, each counted with its cell's probability."""
+        """Count the voxels that patches may touch, each weighted by the probability of its cell."""
         volume = float((prod(cell_sides(shape, cell_size)) * self.allowed).sum())
         if self.probabilities is None:
             return volume
@@ -56,16 +56,16 @@ class PositionLines:
     units: NDArray[np.int64]
     """Length of the line of each row."""
     largest: NDArray[np.int64]
-    """Units of the largest cells of each row."""
+    """Number of units of the largest cells of each row."""
     restricted: NDArray[np.int64]
-    """For each row, its number in `cells`; -1 where it has no restrictions."""
+    """Index of each row in `cells`; -1 for rows without restrictions."""
 
     cells: CellLines
-    """Of the restricted rows, in order."""
+    """Lines of the restricted rows, in order."""
     number: NDArray[np.int64]
-    """For each cell of the restricted rows, its number in raster order."""
+    """Number, in raster order, of each cell of the restricted rows."""
     orthants: NDArray[np.uint8]
-    """For each cell of the restricted rows, its free orthants."""
+    """Free orthants of each cell of the restricted rows."""
 
     @classmethod
     def build(
@@ -81,20 +81,20 @@ class PositionLines:
         Parameters
         ----------
         extents : sequence of sequence of int
-            For each stack, the number of positions along each axis.
+            Number of positions along each axis, for each stack.
         repeats : sequence of int
-            For each stack, its rows.
+            Number of rows of each stack.
         restrictions : mapping of int to tuple of int and Restriction
-            For each restricted row, its stack and its restrictions.
+            Stack and restrictions of each restricted row.
         cell_size : sequence of int
             Size of a cell, which is that of a patch.
         most_draws : int
-            How many draws from one line there may be.
+            Largest number of draws from one line.
         """
         units = np.repeat([prod(extent) for extent in extents], repeats)
         largest = np.repeat([prod(map(min, extent, cell_size)) for extent in extents], repeats)
         rows = list(restrictions)
-        # All lines together, and the draws times a cell, stay below 2**62 units.
+        # The length of all lines together, and draws × cell, stay below 2**62 units.
         longest = max(int(units[rows].sum()), most_draws * prod(cell_size))
         finest = 2 ** max(0, min(_FINEST, 61 - longest.bit_length()))
         parts = [
@@ -122,7 +122,7 @@ def _cells_of(restriction: Restriction, extents: Sequence[int], cell_size: Seque
     units = count_positions(orthants.astype(np.int64), cell_sides(extents, cell_size))
     if restriction.probabilities is not None:
         shares = np.rint(restriction.probabilities * finest).astype(np.int64)
-        units *= np.maximum(shares, restriction.probabilities > 0)  # what is possible at all stays possible
+        units *= np.maximum(shares, restriction.probabilities > 0)  # a possible cell stays possible
     order = np.argsort(units.ravel() != units.max(), kind="stable")
     return _Cells(order, orthants.ravel()[order], units.ravel()[order])
 

@@ -1,4 +1,4 @@
-"""Patches anywhere, each place as likely as any other."""
+"""Patches at random positions, all equally likely."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from patchloom.patching.randomized_patching import RandomizedPatching
 
 
 class RandomPatching(RandomizedPatching):
-    """Patches at random places, others in every epoch.
+    """Patches at random positions, different in every epoch.
 
     Each patch is a pure function of (seed, epoch, index): it is the same for any number of workers, ranks or restarts.
 
@@ -27,21 +27,21 @@ class RandomPatching(RandomizedPatching):
     patch_size : sequence of int
         `(z,) y, x`.
     seed : int, optional
-        Two plans of one seed are the same. Where not given it is drawn, once; see the attribute `seed`.
+        Patchings with the same seed are the same. If None, a seed is drawn; see the attribute `seed`.
     n_patches : int, optional
-        How many patches make an epoch. They are shared out among samples in proportion to their voxels (with
-        `coverage="uniform"`, to their positions), so that voxels of small and large images are drawn alike; of which
-        sample patch `i` is may then change from epoch to epoch. Where not given, each sample has as many patches as would
-        cover it without overlap, `∏ ⌈A / P⌉`.
+        Number of patches in an epoch. They are distributed over samples in proportion to their voxels (with
+        `coverage="uniform"`, to their positions), so that voxels of small and large images are equally likely; patch `i` may
+        then come from another sample in another epoch. If None, each sample has as many patches as cover it without overlap,
+        `∏ ⌈A / P⌉`.
     coverage : {"inside", "uniform"}
         `"inside"`: patches stay inside the image. Voxels within a patch size of the border are then drawn less often, a
-        corner voxel `∏ min(P, A - P + 1)` times less than one amid the image. `"uniform"`: patches may hang over the
-        border, touching the image, and every voxel is equally likely.
+        corner voxel `∏ min(P, A - P + 1)` times less than a voxel in the middle. `"uniform"`: patches may reach past the
+        border, as long as they touch the image, and every voxel is equally likely.
 
     Raises
     ------
     GeometryError
-        If a size makes no sense, or a patch is to stay inside an image that is smaller.
+        If a size is not valid, or a patch that is to stay inside is larger than an image.
 
     Examples
     --------
@@ -51,15 +51,15 @@ class RandomPatching(RandomizedPatching):
 
     Notes
     -----
-    In an epoch of `n` patches a voxel is expected `n ∏P / ∏(A - P + 1)` times amid an image of one sample with
-    `coverage="inside"`, and `n ∏P / ∏(A + P - 1)` times anywhere with `coverage="uniform"`.
+    In an epoch of `n` patches of an image of one sample, a voxel is expected `n ∏P / ∏(A - P + 1)` times in the middle with
+    `coverage="inside"`, and `n ∏P / ∏(A + P - 1)` times everywhere with `coverage="uniform"`.
     """
 
     def __init__(
         self,
         data_shapes: Sequence[Sequence[int]],
         patch_size: Sequence[int],
-        seed: int | None = None,
+        seed: int | None = 0,
         *,
         n_patches: int | None = None,
         coverage: Coverage = "inside",
@@ -90,9 +90,9 @@ class RandomPatching(RandomizedPatching):
 
 
 class FixedRandomPatching(RandomPatching):
-    """Patches at random places, the same in every epoch: for validation.
+    """Patches at random positions, the same in every epoch: for validation.
 
-    They are those of a `RandomPatching` of the same arguments in its epoch 0.
+    They are the patches of a `RandomPatching` with the same arguments in epoch 0.
 
     Examples
     --------
@@ -102,13 +102,13 @@ class FixedRandomPatching(RandomPatching):
     """
 
     def at_epoch(self, epoch: int) -> Self:
-        """Give the plan itself; see `Patching.at_epoch`."""
+        """Return the patching itself; see `Patching.at_epoch`."""
         checked_epoch(epoch)
         return self
 
     @property
     def fixed_patch_specs(self) -> FixedRandomPatching:
-        """All specifications as a lazy sequence: the plan itself."""
+        """All specifications as a lazy sequence: the patching itself."""
         return self
 
 

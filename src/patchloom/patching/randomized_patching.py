@@ -1,4 +1,4 @@
-"""What plans have in common whose patches are drawn at random, anew each epoch."""
+"""The base of patchings whose patches are drawn at random, anew each epoch."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _MOST_PATCHES = 2**63 - 1
 
 
 class RandomizedPatching(IndexedPatching[PatchSpecs]):
-    """A plan of which every patch is a pure function of (seed, epoch, index).
+    """The base of patchings in which every patch is a pure function of (seed, epoch, index).
 
-    A strategy says how patches are numbered (`_numbering`) and which coordinates a patch has (`_coords`, `_many_coords`).
+    A strategy computes the numbering of the patches (`_numbering`) and their coordinates (`_coords`, `_many_coords`).
     """
 
     def __init__(
@@ -43,30 +43,30 @@ class RandomizedPatching(IndexedPatching[PatchSpecs]):
 
     @abstractmethod
     def _numbering(self) -> PatchNumbering:
-        """Work out how the patches of this epoch are numbered."""
+        """Compute the numbering of this epoch."""
 
     @abstractmethod
     def _coords(self, place: Place) -> Sequence[int]:
-        """Work out where one patch lies."""
+        """Compute the coordinates of one patch."""
 
     @abstractmethod
     def _many_coords(self, places: Places) -> Sequence[NDArray[np.int64]]:
-        """Work out where many patches lie, one array an axis."""
+        """Compute the coordinates of many patches, one array per axis."""
 
     @cached_property
-    def _index(self) -> PatchNumbering:  # type: ignore[override]  # worked out when first asked for
+    def _index(self) -> PatchNumbering:  # type: ignore[override]  # computed when it is first needed
         return self._numbering()
 
     @property
     def epoch(self) -> int:
-        """The epoch that this plan is of."""
+        """The epoch of this patching."""
         return self._draws.epoch
 
     def at_epoch(self, epoch: int) -> Self:
-        """Give the plan at another epoch; see `Patching.at_epoch`. What is changed in one of them stays in that one."""
-        plan = copy.copy(self)
-        plan._begin_epoch(checked_epoch(epoch))  # noqa: SLF001  # of the same class
-        return plan
+        """Return the patching at another epoch; see `Patching.at_epoch`. Later changes of one do not reach the other."""
+        patching = copy.copy(self)
+        patching._begin_epoch(checked_epoch(epoch))  # noqa: SLF001  # of the same class
+        return patching
 
     def _begin_epoch(self, epoch: int) -> None:
         self._draws = CounterRandom(self.seed, epoch, Stream.PLACE)
@@ -77,7 +77,7 @@ class RandomizedPatching(IndexedPatching[PatchSpecs]):
         self.__dict__.pop("_index", None)
 
     def _spread(self, weights: NDArray[np.float64], n_patches: int) -> UnevenIndex:
-        """Share patches out among the samples of the series in proportion to weights, and number them."""
+        """Distribute patches over the samples of the series in proportion to weights, and number them."""
         start = CounterRandom(self.seed, self.epoch, Stream.SPREAD).fraction(0)
         return UnevenIndex.spread([shape[0] for shape in self.data_shapes], weights, n_patches, start)
 

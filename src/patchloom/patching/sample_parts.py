@@ -1,4 +1,4 @@
-"""The parts of a plan that belong to each sample, as CAREamics' own code asks for them."""
+"""The parts of a patching that belong to each sample, in the form that CAREamics' own code uses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class SamplePart(NamedTuple):
-    """What one sample contributes to a plan."""
+    """The part of a patching that belongs to one sample."""
 
     n_patches: int
     """Number of patches in an epoch."""
@@ -21,14 +21,14 @@ class SamplePart(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LazySequence(Sequence[T_co]):
-    """A sequence whose items are made when they are asked for.
+    """A sequence whose items are computed when they are asked for.
 
     Parameters
     ----------
     length : int
         Number of items.
     make : callable
-        Makes an item from its index, 0 to `length - 1`.
+        Computes an item from its index, 0 to `length - 1`.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Patches side by side, from the first corner to the last."""
+"""Patches on a grid that covers every image."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from patchloom.specs.patch_specs import PatchSpecs
 class SequentialPatching(GridPatching[PatchSpecs]):
     """Patches on a grid that cover every image and stay inside it.
 
-    They are the tiles of a `TiledPatching` without what is kept of each: on an axis of size `A`, patches of size `P`
-    that share `O` voxels start at multiples of `P - O`, and the last one at `A - P`.
+    On an axis of size `A`, patches of size `P` that share `O` voxels start at multiples of `P - O`, and the last one at
+    `A - P`. They lie where the tiles of a `TiledPatching` lie.
 
     Parameters
     ----------
@@ -27,12 +27,12 @@ class SequentialPatching(GridPatching[PatchSpecs]):
     patch_size : sequence of int
         `(z,) y, x`.
     overlaps : sequence of int, optional
-        Voxels that neighbors share, `(z,) y, x`; none where not given.
+        Voxels that neighboring patches share, `(z,) y, x`. If None, 0.
 
     Raises
     ------
     GeometryError
-        If a size or overlap makes no sense, or a patch is larger than an image.
+        If a size or overlap is not valid, or a patch is larger than an image.
 
     Examples
     --------
@@ -53,7 +53,7 @@ class SequentialPatching(GridPatching[PatchSpecs]):
 
     @property
     def patch_specs(self) -> SequentialPatching:
-        """All specifications as a lazy sequence: the plan itself."""
+        """All specifications as a lazy sequence: the patching itself."""
         return self
 
     def _spec(self, place: Place) -> PatchSpecs:

@@ -1,4 +1,4 @@
-"""Parts of the images set aside for validation, that training never sees."""
+"""A split of the images into a part for training and a part for validation."""
 
 from __future__ import annotations
 
@@ -20,35 +20,36 @@ from patchloom.specs.spec_table import SpecTable
 def split_training_validation(
     patching: StratifiedPatching, validation: float, *, seed: int = 0, margin: int | Sequence[int] = 0
 ) -> tuple[StratifiedPatching, FixedPatching]:
-    """Set cells of a plan aside for validation.
+    """Split a patching into training and validation: some of its cells are set aside.
 
-    The cells are drawn from those of all samples that are not excluded, in proportion to their probabilities, so that
-    validation sees what training sees. Training patches keep off them, and off all that is nearer to them than the margin.
+    The cells are drawn from all cells that are not excluded, in proportion to their probabilities, so that validation
+    resembles training. Training patches touch neither these cells nor any voxel within the margin around them.
 
     Parameters
     ----------
     patching : StratifiedPatching
-        The plan to divide; stays as it is.
+        The patching to split; it is not changed.
     validation : int or float
-        How many cells, or which share of them (above 0 and below 1), rounded down.
+        Number of cells to set aside, or their share (above 0 and below 1), rounded down.
     seed : int
         The same seed sets the same cells aside.
     margin : int or sequence of int
-        Voxels between a training and a validation patch, at least; `(z,) y, x`, or one number for all. With lateral
-        context over `s` scales a patch of size `P` sees `(2 ** (s - 1) - 1) * P / 2` voxels past its border, rounded up:
-        this much keeps training off the validation patches, twice as much keeps their contexts apart as well.
+        Least distance between a training and a validation patch, in voxels; `(z,) y, x`, or one number for all axes. With
+        lateral context over `s` scales, a patch of size `P` includes `(2 ** (s - 1) - 1) * P / 2` voxels past its border,
+        rounded up. This margin keeps the contexts of training off the validation patches; twice the margin also keeps the
+        contexts of both apart.
 
     Returns
     -------
     training : StratifiedPatching
-        The plan without those cells. A margin takes whole cells from it.
+        The patching without these cells. A margin removes whole cells.
     validation : FixedPatching
-        One patch for each cell, in order of stack, sample and place; all inside the images.
+        One patch for each cell, in order of stack, sample and position; all inside the images.
 
     Raises
     ------
     GeometryError
-        If there are fewer cells than asked for, or nothing would be left to train on.
+        If there are fewer cells than asked for, or no cell would be left for training.
 
     Examples
     --------
@@ -68,14 +69,14 @@ def split_training_validation(
         training.exclude_patches(data_idx, sample_idx, _with_margin(of_sample[:, 2:], margins, training, data_idx))
     if not len(training):
         raise GeometryError(
-            f"nothing is left to train on: {count} of {len(cells)} cells are set aside for validation, and the margin of "
+            f"no cell is left for training: {count} of {len(cells)} cells are set aside for validation, and the margin of "
             f"{margins} around them: ask for fewer, or take smaller patches or margins"
         )
     return training, _patches_of(held_out, patching.patch_size)
 
 
 def _number_of_cells(validation: float, available: int, patching: StratifiedPatching) -> int:
-    """Work out how many cells to set aside, and refuse more than there are."""
+    """Return the number of cells to set aside, after checking that there are enough."""
     there_are = f"the images hold {available} cells of size {patching.patch_size} to choose from"
     if isinstance(validation, float):
         if not 0 < validation < 1:
@@ -99,7 +100,8 @@ def _number_of_cells(validation: float, available: int, patching: StratifiedPatc
 def _drawn(probabilities: NDArray[np.float64], count: int, seed: int) -> NDArray[np.int64]:
     """Draw cells without replacement, in proportion to their probabilities; in order.
 
-    Each cell has an alarm clock that rings the sooner, the more probable it is: the first to ring are drawn [1]_.
+    Each cell gets a random time, shorter on average the more probable the cell is; the cells with the shortest times are
+    drawn [1]_.
 
     References
     ----------
@@ -122,7 +124,7 @@ def _by_sample(cells: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 def _with_margin(
     cells: NDArray[np.int64], margins: Sequence[int], patching: StratifiedPatching, data_idx: int
 ) -> NDArray[np.int64]:
-    """Give cells of one sample and all that are nearer to one of them than the margin; a bit for each cell of the sample."""
+    """Return cells of one sample and all cells within the margin around them, one per row."""
     near = np.zeros(cell_counts(patching.data_shapes[data_idx][2:], patching.patch_size), np.bool_)
     near[tuple(cells.T)] = True
     for axis, (margin, patch) in enumerate(zip(margins, patching.patch_size, strict=True)):
@@ -131,10 +133,10 @@ def _with_margin(
 
 
 def _spread(marked: NDArray[np.bool_], reach: int, axis: int) -> None:
-    """Mark all that lies within reach of a mark along an axis, in place.
+    """Mark all cells within reach of a marked cell along an axis, in place.
 
-    A mark has spread by `width` to both sides, less at the ends. Shifted by up to `width + 1` it leaves no gap, so that a few
-    shifts do.
+    Marks that have spread by `width` to both sides can be shifted by up to `width + 1` without leaving a gap, so the number
+    of shifts is logarithmic in the reach.
     """
     along = np.moveaxis(marked, axis, 0)
     reach = min(reach, len(along) - 1)

@@ -1,4 +1,4 @@
-"""Random patches that are spread evenly over every image, and that keep off what is set aside."""
+"""Random patches that are spread evenly over every image and avoid excluded cells."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from patchloom.patching.randomized_patching import RandomizedPatching
 from patchloom.patching.sample_parts import LazySequence, SamplePart
 
 _ROUNDING = 1e-9
-"""Of a number of patches that is a sum of probabilities: 10 times 0.1 is one patch, not two."""
+"""Tolerance of a number of patches that is a sum of probabilities: 10 times 0.1 is one patch, not two."""
 
 _EXCLUDED = -1.0
-"""In place of the probability of a cell."""
+"""Stands for the probability of an excluded cell."""
 
 _MOST_PATCHES = 3_037_000_499
-"""Of one sample: the square of the number of strata has to fit into 63 bits."""
+"""Largest number of patches of one sample: the square of the number of strata has to fit into 63 bits."""
 
 
 class StratifiedPatching(RandomizedPatching):
-    """Patches at random places, others in every epoch, evenly spread in each; parts of images can be set aside.
+    """Patches at random positions, different in every epoch, evenly spread in each; cells can be excluded.
 
-    Every image is divided into cells of the patch size, from its first voxel on. The places a patch may take in a sample
-    (those in one cell first, then those in the next) are cut into strata, and patch `i` of an epoch is drawn from stratum
-    `i`. So each place is equally likely, and yet no epoch leaves a region out or crowds another: a patch starts in every
-    cell that has all its places (if there are enough patches), and patch `i` starts in the same one in every epoch.
+    Every image is divided into cells of the patch size, from its first voxel on. The positions that a patch may take in a
+    sample are numbered cell by cell and cut into strata, and patch `i` of an epoch is drawn from stratum `i`. So each position
+    is equally likely, but no epoch omits a region or crowds another: if there are enough patches, one starts in every cell
+    that has all its positions, and patch `i` starts in the same cell in every epoch.
 
     Parameters
     ----------
@@ -50,16 +50,16 @@ class StratifiedPatching(RandomizedPatching):
     patch_size : sequence of int
         `(z,) y, x`.
     seed : int, optional
-        Two plans of one seed are the same. Where not given it is drawn, once; see the attribute `seed`.
+        Patchings with the same seed are the same. If None, a seed is drawn; see the attribute `seed`.
     n_patches : int, optional
-        How many patches make an epoch, shared out among samples in proportion to the voxels that patches may touch; of
-        which sample patch `i` is may then change from epoch to epoch. Where not given, a sample has as many patches as
-        have its voxels together, rounded up: `⌈∏ (A / P)⌉`.
+        Number of patches in an epoch, distributed over samples in proportion to the voxels that patches may touch; patch `i`
+        may then come from another sample in another epoch. If None, the patches of a sample have as many voxels as the
+        sample, rounded up: `⌈∏ (A / P)⌉` patches.
 
     Raises
     ------
     GeometryError
-        If a size makes no sense, or a patch is larger than an image.
+        If a size is not valid, or a patch is larger than an image.
 
     Examples
     --------
@@ -72,17 +72,17 @@ class StratifiedPatching(RandomizedPatching):
 
     Notes
     -----
-    In an epoch, a voxel that patches may touch is in one patch on average over a sample (in slightly more where the number
-    of patches was rounded up): in fewer near borders and excluded cells, in more away from them. Nothing is stored for a
-    cell until cells of its sample are excluded or given a probability; from then on, some 30 bytes. `geometry.strata`
-    and `geometry.cell_orthants` tell how it is done.
+    In an epoch, a voxel that patches may touch is in one patch on average over a sample (in slightly more if the number of
+    patches was rounded up): in fewer near borders and excluded cells, in more away from them. A sample takes no memory per
+    cell until cells are excluded or given a probability; from then on, about 30 bytes. The algorithm is described in
+    `geometry.strata` and `geometry.cell_orthants`.
     """
 
     def __init__(
         self,
         data_shapes: Sequence[Sequence[int]],
         patch_size: Sequence[int],
-        seed: int | None = None,
+        seed: int | None = 0,
         *,
         n_patches: int | None = None,
     ) -> None:
@@ -92,13 +92,13 @@ class StratifiedPatching(RandomizedPatching):
         self._restrictions: dict[tuple[int, int], Restriction] = {}
 
     def at_epoch(self, epoch: int) -> Self:
-        """Give the plan at another epoch; see `Patching.at_epoch`. What is excluded later is excluded in one plan only."""
-        plan = super().at_epoch(epoch)
-        plan._restrictions = dict(self._restrictions)  # noqa: SLF001  # of the same class
-        return plan
+        """Return the patching at another epoch; see `Patching.at_epoch`. Cells that are excluded later are excluded from one patching only."""
+        patching = super().at_epoch(epoch)
+        patching._restrictions = dict(self._restrictions)  # noqa: SLF001  # of the same class
+        return patching
 
     def grid_shape(self, data_idx: int) -> tuple[int, ...]:
-        """How many whole cells each spatial axis of an image stack has: `⌊A / P⌋`.
+        """Return the number of whole cells along each spatial axis of an image stack: `⌊A / P⌋`.
 
         Raises
         ------
@@ -111,23 +111,24 @@ class StratifiedPatching(RandomizedPatching):
     def exclude_patches(
         self, data_idx: int, sample_idx: int, grid_coords: Sequence[tuple[int, ...]] | NDArray[Any]
     ) -> None:
-        """Set cells of one sample aside: no voxel of any patch touches them from now on.
+        """Exclude cells of one sample: from now on, no patch touches a voxel of them.
 
-        The number of patches falls by those that the cells would hold.
+        The number of patches decreases in proportion.
 
         Parameters
         ----------
         data_idx, sample_idx : int
-            Which sample.
+            The sample.
         grid_coords : sequence of tuple of int, or array
-            Cells, one a row: cell `g` begins at voxel `g * patch_size`. Those that the image's end cuts count as well.
+            Cells, one per row: cell `g` begins at voxel `g * patch_size`. Cells cut by the end of the image can be excluded
+            too.
 
         Raises
         ------
         PatchIndexError
             If there is no such sample or cell.
         GeometryError
-            If a cell has not one whole number for each spatial axis.
+            If a cell does not have one whole number for each spatial axis.
         """
         key = self._checked_sample(data_idx, sample_idx)
         cells = _cell_rows(grid_coords, len(self.patch_size))
@@ -139,17 +140,17 @@ class StratifiedPatching(RandomizedPatching):
     def set_region_probs(
         self, data_idx: int, sample_idx: int, probs: Mapping[tuple[int, ...], float] | NDArray[Any]
     ) -> None:
-        """Set how probable it is that a patch starts in a cell, compared with a cell of probability 1.
+        """Set the probability that a patch starts in a cell, relative to a cell of probability 1.
 
-        The number of patches falls in proportion: a cell of probability 0.1 counts as a tenth of a cell. A sample of which all
-        cells have probability 0 has no patches.
+        The number of patches decreases in proportion: a cell of probability 0.1 counts as a tenth of a cell. If all cells of a
+        sample have probability 0, it has no patches.
 
         Parameters
         ----------
         data_idx, sample_idx : int
-            Which sample.
+            The sample.
         probs : mapping of tuple of int to float, or array of float
-            The probability of some cells (others keep theirs), or of all in an array of `grid_shape`.
+            The probability of some cells (others keep theirs), or of all cells in an array of shape `grid_shape`.
 
         Raises
         ------
@@ -193,7 +194,7 @@ class StratifiedPatching(RandomizedPatching):
 
     @property
     def image_patching(self) -> Sequence[Sequence[SamplePart]]:
-        """The part of each sample, `image_patching[data_idx][sample_idx]`; of the plan as it is when an item is asked for."""
+        """The part of each sample, `image_patching[data_idx][sample_idx]`; computed when an item is asked for."""
         return LazySequence(
             len(self.data_shapes),
             lambda data_idx: LazySequence(
@@ -203,14 +204,14 @@ class StratifiedPatching(RandomizedPatching):
         )
 
     def included_cells(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Give the whole cells of the series that are not excluded, and the probability of each.
+        """Return the whole cells of the series that are not excluded, and the probability of each.
 
         Returns
         -------
         cells : array of int64
-            One row a cell: `data_idx`, `sample_idx` and its grid coordinates.
+            One row per cell: `data_idx`, `sample_idx` and its grid coordinates.
         probabilities : array of float64
-            As set by `set_region_probs`; 1 where none was.
+            As set by `set_region_probs`; 1 by default.
         """
         maps = [np.ones((n_samples, *self.grid_shape(stack))) for stack, n_samples in enumerate(self._n_samples)]
         for (data_idx, sample_idx), restriction in self._restrictions.items():
@@ -235,7 +236,7 @@ class StratifiedPatching(RandomizedPatching):
         return Restriction(np.ones(cell_counts(shape, self.patch_size), dtype=np.bool_))
 
     def _whole(self, data_idx: int, restriction: Restriction) -> NDArray[np.bool_]:
-        """Which whole cells of a sample patches may touch."""
+        """Return whether patches may touch each whole cell of a sample."""
         return restriction.allowed[tuple(map(slice, self.grid_shape(data_idx)))]
 
     def _restrict(self, key: tuple[int, int], restriction: Restriction) -> None:
@@ -249,7 +250,7 @@ class StratifiedPatching(RandomizedPatching):
 
     @property
     def _row_is_sample(self) -> bool:
-        """Whether samples of one stack may differ in their number of patches; if not, a row is a stack."""
+        """Whether a row is a sample, as samples of one stack may differ in their number of patches; else it is a stack."""
         return bool(self._restrictions) or self._requested is not None
 
     def _by_row(self, of_stacks: list[int]) -> NDArray[np.int64]:
@@ -257,7 +258,7 @@ class StratifiedPatching(RandomizedPatching):
         return np.repeat(numbers, self._n_samples) if self._row_is_sample else numbers
 
     def _restricted_rows(self) -> dict[int, tuple[int, Restriction]]:
-        """For each restricted row: its stack and its restriction."""
+        """Return the stack and the restriction of each restricted row."""
         samples = FlatIndex(self._n_samples, [1] * len(self.data_shapes))
         return {samples.of_stack(key[0])[key[1]]: (key[0], value) for key, value in self._restrictions.items()}
 
@@ -329,14 +330,14 @@ class StratifiedPatching(RandomizedPatching):
 def _free_position(
     found: CellUnit, number: Any, orthants: Any, extents: Sequence[Any], cell_size: Sequence[int]
 ) -> list[Any]:
-    """Find the coordinates of a unit of the line of a restricted sample; for numbers and arrays alike."""
+    """Return the coordinates of a unit of the line of a restricted sample; holds for one `int` and for arrays alike."""
     corner, sides = cell_box(number, extents, cell_size)
     offsets = unravel_orthants(found.unit, found.n_units, orthants, sides)
     return [start + offset for start, offset in zip(corner, offsets, strict=True)]
 
 
 def _cell_rows(grid_coords: Sequence[Sequence[int]] | NDArray[Any], n_dims: int) -> NDArray[np.int64]:
-    """Cells as an array, one a row."""
+    """Check cells, and return them as an array, one per row."""
     try:
         cells = np.asarray(grid_coords)
     except ValueError:
@@ -360,7 +361,7 @@ def _check_cells(cells: NDArray[np.int64], grid: Sequence[int], where: str) -> N
 
 
 def _probability_map(probs: Any, grid: tuple[int, ...], where: str) -> NDArray[Any]:
-    """Probabilities of all cells, given as an array."""
+    """Check the probabilities of all cells, given as an array."""
     try:
         values = np.asarray(probs)
     except ValueError:  # lists of different lengths

@@ -1,4 +1,4 @@
-"""Overlapping tiles that cover every image, and of which each voxel is kept exactly once."""
+"""Overlapping tiles that cover every image; each voxel is kept from exactly one tile."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from patchloom.specs.patch_specs import TileSpecs
 
 
 class TiledPatching(GridPatching[TileSpecs]):
-    """Tiles of one size for images of any size; what is kept of each partitions the image.
+    """Tiles of one size for images of any size; the kept parts of the tiles partition the image.
 
-    Tiles are numbered in raster order within a sample, X fastest. Nothing is stored a tile: a plan of 10¹² tiles is made
-    at once and any of its specifications takes microseconds.
+    Tiles are numbered in raster order within a sample, X fastest. No memory is needed per tile: a tiling of 10¹² tiles is made
+    at once, and computing any of its specifications takes microseconds.
 
     Parameters
     ----------
     data_shapes : sequence of sequence of int
         Shape of each image stack, `SC(Z)YX`.
     patch_size : sequence of int
-        Size of a tile, `(z,) y, x`. An axis of an image that is shorter is covered by one tile that passes its end.
+        Size of a tile, `(z,) y, x`. A shorter axis of an image is covered by one tile that reaches past its end.
     overlaps : sequence of int
         Voxels that neighboring tiles share, `(z,) y, x`; at least 0 and less than the patch size.
     seams : {"centered", "grid"}
@@ -38,7 +38,7 @@ class TiledPatching(GridPatching[TileSpecs]):
     Raises
     ------
     GeometryError
-        If a size or overlap makes no sense, or an image has other dimensions than the patch size.
+        If a size or overlap is not valid, or an image has another number of dimensions than the patch size.
 
     Examples
     --------
@@ -56,7 +56,7 @@ class TiledPatching(GridPatching[TileSpecs]):
 
     @property
     def tile_specs(self) -> TiledPatching:
-        """All specifications as a lazy sequence: the plan itself."""
+        """All specifications as a lazy sequence: the patching itself."""
         return self
 
     def _spec(self, place: Place) -> TileSpecs:
@@ -96,9 +96,9 @@ class TiledPatching(GridPatching[TileSpecs]):
         Parameters
         ----------
         data_idx, sample_idx : int
-            Which sample.
+            The sample.
         window : sequence of slice
-            One slice for each spatial axis, inside the image and not empty; start and stop given.
+            One slice for each spatial axis, with a start and a stop, inside the image and not empty.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Patches whose channels are drawn from different places, as MicroSplit is trained on."""
+"""Patches whose channels are drawn from different positions, for training MicroSplit."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ _MOST_CHANNELS = 2**16 - Stream.CHANNEL
 
 
 class UncorrelatedPatching(SpecSequence[UncorrelatedPatchSpecs]):
-    """Patches of another plan, each channel taken from one of its own.
+    """Patches whose channels come from different patches of another patching.
 
-    Patch `i` lies, for the principal channel, where patch `i` of the base lies; for every other channel, where another
-    patch of the base lies, one drawn by (seed, epoch, `i`, channel).
+    The principal channel of patch `i` comes from patch `i` of the base. Every other channel comes from a patch of the base
+    that is drawn by (seed, epoch, `i`, channel).
 
     Parameters
     ----------
     base : Patching or sequence of Patching
-        Where patches lie; all of one size. With a sequence, one for each channel: channel `c` has a series of its own,
-        and its `data_idx` counts the image stacks of that one.
+        The positions of the patches, which must all have one size. With a sequence, one patching for each channel: each
+        channel then has its own series, and its `data_idx` counts the image stacks of this series.
     n_channels : int
-        How many channels.
+        Number of channels.
     principal_channel : int
-        The channel that follows the base, and gives the number of patches.
+        The channel that comes from patch `i` of its base; its base determines the number of patches.
     probability : float
-        How probable it is that the channels of a patch are drawn independently. Otherwise they all come from the principal
-        channel's place; the specification is of the same kind, so that a batch can mix both.
+        Probability that the channels of a patch are drawn independently. Otherwise all of them come from the position of the
+        principal channel; the specification is of the same kind, so that a batch can mix both.
     seed : int, optional
-        Two plans of one seed and base are the same; drawn, once, where `None`.
+        Patchings with the same seed and base are the same. If None, a seed is drawn; see the attribute `seed`.
 
     Raises
     ------
@@ -85,16 +85,16 @@ class UncorrelatedPatching(SpecSequence[UncorrelatedPatchSpecs]):
 
     @property
     def epoch(self) -> int:
-        """The epoch that this plan is of."""
+        """The epoch of this patching."""
         return self._correlation.epoch
 
     def at_epoch(self, epoch: int) -> Self:
-        """Give the plan at another epoch, and its bases too; see `Patching.at_epoch`."""
-        plan = copy.copy(self)
+        """Return the patching and its bases at another epoch; see `Patching.at_epoch`."""
+        patching = copy.copy(self)
         moved = {id(base): base.at_epoch(epoch) for base in self.bases}
-        plan.bases = tuple(moved[id(base)] for base in self.bases)
-        plan._begin_epoch(checked_epoch(epoch))  # noqa: SLF001  # of the same class
-        return plan
+        patching.bases = tuple(moved[id(base)] for base in self.bases)
+        patching._begin_epoch(checked_epoch(epoch))  # noqa: SLF001  # of the same class
+        return patching
 
     def _begin_epoch(self, epoch: int) -> None:
         self._correlation = CounterRandom(self.seed, epoch, Stream.UNCORRELATED)
@@ -105,7 +105,7 @@ class UncorrelatedPatching(SpecSequence[UncorrelatedPatchSpecs]):
         return len(self.bases[self.principal_channel])
 
     def get_patch_indices(self, data_idx: int) -> Sequence[int]:
-        """Give the indices of all patches whose principal channel lies in one image stack; as the base gives them."""
+        """Return the indices of all patches whose principal channel lies in one image stack; see `Patching.get_patch_indices`."""
         return self.bases[self.principal_channel].get_patch_indices(data_idx)
 
     def _spec_at(self, index: int) -> UncorrelatedPatchSpecs:
@@ -127,7 +127,7 @@ class UncorrelatedPatching(SpecSequence[UncorrelatedPatchSpecs]):
         }
 
     def specs(self, indices: Sequence[int] | NDArray[Any]) -> SpecTable:
-        """Give many specifications; see `Patching.specs`."""
+        """Return many specifications; see `Patching.specs`."""
         numbers = check_indices(indices, len(self))
         own = self.bases[self.principal_channel].specs(numbers).columns
         uncorrelated = np.flatnonzero(self._correlation.chances(self.probability, numbers))
@@ -152,7 +152,7 @@ def _bases(
 ) -> tuple[Patching[PatchSpecs], ...]:
     if isinstance(base, Patching) and not isinstance(base, type):
         return (base,) * n_channels
-    bases = tuple(instances("base", base, Patching, "a plan of patches, or one for each channel"))
+    bases = tuple(instances("base", base, Patching, "a patching, or one for each channel"))
     if len(bases) != n_channels:
         raise GeometryError(
             f"there are {len(bases)} bases for {n_channels} channels: give one, or one for each channel"
@@ -161,7 +161,7 @@ def _bases(
 
 
 def _check_sizes(bases: Sequence[Patching[PatchSpecs]]) -> None:
-    """Refuse bases that cannot fill one patch together."""
+    """Check that the bases have patches of one size, and that no channel lacks patches."""
     sizes = {size for base in {id(base): base for base in bases}.values() for size in _patch_sizes(base)}
     if len(sizes) > 1:
         raise GeometryError(f"the bases have patches of sizes {sorted(sizes)}: all channels of a patch have one size")
@@ -173,12 +173,12 @@ def _check_sizes(bases: Sequence[Patching[PatchSpecs]]) -> None:
 def _patch_sizes(base: Patching[PatchSpecs]) -> set[tuple[int, ...]]:
     if hasattr(base, "patch_size"):
         return {tuple(base.patch_size)}
-    sizes = base.specs(range(len(base))).columns["patch_size"]  # samples or listed patches, which are not that many
+    sizes = base.specs(range(len(base))).columns["patch_size"]  # whole samples or listed patches: few
     return set(map(tuple, np.unique(sizes, axis=0).tolist()))
 
 
 def _check_same_series(bases: Sequence[Patching[PatchSpecs]]) -> None:
-    """Refuse to look for one place in series that do not have the same."""
+    """Check that the series of all bases have the same shapes, so that every position exists in each."""
     shapes = {getattr(base, "data_shapes", None) for base in bases}
     if len(set(map(id, bases))) > 1 and (len(shapes) > 1 or None in shapes):
         raise GeometryError(

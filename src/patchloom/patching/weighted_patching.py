@@ -1,4 +1,4 @@
-"""Random patches where there is something to see."""
+"""Random patches drawn in proportion to a weight map."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from patchloom.patching.random_patching import covering_patches
 from patchloom.patching.randomized_patching import RandomizedPatching
 
 _UNITS = 2**52
-"""Weights are kept to one part in this many of their sum."""
+"""Resolution of a weight, as a part of the sum of all weights."""
 
 
 class WeightedPatching(RandomizedPatching):
-    """Patches at random places, others in every epoch, drawn in proportion to a coarse weight map.
+    """Patches at random positions, different in every epoch, drawn in proportion to a coarse weight map.
 
-    A cell of the map is drawn in proportion to its weight, then a voxel of the cell; the patch is centered on that voxel
-    and, where it would hang over the border, moved inside the image. So what is near the border is drawn as often as it
-    weighs.
+    A cell of the map is drawn in proportion to its weight, then a voxel of the cell. The patch is centered on this voxel and,
+    if it would reach past the border, moved inside the image. So cells near the border are drawn as often as their weight
+    demands.
 
     Parameters
     ----------
@@ -39,21 +39,20 @@ class WeightedPatching(RandomizedPatching):
     patch_size : sequence of int
         `(z,) y, x`.
     weights : sequence of array
-        For each stack, one number of at least 0 a cell: an array `S(Z)YX`. The last cell along an axis may be cut by the
-        image's end; its weight is what the array says, however small it is.
+        Weight of every cell, an array `S(Z)YX` for each stack; at least 0. The last cell along an axis may be cut by the end
+        of the image; its weight is not scaled by its size.
     cell_size : sequence of int
-        Voxels of a cell, `(z,) y, x`.
+        Size of a cell, `(z,) y, x`, in voxels.
     seed : int, optional
-        Two plans of one seed are the same. Where not given it is drawn, once; see the attribute `seed`.
+        Patchings with the same seed are the same. If None, a seed is drawn; see the attribute `seed`.
     n_patches : int, optional
-        How many patches make an epoch; where not given, as many as would cover all images without overlap. They are
-        shared out among samples in proportion to their weights; of which sample patch `i` is may change from epoch to
-        epoch.
+        Number of patches in an epoch, distributed over samples in proportion to their weights; patch `i` may come from
+        another sample in another epoch. If None, as many as cover all images without overlap.
 
     Raises
     ------
     GeometryError
-        If a size or weight makes no sense, a patch is larger than an image, or nothing weighs anything.
+        If a size or weight is not valid, a patch is larger than an image, or all weights are 0.
 
     Examples
     --------
@@ -70,7 +69,7 @@ class WeightedPatching(RandomizedPatching):
         patch_size: Sequence[int],
         weights: Sequence[ArrayLike],
         cell_size: Sequence[int],
-        seed: int | None = None,
+        seed: int | None = 0,
         *,
         n_patches: int | None = None,
     ) -> None:
@@ -91,7 +90,7 @@ class WeightedPatching(RandomizedPatching):
         data_shapes: Sequence[Sequence[int]],
         patch_size: Sequence[int],
         labels: Sequence[LabelStack],
-        seed: int | None = None,
+        seed: int | None = 0,
         *,
         balance: Balance = "foreground",
         share: float = 1.0,
@@ -171,7 +170,7 @@ class WeightedPatching(RandomizedPatching):
         return self._centered(corner, voxel, sizes)
 
     def _centered(self, corner: Sequence[Any], voxel: Sequence[Any], sizes: Sequence[Any]) -> list[Any]:
-        """Center a patch on a voxel of a cell, as far as the borders let it; for numbers and arrays alike."""
+        """Center a patch on a voxel of a cell, as far as the borders allow; holds for one `int` and for arrays alike."""
         coords = []
         for start, offset, patch, size in zip(corner, voxel, self.patch_size, sizes, strict=True):
             coord = start + offset - patch // 2
@@ -181,7 +180,7 @@ class WeightedPatching(RandomizedPatching):
 
 
 def _checked_weights(weights: Sequence[ArrayLike], grids: Sequence[tuple[int, ...]]) -> NDArray[np.float64]:
-    """All weights in one row, stack by stack."""
+    """Check the weights, and return them in one row, stack by stack."""
     what = "one array of numbers for each image stack"
     maps = [_weight_map(data_idx, of_stack) for data_idx, of_stack in enumerate(listed("weights", weights, what))]
     if len(maps) != len(grids):
@@ -211,7 +210,7 @@ def _weight_map(data_idx: int, weights: Any) -> NDArray[np.float64]:
 
 def _units(weights: NDArray[np.float64]) -> NDArray[np.int64]:
     units: NDArray[np.int64] = np.rint(weights * (_UNITS / weights.sum())).astype(np.int64)
-    units[(units == 0) & (weights > 0)] = 1  # what is possible at all stays possible
+    units[(units == 0) & (weights > 0)] = 1  # a possible cell stays possible
     return units
 
 

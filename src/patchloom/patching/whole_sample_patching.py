@@ -1,4 +1,4 @@
-"""One patch a sample: the sample itself."""
+"""One patch per sample: the whole sample."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from patchloom.specs.patch_specs import PatchSpecs
 
 
 class WholeSamplePatching(IndexedPatching[PatchSpecs]):
-    """Every sample of every image stack, whole.
+    """Every whole sample of every image stack as one patch.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class WholeSamplePatching(IndexedPatching[PatchSpecs]):
 
     @property
     def patch_specs(self) -> WholeSamplePatching:
-        """All specifications as a lazy sequence: the plan itself."""
+        """All specifications as a lazy sequence: the patching itself."""
         return self
 
     def _spec(self, place: Place) -> PatchSpecs:
