@@ -7,9 +7,10 @@ from typing import Any
 from rich.console import Console
 
 from patchloom.cli import options
-from patchloom.cli.reporting import as_shape, print_json, reported_errors
+from patchloom.cli.reporting import print_json, reported_errors
 from patchloom.errors import PatchloomError, SeveralImagesError
 from patchloom.image_stacks import HasMetadata, HasStorageGrid, ImageStack, open_stacks
+from patchloom.prediction.planning.summary import as_shape
 
 
 def info_command(

@@ -9,55 +9,26 @@ import typer
 
 
 class Voxels(tuple[int, ...]):
-    """One whole number a spatial axis; a class of its own, as typer takes a plain tuple for several arguments."""
+    """One whole number for each spatial axis; a class of its own, as typer takes a plain tuple for several arguments."""
 
     __slots__ = ()
 
 
-def voxels(text: str) -> Voxels:
-    """Read whole numbers that are separated by commas.
+def voxels(text: str) -> int | Voxels:
+    """Read one whole number for all spatial axes, or one for each, separated by commas.
 
     Examples
     --------
-    >>> voxels("16,256,256")
-    (16, 256, 256)
+    >>> voxels("16,256,256"), voxels("256")
+    ((16, 256, 256), 256)
     """
     try:
-        return Voxels(int(part) for part in text.split(","))
+        numbers = Voxels(int(part) for part in text.split(","))
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no list of whole numbers such as 256,256") from None
-
-
-class PercentilePair(tuple[float, ...]):
-    """A lower and an upper percentile; a class of its own for the same reason."""
-
-    __slots__ = ()
-
-
-def percentile_pair(text: str) -> PercentilePair:
-    """Read two numbers that are separated by a comma.
-
-    Examples
-    --------
-    >>> percentile_pair("1,99.8")
-    (1.0, 99.8)
-    """
-    try:
-        lower, upper = map(float, text.split(","))
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no pair of numbers such as 1,99.8") from None
-    return PercentilePair((lower, upper))
-
-
-def one_or_each(numbers: Voxels | None) -> int | Voxels | None:
-    """Return a single number as such: it holds for all axes.
-
-    Examples
-    --------
-    >>> one_or_each(voxels("16")), one_or_each(voxels("1,16,16"))
-    (16, (1, 16, 16))
-    """
-    return numbers[0] if numbers is not None and len(numbers) == 1 else numbers
+        raise typer.BadParameter(
+            f"{text!r} is not a whole number or a list of them, such as 256 or 16,256,256"
+        ) from None
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def n_bytes(text: str) -> int:
@@ -94,16 +65,16 @@ PatchSize = Annotated[
     Voxels | None,
     typer.Option(
         parser=voxels,
-        metavar="[Z,]Y,X",
-        help="Tile size in voxels; from the model if it takes only one. With two numbers, images with a Z axis are "
-        "predicted slice by slice.",
+        metavar="N|[Z,]Y,X",
+        help="Tile size in voxels, one number for all axes or one for each; from the model if it takes only one. With two "
+        "numbers, images with a Z axis are predicted slice by slice.",
     ),
 ]
 Overlaps = Annotated[
     Voxels | None,
     typer.Option(
         parser=voxels,
-        metavar="[Z,]Y,X",
+        metavar="N|[Z,]Y,X",
         help="Voxels that neighboring tiles share; what the model declares, else a quarter of the tile.",
     ),
 ]
@@ -117,7 +88,7 @@ Seams = Annotated[
 ]
 Padding = Annotated[
     Literal["reflect", "edge", "wrap", "constant"],
-    typer.Option(help="What stands outside an image that is smaller than a tile."),
+    typer.Option(help="How pixels outside the image are filled, where a tile passes its end."),
 ]
 OriginMultiple = Annotated[
     Voxels | None,
@@ -133,10 +104,6 @@ BatchSize = Annotated[
     typer.Option(
         min=1, help="Number of tiles that go through the model together; as the model declares if left out, else 1."
     ),
-]
-Dtype = Annotated[
-    str | None,
-    typer.Option(help="Type of the output, such as uint8; the model's own if left out. Integers are rounded."),
 ]
 Pyramid = Annotated[
     Literal["auto", "mean", "mode", "nearest", "none"],
@@ -156,32 +123,24 @@ Postprocess = Annotated[
     str | None,
     typer.Option(
         metavar="STEPS",
-        help="What to write of a prediction: argmax, threshold:0.5, channels:1, uint8*255; several joined by |.",
+        help="What to write of a prediction: argmax, threshold:0.5, channels:1, uint8, uint8*255; several joined by |.",
     ),
 ]
 Normalize = Annotated[
-    Literal["mean_std", "percentiles"] | None,
+    str | None,
     typer.Option(
-        help="Bring each image's gray values to the model's range, by statistics of the whole image: mean to 0 and "
-        "deviation to 1, or two percentiles to 0 and 1."
+        metavar="METHOD",
+        help="Bring each image's gray values to the model's range, by statistics of the whole image: mean_std (mean to 0, "
+        "deviation to 1) or percentiles:1,99.8 (to 0 and 1); with /channel, /sample or /sample_channel behind it, each of "
+        "these by its own.",
     ),
 ]
-Percentiles = Annotated[
-    PercentilePair | None,
+Skip = Annotated[
+    str | None,
     typer.Option(
-        parser=percentile_pair, metavar="LOW,HIGH", help="Which percentiles become 0 and 1; 1,99.8 if left out."
-    ),
-]
-Per = Annotated[
-    Literal["source", "channel", "sample", "sample_channel"] | None,
-    typer.Option(help="What of an image is normalized by statistics of its own; all of it together if left out."),
-]
-SkipDarker = Annotated[
-    float | None,
-    typer.Option(
-        "--skip-dark",
-        metavar="VALUE",
-        help="Do not run the model where no voxel is brighter than this; 0 is written there.",
+        metavar="RULE",
+        help="Do not run the model on some tiles: dark:100 skips those without a voxel brighter than 100, and writes 0 there; "
+        "dark:100,fill=5 writes 5.",
     ),
 ]
 Layout = Annotated[
@@ -196,4 +155,11 @@ Bgr = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Measure = Annotated[
+    bool,
+    typer.Option(
+        "--measure",
+        help="Read the pixels: measure the images for --normalize, and run the model on one tile to see its outputs.",
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where in the code an error came from.")]

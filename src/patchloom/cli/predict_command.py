@@ -14,8 +14,9 @@ from patchloom.cli import options
 from patchloom.cli.reporting import print_json, reported_errors
 from patchloom.prediction import predict
 from patchloom.prediction.models import AugmentedModel, Model, load_model
+from patchloom.prediction.request import OmeZarr
 from patchloom.prediction.running.image_report import ImageReport
-from patchloom.prediction.skip_rules import SkipDark
+from patchloom.sinks import OmeZarrVersion, Pyramid
 
 
 def predict_command(
@@ -33,6 +34,7 @@ def predict_command(
         ),
     ],
     axes: options.Axes = None,
+    normalize: options.Normalize = None,
     patch_size: options.PatchSize = None,
     overlaps: options.Overlaps = None,
     blend: options.Blend = None,
@@ -40,13 +42,9 @@ def predict_command(
     origin_multiple: options.OriginMultiple = None,
     padding: options.Padding = "reflect",
     batch_size: options.BatchSize = None,
-    dtype: options.Dtype = None,
-    postprocess: options.Postprocess = None,
-    normalize: options.Normalize = None,
-    percentiles: options.Percentiles = None,
-    per: options.Per = None,
-    skip_dark: options.SkipDarker = None,
+    skip: options.Skip = None,
     memory_limit: options.MemoryLimit = None,
+    postprocess: options.Postprocess = None,
     layout: options.Layout = None,
     bgr: options.Bgr = None,
     augment: Annotated[
@@ -79,25 +77,20 @@ def predict_command(
         predict(
             _augmented(load_model(model, layout=layout, bgr=bgr), augment),
             sources if len(sources) > 1 else sources[0],
-            output,
+            _output(output, pyramid=None if pyramid == "none" else pyramid, version=ome_zarr),
             axes=axes,
+            normalize=normalize,
             patch_size=patch_size,
             overlaps=overlaps,
             blend=blend,
             seams=seams,
-            origin_multiple=options.one_or_each(origin_multiple),
+            origin_multiple=origin_multiple,
             padding=padding,
             batch_size=batch_size,
-            dtype=dtype,
-            postprocess=postprocess,
-            normalize=normalize,
-            percentiles=percentiles,
-            per=per,
-            skip=None if skip_dark is None else SkipDark(skip_dark),
+            skip=skip,
             memory_limit=memory_limit,
-            ome_zarr_version=ome_zarr,
+            postprocess=postprocess,
             keep_going=keep_going,
-            pyramid=None if pyramid == "none" else pyramid,
             overwrite=overwrite,
             resume_anyway=resume_anyway,
             progress=not quiet,
@@ -120,6 +113,11 @@ def _printed(reports: list[ImageReport], started: float, *, as_json: bool) -> It
         elif not as_json:
             for path in written:
                 typer.echo(path)
+
+
+def _output(path: str, *, pyramid: Pyramid | None, version: OmeZarrVersion) -> str | OmeZarr:
+    """Return a path alone if nothing is chosen beyond it: other outputs than OME-Zarr have no options."""
+    return path if (pyramid, version) == ("auto", "0.5") else OmeZarr(path, pyramid=pyramid, version=version)
 
 
 def _augmented(model: Model, augment: Literal["none", "flips", "all"]) -> Model:

@@ -24,8 +24,6 @@ FAILED = 1
 WRONG_USE = 2
 INTERRUPTED = 130
 
-_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
-
 _WRONG_USE_ERRORS = (
     ArgumentError,
     AxesError,
@@ -66,28 +64,3 @@ def _say(message: str) -> None:
 def print_json(value: Any) -> None:
     """Print a value as JSON on standard output."""
     typer.echo(json.dumps(value, indent=2))
-
-
-def as_size(n_bytes: int) -> str:
-    """Write a number of bytes as a person reads it.
-
-    Examples
-    --------
-    >>> as_size(0), as_size(20_249_250), as_size(3 * 2**40)
-    ('0 B', '19.3 MiB', '3.0 TiB')
-    """
-    if n_bytes < 1024:
-        return f"{n_bytes} B"
-    power = min((n_bytes.bit_length() - 1) // 10, len(_UNITS))
-    return f"{n_bytes / 1024**power:.1f} {_UNITS[power - 1]}"
-
-
-def as_shape(shape: Any) -> str:
-    """Write a shape as a person reads it; `?` for what is not known yet.
-
-    Examples
-    --------
-    >>> as_shape((1, None, 64, 64))
-    '1 × ? × 64 × 64'
-    """
-    return " × ".join("?" if size is None else str(size) for size in shape)

@@ -26,12 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.axes import spatial_axes
-from patchloom.errors import ModelError, ModelOutputError
+from patchloom.errors import ModelError, ModelOutputError, PatchloomError
 from patchloom.extraction import PatchExtractor
+from patchloom.image_stacks import ImageStack
 from patchloom.prediction.models.batch_prediction import name_tiles, predict_batch
 from patchloom.prediction.models.model import Model
 from patchloom.prediction.models.output_spec import OutputSpec, output_form
-from patchloom.prediction.planning.plan import PredictionPlan
+from patchloom.prediction.planning.tile_layout import TileLayout
 from patchloom.prediction.running.tile_reading import read_tiles, specs_in_images
 from patchloom.specs.patch_specs import TileSpecs
 
@@ -56,15 +57,21 @@ _CHANGES = (
 _REMEDY = "declare its scale in a ModelDescription, such as scale=(Fraction(1, 2), Fraction(1, 2))"
 
 
-def infer_outputs(plan: PredictionPlan, model: Model) -> tuple[tuple[OutputSpec, ...], ...]:
+def infer_outputs(
+    layout: TileLayout, stacks: Sequence[ImageStack], model: Model, *, keep_going: bool = False
+) -> tuple[tuple[OutputSpec, ...], ...]:
     """Infer the outputs of a model by running it on the first tile of an image of each dtype.
 
     Parameters
     ----------
-    plan : PredictionPlan
-        A plan that does not know the forms of the outputs.
+    layout : TileLayout
+        The tiles, while the outputs are not known.
+    stacks : sequence of ImageStack
+        The series as the model is run on it.
     model : callable
         The model.
+    keep_going : bool
+        Whether an image that fails is passed over if another one of its dtype does not.
 
     Returns
     -------
@@ -78,40 +85,49 @@ def infer_outputs(plan: PredictionPlan, model: Model) -> tuple[tuple[OutputSpec,
     ModelOutputError
         If what it returns fits no scale and margin, or several; the message names the tile.
     """
-    extractor = PatchExtractor(plan.stacks, padding=plan.padding)
-    by_dtype: dict[np.dtype[Any], tuple[OutputSpec, ...]] = {}
-    for data_idx, stack in enumerate(plan.stacks):
-        dtype = np.dtype(stack.data_dtype)
-        if dtype not in by_dtype:
-            first = plan.tiling.specs([plan.tiling.get_patch_indices(data_idx)[0]])
-            specs = specs_in_images(plan, cast("list[TileSpecs]", first.to_specs()))
-            tile = read_tiles(plan, extractor, first)
-
-            def run(batch: NDArray[Any], specs: Sequence[TileSpecs] = specs) -> Outputs:
-                return predict_batch(model, batch, specs, plan.model.batch_size)
-
-            try:
-                by_dtype[dtype] = _infer(run, tile, plan)
-            except ModelOutputError as error:
-                if name_tiles(specs) in str(error):
-                    raise
-                raise ModelOutputError(f"{error} (for {name_tiles(specs)})") from error
-    return tuple(by_dtype[np.dtype(stack.data_dtype)] for stack in plan.stacks)
+    extractor = PatchExtractor(stacks, padding=layout.request.padding)
+    inferred: dict[np.dtype[Any], tuple[OutputSpec, ...]] = {}
+    failed: dict[np.dtype[Any], PatchloomError] = {}
+    for data_idx, facts in enumerate(layout.stacks):
+        if facts.data_dtype in inferred:
+            continue
+        try:
+            inferred[facts.data_dtype] = _infer_from(layout, extractor, data_idx, model)
+        except PatchloomError as error:
+            if not keep_going:
+                raise
+            failed.setdefault(facts.data_dtype, error)
+    for dtype in failed.keys() - inferred.keys():
+        raise failed[dtype]
+    return tuple(inferred[facts.data_dtype] for facts in layout.stacks)
 
 
-def _infer(run: Callable[[NDArray[Any]], Outputs], tile: NDArray[Any], plan: PredictionPlan) -> tuple[OutputSpec, ...]:
-    declared = plan.model.scale
+def _infer_from(layout: TileLayout, extractor: PatchExtractor, data_idx: int, model: Model) -> tuple[OutputSpec, ...]:
+    """Infer the outputs from the first tile of an image."""
+    first = layout.tiling.specs([layout.tiling.get_patch_indices(data_idx)[0]])
+    specs = specs_in_images(layout, cast("list[TileSpecs]", first.to_specs()))
+    tile = read_tiles(layout, extractor, first)
+    try:
+        return _infer(lambda batch: predict_batch(model, batch, specs, layout.survey.model.batch_size), tile, layout)
+    except ModelOutputError as error:
+        if name_tiles(specs) in str(error):
+            raise
+        raise ModelOutputError(f"{error} (for {name_tiles(specs)})") from error
+
+
+def _infer(run: Callable[[NDArray[Any]], Outputs], tile: NDArray[Any], layout: TileLayout) -> tuple[OutputSpec, ...]:
+    declared, is_fixed = layout.survey.model.scale, layout.survey.model.patch_size is not None
     outputs = run(tile.copy())  # a batch is the model's to change
     if declared is not None:
         scales = dict.fromkeys(outputs, declared)
     else:
-        scales = infer_scales(run, tile, outputs, fixed=plan.model.patch_size is not None)
-    forms = tuple(output_form(name, output, tile.shape[2:], scales[name]) for name, output in outputs.items())
-    if declared is None and any(any(form.margin) for form in forms):
-        if plan.model.patch_size is None:
-            _check_whole_steps(run, tile, outputs, forms)
-        _check_centered(run, tile, outputs, forms)
-    return forms
+        scales = infer_scales(run, tile, outputs, fixed=is_fixed)
+    specs = tuple(output_form(name, output, tile.shape[2:], scales[name]) for name, output in outputs.items())
+    if declared is None and any(any(spec.margin) for spec in specs):
+        if not is_fixed:
+            _check_whole_steps(run, tile, outputs, specs)
+        _check_centered(run, tile, outputs, specs)
+    return specs
 
 
 def infer_scales(

@@ -22,8 +22,8 @@ from patchloom.pixel_arrays import pixel_dtype
 from patchloom.prediction.models.batch_prediction import to_dtype
 
 DTYPES = (
-    *("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
-    *("float16", "float32", "float64"),
+    *("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "bool"),
+    *("float16", "float32", "float64", "complex64", "complex128"),
 )
 """What values can be turned into."""
 
@@ -250,14 +250,14 @@ class AsDtype:
     Parameters
     ----------
     dtype : dtype
-        An integer or float dtype.
+        A dtype of integers, floats, truth values (True from 0.5 on) or complex numbers. Predictions are not blended in it.
     scale : float
-        What values are multiplied by, in float64; where it is 1, they are not.
+        What values are multiplied by, in float64; if it is 1, they are not.
 
     Raises
     ------
     GeometryError
-        If it is none of `DTYPES`, or the scale is 0 or not finite.
+        If there is no such dtype, or the scale is 0 or not finite, or numbers are complex and scaled.
 
     Examples
     --------
@@ -273,6 +273,12 @@ class AsDtype:
         object.__setattr__(self, "scale", real_number("scale", self.scale))
         if not self.scale:
             raise GeometryError(f"scale is {self.scale}: it must be finite and not 0")
+        if self.scale != 1 and self._is_complex:
+            raise GeometryError(f"scale is {self.scale}: complex numbers are not scaled, leave it out")
+
+    @property
+    def _is_complex(self) -> bool:
+        return np.dtype(self.dtype).kind == "c"
 
     @property
     def identity(self) -> str:
@@ -281,7 +287,8 @@ class AsDtype:
 
     def output(self, n_channels: int, dtype: np.dtype[Any]) -> tuple[int, np.dtype[Any]]:
         """Say beforehand what comes out."""
-        _check_real(self, n_channels, dtype)
+        if not self._is_complex:
+            _check_real(self, n_channels, dtype)
         return n_channels, np.dtype(self.dtype)
 
     def __call__(self, block: NDArray[Any], /) -> NDArray[Any]:

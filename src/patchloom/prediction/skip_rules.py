@@ -8,20 +8,22 @@ batches, or what an earlier run finished.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.argument_checks import instance, listed, real_number
+from patchloom.argument_checks import instance, listed, real_number, shown
 from patchloom.axes import spatial_axes
-from patchloom.errors import GeometryError
+from patchloom.errors import ArgumentError, GeometryError, PatchloomError
 from patchloom.extraction import PatchExtractor
 from patchloom.geometry.checks import whole_number
 from patchloom.image_stacks import ImageStack, fingerprint, listed_stacks
 from patchloom.prediction.candidate_tiles import CandidateTiles
+from patchloom.prediction.fill_value import check_fill
 
 
 @runtime_checkable
@@ -35,6 +37,10 @@ class SkipRule(Protocol):
     @property
     def identity(self) -> str:
         """All that the decisions depend on but the image itself, as JSON."""
+
+    @property
+    def fill(self) -> float:
+        """Value of the output where tiles are skipped."""
 
     def check(self, image_stacks: Sequence[ImageStack]) -> None:
         """Refuse images that the rule does not fit, before anything runs.
@@ -70,18 +76,6 @@ class SkipRule(Protocol):
         """
 
 
-def check_skip_rule(skip: object) -> None:
-    """Check that `skip` is a rule or None.
-
-    Raises
-    ------
-    ArgumentTypeError
-        If it is anything else, or the class of a rule.
-    """
-    if skip is not None:
-        instance("skip", skip, SkipRule, "give one, such as SkipDark(10)")
-
-
 @dataclass(frozen=True)
 class SkipOutside:
     """Skip tiles in which a mask is 0 everywhere.
@@ -97,6 +91,8 @@ class SkipOutside:
     ----------
     masks : sequence of ImageStack
         One for each image stack of the series, with as many samples or with one for all. All channels count. NaN is not 0.
+    fill : float
+        Value of the output where tiles are skipped.
 
     Examples
     --------
@@ -110,8 +106,10 @@ class SkipOutside:
     """
 
     masks: tuple[ImageStack, ...]
+    fill: float = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "fill", check_fill(self.fill))
         masks = listed_stacks("masks", self.masks)
         object.__setattr__(self, "masks", tuple(masks))
 
@@ -170,6 +168,8 @@ class SkipDark:
     ----------
     threshold : float
         The highest gray value that is dark, in gray values of the source.
+    fill : float
+        Value of the output where tiles are skipped.
     channels : sequence of int, optional
         Channels that count, from 0. If None, all count.
 
@@ -183,14 +183,16 @@ class SkipDark:
     >>> import patchloom as pl
     >>> image = np.array([[0, 1, 2, 0, 0, 9, 0, 0]])
     >>> options = {"axes": "YX", "patch_size": (1, 4), "overlaps": (0, 0), "progress": False}
-    >>> pl.predict(lambda batch: batch + 1, image, skip=SkipDark(threshold=3), fill=0, **options).tolist()
+    >>> pl.predict(lambda batch: batch + 1, image, skip=SkipDark(threshold=3, fill=0), **options).tolist()
     [[0, 0, 0, 0, 1, 10, 1, 1]]
     """
 
     threshold: float
+    fill: float = 0
     channels: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "fill", check_fill(self.fill))
         object.__setattr__(self, "threshold", real_number("threshold", self.threshold, finite=False))
         if self.channels is None:
             return
@@ -211,6 +213,27 @@ class SkipDark:
     def identity(self) -> str:
         """Threshold and channels."""
         return json.dumps({"skip": "dark", "threshold": self.threshold, "channels": self.channels})
+
+    @classmethod
+    def from_identity(cls, identity: str, fill: float) -> Self:
+        """Return the rule of an identity.
+
+        Parameters
+        ----------
+        identity : str
+            The `identity` of a `SkipDark`.
+        fill : float
+            Its fill value.
+
+        Raises
+        ------
+        ArgumentError
+            If it is the identity of another rule.
+        """
+        values = json.loads(identity) if identity.startswith("{") else {}
+        if not isinstance(values, dict) or values.get("skip") != "dark":
+            raise ArgumentError(f"the plan skips tiles by {shown(identity)}: give the same rule as skip")
+        return cls(values["threshold"], fill, values["channels"])
 
     def check(self, image_stacks: Sequence[ImageStack]) -> None:
         """Refuse images without these channels, or without an order of gray values; see `SkipRule.check`."""
@@ -235,6 +258,39 @@ class SkipDark:
             if bright:
                 return False
         return True
+
+
+def parse_skip_rule(value: Any) -> SkipRule | None:
+    """Parse what `skip` of `predict` may be.
+
+    Parameters
+    ----------
+    value : str, SkipRule or None
+        A text is `dark:THRESHOLD` or `dark:THRESHOLD,fill=VALUE`, for a `SkipDark`.
+
+    Raises
+    ------
+    ArgumentError
+        If it is something else.
+
+    Examples
+    --------
+    >>> parse_skip_rule("dark:100,fill=-1")
+    SkipDark(threshold=100.0, fill=-1, channels=None)
+    """
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        rule: SkipRule = instance("skip", value, SkipRule, "give one, such as SkipDark(10)")
+        return rule
+    text = re.fullmatch(r"dark:([^,]+)(?:,fill=(.+))?", value)
+    try:
+        threshold, fill = float(text[1]), text[2] or "0"  # type: ignore[index]  # no match is a TypeError
+        return SkipDark(threshold, int(fill) if re.fullmatch(r"[-+]?\d+", fill) else float(fill))
+    except (TypeError, ValueError) as error:
+        if isinstance(error, PatchloomError):
+            raise
+        raise ArgumentError(f"skip is {shown(value)}: write dark:100, or dark:100,fill=5") from error
 
 
 def fitting_factors(size: int, coarse: int) -> range:

@@ -12,6 +12,7 @@ from functools import cached_property
 from math import log, prod
 from typing import NamedTuple
 
+from patchloom.geometry.checks import one_per_axis
 from patchloom.geometry.tile_rule import Seams
 
 MAX_BLOCK_VOXELS = 2**25
@@ -139,16 +140,24 @@ def choose_blocks(
     )
 
 
-def choose_chunk(block_shape: Sequence[int]) -> tuple[int, ...]:
-    """Choose how a block is stored: in chunks that divide it and are about as large as viewers fetch at once.
+def choose_chunk(block_shape: Sequence[int], wanted: int | Sequence[int] | None = None) -> tuple[int, ...]:
+    """Choose how a block is stored: in chunks that divide it and are about as large as wanted.
+
+    Parameters
+    ----------
+    block_shape : sequence of int
+        Size of the block in voxels of the output, `(z,) y, x`.
+    wanted : int or sequence of int, optional
+        Size of a chunk, one number for all axes or `(z,) y, x`. If None, as large as viewers fetch at once.
 
     Examples
     --------
-    >>> choose_chunk((5760, 5760)), choose_chunk((96, 251, 4036))
-    ((240, 240), (48, 251, 1009))
+    >>> choose_chunk((5760, 5760)), choose_chunk((96, 251, 4036)), choose_chunk((5760, 5760), 100)
+    ((240, 240), (48, 251, 1009), (96, 96))
     """
-    target = _CHUNK_SIZE[len(block_shape)]
-    return tuple(_nearest_divisor(size, target) for size in block_shape)
+    n_dims = len(block_shape)
+    sizes = one_per_axis("chunks", _CHUNK_SIZE[n_dims] if wanted is None else wanted, n_dims, least=1)
+    return tuple(map(_nearest_divisor, block_shape, sizes))
 
 
 def _grow(repeats: list[int], units: Sequence[int], limits: Sequence[int], max_voxels: int) -> list[int]:

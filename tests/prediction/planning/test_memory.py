@@ -14,12 +14,12 @@ import pytest
 import tensorstore as ts
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patchloom.prediction.normalization.request import pixel_bytes
 
 from patchloom.errors import GeometryError
 from patchloom.image_stacks import ArrayStack
 from patchloom.prediction import plan, predict
 from patchloom.prediction.normalization import request as normalization_request
-from patchloom.prediction.normalization.request import pixel_bytes
 
 TILES = {"patch_size": (256, 256), "overlaps": (64, 64), "batch_size": 4, "seams": "grid"}
 

@@ -11,17 +11,16 @@ import pytest
 import tensorstore as ts
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patchloom.prediction.planning.source_cost import block_source_bytes, source_bytes_by_block
 
 from patchloom.image_stacks import ZarrStack
 from patchloom.prediction import plan
 from patchloom.prediction.planning import make_plan
-from patchloom.prediction.planning.source_cost import source_bytes_by_block
 
 
 @settings(deadline=None, max_examples=30)
 @given(data=st.data(), n_dims=st.integers(2, 3))
-def test_source_bytes_by_block(data: st.DataObject, n_dims: int) -> None:
-    """Each block costs the chunks that its tiles touch."""
+def test_a_block_costs_the_chunks_that_its_tiles_touch(data: st.DataObject, n_dims: int) -> None:
     shape = data.draw(st.tuples(*[st.integers(1, 30)] * n_dims))
     chunk = [data.draw(st.integers(1, size)) for size in shape]
     patch_size = [data.draw(st.integers(1, 9)) for _ in shape]
@@ -38,7 +37,6 @@ def test_source_bytes_by_block(data: st.DataObject, n_dims: int) -> None:
         layout = ts.ChunkLayout(chunk_shape=chunk)
         ts.open(spec, create=True, dtype=ts.uint16, shape=shape, chunk_layout=layout).result()
         prepared = plan(ZarrStack(Path(folder, "in.zarr"), options["axes"]), **options)
-    total = 0
     for number in range(prepared.n_blocks):
         touched = np.zeros(shape, bool)
         for spec in prepared.tiling.specs(prepared.schedule(0).tiles_of(number).tolist()).to_specs():
@@ -49,5 +47,6 @@ def test_source_bytes_by_block(data: st.DataObject, n_dims: int) -> None:
                     for (a, p, c), n in zip(box, shape, strict=True)
                 )
             ] = True
-        total += int(touched.sum()) * 2
+        assert block_source_bytes(prepared, 0, number) == touched.sum() * 2
+    total = sum(block_source_bytes(prepared, 0, number) for number in range(prepared.n_blocks))
     assert source_bytes_by_block(prepared) == total

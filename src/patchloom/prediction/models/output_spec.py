@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,22 @@ class OutputSpec:
             return tuple(window)
         starts, stops = self.place([part.start for part in window]), self.size([part.stop for part in window])
         return tuple(map(slice, starts, stops))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that go to JSON."""
+        return {
+            "n_channels": self.n_channels,
+            "dtype": str(self.dtype),
+            "scale": list(map(str, self.scale)),
+            "margin": list(self.margin),
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the output that `to_dict` was made of."""
+        plain = {"dtype": np.dtype(values["dtype"]), "scale": tuple(map(Fraction, values["scale"]))}
+        return cls(**{**values, **plain, "margin": tuple(values["margin"])})
 
 
 def output_form(

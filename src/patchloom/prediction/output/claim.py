@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,15 +11,12 @@ from patchloom.errors import SinkError
 from patchloom.image_stacks import ImageStack, files_read
 from patchloom.prediction.models.model import Model
 from patchloom.prediction.output.ledger import Ledger, ledger_path, read_header
-from patchloom.prediction.output.run_identity import RunIdentity
-from patchloom.prediction.planning.plan import PredictionPlan
+from patchloom.prediction.request import RunOptions
 from patchloom.prediction.skip_rules import SkipRule
 from patchloom.sinks import (
     SINK_SUFFIXES,
     InputPlaces,
-    OmeZarrVersion,
     OutputLock,
-    Pyramid,
     check_destination,
     output_kind,
 )
@@ -42,8 +39,8 @@ class OutputClaim(NamedTuple):
     ledger: Path | None
     """Where the ledger is, or will be; `None` where the output cannot be resumed."""
 
-    begun: dict[str, Any] | None
-    """What the ledger says of the unfinished run that is to be gone on with."""
+    unfinished: dict[str, Any] | None
+    """What the ledger contains of the unfinished run that is to be resumed."""
 
     inputs: InputPlaces
     """Where everything is that the run reads."""
@@ -51,25 +48,19 @@ class OutputClaim(NamedTuple):
 
 @contextmanager
 def claim_output(
-    output: str | Path | None,
-    stacks: Sequence[ImageStack],
-    *,
-    series: bool,
-    overwrite: bool,
-    skip: SkipRule | None = None,
-    model: Model | None = None,
+    options: RunOptions, images: Sequence[ImageStack], *, is_series: bool, skip: SkipRule | None, model: Model
 ) -> Iterator[OutputClaim]:
     """Check all destinations and keep other runs away from them; a folder made for them is removed if it stays empty.
 
     Parameters
     ----------
-    output : str, Path or None
-        As in `predict`.
-    stacks : sequence of ImageStack
-        The series.
-    series : bool
+    options : RunOptions
+        Where the output goes, and whether one that exists may be replaced.
+    images : sequence of ImageStack
+        The images.
+    is_series : bool
         Whether the output is a folder for a series.
-    overwrite, skip, model
+    skip, model
         As in `predict`.
 
     Raises
@@ -78,71 +69,48 @@ def claim_output(
         If another run writes there; if a destination would destroy a source, a mask or a file of the model, exists and is
         not to be replaced, or cannot be written to; or if the ledger of an unfinished run is damaged.
     """
-    spelled = _destinations(stacks, output, series=series)
+    output = options.path
+    spelled = _destinations(images, output, series=is_series)
     places = [destination.absolute() for destination in spelled if destination is not None]
     if output is None or not places:
         yield OutputClaim(spelled, spelled, None, None, None, InputPlaces([]))
         return
     inputs = InputPlaces(
-        [*(stack.source for stack in stacks), *files_read(*stacks, skip), *files_read(model, names=False)]
+        [*(image.source for image in images), *files_read(*images, skip), *files_read(model, names=False)]
     )
     inputs.check_names_beside(output)
     for place in places:
         inputs.check_apart(place)
     with OutputLock(output) as lock, _folder(places[0].parent):
-        begun = None if overwrite else read_header(ledger_path(output))
-        for place in places if begun is None else ():
-            check_destination(place, overwrite=overwrite)
+        unfinished = None if options.overwrite else read_header(ledger_path(output))
+        for place in places if unfinished is None else ():
+            check_destination(place, overwrite=options.overwrite)
         ledger = ledger_path(output) if _is_resumable(output) else None
-        yield OutputClaim(places, spelled, lock, ledger, begun, inputs)
+        yield OutputClaim(places, spelled, lock, ledger, unfinished, inputs)
 
 
 @contextmanager
-def run_ledger(
-    path: Path | None,
-    prepared: PredictionPlan,
-    identity: RunIdentity | None,
-    *,
-    overwrite: bool,
-    pyramid: Pyramid | None = "auto",
-    version: OmeZarrVersion = "0.5",
-) -> Iterator[Ledger | None]:
-    """Open the ledger of a run; it goes when the run is complete, or when there is nothing in it to go on with.
+def run_ledger(claim: OutputClaim, header: Mapping[str, Any]) -> Iterator[Ledger | None]:
+    """Open the ledger of a run; it goes when the run is complete, or when there is nothing in it to resume.
 
     Parameters
     ----------
-    path : Path, optional
-        Where it is, or will be. Where the output cannot be resumed there is no ledger.
-    prepared : PredictionPlan
-        The plan, with forms.
-    identity : RunIdentity, optional
-        Model, images and version, as they were when the run began; given if `path` is.
-    overwrite : bool
-        Whether to start afresh.
-    pyramid, version
-        How outputs are written; a run is not resumed with others.
+    claim : OutputClaim
+        Where the run writes. If the output cannot be resumed there is no ledger.
+    header : mapping
+        What the run is, for a ledger that is begun now; `"overwrite"` is whether to start afresh.
 
     Raises
     ------
     SinkError
         As `Ledger`.
     """
-    if path is None or identity is None:
+    if claim.ledger is None:
         yield None
         return
-    if overwrite:
-        _remove_ledger(path)
-    header = {
-        "memory limit": prepared.memory_limit,
-        "n_blocks": prepared.n_blocks,
-        "n_images": len(prepared.stacks),
-        "overwrite": overwrite,
-        # The model and the states of files are compared by the identity, which knows more of them.
-        "settings": {name: value for name, value in prepared.settings.items() if name not in {"model", "files"}}
-        | {"pyramid": pyramid, "version of OME-Zarr": version},
-        "identity": identity.to_dict(),
-    }
-    ledger = Ledger(path, header)
+    if header["overwrite"]:
+        _remove_ledger(claim.ledger)
+    ledger = Ledger(claim.ledger, header)
     try:
         yield ledger
     except BaseException:

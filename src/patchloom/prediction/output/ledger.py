@@ -21,7 +21,7 @@ from patchloom.errors import SinkError
 from patchloom.sinks.publishing.destination import name_beside, sync_folder
 from patchloom.sinks.write_failure import why
 
-FORMAT = 2
+FORMAT = 3
 """Of ledgers. One of another format is refused, never guessed at."""
 
 _LONGEST_LINE = 1 << 28
@@ -35,13 +35,13 @@ class Ledger:
     path : Path
         Where it is.
     header : mapping
-        What the run is: plain values that go to JSON, `"settings"` among them. A ledger that is there already must have the
-        same settings.
+        What the run is: plain values that go to JSON, `"settings"` among them. A ledger that is there already keeps its own;
+        `check_same` tells whether it is of the same run.
 
     Raises
     ------
     SinkError
-        If a ledger is there of a run with other settings, which are listed; or if it is damaged or cannot be written.
+        If a ledger that is there is damaged, or it cannot be written.
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
@@ -53,8 +53,6 @@ class Ledger:
         """Images that are complete."""
         found, self._length = _read(path)
         self._note(found)
-        if found:
-            check_same(path, found[0]["settings"], header["settings"])
         try:
             # Without a buffer, which would try again to write what a full disk had no room for.
             self._file: IO[bytes] = path.open("r+b" if found else "w+b", buffering=0)
@@ -214,7 +212,7 @@ def _check_format(path: Path, first: Mapping[str, Any]) -> None:
 
 
 def _checked_header(path: Path, header: dict[str, Any]) -> dict[str, Any]:
-    sizes = [header.get(name) for name in ("n_blocks", "n_images", "memory limit")]
+    sizes = [header.get(name) for name in ("n_blocks", "n_images")]
     if not all(map(_is_number, sizes)) or not isinstance(header.get("overwrite"), bool):
         raise damaged(path)
     return header

@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 
 from patchloom.axes import AxesMap
 from patchloom.errors import SourceChangedError
-from patchloom.image_stacks import SourceWatch, plane_position
+from patchloom.image_stacks import ImageStack, SourceWatch
 from patchloom.prediction.models.output_spec import OutputSpec
 from patchloom.prediction.output.ledger import Ledger
 from patchloom.prediction.output.result_metadata import result_metadata
 from patchloom.prediction.output.shown_outputs import RecordedBlocks, ShownOutput, by_image, settle
 from patchloom.prediction.planning.label_outputs import holds_labels
 from patchloom.prediction.planning.plan import PredictionPlan
+from patchloom.prediction.request import RunOptions
 from patchloom.sinks import (
     HasBuffer,
     ImageSink,
-    OmeZarrVersion,
     OutputLock,
     Pyramid,
     ResumableSink,
@@ -50,19 +50,19 @@ class OutputWriter:
     Parameters
     ----------
     plan : PredictionPlan
-        The plan, with forms.
+        The plan, with known outputs.
+    stacks : sequence of ImageStack
+        Its series.
     destinations : sequence of Path or None
         Where each image goes; `None` for an array.
+    options : RunOptions
+        How outputs are written, and whether those that exist may be replaced.
     spelled : sequence of Path or None, optional
         What the results are called, if not that.
     ledger : Ledger, optional
         What is done already. Without one nothing can be resumed.
     lock : OutputLock, optional
         The lock on the output of a single image, held by the caller.
-    pyramid, version
-        As in `predict`.
-    overwrite : bool
-        Whether an output that exists may be replaced.
     watch : SourceWatch, optional
         Knows whether images have changed since the run began; made with `thoroughly`.
     """
@@ -70,25 +70,23 @@ class OutputWriter:
     def __init__(
         self,
         plan: PredictionPlan,
+        stacks: Sequence[ImageStack],
         destinations: Sequence[Path | None],
+        options: RunOptions,
         *,
         spelled: Sequence[Path | None] | None = None,
         ledger: Ledger | None = None,
         lock: OutputLock | None = None,
-        pyramid: Pyramid | None = "auto",
-        version: OmeZarrVersion = "0.5",
-        overwrite: bool = False,
         watch: SourceWatch | None = None,
     ) -> None:
         self._plan = plan
+        self._stacks = stacks
+        self._options = options
         self._watch = watch
         self._destinations = destinations
         self._spelled = destinations if spelled is None else spelled
         self._ledger = ledger
         self._lock = lock
-        self._pyramid = pyramid
-        self._version: OmeZarrVersion = version
-        self._overwrite = overwrite
         self._sinks: dict[int, list[ImageSink]] = {}
         self._done: dict[int, set[int]] = {data_idx: set() for data_idx in range(len(plan.stacks))}
         self._arrays = Lock()  # a sink is for one thread at a time, and that of an array lends while another writes
@@ -132,14 +130,14 @@ class OutputWriter:
     def block_buffers(self, data_idx: int, block: int) -> Sequence[NDArray[Any] | None]:
         """Give the memory in which a block will be, `C(Z)YX` for each output that is an array."""
         if self._destinations[data_idx] is not None:
-            return [None] * len(self._plan.forms[data_idx])
+            return [None] * len(self._plan.survey.outputs[data_idx])
         self._open_once(data_idx)
         with self._arrays:
             return [
                 self._as_block(data_idx, sink.buffer(self._region(data_idx, block, form)))
                 if isinstance(sink, HasBuffer)
                 else None
-                for sink, form in zip(self._sinks[data_idx], self._plan.forms[data_idx], strict=True)
+                for sink, form in zip(self._sinks[data_idx], self._plan.survey.outputs[data_idx], strict=True)
             ]
 
     def write(self, data_idx: int, block: int, outputs: Sequence[NDArray[Any]]) -> None:
@@ -156,7 +154,7 @@ class OutputWriter:
             self._watch.check([data_idx])
         self._open_once(data_idx)
         records = []
-        for sink, form, values in zip(self._sinks[data_idx], self._plan.forms[data_idx], outputs, strict=True):
+        for sink, form, values in zip(self._sinks[data_idx], self._plan.survey.outputs[data_idx], outputs, strict=True):
             region = self._region(data_idx, block, form)
             with self._arrays if self._destinations[data_idx] is None else nullcontext():
                 sink.write(region, self._as_written(data_idx, values))
@@ -231,7 +229,7 @@ class OutputWriter:
             self.results[data_idx] = self._named(data_idx, paths)
             return
         for path, is_shown in zip(paths, shown, strict=True):
-            check_destination(path, overwrite=self._overwrite or is_shown, resume=True)
+            check_destination(path, overwrite=self._options.overwrite or is_shown, resume=True)
         if any(partial_path(path).exists() for path in paths):
             self._resume(data_idx)
 
@@ -260,7 +258,7 @@ class OutputWriter:
         """Open all outputs of an image; those that an earlier run began are resumed."""
         sinks: list[ImageSink] = []
         try:
-            for number in range(len(self._plan.forms[data_idx])):
+            for number in range(len(self._plan.survey.outputs[data_idx])):
                 sinks.append(self._open_one(data_idx, number, keep_shown=keep_shown))  # noqa: PERF401  # those opened are let go of
         except BaseException:
             self._sinks[data_idx] = sinks
@@ -269,35 +267,35 @@ class OutputWriter:
         return sinks
 
     def _open_one(self, data_idx: int, number: int, *, keep_shown: bool) -> ImageSink:
-        form, destination = self._plan.forms[data_idx][number], self._destinations[data_idx]
+        form, destination = self._plan.survey.outputs[data_idx][number], self._destinations[data_idx]
         path = None if destination is None else output_path(destination, form.name)
         is_shown = self._is_shown(data_idx, number)
         if path is not None and is_shown and keep_shown:
             return ShownOutput(path)
-        stack, grid = self._plan.stacks[data_idx], self._plan.blocks[data_idx]
-        n_channels, dtype = self._plan.stored(form)
+        stack, grid = self._stacks[data_idx], self._plan.blocks[data_idx]
+        n_channels, dtype = self._plan.layout.written(form)
         axes_map = AxesMap(stack.original_axes, tuple(stack.original_data_shape))
-        planes = self._plan.images[data_idx].data_shape[2 : -len(grid.spatial_shape)]
+        planes = self._plan.survey.stacks[data_idx].image_shape[2 : -len(grid.spatial_shape)]
         one_plane, block_shape = (1,) * len(planes), form.size(grid.block_shape)
         return open_sink(
             path,
             axes_map=axes_map.with_channels(n_channels).with_spatial((*planes, *form.size(grid.spatial_shape))),
             dtype=dtype,
-            chunk_shape=(1, 1, *one_plane, *choose_chunk(block_shape)),
+            chunk_shape=(1, 1, *one_plane, *choose_chunk(block_shape, self._options.chunks)),
             shard_shape=(1, 1, *one_plane, *block_shape),
             metadata=result_metadata(stack, self._plan, form),
             pyramid=self._halving(data_idx, form),
-            version=self._version,
-            overwrite=self._overwrite or is_shown,
+            version=self._options.version,
+            overwrite=self._options.overwrite or is_shown,
             resume=path is not None and data_idx in self._recorded and partial_path(path).exists(),
             lock=self._lock if len(self._plan.stacks) == 1 and not form.name else None,
         )
 
     def _halving(self, data_idx: int, form: OutputSpec) -> Pyramid | None:
         """Choose how levels are made by what the model returns; the dtype that is written may be that of labels by chance."""
-        if self._pyramid != "auto":
-            return self._pyramid
-        return "mode" if holds_labels(self._plan, data_idx, form) else "mean"
+        if self._options.pyramid != "auto":
+            return self._options.pyramid
+        return "mode" if holds_labels(self._plan.layout, data_idx, form) else "mean"
 
     def _is_shown(self, data_idx: int, number: int) -> bool:
         """Whether an earlier run completed an output; it may have been killed before it could write that down."""
@@ -312,31 +310,31 @@ class OutputWriter:
 
     def _region(self, data_idx: int, block: int, form: OutputSpec) -> tuple[slice, ...]:
         place = self._plan.blocks[data_idx][block]
-        sample_idx, z = plane_position(self._plan.stacks[data_idx], place.sample_idx)
+        sample_idx, z = self._plan.survey.stacks[data_idx].position(place.sample_idx)
         return (
             slice(sample_idx, sample_idx + 1),
-            slice(0, self._plan.stored(form)[0]),
+            slice(0, self._plan.layout.written(form)[0]),
             *(slice(plane, plane + 1) for plane in z),
             *form.window(place.window),
         )
 
     def _as_written(self, data_idx: int, values: NDArray[Any]) -> NDArray[Any]:
         """View a block `C(Z)YX` as its sink takes it, `SC(Z)YX`: a slice gets its Z axis back."""
-        return values[np.newaxis, :, np.newaxis] if self._plan.is_by_plane(data_idx) else values[np.newaxis]
+        return values[np.newaxis, :, np.newaxis] if self._plan.survey.stacks[data_idx].n_planes else values[np.newaxis]
 
     def _as_block(self, data_idx: int, memory: NDArray[Any]) -> NDArray[Any]:
         """View the memory of a sink, `SC(Z)YX`, as a block."""
-        return memory[0, :, 0] if self._plan.is_by_plane(data_idx) else memory[0]
+        return memory[0, :, 0] if self._plan.survey.stacks[data_idx].n_planes else memory[0]
 
     def _paths(self, data_idx: int) -> list[Path]:
         return self._with_names(data_idx, self._destinations[data_idx])
 
     def _with_names(self, data_idx: int, destination: Path | None) -> list[Path]:
-        names = [form.name for form in self._plan.forms[data_idx]]
+        names = [form.name for form in self._plan.survey.outputs[data_idx]]
         return [] if destination is None else [output_path(destination, name) for name in names]
 
     def _named(self, data_idx: int, results: Sequence[NDArray[Any] | Path]) -> Result:
-        names = [form.name for form in self._plan.forms[data_idx]]
+        names = [form.name for form in self._plan.survey.outputs[data_idx]]
         results = self._with_names(data_idx, self._spelled[data_idx]) or results
         return results[0] if names == [""] else dict(zip(names, results, strict=True))
 

@@ -1,374 +1,345 @@
-"""What a prediction will do, worked out before any of it is done."""
+"""What a prediction will do: arithmetic on what was asked for and what was found out, before any of it is done."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from dataclasses import dataclass
-from fractions import Fraction
-from functools import cached_property
-from math import prod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from patchloom.argument_checks import instance
-from patchloom.extraction.chunk_cache import READ_TOGETHER
-from patchloom.extraction.rescaling import is_exact_in_float32
-from patchloom.geometry.blend_weights import BlendWindow, most_tiles_at_a_voxel
+from patchloom.errors import ArgumentError
+from patchloom.geometry.blend_weights import BlendWindow
 from patchloom.geometry.padding import Padding
-from patchloom.geometry.tile_rule import Seams
-from patchloom.image_stacks import HasStorageGrid, HoldsPixels, ImageStack, whole_stack
+from patchloom.image_stacks import Source
 from patchloom.patching import TiledPatching
 from patchloom.patching.flat_index import check_data_idx
-from patchloom.prediction.models.model import ModelDescription
+from patchloom.prediction.models.model import Model, ModelDescription
 from patchloom.prediction.models.output_spec import OutputSpec
 from patchloom.prediction.normalization.normalization import Normalization
-from patchloom.prediction.planning.memory import (
-    CACHE_BYTES,
-    READ_AHEAD,
-    SINK_BYTES,
-    MemoryUse,
-    cache_bytes,
-    least_limit,
-)
+from patchloom.prediction.planning.memory import MemoryUse, estimate_memory, read_ahead
+from patchloom.prediction.planning.summary import describe_briefly, describe_plan, summarize_plan
+from patchloom.prediction.planning.tile_layout import TileLayout, lay_out_tiles
 from patchloom.prediction.postprocessing import Postprocessing
+from patchloom.prediction.request import OmeZarr, PredictionRequest, RunOptions
 from patchloom.prediction.skip_rules import SkipRule
+from patchloom.prediction.survey import StackFacts, Survey
 from patchloom.stitching.block_grid import BlockGrid
 from patchloom.stitching.tile_schedule import TileSchedule
 
-_TILES_IN_FLOAT32 = 9
+_FORMAT = 1
+"""Of plans as JSON."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PredictionPlan:
-    """Everything a run is: which tiles of which images go through the model, and which blocks come out.
+    """An immutable description of a prediction run: its tiles, blocks, memory use and settings. Made by `plan`.
 
-    Made by `plan`. The same arguments give the same plan, and a plan says all that it will do without doing it.
+    It contains facts about images, not images: it pickles and goes to JSON in a few kilobytes, and runs in another process.
 
     Examples
     --------
     >>> import numpy as np
     >>> import patchloom as pl
-    >>> prepared = pl.plan(np.zeros((100, 80), np.uint8), axes="YX", patch_size=(64, 64), overlaps=(16, 16))
-    >>> prepared.n_tiles, prepared.n_blocks, prepared.seams
-    (4, 1, 'centered')
+    >>> image = np.arange(8000, dtype=np.uint16).reshape(100, 80)
+    >>> prepared = pl.plan(image, axes="YX", patch_size=64, overlaps=16)
+    >>> prepared
+    PredictionPlan(4 tiles of 64 × 64 in 1 block, 1 image, ...)
+    >>> again = pl.PredictionPlan.from_json(prepared.to_json())
+    >>> again == prepared, bool((again.run(lambda batch: batch, sources=image, progress=False) == image).all())
+    (True, True)
     """
 
-    stacks: tuple[ImageStack, ...]
-    """The series as the model is run on it: for a 2D model, the Z slices of 3D images are samples."""
-
-    tiling: TiledPatching
-    """The tiles of the whole series, without the margin that the model's output does not cover."""
-
-    margin: tuple[int, ...]
-    """Voxels that are read around each tile, because the model's output lacks them."""
+    layout: TileLayout
+    """Its tiles."""
 
     blocks: tuple[BlockGrid, ...]
     """The blocks of each image, in voxels of the input."""
 
     n_shared_axes: int
-    """Along how many axes, from the innermost, tiles that two blocks share are handed over; see `TileSchedule`."""
+    """Along how many axes, from the innermost, a tile of two blocks is computed once; see `TileSchedule`."""
 
-    blend: BlendWindow | None
-    """How overlapping tiles share a voxel; `None` where each voxel is cropped from one tile."""
+    schedules: tuple[TileSchedule, ...] = field(init=False, compare=False)
+    """The order of work on each image."""
 
-    batch_size: int
-    """Tiles that go through the model together."""
+    memory: MemoryUse = field(init=False, compare=False)
+    """What the run takes at its peak, the model's own needs not included."""
 
-    padding: Padding
-    """What stands outside an image."""
+    def __post_init__(self) -> None:
+        is_blended = self.request.blend is not None
+        schedules = tuple(
+            TileSchedule(self.tiling, data_idx, grid, self.n_shared_axes, whole_tiles=is_blended)
+            for data_idx, grid in enumerate(self.blocks)
+        )
+        object.__setattr__(self, "schedules", schedules)
+        object.__setattr__(self, "memory", estimate_memory(self.layout, self.blocks, schedules))
 
-    model: ModelDescription
-    """What the model says of itself."""
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what the rest is worked out from."""
+        return type(self), (self.layout, self.blocks, self.n_shared_axes)
 
-    dtype: np.dtype[Any] | None
-    """Dtype asked for; `None` for the model's own."""
+    @property
+    def request(self) -> PredictionRequest:
+        """What was asked for."""
+        return self.layout.request
 
-    forms: tuple[tuple[OutputSpec, ...], ...]
-    """For each image, what the model makes of a tile, output by output; empty where that is not known yet."""
+    @property
+    def survey(self) -> Survey:
+        """What was found out before: facts about images and model."""
+        return self.layout.survey
 
-    postprocessing: Postprocessing | None
-    """What finished blocks are reduced to before they are written."""
-
-    normalizations: tuple[Normalization, ...]
-    """For each image, how its gray values are brought to the model's range; empty where they go in as they are."""
-
-    skip: SkipRule | None
-    """Which tiles are skipped."""
-
-    fill: float
-    """Value of the output where tiles are skipped."""
-
-    memory_limit: int
-    """Bytes that the run may take."""
-
-    source_identities: tuple[tuple[Any, ...], ...]
-    """What each source was when the plan was made: name, axes, shape, dtype."""
-
-    source_states: tuple[str, ...]
-    """The `"quick"` fingerprint of each source when the plan was made."""
-
-    @cached_property
-    def images(self) -> tuple[ImageStack, ...]:
-        """The series as it was given."""
-        return tuple(map(whole_stack, self.stacks))
-
-    @cached_property
-    def has_planes(self) -> bool:
-        """Whether the model is run on slices of any image."""
-        return any(map(self.is_by_plane, range(len(self.stacks))))
-
-    def is_by_plane(self, data_idx: int) -> bool:
-        """Whether an image has a Z axis and the model is run on its slices."""
-        return self.stacks[data_idx] is not self.images[data_idx]
+    @property
+    def tiling(self) -> TiledPatching:
+        """The tiles of the whole series, without the margin that the model's output does not cover."""
+        return self.layout.tiling
 
     @property
     def n_tiles(self) -> int:
-        """Tiles of the series."""
+        """Number of tiles of the series."""
         return len(self.tiling)
 
     @property
+    def n_tiles_computed(self) -> int:
+        """Number of tiles that go through the model: one that two blocks share may be computed for each."""
+        return sum(schedule.n_computed for schedule in self.schedules)
+
+    @property
     def n_blocks(self) -> int:
-        """Blocks of the series."""
-        return sum(len(grid) for grid in self.blocks)
+        """Number of blocks of the series."""
+        return sum(map(len, self.blocks))
 
-    @property
-    def seams(self) -> Seams:
-        """Where kept windows meet."""
-        return self.tiling.seams
+    def summary(self) -> dict[str, Any]:
+        """Return all that the plan will do as plain values that go to JSON.
 
-    @property
-    def patch_size(self) -> tuple[int, ...]:
-        """Size of the tiles that the model gets, margin included."""
-        return tuple(size + 2 * margin for size, margin in zip(self.tiling.patch_size, self.margin, strict=True))
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import patchloom as pl
+        >>> summary = pl.plan(np.zeros((100, 80), np.uint8), axes="YX", patch_size=64).summary()
+        >>> summary["tiles"], summary["blocks"], summary["sources"][0]["shape"]
+        (4, 1, [100, 80])
+        """
+        return summarize_plan(self)
+
+    def to_json(self) -> str:
+        """Return the plan as JSON, of which `from_json` makes it again: in another process, or on another machine."""
+        return json.dumps({"plan": _FORMAT, "request": self.request.to_dict(), **self.decisions()})
+
+    @classmethod
+    def from_json(
+        cls, text: str, *, skip: SkipRule | None = None, postprocess: Postprocessing | None = None
+    ) -> PredictionPlan:
+        """Return the plan that `to_json` was made of.
+
+        Parameters
+        ----------
+        text : str
+            What `to_json` returned.
+        skip : SkipRule, optional
+            The rule of the plan; needed if it has one other than `SkipDark`.
+        postprocess : Postprocessing, optional
+            The postprocessing of the plan; needed if it has one of your own.
+
+        Raises
+        ------
+        ArgumentError
+            If the text is not a plan, or its rule or postprocessing is needed and not given.
+        """
+        try:
+            values = json.loads(text)
+            if values.pop("plan") == _FORMAT:
+                request = PredictionRequest.from_dict(values["request"], skip=skip, postprocess=postprocess)
+                return cls.from_decisions(request, values)
+        except ArgumentError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise ArgumentError(f"text is not a plan ({error!r}): give what to_json returned") from error
+        raise ArgumentError("text is a plan of another version of Patchloom: plan again")
+
+    def decisions(self) -> dict[str, Any]:
+        """Return all of the plan but the request, as plain values that go to JSON."""
+        return {
+            "survey": self.survey.to_dict(),
+            "block_shapes": [list(grid.block_shape) for grid in self.blocks],
+            "n_shared_axes": self.n_shared_axes,
+        }
+
+    @classmethod
+    def from_decisions(cls, request: PredictionRequest, values: Mapping[str, Any]) -> PredictionPlan:
+        """Return the plan of a request of which `decisions` were taken.
+
+        Raises
+        ------
+        LookupError, TypeError, ValueError
+            If the values are something else.
+        """
+        layout = lay_out_tiles(request, Survey.from_dict(values["survey"]))
+        blocks = tuple(
+            BlockGrid(shape[0], shape[2:], tuple(block_shape))
+            for shape, block_shape in zip(layout.tiling.data_shapes, values["block_shapes"], strict=True)
+        )
+        return cls(layout, blocks, values["n_shared_axes"])
+
+    def run(
+        self,
+        model: Model,
+        output: str | Path | OmeZarr | None = None,
+        *,
+        sources: Source | Sequence[Source] | None = None,
+        overwrite: bool = False,
+        resume_anyway: bool = False,
+        keep_going: bool = False,
+        progress: bool = True,
+        report: Callable[[Sequence[Any]], None] | None = None,
+    ) -> Any:
+        """Run the plan.
+
+        What the plan does not contain is found out first: images are measured if they are to be normalized, and the outputs
+        of the model are inferred.
+
+        Parameters
+        ----------
+        model : callable
+            The model that the plan was made for; see `predict`.
+        output, overwrite, resume_anyway, keep_going, progress, report
+            As in `predict`.
+        sources : path, URL, array, ImageStack or sequence of these, optional
+            The images that the plan was made for. Needed if they are not files, such as arrays in memory. If None, the files
+            are opened again.
+
+        Returns
+        -------
+        array or Path, or list of these
+            As `predict`.
+
+        Raises
+        ------
+        SourceNotFoundError
+            If an image is not a file, and is not given.
+        SourceChangedError
+            If an image is another one than when the plan was made.
+        ArgumentError, SourceError, SinkError, ModelError, SeriesError
+            As `predict`.
+        """
+        from patchloom.prediction.run import run_planned  # noqa: PLC0415  # which imports plans
+
+        options = RunOptions.parse(
+            output=output,
+            overwrite=overwrite,
+            resume_anyway=resume_anyway,
+            keep_going=keep_going,
+            progress=progress,
+            report=report,
+        )
+        return run_planned(self, options, model, sources)
 
     def schedule(self, data_idx: int) -> TileSchedule:
-        """Give the order of work on one image.
+        """Return the order of work on one image.
 
         Raises
         ------
         PatchIndexError
             If there is no such image.
         """
-        data_idx = check_data_idx(data_idx, len(self.stacks))
-        if data_idx not in self._schedules:
-            self._schedules[data_idx] = TileSchedule(
-                self.tiling, data_idx, self.blocks[data_idx], self.n_shared_axes, whole_tiles=self.blend is not None
-            )
-        return self._schedules[data_idx]
+        return self.schedules[check_data_idx(data_idx, len(self.schedules))]
 
-    @cached_property
-    def _schedules(self) -> dict[int, TileSchedule]:
-        """Those that were asked for: one is worked out once, not for every block."""
-        return {}
+    def __repr__(self) -> str:
+        return f"PredictionPlan({describe_briefly(self)})"
+
+    def __str__(self) -> str:
+        return describe_plan(self)
+
+    # What is read while a plan runs.
 
     @property
-    def n_tiles_computed(self) -> int:
-        """Tiles that go through the model: one that two blocks share may be computed for each."""
-        return sum(self.schedule(data_idx).n_computed for data_idx in range(len(self.stacks)))
+    def stacks(self) -> tuple[StackFacts, ...]:
+        """Facts about the series as the model is run on it."""
+        return self.survey.stacks
 
     @property
-    def source_bytes(self) -> int:
-        """Size of the images, decoded."""
-        return sum(prod(stack.data_shape) * np.dtype(stack.data_dtype).itemsize for stack in self.stacks)
+    def margin(self) -> tuple[int, ...]:
+        """Voxels that are read around each tile, because the model's output lacks them."""
+        return self.layout.margin
 
     @property
-    def tile_bytes(self) -> int:
-        """Size of all tiles that are read, overlaps and padding included."""
-        return self.n_tiles_computed * self._bytes_of_one_tile
+    def patch_size(self) -> tuple[int, ...]:
+        """Size of the tiles that the model gets, margin included."""
+        return self.layout.patch_size
 
     @property
-    def _bytes_of_one_tile(self) -> int:
-        itemsize = 4 if self.normalizations else self._source_itemsize
-        return prod(self.patch_size) * int(self.stacks[0].data_shape[1]) * itemsize
+    def batch_size(self) -> int:
+        """Number of tiles that go through the model together."""
+        return self.layout.batch_size
 
     @property
-    def _bytes_of_source_tile(self) -> int:
-        return prod(self.patch_size) * int(self.stacks[0].data_shape[1]) * self._source_itemsize
+    def blend(self) -> BlendWindow | None:
+        """How overlapping tiles share a voxel; None if each voxel is cropped from one tile."""
+        return self.request.blend
 
     @property
-    def _source_itemsize(self) -> int:
-        return max(np.dtype(stack.data_dtype).itemsize for stack in self.stacks)
+    def padding(self) -> Padding:
+        """How pixels outside the image are filled."""
+        return self.request.padding
 
     @property
-    def output_known(self) -> bool:
-        """Whether channels and dtype of the output are known, or one channel of float32 is assumed."""
-        return bool(self.forms) or (self.model.out_channels is not None and self.model.out_dtype is not None)
-
-    def output_forms(self, data_idx: int) -> tuple[OutputSpec, ...]:
-        """Give the outputs of one image; where they are not known, one channel of float32 is assumed."""
-        data_idx = check_data_idx(data_idx, len(self.stacks))
-        if self.forms:
-            return self.forms[data_idx]
-        grid = self.blocks[data_idx]
-        return (assumed_output(len(grid.spatial_shape), self.model, self.dtype),)
-
-    def stored(self, form: OutputSpec) -> tuple[int, np.dtype[Any]]:
-        """Give channels and dtype in which an output is written; an output that is only assumed is not reduced."""
-        instance("form", form, OutputSpec, "output_forms gives them")
-        if self.postprocessing is not None and self.output_known:
-            return self.postprocessing.output(form.n_channels, self.accumulator(form))
-        return form.n_channels, form.dtype if self.dtype is None else self.dtype
+    def model(self) -> ModelDescription:
+        """What the model declares."""
+        return self.survey.model
 
     @property
-    def output_shapes(self) -> list[list[tuple[int | None, ...]]]:
-        """For each image and output, the shape as `SC(Z)YX`; `C` is `None` where it is not known yet."""
-        return [
-            [
-                (
-                    int(image.data_shape[0]),
-                    self.stored(form)[0] if self.forms or self.model.out_channels else None,
-                    *image.data_shape[2 : -len(grid.spatial_shape)],  # Z, where the model is run slice by slice
-                    *form.size(grid.spatial_shape),
-                )
-                for form in self.output_forms(data_idx)
-            ]
-            for data_idx, (image, grid) in enumerate(zip(self.images, self.blocks, strict=True))
-        ]
+    def forms(self) -> tuple[tuple[OutputSpec, ...], ...]:
+        """For each image, the outputs of the model."""
+        return self.survey.outputs
 
     @property
-    def output_bytes(self) -> int:
-        """Size of the outputs before compression."""
-        return sum(
-            grid.n_samples * prod(form.size(grid.spatial_shape)) * channels * dtype.itemsize
-            for data_idx, grid in enumerate(self.blocks)
-            for form in self.output_forms(data_idx)
-            for channels, dtype in [self.stored(form)]
-        )
+    def postprocessing(self) -> Postprocessing | None:
+        """What is done to finished blocks before they are written."""
+        return self.request.block_postprocess
 
-    def accumulator(self, form: OutputSpec) -> np.dtype[Any]:
-        """Dtype in which a block is put together: for blending a float that holds the model's own exactly enough."""
-        instance("form", form, OutputSpec, "output_forms gives them")
-        if self.blend is not None:
-            # Each tile that is added brings a rounding: up to nine keep float32 within four units in the last place.
-            least = np.float32 if self._most_tiles_at_a_voxel <= _TILES_IN_FLOAT32 else np.float64
-            return np.dtype(least) if form.dtype == bool else np.result_type(form.dtype, least)
-        return form.dtype if self.postprocessing is not None or self.dtype is None else self.dtype
+    @property
+    def normalizations(self) -> tuple[Normalization, ...]:
+        """For each image, how its gray values are brought to the model's range."""
+        return self.survey.normalizations
 
-    @cached_property
-    def _most_tiles_at_a_voxel(self) -> int:
-        return max(
-            prod(
-                most_tiles_at_a_voxel(rule, size)
-                for rule, size in zip(self.tiling.rules, grid.spatial_shape, strict=True)
-            )
-            for grid in self.blocks
-        )
+    @property
+    def skip(self) -> SkipRule | None:
+        """Which tiles are skipped."""
+        return self.request.skip
+
+    @property
+    def fill(self) -> float:
+        """Value of the output where tiles are skipped."""
+        return 0 if self.request.skip is None else self.request.skip.fill
+
+    @property
+    def has_planes(self) -> bool:
+        """Whether the model is run on slices of any image."""
+        return any(facts.n_planes for facts in self.stacks)
 
     @property
     def read_ahead(self) -> int:
-        """How many batches are read while the model is busy with another; none where there is nothing to wait for."""
-        return 0 if all(map(_in_memory, self.stacks)) else READ_AHEAD
+        """Number of batches that are read while the model is busy with another."""
+        return read_ahead(self.survey)
 
     @property
     def cache_bytes(self) -> int:
-        """Decoded chunks of the sources that are kept, so that a chunk is not decoded for each tile that needs it."""
-        return cache_bytes(self._wanted_cache, self.memory_limit)
+        """Bytes of decoded chunks of the sources that are kept."""
+        return self.memory.cache
 
-    @property
-    def least_memory_limit(self) -> int:
-        """The smallest `memory_limit` in which a run with these blocks fits."""
-        return least_limit(self.memory.total - self.cache_bytes, self._wanted_cache)
+    def is_by_plane(self, data_idx: int) -> bool:
+        """Return whether an image has a Z axis and the model is run on its slices."""
+        return self.stacks[data_idx].n_planes > 0
 
-    @cached_property
-    def _wanted_cache(self) -> int:
-        """Bytes of the largest image that is stored in chunks, with the parts of its chunks that lie outside."""
-        stacks = (*self.stacks, *(() if self.skip is None else self.skip.images))
-        images = [
-            prod(-(-size // chunk) * chunk for size, chunk in zip(stack.data_shape, stack.chunk_shape, strict=True))
-            * np.dtype(stack.data_dtype).itemsize
-            for stack in stacks
-            if isinstance(stack, HasStorageGrid) and not _in_memory(stack)
-        ]
-        return min(max(images, default=0), CACHE_BYTES)
+    def output_forms(self, data_idx: int) -> tuple[OutputSpec, ...]:
+        """See `TileLayout.outputs`."""
+        return self.layout.outputs(data_idx)
 
-    @property
-    def memory(self) -> MemoryUse:
-        """What the run takes at its peak, the model's own needs not counted."""
-        prediction = open_blocks = writing = 0
-        for data_idx, grid in enumerate(self.blocks):
-            block_shape = tuple(map(min, grid.block_shape, grid.spatial_shape))
-            of_tile = of_block = of_write = 0
-            for form in self.output_forms(data_idx):
-                voxels, (channels, dtype) = prod(form.size(block_shape)), self.stored(form)
-                put_together = form.n_channels * voxels * self.accumulator(form).itemsize
-                shard, stored = voxels * dtype.itemsize, channels * voxels * dtype.itemsize
-                converted = self.postprocessing is not None or self.accumulator(form) != dtype
-                if self.skip is not None and self.postprocessing is not None:
-                    put_together += voxels  # where tiles were added
-                of_block += put_together
-                of_write += put_together + converted * stored + min(stored, max(shard, SINK_BYTES))
-                of_tile += form.n_channels * prod(form.size(self.patch_size)) * form.dtype.itemsize
-            prediction = max(prediction, 2 * self.batch_size * of_tile)
-            open_blocks = max(open_blocks, self.schedule(data_idx).n_open * of_block)
-            writing = max(writing, of_write)
-        return MemoryUse(self._batches_bytes, prediction, open_blocks, writing, self.cache_bytes)
+    def stored(self, form: OutputSpec) -> tuple[int, np.dtype[Any]]:
+        """See `TileLayout.written`."""
+        return self.layout.written(form)
 
-    @property
-    def _batches_bytes(self) -> int:
-        batch = self.batch_size * self._bytes_of_one_tile
-        # A skip rule looks at a batch of tiles before the next one is read.
-        looked_at = 0 if self.skip is None else self.batch_size * self._bytes_of_source_tile
-        if self.normalizations and not all(is_exact_in_float32(np.dtype(stack.data_dtype)) for stack in self.stacks):
-            batch += self.batch_size * self._bytes_of_source_tile  # as it is read, before it is normalized
-        if not self.read_ahead:
-            return batch + looked_at
-        return looked_at + (self.read_ahead + 1) * batch + max([batch, *map(self._decoded_bytes, self.stacks)])
-
-    def _decoded_bytes(self, stack: ImageStack) -> int:
-        """Count what a stack decodes at once for a batch, before it is kept: chunks, which are read whole."""
-        if not isinstance(stack, HasStorageGrid) or _in_memory(stack):
-            return 0
-        chunk = stack.chunk_shape
-        touched = [-(-size // side) + 1 for size, side in zip(self.patch_size, chunk[2:], strict=True)]
-        n_chunks = min(
-            self.batch_size * prod(touched) * -(-stack.data_shape[1] // chunk[1]),
-            prod(-(-size // side) for size, side in zip(stack.data_shape, chunk, strict=True)),
-        )
-        of_chunk = prod(chunk) * np.dtype(stack.data_dtype).itemsize
-        return min(n_chunks * of_chunk, max(of_chunk, READ_TOGETHER))
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """All that the bytes of the result depend on, by name, as plain values that go to JSON."""
-        settings = {
-            "sources": self.source_identities,
-            "files": self.source_states,
-            "patch size": self.patch_size,
-            "overlaps": self.tiling.overlaps,
-            "margin": self.margin,
-            "seams": self.seams,
-            "origin multiple": self.tiling.origin_multiple,
-            "padding": self.padding,
-            "blend": self.blend,
-            "batch size": self.batch_size,
-            "blocks": [grid.block_shape for grid in self.blocks],
-            "handed over": self.n_shared_axes,
-            "dtype": None if self.dtype is None else str(self.dtype),
-            "postprocessing": None if self.postprocessing is None else self.postprocessing.identity,
-            "normalization": [normalization.to_dict() for normalization in self.normalizations],
-            "skip": None if self.skip is None else [self.skip.identity, self.fill],
-            "outputs": [
-                [(form.name, form.n_channels, str(form.dtype), list(map(str, form.scale))) for form in forms]
-                for forms in self.forms
-            ],
-            "model": self.model.identity,
-        }
-        plain: dict[str, Any] = json.loads(json.dumps(settings))
-        return plain
-
-    @property
-    def fingerprint(self) -> str:
-        """Short digest of `settings`: the same for the same sources, geometry and model."""
-        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _in_memory(stack: ImageStack) -> bool:
-    return isinstance(stack, HoldsPixels) and stack.pixels is not None
-
-
-def assumed_output(n_dims: int, model: ModelDescription, dtype: np.dtype[Any] | None) -> OutputSpec:
-    """Assume the form of an output by what the model says of it: one channel of float32 where it says nothing."""
-    declared = np.dtype(model.out_dtype) if model.out_dtype else dtype or np.dtype(np.float32)
-    return OutputSpec(model.out_channels or 1, declared, (Fraction(1),) * n_dims, (0,) * n_dims)
+    def accumulator(self, form: OutputSpec) -> np.dtype[Any]:
+        """See `TileLayout.accumulator`."""
+        return self.layout.accumulator(form)

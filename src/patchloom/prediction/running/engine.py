@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from patchloom.errors import GeometryError, PatchloomError
 from patchloom.extraction import ChunkCache, PatchExtractor
+from patchloom.image_stacks import ImageStack
 from patchloom.parallel import Runner, run_serially, thread_runner
 from patchloom.prediction.models.batch_prediction import check_forms, predict_batch, refuse_nan, to_dtype
 from patchloom.prediction.models.model import Model
@@ -31,7 +32,6 @@ from patchloom.prediction.running.open_blocks import OpenBlocks
 from patchloom.prediction.running.progress import Advance
 from patchloom.prediction.running.stage_times import StageTimes
 from patchloom.prediction.running.tile_reading import (
-    batch_dtype,
     candidate_tiles,
     data_idx_of,
     empty_batch,
@@ -74,6 +74,8 @@ class Engine:
     ----------
     plan : PredictionPlan
         The plan.
+    stacks : sequence of ImageStack
+        Its series.
     model : callable
         The model.
     writer : BlockWriter
@@ -83,6 +85,7 @@ class Engine:
     """
 
     plan: PredictionPlan
+    stacks: Sequence[ImageStack]
     model: Model
     writer: BlockWriter
     keep_going: bool = False
@@ -111,7 +114,7 @@ class Engine:
             _background("read", drop=True) as read,
             _background("write", drop=False) as write,  # a block that is complete is kept, whatever fails after it
         ):
-            extractor = PatchExtractor(self.plan.stacks, padding=self.plan.padding, pool=pool)
+            extractor = PatchExtractor(self.stacks, padding=self.plan.padding, pool=pool)
             stitcher = _Stitcher(self, write, runner)
             for of_batch in self._read_ahead(extractor, read, runner):
                 self._run_batch(of_batch, stitcher)
@@ -155,7 +158,7 @@ class Engine:
     ) -> Sequence[bool]:
         """Decide on tiles of a block's turn; if the image fails meanwhile, nothing of it is run any more."""
         with self.isolate_failure(data_idx):
-            skipped = list(rule.skips(candidate_tiles(self.plan, extractor, self.plan.tiling.specs(tiles))))
+            skipped = list(rule.skips(candidate_tiles(self.plan.layout, extractor, self.plan.tiling.specs(tiles))))
             if len(skipped) != len(tiles):
                 raise GeometryError(f"the skip rule decided on {len(skipped)} of {len(tiles)} tiles: it must on all")
             schedule = self.plan.schedule(data_idx)
@@ -209,7 +212,7 @@ class Engine:
             return None if batch is None else _BatchRead(batch)
         tiles = self.plan.tiling.specs(batch.tiles)
         try:
-            pixels = read_tiles(self.plan, extractor, tiles, self._room(arrays, place, tiles), runner)
+            pixels = read_tiles(self.plan.layout, extractor, tiles, self._room(arrays, place, tiles), runner)
         except PatchloomError as error:
             return _BatchRead(batch, tiles, failure=error)
         return _BatchRead(batch, tiles, pixels)
@@ -217,8 +220,8 @@ class Engine:
     def _room(self, arrays: list[NDArray[Any] | None], place: int, tiles: SpecTable) -> NDArray[Any]:
         """Give room for a batch: the array that was used longest ago, if it fits."""
         known, data_idx = arrays[place], data_idx_of(tiles)
-        if known is None or known.dtype != batch_dtype(self.plan, data_idx):
-            known = arrays[place] = empty_batch(self.plan, data_idx, self.plan.batch_size)
+        if known is None or known.dtype != self.plan.layout.batch_dtype(data_idx):
+            known = arrays[place] = empty_batch(self.plan.layout, data_idx, self.plan.batch_size)
         return known[: len(tiles)]
 
     def _predict(self, data_idx: int, read: _BatchRead) -> tuple[list[TileSpecs], list[NDArray[Any]]]:
@@ -228,7 +231,7 @@ class Engine:
         if read.tiles is None or read.pixels is None:
             return [], []
         specs = cast("list[TileSpecs]", read.tiles.to_specs())
-        named = specs_in_images(self.plan, specs)
+        named = specs_in_images(self.plan.layout, specs)
         with self.times.spent("model"):
             predictions = predict_batch(self.model, read.pixels, named, self.plan.model.batch_size)
         forms = self.plan.forms[data_idx]

@@ -12,17 +12,18 @@ from numpy.typing import NDArray
 from patchloom.errors import SourceError
 from patchloom.extraction import PatchExtractor
 from patchloom.extraction.rescaling import Rescaling
-from patchloom.image_stacks import ImageStack, plane_position
+from patchloom.image_stacks import whole_stack
 from patchloom.parallel import MIN_PARALLEL_VOXELS, Runner, n_threads, run_serially, split_range
 from patchloom.prediction.candidate_tiles import CandidateTiles
 from patchloom.prediction.models.batch_prediction import name_tiles
-from patchloom.prediction.planning.plan import PredictionPlan
+from patchloom.prediction.planning.tile_layout import TileLayout
+from patchloom.prediction.survey import StackFacts
 from patchloom.specs.patch_specs import TileSpecs
 from patchloom.specs.spec_table import SpecTable
 
 
 def read_tiles(
-    plan: PredictionPlan,
+    layout: TileLayout,
     extractor: PatchExtractor,
     tiles: SpecTable,
     out: NDArray[Any] | None = None,
@@ -32,8 +33,8 @@ def read_tiles(
 
     Parameters
     ----------
-    plan : PredictionPlan
-        The plan.
+    layout : TileLayout
+        The tiles.
     extractor : PatchExtractor
         Reads its series.
     tiles : SpecTable
@@ -53,96 +54,97 @@ def read_tiles(
     SourceError
         If pixels cannot be read; the message says for which tile.
     """
-    batch = empty_batch(plan, data_idx_of(tiles), len(tiles)) if out is None else out
+    batch = empty_batch(layout, data_idx_of(tiles), len(tiles)) if out is None else out
     parts = split_range(len(tiles), n_threads() if batch.size >= MIN_PARALLEL_VOXELS else 1)
     try:
-        runner([partial(_fill, plan, extractor, tiles[part], batch[part]) for part in parts])
+        runner([partial(_fill, layout, extractor, tiles[part], batch[part]) for part in parts])
     except SourceError:
         for number, place in enumerate(batch):
-            _fill_named(plan, extractor, tiles[number : number + 1], place)
+            _fill_named(layout, extractor, tiles[number : number + 1], place)
         raise
     return batch
 
 
-def _fill_named(plan: PredictionPlan, extractor: PatchExtractor, tile: SpecTable, place: NDArray[Any]) -> None:
+def _fill_named(layout: TileLayout, extractor: PatchExtractor, tile: SpecTable, place: NDArray[Any]) -> None:
     try:
-        _fill(plan, extractor, tile, place[np.newaxis])
+        _fill(layout, extractor, tile, place[np.newaxis])
     except SourceError as error:
         raise type(error)(
-            f"{error} (needed for {name_tiles(specs_in_images(plan, cast('list[TileSpecs]', tile.to_specs())))})"
+            f"{error} (needed for {name_tiles(specs_in_images(layout, cast('list[TileSpecs]', tile.to_specs())))})"
         ) from error
 
 
-def _fill(plan: PredictionPlan, extractor: PatchExtractor, tiles: SpecTable, batch: NDArray[Any]) -> None:
-    located = extractor.locate(_with_margin(tiles, plan.margin))
-    extractor.extract_located(located, batch, _rescaling(plan, tiles) if plan.normalizations else None)
+def _fill(layout: TileLayout, extractor: PatchExtractor, tiles: SpecTable, batch: NDArray[Any]) -> None:
+    located = extractor.locate(_with_margin(tiles, layout.margin))
+    extractor.extract_located(located, batch, _rescaling(layout, tiles) if layout.is_normalized else None)
 
 
-def _rescaling(plan: PredictionPlan, tiles: SpecTable) -> Rescaling:
+def _rescaling(layout: TileLayout, tiles: SpecTable) -> Rescaling:
     """Look up scale and offset of the sample that each tile lies in."""
     rows = []
     for data_idx, sample_idx in zip(
         *(tiles.columns[name].tolist() for name in ("data_idx", "sample_idx")), strict=True
     ):
-        measured = plan.normalizations[data_idx]
-        sample = plane_position(plan.stacks[data_idx], sample_idx).sample_idx
+        measured = layout.survey.normalizations[data_idx]
+        sample = layout.stacks[data_idx].position(sample_idx).sample_idx
         scale, offset = measured.scale[sample], measured.offset[sample]
         rows.append((scale, offset, measured.offset_rest[sample] if measured.offset_rest else (0.0,) * len(offset)))
     return Rescaling.of(*zip(*rows, strict=True))
 
 
-def candidate_tiles(plan: PredictionPlan, extractor: PatchExtractor, tiles: SpecTable) -> CandidateTiles:
+def candidate_tiles(layout: TileLayout, extractor: PatchExtractor, tiles: SpecTable) -> CandidateTiles:
     """Make tiles readable for a skip rule.
 
     Parameters
     ----------
-    plan : PredictionPlan
-        The plan.
+    layout : TileLayout
+        The tiles.
     extractor : PatchExtractor
         Reads its series through a pool.
     tiles : SpecTable
         Tiles of one image, as the plan's tiling has them.
     """
     assert extractor.pool is not None  # noqa: S101  # a run has one
-    specs = specs_in_images(plan, cast("list[TileSpecs]", tiles.to_specs()))
-    return CandidateTiles(plan.images, specs, partial(_read_from_image, plan, extractor, tiles), extractor.pool)
+    specs = specs_in_images(layout, cast("list[TileSpecs]", tiles.to_specs()))
+    images = [whole_stack(stack) for stack in extractor.image_stacks]
+    return CandidateTiles(images, specs, partial(_read_from_image, layout, extractor, tiles), extractor.pool)
 
 
-def _read_from_image(plan: PredictionPlan, extractor: PatchExtractor, tiles: SpecTable) -> list[NDArray[Any]]:
+def _read_from_image(layout: TileLayout, extractor: PatchExtractor, tiles: SpecTable) -> list[NDArray[Any]]:
     """Read the voxels of the image that tiles consist of: all but the zeros around it."""
-    table, stack = _with_margin(tiles, plan.margin), plan.stacks[data_idx_of(tiles)]
+    table, stack = _with_margin(tiles, layout.margin), layout.stacks[data_idx_of(tiles)]
     try:
         pixels = extractor.extract_batch(table, dtype=stack.data_dtype)
     except SourceError:
-        read_tiles(plan, extractor, tiles)  # raises with the name of the tile
+        read_tiles(layout, extractor, tiles)  # raises with the name of the tile
         raise
     inside = list(pixels)
-    if plan.padding == "constant":
+    if layout.request.padding == "constant":
         sizes, starts = stack.data_shape[2:], table.columns["coords"].tolist()
         inside = [
             tile[(slice(None), *(slice(max(-at, 0), size - at) for at, size in zip(start, sizes, strict=True)))]
             for tile, start in zip(pixels, starts, strict=True)
         ]
-    return [tile[:, np.newaxis] for tile in inside] if plan.is_by_plane(data_idx_of(tiles)) else inside
+    return [tile[:, np.newaxis] for tile in inside] if layout.stacks[data_idx_of(tiles)].n_planes else inside
 
 
-def specs_in_images(plan: PredictionPlan, specs: Sequence[TileSpecs]) -> Sequence[TileSpecs]:
+def specs_in_images(layout: TileLayout, specs: Sequence[TileSpecs]) -> Sequence[TileSpecs]:
     """Return where tiles lie in the images as they were given: with Z, where the model is run slice by slice.
 
     Parameters
     ----------
-    plan : PredictionPlan
-        The plan.
+    layout : TileLayout
+        The tiles.
     specs : sequence of TileSpecs
         Tiles of the plan's tiling.
     """
-    if not plan.has_planes:
-        return specs
-    return [_spec_in_image(plan.stacks[spec["data_idx"]], spec) for spec in specs]
+    return [_spec_in_image(layout.stacks[spec["data_idx"]], spec) for spec in specs]
 
 
-def _spec_in_image(stack: ImageStack, spec: TileSpecs) -> TileSpecs:
-    sample_idx, z = plane_position(stack, spec["sample_idx"])
+def _spec_in_image(facts: StackFacts, spec: TileSpecs) -> TileSpecs:
+    if not facts.n_planes:
+        return spec
+    sample_idx, z = facts.position(spec["sample_idx"])
     first, one_plane = (0,) * len(z), (1,) * len(z)
     return {
         "data_idx": spec["data_idx"],
@@ -161,25 +163,20 @@ def data_idx_of(tiles: SpecTable) -> int:
     return int(tiles.columns["data_idx"][0])
 
 
-def empty_batch(plan: PredictionPlan, data_idx: int, n_tiles: int) -> NDArray[Any]:
+def empty_batch(layout: TileLayout, data_idx: int, n_tiles: int) -> NDArray[Any]:
     """Make room for a batch of tiles of an image, and of others that are like it.
 
     Parameters
     ----------
-    plan : PredictionPlan
-        The plan.
+    layout : TileLayout
+        The tiles.
     data_idx : int
         Which image.
     n_tiles : int
         How many.
     """
-    n_channels = int(plan.stacks[0].data_shape[1])
-    return np.empty((n_tiles, n_channels, *plan.patch_size), batch_dtype(plan, data_idx))
-
-
-def batch_dtype(plan: PredictionPlan, data_idx: int) -> np.dtype[Any]:
-    """Tell the dtype in which the model gets tiles of an image."""
-    return np.dtype(np.float32 if plan.normalizations else plan.stacks[data_idx].data_dtype)
+    n_channels = int(layout.stacks[0].data_shape[1])
+    return np.empty((n_tiles, n_channels, *layout.patch_size), layout.batch_dtype(data_idx))
 
 
 def _with_margin(table: SpecTable, margin: Sequence[int]) -> SpecTable:

@@ -1,0 +1,256 @@
+"""The entry points: predict images of any size, or plan it without running anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from patchloom.argument_checks import flag, function
+from patchloom.geometry.blend_weights import BlendWindow
+from patchloom.geometry.padding import Padding
+from patchloom.geometry.tile_rule import Seams
+from patchloom.image_stacks import Source, is_series, open_stacks
+from patchloom.prediction.models.model import Model, ModelDescription, describe
+from patchloom.prediction.normalization.methods import NormalizationMethod
+from patchloom.prediction.normalization.normalization import Normalization
+from patchloom.prediction.planning.fit import make_plan
+from patchloom.prediction.planning.plan import PredictionPlan
+from patchloom.prediction.postprocessing import Postprocessing
+from patchloom.prediction.request import OmeZarr, PredictionRequest, RunOptions
+from patchloom.prediction.run import complete_plan, run_request
+from patchloom.prediction.running.image_report import ImageReport
+from patchloom.prediction.skip_rules import SkipRule
+from patchloom.prediction.survey import survey_images
+
+
+def predict(
+    model: Model,
+    sources: Source | Sequence[Source],
+    output: str | Path | OmeZarr | None = None,
+    *,
+    axes: str | Sequence[str | None] | None = None,
+    normalize: str | NormalizationMethod | Sequence[Normalization] | None = None,
+    patch_size: int | Sequence[int] | None = None,
+    overlaps: int | Sequence[int] | None = None,
+    blend: BlendWindow | None = None,
+    seams: Seams | None = None,
+    origin_multiple: int | Sequence[int] | None = None,
+    padding: Padding = "reflect",
+    batch_size: int | None = None,
+    skip: str | SkipRule | None = None,
+    memory_limit: int | None = None,
+    postprocess: str | Postprocessing | None = None,
+    overwrite: bool = False,
+    resume_anyway: bool = False,
+    keep_going: bool = False,
+    progress: bool = True,
+    report: Callable[[Sequence[ImageReport]], None] | None = None,
+) -> Any:
+    """Predict images of any size, tile by tile.
+
+    Memory does not grow with the image where the output is a file: it stays under `memory_limit`. A run that was killed or
+    failed is resumed when it is started again in the same way, and ends in the same bytes.
+
+    Parameters
+    ----------
+    model : callable
+        Takes a batch `(B, C, (Z), Y, X)` in the sources' dtype and returns an array-like of that kind: any number of
+        channels, any dtype; as large, or a whole number of times larger or smaller; with or without the margin that valid
+        convolutions take away, which must be the same on both sides. A tuple, list or mapping of such arrays gives several
+        outputs. The outputs are inferred by running the model on one tile. If their size is not that of the tile, the model
+        is run on a tile of another size, which tells scale from margin, and on a tile with one voxel changed, which shows a
+        margin that is not the same on both sides. A declared `scale` (`ModelDescription`) is not inferred.
+    sources : path, URL, array, ImageStack or sequence of these
+        The images, as `open_stacks` takes them.
+    output : str, Path or OmeZarr, optional
+        An `.ome.zarr`, `.ome.tif` or `.npy` to write; for a series a folder, which gets one `.ome.zarr` for each image. An
+        `OmeZarr` chooses version, pyramid and chunks. The path may be spelled as those of `sources`. If None, arrays are
+        returned. Only OME-Zarr outputs can be resumed. If the model has several outputs, each is written to a file of its
+        own, with `-` and the output's name before the ending; characters that a file system may not allow, such as `/` and
+        `:`, are written as in a URL (`%2F`, `%3A`).
+    axes : str or sequence of str, optional
+        Axes of the sources, letters of `STCZYX`, outermost first: one text for all, or one for each. If None, as their
+        metadata declare.
+    normalize : MeanStd, Percentiles, str or sequence of Normalization, optional
+        How the gray values of each image are brought to the model's range, by statistics of the whole image, which is read
+        once more for it: `MeanStd(per="channel")`, `Percentiles(1, 99.8, per="sample")`, or as text `"mean_std/channel"`,
+        `"percentiles:1,99.8/sample"`. Or one `Normalization` for each image, measured before. If None, the model gets what
+        the source contains.
+    patch_size : int or sequence of int, optional
+        Size of a tile in voxels: one number for all spatial axes, or `(z,) y, x`. Needed unless the model takes only one.
+        With two numbers, or with a model that declares two dimensions, images with a Z axis are predicted slice by slice: Z
+        stays Z in the output.
+    overlaps : int or sequence of int, optional
+        Voxels that neighboring tiles share, as `patch_size`. If None, what the model declares, else a quarter of the patch
+        size.
+    blend : {"hann", "gaussian", "linear", "mean"}, optional
+        Blend overlapping tiles with this window. If None, each voxel is cropped from one tile. Integers that are most likely
+        labels are refused: written as integers, and of another dtype than what the model gets.
+    seams : {"centered", "grid"}, optional
+        Where the kept parts of tiles meet; see `TiledPatching`. If None, chosen by the size of the images. Blending has no
+        seams, and takes the tiles of `"centered"`, which are fewest.
+    origin_multiple : int or sequence of int, optional
+        Every tile starts on a multiple of this, in voxels: the stride of a network whose output depends on it. If None, what
+        the model declares, else 1. A model that makes images smaller by a factor gets multiples of this factor in any case.
+    padding : {"reflect", "edge", "wrap", "constant"}
+        How pixels outside the image are filled, where a tile passes its end.
+    batch_size : int, optional
+        Number of tiles that go through the model together. If None, what the model declares, else 1.
+    skip : SkipRule or str, optional
+        Decides which tiles the model does not run on, such as `SkipDark(threshold=100, fill=0)`, or as text `"dark:100"`: by
+        the tile and the images only, so that memory, blocks, batches and resuming change nothing. A skipped tile counts as
+        one for which the model returned the rule's `fill` everywhere, cropped or blended. If None, no tile is skipped.
+    memory_limit : int, optional
+        Bytes that the run may take, measuring included, the model's own needs not included. If None, half of what is free. It
+        decides on the blocks, and with them on the order in which blended tiles are added up: a sum may differ by its
+        rounding.
+    postprocess : Postprocessing or str, optional
+        What is done to finished blocks before they are written, such as `"argmax"`, `"threshold:0.5"` or `"uint8"`; see
+        `parse_postprocessing`. Floats turn into integers by rounding, and stop at the ends of the range. If None, the
+        predictions are written as they are. The `fill` of `skip` is not postprocessed: it is written wherever all tiles are
+        skipped, and elsewhere skipped tiles count as 0 in a blend.
+    overwrite : bool
+        Whether an output that exists may be replaced, and an unfinished one be discarded. What exists stays whole until the
+        new one is complete.
+    resume_anyway : bool
+        Whether an unfinished output is resumed although the model, an image or the version of Patchloom is another than the
+        run was begun with, or cannot be identified: your word that the results are the same.
+    keep_going : bool
+        Whether the other images of a series are finished when one fails. With `normalize` all are measured beforehand, and
+        one that cannot be read then ends the run before anything is written.
+    progress : bool
+        Whether to show progress on standard error, and at the end a table of the images of a series.
+    report : callable, optional
+        Called at the end with one `ImageReport` for each image; also if some failed and the others were finished.
+
+    Returns
+    -------
+    array or Path, or list of these
+        The image in its source's own axes (with more than one channel, a source without `C` gets one before its spatial
+        axes), or where it was written; a mapping of these if the model has several outputs; a list, one for each image, if
+        `sources` is a series.
+
+    Raises
+    ------
+    ArgumentError, AxesError, SourceError
+        If an argument has a value that is not allowed, or sizes do not fit the images, the memory or the model; if the axes
+        of a source are not known; if a source cannot be opened. All before anything is written.
+    SinkError
+        If the output exists, belongs to an unfinished run of another plan, model or image, or cannot be written; or if it
+        is, contains or lies in anything that the run reads: sources, files behind arrays, masks of `skip`, files that the
+        model has open.
+    SourceChangedError
+        If an image changes on disk while the run reads it.
+    ModelError
+        If the model fails or returns something unusable; the message names the tile. Finished blocks are kept.
+    SeriesError
+        With `keep_going`, when all is done that could be, if images failed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image = np.random.default_rng(0).integers(0, 255, (100, 80), np.uint8)
+    >>> result = predict(lambda batch: batch, image, axes="YX", patch_size=64, progress=False)
+    >>> bool((result == image).all()), result.dtype
+    (True, dtype('uint8'))
+    """
+    request = PredictionRequest.parse(
+        patch_size=patch_size,
+        overlaps=overlaps,
+        blend=blend,
+        seams=seams,
+        origin_multiple=origin_multiple,
+        padding=padding,
+        batch_size=batch_size,
+        normalize=normalize,
+        skip=skip,
+        memory_limit=memory_limit,
+        postprocess=postprocess,
+    )
+    options = RunOptions.parse(
+        output=output,
+        overwrite=overwrite,
+        resume_anyway=resume_anyway,
+        keep_going=keep_going,
+        progress=progress,
+        report=report,
+    )
+    function("model", model, "load_model makes one from a file")
+    series = is_series(sources)
+    return run_request(request, options, model, open_stacks(sources, axes), is_series=series)
+
+
+def plan(
+    sources: Source | Sequence[Source],
+    *,
+    model: Model | None = None,
+    axes: str | Sequence[str | None] | None = None,
+    normalize: str | NormalizationMethod | Sequence[Normalization] | None = None,
+    patch_size: int | Sequence[int] | None = None,
+    overlaps: int | Sequence[int] | None = None,
+    blend: BlendWindow | None = None,
+    seams: Seams | None = None,
+    origin_multiple: int | Sequence[int] | None = None,
+    padding: Padding = "reflect",
+    batch_size: int | None = None,
+    skip: str | SkipRule | None = None,
+    memory_limit: int | None = None,
+    postprocess: str | Postprocessing | None = None,
+    measure: bool = False,
+) -> PredictionPlan:
+    """Plan a prediction without running it.
+
+    No pixel is read and the model is not run, unless `measure` is set. What a plan then does not know, its `run` finds out.
+
+    Parameters
+    ----------
+    sources : path, URL, array, ImageStack or sequence of these
+        The images, as `open_stacks` takes them.
+    model : callable, optional
+        Asked only for what it declares: its tile size, overlap and channels.
+    axes, normalize, patch_size, overlaps, blend, seams, origin_multiple, padding, batch_size, skip, memory_limit, postprocess
+        As in `predict`.
+    measure : bool
+        Whether to read pixels: to measure the images if they are to be normalized, and to infer the outputs of the model by
+        running it on one tile, if it is given and does not declare them. Such a plan is complete: run anywhere, it gives the
+        same bytes.
+
+    Returns
+    -------
+    PredictionPlan
+        The plan.
+
+    Raises
+    ------
+    ArgumentError, AxesError, SourceError
+        As in `predict`.
+    ModelError
+        With `measure`, if the model fails.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> plan(np.zeros((3, 100, 80)), axes="CYX", patch_size=64).tiling.overlaps
+    (16, 16)
+    """
+    request = PredictionRequest.parse(
+        patch_size=patch_size,
+        overlaps=overlaps,
+        blend=blend,
+        seams=seams,
+        origin_multiple=origin_multiple,
+        padding=padding,
+        batch_size=batch_size,
+        normalize=normalize,
+        skip=skip,
+        memory_limit=memory_limit,
+        postprocess=postprocess,
+    )
+    flag("measure", measure)
+    if model is not None:
+        function("model", model, "load_model makes one from a file")
+    description = ModelDescription() if model is None else describe(model)
+    images = open_stacks(sources, axes)
+    survey, stacks = survey_images(images, request, description, is_series=is_series(sources))
+    return complete_plan(request, survey, stacks, model) if measure else make_plan(request, survey)

@@ -1,0 +1,130 @@
+"""From a request and a survey to a plan: blocks that fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from patchloom.errors import GeometryError
+from patchloom.prediction.fill_value import check_fill_fits
+from patchloom.prediction.planning.blocks import largest_block
+from patchloom.prediction.planning.label_outputs import check_blend_of_labels
+from patchloom.prediction.planning.plan import PredictionPlan
+from patchloom.prediction.planning.tile_layout import TileLayout, lay_out_tiles
+from patchloom.prediction.request import PredictionRequest
+from patchloom.prediction.survey import Survey
+from patchloom.stitching.block_grid import choose_blocks
+
+_BLOCK_SIZES = [2**power for power in range(25, 19, -1)]
+"""Voxels of a block, in one channel, that are tried: from 128 MiB of float32 to 4 MiB, below which files get too small."""
+
+_SMALL_BLOCK_SIZES = [2**power for power in range(19, 9, -1)]
+"""Sizes that are tried if memory is too short for those."""
+
+
+def make_plan(request: PredictionRequest, survey: Survey) -> PredictionPlan:
+    """Work out a plan; nothing is read.
+
+    Parameters
+    ----------
+    request : PredictionRequest
+        What was asked for.
+    survey : Survey
+        What was found out. If it lacks the outputs of the model, one channel of float32 is assumed.
+
+    Raises
+    ------
+    GeometryError
+        If sizes make no sense, or do not fit the images, the model or the memory.
+    ModelOutputError
+        If labels would be blended.
+    """
+    return fit_into_memory(checked_layout(request, survey))
+
+
+def checked_layout(request: PredictionRequest, survey: Survey) -> TileLayout:
+    """Lay out the tiles, and check what is known of the outputs.
+
+    Parameters
+    ----------
+    request : PredictionRequest
+        What was asked for.
+    survey : Survey
+        What was found out.
+
+    Raises
+    ------
+    GeometryError, ModelOutputError
+        As `make_plan`, except for memory.
+    """
+    layout = lay_out_tiles(request, survey)
+    _check_fill(layout)
+    check_blend_of_labels(layout)
+    return layout
+
+
+def fit_into_memory(layout: TileLayout) -> PredictionPlan:
+    """Choose the blocks: the fewest tiles computed again that fit into memory, then the largest blocks.
+
+    Parameters
+    ----------
+    layout : TileLayout
+        The tiles.
+
+    Raises
+    ------
+    GeometryError
+        If no blocks fit.
+    """
+    needed: list[int] = []
+    limit, n_tiles = layout.survey.memory_limit, len(layout.tiling)
+    for sizes in (_BLOCK_SIZES, _SMALL_BLOCK_SIZES):
+        fitting = []
+        for candidate in _candidates(layout, sizes):
+            if candidate.memory.total > limit:
+                needed.append(candidate.memory.least_limit)
+                continue
+            if candidate.n_tiles_computed == n_tiles:
+                return candidate
+            fitting.append(candidate)
+        if fitting:
+            # A tile in a hundred does not count: of equals, min takes the first, which has the largest blocks.
+            return min(fitting, key=lambda candidate: round(candidate.n_tiles_computed / n_tiles, 2))
+    raise GeometryError(
+        f"memory_limit is {limit} bytes, and this plan needs {min(needed)} at least: allow more, or take a smaller patch_size "
+        "or batch_size"
+    )
+
+
+def check_fits(layout: TileLayout) -> None:
+    """Check that the smallest blocks fit into memory, before pixels are measured, which may take long.
+
+    Parameters
+    ----------
+    layout : TileLayout
+        The tiles; outputs that are not known yet are assumed.
+
+    Raises
+    ------
+    GeometryError
+        If they do not.
+    """
+    smallest = next(_candidates(layout, _SMALL_BLOCK_SIZES[-1:]))
+    if smallest.memory.total > smallest.survey.memory_limit:
+        fit_into_memory(layout)  # raises, unless larger blocks happen to take less
+
+
+def _candidates(layout: TileLayout, block_sizes: Sequence[int]) -> Iterator[PredictionPlan]:
+    cores = [rule.core for rule in layout.tiling.rules]
+    largest = largest_block(layout.tiling.data_shapes, layout.patch_size, cores)
+    for voxels in sorted({min(size, largest) for size in block_sizes}, reverse=True):
+        blocks = tuple(choose_blocks(shape, cores, layout.tiling.seams, voxels) for shape in layout.tiling.data_shapes)
+        for n_shared_axes in range(len(cores) + 1):
+            yield PredictionPlan(layout, blocks, n_shared_axes)
+
+
+def _check_fill(layout: TileLayout) -> None:
+    """Check that all outputs can hold what fills skipped tiles, if the outputs are known."""
+    if layout.request.skip is not None and layout.outputs_known:
+        for data_idx in range(len(layout.stacks)):
+            for spec in layout.outputs(data_idx):
+                check_fill_fits(layout.request.skip.fill, layout.written(spec)[1])

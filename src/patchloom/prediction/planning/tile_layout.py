@@ -1,0 +1,210 @@
+"""The tiles of a run, what the model gets for each and what it returns: all that is known before blocks are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import lcm, prod
+from typing import Any
+
+import numpy as np
+
+from patchloom.argument_checks import instance, whole_number
+from patchloom.axes import spatial_axes
+from patchloom.errors import GeometryError
+from patchloom.geometry.blend_weights import most_tiles_at_a_voxel
+from patchloom.geometry.checks import one_per_axis
+from patchloom.geometry.tile_rule import Seams
+from patchloom.patching import TiledPatching
+from patchloom.patching.flat_index import check_data_idx
+from patchloom.prediction.models.model import ModelDescription
+from patchloom.prediction.models.output_spec import OutputSpec
+from patchloom.prediction.planning.blocks import choose_seams
+from patchloom.prediction.request import PerAxis, PredictionRequest
+from patchloom.prediction.survey import StackFacts, Survey
+
+_TILES_IN_FLOAT32 = 9
+"""Each tile that is added brings a rounding: up to so many keep float32 within four units in the last place."""
+
+
+@dataclass(frozen=True)
+class TileLayout:
+    """Where the tiles of a run lie, what goes into the model, and what comes out; made by `lay_out_tiles`."""
+
+    request: PredictionRequest
+    """What was asked for."""
+
+    survey: Survey
+    """What was found out before."""
+
+    tiling: TiledPatching = field(repr=False, compare=False)
+    """The tiles of the whole series, without the margin that the model's output does not cover."""
+
+    margin: tuple[int, ...]
+    """Voxels that are read around each tile, because the model's output lacks them."""
+
+    batch_size: int
+    """Number of tiles that go through the model together."""
+
+    blend_dtype: np.dtype[Any] | None
+    """The smallest dtype in which overlapping tiles are added up; None where each voxel is cropped from one tile."""
+
+    @property
+    def stacks(self) -> tuple[StackFacts, ...]:
+        """Facts about the series as the model is run on it."""
+        return self.survey.stacks
+
+    @property
+    def patch_size(self) -> tuple[int, ...]:
+        """Size of the tiles that the model gets, margin included."""
+        return tuple(size + 2 * margin for size, margin in zip(self.tiling.patch_size, self.margin, strict=True))
+
+    @property
+    def outputs_known(self) -> bool:
+        """Whether channels and dtype of the output are known, or one channel of float32 is assumed."""
+        model = self.survey.model
+        return bool(self.survey.outputs) or (model.out_channels is not None and model.out_dtype is not None)
+
+    def outputs(self, data_idx: int) -> tuple[OutputSpec, ...]:
+        """Return the outputs of one image; while they are not known, one channel of float32 is assumed.
+
+        Raises
+        ------
+        PatchIndexError
+            If there is no such image.
+        """
+        data_idx = check_data_idx(data_idx, len(self.stacks))
+        if self.survey.outputs:
+            return self.survey.outputs[data_idx]
+        model, n_dims = self.survey.model, len(self.margin)
+        dtype = np.dtype(model.out_dtype) if model.out_dtype else self.request.dtype or np.dtype(np.float32)
+        return (OutputSpec(model.out_channels or 1, dtype, (Fraction(1),) * n_dims, (0,) * n_dims),)
+
+    def written(self, spec: OutputSpec) -> tuple[int, np.dtype[Any]]:
+        """Return channels and dtype in which an output is written; one that is only assumed is not postprocessed."""
+        instance("spec", spec, OutputSpec, "outputs gives them")
+        if self.request.block_postprocess is not None and self.outputs_known:
+            return self.request.block_postprocess.output(spec.n_channels, self.accumulator(spec))
+        return spec.n_channels, self.request.dtype or spec.dtype
+
+    def accumulator(self, spec: OutputSpec) -> np.dtype[Any]:
+        """Return the dtype in which a block is put together: for blending, a float that holds the model's own exactly enough."""
+        instance("spec", spec, OutputSpec, "outputs gives them")
+        if self.blend_dtype is not None:
+            return self.blend_dtype if spec.dtype == bool else np.result_type(spec.dtype, self.blend_dtype)
+        return spec.dtype if self.request.block_postprocess is not None else self.request.dtype or spec.dtype
+
+    @property
+    def is_normalized(self) -> bool:
+        """Whether the model gets normalized tiles, in float32."""
+        return self.request.normalize is not None
+
+    def batch_dtype(self, data_idx: int) -> np.dtype[Any]:
+        """Return the dtype in which the model gets tiles of an image."""
+        return np.dtype(np.float32) if self.is_normalized else self.stacks[data_idx].data_dtype
+
+
+def lay_out_tiles(request: PredictionRequest, survey: Survey) -> TileLayout:
+    """Work out where tiles lie; the margin that they are read with depends on the outputs, as far as these are known.
+
+    Parameters
+    ----------
+    request : PredictionRequest
+        What was asked for.
+    survey : Survey
+        What was found out.
+
+    Raises
+    ------
+    GeometryError
+        If sizes make no sense, do not fit the images, or contradict the model.
+    """
+    model, n_dims = survey.model, len(survey.stacks[0].data_shape) - 2
+    size = tile_size(request.patch_size, model, n_dims)
+    margin, coarsest = _margin_and_coarsest(survey.outputs, n_dims)
+    if request.overlaps is not None:
+        shared = one_per_axis("overlaps", request.overlaps, n_dims, least=0)
+    elif model.overlaps is not None:
+        shared = model.overlaps
+    else:
+        shared = tuple(max(side // 4, 2 * lost) for side, lost in zip(size, margin, strict=True))
+    multiples = one_per_axis("origin_multiple", request.origin_multiple or model.origin_multiple or 1, n_dims, least=1)
+    data_shapes = [facts.data_shape for facts in survey.stacks]
+    tiling = TiledPatching(
+        data_shapes,
+        [side - 2 * lost for side, lost in zip(size, margin, strict=True)],
+        [max(0, voxels - 2 * lost) for voxels, lost in zip(shared, margin, strict=True)],
+        seams=_seams(request, data_shapes, makes_smaller=max(coarsest) > 1),
+        origin_multiple=[lcm(own, step) for own, step in zip(multiples, coarsest, strict=True)],
+    )
+    return TileLayout(
+        request,
+        survey,
+        tiling,
+        margin,
+        batch_size=whole_number("batch_size", request.batch_size or model.batch_size or 1, least=1),
+        blend_dtype=None if request.blend is None else _blend_dtype(tiling),
+    )
+
+
+def _seams(request: PredictionRequest, data_shapes: Sequence[Sequence[int]], *, makes_smaller: bool) -> Seams:
+    if makes_smaller:
+        if request.seams == "centered":
+            raise GeometryError("seams is 'centered', but the model makes images smaller: use seams='grid'")
+        return "grid"
+    return request.seams or ("centered" if request.blend is not None else choose_seams(data_shapes))
+
+
+def _blend_dtype(tiling: TiledPatching) -> np.dtype[Any]:
+    most = max(
+        prod(most_tiles_at_a_voxel(rule, size) for rule, size in zip(tiling.rules, shape[2:], strict=True))
+        for shape in tiling.data_shapes
+    )
+    return np.dtype(np.float32 if most <= _TILES_IN_FLOAT32 else np.float64)
+
+
+def _margin_and_coarsest(
+    outputs: Sequence[Sequence[OutputSpec]], n_dims: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the largest margin of all outputs, and the number of voxels of the input for one of the coarsest output."""
+    every = {spec for of_image in outputs for spec in of_image}
+    steps = tuple(lcm(*(spec.scale[axis].denominator for spec in every)) for axis in range(n_dims))
+    margin = tuple(
+        _shared_margin([(spec.margin[axis], spec.scale[axis].denominator) for spec in every]) for axis in range(n_dims)
+    )
+    return margin, steps
+
+
+def _shared_margin(of_outputs: Sequence[tuple[int, int]]) -> int:
+    """Find the smallest margin that all outputs have, cut by whole voxels of each: its own margin, and its step in voxels."""
+    margin = max((own for own, _ in of_outputs), default=0)
+    while any((margin - own) % step for own, step in of_outputs):
+        margin += 1
+    return margin
+
+
+def tile_size(given: PerAxis | None, description: ModelDescription, n_dims: int) -> tuple[int, ...]:
+    """Return the tile size that is given or that the model declares; both must be the same.
+
+    Raises
+    ------
+    GeometryError
+        If neither is there, they differ, or one has other dimensions than the images.
+
+    Examples
+    --------
+    >>> tile_size(None, ModelDescription(patch_size=(64, 64)), n_dims=2), tile_size(32, ModelDescription(), n_dims=3)
+    ((64, 64), (32, 32, 32))
+    """
+    declared = description.patch_size
+    if given is None and declared is None:
+        example = ",".join(["256"] * 2 if n_dims == 2 else ["32", "128", "128"])
+        raise GeometryError(
+            f"patch_size is not given and the model takes any: give one number for each of "
+            f"{', '.join(spatial_axes(n_dims))}, such as {example}"
+        )
+    size = one_per_axis("patch_size", declared if given is None else given, n_dims, least=1)  # type: ignore[arg-type]  # one is there
+    if declared not in (None, size):
+        raise GeometryError(f"patch_size is {size}, but the model takes {declared} only: leave patch_size out")
+    return size

@@ -1,0 +1,267 @@
+"""From a request to a result: claim the output, look at the images, plan, and run the blocks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from patchloom.argument_checks import function
+from patchloom.errors import GeometryError, PatchloomError, SeriesError, SourceChangedError
+from patchloom.geometry.checks import one_per_axis
+from patchloom.image_stacks import ImageStack, SourceWatch, whole_stack
+from patchloom.prediction.models.model import Model, describe
+from patchloom.prediction.output.checks import check_outputs
+from patchloom.prediction.output.claim import claim_output, run_ledger
+from patchloom.prediction.output.ledger import check_same, damaged
+from patchloom.prediction.output.run_identity import RunIdentity, check_resumable
+from patchloom.prediction.output.writer import OutputWriter, Result
+from patchloom.prediction.output_inference import infer_outputs
+from patchloom.prediction.planning.fit import check_fits, checked_layout, make_plan
+from patchloom.prediction.planning.plan import PredictionPlan
+from patchloom.prediction.request import PredictionRequest, RunOptions
+from patchloom.prediction.running.engine import Engine
+from patchloom.prediction.running.image_report import report_images, show_reports
+from patchloom.prediction.running.progress import show_progress, show_summary
+from patchloom.prediction.survey import Survey, open_again, stacks_for_network, survey_images
+from patchloom.sinks import check_storable
+
+
+def run_request(
+    request: PredictionRequest,
+    options: RunOptions,
+    model: Model,
+    images: Sequence[ImageStack],
+    *,
+    is_series: bool,
+    planned: PredictionPlan | None = None,
+) -> Any:
+    """Run what was asked for: what can be refused is refused before the model runs and before anything is written.
+
+    Parameters
+    ----------
+    request : PredictionRequest
+        What is to be computed.
+    options : RunOptions
+        How it is written and reported.
+    model : callable
+        As in `predict`.
+    images : sequence of ImageStack
+        The images.
+    is_series : bool
+        Whether the result is a list.
+    planned : PredictionPlan, optional
+        The plan of the request, if it was made before.
+
+    Returns
+    -------
+    array or Path, or list of these
+        As `predict`.
+
+    Raises
+    ------
+    ArgumentError, SourceError, SinkError, ModelError, SeriesError
+        As `predict`.
+    """
+    masks = () if request.skip is None else request.skip.images
+    with claim_output(options, images, is_series=is_series, skip=request.skip, model=model) as claim:
+        if request.dtype is not None:
+            check_storable(claim.destinations[0], request.dtype)
+        watch = SourceWatch(images, masks, thoroughly=True)  # from before the first pixel is read
+        identity = None if claim.ledger is None else RunIdentity.of(model, [*images, *masks])
+        if claim.unfinished is not None and claim.ledger is not None and identity is not None:
+            check_resumable(claim.ledger, claim.unfinished, identity, resume_anyway=options.resume_anyway)
+        if planned is None:
+            survey, stacks = survey_images(images, request, describe(model), is_series=is_series)
+        else:
+            survey, stacks = planned.survey, stacks_for_network(images, request.patch_size, planned.survey.model)
+        _check_chunks(options, survey)
+        settings = _settings(request, options, survey)
+        if claim.ledger is not None and claim.unfinished is not None:
+            check_same(claim.ledger, claim.unfinished["settings"], settings)
+            plan = _unfinished_plan(claim.ledger, claim.unfinished, request)
+            options = replace(options, overwrite=options.overwrite or claim.unfinished["overwrite"])
+        elif planned is not None and is_complete(planned):
+            plan = planned
+        else:
+            plan = complete_plan(request, survey, stacks, model, keep_going=options.keep_going)
+        check_outputs(plan, claim, overwrite=options.overwrite)
+        header = {
+            "n_blocks": plan.n_blocks,
+            "n_images": len(stacks),
+            "overwrite": options.overwrite,
+            "settings": settings,
+            **plan.decisions(),
+            "identity": None if identity is None else identity.to_dict(),
+        }
+        with run_ledger(claim, header) as ledger:
+            writer = OutputWriter(
+                plan,
+                stacks,
+                claim.destinations,
+                options,
+                spelled=claim.spelled,
+                ledger=ledger,
+                lock=claim.lock,
+                watch=watch,
+            )
+            results = run_plan(plan, stacks, model, writer, options)
+    return results if is_series else results[0]
+
+
+def run_planned(plan: PredictionPlan, options: RunOptions, model: Model, sources: Any = None) -> Any:
+    """Run a plan that was made before, perhaps in another process; see `PredictionPlan.run`.
+
+    Parameters
+    ----------
+    plan : PredictionPlan
+        The plan.
+    options : RunOptions
+        How it is written and reported.
+    model, sources
+        As in `PredictionPlan.run`.
+    """
+    function("model", model, "load_model makes one from a file")
+    images = open_again(plan.survey, sources)
+    return run_request(plan.request, options, model, images, is_series=plan.survey.is_series, planned=plan)
+
+
+def is_complete(plan: PredictionPlan) -> bool:
+    """Return whether nothing is left to be measured or inferred before a plan runs."""
+    return bool(plan.survey.outputs) and (plan.request.normalize is None or bool(plan.survey.normalizations))
+
+
+def complete_plan(
+    request: PredictionRequest,
+    survey: Survey,
+    stacks: Sequence[ImageStack],
+    model: Model | None,
+    *,
+    keep_going: bool = False,
+) -> PredictionPlan:
+    """Measure the images, infer the outputs of the model, and plan.
+
+    Parameters
+    ----------
+    request : PredictionRequest
+        What is to be computed.
+    survey : Survey
+        What is known without reading pixels.
+    stacks : sequence of ImageStack
+        The series as the model is run on it.
+    model : callable, optional
+        The model. If None, its outputs are not inferred.
+    keep_going : bool
+        Whether the outputs may be inferred from other images if one fails.
+
+    Raises
+    ------
+    ArgumentError, SourceError, ModelError
+        As `predict`.
+    """
+    layout = checked_layout(request, survey)
+    normalize = request.normalize
+    if normalize is not None and not isinstance(normalize, tuple) and not survey.normalizations:
+        check_fits(layout)
+        measured = tuple(normalize.measure(whole_stack(stack), survey.memory_limit) for stack in stacks)
+        survey = replace(survey, normalizations=measured)
+    if model is not None and not survey.outputs:
+        outputs = infer_outputs(replace(layout, survey=survey), stacks, model, keep_going=keep_going)
+        survey = replace(survey, outputs=outputs)
+    return make_plan(request, survey)
+
+
+def _settings(request: PredictionRequest, options: RunOptions, survey: Survey) -> dict[str, Any]:
+    """Return what makes two runs the same, besides the model and the contents of the images, as plain values."""
+    asked = request.to_dict()
+    del asked["memory_limit"]  # the plan of an unfinished run is kept, whatever memory there is now
+    written = {"pyramid": options.pyramid, "version of OME-Zarr": options.version, "chunks": options.chunks}
+    plain: dict[str, Any] = json.loads(
+        json.dumps({"sources": [facts.identity for facts in survey.stacks], **asked, **written})
+    )
+    return plain
+
+
+def _unfinished_plan(ledger: Path, unfinished: Mapping[str, Any], request: PredictionRequest) -> PredictionPlan:
+    """Return the plan of an unfinished run, if it fits into the memory that is allowed now."""
+    try:
+        plan = PredictionPlan.from_decisions(request, unfinished)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise damaged(ledger) from error
+    if request.memory_limit is not None and plan.memory.total > request.memory_limit:
+        raise GeometryError(
+            f"memory_limit is {request.memory_limit} bytes, and the unfinished run needs {plan.memory.total}: allow more, or "
+            "start afresh with overwrite=True (--overwrite)"
+        )
+    return plan
+
+
+def _check_chunks(options: RunOptions, survey: Survey) -> None:
+    if options.chunks is not None:
+        one_per_axis("chunks", options.chunks, len(survey.stacks[0].data_shape) - 2, least=1)
+
+
+def run_plan(
+    plan: PredictionPlan, stacks: Sequence[ImageStack], model: Model, writer: OutputWriter, options: RunOptions
+) -> list[Result]:
+    """Run a complete plan into outputs that were made for it.
+
+    Parameters
+    ----------
+    plan : PredictionPlan
+        The plan.
+    stacks : sequence of ImageStack
+        Its series.
+    model : callable
+        As in `predict`.
+    writer : OutputWriter
+        Where the blocks go.
+    options : RunOptions
+        How the run reports, and whether other images finish if one fails.
+
+    Returns
+    -------
+    list of array or Path, or mapping of these
+        One result for each image.
+
+    Raises
+    ------
+    SourceError, SinkError, ModelError, SeriesError
+        As in `predict`; a note tells how many blocks are kept for another run.
+    """
+    try:
+        with writer:
+            writer.finalize_complete()
+            engine = Engine(plan, stacks, model, writer, keep_going=options.keep_going)
+            total = plan.n_tiles_computed if not writer.n_kept else engine.count_tiles()
+            writer.start_clocks()
+            with show_progress("tiles", total, shown=options.progress) as advance:
+                engine.run(advance)
+        reports = report_images(plan, writer, engine)
+        if options.progress:
+            show_summary(engine.times.seconds, engine.n_skipped, plan.n_tiles)
+            show_reports(reports)
+        if options.report is not None:
+            options.report(reports)
+        _check_failures(plan, writer, engine.failures)
+    except BaseException as error:
+        if writer.n_kept:
+            how = (
+                ", of the image as it was: to keep them, put it back and run the same again"
+                if isinstance(error, SourceChangedError)
+                else ": run the same again to resume"
+            )
+            error.add_note(f"{writer.n_kept} of {plan.n_blocks} blocks are finished and kept{how}")
+        raise
+    return [writer.results[data_idx] for data_idx in range(len(stacks))]
+
+
+def _check_failures(plan: PredictionPlan, writer: OutputWriter, failures: dict[int, PatchloomError]) -> None:
+    if failures:
+        listed = "\n  ".join(f"{plan.stacks[data_idx].source}: {error}" for data_idx, error in failures.items())
+        raise SeriesError(
+            f"{len(failures)} of {len(plan.stacks)} images failed, the others are done:\n  {listed}",
+            [writer.results.get(data_idx) for data_idx in range(len(plan.stacks))],
+        )

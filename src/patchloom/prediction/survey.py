@@ -1,0 +1,406 @@
+"""What has to be looked at before a prediction is planned: its images, what the model declares, and free memory.
+
+A survey contains facts, not images: it pickles, goes to JSON and back, and is stored in the ledger of a run, so that a resumed
+run measures and infers nothing again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from math import prod
+from typing import Any, Self
+
+import numpy as np
+
+from patchloom.argument_checks import whole_number
+from patchloom.axes import spatial_axes
+from patchloom.errors import GeometryError, SourceChangedError, SourceNotFoundError
+from patchloom.image_stacks import (
+    HasFiles,
+    HasStorageGrid,
+    HoldsPixels,
+    ImageStack,
+    PlanePosition,
+    as_planes,
+    check_series,
+    fingerprint,
+    open_stacks,
+    whole_stack,
+)
+from patchloom.prediction.free_memory import default_memory_limit
+from patchloom.prediction.models.model import ModelDescription
+from patchloom.prediction.models.output_spec import OutputSpec
+from patchloom.prediction.normalization.normalization import Normalization, check_measurable
+from patchloom.prediction.request import PerAxis, PredictionRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackFacts:
+    """All that planning needs to know about an image stack.
+
+    The first five are those of the `ImageStack`. For a 2D model, the Z slices of a 3D image are its samples.
+    """
+
+    source: str
+    original_axes: str
+    original_data_shape: tuple[int, ...]
+    data_shape: tuple[int, ...]
+    data_dtype: np.dtype[Any]
+
+    chunk_shape: tuple[int, ...] | None
+    """The box that is decoded at once, `SC(Z)YX`; None if the stack is not stored in chunks, or is in memory."""
+
+    in_memory: bool
+    """Whether its pixels are there without being read."""
+
+    n_planes: int
+    """Number of Z slices that became samples; 0 if none did."""
+
+    opens_by_name: bool
+    """Whether `open_stacks(source)` opens it again."""
+
+    state: str
+    """Its `"quick"` fingerprint."""
+
+    @classmethod
+    def of(cls, stack: ImageStack, state: str | None = None) -> Self:
+        """Return the facts about a stack; no pixel is read.
+
+        Parameters
+        ----------
+        stack : ImageStack
+            The stack that the model is run on.
+        state : str, optional
+            Its `"quick"` fingerprint, if that is known already.
+        """
+        image = whole_stack(stack)
+        in_memory = isinstance(stack, HoldsPixels) and stack.pixels is not None
+        chunk_shape = stack.chunk_shape if isinstance(stack, HasStorageGrid) and not in_memory else None
+        return cls(
+            source=str(stack.source),
+            original_axes=stack.original_axes,
+            original_data_shape=_plain(stack.original_data_shape),
+            data_shape=_plain(stack.data_shape),
+            data_dtype=np.dtype(stack.data_dtype),
+            chunk_shape=None if chunk_shape is None else _plain(chunk_shape),
+            in_memory=in_memory,
+            n_planes=0 if image is stack else int(image.data_shape[2]),
+            opens_by_name=isinstance(image, HasFiles),
+            state=fingerprint(image, "quick").digest if state is None else state,
+        )
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of the image as it was given, `SC(Z)YX`."""
+        if not self.n_planes:
+            return self.data_shape
+        n_slices, n_channels, *plane = self.data_shape
+        return (n_slices // self.n_planes, n_channels, self.n_planes, *plane)
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the image, decoded."""
+        return prod(self.data_shape) * self.data_dtype.itemsize
+
+    def position(self, sample_idx: int) -> PlanePosition:
+        """Find where a sample of the stack lies in the image that was given.
+
+        Parameters
+        ----------
+        sample_idx : int
+            Which sample of the stack.
+        """
+        if not self.n_planes:
+            return PlanePosition(sample_idx, ())
+        sample, z = divmod(sample_idx, self.n_planes)
+        return PlanePosition(sample, (z,))
+
+    @property
+    def identity(self) -> list[Any]:
+        """What tells this image from others in a run: its name, axes, shape and dtype."""
+        return [self.source, self.original_axes, list(self.original_data_shape), str(self.data_dtype)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that go to JSON."""
+        return asdict(self) | {"data_dtype": str(self.data_dtype)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the facts that `to_dict` was made of, before or after JSON."""
+        plain = {name: _as_tuples(value) for name, value in values.items()}
+        return cls(**plain | {"data_dtype": np.dtype(plain["data_dtype"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What was found out before planning; made by `survey_images`."""
+
+    stacks: tuple[StackFacts, ...]
+    """The series as the model is run on it."""
+
+    masks: tuple[StackFacts, ...]
+    """Images that the skip rule reads."""
+
+    is_series: bool
+    """Whether the sources are a series, even of a single image."""
+
+    model: ModelDescription
+    """What the model declares."""
+
+    memory_limit: int
+    """Bytes that the run may take."""
+
+    outputs: tuple[tuple[OutputSpec, ...], ...] = ()
+    """For each image, what the model makes of a tile, declared or inferred; empty while that is not known."""
+
+    normalizations: tuple[Normalization, ...] = ()
+    """For each image, what was measured or given; empty while nothing is measured, or gray values are left as they are."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that go to JSON."""
+        return {
+            "stacks": [facts.to_dict() for facts in self.stacks],
+            "masks": [facts.to_dict() for facts in self.masks],
+            "is_series": self.is_series,
+            "model": asdict(self.model) | {"scale": self.model.scale and list(map(str, self.model.scale))},
+            "memory_limit": self.memory_limit,
+            "outputs": [[spec.to_dict() for spec in of_image] for of_image in self.outputs],
+            "normalizations": [measured.to_dict() for measured in self.normalizations],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the survey that `to_dict` was made of, before or after JSON.
+
+        Raises
+        ------
+        LookupError, TypeError, ValueError
+            If it is something else.
+        """
+        model = {name: _as_tuples(value) for name, value in values["model"].items()}
+        if model["scale"]:
+            model["scale"] = tuple(map(Fraction, model["scale"]))
+        return cls(
+            stacks=tuple(map(StackFacts.from_dict, values["stacks"])),
+            masks=tuple(map(StackFacts.from_dict, values["masks"])),
+            is_series=bool(values["is_series"]),
+            model=ModelDescription(**model),
+            memory_limit=whole_number("memory_limit", values["memory_limit"], least=1),
+            outputs=tuple(tuple(map(OutputSpec.from_dict, of_image)) for of_image in values["outputs"]),
+            normalizations=tuple(map(Normalization.from_dict, values["normalizations"])),
+        )
+
+
+def survey_images(
+    images: Sequence[ImageStack],
+    request: PredictionRequest,
+    model: ModelDescription,
+    *,
+    is_series: bool = True,
+    states: Sequence[str] | None = None,
+) -> tuple[Survey, list[ImageStack]]:
+    """Find out what planning needs, without reading a pixel.
+
+    Parameters
+    ----------
+    images : sequence of ImageStack
+        The images.
+    request : PredictionRequest
+        What was asked for.
+    model : ModelDescription
+        What the model declares.
+    is_series : bool
+        Whether the sources are a series.
+    states : sequence of str, optional
+        For each image, its `"quick"` fingerprint, if that is known already.
+
+    Returns
+    -------
+    survey : Survey
+        The facts.
+    stacks : list of ImageStack
+        What the model is run on: for a 2D model, the Z slices of 3D images are samples.
+
+    Raises
+    ------
+    ArgumentError
+        If the images do not fit together, or the request does not fit the images or the model.
+    SourceError
+        If an image is to be normalized and has a dtype that cannot be.
+    """
+    stacks = stacks_for_network(images, request.patch_size, model)
+    check_series(stacks)
+    check_channels(stacks, model)
+    if request.skip is not None:
+        request.skip.check(images)
+    given = request.normalize if isinstance(request.normalize, tuple) else ()
+    if isinstance(request.normalize, tuple):
+        _check_normalizations(given, images)
+    elif request.normalize is not None:
+        for image in images:
+            check_measurable(image)
+    known = [None] * len(stacks) if states is None else states
+    masks = () if request.skip is None else request.skip.images
+    survey = Survey(
+        stacks=tuple(map(StackFacts.of, stacks, known)),
+        masks=tuple(map(StackFacts.of, masks)),
+        is_series=is_series,
+        model=model,
+        memory_limit=default_memory_limit() if request.memory_limit is None else request.memory_limit,
+        outputs=_declared_outputs(model, len(stacks)),
+        normalizations=given,
+    )
+    return survey, stacks
+
+
+def _declared_outputs(model: ModelDescription, n_images: int) -> tuple[tuple[OutputSpec, ...], ...]:
+    """Return the outputs for each image if the model declares all about them."""
+    if model.out_channels is None or model.out_dtype is None or model.scale is None:
+        return ()
+    spec = OutputSpec(model.out_channels, np.dtype(model.out_dtype), model.scale, (0,) * len(model.scale))
+    return ((spec,),) * n_images
+
+
+def _check_normalizations(given: Sequence[Normalization], images: Sequence[ImageStack]) -> None:
+    """Check that normalizations that were measured before fit the images."""
+    if len(given) != len(images):
+        raise GeometryError(f"normalize has {len(given)} entries and there are {len(images)} images: give one for each")
+    for measured, image in zip(given, images, strict=True):
+        shape = (len(measured.scale), len(measured.scale[0]))
+        if shape != tuple(image.data_shape[:2]):
+            raise GeometryError(
+                f"normalize is of {shape[0]} samples and {shape[1]} channels, and {image.source} has "
+                f"{image.data_shape[0]} and {image.data_shape[1]}: measure this image"
+            )
+
+
+def stacks_for_network(
+    stacks: Sequence[ImageStack], patch_size: PerAxis | None, description: ModelDescription
+) -> list[ImageStack]:
+    """Return the stacks that a network is run on: 3D images slice by slice, if it is 2D.
+
+    A network is 2D where it declares that, or where `patch_size` has two numbers.
+
+    Parameters
+    ----------
+    stacks : sequence of ImageStack
+        The images, 2D and 3D mixed.
+    patch_size : int or tuple of int, optional
+        As in `predict`.
+    description : ModelDescription
+        What the model declares.
+
+    Raises
+    ------
+    GeometryError
+        If `patch_size` and the model contradict each other, or a network is 3D and an image is not.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from patchloom.image_stacks import ArrayStack
+    >>> image = ArrayStack(np.zeros((9, 64, 48)), axes="ZYX")
+    >>> [stack.data_shape for stack in stacks_for_network([image], (32, 32), ModelDescription())]
+    [(9, 1, 64, 48)]
+    """
+    n_dims = _network_dims(patch_size, description)
+    if n_dims == 2:
+        return [as_planes(stack) for stack in stacks]
+    for stack in stacks:
+        if n_dims is not None and len(stack.data_shape) - 2 != n_dims:
+            given = isinstance(patch_size, tuple)
+            wanted = f"patch_size is {patch_size}, so the model is 3D" if given else "the model is 3D"
+            raise GeometryError(
+                f"{wanted}, but {stack.source} has axes {stack.original_axes} without Z: take an image stack, or a 2D model "
+                "with two numbers in patch_size"
+            )
+    return list(stacks)
+
+
+def _network_dims(patch_size: PerAxis | None, description: ModelDescription) -> int | None:
+    """Return whether a network is 2D or 3D; None if neither it nor `patch_size` decides."""
+    declared = description.n_dims or (None if description.patch_size is None else len(description.patch_size))
+    if not isinstance(patch_size, tuple):
+        return declared
+    if declared not in (None, len(patch_size)):
+        raise GeometryError(
+            f"patch_size is {patch_size}, which has {len(patch_size)} numbers, but the model is {declared}D: give one number "
+            f"for each of {', '.join(spatial_axes(declared))}"
+        )
+    return len(patch_size)
+
+
+def check_channels(stacks: Sequence[ImageStack], description: ModelDescription) -> None:
+    """Check that the images have as many channels as the model takes.
+
+    Raises
+    ------
+    GeometryError
+        If they do not.
+    """
+    channels = int(stacks[0].data_shape[1])
+    if description.in_channels not in (None, channels):
+        raise GeometryError(
+            f"the model takes {description.in_channels} channels, but {stacks[0].source} has {channels}"
+        )
+
+
+def open_again(survey: Survey, sources: Any = None) -> list[ImageStack]:
+    """Open the images of a survey again.
+
+    Parameters
+    ----------
+    survey : Survey
+        The facts about them.
+    sources : as in `predict`, optional
+        The same images, if they are not files; they may lie elsewhere. If None, they are opened by their names.
+
+    Raises
+    ------
+    SourceNotFoundError
+        If an image is not a file, or is gone.
+    SourceChangedError
+        If an image is another one now.
+    """
+    if sources is None:
+        unnamed = [facts.source for facts in survey.stacks if not facts.opens_by_name]
+        if unnamed:
+            raise SourceNotFoundError(
+                f"the plan is for {unnamed[0]!r}, which is not a file: give the same images to run(..., sources=...)"
+            )
+        images = open_stacks(
+            [facts.source for facts in survey.stacks], [facts.original_axes for facts in survey.stacks]
+        )
+    else:
+        images = open_stacks(sources, _axes_for(sources, survey))
+    if len(images) != len(survey.stacks):
+        raise SourceChangedError(
+            f"the plan is for {len(survey.stacks)} images, and there are {len(images)}: plan again"
+        )
+    for image, planned in zip(images, survey.stacks, strict=True):
+        now = StackFacts.of(as_planes(image) if planned.n_planes else image)
+        if now.identity[1:] != planned.identity[1:] or now.data_shape != planned.data_shape:
+            raise SourceChangedError(
+                f"{image.source} is {now.identity[1:]}, and was {planned.identity[1:]}: plan again"
+            )
+        if sources is None and now.state != planned.state:
+            raise SourceChangedError(f"{image.source} has changed on disk since the run was planned: plan again")
+    return images
+
+
+def _axes_for(sources: Any, survey: Survey) -> Any:
+    """Return the axes of sources that are given again: for one source a text, for as many as planned a list."""
+    axes = [facts.original_axes for facts in survey.stacks]
+    if isinstance(sources, (list, tuple)):
+        return axes if len(sources) == len(axes) else None
+    return axes[0] if len(set(axes)) == 1 else None
+
+
+def _plain(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(map(int, shape))
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, (list, tuple)) else value
