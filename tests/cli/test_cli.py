@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from patchloom import __version__
 from patchloom.cli import app
-from patchloom.prediction.planning import make_plan
+from patchloom.prediction.planning import fit
 from patchloom.stitching import block_grid
 
 MODEL = """
@@ -146,14 +146,14 @@ def test_info_says_what_an_image_is(workplace: Path) -> None:
         (("predict", "img2.tif", "--model", "no.onnx", "-o", "out.ome.zarr", *TILES), 2, "no.onnx"),
         (("predict", "img2.tif", "--model", "my_model:broken", "-o", "out.ome.zarr", *TILES), 1, "out of cheese"),
         (("predict", "img2.tif", "--model", "my_model:interrupted", "-o", "out.ome.zarr", *TILES), 130, "stopped"),
-        (("plan", "img2.tif", "--patch-size", "16,x"), 2, "no list of whole numbers"),
+        (("plan", "img2.tif", "--patch-size", "16,x"), 2, "not a whole number"),
         (("plan", "img2.tif", "--patch-size", "16,16", "--overlaps", "16,0"), 2, "overlap is 16 along Y"),
         (("plan", "img2.tif", "--patch-size", "16,16", "--seams", "none"), 2, "centered"),
         (("plan", "img2.tif", "--patch-size", "16,16", "--axes", "CYX"), 2, "axes"),
-        (("plan", "img2.tif", *TILES, "--normalize", "percentiles", "--percentiles", "2"), 2, "such as 1,99.8"),
-        (("plan", "img2.tif", *TILES, "--normalize", "percentiles", "--percentiles", "98,2"), 2, "the lower one first"),
-        (("plan", "img2.tif", *TILES, "--percentiles", "2,98"), 2, "normalize is None"),
-        (("plan", "img2.tif", *TILES, "--per", "channel"), 2, "normalize is None"),
+        (("plan", "img2.tif", *TILES, "--normalize", "percentiles:2"), 2, "give two percentiles"),
+        (("plan", "img2.tif", *TILES, "--normalize", "percentiles:98,2"), 2, "the lower one first"),
+        (("plan", "img2.tif", *TILES, "--normalize", "mean_std/tile"), 2, "per is 'tile'"),
+        (("plan", "img2.tif", *TILES, "--skip", "bright:3"), 2, "write dark:100"),
         (
             ("plan", "img2.tif", *TILES, "--model", "my_model:invert", "--bgr"),
             1,
@@ -196,13 +196,13 @@ def test_gray_values_are_normalized_as_asked_for(workplace: Path) -> None:
     source = tifffile.imread(workplace / "img2.tif").astype(np.float64)
     low, high = np.percentile(source, (2, 98))
     model = ("--model", "my_model:same", *TILES, "--quiet")
-    percentiles = ("--normalize", "percentiles", "--percentiles", "2,98", "--per", "sample")
+    percentiles = ("--normalize", "percentiles:2,98/sample")
     assert run("predict", "img2.tif", *model, "-o", "out.npy", *percentiles).exit_code == 0
     np.testing.assert_allclose(np.load(workplace / "out.npy"), (source - low) / (high - low), atol=1e-5)
     assert run("predict", "img2.tif", *model, "-o", "std.npy", "--normalize", "mean_std").exit_code == 0
     np.testing.assert_allclose(np.load(workplace / "std.npy"), (source - source.mean()) / source.std(), atol=1e-5)
     planned = ("plan", "img2.tif", *TILES, *percentiles)
-    assert "normalized       percentiles 2 and 98 per sample" in run(*planned).stdout
+    assert "normalized       percentiles:2,98/sample, not measured yet" in run(*planned).stdout
     assert json.loads(run(*planned, "--json").stdout)["normalize"] == ["percentiles 2 and 98 per sample"]
 
 
@@ -243,11 +243,11 @@ def test_status_tells_finished_from_unfinished_and_a_second_run_goes_on(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 16, 3: 8})
-    monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [300])
+    monkeypatch.setattr(fit, "_BLOCK_SIZES", [300])
     arguments = ("predict", "img2.tif", "--model", "my_model:fails_once", "-o", "out.ome.zarr", *TILES)
     failed = run(*arguments)
     assert failed.exit_code == 1
-    assert "blocks are finished and kept: run the same again to go on" in failed.stderr
+    assert "blocks are finished and kept: run the same again to resume" in failed.stderr
     unfinished = run("status", "out.ome.zarr")
     assert unfinished.exit_code == 1
     assert "unfinished" in unfinished.stdout
@@ -349,4 +349,4 @@ def test_tiles_start_on_multiples_of_the_stride(workplace: Path, given: str, mul
     assert result.exit_code == 0, result.output
     wrong = run("plan", "img2.tif", "--origin-multiple", "1,2,3,4", *TILES)
     assert wrong.exit_code == 2
-    assert "origin_multiple is (1, 2, 3, 4): it has 4 numbers and must have 2 (Y, X)" in wrong.stderr
+    assert "origin_multiple is (1, 2, 3, 4): it has 4 numbers and must have 2 or 3" in wrong.stderr

@@ -61,7 +61,7 @@ def test_differences_of_large_pixels_are_kept_by_mean_and_deviation(dtype, mean,
 def test_differences_of_large_pixels_are_kept_by_percentiles(dtype, mean, deviation, rng) -> None:
     image = large_image(rng, dtype, mean, deviation, (41, 61))
     seen = predict(
-        lambda batch: batch, image, axes="YX", patch_size=(32, 32), normalize="percentiles", percentiles=(10, 90),
+        lambda batch: batch, image, axes="YX", patch_size=(32, 32), normalize="percentiles:10,90",
         progress=False,
     )  # fmt: skip
     low, high = (Fraction(sorted(image.ravel().tolist())[round(share * (image.size - 1))]) for share in (0.1, 0.9))

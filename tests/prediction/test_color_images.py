@@ -56,7 +56,7 @@ def channels_of(path):
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
 def test_an_ome_zarr_has_its_colors_and_one_window(source, tmp_path, version):
-    channels = channels_of(predict(lambda batch: batch, source, tmp_path / "out.zarr", ome_zarr_version=version))
+    channels = channels_of(predict(lambda batch: batch, source, pl.OmeZarr(tmp_path / "out.zarr", version)))
     assert [channel["color"] for channel in channels] == ["FF0000", "00FF00", "0000FF"]
     windows = [(channel["window"]["start"], channel["window"]["end"]) for channel in channels]
     assert windows == [(IMAGE.min(), IMAGE.max())] * 3

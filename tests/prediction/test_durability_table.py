@@ -20,7 +20,7 @@ import tifffile
 from patchloom.errors import SinkError
 from patchloom.prediction import predict
 from patchloom.prediction.output.ledger import Ledger, ledger_path
-from patchloom.prediction.planning import make_plan
+from patchloom.prediction.planning import fit
 from patchloom.sinks import NpySink, OmeZarrSink, OutputLock, TiffSink
 from patchloom.sinks.files.file_sink import FileSink
 from patchloom.sinks.publishing.destination import lock_path
@@ -45,7 +45,7 @@ def per_row(heading: str) -> Any:
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 32, 3: 16})
-    monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [1024])
+    monkeypatch.setattr(fit, "_BLOCK_SIZES", [1024])
 
 
 def model(batch: np.ndarray) -> np.ndarray:

@@ -31,12 +31,12 @@ import time
 
 import numpy as np
 
-from patchloom import SkipDark, predict
-from patchloom.prediction.planning import make_plan
+from patchloom import OmeZarr, predict
+from patchloom.prediction.planning import fit
 from patchloom.stitching import block_grid
 
 block_grid._CHUNK_SIZE = {2: 40, 3: 16}
-make_plan._BLOCK_SIZES = [2000]
+fit._BLOCK_SIZES = [2000]
 
 
 def root(batch):
@@ -58,8 +58,7 @@ if __name__ == "__main__":
     options = json.loads(sys.argv[1])
     PAUSE = 0.01
     options["model"] = {"several": several, "classes": classes}.get(options.get("model"), root)
-    if options.get("skip"):
-        options["skip"] = SkipDark(options["skip"])
+    options["output"] = OmeZarr(options["output"], options.pop("version", "0.5"))
     print("begun", flush=True)
     predict(**options, axes="TYX", patch_size=(32, 24), overlaps=(8, 6), batch_size=3, progress=False)
     print("done", flush=True)
@@ -68,12 +67,12 @@ if __name__ == "__main__":
 KINDS: dict[str, dict[str, Any]] = {
     "crop": {},
     "blend": {"blend": "hann"},
-    "grid": {"seams": "grid", "ome_zarr_version": "0.4"},
+    "grid": {"seams": "grid", "version": "0.4"},
     "series": {"sources": ["a.npy", "b.npy", "c.npy"], "output": "out"},
     "overwrite": {"overwrite": True},
     "overwritten series": {"overwrite": True, "sources": ["a.npy", "b.npy"], "output": "out"},
-    "skip": {"skip": 5000, "fill": 7},
-    "normalize": {"normalize": "percentiles", "percentiles": (1, 99), "per": "sample"},
+    "skip": {"skip": "dark:5000,fill=7"},
+    "normalize": {"normalize": "percentiles:1,99/sample"},
     "several outputs": {"model": "several"},
     "labels": {"model": "classes", "postprocess": "argmax", "blend": "linear"},
 }
@@ -125,7 +124,10 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_files(kind: str, 
     (template / "run.py").write_text(SCRIPT)
     if "overwrite" in options:
         finish(
-            start(template, {name: value for name, value in options.items() if name != "overwrite"} | {"dtype": "u1"})
+            start(
+                template,
+                {name: value for name, value in options.items() if name != "overwrite"} | {"postprocess": "uint8"},
+            )
         )
     old = shown(template)
     shutil.copytree(template, whole)

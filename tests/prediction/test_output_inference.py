@@ -15,7 +15,6 @@ from numpy.lib.stride_tricks import sliding_window_view
 from patchloom.errors import ModelOutputError
 from patchloom.prediction import plan, predict
 from patchloom.prediction.models import ModelDescription
-from patchloom.prediction.output_inference import infer_outputs
 
 Model = Callable[[np.ndarray], Any]
 
@@ -84,7 +83,7 @@ def test_tiles_of_a_downscaling_model_start_on_multiples_of_its_factor(rng: np.r
     image = rng.random((200, 130))
     options: dict[str, Any] = {"axes": "YX", "patch_size": (40, 40), "overlaps": (10, 10)}
     model = lambda batch: averaged(batch, 4)  # noqa: E731  # a model like those above
-    prepared = plan(image, forms=infer_outputs(plan(image, **options), model), **options)
+    prepared = plan(image, model=model, measure=True, **options)
     assert prepared.tiling.origin_multiple == (4, 4)
     assert all(start % 4 == 0 for spec in prepared.tiling for start in spec["coords"])
 
@@ -194,8 +193,10 @@ def test_valid_networks_are_not_taken_for_lopsided(rng: np.random.Generator) -> 
     image = rng.random((60, 60), np.float32)
     for depth in (1, 2, 3, 5, 8):
         for _ in range(12):
-            (form,) = infer_outputs(plan(image, axes="YX", patch_size=(40, 40)), random_network(rng, depth))[0]
-            assert form.margin == (depth, depth)
+            (spec,) = plan(
+                image, axes="YX", patch_size=(40, 40), model=random_network(rng, depth), measure=True
+            ).survey.outputs[0]
+            assert spec.margin == (depth, depth)
 
 
 @pytest.mark.parametrize("stride", [2, 3, 4, 5])
@@ -206,8 +207,10 @@ def test_a_grid_within_the_network_is_not_taken_for_lopsided(stride: int, patch:
         grid = averaged(np.pad(batch, [(0, 0), (0, 0), (0, stride), (0, stride)]), stride)
         return enlarged(grid, stride)[..., 6 : batch.shape[2] - 6, 6 : batch.shape[3] - 6]
 
-    (form,) = infer_outputs(plan(rng.random((60, 60)), axes="YX", patch_size=(patch, patch)), model)[0]
-    assert form.margin == (6, 6)
+    (spec,) = plan(
+        rng.random((60, 60)), axes="YX", patch_size=(patch, patch), model=model, measure=True
+    ).survey.outputs[0]
+    assert spec.margin == (6, 6)
 
 
 @pytest.mark.parametrize(("factor", "patch"), [(4, 50), (5, 52), (3, 50), (8, 66)])
@@ -262,7 +265,7 @@ def test_a_model_whose_output_is_as_large_as_the_tile_runs_once_beforehand() -> 
         sizes.append(batch.shape)
         return batch
 
-    infer_outputs(plan(np.zeros((60, 60)), axes="YX", patch_size=(32, 32)), model)
+    plan(np.zeros((60, 60)), axes="YX", patch_size=(32, 32), model=model, measure=True)
     assert sizes == [(1, 1, 32, 32)]
 
 

@@ -15,8 +15,8 @@ from patchloom.errors import GeometryError, ModelError, SeriesError
 from patchloom.image_stacks import open_stacks
 from patchloom.prediction import plan, predict
 from patchloom.prediction.models import ModelDescription
-from patchloom.prediction.planning import make_plan
-from patchloom.prediction.planning.summary import summarize
+from patchloom.prediction.normalization.methods import MeanStd
+from patchloom.prediction.planning import fit
 from patchloom.prediction.skip_rules import SkipDark, SkipOutside
 from patchloom.stitching import block_grid
 
@@ -46,7 +46,7 @@ def sharpened(batch: np.ndarray) -> np.ndarray:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Blocks so small that a slice has many."""
-    monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [300])
+    monkeypatch.setattr(fit, "_BLOCK_SIZES", [300])
     monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 6, 3: 4})
     return
 
@@ -199,7 +199,7 @@ def test_contradictions_between_network_and_image_are_refused_before_anything_ru
 def test_normalization_is_measured_on_the_samples_that_the_image_has(per: str, rng: np.random.Generator) -> None:
     # A sample is a time point with all of its slices, not a slice.
     image = rng.random((2, 2, 3, 20, 20)) * rng.uniform(1, 90, (2, 2, 3, 1, 1))  # T, C, Z
-    result = quiet(lambda batch: batch, image, axes="TCZYX", normalize="mean_std", per=per, **TILES)
+    result = quiet(lambda batch: batch, image, axes="TCZYX", normalize=MeanStd(per), **TILES)
     together = {
         "source": (0, 1, 2, 3, 4),
         "channel": (0, 2, 3, 4),
@@ -260,7 +260,7 @@ class FailsAfter:
 def test_a_run_that_failed_goes_on_to_the_same_bytes(settings: Any, tmp_path: Path, rng: np.random.Generator) -> None:
     image = rng.random((2, 3, 30, 25), np.float32)
     np.save(tmp_path / "image.npy", image)
-    arguments = {"axes": "TZYX", "normalize": "percentiles", "per": "sample", **TILES, **settings}
+    arguments = {"axes": "TZYX", "normalize": "percentiles/sample", **TILES, **settings}
     model = FailsAfter(10**9)
     whole = quiet(model, tmp_path / "image.npy", tmp_path / "whole.ome.zarr", **arguments)
     with pytest.raises(ModelError, match="out of luck"):
@@ -276,6 +276,5 @@ def test_a_run_that_failed_goes_on_to_the_same_bytes(settings: Any, tmp_path: Pa
 
 def test_a_plan_says_the_shape_with_z() -> None:
     prepared = plan(np.zeros((2, 5, 40, 30), np.uint8), axes="TZYX", **TILES)
-    assert prepared.output_shapes == [[(2, None, 5, 40, 30)]]
     assert prepared.n_tiles == 2 * 5 * prepared.tiling.grid_shape(0)[0] * prepared.tiling.grid_shape(0)[1]
-    assert summarize(prepared)["sources"][0]["output_shapes"] == [[2, None, 5, 40, 30]]
+    assert prepared.summary()["sources"][0]["output_shapes"] == [[2, None, 5, 40, 30]]

@@ -28,8 +28,8 @@ from patchloom.image_stacks import open_stacks
 from patchloom.patching import TiledPatching
 from patchloom.prediction import plan, predict
 from patchloom.prediction.models import ModelDescription
-from patchloom.prediction.planning import make_plan
-from patchloom.prediction.planning.summary import summarize
+from patchloom.prediction.planning import fit
+from patchloom.prediction.request import OmeZarr
 from patchloom.stitching import block_grid
 
 
@@ -44,7 +44,7 @@ def quiet(*args: Any, **kwargs: Any) -> Any:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Blocks so small that a test image has many."""
-    monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [300])
+    monkeypatch.setattr(fit, "_BLOCK_SIZES", [300])
     monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 6, 3: 4})
     return
 
@@ -157,14 +157,14 @@ def test_the_models_channels_and_dtype_decide_those_of_the_output(rng: np.random
 def test_floats_turn_into_integers_by_rounding_and_stop_at_the_ends(rng: np.random.Generator) -> None:
     image = rng.uniform(-40, 300, (30, 30))
     image[3, 4], image[5, 6] = np.inf, -np.inf
-    result = quiet(identity, image, axes="YX", patch_size=(8, 8), overlaps=(2, 2), dtype="uint8")
+    result = quiet(identity, image, axes="YX", patch_size=(8, 8), overlaps=(2, 2), postprocess="uint8")
     assert result.dtype == np.uint8
     assert np.array_equal(result, np.clip(np.rint(image), 0, 255).astype(np.uint8))
     wide = np.array([[2.0**63, -(2.0**64)], [1e300, 7.5]])
-    kept = quiet(identity, wide, axes="YX", patch_size=(2, 2), overlaps=(0, 0), dtype="int64")
+    kept = quiet(identity, wide, axes="YX", patch_size=(2, 2), overlaps=(0, 0), postprocess="int64")
     assert kept.tolist() == [[2**63 - 1, -(2**63)], [2**63 - 1, 8]]
     assert quiet(
-        identity, np.array([[-5, 300]]), axes="YX", patch_size=(1, 2), overlaps=(0, 0), dtype="uint8"
+        identity, np.array([[-5, 300]]), axes="YX", patch_size=(1, 2), overlaps=(0, 0), postprocess="uint8"
     ).tolist() == [[0, 255]]
 
 
@@ -230,7 +230,7 @@ def test_a_model_that_knows_its_tile_size_needs_none_given(rng: np.random.Genera
     image = rng.random((40, 50))
     prepared = plan(image, model=Fixed(), axes="YX")
     assert (prepared.tiling.patch_size, prepared.tiling.overlaps) == ((16, 16), (6, 6))
-    assert prepared.output_shapes == [[(1, 2, 40, 50)]]
+    assert prepared.summary()["sources"][0]["output_shapes"] == [[1, 2, 40, 50]]
     output = quiet(Fixed(), image, tmp_path / "out.ome.zarr", axes="YX")
     group = zarr.open_group(output, mode="r")
     assert np.array_equal(group["0"][1], image)
@@ -239,7 +239,9 @@ def test_a_model_that_knows_its_tile_size_needs_none_given(rng: np.random.Genera
         plan(image, model=Fixed(), axes="YX", patch_size=(8, 8))
     with pytest.raises(GeometryError, match="the model takes 1 channels, but array has 3"):
         plan(rng.random((3, 40, 50)), model=Fixed(), axes="CYX")
-    assert plan(rng.random((3, 40, 50)), model=Fixed(), axes="ZYX").output_shapes == [[(1, 2, 3, 40, 50)]]
+    assert plan(rng.random((3, 40, 50)), model=Fixed(), axes="ZYX").summary()["sources"][0]["output_shapes"] == [
+        [1, 2, 3, 40, 50]
+    ]
 
 
 def breaks_on_tile(number: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -283,7 +285,7 @@ def test_a_model_that_fails_at_once_leaves_nothing_behind(
     image[0, 0] = 0.9
     options: dict[str, Any] = {"axes": "YX", "patch_size": (8, 8), "overlaps": (2, 2)}
     if "NaN" in message:
-        options["dtype"] = "uint8"
+        options["postprocess"] = "uint8"
     with pytest.raises(error, match=message):
         quiet(make_model(), image, tmp_path / "out.ome.zarr", **options)
     with pytest.raises(error, match=message):
@@ -400,23 +402,23 @@ def test_a_plan_goes_to_json_and_its_fingerprint_follows_what_matters(rng: np.ra
     source = tmp_path / "a.tif"
     tifffile.imwrite(source, rng.integers(0, 255, (40, 50), np.uint8), metadata={"axes": "YX"})
     first = plan(source, patch_size=(16, 16))
-    summary = json.loads(json.dumps(summarize(first)))
+    summary = json.loads(json.dumps(first.summary()))
     assert summary["tiles"] == len(TiledPatching([(1, 1, 40, 50)], (16, 16), (4, 4))) == 12
     assert summary["source_bytes"] == 2000
-    assert plan(source, patch_size=(16, 16)).fingerprint == first.fingerprint
-    assert plan(source, patch_size=(16, 16), overlaps=(2, 4)).fingerprint != first.fingerprint
+    assert plan(source, patch_size=(16, 16)).summary()["fingerprint"] == summary["fingerprint"]
+    assert plan(source, patch_size=(16, 16), overlaps=(2, 4)).summary()["fingerprint"] != summary["fingerprint"]
     tifffile.imwrite(source, rng.integers(0, 255, (40, 50), np.uint8), metadata={"axes": "YX"})
-    assert plan(source, patch_size=(16, 16)).fingerprint != first.fingerprint
+    assert plan(source, patch_size=(16, 16)).summary()["fingerprint"] != summary["fingerprint"]
 
 
 def test_labels_keep_their_values_in_every_level_of_the_pyramid(rng: np.random.Generator, tmp_path: Path) -> None:
     labels = rng.choice(np.array([0, 7, 4000], np.uint16), (600, 520))
     options: dict[str, Any] = {"axes": "YX", "patch_size": (256, 256)}
-    output = quiet(identity, labels, tmp_path / "labels.ome.zarr", pyramid="nearest", **options)
+    output = quiet(identity, labels, OmeZarr(tmp_path / "labels.ome.zarr", pyramid="nearest"), **options)
     levels = [array[:] for _, array in sorted(zarr.open_group(output, mode="r").arrays())]
     assert [level.shape for level in levels] == [(600, 520), (300, 260), (150, 130)]
     assert all(set(np.unique(level)) == {0, 7, 4000} for level in levels)
-    flat = quiet(identity, labels, tmp_path / "flat.ome.zarr", pyramid=None, **options)
+    flat = quiet(identity, labels, OmeZarr(tmp_path / "flat.ome.zarr", pyramid=None), **options)
     assert [name for name, _ in zarr.open_group(flat, mode="r").arrays()] == ["0"]
 
 
@@ -438,7 +440,7 @@ def test_a_model_that_changes_the_working_directory_moves_no_output(
     monkeypatch.chdir(here)
     source = "cells.npy" if "." in output else ["cells.npy"]
     result = predict(
-        wandering, source, output, axes="YX", patch_size=(32, 32), overlaps=(8, 8), dtype="uint8", progress=False
+        wandering, source, output, axes="YX", patch_size=(32, 32), overlaps=(8, 8), postprocess="uint8", progress=False
     )
     assert not list(elsewhere.iterdir())
     one = result[0] if isinstance(source, list) else result

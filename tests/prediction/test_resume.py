@@ -20,7 +20,8 @@ import pytest
 from patchloom.errors import OutputExistsError, SinkError
 from patchloom.prediction import predict
 from patchloom.prediction.output.ledger import Ledger, ledger_path
-from patchloom.prediction.planning import make_plan
+from patchloom.prediction.planning import fit
+from patchloom.prediction.request import OmeZarr
 from patchloom.prediction.skip_rules import SkipDark
 from patchloom.sinks import OmeZarrSink
 from patchloom.stitching import block_grid
@@ -31,11 +32,11 @@ SCRIPT = """
 import json, sys, time
 import numpy as np
 from patchloom.prediction import predict
-from patchloom.prediction.planning import make_plan
+from patchloom.prediction.planning import fit
 from patchloom.stitching import block_grid
 
 block_grid._CHUNK_SIZE = {2: 40, 3: 16}
-make_plan._BLOCK_SIZES = [2000]
+fit._BLOCK_SIZES = [2000]
 arguments = json.loads(sys.argv[1])
 pause = arguments.pop("pause")
 
@@ -115,14 +116,13 @@ def test_a_run_that_skips_and_is_resumed_gives_the_model_the_same_batches_and_en
     blend: Any, limit: int, tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 40, 3: 16})
-    monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [2000])
+    monkeypatch.setattr(fit, "_BLOCK_SIZES", [2000])
     pixels = np.where(rng.random((2, 150, 130)) < 0.002, 900, 5).astype(np.uint16)
     np.save(tmp_path / "image.npy", pixels)
     settings: dict[str, Any] = {
         "blend": blend,
         "memory_limit": limit,
-        "skip": SkipDark(100),
-        "fill": 7,
+        "skip": SkipDark(100, fill=7),
         "batch_size": 3,
     }
 
@@ -158,7 +158,7 @@ def test_a_run_that_skips_and_is_resumed_gives_the_model_the_same_batches_and_en
 def interrupted(tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An output that a failing model left unfinished."""
     monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 40, 3: 16})
-    monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [2000])
+    monkeypatch.setattr(fit, "_BLOCK_SIZES", [2000])
     output = tmp_path / "out.ome.zarr"
     with pytest.raises(RuntimeError):
         go_on(output, Copy(fail_at=30))
@@ -181,8 +181,9 @@ class Copy:
         return batch
 
 
-def go_on(output: Path, model: Any = None, **changes: Any) -> Any:
-    return predict(model or Copy(), output.parent / "image.npy", output, axes="TYX", progress=False, **CROP | changes)
+def go_on(output: Path | OmeZarr, model: Any = None, **changes: Any) -> Any:
+    folder = Path(output.path if isinstance(output, OmeZarr) else output).parent
+    return predict(model or Copy(), folder / "image.npy", output, axes="TYX", progress=False, **CROP | changes)
 
 
 def assert_complete(output: Path, image: np.ndarray) -> None:
@@ -296,7 +297,7 @@ def test_a_run_that_was_killed_when_all_was_shown_has_nothing_left_to_do(tmp_pat
     assert ledger_path(output).exists()
     model = Copy()
     go_on(output, model)
-    assert next(model.calls) == 1, "one tile, to see what the model makes of it"
+    assert next(model.calls) == 0, "the ledger tells what the model returns"
     assert_complete(output, image)
 
 
@@ -304,7 +305,7 @@ def test_a_run_that_replaces_an_output_goes_on_without_being_told_again(
     tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 40, 3: 16})
-    monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [2000])
+    monkeypatch.setattr(fit, "_BLOCK_SIZES", [2000])
     output = tmp_path / "out.ome.zarr"
     go_on(output, lambda batch: batch * 0)
     with pytest.raises(RuntimeError):
@@ -314,16 +315,16 @@ def test_a_run_that_replaces_an_output_goes_on_without_being_told_again(
 
 
 @pytest.mark.parametrize(
-    "other", [{"pyramid": "nearest"}, {"pyramid": None}, {"ome_zarr_version": "0.4"}], ids=["nearest", "none", "0.4"]
+    "other", [{"pyramid": "nearest"}, {"pyramid": None}, {"version": "0.4"}], ids=["nearest", "none", "0.4"]
 )
 def test_an_output_is_not_resumed_in_another_version_or_with_another_pyramid(
     interrupted: Path, image: np.ndarray, other: dict[str, Any]
 ) -> None:
     before = files(interrupted.parent)
     name, value = next(iter(other.items()))
-    word = {"pyramid": "pyramid: auto before", "ome_zarr_version": "version of OME-Zarr: 0.5 before"}[name]
+    word = {"pyramid": "pyramid: auto before", "version": "version of OME-Zarr: 0.5 before"}[name]
     with pytest.raises(SinkError, match=f"{word}, {value} now"):
-        go_on(interrupted, **other)
+        go_on(OmeZarr(interrupted, **other))
     assert files(interrupted.parent) == before
     go_on(interrupted)
     assert_complete(interrupted, image)
@@ -355,7 +356,7 @@ def test_an_output_that_appeared_meanwhile_is_found_before_the_run_goes_on(
     tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 40, 3: 16})
-    monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [2000])
+    monkeypatch.setattr(fit, "_BLOCK_SIZES", [2000])
     sources = [tmp_path / f"{number}.npy" for number in range(3)]
     for source in sources:
         np.save(source, image)
@@ -366,4 +367,4 @@ def test_an_output_that_appeared_meanwhile_is_found_before_the_run_goes_on(
     model = Copy()
     with pytest.raises(OutputExistsError, match=r"2\.ome\.zarr: exists already"):
         predict(model, sources, tmp_path / "out", **options)
-    assert next(model.calls) == 1, "one tile, to see what the model makes of it"
+    assert next(model.calls) == 0, "the ledger tells what the model returns"

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import tensorstore as ts
 
-from patchloom.errors import GeometryError, SeriesError, SinkError, SourceError
+from patchloom.errors import SeriesError, SinkError, SourceError
 from patchloom.image_stacks import ArrayStack
-from patchloom.prediction import plan, predict
+from patchloom.prediction import predict
 from patchloom.prediction.normalization.normalization import measure_normalization
-from patchloom.prediction.planning import make_plan
+from patchloom.prediction.planning import fit
 from patchloom.prediction.skip_rules import SkipDark, SkipOutside
 from patchloom.stitching import block_grid
 
@@ -32,7 +32,7 @@ TILES: dict[str, Any] = {"patch_size": (12, 10), "overlaps": (4, 3)}
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [300])
+    monkeypatch.setattr(fit, "_BLOCK_SIZES", [300])
     monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 10, 3: 4})
 
 
@@ -79,8 +79,6 @@ def test_a_reduction_of_blocks_is_the_reduction_of_the_image(
         identity, image, tmp_path / "out.ome.zarr", axes="CYX", postprocess="channels:2|uint8*255", blend=blend, **TILES
     )
     assert np.array_equal(quiet(identity, written, patch_size=(64, 64)), np.rint(image[2:] * 255).astype(np.uint8))
-    with pytest.raises(GeometryError, match="end the postprocessing with the dtype instead"):
-        plan(image, axes="CYX", postprocess="argmax", dtype="uint8", **TILES)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -98,7 +96,7 @@ def test_skipped_tiles_are_filled_and_the_others_are_what_they_would_be(blend: A
     whole = quiet(model, image, **options)
     all_tiles = sum(seen)
     seen.clear()
-    result = quiet(model, image, skip=SkipDark(threshold=20), fill=-5, **options)
+    result = quiet(model, image, skip=SkipDark(threshold=20, fill=-5), **options)
     assert sum(seen) < all_tiles / 4
     # Only tiles that see the bright part run, so all of its voxels come from those, and none that is a tile away does.
     np.testing.assert_array_equal(result[50:70, 60:80], whole[50:70, 60:80])
@@ -107,7 +105,7 @@ def test_skipped_tiles_are_filled_and_the_others_are_what_they_would_be(blend: A
     np.testing.assert_allclose(result[far], -5, rtol=1e-6)
     mask = np.zeros((8, 9), bool)
     mask[0, 0] = True
-    outside = quiet(model, image, skip=SkipOutside([ArrayStack(mask, "YX")]), fill=0, **options)
+    outside = quiet(model, image, skip=SkipOutside([ArrayStack(mask, "YX")]), **options)
     assert outside[:10, :10].all()
     assert not outside[40:, 40:].any()
 

@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchloom import ArrayStack, open_stacks
-from patchloom.errors import ArgumentTypeError, GeometryError
+from patchloom.errors import ArgumentError, ArgumentTypeError, GeometryError
 from patchloom.extraction import ChunkCache
 from patchloom.prediction import plan, predict
 from patchloom.prediction.candidate_tiles import CandidateTiles
 from patchloom.prediction.output import writer as outputs
-from patchloom.prediction.planning import make_plan
+from patchloom.prediction.planning import fit
 from patchloom.prediction.postprocessing import AsDtype, Threshold
 from patchloom.prediction.skip_rules import SkipDark, SkipOutside, coarse_window, fitting_factors
 from patchloom.sinks import open_sink
@@ -91,7 +91,7 @@ def axes_of(options: dict[str, Any]) -> str:
 
 
 def small_blocks(patch: pytest.MonkeyPatch, voxels: int) -> None:
-    patch.setattr(make_plan, "_BLOCK_SIZES", [voxels])
+    patch.setattr(fit, "_BLOCK_SIZES", [voxels])
     patch.setattr(block_grid, "_CHUNK_SIZE", {2: 5, 3: 3})
 
 
@@ -106,7 +106,7 @@ def test_a_skipped_tile_counts_as_one_for_which_the_model_returned_fill(data, op
     with pytest.MonkeyPatch.context() as patch:
         small_blocks(patch, voxels)
         expected = quiet(model, image, axes=axes_of(options), **options)
-        result = quiet(blind_model, image, axes=axes_of(options), skip=SkipDark(20), fill=fill, **options)
+        result = quiet(blind_model, image, axes=axes_of(options), skip=SkipDark(20, fill), **options)
     assert result.tobytes() == expected.tobytes()
 
 
@@ -122,9 +122,7 @@ def test_a_tile_runs_where_it_touches_the_mask(data, options, fill, voxels) -> N
     with pytest.MonkeyPatch.context() as patch:
         small_blocks(patch, voxels)
         expected = quiet(model, both, axes=axes_of(options), **options)
-        result = quiet(
-            blind_model, both, axes=axes_of(options), skip=SkipOutside([stack_of(mask)]), fill=fill, **options
-        )
+        result = quiet(blind_model, both, axes=axes_of(options), skip=SkipOutside([stack_of(mask)], fill), **options)
         whole = quiet(blind_model, both, axes=axes_of(options), **options)
     assert result.tobytes() == expected.tobytes()
     inside = np.broadcast_to(mask, result.shape)
@@ -159,7 +157,7 @@ def test_fill_is_written_as_it_is_after_a_postprocessing(postprocessing, blend, 
     image = rng.integers(0, 9, (40, 50)).astype(np.uint8)
     image[12:20, 30:37] = 100
     tiles: dict[str, Any] = {"axes": "YX", "patch_size": (9, 8), "overlaps": (4, 3), "blend": blend}
-    result = quiet(blind_model, image, skip=SkipDark(20), fill=77, postprocess=postprocessing, **tiles)
+    result = quiet(blind_model, image, skip=SkipDark(20, 77), postprocess=postprocessing, **tiles)
     zeros = partial(filling_model, is_skipped=lambda tile: tile.max() <= 20, fill=0)
     expected = quiet(zeros, image, postprocess=postprocessing, **tiles)
     ran = quiet(
@@ -183,7 +181,7 @@ def test_tiles_of_a_scaled_output_without_a_margin_are_filled_alike(rng: np.rand
     for blend in (None, "hann"):
         options: dict[str, Any] = {"axes": "YX", "patch_size": (12, 12), "overlaps": (6, 6), "blend": blend}
         expected = quiet(partial(doubled, fill=-3), image, **options)
-        assert np.array_equal(quiet(doubled, image, skip=SkipDark(20), fill=-3, **options), expected)
+        assert np.array_equal(quiet(doubled, image, skip=SkipDark(20, -3), **options), expected)
 
 
 def test_what_wraps_around_is_looked_at() -> None:
@@ -199,7 +197,7 @@ def test_what_wraps_around_is_looked_at() -> None:
 def test_zeros_around_the_image_are_not_brighter_than_a_negative_threshold() -> None:
     image = np.full((8, 18), -9, np.int16)
     options: dict[str, Any] = {"axes": "YX", "patch_size": (8, 8), "overlaps": (0, 4), "origin_multiple": (1, 4)}
-    result = quiet(lambda batch: batch, image, padding="constant", skip=SkipDark(-5), fill=1, **options)
+    result = quiet(lambda batch: batch, image, padding="constant", skip=SkipDark(-5, 1), **options)
     assert (result == 1).all()
 
 
@@ -216,14 +214,14 @@ def test_an_array_of_which_the_first_block_is_skipped_is_made_once(monkeypatch: 
     monkeypatch.setattr(outputs, "open_sink", slowly)
     image = np.zeros((5, 20), np.uint8)
     image[:, 5:] = 100
-    result = quiet(lambda batch: batch, image, axes="YX", patch_size=(5, 5), overlaps=(0, 0), skip=SkipDark(20), fill=7)
+    result = quiet(lambda batch: batch, image, axes="YX", patch_size=(5, 5), overlaps=(0, 0), skip=SkipDark(20, 7))
     assert len(made) == 1
     assert np.array_equal(result, np.where(image == 0, 7, image))
 
 
 def test_a_rule_that_does_not_decide_on_every_tile_is_refused() -> None:
     class Forgetful:
-        identity, images = "{}", ()
+        identity, images, fill = "{}", (), 0
 
         def check(self, image_stacks: Any) -> None:
             pass
@@ -295,11 +293,11 @@ def test_a_mask_of_another_image_or_of_no_whole_scale_is_refused_with_both_shape
 
 
 def test_thresholds_and_channels_that_make_no_sense_are_refused():
-    for arguments in [(float("nan"),), (0, ()), (0, (-1,)), (0, (0.5,))]:
+    for arguments in [{"threshold": float("nan")}, *({"threshold": 0, "channels": c} for c in [(), (-1,), (0.5,)])]:
         with pytest.raises(GeometryError):
-            SkipDark(*arguments)
+            SkipDark(**arguments)
     with pytest.raises(GeometryError, match="channels has 2, but array has 1, counted from 0"):
-        SkipDark(0, (2,)).check([stack_of(np.zeros((1, 1, 4, 4)))])
+        SkipDark(0, channels=(2,)).check([stack_of(np.zeros((1, 1, 4, 4)))])
     with pytest.raises(GeometryError, match="complex"):
         SkipDark(0).check([stack_of(np.zeros((1, 1, 4, 4), complex))])
 
@@ -314,7 +312,7 @@ def test_rules_are_told_apart_by_all_that_matters(rng, tmp_path: Path):
     before = SkipOutside(open_stacks(np_file, axes="YX")).identity
     tifffile.imwrite(np_file, np.zeros((8, 8), np.uint8), description="changed")
     after = SkipOutside(open_stacks(np_file, axes="YX")).identity
-    dark = [SkipDark(*arguments).identity for arguments in [(1,), (2,), (1, (0,)), (1.0,)]]
+    dark = [rule.identity for rule in (SkipDark(1), SkipDark(2), SkipDark(1, channels=(0,)), SkipDark(1.0))]
     assert dark[0] == dark[3]
     assert len({*identities, before, after, *dark}) == 2 + 2 + 3
     assert all(json.loads(identity)["skip"] for identity in (*identities, before, *dark))
@@ -346,14 +344,20 @@ def test_pixels_that_are_there_already_are_judged_alike(rng):
     pixels = rng.integers(0, 9, (3, 4, 5))
     for threshold, channels in product(range(-1, 10), [None, (1,), (0, 2)]):
         bright = pixels[slice(None) if channels is None else list(channels)].max() > threshold
-        assert SkipDark(threshold, channels).is_dark(pixels) is not bool(bright)
+        assert SkipDark(threshold, channels=channels).is_dark(pixels) is not bool(bright)
 
 
-@pytest.mark.parametrize("skip", [SkipDark, 60, "dark", [SkipDark(60)]])
+@pytest.mark.parametrize("skip", [SkipDark, 60, [SkipDark(60)]])
 @pytest.mark.parametrize("run", [partial(quiet, blind_model), plan])
 def test_what_is_not_a_rule_is_refused_with_how_to_make_one(run: Any, skip: Any) -> None:
     with pytest.raises(ArgumentTypeError, match=r"skip is .*must be a SkipRule; give one, such as SkipDark\(10\)"):
         run(np.zeros((20, 30)), axes="YX", patch_size=(8, 8), skip=skip)
+
+
+@pytest.mark.parametrize("text", ["dark", "dark:", "dark:bright", "dark:3,fill=", "dark:3,fill=x", "bright:3"])
+def test_a_text_that_is_not_a_rule_is_refused_with_one_that_is(text: str) -> None:
+    with pytest.raises(ArgumentError, match="write dark:100, or dark:100,fill=5"):
+        plan(np.zeros((20, 30)), axes="YX", patch_size=8, skip=text)
 
 
 def test_a_path_in_place_of_a_model_is_refused_with_how_to_load_it() -> None:

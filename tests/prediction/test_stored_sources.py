@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +18,10 @@ from numpy.typing import NDArray
 
 from patchloom.image_stacks import Region, TiffStack, ZarrStack
 from patchloom.prediction import plan, predict
-from patchloom.prediction.planning import make_plan
+from patchloom.prediction.planning import fit, memory
+from patchloom.prediction.request import OmeZarr
 
 # `patchloom.prediction.planning.plan` is the function once something has imported it from the package.
-plan_module = importlib.import_module("patchloom.prediction.planning.plan")
 
 
 def identity(batch: np.ndarray) -> np.ndarray:
@@ -83,13 +82,13 @@ def files_written() -> int:
 def test_each_chunk_is_decoded_once_and_each_shard_written_once(
     blend: Any, rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [48**3])
+    monkeypatch.setattr(fit, "_BLOCK_SIZES", [48**3])
     image = rng.integers(0, 9, (96, 96, 96), np.uint16)
     stack = CountingZarr(write_zarr(tmp_path / "in.zarr", image, (16, 16, 16)))
     options: dict[str, Any] = {"patch_size": (16,) * 3, "overlaps": (4,) * 3, "blend": blend}
     assert plan(stack, **options).n_blocks >= 8
     before = files_written()
-    output = predict(identity, stack, tmp_path / "out.ome.zarr", progress=False, pyramid=None, **options)
+    output = predict(identity, stack, OmeZarr(tmp_path / "out.ome.zarr", pyramid=None), progress=False, **options)
     written = files_written() - before
     assert sum(stack.decoded.values()) <= 1.1 * 6**3
     shards = [path for path in (output / "0" / "c").rglob("*") if path.is_file()]
@@ -126,8 +125,8 @@ def test_how_a_source_is_cut_and_what_is_kept_of_it_change_nothing(data: st.Data
         "progress": False,
     }
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan_module, "CACHE_BYTES", data.draw(st.integers(1, 5000)))
-        patch.setattr(make_plan, "_BLOCK_SIZES", [data.draw(st.integers(50, 5000))])
+        patch.setattr(memory, "CACHE_BYTES", data.draw(st.integers(1, 5000)))
+        patch.setattr(fit, "_BLOCK_SIZES", [data.draw(st.integers(50, 5000))])
         stored = predict(identity, write_zarr(Path(folder, "in.zarr"), image, chunk), **options)
         plain = predict(identity, image, **options)
     assert stored.tobytes() == plain.tobytes()

@@ -23,7 +23,7 @@ from patchloom.geometry.tile_rule import TileRule
 from patchloom.image_stacks import ArrayStack
 from patchloom.prediction import plan, predict
 from patchloom.prediction.models import ModelDescription
-from patchloom.prediction.planning import make_plan
+from patchloom.prediction.planning import fit
 from patchloom.prediction.skip_rules import SkipOutside
 from patchloom.stitching import block_grid
 
@@ -117,7 +117,7 @@ def expected(image: np.ndarray, mask: np.ndarray, network: Network, options: dic
         pixels = padded[
             (slice(None), *(slice(at, at + side) for at, side in zip(starts, options["patch_size"], strict=True)))
         ]
-        values = network.predicted(pixels) if mask[window].any() else options["fill"]
+        values = network.predicted(pixels) if mask[window].any() else options["skip"].fill
         weights = reduce(np.multiply.outer, [of_axis for _, of_axis in tile])
         places = [int(start * axis.scale) for start, axis in zip(starts, axes, strict=True)]
         target = tuple(slice(at, at + side) for at, side in zip(places, weights.shape, strict=True))
@@ -138,7 +138,6 @@ def networks_and_options(draw: Any) -> tuple[Network, dict[str, Any]]:
         "padding": draw(st.sampled_from(["reflect", "edge", "wrap", "constant"])),
         "origin_multiple": 2,
         "batch_size": draw(st.integers(1, 4)),
-        "fill": draw(st.sampled_from([0, -3])),
     }
     scale = draw(st.tuples(*[st.sampled_from(SCALES)] * n_dims))
     if min(scale) < 1:
@@ -160,13 +159,14 @@ def test_every_voxel_is_that_of_the_tiles_whatever_is_asked_for_together(data: A
         masks.append(rng.random((1, 1, *sizes)) < data.draw(st.sampled_from([0.01, 0.1, 1])))
     axes = ["SCYX" if image.ndim == 4 else "SCZYX" for image in images]
     stacks = [ArrayStack(image.copy(), axes=names) for image, names in zip(images, axes, strict=True)]
-    options["skip"] = SkipOutside([ArrayStack(mask, axes=names) for mask, names in zip(masks, axes, strict=True)])
+    fill = data.draw(st.sampled_from([0, -3]))
+    options["skip"] = SkipOutside([ArrayStack(mask, axes=names) for mask, names in zip(masks, axes, strict=True)], fill)
     try:
         plan(stacks, **options)
     except GeometryError:
         assume(False)
     with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
-        patch.setattr(make_plan, "_BLOCK_SIZES", [data.draw(st.sampled_from([1, 100, 2000])), 50])
+        patch.setattr(fit, "_BLOCK_SIZES", [data.draw(st.sampled_from([1, 100, 2000])), 50])
         patch.setattr(block_grid, "_CHUNK_SIZE", {2: 4, 3: 4})
         run_into = partial(predict, sources=stacks, output=data.draw(st.sampled_from([None, Path(folder, "out")])))
         try:

@@ -126,9 +126,8 @@ def test_a_result_lies_where_its_source_does(tmp_path, version, level):
     out = pl.predict(
         lambda batch: batch,
         stack,
-        tmp_path / "out.zarr",
+        pl.OmeZarr(tmp_path / "out.zarr", version),
         patch_size=(2, 16, 16),
-        ome_zarr_version=version,
         progress=False,
     )
     result = ZarrStack(out)

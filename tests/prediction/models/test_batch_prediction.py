@@ -82,8 +82,8 @@ def test_nan_is_refused_where_the_dtype_has_none_cropped_and_blended(source: str
     for blend in (None, "hann"):
         options: dict[str, Any] = {"axes": "YX", "patch_size": (6, 6), "overlaps": (2, 2), "blend": blend}
         with pytest.raises(ModelOutputError, match=rf"NaN for the tile at \(4, 4\) .*{target}"):
-            predict(broken, image, dtype=target, progress=False, **options)
-        kept = predict(broken, image, dtype="float32", progress=False, **options)
+            predict(broken, image, postprocess=target, progress=False, **options)
+        kept = predict(broken, image, postprocess="float32", progress=False, **options)
         assert [isnan(value) for value in kept.ravel()] == [False] * 99 + [True]
 
 
@@ -99,7 +99,7 @@ def test_cropped_and_blended_predictions_are_cast_alike(source, target, blend, d
         image = to_dtype(image, np.dtype(source), [])
     results = [
         predict(
-            lambda batch: batch, image, axes="YX", patch_size=(6, 7), overlaps=(3, 2), blend=each, dtype=target,
+            lambda batch: batch, image, axes="YX", patch_size=(6, 7), overlaps=(3, 2), blend=each, postprocess=target,
             progress=False,
         )
         for each in (None, blend)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -232,29 +233,21 @@ def test_an_output_that_exists_is_found_before_a_block_is_computed(name: str, ou
 @pytest.mark.parametrize(
     ("name", "options", "model", "message"),
     [
-        ("o.zarr", {"pyramid": "foo"}, np.zeros_like, "pyramid is 'foo'"),
-        ("o.zarr", {"pyramid": 2}, np.zeros_like, "pyramid is 2"),
-        ("o.zarr", {"ome_zarr_version": "0.6"}, np.zeros_like, "'0.6'"),
-        ("o.zarr", {"ome_zarr_version": None}, np.zeros_like, "version is None"),
         ("o.tif", {}, lambda batch: batch.astype("u8"), "uint64 cannot be stored"),
         ("o.tif", {}, lambda batch: batch > 3, "bool cannot be stored"),
-        ("o.tif", {"dtype": "float16"}, np.zeros_like, "float16 cannot be stored"),
+        ("o.tif", {"postprocess": "float16"}, np.zeros_like, "float16 cannot be stored"),
         ("o.zarr", {}, lambda batch: batch.astype("c8"), "complex64 cannot be stored"),
         ("o.zarr", {}, lambda batch: {"a": batch, "b": batch.astype("c8")}, "complex64 cannot be stored"),
-        ("o.zarr", {"dtype": "complex64"}, np.zeros_like, "complex64 cannot be stored"),
-        ("o.zarr", {"fill": None}, np.zeros_like, "fill is None"),
-        ("o.zarr", {"fill": "x"}, np.zeros_like, "fill is 'x'"),
-        ("o.zarr", {"fill": [0]}, np.zeros_like, r"fill is \[0\]"),
-        ("o.zarr", {"fill": 1j}, np.zeros_like, "fill is 1j"),
-        ("o.zarr", {"skip": SkipDark(1), "fill": float("nan")}, np.zeros_like, "whole number from 0 to 255"),
-        ("o.zarr", {"skip": SkipDark(1), "fill": float("inf")}, np.zeros_like, "whole number from 0 to 255"),
-        ("o.zarr", {"skip": SkipDark(1), "fill": 300}, np.zeros_like, "fill is 300"),
-        ("o.zarr", {"skip": SkipDark(1), "fill": -1}, np.zeros_like, "fill is -1"),
-        ("o.zarr", {"skip": SkipDark(1), "fill": 0.7}, np.zeros_like, "fill is 0.7"),
-        ("o.zarr", {"skip": SkipDark(1), "fill": 2}, lambda batch: batch > 1, "must be 0 or 1"),
-        ("o.zarr", {"skip": SkipDark(1), "fill": 70000}, lambda batch: batch.astype("f2"), "must not be beyond"),
-        (None, {"skip": SkipDark(1), "fill": 300}, np.zeros_like, "fill is 300"),
-        ("o.zarr", {"skip": SkipDark(1), "fill": 256, "postprocess": "threshold:3"}, np.zeros_like, "fill is 256"),
+        ("o.zarr", {"postprocess": "complex64"}, np.zeros_like, "complex64 cannot be stored"),
+        ("o.zarr", {"skip": SkipDark(1, float("nan"))}, np.zeros_like, "whole number from 0 to 255"),
+        ("o.zarr", {"skip": SkipDark(1, float("inf"))}, np.zeros_like, "whole number from 0 to 255"),
+        ("o.zarr", {"skip": SkipDark(1, 300)}, np.zeros_like, "fill is 300"),
+        ("o.zarr", {"skip": SkipDark(1, -1)}, np.zeros_like, "fill is -1"),
+        ("o.zarr", {"skip": SkipDark(1, 0.7)}, np.zeros_like, "fill is 0.7"),
+        ("o.zarr", {"skip": SkipDark(1, 2)}, lambda batch: batch > 1, "must be 0 or 1"),
+        ("o.zarr", {"skip": SkipDark(1, 70000)}, lambda batch: batch.astype("f2"), "must not be beyond"),
+        (None, {"skip": SkipDark(1, 300)}, np.zeros_like, "fill is 300"),
+        ("o.zarr", {"skip": SkipDark(1, 256), "postprocess": "threshold:3"}, np.zeros_like, "fill is 256"),
     ],
 )
 def test_what_cannot_be_written_is_refused_before_a_block_is_computed(
@@ -267,11 +260,17 @@ def test_what_cannot_be_written_is_refused_before_a_block_is_computed(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("fill", [None, "x", [0], 1j])
+def test_a_fill_value_that_is_not_a_real_number_is_refused(fill: Any) -> None:
+    with pytest.raises(ArgumentError, match=re.escape(f"fill is {fill!r}")):
+        SkipDark(1, fill)
+
+
 @pytest.mark.parametrize(
     ("dtype", "fill"), [("f4", np.nan), ("f2", np.inf), ("u8", 2**64 - 1), ("i8", -(2**63)), ("?", True), ("u1", 255.0)]
 )
 def test_a_fill_value_that_fits_is_written_exactly(dtype: str, fill: Any, tmp_path: Path) -> None:
-    options = OPTIONS | {"skip": SkipDark(255), "fill": fill}
+    options = OPTIONS | {"skip": SkipDark(255, fill)}
     output = predict(lambda batch: batch.astype(dtype), pixels(), tmp_path / "o.npy", **options)
     expected = np.full((64, 48), fill, dtype)
     np.testing.assert_array_equal(np.load(output), expected)

@@ -20,10 +20,10 @@ from patchloom.cli import app
 from patchloom.errors import ModelError, SinkError
 from patchloom.prediction import predict
 from patchloom.prediction.output.ledger import FORMAT, Ledger, ledger_path, read_header, read_progress
-from patchloom.prediction.planning import make_plan
+from patchloom.prediction.planning import fit
 from patchloom.stitching import block_grid
 
-HEADER: dict[str, Any] = {"settings": {"a": 1}, "n_blocks": 4, "n_images": 1, "memory limit": 100, "overwrite": False}
+HEADER: dict[str, Any] = {"settings": {"a": 1}, "n_blocks": 4, "n_images": 1, "overwrite": False}
 
 
 def line(value: Any) -> bytes:
@@ -107,7 +107,6 @@ OTHERS: dict[str, bytes] = {
     "with a number of blocks that is none": line({**HEADER, "ledger": FORMAT, "n_blocks": "4"}),
     "with a number of blocks below 0": line({**HEADER, "ledger": FORMAT, "n_blocks": -4}),
     "with a truth for a number": line({**HEADER, "ledger": FORMAT, "n_images": True}),
-    "with a limit that is a list": line({**HEADER, "ledger": FORMAT, "memory limit": [1]}),
     "with overwrite that is a text": line({**HEADER, "ledger": FORMAT, "overwrite": "no"}),
     "no JSON": line(b"{oops"),
     "deep JSON": line(b"[" * 100_000),
@@ -226,7 +225,7 @@ def test_a_run_whose_ledger_is_damaged_anywhere_ends_in_the_same_pixels_or_is_re
     tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 40, 3: 16})
-    monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [2000])
+    monkeypatch.setattr(fit, "_BLOCK_SIZES", [2000])
     image = rng.integers(1, 255, (150, 130), np.uint8)
     output = tmp_path / "out.ome.zarr"
     partial = tmp_path / "out.ome.zarr.partial"

@@ -23,7 +23,7 @@ from patchloom.errors import ModelError, SinkError, SourceChangedError, SourceEr
 from patchloom.image_stacks import ZarrStack, open_stacks
 from patchloom.prediction import predict
 from patchloom.prediction.output.ledger import ledger_path, read_header
-from patchloom.prediction.planning import make_plan
+from patchloom.prediction.planning import fit
 from patchloom.prediction.skip_rules import SkipOutside
 from patchloom.stitching import block_grid
 
@@ -34,7 +34,7 @@ SHAPE = (150, 130)
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 40, 3: 16})
-    monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [2000])
+    monkeypatch.setattr(fit, "_BLOCK_SIZES", [2000])
 
 
 @pytest.fixture
@@ -414,10 +414,10 @@ SCRIPT = """
 import sys
 import numpy as np
 from patchloom.cli import main
-from patchloom.prediction.planning import make_plan
+from patchloom.prediction.planning import fit
 from patchloom.stitching import block_grid
 block_grid._CHUNK_SIZE = {2: 40, 3: 16}
-make_plan._BLOCK_SIZES = [2000]
+fit._BLOCK_SIZES = [2000]
 sys.argv = ["patchloom", *sys.argv[1:]]
 main()
 """

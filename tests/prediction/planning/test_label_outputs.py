@@ -13,6 +13,7 @@ import zarr
 
 from patchloom.errors import ModelOutputError
 from patchloom.prediction import predict
+from patchloom.prediction.request import OmeZarr
 
 
 def levels(output: Path) -> list[np.ndarray]:
@@ -44,10 +45,10 @@ def argmax_of(dtype: str) -> Callable[[np.ndarray], np.ndarray]:
         (argmax_of("uint8"), {}),
         (argmax_of("uint16"), {}),
         (argmax_of("int64"), {}),
-        (argmax_of("int32"), {"dtype": "uint16"}),
-        (argmax_of("int64"), {"dtype": "float32"}),
+        (argmax_of("int32"), {"postprocess": "uint16"}),
+        (argmax_of("int64"), {"postprocess": "float32"}),
         (lambda batch: batch[:, 1:2] > 0.5, {}),
-        (lambda batch: batch[:, 1:2] > 0.5, {"dtype": "uint8"}),
+        (lambda batch: batch[:, 1:2] > 0.5, {"postprocess": "uint8"}),
     ],
 )
 def test_levels_of_labels_are_the_mode_of_the_level_above(
@@ -64,7 +65,7 @@ def test_levels_of_labels_are_the_mode_of_the_level_above(
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
-@pytest.mark.parametrize("options", [{}, {"blend": "hann"}, {"postprocess": "uint8*0.5"}, {"dtype": "int32"}])
+@pytest.mark.parametrize("options", [{}, {"blend": "hann"}, {"postprocess": "uint8*0.5"}, {"postprocess": "int32"}])
 def test_levels_of_intensities_are_means(
     dtype: str, options: dict[str, Any], rng: np.random.Generator, tmp_path: Path
 ) -> None:
@@ -91,18 +92,17 @@ def test_a_method_that_is_asked_for_is_taken_whatever_the_output(
     output = predict(
         lambda batch: batch,
         scores,
-        tmp_path / "out.ome.zarr",
+        OmeZarr(tmp_path / "out.ome.zarr", pyramid=pyramid),
         axes="CYX",
         patch_size=(256, 256),
         postprocess="argmax",
-        pyramid=pyramid,
         progress=False,
     )
     assert zarr.open_group(output, mode="r").attrs["ome"]["multiscales"][0]["type"] == pyramid
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "int64"])
-@pytest.mark.parametrize("options", [{}, {"dtype": "uint16"}, {"normalize": "mean_std"}])
+@pytest.mark.parametrize("options", [{}, {"postprocess": "uint16"}, {"normalize": "mean_std"}])
 @pytest.mark.parametrize("target", [None, "out.ome.zarr"])
 def test_labels_are_not_blended(
     dtype: str, options: dict[str, Any], target: str | None, rng: np.random.Generator, tmp_path: Path
@@ -132,7 +132,7 @@ def test_labels_are_not_blended(
     [
         (lambda batch: batch, {}),
         (lambda batch: batch.astype("int8"), {"postprocess": "argmax"}),
-        (lambda batch: batch.astype("int32"), {"dtype": "float32"}),
+        (lambda batch: batch.astype("int32"), {"postprocess": "float32"}),
         (lambda batch: batch > 2, {}),
     ],
 )

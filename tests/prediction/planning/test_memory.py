@@ -14,12 +14,11 @@ import pytest
 import tensorstore as ts
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from patchloom.prediction.normalization.request import pixel_bytes
 
 from patchloom.errors import GeometryError
 from patchloom.image_stacks import ArrayStack
 from patchloom.prediction import plan, predict
-from patchloom.prediction.normalization import request as normalization_request
+from patchloom.prediction.normalization import methods
 
 TILES = {"patch_size": (256, 256), "overlaps": (64, 64), "batch_size": 4, "seams": "grid"}
 
@@ -27,8 +26,7 @@ RUN = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from patchloom.prediction import plan, predict
-from patchloom.prediction.output_inference import infer_outputs
+from patchloom import OmeZarr, plan, predict
 
 source, small, output, options = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
 options["seams"] = None if options["blend"] else options["seams"]
@@ -41,15 +39,15 @@ def resident(what):
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(what))
 
 def run(source, name):
-    predict(model, source, Path(output, name), progress=False, pyramid=None, **options)
+    predict(model, source, OmeZarr(Path(output, name), pyramid=None), progress=False, **options)
 
 run(small, "warm.ome.zarr")  # brings in what every run has: libraries, threads
 before = resident("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")
 run(source, "out.ome.zarr")
 peak = resident("VmHWM")
-forms = infer_outputs(plan(source, **options), model)
-print(json.dumps({"peak": peak, "taken": peak - before, "planned": plan(source, forms=forms, **options).memory.total}))
+planned = plan(source, model=model, measure=True, **options).memory.total
+print(json.dumps({"peak": peak, "taken": peak - before, "planned": planned}))
 """
 
 pytestmark = pytest.mark.skipif(
@@ -153,9 +151,9 @@ def test_the_limit_that_a_refused_run_asks_for_is_enough_whatever_the_model_retu
 
 
 def test_nothing_is_measured_where_the_run_would_not_fit_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(normalization_request, "measure_normalization", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr(methods, "measure_normalization", lambda *_, **__: pytest.fail("measured"))
     with pytest.raises(GeometryError, match="memory_limit is 1000 bytes"):
-        plan(np.zeros((200, 200)), axes="YX", normalize="mean_std", patch_size=(64, 64), memory_limit=1000)
+        predict(np.abs, np.zeros((200, 200)), axes="YX", normalize="mean_std", patch_size=64, memory_limit=1000)
 
 
 @pytest.mark.parametrize("limit", ["2GB", "1000000000", 0, -1, 1e9, True, float("nan"), [2**30], b"1"])
@@ -170,7 +168,7 @@ def test_an_image_is_measured_in_whole_chunks_however_little_memory_there_is() -
         chunk_shape = shard_shape = (1, 1, 100, 100)
 
     stack = Chunks(np.zeros((1, 1, 500, 500), np.float32), axes="SCYX")
-    assert pixel_bytes(stack, 10**5) == 10**5 // 8
-    assert pixel_bytes(stack, 5 * 10**5) == 40_000  # a chunk
-    assert pixel_bytes(stack, 2 * 10**6) == 2 * 10**6 // 24
-    assert pixel_bytes(stack, 2**40) == 2**25
+    assert methods.pixel_bytes(stack, 10**5) == 10**5 // 8
+    assert methods.pixel_bytes(stack, 5 * 10**5) == 40_000  # a chunk
+    assert methods.pixel_bytes(stack, 2 * 10**6) == 2 * 10**6 // 24
+    assert methods.pixel_bytes(stack, 2**40) == 2**25

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from patchloom.errors import GeometryError, ModelOutputError, StitchError
 from patchloom.image_stacks import ArrayStack
 from patchloom.prediction import plan, predict
-from patchloom.prediction.output_inference import infer_outputs
-from patchloom.prediction.planning import make_plan
+from patchloom.prediction.planning import fit
 from patchloom.prediction.running import batching as work
 from patchloom.prediction.running import engine
 from patchloom.stitching import block_grid
@@ -31,9 +30,8 @@ def quiet(*args: Any, **kwargs: Any) -> Any:
 
 def memory_needed(image: np.ndarray, **options: Any) -> int:
     """The least that an identity model can do with on this image."""
-    forms = infer_outputs(plan(image, **options), identity)
     with pytest.raises(GeometryError, match="needs") as caught:
-        plan(image, memory_limit=1, forms=forms, **options)
+        plan(image, model=identity, memory_limit=1, measure=True, **options)
     return int(str(caught.value).split("needs ")[1].split(" ")[0])
 
 
@@ -55,8 +53,8 @@ def test_identity_holds_for_all_tiles_windows_batches_blocks_and_memory_limits(
     image = np.random.default_rng(seed).uniform(-100, 100, shape).astype(np.float32)
     before = image.copy()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(make_plan, "_BLOCK_SIZES", [data.draw(st.integers(20, 2000)), 50])
-        patch.setattr(make_plan, "_SMALL_BLOCK_SIZES", [30, 10, 1])
+        patch.setattr(fit, "_BLOCK_SIZES", [data.draw(st.integers(20, 2000)), 50])
+        patch.setattr(fit, "_SMALL_BLOCK_SIZES", [30, 10, 1])
         patch.setattr(block_grid, "_CHUNK_SIZE", {2: 6, 3: 4})
         least = memory_needed(image, **options)
         result = quiet(identity, image, memory_limit=int(least * data.draw(st.floats(1, 3))), **options)
@@ -218,7 +216,7 @@ def test_every_tile_is_read_once_and_images_of_a_series_share_batches(rng: np.ra
 def test_blending_hands_tiles_over_where_memory_allows_and_computes_them_again_where_not(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [400])
+    monkeypatch.setattr(fit, "_BLOCK_SIZES", [400])
     monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 20, 3: 8})
     image = rng.random((100, 100)).astype(np.float32)
     options: dict[str, Any] = {"axes": "YX", "patch_size": (12, 12), "overlaps": (4, 4), "blend": "hann"}
@@ -229,9 +227,8 @@ def test_blending_hands_tiles_over_where_memory_allows_and_computes_them_again_w
     assert poor.n_tiles_computed > poor.n_tiles
     assert poor.memory.open_blocks < rich.memory.open_blocks / 3
     for prepared in (rich, poor):
-        result = quiet(identity, image, memory_limit=prepared.memory_limit, **options)
+        result = quiet(identity, image, memory_limit=prepared.survey.memory_limit, **options)
         np.testing.assert_allclose(result, image, rtol=4 * 2**-23)
-    assert infer_outputs(rich, identity)[0][0].n_channels == 1
 
 
 def test_a_memory_limit_that_is_too_low_says_what_is_needed(rng: np.random.Generator) -> None:

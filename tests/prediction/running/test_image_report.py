@@ -10,7 +10,7 @@ import pytest
 
 from patchloom.errors import SeriesError
 from patchloom.prediction import plan, predict
-from patchloom.prediction.planning import make_plan
+from patchloom.prediction.planning import fit
 from patchloom.prediction.running.image_report import ImageReport
 from patchloom.prediction.skip_rules import SkipDark
 from patchloom.stitching import block_grid
@@ -21,7 +21,7 @@ TILES: dict[str, Any] = {"axes": "YX", "patch_size": (12, 10), "overlaps": (4, 3
 @pytest.fixture
 def images(tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Three images of several blocks each; most of the second is dark."""
-    monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [300])
+    monkeypatch.setattr(fit, "_BLOCK_SIZES", [300])
     monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 10, 3: 4})
     paths = [tmp_path / f"image{number}.npy" for number in range(3)]
     for number, path in enumerate(paths):

@@ -98,7 +98,7 @@ def run_ledger(claim: OutputClaim, header: Mapping[str, Any]) -> Iterator[Ledger
     claim : OutputClaim
         Where the run writes. If the output cannot be resumed there is no ledger.
     header : mapping
-        What the run is, for a ledger that is begun now; `"overwrite"` is whether to start afresh.
+        What the run is, for a ledger that is begun now.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def run_ledger(claim: OutputClaim, header: Mapping[str, Any]) -> Iterator[Ledger
     if claim.ledger is None:
         yield None
         return
-    if header["overwrite"]:
+    if claim.unfinished is None and header["overwrite"]:
         _remove_ledger(claim.ledger)
     ledger = Ledger(claim.ledger, header)
     try:

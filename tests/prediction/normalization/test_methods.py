@@ -1,4 +1,4 @@
-"""What is asked for by `normalize`, `percentiles` and `per`: heeded to the letter, or refused before anything is read."""
+"""What is asked for by `normalize` is done to the letter, or refused before anything is read."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from patchloom.errors import GeometryError, SinkError, SourceError
+from patchloom.errors import ArgumentError, SinkError, SourceError
 from patchloom.image_stacks import ArrayStack
 from patchloom.prediction import plan, predict
-from patchloom.prediction.normalization import request as normalization_request
+from patchloom.prediction.normalization import methods
+from patchloom.prediction.normalization.methods import MeanStd, Percentiles
 from patchloom.prediction.normalization.normalization import measure_normalization
-from patchloom.prediction.planning import make_plan
+from patchloom.prediction.planning import fit
 from patchloom.stitching import block_grid
 
 TILES: dict[str, Any] = {"patch_size": (12, 10), "overlaps": (4, 3)}
@@ -42,48 +43,47 @@ def image(rng: np.random.Generator) -> np.ndarray:
     return (levels * rng.normal(100, 20, (2, 3, 40, 50))).astype(np.float32)
 
 
-@pytest.mark.parametrize("per", [None, *POOLED])
+@pytest.mark.parametrize("per", POOLED)
 def test_percentiles_become_0_and_1_in_each_of_what_they_are_asked_for(per: Any, image: np.ndarray) -> None:
-    result = quiet(identity, image, axes="SCYX", normalize="percentiles", percentiles=(5, 90), per=per, **TILES)
-    axis = POOLED[per or "source"]
+    result = quiet(identity, image, axes="SCYX", normalize=Percentiles(5, 90, per), **TILES)
+    axis = POOLED[per]
     low, high = np.percentile(image.astype(np.float64), (5, 90), axis=axis, keepdims=True)
     np.testing.assert_allclose(result, (image - low) / (high - low), atol=1e-4)
 
 
 @pytest.mark.parametrize("per", POOLED)
 def test_mean_and_deviation_become_0_and_1_in_each_of_what_they_are_asked_for(per: Any, image: np.ndarray) -> None:
-    result = quiet(identity, image, axes="SCYX", normalize="mean_std", per=per, **TILES)
+    result = quiet(identity, image, axes="SCYX", normalize=MeanStd(per), **TILES)
     np.testing.assert_allclose(result.mean(axis=POOLED[per]), 0, atol=1e-4)
     np.testing.assert_allclose(result.std(axis=POOLED[per]), 1, rtol=1e-4)
 
 
 def test_without_numbers_percentiles_are_the_usual_ones(image: np.ndarray) -> None:
     usual, named = (
-        plan(image, axes="SCYX", normalize="percentiles", percentiles=numbers, **TILES).normalizations
-        for numbers in (None, (1, 99.8))
+        plan(image, axes="SCYX", normalize=text, measure=True, **TILES).survey.normalizations
+        for text in ("percentiles", "percentiles:1,99.8")
     )
     assert usual == named
     assert usual[0].percentiles == (1.0, 99.8)
+
+
+@pytest.mark.parametrize("method", [MeanStd(), MeanStd("sample"), Percentiles(), Percentiles(0.1, 99.95, "channel")])
+def test_a_method_is_what_its_text_is_parsed_to(method: Any) -> None:
+    assert methods.parse_normalization(str(method)) == method
 
 
 @pytest.mark.parametrize("run", [plan, lambda *args, **kwargs: predict(identity, *args, **kwargs)])
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"normalize": "minmax"}, "normalize is 'minmax': it must be one of 'mean_std', 'percentiles'"),
-        (
-            {"percentiles": (2, 98)},
-            r"percentiles is \(2, 98\) and normalize is None: they are for .*--normalize percent",
-        ),
-        ({"normalize": "mean_std", "percentiles": (2, 98)}, "normalize is 'mean_std': they are for"),
-        ({"per": "channel"}, "per is 'channel' and normalize is None: say what is measured for it"),
-        ({"normalize": [], "per": "channel"}, "per is 'channel' and normalize is a sequence of Normalization"),
-        ({"normalize": "mean_std", "per": "tile"}, "per is 'tile': it must be one of 'source', 'channel', 'sample'"),
-        ({"normalize": "percentiles", "percentiles": (98, 2)}, r"percentiles is \(98, 2\): .* the lower one first"),
-        ({"normalize": "percentiles", "percentiles": (2,)}, "two numbers from 0 to 100"),
-        ({"normalize": "percentiles", "percentiles": ("low", 98)}, "two numbers from 0 to 100"),
+        ({"normalize": "minmax"}, "normalize is 'minmax': it must be mean_std or percentiles:1,99.8"),
+        ({"normalize": "mean_std:2,98"}, "normalize is 'mean_std:2,98': it must be"),
+        ({"normalize": "mean_std/tile"}, "per is 'tile': it must be one of 'source', 'channel', 'sample'"),
+        ({"normalize": "percentiles:98,2"}, r"percentiles is \(98.0, 2.0\): .* the lower one first"),
+        ({"normalize": "percentiles:2"}, "give two percentiles behind the colon"),
+        ({"normalize": "percentiles:low,98"}, "give two percentiles behind the colon"),
         ({"normalize": []}, "normalize has 0 entries and there are 1 images"),
-        ({"normalize": 5}, "normalize is 5: name a method, or give a list"),
+        ({"normalize": 5}, r"normalize is 5: give MeanStd\(\), Percentiles\(1, 99.8\), or a list"),
         (
             {"normalize": [measure_normalization(ArrayStack(np.ones((2, 4, 4)), "CYX"))]},
             "normalize is of 1 samples and 2 channels, and array has 1 and 1: measure this image",
@@ -93,7 +93,7 @@ def test_without_numbers_percentiles_are_the_usual_ones(image: np.ndarray) -> No
 def test_what_would_be_of_no_effect_or_does_not_exist_is_refused_unread(
     run: Any, change: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(GeometryError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         run(Unread(np.zeros((40, 50)), "YX"), **TILES, **change)
 
 
@@ -106,7 +106,7 @@ def test_no_image_is_measured_where_a_later_one_cannot_be() -> None:
 def test_an_unfinished_run_keeps_what_it_measured_and_refuses_to_be_measured_in_another_way(
     image: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [300])
+    monkeypatch.setattr(fit, "_BLOCK_SIZES", [300])
     monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 10, 3: 4})
     source, output = tmp_path / "image.npy", tmp_path / "out.ome.zarr"
     np.save(source, image)
@@ -117,7 +117,7 @@ def test_an_unfinished_run_keeps_what_it_measured_and_refuses_to_be_measured_in_
             raise RuntimeError
         return batch
 
-    settings: dict[str, Any] = {"axes": "SCYX", "normalize": "percentiles", "per": "channel", **TILES}
+    settings: dict[str, Any] = {"axes": "SCYX", "normalize": "percentiles/channel", **TILES}
     with pytest.raises(RuntimeError):
         quiet(fails_once, source, output, **settings)
     settings["resume_anyway"] = True  # the model counts its calls
@@ -125,16 +125,16 @@ def test_an_unfinished_run_keeps_what_it_measured_and_refuses_to_be_measured_in_
     def never(*args: Any, **kwargs: Any) -> None:
         pytest.fail("measured again")
 
-    monkeypatch.setattr(normalization_request, "measure_normalization", never)
-    before = "normalize: percentiles 1 and 99.8 per channel before"
+    monkeypatch.setattr(methods, "measure_normalization", never)
+    before = "normalize: percentiles:1,99.8/channel before"
     for change, now in [
-        ({"per": "sample"}, "percentiles 1 and 99.8 per sample"),
-        ({"percentiles": (2, 98)}, "percentiles 2 and 98 per channel"),
-        ({"normalize": "mean_std"}, "mean_std per channel"),
-        ({"normalize": None, "per": None}, "None"),
+        ("percentiles/sample", "percentiles:1,99.8/sample"),
+        ("percentiles:2,98/channel", "percentiles:2,98/channel"),
+        (MeanStd("channel"), "mean_std/channel"),
+        (None, "None"),
     ]:
         with pytest.raises(SinkError, match=f"{before}, {now} now"):
-            quiet(fails_once, source, output, **settings | change)
+            quiet(fails_once, source, output, **settings | {"normalize": change})
     quiet(fails_once, source, output, **settings)
     low, high = np.percentile(image.astype(np.float64), (1, 99.8), axis=(0, 2, 3), keepdims=True)
     found = quiet(identity, output, patch_size=(64, 64))
@@ -144,7 +144,7 @@ def test_an_unfinished_run_keeps_what_it_measured_and_refuses_to_be_measured_in_
 def test_a_run_that_is_not_normalized_does_not_become_one_that_is(
     image: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(make_plan, "_BLOCK_SIZES", [300])
+    monkeypatch.setattr(fit, "_BLOCK_SIZES", [300])
     monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 10, 3: 4})
     output = tmp_path / "out.ome.zarr"
     calls = iter(range(10_000))
@@ -156,5 +156,5 @@ def test_a_run_that_is_not_normalized_does_not_become_one_that_is(
 
     with pytest.raises(RuntimeError):
         quiet(fails, image, output, axes="SCYX", **TILES)
-    with pytest.raises(SinkError, match="normalize: None before, mean_std per source now"):
+    with pytest.raises(SinkError, match="normalize: None before, mean_std now"):
         quiet(fails, image, output, axes="SCYX", normalize="mean_std", resume_anyway=True, **TILES)
