@@ -19,6 +19,7 @@ import numpy as np
 import tensorstore as ts
 
 from patchloom.prediction import predict
+from patchloom.prediction.request import OmeZarr
 
 CHUNK, TILE, OVERLAP = 1024, 512, 128
 ADDRESS_SPACE = 2 * 2**30
@@ -54,12 +55,11 @@ def run_within_limit(source: Path, output: Path, blend: str | None) -> None:
     predict(
         to_float,
         source,
-        output,
+        OmeZarr(output, pyramid=None),
         patch_size=(TILE, TILE),
         overlaps=(OVERLAP, OVERLAP),
         batch_size=8,
         blend=blend,  # type: ignore[arg-type]  # one of two
-        pyramid=None,
     )
     lines = Path("/proc/self/status").read_text().splitlines()
     memory = {

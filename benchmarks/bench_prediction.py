@@ -21,6 +21,7 @@ import tensorstore as ts
 
 from patchloom.patching import TiledPatching
 from patchloom.prediction import predict
+from patchloom.prediction.request import OmeZarr
 from patchloom.stitching import paste_tile
 
 
@@ -171,12 +172,11 @@ def through_zarr(size: int, repeats: int) -> None:
             predict(
                 identity,
                 folder / "in.zarr",
-                folder / "out.ome.zarr",
+                OmeZarr(folder / "out.ome.zarr", pyramid=None),
                 patch_size=(64,) * 3,
                 overlaps=(16,) * 3,
                 batch_size=8,
                 blend=blend,
-                pyramid=None,
                 overwrite=True,
                 progress=False,
             )

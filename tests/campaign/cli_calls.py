@@ -88,23 +88,20 @@ COMMON = {
     "seams": WORD,
     "padding": WORD,
     "batch_size": texts(word="a", empty="", zero="0", negative="-1", fraction="1.5", huge=str(10**30)),
-    "dtype": texts(
-        foo="foo",
-        empty="",
-        object="object",
-        text="U5",
-        time="M8[s]",
-        record="u1,u1",
-        complex="complex64x",
-        bracket="u1]",
-    ),
     "postprocess": texts(
         word="softmax", empty="", half="threshold:", channel="channels:a", bar="argmax|", nan="threshold:nan"
     ),
-    "normalize": WORD,
-    "percentiles": texts(word="a", empty="", one="1", three="1,2,3", order="99,1", outside="-1,101", nan="nan,nan"),
-    "per": WORD,
-    "skip_dark": texts(word="a", empty="", nan="nan"),
+    "normalize": texts(
+        word="a",
+        empty="",
+        one="percentiles:1",
+        three="percentiles:1,2,3",
+        order="percentiles:99,1",
+        outside="percentiles:-1,101",
+        nan="percentiles:nan,nan",
+        per="mean_std/tile",
+    ),
+    "skip": texts(word="a", empty="", nan="dark:nan", half="dark:", fill="dark:3,fill=a"),
     "memory_limit": texts(word="a", empty="", negative="-1", zero="0", dots="1.2.3", inf="inf", nan="nan", unit="3XB"),
     "layout": texts(foo="foo", empty="", long="N" * 999),
 }
@@ -129,9 +126,8 @@ WORDS = {
     "patch_size": ("patch",),
     "overlaps": ("overlap",),
     "batch_size": ("batch",),
-    "skip_dark": ("threshold",),
-    "normalize": ("normali",),
-    "per": ("per",),
+    "skip": ("skip", "threshold"),
+    "normalize": ("normali", "percentile", "per "),
     "layout": ("layout", "axes"),
 }
 

@@ -42,13 +42,9 @@ SETTINGS = {
     "origin_multiple": 1,
     "padding": "reflect",
     "batch_size": 1,
-    "dtype": None,
     "postprocess": None,
     "normalize": None,
-    "percentiles": None,
-    "per": None,
     "skip": None,
-    "fill": 0,
     "memory_limit": None,
 }
 POSTPROCESSING = Kind(
@@ -68,10 +64,23 @@ POSTPROCESSING = Kind(
     },
 )
 SKIP = Kind(
-    "skip rule", {**STRANGERS, "class of rules": lambda: pl.SkipDark, "list of rules": lambda: [pl.SkipDark(3)]}
+    "skip rule",
+    {
+        **STRANGERS,
+        "class of rules": lambda: pl.SkipDark,
+        "list of rules": lambda: [pl.SkipDark(3)],
+        "half": lambda: "dark:",
+        "fill text": lambda: "dark:3,fill=a",
+    },
 )
 NORMALIZE = word("mean_std", "percentiles").refusing(
-    None_inside=lambda: [None], two=lambda: [pl.measure_normalization(world.stacks()[0])] * 2
+    per=lambda: "mean_std/tile",
+    one=lambda: "percentiles:1",
+    order=lambda: "percentiles:99,1",
+    outside=lambda: "percentiles:-1,101",
+    of_another=lambda: pl.Argmax(),
+    None_inside=lambda: [None],
+    two=lambda: [pl.measure_normalization(world.stacks()[0])] * 2,
 )
 KINDS = {
     "axes": AXES.refusing_values(None),
@@ -84,38 +93,28 @@ KINDS = {
     ),
     "padding": word("reflect", "constant", "edge", "wrap"),
     "batch_size": optional(whole(1, huge=False)),
-    "dtype": optional(DTYPE),
     "postprocess": optional(POSTPROCESSING),
     "normalize": optional(NORMALIZE),
-    "percentiles": optional(numbers(length=2)),
-    "per": optional(word("source", "channel", "sample", "sample_channel")),
     "skip": optional(SKIP),
-    "fill": number(nan=True, inf=True).accepting("True", because="1, and for outputs of truth values"),
     "memory_limit": optional(whole(1, huge=False)),
 }
 WORDS = {
     **SOURCE_WORDS,
     "postprocess": ("postprocessing", "threshold", "channel"),
-    "normalize": ("normali",),
+    "normalize": ("normali", "percentile", "per "),
     "overlaps": ("overlap",),
     "output": ("path", "name", "folder", "ending", "there is", "tif", "npy", "zarr", "."),
     "memory_limit": ("memory",),
     "patch_size": ("patch", "tile"),
-    "percentiles": ("percentile",),
-    "per": ("per",),
 }
 MODEL = Kind("model", CALLABLE.values)
 entry(
     "plan",
-    lambda: (pl.plan, {"sources": world.image(), "model": world.model, **SETTINGS, "forms": ()}),
+    lambda: (pl.plan, {"sources": world.image(), "model": world.model, **SETTINGS, "measure": False}),
     sources=SOURCES,
     model=optional(MODEL),
     **KINDS,
-    forms=Kind(
-        "forms",
-        {label: make for label, make in STRANGERS.items() if label not in {"[]", "{}", "empty text"}}
-        | {"nested": lambda: [[3]]},
-    ),
+    measure=FLAG,
     words=WORDS,
 )
 
@@ -133,8 +132,6 @@ entry(
             "sources": world.image(),
             "output": None,
             **SETTINGS,
-            "pyramid": "mean",
-            "ome_zarr_version": "0.5",
             "overwrite": False,
             "keep_going": False,
             "progress": False,
@@ -146,25 +143,41 @@ entry(
     sources=SOURCES,
     output=optional(OUTPUT_PATH),
     **KINDS,
-    pyramid=optional(word("mean", "nearest")),
-    ome_zarr_version=word("0.5", "0.4"),
     overwrite=FLAG,
     keep_going=FLAG,
     progress=FLAG,
     report=optional(CALLABLE),
     resume_anyway=FLAG,
-    words={**WORDS, "ome_zarr_version": ("version",)},
+    words=WORDS,
 )
-
-PLAN = lambda: pl.plan(world.image(), axes="YX", patch_size=(32, 32))  # noqa: E731
-entry("PredictionPlan.schedule", lambda: (PLAN().schedule, {"data_idx": 0}), data_idx=whole(0))
-entry("PredictionPlan.output_forms", lambda: (PLAN().output_forms, {"data_idx": 0}), data_idx=whole(0))
-entry("PredictionPlan.stored", lambda: (PLAN().stored, {"form": PLAN().output_forms(0)[0]}), form=instance("form"))
 entry(
-    "PredictionPlan.accumulator",
-    lambda: (PLAN().accumulator, {"form": PLAN().output_forms(0)[0]}),
-    form=instance("form"),
+    "OmeZarr",
+    lambda: (pl.OmeZarr, {"path": "out.ome.zarr", "version": "0.5", "pyramid": "mean", "chunks": (64, 64)}),
+    path=OUTPUT_PATH,
+    version=word("0.5", "0.4"),
+    pyramid=optional(word("mean", "nearest")),
+    chunks=optional(tuple_of_whole(2, 1, one=True)).accepting(
+        "array without axes", because="a whole number of any make"
+    ),
+    words={"path": WORDS["output"]},
 )
+PER = word("source", "channel", "sample", "sample_channel")
+entry("MeanStd", lambda: (pl.MeanStd, {"per": "channel"}), per=PER)
+entry(
+    "Percentiles",
+    lambda: (pl.Percentiles, {"lower": 1, "upper": 99, "per": "channel"}),
+    lower=number(),
+    upper=number(),
+    per=PER,
+    words={"lower": ("percentiles",), "upper": ("percentiles",)},
+)
+for name, make in {"MeanStd": pl.MeanStd, "Percentiles": pl.Percentiles}.items():
+    entry(
+        f"{name}.measure",
+        lambda make=make: (make().measure, {"stack": world.stacks()[0]}),
+        stack=instance("stack", array=world.image),
+        free={"memory_limit": "called by `predict`, with what it has checked"},
+    )
 
 entry("AsDtype", lambda: (pl.AsDtype, {"dtype": "uint8", "scale": 2.0}), dtype=DTYPE, scale=number())
 entry(
@@ -216,10 +229,12 @@ for name, make in {
         dtype=DTYPE,
         words={"dtype": ("dtype", "model returns")},
     )
+FILL = number(nan=True, inf=True).accepting("True", because="1, and for outputs of truth values")
 entry(
     "SkipDark",
-    lambda: (pl.SkipDark, {"threshold": 3, "channels": [0]}),
+    lambda: (pl.SkipDark, {"threshold": 3, "fill": 0, "channels": [0]}),
     threshold=number(inf=True),
+    fill=FILL,
     channels=optional(
         numbers_of_choice(3).accepting(
             "past the end", "huge inside", because="how many channels there are is known later"
@@ -228,7 +243,8 @@ entry(
 )
 entry(
     "SkipOutside",
-    lambda: (pl.SkipOutside, {"masks": tuple(world.masks())}),
+    lambda: (pl.SkipOutside, {"masks": tuple(world.masks()), "fill": 0}),
+    fill=FILL,
     masks=sequence_of(instance("stack"), world.masks, keep=99)
     .accepting("[]", because="compared with the series later")
     .refusing(arrays=lambda: [world.image()]),
@@ -248,6 +264,11 @@ for name, make in {"SkipDark": lambda: pl.SkipDark(3), "SkipOutside": lambda: pl
         lambda make=make: (make().skips, {}),
         free=dict.fromkeys(("tiles",), "called by `predict`, with what it has checked"),
     )
+entry(
+    "SkipDark.from_identity",
+    lambda: (pl.SkipDark.from_identity, {}),
+    free=dict.fromkeys(("identity", "fill"), "called with what a plan contains"),
+)
 entry(
     "SkipDark.is_dark",
     lambda: (pl.SkipDark(3).is_dark, {}),

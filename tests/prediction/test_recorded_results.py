@@ -142,21 +142,21 @@ CASES = {
     "mean, uneven": case(mark, UNEVEN, "YX", *TILES, blend="mean"),
     "hann, rounded": case(mark, UNEVEN.astype("float64"), "YX", *TILES, blend="hann", rounded=True),
     "gaussian, rounded": case(mark, UNEVEN.astype("float64"), "YX", *TILES, blend="gaussian", rounded=True),
-    "floats to integers": case(mark, UNEVEN / 2 - 9, "YX", *TILES, dtype="int8"),
-    "integers to floats": case(mark, *CROP, dtype="float32"),
+    "floats to integers": case(mark, UNEVEN / 2 - 9, "YX", *TILES, postprocess="int8"),
+    "integers to floats": case(mark, *CROP, postprocess="float32"),
     "argmax": case(classes, *CROP, postprocess="argmax"),
     "argmax of blended": case(classes, EVEN, *HALF, blend="linear", postprocess="argmax"),
     "threshold": case(mark, *CROP, postprocess="threshold:99.5"),
     "channels to integers": case(classes, *CROP, postprocess="channels:2,0|uint16*256"),
     "mean_std": case(mark, SPREAD, "YX", (8, 9), (3, 4), normalize="mean_std"),
-    "percentiles": case(mark, RANKS, "YX", *TILES, normalize="percentiles", percentiles=(12.5, 62.5)),
+    "percentiles": case(mark, RANKS, "YX", *TILES, normalize=pl.Percentiles(12.5, 62.5)),
     "percentiles as values": case(mark, RANKS, "YX", *TILES, normalize=[MEASURED], batch_size=8),
     "mean_std as values": case(mark, COLORS, "SCYX", *TILES, normalize=[GIVEN]),
-    "skip dark": case(mark, DARK, "YX", (8, 8), (2, 2), skip=pl.SkipDark(3), fill=17),
+    "skip dark": case(mark, DARK, "YX", (8, 8), (2, 2), skip=pl.SkipDark(3, fill=17)),
     "skip outside, blended": case(mark, EVEN, *HALF, skip=pl.SkipOutside([MASK]), blend="linear"),
     "OME-Zarr 0.5": case(mark, image(40, 600), "YX", (32, 64), (8, 8), output="out.ome.zarr"),
     "OME-Zarr 0.4, labels": case(
-        classes, image(3, 9, 600), *CROP_3D, postprocess="argmax", output="out.ome.zarr", ome_zarr_version="0.4"
+        classes, image(3, 9, 600), *CROP_3D, postprocess="argmax", output="out.ome.zarr", version="0.4"
     ),
     "NumPy file to NumPy file": case(mark, *CROP, file="in.npy", output="out.npy"),
     "TIFF to OME-TIFF": case(
@@ -174,6 +174,8 @@ def run(case: Mapping[str, Any], folder: Path) -> str:
         options["sources"] = write(folder / file, case["sources"], case["axes"])
     if "output" in case:
         options["output"] = folder / case["output"]
+    if "version" in case:
+        options["output"] = pl.OmeZarr(options["output"], version=options.pop("version"))
     digest = hashlib.sha256()
     for array in arrays(pl.predict(**options)):
         exact = hundredths(array) if rounded else np.ascontiguousarray(array)
