@@ -78,7 +78,7 @@ NORMALIZE = word("mean_std", "percentiles").refusing(
     one=lambda: "percentiles:1",
     order=lambda: "percentiles:99,1",
     outside=lambda: "percentiles:-1,101",
-    of_another=lambda: pl.Argmax(),
+    of_another=pl.Argmax,
     None_inside=lambda: [None],
     two=lambda: [pl.measure_normalization(world.stacks()[0])] * 2,
 )
