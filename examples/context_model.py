@@ -1,4 +1,4 @@
-"""A network that sees a patch and, at half the resolution, what lies around it: run by `patchloom.predict`."""
+"""A model for `patchloom.predict` that sees each patch and, at half the resolution, its surroundings (lateral context)."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ import patchloom as pl
 
 
 def context_around(patch: Sequence[int]) -> tuple[int, ...]:
-    """Say how far two scales look past a patch, to each side; so far training has to keep off what is held out."""
+    """Return the width of the context around a patch, to each side, with two scales."""
     return tuple(size // 2 for size in patch)
 
 
 class ContextModel:
-    """Takes tiles that hold a patch and its context, and gives the patch back: `predict` sees to the margin.
+    """A model that maps tiles with a patch and its context to predictions of the patch; `predict` adds the margin to the tiles.
 
     Parameters
     ----------
     network : Module
-        Takes `(B, 2, Y, X)`, as `MicroSplitDataset` gives it with `n_scales=2`.
+        Network with inputs `(B, 2, Y, X)`, as `MicroSplitDataset` returns them with `n_scales=2`.
     patch : sequence of int
-        Size of the patches that it was trained with.
+        Size of the patches in training, in pixels.
     overlaps : sequence of int
-        By how much the patches overlap.
+        Overlap of the patches in prediction, in pixels.
     """
 
     def __init__(self, network: nn.Module, patch: Sequence[int], overlaps: Sequence[int]) -> None:
@@ -37,7 +37,7 @@ class ContextModel:
         self.description = pl.ModelDescription(
             patch_size=tuple(2 * size for size in patch),
             overlaps=tuple(overlap + size for overlap, size in zip(overlaps, patch, strict=True)),
-            scale=(Fraction(1), Fraction(1)),  # half the size is a margin here, not a smaller image
+            scale=(Fraction(1), Fraction(1)),  # the output is smaller by a margin, not by a scale
         )
 
     def __call__(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -62,8 +62,8 @@ def hide_pixels(patch: Patch, random: np.random.Generator) -> PatchPair:
 def train(noisy: NDArray[np.float32], n_patches: int, n_epochs: int) -> UNet:
     """Train a network to predict the hidden pixels. Noise cannot be predicted, so the prediction is free of it."""
     stacks = pl.open_stacks(noisy, axes="SYX")
-    plan = pl.StratifiedPatching([stack.data_shape for stack in stacks], PATCH, seed=1, n_patches=n_patches)
-    dataset = PatchDataset(stacks, plan, augmentation=FlipRot90(), transform=hide_pixels, seed=1)
+    patching = pl.StratifiedPatching([stack.data_shape for stack in stacks], PATCH, seed=1, n_patches=n_patches)
+    dataset = PatchDataset(stacks, patching, augmentation=FlipRot90(), transform=hide_pixels, seed=1)
     torch.manual_seed(1)
     network = UNet(n_inputs=1, n_outputs=1)
 

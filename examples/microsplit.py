@@ -55,11 +55,11 @@ def sums(image: NDArray[np.float32], n_patches: int, probability: float, seed: i
     With the given probability, the channels of a patch come from different places.
     """
     stacks = pl.open_stacks(image, axes="CYX")
-    plan = pl.StratifiedPatching([stack.data_shape for stack in stacks], PATCH, seed=seed, n_patches=n_patches)
+    patching = pl.StratifiedPatching([stack.data_shape for stack in stacks], PATCH, seed=seed, n_patches=n_patches)
     (brightness,) = pl.score_cells(stacks, PATCH, [pl.PercentileFilter(98)])
-    pl.downweight_below(plan, brightness, 0.2, probability=0.05)
+    pl.downweight_below(patching, brightness, 0.2, probability=0.05)
     return MicroSplitDataset(
-        plan,
+        patching,
         targets=stacks,
         n_scales=2,
         alpha_ranges=[(0.45, 0.55)] * len(CHANNELS),

@@ -1,4 +1,4 @@
-"""A small U-Net in plain PyTorch: made, trained, and run tile by tile. The examples of training share it."""
+"""A small U-Net in plain PyTorch: its layers, its training, and its use as a model of `patchloom.predict`."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from numpy.typing import NDArray
 from torch import nn
 
 STRIDE = 4
-"""Two halvings: what comes out depends on where a tile starts, unless it starts on a multiple of this."""
+"""Stride of the coarsest scale, in pixels. Tiles must start on multiples of it: otherwise the output depends on their position."""
 
 REACH = 24
-"""How far a pixel of the output looks, to each side. Tiles that share twice as much have no seam, exactly."""
+"""Reach of the network: radius of its receptive field, in pixels. Tiles that overlap by twice the reach have no seam."""
 
 
 class UNet(nn.Module):
-    """Three scales, with shortcuts between them; says what is to be added to the first channel, untrained nothing.
+    """A U-Net of three scales with skip connections. It predicts a residual that is added to the first input channel.
+
+    Before training, the residual is 0.
 
     Parameters
     ----------
     n_inputs, n_outputs : int
-        Channels that go in, and that come out.
-    width : int
-        Channels of the finest scale; each coarser one has twice as many.
+        Number of input and output channels.
+    width : int, default 16
+        Number of channels of the finest scale. It doubles with each coarser scale.
     """
 
     def __init__(self, n_inputs: int, n_outputs: int, width: int = 16) -> None:
@@ -40,7 +42,7 @@ class UNet(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Map `(B, n_inputs, Y, X)` to `(B, n_outputs, Y, X)`; Y and X are multiples of the stride."""
+        """Map `(B, n_inputs, Y, X)` to `(B, n_outputs, Y, X)`; Y and X are multiples of `STRIDE`."""
         fine = self.down[0](image)
         middle = self.down[1](nn.functional.avg_pool2d(fine, 2))
         values = self.down[2](nn.functional.avg_pool2d(middle, 2))
@@ -50,7 +52,7 @@ class UNet(nn.Module):
 
 
 def convolutions(n_inputs: int, n_outputs: int) -> nn.Sequential:
-    """Convolve twice. Batch statistics are of training only: in prediction a tile is not normalized by what it holds."""
+    """Return two convolutions with batch normalization, which uses fixed statistics in prediction: tiles do not differ in it."""
     layers = [
         layer
         for size in (n_inputs, n_outputs)
@@ -60,7 +62,7 @@ def convolutions(n_inputs: int, n_outputs: int) -> nn.Sequential:
 
 
 def fit(network: nn.Module, batches: Iterable[Any], n_epochs: int, loss_of: Callable[[Any], torch.Tensor]) -> None:
-    """Train, and say how the loss falls; a learning rate that rises and falls makes the most of few steps."""
+    """Train a network with a one-cycle learning rate, and print the loss."""
     optimizer = torch.optim.Adam(network.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, n_epochs * len(batches))  # type: ignore[arg-type]
     network.train()
@@ -75,12 +77,12 @@ def fit(network: nn.Module, batches: Iterable[Any], n_epochs: int, loss_of: Call
             losses.append(loss.item())
         if epoch in (1, n_epochs) or epoch % math.ceil(n_epochs / 5) == 0:
             print(f"  epoch {epoch:3}: mean loss {np.mean(losses):.5f}", flush=True)
-    settle_statistics(network, batches, loss_of)
+    recompute_statistics(network, batches, loss_of)
 
 
 @torch.no_grad()
-def settle_statistics(network: nn.Module, batches: Iterable[Any], loss_of: Callable[[Any], torch.Tensor]) -> None:
-    """Take the statistics that prediction normalizes by from a whole epoch; those of the last few small batches vary."""
+def recompute_statistics(network: nn.Module, batches: Iterable[Any], loss_of: Callable[[Any], torch.Tensor]) -> None:
+    """Recompute the statistics of batch normalization over a whole epoch: running means over few small batches vary."""
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.reset_running_stats()
@@ -94,7 +96,7 @@ def settle_statistics(network: nn.Module, batches: Iterable[Any], loss_of: Calla
 def model_of(
     network: Callable[[torch.Tensor], torch.Tensor],
 ) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """Make a network what `patchloom.predict` runs: a function of arrays."""
+    """Wrap a network as a function of NumPy arrays, which `patchloom.predict` runs."""
 
     @torch.inference_mode()
     def predict_batch(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
