@@ -25,9 +25,9 @@ BUILT_IN = [MaxFilter(), MeanFilter(), StdFilter(), PercentileFilter(90), Entrop
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32", "float64", "bool"])
 def test_many_cells_together_have_the_scores_of_each(cell_filter, dtype, rng):
     cells = rng.integers(0, 50, (7, 2, 3, 5, 4)).astype(dtype)
-    run_serially = [cell_filter(cell) for cell in cells]
-    assert cell_filter.score_many(cells).tolist() == run_serially
-    assert all(type(score) is float for score in run_serially)
+    singly = [cell_filter(cell) for cell in cells]
+    assert cell_filter.score_many(cells).tolist() == singly
+    assert all(type(score) is float for score in singly)
 
 
 def test_scores_are_numpys(rng):

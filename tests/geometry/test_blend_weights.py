@@ -23,9 +23,8 @@ WINDOWS: list[BlendWindow] = ["hann", "gaussian", "linear", "mean"]
 
 @settings(deadline=None, max_examples=300)
 @given(data=st.data(), window=st.sampled_from(WINDOWS), size=st.integers(1, 90), patch=st.integers(1, 40))
-def test_weights_of_all_tiles_sum_to_one_at_every_voxel(
-    data: st.DataObject, window: BlendWindow, size: int, patch: int
-) -> None:
+def test_sum_to_one(data: st.DataObject, window: BlendWindow, size: int, patch: int) -> None:
+    """The weights of all tiles over a voxel sum to one."""
     overlap = data.draw(st.integers(0, patch - 1))
     rule = TileRule(patch, overlap, data.draw(st.sampled_from(["centered", "grid"])))
     count = rule.count(size)
@@ -67,9 +66,8 @@ def outermost_weights(window: BlendWindow, rule: TileRule, size: int) -> list[fl
 
 @pytest.mark.parametrize("seams", ["centered", "grid"])
 @pytest.mark.parametrize("window", ["hann", "gaussian", "linear"])
-def test_the_outermost_voxels_of_a_tile_weigh_no_more_than_a_step_apart_at_any_image_size(
-    window: BlendWindow, seams: Seams
-) -> None:
+def test_outermost_voxels(window: BlendWindow, seams: Seams) -> None:
+    """At every image size, the outermost voxels of a tile weigh at most as much as in an endless row."""
     for patch, overlaps in ((1, ()), (2, (1,)), (8, range(1, 8)), (15, (2, 7, 11)), (32, (4, 10, 16, 20, 28))):
         for overlap in overlaps:
             rule = TileRule(patch, overlap, seams)
@@ -83,7 +81,8 @@ def test_the_outermost_voxels_of_a_tile_weigh_no_more_than_a_step_apart_at_any_i
 
 @pytest.mark.parametrize("window", ["hann", "gaussian", "linear"])
 @pytest.mark.parametrize("size", range(33, 70))
-def test_weights_are_those_of_the_context_that_each_tile_has(window: BlendWindow, size: int) -> None:
+def test_context(window: BlendWindow, size: int) -> None:
+    """Weights follow the context that a voxel has in each tile."""
     # Against the definition, voxel by voxel: context to the nearer end, ends at the image's border not counted.
     patch, overlap, step = 32, 12, 20
     rule = TileRule(patch, overlap)
@@ -103,7 +102,8 @@ def test_weights_are_those_of_the_context_that_each_tile_has(window: BlendWindow
         np.testing.assert_allclose(weights, expected[tile, start : start + patch], rtol=1e-12)
 
 
-def test_mean_weighs_all_tiles_over_a_voxel_alike() -> None:
+def test_mean() -> None:
+    """`"mean"` gives all tiles over a voxel the same weight."""
     rule = TileRule(patch_size=8, overlap=4)
     weights = shared_weights("mean", 8, tile_extents("mean", rule, 17, 9))
     np.testing.assert_allclose(weights, [1 / 3, 1 / 3, 1 / 3, 0.5, 0.5, 0.5, 0.5, 1])
@@ -111,20 +111,23 @@ def test_mean_weighs_all_tiles_over_a_voxel_alike() -> None:
 
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("size", [1, 2, 7, 64])
-def test_windows_are_symmetric_positive_and_highest_in_the_middle(window: BlendWindow, size: int) -> None:
+def test_window_shape(window: BlendWindow, size: int) -> None:
+    """Windows are symmetric, positive and highest in the middle."""
     profile = window_profile(window, size)
     assert (profile > 0).all()
     np.testing.assert_allclose(profile, profile[::-1], rtol=1e-12)
     assert (np.diff(profile[: (size + 1) // 2]) >= 0).all()
 
 
-def test_windows_have_the_values_of_their_definitions() -> None:
+def test_window_values() -> None:
+    """Windows have the values of their definitions."""
     centers = (np.arange(10) + 0.5) / 10
     np.testing.assert_allclose(window_profile("hann", 10), 0.5 - 0.5 * np.cos(2 * np.pi * centers))
     np.testing.assert_allclose(window_profile("gaussian", 10), np.exp(-32 * (centers - 0.5) ** 2))
     np.testing.assert_allclose(window_profile("linear", 10)[:5], [0.1, 0.3, 0.5, 0.7, 0.9])
 
 
-def test_a_window_that_does_not_exist_is_refused() -> None:
+def test_bad_window() -> None:
+    """A window that does not exist is refused."""
     with pytest.raises(GeometryError, match="blend is 'hamming': it must be one of 'hann'"):
         check_blend("hamming")

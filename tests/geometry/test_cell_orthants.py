@@ -12,7 +12,8 @@ from patchloom.geometry.grid_cells import cell_box, cell_counts
 
 @settings(deadline=None, max_examples=60)
 @given(st.data())
-def test_free_orthants_are_the_positions_that_touch_no_forbidden_cell(data: st.DataObject) -> None:
+def test_free_orthants(data: st.DataObject) -> None:
+    """Free orthants contain exactly the positions that touch no forbidden cell."""
     n_dims = data.draw(st.integers(2, 3))
     patch = data.draw(st.tuples(*[st.integers(1, 4)] * n_dims))
     shape = tuple(size + data.draw(st.integers(0, 9)) for size in patch)

@@ -28,7 +28,8 @@ def plain(columns: list[np.ndarray]) -> list[tuple[int, ...]]:
 
 @settings(deadline=None)
 @given(boxes())
-def test_numbers_go_to_every_element_once(box: Box) -> None:
+def test_unravel(box: Box) -> None:
+    """Every element of a box has exactly one number."""
     extents, cell_size = box
     everything = list(itertools.product(*map(range, extents)))
     numbers = range(len(everything))
@@ -50,7 +51,8 @@ def test_numbers_go_to_every_element_once(box: Box) -> None:
 
 @settings(deadline=None)
 @given(boxes())
-def test_cells_partition_a_box(box: Box) -> None:
+def test_partition(box: Box) -> None:
+    """Cells partition a box."""
     extents, cell_size = box
     covered = np.zeros(extents, dtype=int)
     counts = cell_counts(extents, cell_size)

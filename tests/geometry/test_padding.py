@@ -18,7 +18,8 @@ WINDOWS = {
 
 
 @given(**WINDOWS)
-def test_an_axis_is_made_of_what_numpy_puts_there(start: int, size: int, image_size: int, padding: Padding) -> None:
+def test_equals_numpy(start: int, size: int, image_size: int, padding: Padding) -> None:
+    """An axis is padded as `numpy.pad` pads the whole image."""
     image = np.arange(1, image_size + 1)
     margin = 100
     expected = np.pad(image, margin, mode=padding)[start + margin : start + margin + size]
@@ -37,7 +38,7 @@ def test_an_axis_is_made_of_what_numpy_puts_there(start: int, size: int, image_s
     image_size=st.integers(1, 20),
     padding=st.sampled_from(["constant", "reflect", "edge", "wrap"]),
 )
-def test_windows_lie_as_far_away_as_integers_go(start: int, size: int, image_size: int, padding: Padding) -> None:
+def test_far_windows(start: int, size: int, image_size: int, padding: Padding) -> None:
     """A period, or the image's size, nearer there is the same to see."""
     period = {"wrap": image_size, "reflect": max(2 * image_size - 2, 1)}.get(padding)
     near = start % period - period if period else min(max(start, -2 * size), image_size + size)
@@ -47,7 +48,8 @@ def test_windows_lie_as_far_away_as_integers_go(start: int, size: int, image_siz
 
 
 @given(**WINDOWS)
-def test_runs_are_the_positions(start: int, size: int, image_size: int, padding: Padding) -> None:
+def test_runs(start: int, size: int, image_size: int, padding: Padding) -> None:
+    """Runs contain exactly the positions."""
     positions = axis_source(start, size, image_size, padding).positions
     filled = np.full(len(positions), -1)
     for to, of in source_runs(positions):
@@ -57,5 +59,6 @@ def test_runs_are_the_positions(start: int, size: int, image_size: int, padding:
 
 
 @pytest.mark.parametrize(("padding", "n_runs"), [("reflect", 3), ("edge", 3), ("wrap", 3), ("constant", 1)])
-def test_a_window_around_the_whole_image_is_a_few_runs(padding: Padding, n_runs: int) -> None:
+def test_few_runs(padding: Padding, n_runs: int) -> None:
+    """A window around the whole image is a few runs."""
     assert len(source_runs(axis_source(-20, 140, 100, padding).positions)) <= n_runs

@@ -18,7 +18,8 @@ def line(cells: list[int]) -> tuple[int, int]:
 
 @settings(deadline=None, max_examples=200)
 @given(st.integers(1, 40), st.lists(st.integers(1, 9), min_size=1, max_size=9))
-def test_every_unit_is_expected_equally_often(n_draws: int, cells: list[int]) -> None:
+def test_uniform(n_draws: int, cells: list[int]) -> None:
+    """Every unit is drawn equally often on average."""
     n_units, largest = line(cells)
     expected = [Fraction(0)] * n_units
     anywhere = Fraction(0)
@@ -35,7 +36,8 @@ def test_every_unit_is_expected_equally_often(n_draws: int, cells: list[int]) ->
 
 @settings(deadline=None, max_examples=100)
 @given(st.integers(1, 60), st.integers(1, 9), st.lists(st.integers(1, 9), max_size=9))
-def test_largest_cells_have_strata_of_their_own(n_draws: int, n_largest: int, others: list[int]) -> None:
+def test_own_strata(n_draws: int, n_largest: int, others: list[int]) -> None:
+    """The largest cells have strata of their own."""
     largest = max(others, default=4) + 1
     n_units = n_largest * largest + sum(others)
     if n_draws * largest < n_units:
@@ -49,7 +51,8 @@ def test_largest_cells_have_strata_of_their_own(n_draws: int, n_largest: int, ot
             assert max(units) < (cell + 1) * largest
 
 
-def test_arrays_and_large_numbers_give_what_plain_numbers_give() -> None:
+def test_arrays() -> None:
+    """Arrays and large numbers give the results of plain numbers."""
     rng = np.random.default_rng(0)
     n_draws = rng.integers(1, 3 * 10**9, 300)
     n_units, largest = rng.integers(2**40, 2**60, 300), rng.integers(1, 2**30, 300)
@@ -72,7 +75,8 @@ def test_arrays_and_large_numbers_give_what_plain_numbers_give() -> None:
         (2, ["aaaabb", "bbcccd"]),
     ],
 )
-def test_strata_are_those_of_the_picture(n_draws: int, strata: list[str]) -> None:
+def test_picture(n_draws: int, strata: list[str]) -> None:
+    """Strata are those drawn in the docstring."""
     units = "aaaabbbbcccd"
     drawn = []
     for number in range(n_draws):

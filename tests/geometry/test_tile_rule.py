@@ -23,7 +23,8 @@ def rows_of_tiles(rule: TileRule) -> tuple[np.ndarray, np.ndarray, np.ndarray, T
 
 @pytest.mark.parametrize("seams", ["centered", "grid"])
 @pytest.mark.parametrize("multiple", [1, 2, 3, 4])
-def test_every_axis_patch_and_overlap_is_partitioned_with_context(seams: Seams, multiple: int) -> None:
+def test_partition(seams: Seams, multiple: int) -> None:
+    """Kept windows partition every axis, with the promised context."""
     cases = 0
     for patch, overlap in CASES:
         try:
@@ -58,26 +59,29 @@ def test_every_axis_patch_and_overlap_is_partitioned_with_context(seams: Seams, 
         assert cases == 42_240
 
 
-def test_centered_seams_take_the_fewest_tiles() -> None:
+def test_fewest_tiles() -> None:
+    """Centered seams take the fewest tiles."""
     for patch, overlap in CASES:
         fewest = np.maximum(1, np.ceil((SIZES - overlap) / (patch - overlap)))
         assert (TileRule(patch, overlap).count(SIZES) == fewest).all()
 
 
-def test_one_tile_in_plain_int_equals_many_in_arrays() -> None:
+def test_arrays() -> None:
+    """Formulas give the same for plain `int` and for arrays."""
     for patch, overlap in [(7, 3), (8, 0), (32, 31), (9, 4)]:
         for seams in ("centered", "grid"):
             rule = TileRule(patch, overlap, seams)
             for size in (1, 8, 9, 50):
                 count = rule.count(size)
                 assert type(count) is int
-                run_serially = [rule.window(tile, size, count) for tile in range(count)]
+                singly = [rule.window(tile, size, count) for tile in range(count)]
                 together = rule.window(np.arange(count), np.full(count, size), np.full(count, count))
-                assert all(type(number) is int for window in run_serially for number in window)
-                assert list(zip(*(column.tolist() for column in together), strict=True)) == run_serially
+                assert all(type(number) is int for window in singly for number in window)
+                assert list(zip(*(column.tolist() for column in together), strict=True)) == singly
 
 
-def test_tiles_touching_a_window_are_those_whose_kept_part_meets_it() -> None:
+def test_touching() -> None:
+    """The tiles that touch a window are those whose kept part meets it."""
     for patch, overlap in [(7, 3), (8, 0), (10, 9), (9, 4)]:
         for seams in ("centered", "grid"):
             rule = TileRule(patch, overlap, seams)
@@ -101,6 +105,7 @@ def test_tiles_touching_a_window_are_those_whose_kept_part_meets_it() -> None:
         ((8, 6, "centered", 4), "leaves no core"),
     ],
 )
-def test_numbers_that_make_no_sense_are_refused(arguments: tuple[int, ...], message: str) -> None:
+def test_bad_numbers(arguments: tuple[int, ...], message: str) -> None:
+    """Numbers that are not valid are refused."""
     with pytest.raises(GeometryError, match=message):
         TileRule(*arguments)

@@ -23,9 +23,8 @@ Departure = Callable[..., float]
         ((0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0), (0xD16CFE09, 0x94FDCCEB)),
     ],
 )
-def test_words_are_those_published_for_philox4x32_10(
-    counter: tuple[int, ...], key: tuple[int, int], expected: tuple[int, int]
-) -> None:
+def test_published_values(counter: tuple[int, ...], key: tuple[int, int], expected: tuple[int, int]) -> None:
+    """Words equal the values published for Philox4x32-10."""
     # Known answers of the Random123 library, first two of the four words.
     index = counter[1] << 32 | counter[0]
     stream, attempt = counter[3] & 0xFFFF, counter[3] >> 16
@@ -42,38 +41,38 @@ def test_words_are_those_published_for_philox4x32_10(
     st.integers(0, 2**16 - 1),
     st.lists(st.tuples(st.integers(0, 2**63 - 1), st.integers(1, 2**63 - 1)), min_size=1, max_size=20),
 )
-def test_numbers_are_the_same_run_serially_and_together(
-    seed: int, epoch: int, stream: int, draws: list[tuple[int, int]]
-) -> None:
+def test_one_equals_many(seed: int, epoch: int, stream: int, draws: list[tuple[int, int]]) -> None:
+    """A number drawn alone equals the one drawn together with others."""
     random = CounterRandom(seed, epoch, stream)
     indices = np.array([index for index, _ in draws])
     bounds = np.array([bound for _, bound in draws])
-    run_serially = [random.below(bound, index) for index, bound in draws]
-    assert all(
-        type(number) is int and 0 <= number < bound for number, (_, bound) in zip(run_serially, draws, strict=True)
-    )
-    assert random.below_many(bounds, indices).tolist() == run_serially
+    singly = [random.below(bound, index) for index, bound in draws]
+    assert all(type(number) is int and 0 <= number < bound for number, (_, bound) in zip(singly, draws, strict=True))
+    assert random.below_many(bounds, indices).tolist() == singly
     assert random.below_many(draws[0][1], indices).tolist() == [random.below(draws[0][1], index) for index, _ in draws]
     assert random.chances(0.3, indices).tolist() == [random.chance(0.3, index) for index, _ in draws]
 
 
 @pytest.mark.parametrize("bound", [3 * 2**61, 5 * 2**60, 2**62 + 1])
-def test_rejected_draws_are_repeated_alike_run_serially_and_together(bound: int) -> None:
+def test_rejected_draws(bound: int) -> None:
+    """Rejected draws are repeated in the same way for one number and for many."""
     random, indices = CounterRandom(4), np.arange(300)
-    run_serially = [random.below(bound, index) for index in range(300)]
-    assert random.below_many(bound, indices).tolist() == run_serially
+    singly = [random.below(bound, index) for index in range(300)]
+    assert random.below_many(bound, indices).tolist() == singly
     first_draws = [random.word(index) * bound >> 64 for index in range(300)]
-    assert 10 < sum(one != other for one, other in zip(run_serially, first_draws, strict=True)) < 290
+    assert 10 < sum(one != other for one, other in zip(singly, first_draws, strict=True)) < 290
 
 
-def test_blocks_join_without_a_gap() -> None:
+def test_blocks() -> None:
+    """Blocks of scratch memory join without a gap."""
     random = CounterRandom(3)
     words = random.words(np.arange(40_000))
     assert words.tolist()[16_380:16_390] == [random.word(index) for index in range(16_380, 16_390)]
     assert random.words(np.arange(40_000)[::-1]).tolist() == words.tolist()[::-1]
 
 
-def test_numbers_below_a_bound_are_exactly_even(departure: Departure) -> None:
+def test_exactly_uniform(departure: Departure) -> None:
+    """Numbers below a bound are exactly uniform."""
     # Of 2**64 words, a bound of 3 * 2**61 gets 2 or 3 each, by the remainder by 3, if none is rejected.
     random, bound, n_draws = CounterRandom(11), 3 * 2**61, 30_000
     indices = np.arange(n_draws)
@@ -83,7 +82,8 @@ def test_numbers_below_a_bound_are_exactly_even(departure: Departure) -> None:
 
 
 @pytest.mark.parametrize("bound", [2, 3, 7, 100, 257])
-def test_numbers_below_a_small_bound_are_evenly_spread(bound: int, departure: Departure) -> None:
+def test_uniform_by_chi_square(bound: int, departure: Departure) -> None:
+    """Numbers below a small bound are uniform by a chi-square test."""
     numbers = CounterRandom(5, epoch=2).below_many(bound, np.arange(200_000))
     assert departure(np.bincount(numbers, minlength=bound), 200_000 / bound) < 4
     # A tenth more of the first half is seen at once.
@@ -91,7 +91,8 @@ def test_numbers_below_a_small_bound_are_evenly_spread(bound: int, departure: De
     assert departure(np.bincount(biased, minlength=bound), len(biased) / bound) > 8
 
 
-def test_a_chance_is_met_and_its_ends_are_certain() -> None:
+def test_chance() -> None:
+    """A probability is met, and those of 0 and 1 are certain."""
     random, indices = CounterRandom(2, stream=Stream.UNCORRELATED), np.arange(100_000)
     for probability in (0.1, 0.5, 0.93):
         spread = (probability * (1 - probability) / len(indices)) ** 0.5
@@ -111,7 +112,8 @@ def test_a_chance_is_met_and_its_ends_are_certain() -> None:
         CounterRandom(7, 0, Stream.CHANNEL + 1),
     ],
 )
-def test_seeds_epochs_and_streams_are_independent(other: CounterRandom, departure: Departure) -> None:
+def test_independent(other: CounterRandom, departure: Departure) -> None:
+    """Numbers of different seeds, epochs and streams are independent."""
     indices = np.arange(64_000)
     pairs = CounterRandom(7).below_many(8, indices) * 8 + other.below_many(8, indices)
     assert departure(np.bincount(pairs, minlength=64), 1000) < 4
@@ -119,7 +121,8 @@ def test_seeds_epochs_and_streams_are_independent(other: CounterRandom, departur
     assert departure(np.bincount(neighbors, minlength=64), 63_999 / 64) < 4
 
 
-def test_values_are_the_same_on_every_machine() -> None:
+def test_recorded_values() -> None:
+    """Values are the same on every machine."""
     random = CounterRandom(seed=2**63 + 5, epoch=3, stream=Stream.CELL)
     assert [random.below(1000, index) for index in (0, 1, 2**40)] == [277, 444, 139]
     assert random.below_many(10**15, np.array([0, 1, 2**40])).tolist() == [
@@ -129,7 +132,8 @@ def test_values_are_the_same_on_every_machine() -> None:
     ]
 
 
-def test_a_seed_is_drawn_where_none_is_given() -> None:
+def test_seed_of_none() -> None:
+    """A seed of None is drawn."""
     assert len({checked_seed(None) for _ in range(5)}) == 5
     assert type(checked_seed(np.int64(4))) is int
 
@@ -145,8 +149,7 @@ def test_a_seed_is_drawn_where_none_is_given() -> None:
         (checked_epoch, True, NotIntegerError, "epoch is True"),
     ],
 )
-def test_seeds_and_epochs_that_are_none_are_refused(
-    check: Callable[[object], int], value: object, error: type[Exception], message: str
-) -> None:
+def test_bad_seed_or_epoch(check: Callable[[object], int], value: object, error: type[Exception], message: str) -> None:
+    """Values that are not a seed or an epoch are refused."""
     with pytest.raises(error, match=message):
         check(value)

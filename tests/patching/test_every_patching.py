@@ -77,20 +77,22 @@ def patching(request: pytest.FixtureRequest, shapes: Shapes) -> Patching[Any]:
     return STRATEGIES[request.param](shapes, (7, 8, 6)[: len(shapes[0]) - 2])
 
 
-def test_specs_are_valid_and_the_same_by_every_way_to_ask(patching: Patching[Any], shapes: Shapes) -> None:
-    run_serially = [patching.get_patch_spec(index) for index in range(len(patching))]
-    assert len(run_serially) == patching.n_patches > 0
-    validate_specs(run_serially, shapes)  # also refuses numbers of NumPy's
-    assert patching.specs(range(len(patching))).to_specs() == run_serially == list(patching)
+def test_valid_and_consistent(patching: Patching[Any], shapes: Shapes) -> None:
+    """Specifications are valid, and every way to ask for them returns the same."""
+    singly = [patching.get_patch_spec(index) for index in range(len(patching))]
+    assert len(singly) == patching.n_patches > 0
+    validate_specs(singly, shapes)  # also refuses numbers of NumPy's
+    assert patching.specs(range(len(patching))).to_specs() == singly == list(patching)
     backwards = np.arange(len(patching))[::-1]
-    assert patching.specs(backwards).to_specs() == run_serially[::-1]
-    assert patching.specs(backwards.astype(np.uint16)).to_specs() == run_serially[::-1]
-    assert patching[-1] == run_serially[-1] == patching[np.int64(len(patching) - 1)]
-    assert patching[2:5].to_specs() == run_serially[2:5]
+    assert patching.specs(backwards).to_specs() == singly[::-1]
+    assert patching.specs(backwards.astype(np.uint16)).to_specs() == singly[::-1]
+    assert patching[-1] == singly[-1] == patching[np.int64(len(patching) - 1)]
+    assert patching[2:5].to_specs() == singly[2:5]
     assert len(patching.specs([])) == 0
 
 
-def test_specs_do_not_depend_on_who_asks_or_what_was_asked_before(patching: Patching[Any]) -> None:
+def test_pure(patching: Patching[Any]) -> None:
+    """Specifications do not depend on earlier questions or on the order of indices."""
     at_once = patching.specs(range(len(patching)))
     for workers in (1, 2, 5):
         for worker in range(workers):
@@ -100,7 +102,8 @@ def test_specs_do_not_depend_on_who_asks_or_what_was_asked_before(patching: Patc
             assert copy.specs(own) == at_once[own]
 
 
-def test_indices_of_stacks_partition_the_plan_into_ranges(patching: Patching[Any], shapes: Shapes) -> None:
+def test_indices_of_stacks(patching: Patching[Any], shapes: Shapes) -> None:
+    """The indices of the stacks are ranges that partition the patching."""
     stacks = patching.specs(range(len(patching))).columns["data_idx"]
     for data_idx in range(len(shapes)):
         indices = patching.get_patch_indices(data_idx)
@@ -125,9 +128,8 @@ def test_indices_of_stacks_partition_the_plan_into_ranges(patching: Patching[Any
         (None, NotIntegerError, "index is None"),
     ],
 )
-def test_indices_that_name_no_patch_are_refused(
-    patching: Patching[Any], index: Any, error: type[Exception], message: str
-) -> None:
+def test_bad_index(patching: Patching[Any], index: Any, error: type[Exception], message: str) -> None:
+    """Indices outside the patching are refused."""
     with pytest.raises(error, match=message):
         patching.get_patch_spec(index)
     with pytest.raises(error):
@@ -139,7 +141,8 @@ def test_indices_that_name_no_patch_are_refused(
             patching[index]
 
 
-def test_epochs_and_pickles_give_the_same_again(patching: Patching[Any]) -> None:
+def test_epochs_and_pickles(patching: Patching[Any]) -> None:
+    """A patching at the same epoch, or after pickling, returns the same patches."""
     everything = range(len(patching))
     moved = pickle.loads(pickle.dumps(patching.at_epoch(5)))
     assert moved.specs(everything) == patching.at_epoch(5).specs(everything)
@@ -150,14 +153,16 @@ def test_epochs_and_pickles_give_the_same_again(patching: Patching[Any]) -> None
         patching.at_epoch(1.5)  # type: ignore[arg-type]
 
 
-def test_storage_order_is_every_patch_once_stack_by_stack(patching: Patching[Any], shapes: Shapes) -> None:
+def test_storage_order(patching: Patching[Any], shapes: Shapes) -> None:
+    """The storage order contains every patch once, stack by stack."""
     order = patching.storage_order((1, 1, *(8,) * (len(shapes[0]) - 2)))
     assert sorted(order.tolist()) == list(range(len(patching)))
     stacks = patching.specs(order).columns["data_idx"].tolist()
     assert all(before <= after for before, after in pairwise(stacks))
 
 
-def test_the_kind_of_specs_is_what_the_strategy_says(patching: Patching[Any]) -> None:
+def test_kind(patching: Patching[Any]) -> None:
+    """Specifications are of the kind that the strategy declares."""
     spec = patching[0]
     assert is_tile_specs(spec) == isinstance(patching, TiledPatching)
     assert is_uncorrelated_specs(spec) == isinstance(patching, UncorrelatedPatching)
@@ -165,7 +170,8 @@ def test_the_kind_of_specs_is_what_the_strategy_says(patching: Patching[Any]) ->
 
 
 @pytest.mark.parametrize("name", ["fixed random", "random", "sequential", "stratified", "tiled"])
-def test_ten_thousand_stacks_of_different_sizes_are_one_plan(name: str) -> None:
+def test_ten_thousand_stacks(name: str) -> None:
+    """A patching of ten thousand stacks of different sizes works."""
     shapes = [(1 + i % 3, 1, 16 + i % 97, 16 + i % 89) for i in range(10_000)]
     patching = STRATEGIES[name](shapes, (16, 16))
     indices = np.linspace(0, len(patching) - 1, 300).astype(int)
@@ -184,9 +190,8 @@ def test_ten_thousand_stacks_of_different_sizes_are_one_plan(name: str) -> None:
         ([(2, 1, 30, 30), (1, 1, 30, 30)], (8,), "patch_size is \\(8,\\): it has 1 numbers"),
     ],
 )
-def test_geometry_that_makes_no_sense_is_refused(
-    name: str, shapes: Shapes, patch_size: Sequence[int], message: str
-) -> None:
+def test_bad_geometry(name: str, shapes: Shapes, patch_size: Sequence[int], message: str) -> None:
+    """Sizes that are not valid are refused."""
     with pytest.raises(GeometryError, match=message):
         STRATEGIES[name](shapes, patch_size)
 
@@ -194,7 +199,8 @@ def test_geometry_that_makes_no_sense_is_refused(
 @pytest.mark.parametrize(
     "name", ["fixed random", "random", "random, some", "sequential", "stratified", "uncorrelated", "weighted"]
 )
-def test_a_patch_larger_than_an_image_is_refused_by_name(name: str) -> None:
+def test_patch_too_large(name: str) -> None:
+    """A patch larger than an image is refused, and the message names the image."""
     message = "patch_size is 24 along Y, but image stack 1 has size 20 there \\(shape \\(3, 1, 20, 60\\)\\)"
     with pytest.raises(GeometryError, match=message):
         STRATEGIES[name]([(2, 1, 40, 40), (3, 1, 20, 60)], (24, 16))
@@ -203,14 +209,16 @@ def test_a_patch_larger_than_an_image_is_refused_by_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64, 1.5, "1", True])
-def test_seeds_that_are_none_are_refused(seed: Any) -> None:
+def test_bad_seed(seed: Any) -> None:
+    """Values that are not a seed are refused."""
     for strategy in (RandomPatching, StratifiedPatching):
         with pytest.raises(GeometryError, match="seed is"):
             strategy([(1, 1, 40, 40)], (8, 8), seed)
 
 
 @pytest.mark.parametrize("n_patches", [0, -3, 1.5, True])
-def test_numbers_of_patches_that_are_none_are_refused(n_patches: Any) -> None:
+def test_bad_n_patches(n_patches: Any) -> None:
+    """Values that are not a number of patches are refused."""
     for strategy in (RandomPatching, FixedRandomPatching, StratifiedPatching):
         with pytest.raises(GeometryError, match="n_patches is"):
             strategy([(1, 1, 40, 40)], (8, 8), 1, n_patches=n_patches)

@@ -19,7 +19,8 @@ SHAPES = [(2, 1, 40, 33), (1, 1, 25, 64)]
         UncorrelatedPatching(RandomPatching(SHAPES, (8, 8), 1), 2, probability=0.5),
     ],
 )
-def test_specs_of_every_kind_come_back(source: RandomPatching) -> None:
+def test_round_trip(source: RandomPatching) -> None:
+    """Specifications of every kind are returned unchanged."""
     shuffled = list(source)[::-2]
     patching = FixedPatching(shuffled)
     assert list(patching) == list(patching.fixed_patch_specs) == shuffled
@@ -28,7 +29,8 @@ def test_specs_of_every_kind_come_back(source: RandomPatching) -> None:
     assert FixedPatching(iter(shuffled)).fixed_patch_specs == FixedPatching(source.specs(range(len(source)))[::-2])[:]
 
 
-def test_indices_of_a_stack_are_found_in_any_order_of_stacks() -> None:
+def test_indices_of_stacks() -> None:
+    """The indices of a stack are found for any order of stacks."""
     specs: list[PatchSpecs] = [
         {"data_idx": data_idx, "sample_idx": 0, "coords": (0, 0), "patch_size": (4, 4)} for data_idx in (2, 0, 2, 1, 0)
     ]
@@ -44,7 +46,8 @@ def test_indices_of_a_stack_are_found_in_any_order_of_stacks() -> None:
     ]
 
 
-def test_no_patches_are_a_plan_too() -> None:
+def test_empty() -> None:
+    """An empty list is a patching."""
     patching = FixedPatching([])
     assert len(patching) == patching.n_patches == 0
     assert list(patching) == []
@@ -54,7 +57,8 @@ def test_no_patches_are_a_plan_too() -> None:
         patching.get_patch_spec(0)
 
 
-def test_lists_and_stacks_that_make_no_sense_are_refused() -> None:
+def test_bad_arguments() -> None:
+    """Lists that are not specifications, and bad indices of stacks, are refused."""
     tile, patch = TiledPatching(SHAPES, (8, 8), (2, 2))[0], RandomPatching(SHAPES, (8, 8), 1)[0]
     with pytest.raises(SpecError, match="specification 1 has fields"):
         FixedPatching([tile, patch])

@@ -18,7 +18,8 @@ Series = list[list[int]]
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=4), min_size=1, max_size=4))
-def test_every_patch_of_uneven_samples_has_its_place(series: Series) -> None:
+def test_uneven_index(series: Series) -> None:
+    """Every patch of uneven samples is located by its flat index."""
     index = UnevenIndex([len(stack) for stack in series], list(itertools.chain(*series)))
     expected = [
         (data_idx, sample_idx, local)
@@ -42,7 +43,8 @@ def test_every_patch_of_uneven_samples_has_its_place(series: Series) -> None:
     st.integers(1, 10_000),
     st.floats(0, 1, exclude_max=True),
 )
-def test_patches_are_spread_in_proportion(weights: list[float], n_patches: int, start: float) -> None:
+def test_spread(weights: list[float], n_patches: int, start: float) -> None:
+    """Patches are distributed in proportion to weights."""
     index = UnevenIndex.spread([len(weights)], np.array(weights), n_patches, start)
     shares = np.array(weights) / sum(weights) * n_patches
     counts = np.array(index.n_local)
@@ -51,20 +53,23 @@ def test_patches_are_spread_in_proportion(weights: list[float], n_patches: int, 
     assert not counts[np.array(weights) == 0].any()
 
 
-def test_the_spread_is_fair_over_many_starts() -> None:
+def test_spread_is_fair() -> None:
+    """Over many starts, the expected number of patches is the share."""
     weights = np.array([1.0, 2.5, 0.01, 6.0])
     starts = np.linspace(0, 1, 2000, endpoint=False)
     mean = np.mean([UnevenIndex.spread([4], weights, 7, start).n_local for start in starts], axis=0)
     assert np.allclose(mean, weights / weights.sum() * 7, atol=0.002)
 
 
-def test_a_plan_that_is_too_long_is_refused() -> None:
+def test_too_long() -> None:
+    """A patching of more than 2⁶³ - 1 patches is refused."""
     with pytest.raises(GeometryError, match="at most 2\\*\\*63 - 1 patches"):
         FlatIndex([2**10], [2**60])
 
 
 @pytest.mark.parametrize("data_idx", [-1, 2])
-def test_stacks_that_do_not_exist_are_refused(data_idx: int) -> None:
+def test_bad_data_idx(data_idx: int) -> None:
+    """Stacks that do not exist are refused."""
     for index in (FlatIndex([1, 1], [2, 3]), UnevenIndex([1, 1], [2, 3])):
         with pytest.raises(PatchIndexError, match=f"data_idx is {data_idx}, but the series has 2 image stacks"):
             index.of_stack(data_idx)

@@ -40,7 +40,8 @@ def coverage_of(patching: RandomPatching, epochs: int) -> np.ndarray:
 
 @settings(deadline=None, max_examples=60)
 @given(st.data(), st.sampled_from(["inside", "uniform"]))
-def test_patches_lie_where_promised(data: st.DataObject, coverage: str) -> None:
+def test_coverage(data: st.DataObject, coverage: str) -> None:
+    """Patches stay inside the image, or touch it, as `coverage` promises."""
     n_dims = data.draw(st.integers(2, 3))
     patch = data.draw(st.tuples(*[st.integers(1, 9)] * n_dims))
     low = [1] * n_dims if coverage == "uniform" else patch
@@ -55,7 +56,8 @@ def test_patches_lie_where_promised(data: st.DataObject, coverage: str) -> None:
         assert (coords < shape).all()
 
 
-def test_as_many_patches_as_would_cover_each_sample() -> None:
+def test_default_number() -> None:
+    """By default there are as many patches as cover each sample."""
     shapes = [(2, 1, 100, 80), (3, 4, 64, 65)]
     patching = RandomPatching(shapes, (64, 32), 1)
     expected = Counter({(0, 0): 6, (0, 1): 6, (1, 0): 3, (1, 1): 3, (1, 2): 3})
@@ -64,7 +66,8 @@ def test_as_many_patches_as_would_cover_each_sample() -> None:
 
 @pytest.mark.parametrize("coverage", ["inside", "uniform"])
 @pytest.mark.parametrize("shape", [(37, 29), (9, 14, 11)])
-def test_every_place_is_equally_likely(coverage: str, shape: tuple[int, ...], departure: Departure) -> None:
+def test_uniform(coverage: str, shape: tuple[int, ...], departure: Departure) -> None:
+    """Every position is equally likely, by a chi-square test."""
     patch = (6, 5, 4)[: len(shape)]
     patching = RandomPatching([(1, 1, *shape)], patch, 7, n_patches=50_000, coverage=coverage)  # type: ignore[arg-type]
     coords = columns(patching)[2] + (np.array(patch) - 1 if coverage == "uniform" else 0)
@@ -80,7 +83,8 @@ def test_every_place_is_equally_likely(coverage: str, shape: tuple[int, ...], de
         assert departure(along, along.sum() / extent) > 6
 
 
-def test_axes_epochs_seeds_and_neighbors_are_independent(departure: Departure) -> None:
+def test_independent(departure: Departure) -> None:
+    """Axes, epochs, seeds and neighboring indices are independent."""
     patching = RandomPatching([(1, 1, 16, 16)], (9, 9), 7, n_patches=32_000)  # 8 places along each axis
     own = columns(patching)[2]
     others = {
@@ -97,7 +101,8 @@ def test_axes_epochs_seeds_and_neighbors_are_independent(departure: Departure) -
     assert max(departures.values()) < 4, departures
 
 
-def test_voxels_are_drawn_as_often_as_documented() -> None:
+def test_documented_frequency() -> None:
+    """Voxels are drawn as often as the docstring states."""
     shape, patch, n = (40, 36), (12, 8), 4000
     inside = coverage_of(RandomPatching([(1, 1, *shape)], patch, 3, n_patches=n), epochs=50)
     amid = n * prod(patch) / prod(size - side + 1 for size, side in zip(shape, patch, strict=True))
@@ -112,7 +117,8 @@ def test_voxels_are_drawn_as_often_as_documented() -> None:
 
 
 @pytest.mark.parametrize("coverage", ["inside", "uniform"])
-def test_a_given_number_of_patches_is_shared_out_fairly(coverage: str) -> None:
+def test_n_patches(coverage: str) -> None:
+    """A given number of patches is distributed in proportion to the voxels."""
     shapes = [(3, 1, 20, 30), (1, 1, 70, 60), (50, 1, 16, 16)]
     patching = RandomPatching(shapes, (16, 16), 5, n_patches=40, coverage=coverage)  # type: ignore[arg-type]
     over = 15 if coverage == "uniform" else 0
@@ -129,7 +135,8 @@ def test_a_given_number_of_patches_is_shared_out_fairly(coverage: str) -> None:
     assert (counts > 0).all(), "also samples with a share below one have their turn"
 
 
-def test_epochs_and_seeds_differ_and_repeat() -> None:
+def test_epochs_and_seeds() -> None:
+    """Different epochs and seeds differ, and the same ones repeat."""
     patching = RandomPatching([(1, 1, 500, 500)], (16, 16), 5)
     epochs = [columns(patching.at_epoch(epoch))[2].tolist() for epoch in range(5)]
     assert all(sum(map(lambda a, b: a == b, one, other)) < 5 for i, one in enumerate(epochs) for other in epochs[:i])
@@ -138,7 +145,8 @@ def test_epochs_and_seeds_differ_and_repeat() -> None:
     assert columns(patching.at_epoch(3).at_epoch(1))[2].tolist() == epochs[1]
 
 
-def test_patches_are_the_same_on_every_machine() -> None:
+def test_recorded_patches() -> None:
+    """Patches are the same on every machine."""
     patching = RandomPatching([(1, 1, 500, 400), (2, 1, 300, 700)], (64, 32), 2024)
     assert [patching.at_epoch(epoch)[index]["coords"] for epoch, index in ((0, 0), (0, 250), (9, 1))] == [
         (117, 133),
@@ -147,20 +155,22 @@ def test_patches_are_the_same_on_every_machine() -> None:
     ]
 
 
-def test_a_seed_of_none_is_drawn_once() -> None:
+def test_seed_of_none() -> None:
     """With `seed=None` two patchings differ, and the drawn seed is an attribute that gives the same patches again."""
     patching = RandomPatching([(1, 1, 500, 500)], (16, 16), None)
     assert list(patching) == list(patching) == list(RandomPatching([(1, 1, 500, 500)], (16, 16), patching.seed))
     assert patching.seed != RandomPatching([(1, 1, 500, 500)], (16, 16), None).seed
 
 
-def test_fixed_random_patches_are_those_of_the_first_epoch_forever() -> None:
+def test_fixed() -> None:
+    """Fixed random patches are those of epoch 0 in every epoch."""
     fixed = FixedRandomPatching([(2, 1, 100, 100)], (16, 16), 5)
     assert list(fixed) == list(fixed.at_epoch(7)) == list(fixed.fixed_patch_specs)
     assert list(fixed) == list(RandomPatching([(2, 1, 100, 100)], (16, 16), 5))
 
 
-def test_a_million_patches_take_no_memory() -> None:
+def test_memory() -> None:
+    """A million patches take no memory."""
     tracemalloc.start()
     patching = FixedRandomPatching([(1, 1, 16_000, 16_000)], (16, 16), 1)
     _, peak = tracemalloc.get_traced_memory()
@@ -169,6 +179,7 @@ def test_a_million_patches_take_no_memory() -> None:
     assert peak < 2**20
 
 
-def test_coverage_that_is_none_is_refused() -> None:
+def test_bad_coverage() -> None:
+    """A value that is not a coverage is refused."""
     with pytest.raises(GeometryError, match="coverage is 'all': it must be one of 'inside', 'uniform'"):
         RandomPatching([(1, 1, 50, 50)], (16, 16), coverage="all")  # type: ignore[arg-type]

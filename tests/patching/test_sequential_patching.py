@@ -15,7 +15,8 @@ from patchloom.patching import SequentialPatching, TiledPatching
 
 @settings(deadline=None, max_examples=80)
 @given(st.data())
-def test_every_voxel_is_covered_from_inside(data: st.DataObject) -> None:
+def test_covers(data: st.DataObject) -> None:
+    """Every voxel is covered by patches that stay inside."""
     n_dims = data.draw(st.integers(2, 3))
     patch = data.draw(st.tuples(*[st.integers(1, 8)] * n_dims))
     overlaps = tuple(data.draw(st.integers(0, side - 1)) for side in patch)
@@ -37,13 +38,15 @@ def test_every_voxel_is_covered_from_inside(data: st.DataObject) -> None:
     assert [spec["coords"] for spec in patching] == [spec["coords"] for spec in tiles]
 
 
-def test_patches_lie_thread_runner_unless_overlaps_are_given() -> None:
+def test_default_overlaps() -> None:
+    """By default, patches do not overlap."""
     starts = [spec["coords"] for spec in SequentialPatching([(1, 1, 20, 8)], (8, 8))]
     assert starts == [(0, 0), (8, 0), (12, 0)]
     assert SequentialPatching([(1, 1, 20, 8)], (8, 8), [4, 0])[1]["coords"] == (4, 0)
 
 
-def test_overlaps_that_leave_nothing_are_refused() -> None:
+def test_bad_overlaps() -> None:
+    """Overlaps as large as the patch are refused."""
     with pytest.raises(GeometryError, match="overlap is 8 along Y"):
         SequentialPatching([(1, 1, 20, 8)], (8, 8), (8, 0))
     with pytest.raises(GeometryError, match="patch_size is 8: it must be one whole number for each"):

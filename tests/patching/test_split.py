@@ -27,7 +27,8 @@ def gaps(training: StratifiedPatching, validation: FixedPatching) -> np.ndarray:
 
 @settings(deadline=None, max_examples=60)
 @given(st.data())
-def test_the_two_never_meet(data: st.DataObject) -> None:
+def test_apart(data: st.DataObject) -> None:
+    """Training and validation patches never touch, and keep the margin."""
     n_dims = data.draw(st.integers(2, 3))
     patch = data.draw(st.tuples(*[st.integers(2, 6)] * n_dims))
     shapes = [
@@ -60,7 +61,8 @@ def test_the_two_never_meet(data: st.DataObject) -> None:
         assert (elsewhere | (apart >= np.array(margin)).any(axis=2)).all()
 
 
-def test_lateral_context_does_not_show_what_is_held_out() -> None:
+def test_lateral_context() -> None:
+    """With the documented margin, lateral context contains no validation voxel."""
     # Three scales: the widest covers four patch sizes, 1.5 of them on each side.
     patching = StratifiedPatching([(1, 1, 640, 640)], (32, 32), 1)
     training, validation = split_training_validation(patching, 4, seed=1, margin=48)
@@ -70,7 +72,8 @@ def test_lateral_context_does_not_show_what_is_held_out() -> None:
     assert gaps(bare, held_out).min() < 48
 
 
-def test_the_plan_given_stays_as_it_is_and_the_split_repeats() -> None:
+def test_pure() -> None:
+    """The given patching is not changed, and the same seed gives the same split."""
     patching = StratifiedPatching([(2, 1, 100, 100)], (10, 10), 1).at_epoch(3)
     before = list(patching)
     training, validation = split_training_validation(patching, 20, seed=5)
@@ -83,7 +86,8 @@ def test_the_plan_given_stays_as_it_is_and_the_split_repeats() -> None:
     assert [spec["coords"] for spec in list(validation)[:3]] == [(10, 40), (20, 10), (20, 80)], "on every machine"
 
 
-def test_cells_are_held_out_as_often_as_training_would_draw_them() -> None:
+def test_probabilities() -> None:
+    """Cells are held out in proportion to their probabilities."""
     patching = StratifiedPatching([(1, 1, 40, 100), (3, 1, 20, 20)], (10, 10), 1)
     patching.exclude_patches(0, 0, [(0, 0)])
     patching.set_region_probs(0, 0, {(1, 1): 0.0, (2, 2): 0.2})
@@ -102,7 +106,8 @@ def test_cells_are_held_out_as_often_as_training_would_draw_them() -> None:
     assert usual.std() < 1.3 * usual.mean() ** 0.5
 
 
-def test_a_share_is_rounded_down() -> None:
+def test_share() -> None:
+    """A share of the cells is rounded down."""
     patching = StratifiedPatching([(1, 1, 50, 50)], (10, 10), 1)
     assert [len(split_training_validation(patching, share)[1]) for share in (0.04, 0.1, 0.5, 0.99)] == [1, 2, 12, 24]
 
@@ -126,9 +131,8 @@ def test_a_share_is_rounded_down() -> None:
         (1, {"seed": -1}, GeometryError, "seed is -1"),
     ],
 )
-def test_what_cannot_be_held_out_is_refused(
-    validation: Any, options: dict[str, Any], error: type[Exception], message: str
-) -> None:
+def test_bad_arguments(validation: Any, options: dict[str, Any], error: type[Exception], message: str) -> None:
+    """Numbers of cells that cannot be held out are refused."""
     patching = StratifiedPatching([(1, 1, 30, 35)], (10, 10), 1)
     with pytest.raises(error, match=message):
         split_training_validation(patching, validation, **options)
@@ -137,7 +141,8 @@ def test_what_cannot_be_held_out_is_refused(
 
 @settings(deadline=None, max_examples=60)
 @given(data=st.data(), n_dims=st.integers(2, 3))
-def test_the_margin_takes_just_the_cells_that_are_nearer(data: st.DataObject, n_dims: int) -> None:
+def test_margin(data: st.DataObject, n_dims: int) -> None:
+    """The margin removes exactly the cells within it."""
     patch = data.draw(st.tuples(*[st.integers(1, 4)] * n_dims))
     shape = (2, 1, *(side * data.draw(st.integers(1, 9)) + data.draw(st.integers(0, side - 1)) for side in patch))
     margin = data.draw(st.tuples(*[st.one_of(st.integers(0, 20), st.just(10**12))] * n_dims))
@@ -160,7 +165,8 @@ def test_the_margin_takes_just_the_cells_that_are_nearer(data: st.DataObject, n_
         assert set(left[key]) == apart
 
 
-def test_memory_for_a_margin_does_not_grow_with_it() -> None:
+def test_memory() -> None:
+    """The memory for a margin does not grow with it."""
     plan = StratifiedPatching([(1, 1, 2048, 2048)], (16, 16), 1)
     peaks = []
     for margin in (16, 512):

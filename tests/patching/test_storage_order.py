@@ -36,7 +36,8 @@ def decodes(patching: Patching[Any], order: Iterable[int], chunk: Sequence[int],
 
 
 @pytest.mark.parametrize("shape", [(32, 48, 160), (160, 48, 32), (48, 160, 32)])
-def test_a_tiled_pass_decodes_each_chunk_once_with_two_cross_sections_of_cache(shape: tuple[int, ...]) -> None:
+def test_decodes_once(shape: tuple[int, ...]) -> None:
+    """A tiled pass decodes each chunk once with an LRU cache of two cross-sections."""
     tiling = TiledPatching([(1, 1, *shape)], (12, 12, 12), (4, 4, 4))
     chunk = (1, 1, 8, 8, 8)
     n_chunks = [size // 8 for size in shape]
@@ -48,7 +49,8 @@ def test_a_tiled_pass_decodes_each_chunk_once_with_two_cross_sections_of_cache(s
         assert decodes(tiling, range(len(tiling)), chunk, room=2 * plane + 2) > 1.5 * prod(n_chunks)
 
 
-def test_small_tiles_finish_a_chunk_before_the_next() -> None:
+def test_chunk_by_chunk() -> None:
+    """Small tiles finish a chunk before the next one."""
     tiling = TiledPatching([(2, 1, 128, 256), (1, 1, 300, 64)], (16, 16), (0, 0))
     chunk = (1, 1, 64, 64)
     total = 2 * 2 * 4 + 5 * 1
@@ -56,21 +58,24 @@ def test_small_tiles_finish_a_chunk_before_the_next() -> None:
     assert decodes(tiling, range(len(tiling)), chunk, room=1) > 3 * total
 
 
-def test_samples_of_one_chunk_are_visited_together() -> None:
+def test_samples_of_a_chunk() -> None:
+    """Samples of one chunk are visited together."""
     tiling = TiledPatching([(8, 1, 64, 64)], (32, 32), (0, 0))
     chunk = (4, 1, 32, 32)
     assert decodes(tiling, tiling.storage_order(chunk), chunk, room=1) == 2 * 4
     assert decodes(tiling, range(len(tiling)), chunk, room=1) == 8 * 4
 
 
-def test_random_patches_are_visited_chunk_by_chunk_too() -> None:
+def test_random_patches() -> None:
+    """Random patches are visited chunk by chunk too."""
     patching = RandomPatching([(1, 1, 512, 512)], (16, 16), 1, n_patches=2000)
     chunk = (1, 1, 64, 64)
     assert decodes(patching, patching.storage_order(chunk), chunk, room=20) == 64
     assert decodes(patching, range(2000), chunk, room=20) > 1000
 
 
-def test_each_stack_may_have_a_grid_of_its_own() -> None:
+def test_chunk_shape_per_stack() -> None:
+    """Each stack may have its own chunk shape."""
     tiling = TiledPatching([(1, 1, 32, 32), (1, 1, 32, 32)], (8, 8), (0, 0))
     order = tiling.storage_order([(1, 1, 8, 32), (1, 1, 32, 8)])
     assert [tiling[int(index)]["coords"] for index in order[:5]] == [(0, 0), (0, 8), (0, 16), (0, 24), (8, 0)]
@@ -79,7 +84,7 @@ def test_each_stack_may_have_a_grid_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("grid", "message"),
+    ("chunk_shape", "message"),
     [
         ((8, 8), r"chunk shape of image stack 0 is \(8, 8\): it must be 4 sizes of at least 1, one for each of SCYX"),
         ((1, 1, 8, 0), r"chunk shape of image stack 0 is \(1, 1, 8, 0\)"),
@@ -87,6 +92,7 @@ def test_each_stack_may_have_a_grid_of_its_own() -> None:
         ([(1, 1, 8, 8)], "chunk_shape has 1 chunk shapes, but the patches lie in 2 image stacks"),
     ],
 )
-def test_grids_that_make_no_sense_are_refused(grid: Any, message: str) -> None:
+def test_bad_chunk_shape(chunk_shape: Any, message: str) -> None:
+    """Chunk shapes that are not valid are refused."""
     with pytest.raises(GeometryError, match=message):
-        TiledPatching([(1, 1, 32, 32), (1, 1, 32, 32)], (8, 8), (0, 0)).storage_order(grid)
+        TiledPatching([(1, 1, 32, 32), (1, 1, 32, 32)], (8, 8), (0, 0)).storage_order(chunk_shape)

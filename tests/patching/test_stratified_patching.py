@@ -41,9 +41,10 @@ def restricted(draw: st.DrawFn) -> tuple[StratifiedPatching, list[tuple[int, ...
 
 @settings(deadline=None, max_examples=80)
 @given(restricted())
-def test_patches_lie_inside_and_never_touch_an_excluded_cell(
+def test_excluded_cells(
     plan: tuple[StratifiedPatching, list[tuple[int, ...]]],
 ) -> None:
+    """Patches stay inside and never touch an excluded cell."""
     patching, excluded = plan
     patch, shape = np.array(patching.patch_size), np.array(patching.data_shapes[0][2:])
     coords = coords_of(patching, epochs=3).reshape(-1, len(patch))
@@ -56,9 +57,10 @@ def test_patches_lie_inside_and_never_touch_an_excluded_cell(
 
 @settings(deadline=None, max_examples=40)
 @given(restricted())
-def test_there_are_as_many_patches_as_the_voxels_left_would_hold(
+def test_number(
     plan: tuple[StratifiedPatching, list[tuple[int, ...]]],
 ) -> None:
+    """The number of patches follows from the voxels that patches may touch."""
     patching, excluded = plan
     shape, patch = patching.data_shapes[0][2:], patching.patch_size
     left = np.ones(shape, dtype=bool)
@@ -78,9 +80,8 @@ def test_there_are_as_many_patches_as_the_voxels_left_would_hold(
 
 @pytest.mark.parametrize("shape", [(37, 29), (16, 24), (9, 14, 11)])
 @pytest.mark.parametrize("excluded", [[], [(0, 1), (3, 2)]])
-def test_every_place_left_is_equally_likely(
-    shape: tuple[int, ...], excluded: list[tuple[int, ...]], departure: Departure
-) -> None:
+def test_uniform(shape: tuple[int, ...], excluded: list[tuple[int, ...]], departure: Departure) -> None:
+    """Every allowed position is equally likely, by a chi-square test."""
     patch, n_samples = (6, 5, 4)[: len(shape)], 500
     patching = StratifiedPatching([(n_samples, 1, *shape)], patch, 7)
     cells = [(*cell, 0)[: len(shape)] for cell in excluded if cell[0] < shape[0] // patch[0]]
@@ -99,7 +100,8 @@ def test_every_place_left_is_equally_likely(
     assert departure(counts, sizes * counts.sum() / sizes.sum()) > 6
 
 
-def test_an_epoch_leaves_no_region_out_and_crowds_none() -> None:
+def test_even_in_an_epoch() -> None:
+    """An epoch omits no region and crowds none."""
     shape, patch = (1, 1, 160, 160), (16, 16)
     stratified, random = StratifiedPatching([shape], patch, 1), RandomPatching([shape], patch, 1)
     assert len(stratified) == len(random) == 100
@@ -119,7 +121,8 @@ def test_an_epoch_leaves_no_region_out_and_crowds_none() -> None:
 
 
 @pytest.mark.parametrize("n_patches", [60, 175, 510])
-def test_any_number_of_patches_is_spread_evenly(n_patches: int, departure: Departure) -> None:
+def test_any_number(n_patches: int, departure: Departure) -> None:
+    """Any number of patches is spread evenly."""
     patching = StratifiedPatching([(1, 1, 160, 160)], (16, 16), 1, n_patches=n_patches)
     coords = coords_of(patching, epochs=200)
     cells = np.ravel_multi_index(tuple(np.moveaxis(coords // 16, 2, 0)), (10, 10))
@@ -131,7 +134,8 @@ def test_any_number_of_patches_is_spread_evenly(n_patches: int, departure: Depar
     assert departure(places, places.mean()) < 4
 
 
-def test_a_patch_stays_in_its_region_over_epochs() -> None:
+def test_region_of_a_patch() -> None:
+    """Patch `i` starts in the same region in every epoch."""
     patching = StratifiedPatching([(1, 1, 320, 320)], (16, 16), 1)
     coords = coords_of(patching, epochs=50)
     spread = coords.max(axis=0) - coords.min(axis=0)
@@ -139,7 +143,8 @@ def test_a_patch_stays_in_its_region_over_epochs() -> None:
     assert (spread.sum(axis=1) > 0).all(), "and yet it moves"
 
 
-def test_a_voxel_is_drawn_once_an_epoch_on_average() -> None:
+def test_once_per_epoch() -> None:
+    """A voxel is in one patch per epoch on average."""
     patching = StratifiedPatching([(1, 1, 64, 48)], (16, 16), 3)
     drawn = np.zeros((64, 48))
     for y, x in coords_of(patching, epochs=300).reshape(-1, 2).tolist():
@@ -150,7 +155,8 @@ def test_a_voxel_is_drawn_once_an_epoch_on_average() -> None:
     assert drawn[0, 0] < 0.05 * amid
 
 
-def test_probabilities_are_met() -> None:
+def test_probabilities() -> None:
+    """Probabilities of cells are met."""
     patching = StratifiedPatching([(300, 1, 60, 60)], (10, 10), 5)
     cells = patching.get_all_grid_coords()[0, 0]
     seldom = {cell: 0.3 for cell in cells if cell[1] in (1, 2)} | {cell: 0.0 for cell in cells if cell[1] == 4}
@@ -170,7 +176,8 @@ def test_probabilities_are_met() -> None:
     assert len(patching) == 300 * 22, "the other plan keeps what was set"
 
 
-def test_probabilities_of_all_cells_are_taken_from_an_array() -> None:
+def test_probability_array() -> None:
+    """An array sets the probabilities of all cells."""
     one, other = (StratifiedPatching([(2, 1, 35, 47)], (10, 10), 5) for _ in range(2))
     probabilities = np.random.default_rng(0).random((3, 4))
     one.set_region_probs(0, 1, probabilities)
@@ -179,7 +186,8 @@ def test_probabilities_of_all_cells_are_taken_from_an_array() -> None:
     assert one.included_cells()[1].tolist() == [1.0] * 12 + probabilities.ravel().tolist()
 
 
-def test_the_smallest_probability_is_possible_and_sums_are_not_rounded_up() -> None:
+def test_tiny_probability() -> None:
+    """The smallest probability is possible, and sums of probabilities are not rounded up."""
     patching = StratifiedPatching([(1, 1, 100, 10)], (10, 10), 5)
     patching.set_region_probs(0, 0, {(row, 0): 0.1 for row in range(10)})
     assert len(patching) == 1
@@ -187,7 +195,8 @@ def test_the_smallest_probability_is_possible_and_sums_are_not_rounded_up() -> N
     assert patching[0]["coords"][0] < 10
 
 
-def test_cells_are_listed_as_included_until_they_are_excluded() -> None:
+def test_included_cells() -> None:
+    """Cells are listed as included until they are excluded."""
     patching = StratifiedPatching([(2, 1, 30, 45), (1, 1, 20, 29)], (10, 15), 1)
     everything = patching.get_all_grid_coords()
     assert {key: len(cells) for key, cells in everything.items()} == {(0, 0): 9, (0, 1): 9, (1, 0): 2}
@@ -204,7 +213,8 @@ def test_cells_are_listed_as_included_until_they_are_excluded() -> None:
     assert (probabilities == 1).all()
 
 
-def test_what_is_excluded_later_is_excluded_in_one_plan_only() -> None:
+def test_copies() -> None:
+    """Cells excluded later are excluded from one patching only."""
     patching = StratifiedPatching([(1, 1, 40, 40)], (10, 10), 1)
     other = patching.at_epoch(0)
     patching.exclude_patches(0, 0, [(0, 0)])
@@ -216,7 +226,8 @@ def test_what_is_excluded_later_is_excluded_in_one_plan_only() -> None:
 
 
 @pytest.mark.parametrize("n_patches", [None, 50])
-def test_excluding_everything_leaves_an_empty_plan(n_patches: int | None) -> None:
+def test_all_excluded(n_patches: int | None) -> None:
+    """Excluding all cells leaves an empty patching."""
     patching = StratifiedPatching([(2, 1, 40, 45)], (10, 10), 1, n_patches=n_patches)
     patching.exclude_patches(0, 0, patching.get_all_grid_coords()[0, 0])
     assert {spec["sample_idx"] for spec in patching} == {1}
@@ -228,7 +239,8 @@ def test_excluding_everything_leaves_an_empty_plan(n_patches: int | None) -> Non
         patching.get_patch_spec(0)
 
 
-def test_a_plan_without_restrictions_stores_nothing_a_cell() -> None:
+def test_memory() -> None:
+    """A patching without excluded cells takes no memory per cell."""
     tracemalloc.start()
     patching = StratifiedPatching([(1, 1, 320_000, 320_000)], (32, 32), 1)
     assert len(patching) == 10**8
@@ -238,7 +250,8 @@ def test_a_plan_without_restrictions_stores_nothing_a_cell() -> None:
     assert peak < 2**20
 
 
-def test_a_restricted_plan_needs_few_bytes_a_cell() -> None:
+def test_memory_per_cell() -> None:
+    """A patching with excluded cells takes few bytes per cell."""
     patching = StratifiedPatching([(1, 1, 3200, 3200)], (10, 10), 1)  # 102,400 cells
     excluded = np.argwhere(np.random.default_rng(0).random((320, 320)) < 0.1)
     tracemalloc.start()
@@ -250,7 +263,8 @@ def test_a_restricted_plan_needs_few_bytes_a_cell() -> None:
     assert peak < 100 * 320 * 320
 
 
-def test_a_given_number_of_patches_is_shared_out_by_what_is_left() -> None:
+def test_n_patches() -> None:
+    """A given number of patches is distributed in proportion to the allowed voxels."""
     patching = StratifiedPatching([(2, 1, 40, 40), (1, 1, 80, 40)], (10, 10), 1, n_patches=20)
     patching.exclude_patches(0, 1, [(row, column) for row in range(2) for column in range(4)])
     counts = np.zeros((2, 2))
@@ -261,7 +275,8 @@ def test_a_given_number_of_patches_is_shared_out_by_what_is_left() -> None:
     assert np.abs(counts / 300 - shares).max() < 4 * (0.25 / 300) ** 0.5
 
 
-def test_patches_are_the_same_on_every_machine() -> None:
+def test_recorded_patches() -> None:
+    """Patches are the same on every machine."""
     patching = StratifiedPatching([(1, 1, 500, 400), (2, 1, 300, 700)], (64, 32), 2024)
     drawn = [patching.at_epoch(epoch)[index]["coords"] for epoch, index in ((0, 0), (0, 150), (9, 1))]
     assert drawn == [(17, 6), (189, 414), (37, 37)]
@@ -271,7 +286,8 @@ def test_patches_are_the_same_on_every_machine() -> None:
     assert drawn == [(18, 56), (375, 57), (39, 76)]
 
 
-def test_more_patches_than_can_be_told_apart_are_refused() -> None:
+def test_too_many_patches() -> None:
+    """More patches than can be numbered are refused."""
     patching = StratifiedPatching([(1, 1, 10**6, 10**6)], (10, 10), 1)
     with pytest.raises(
         GeometryError, match="a sample has 10000000000 patches of size \\(10, 10\\), which is more than"
@@ -300,9 +316,8 @@ def test_more_patches_than_can_be_told_apart_are_refused() -> None:
         ((0.0, 0), [(0, 0)], NotIntegerError, "data_idx is 0.0"),
     ],
 )
-def test_cells_that_do_not_exist_are_refused(
-    place: tuple[int, int], cells: Sequence[Any], error: type[Exception], message: str
-) -> None:
+def test_bad_cells(place: tuple[int, int], cells: Sequence[Any], error: type[Exception], message: str) -> None:
+    """Cells that do not exist are refused."""
     patching = StratifiedPatching([(2, 1, 30, 45)], (10, 10), 1)
     before = list(patching)
     with pytest.raises(error, match=message):
@@ -323,7 +338,8 @@ def test_cells_that_do_not_exist_are_refused(
         (np.ones((3, 5)), GeometryError, "probs has shape \\(3, 5\\), but .* has \\(3, 4\\) whole cells"),
     ],
 )
-def test_probabilities_that_make_no_sense_are_refused(probs: Any, error: type[Exception], message: str) -> None:
+def test_bad_probabilities(probs: Any, error: type[Exception], message: str) -> None:
+    """Values that are not probabilities are refused."""
     patching = StratifiedPatching([(2, 1, 30, 45)], (10, 10), 1)
     before = list(patching)
     with pytest.raises(error, match=message):
@@ -332,7 +348,8 @@ def test_probabilities_that_make_no_sense_are_refused(probs: Any, error: type[Ex
 
 
 @pytest.mark.parametrize("n_patches", [None, 17])
-def test_a_sample_whose_cells_all_have_probability_0_has_no_patches(n_patches: int | None) -> None:
+def test_all_probabilities_zero(n_patches: int | None) -> None:
+    """A sample whose cells all have probability 0 has no patches."""
     shapes = [(2, 1, 35, 45), (1, 1, 20, 20)]
     patching = StratifiedPatching(shapes, (10, 10), 1, n_patches=n_patches)
     cells = patching.get_all_grid_coords()
@@ -355,7 +372,8 @@ def test_a_sample_whose_cells_all_have_probability_0_has_no_patches(n_patches: i
 
 @settings(deadline=None, max_examples=40)
 @given(data=st.data(), n_dims=st.integers(2, 3))
-def test_the_parts_of_a_plan_count_the_patches_of_each_sample(data: st.DataObject, n_dims: int) -> None:
+def test_image_patching(data: st.DataObject, n_dims: int) -> None:
+    """`image_patching` counts the patches of each sample."""
     size = data.draw(st.tuples(*[st.integers(2, 5)] * n_dims))
     shapes = [
         (data.draw(st.integers(1, 3)), 1, *(side + data.draw(st.integers(0, 12)) for side in size)) for _ in range(3)

@@ -30,7 +30,8 @@ def tilings(draw: st.DrawFn) -> TiledPatching:
 
 @settings(deadline=None, max_examples=60)
 @given(tilings())
-def test_kept_windows_cover_every_voxel_of_every_sample_once(tiling: TiledPatching) -> None:
+def test_partition(tiling: TiledPatching) -> None:
+    """Kept windows cover every voxel of every sample exactly once."""
     coverage = [np.zeros((shape[0], *shape[2:]), dtype=int) for shape in tiling.data_shapes]
     for spec in tiling:
         kept = tuple(
@@ -42,19 +43,21 @@ def test_kept_windows_cover_every_voxel_of_every_sample_once(tiling: TiledPatchi
 
 @settings(deadline=None, max_examples=60)
 @given(tilings())
-def test_specs_are_valid_and_the_same_by_every_way_to_ask(tiling: TiledPatching) -> None:
-    run_serially = [tiling.get_patch_spec(index) for index in range(len(tiling))]
-    validate_specs(run_serially, tiling.data_shapes)
-    assert all(is_tile_specs(spec) for spec in run_serially)
-    assert tiling.specs(range(len(tiling))).to_specs() == run_serially == list(tiling) == list(tiling.tile_specs)
-    assert tiling.specs(np.arange(len(tiling))[::-2]).to_specs() == run_serially[::-2]
-    assert [tiling[index - len(tiling)] for index in range(len(tiling))] == run_serially
-    assert pickle.loads(pickle.dumps(tiling))[-1] == run_serially[-1]
+def test_valid_and_consistent(tiling: TiledPatching) -> None:
+    """Specifications are valid, and every way to ask for them returns the same."""
+    singly = [tiling.get_patch_spec(index) for index in range(len(tiling))]
+    validate_specs(singly, tiling.data_shapes)
+    assert all(is_tile_specs(spec) for spec in singly)
+    assert tiling.specs(range(len(tiling))).to_specs() == singly == list(tiling) == list(tiling.tile_specs)
+    assert tiling.specs(np.arange(len(tiling))[::-2]).to_specs() == singly[::-2]
+    assert [tiling[index - len(tiling)] for index in range(len(tiling))] == singly
+    assert pickle.loads(pickle.dumps(tiling))[-1] == singly[-1]
 
 
 @settings(deadline=None, max_examples=40)
 @given(tilings())
-def test_patch_indices_of_a_stack_are_a_range_and_count_its_tiles(tiling: TiledPatching) -> None:
+def test_indices_of_stacks(tiling: TiledPatching) -> None:
+    """The indices of a stack are a range whose length is `total_tiles`."""
     specs = list(tiling)
     for data_idx in range(len(tiling.data_shapes)):
         indices = tiling.get_patch_indices(data_idx)
@@ -63,7 +66,8 @@ def test_patch_indices_of_a_stack_are_a_range_and_count_its_tiles(tiling: TiledP
         assert {specs[i]["total_tiles"] for i in indices} == {len(indices)}
 
 
-def test_tiles_touching_a_window_are_found_in_the_right_sample() -> None:
+def test_tiles_touching() -> None:
+    """The tiles that touch a window are found in its sample only."""
     tiling = TiledPatching([(1, 1, 20, 20), (3, 1, 30, 17)], (8, 6), (3, 2))
     for window in [(slice(0, 30), slice(0, 17)), (slice(6, 7), slice(3, 9)), (slice(29, 30), slice(16, 17))]:
         for sample_idx in range(3):
@@ -81,7 +85,8 @@ def test_tiles_touching_a_window_are_found_in_the_right_sample() -> None:
         tiling.tiles_touching(1, 0, (slice(0, 31), slice(0, 17)))
 
 
-def test_a_plan_of_a_trillion_tiles_takes_no_memory_and_answers_anywhere() -> None:
+def test_trillion_tiles() -> None:
+    """A tiling of a trillion tiles takes no memory, and any tile can be asked for."""
     tracemalloc.start()
     tiling = TiledPatching([(1, 1, 10**6, 10**6, 10**6)], (128,) * 3, (32,) * 3)
     _, peak = tracemalloc.get_traced_memory()
@@ -93,7 +98,8 @@ def test_a_plan_of_a_trillion_tiles_takes_no_memory_and_answers_anywhere() -> No
     assert tiling[10**11]["stitch_coords"][2] == (10**11 % 10417) * 96 + 16
 
 
-def test_ten_thousand_stacks_of_different_sizes_are_one_plan() -> None:
+def test_ten_thousand_stacks() -> None:
+    """A tiling of ten thousand stacks of different sizes works."""
     shapes = [(1, 1, 10 + i % 97, 10 + i % 89) for i in range(10_000)]
     tiling = TiledPatching(shapes, (16, 16), (4, 4))
     indices = np.linspace(0, len(tiling) - 1, 300).astype(int)
@@ -110,7 +116,8 @@ def test_ten_thousand_stacks_of_different_sizes_are_one_plan() -> None:
         ("1", NotIntegerError, "index is '1'"),
     ],
 )
-def test_indices_that_name_no_patch_are_refused(index: object, error: type[Exception], message: str) -> None:
+def test_bad_index(index: object, error: type[Exception], message: str) -> None:
+    """Indices outside the tiling are refused."""
     tiling = TiledPatching([(1, 1, 20, 20)], (12, 12), (2, 2))
     with pytest.raises(error, match=message):
         tiling.get_patch_spec(index)  # type: ignore[arg-type]
@@ -118,7 +125,8 @@ def test_indices_that_name_no_patch_are_refused(index: object, error: type[Excep
         tiling.specs([index])  # type: ignore[list-item]
 
 
-def test_numpy_integers_are_accepted_and_do_not_leak() -> None:
+def test_numpy_integers() -> None:
+    """NumPy integers are accepted, and specifications contain plain `int` only."""
     tiling = TiledPatching(np.array([[1, 1, 20, 20]]), np.array([12, 12]), np.array([2, 2]))
     spec = tiling[np.int64(3)]
     assert all(
@@ -145,14 +153,16 @@ def test_numpy_integers_are_accepted_and_do_not_leak() -> None:
         ([(9, 9)], (8, 8), (0, 0), "image stack 0 has shape \\(9, 9\\): it must be SCYX or SCZYX"),
     ],
 )
-def test_geometry_that_makes_no_sense_is_refused_by_name(
+def test_bad_geometry(
     shapes: Sequence[Sequence[int]], patch_size: Sequence[int], overlaps: Sequence[int], message: str
 ) -> None:
+    """Sizes that are not valid are refused, and the message names the argument."""
     with pytest.raises(GeometryError, match=message):
         TiledPatching(shapes, patch_size, overlaps)
 
 
-def test_whole_samples_are_one_patch_each() -> None:
+def test_whole_samples() -> None:
+    """Whole samples are one patch each."""
     shapes = [(2, 1, 5, 6), (1, 1, 7, 8)]
     patching = WholeSamplePatching(shapes)
     specs = list(patching.patch_specs)

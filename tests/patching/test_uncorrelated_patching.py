@@ -36,9 +36,8 @@ def channels_of(patching: UncorrelatedPatching) -> np.ndarray:
 
 
 @pytest.mark.parametrize("principal", [0, 2])
-def test_the_principal_channel_follows_the_base_and_the_others_lie_elsewhere(
-    base: RandomPatching, principal: int
-) -> None:
+def test_channels(base: RandomPatching, principal: int) -> None:
+    """The principal channel follows the base, and the other channels lie elsewhere."""
     patching = UncorrelatedPatching(base, 3, principal_channel=principal)
     specs = list(patching)
     validate_specs(specs, SHAPES)
@@ -58,7 +57,8 @@ def test_the_principal_channel_follows_the_base_and_the_others_lie_elsewhere(
         assert (places[:, one] == places[:, other]).all(axis=1).mean() < 0.02
 
 
-def test_channels_are_drawn_evenly_and_independently(departure: Departure) -> None:
+def test_uniform_and_independent(departure: Departure) -> None:
+    """Channels are drawn uniformly and independently."""
     base = RandomPatching([(1, 1, 100, 100)], (10, 10), 3, n_patches=50_000)
     patching = UncorrelatedPatching(base, 3, seed=5)
     y = channels_of(patching)[..., 2] * 8 // 91
@@ -72,7 +72,8 @@ def test_channels_are_drawn_evenly_and_independently(departure: Departure) -> No
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
-def test_correlated_patches_are_of_the_same_kind_and_as_many_as_said(base: RandomPatching, probability: float) -> None:
+def test_probability(base: RandomPatching, probability: float) -> None:
+    """The share of uncorrelated patches is `probability`, and correlated ones have the same kind."""
     patching = UncorrelatedPatching(base, 2, probability=probability)
     places = np.concatenate([channels_of(patching.at_epoch(epoch)) for epoch in range(20)])
     correlated = (places[:, 0] == places[:, 1]).all(axis=1)
@@ -81,7 +82,8 @@ def test_correlated_patches_are_of_the_same_kind_and_as_many_as_said(base: Rando
     validate_specs(list(patching), SHAPES)
 
 
-def test_each_channel_may_have_a_series_of_its_own() -> None:
+def test_series_per_channel() -> None:
+    """Each channel may have its own series."""
     shapes = [[(1, 1, 30, 30)], [(4, 1, 90, 20), (1, 1, 25, 70)], [(1, 1, 400, 400)]]
     bases = [RandomPatching(of_channel, (8, 8), 3, n_patches=200 + i) for i, of_channel in enumerate(shapes)]
     patching = UncorrelatedPatching(bases, 3, principal_channel=1)
@@ -94,7 +96,8 @@ def test_each_channel_may_have_a_series_of_its_own() -> None:
     assert list(patching.get_patch_indices(1)) == list(bases[1].get_patch_indices(1))
 
 
-def test_epochs_and_seeds_change_what_the_channels_show(base: RandomPatching) -> None:
+def test_epochs_and_seeds(base: RandomPatching) -> None:
+    """Epochs and seeds change the positions of the channels."""
     patching = UncorrelatedPatching(base, 2)
     moved = patching.at_epoch(3)
     assert moved.epoch == 3
@@ -108,7 +111,8 @@ def test_epochs_and_seeds_change_what_the_channels_show(base: RandomPatching) ->
     assert UncorrelatedPatching(base.at_epoch(7), 2).epoch == 7
 
 
-def test_one_spec_is_the_same_on_every_machine() -> None:
+def test_recorded_spec() -> None:
+    """A specification is the same on every machine."""
     base = RandomPatching([(1, 1, 500, 400), (2, 1, 300, 700)], (64, 32), 2024)
     spec = UncorrelatedPatching(base, 3, principal_channel=1, seed=9).at_epoch(2)[4]
     assert spec["all_data_idx"] == (1, 0, 1)
@@ -116,7 +120,8 @@ def test_one_spec_is_the_same_on_every_machine() -> None:
     assert spec["all_coords"] == ((80, 17), (306, 368), (92, 398))
 
 
-def test_a_base_without_patches_gives_none() -> None:
+def test_empty_base() -> None:
+    """A base without patches gives an empty patching."""
     base = StratifiedPatching([(1, 1, 20, 20)], (10, 10), 1)
     base.exclude_patches(0, 0, base.get_all_grid_coords()[0, 0])
     assert list(UncorrelatedPatching(base, 2)) == []
@@ -148,8 +153,7 @@ def other_series(shape: tuple[int, ...], **options: Any) -> list[RandomPatching]
         ([RandomPatching(SHAPES, (8, 6), 1), FixedPatching([])], {}, GeometryError, "a channel without patches"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(
-    base: Any, options: dict[str, Any], error: type[Exception], message: str
-) -> None:
+def test_bad_arguments(base: Any, options: dict[str, Any], error: type[Exception], message: str) -> None:
+    """Arguments that cannot be combined are refused."""
     with pytest.raises(error, match=message):
         UncorrelatedPatching(base, **{"n_channels": 2, **options})

@@ -42,7 +42,8 @@ def coords_of(patching: WeightedPatching) -> np.ndarray:
     return patching.specs(range(len(patching))).columns["coords"]
 
 
-def test_cells_are_drawn_in_proportion_to_their_weights(departure: Departure) -> None:
+def test_weights(departure: Departure) -> None:
+    """Cells are drawn in proportion to their weights."""
     rng = np.random.default_rng(1)
     shapes = [(2, 1, 60, 50), (1, 1, 33, 47)]
     weights = [rng.random((2, 12, 10)) * (rng.random((2, 12, 10)) < 0.3), rng.random((1, 7, 10))]
@@ -66,7 +67,8 @@ def test_cells_are_drawn_in_proportion_to_their_weights(departure: Departure) ->
 
 @settings(deadline=None, max_examples=50)
 @given(st.data())
-def test_a_patch_holds_the_voxel_it_was_drawn_for_and_stays_inside(data: st.DataObject) -> None:
+def test_position(data: st.DataObject) -> None:
+    """A patch contains the voxel that it was drawn for, and stays inside."""
     n_dims = data.draw(st.integers(2, 3))
     patch = data.draw(st.tuples(*[st.integers(1, 7)] * n_dims))
     shape = tuple(side + data.draw(st.integers(0, 12)) for side in patch)
@@ -85,7 +87,8 @@ def test_a_patch_holds_the_voxel_it_was_drawn_for_and_stays_inside(data: st.Data
     assert (moved | ((center >= low) & (center < high))).all(), "it is centered in the cell, unless moved inside"
 
 
-def test_patches_are_shared_out_by_weight_and_epochs_differ() -> None:
+def test_n_patches() -> None:
+    """Patches are distributed over samples by weight, and epochs differ."""
     weights = [np.full((3, 4, 4), [[[1.0]], [[0.0]], [[3.0]]]), np.full((1, 4, 4), 4.0)]
     patching = WeightedPatching([(3, 1, 40, 40), (1, 1, 40, 40)], (8, 8), weights, (10, 10), 3)
     assert len(patching) == 4 * 25
@@ -126,7 +129,8 @@ def test_labels_of_three_dimensions_are_weighed_alike() -> None:
     assert np.argwhere(weights).tolist() == [[0, 1, 1, 2]]
 
 
-def test_patches_by_labels_show_rare_classes_as_often_as_frequent_ones() -> None:
+def test_balanced_classes() -> None:
+    """Patches drawn by labels show rare classes as often as frequent ones."""
     labels = np.zeros((1, 1, 128, 128), dtype=np.uint8)
     labels[0, 0, :64, 64:] = 1
     labels[0, 0, 100:104, 20:24] = 2
@@ -158,7 +162,8 @@ def test_patches_by_labels_show_rare_classes_as_often_as_frequent_ones() -> None
         ([np.ones((1, 4, 4))], (10, 0), "cell_size is 0 along X"),
     ],
 )
-def test_weights_that_make_no_sense_are_refused(weights: Any, cell_size: Any, message: str) -> None:
+def test_bad_weights(weights: Any, cell_size: Any, message: str) -> None:
+    """Values that are not weights are refused."""
     with pytest.raises(GeometryError, match=message):
         WeightedPatching([(1, 1, 40, 40)], (8, 8), weights, cell_size)
 
