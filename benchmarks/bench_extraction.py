@@ -131,14 +131,14 @@ def tiled_pass(folder: str, *, quick: bool) -> None:
         (f"memory for {plane} chunks", plane),
         (f"memory for {plane // 2} chunks", plane // 2),
     ]:
-        with ChunkCache(n_slots * chunk_bytes) as pool:
-            extractor = PatchExtractor([stack], pool=pool)
+        with ChunkCache(n_slots * chunk_bytes) as cache:
+            extractor = PatchExtractor([stack], cache=cache)
             table = tiling.specs(order)
             started = time.perf_counter()
             for start in range(0, len(table), 8):
                 extractor.extract_batch(table[start : start + 8])
             seconds = time.perf_counter() - started
-            print(f"  {name:<44}{pool.n_decodes / n_chunks:9.2f}      {seconds:6.2f} s")
+            print(f"  {name:<44}{cache.n_decodes / n_chunks:9.2f}      {seconds:6.2f} s")
 
 
 def raw_futures(path: Path, batches: Sequence[SpecTable], cache_bytes: int) -> Callable[[int], object]:
@@ -169,15 +169,15 @@ def warm_patches(folder: str, shape: tuple[int, ...], size: tuple[int, ...], bat
     plan = RandomPatching([stack.data_shape], size, n_patches=batch_size * rounds)
     batches = [plan[batch_size * number : batch_size * (number + 1)] for number in range(rounds)]
     memory = 4 * int(np.prod(shape))
-    with ChunkCache(memory) as pool:
-        extractor = PatchExtractor([stack], pool=pool)
+    with ChunkCache(memory) as cache:
+        extractor = PatchExtractor([stack], cache=cache)
         extractor.extract_patch(0, 0, (0,) * len(shape), shape)
         out = np.empty((batch_size, 1, *size), np.float32)
 
         def extract(number: int) -> None:
             extractor.extract_batch(batches[number], out=out, scale=1 / 300, offset=0)
 
-        runs: dict[str, Callable[[int], object]] = {"extract_batch from a warm pool": extract}
+        runs: dict[str, Callable[[int], object]] = {"extract_batch from a warm cache": extract}
         runs["the same, NumPy"] = without_numba(extract)
         runs["TensorStore futures, warm cache"] = raw_futures(path, batches, memory)
         compare(

@@ -28,13 +28,13 @@ from typing import Any
 
 import numpy as np
 import tensorstore as ts
+from patchloom.torch.tensor_memory import RecycledMemory
 from torch.utils.data import DataLoader, default_collate
 
 from patchloom.extraction import ChunkCache, PatchExtractor, extract_lateral_context
 from patchloom.image_stacks import ArrayStack, ZarrStack
 from patchloom.patching import RandomPatching
 from patchloom.torch import EpochSampler, LocalitySampler, PatchDataset, PatchLoader, collate
-from patchloom.torch.loading.recycled_memory import RecycledMemory
 
 STEP = 0.03
 BATCHES_A_ROUND = 64
@@ -190,7 +190,7 @@ def lateral_context(
 def from_zarr(side: int, n_patches: int, rounds: int) -> Iterator[Line]:
     """Random 64³ patches of a compressed Zarr in batches of 32; patches a second.
 
-    All pools, and the caches of the loops that we are compared with, are empty at the start of a round. What the stack itself
+    All caches, and the caches of the loops that we are compared with, are empty at the start of a round. What the stack itself
     keeps in TensorStore's cache, where nothing else does, stays.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -206,14 +206,14 @@ def from_zarr(side: int, n_patches: int, rounds: int) -> Iterator[Line]:
             "TensorStore, its cache as large": (raw_loop(path, plan, cache=ChunkCache().max_bytes), many),
             "PatchLoader": (partial(load, anywhere, None), many),
             "PatchLoader, LocalitySampler": (partial(load, local, None), many),
-            "PatchLoader, pool for half of the image": (partial(load, anywhere, ChunkCache(side**3)), few),
-            "PatchLoader, pool for half of the image, LocalitySampler": (
+            "PatchLoader, cache for half of the image": (partial(load, anywhere, ChunkCache(side**3)), few),
+            "PatchLoader, cache for half of the image, LocalitySampler": (
                 partial(load, local, ChunkCache(side**3)),
                 many,
             ),
-            "PatchLoader, pool for an eighth of the image": (partial(load, anywhere, ChunkCache(side**3 // 4)), few),
-            "PatchLoader without a pool": (partial(load, anywhere, ChunkCache(1)), few),
-            "PatchLoader without a pool, LocalitySampler": (partial(load, local, ChunkCache(1)), many),
+            "PatchLoader, cache for an eighth of the image": (partial(load, anywhere, ChunkCache(side**3 // 4)), few),
+            "PatchLoader without a cache": (partial(load, anywhere, ChunkCache(1)), few),
+            "PatchLoader without a cache, LocalitySampler": (partial(load, local, ChunkCache(1)), many),
         }
         if find_spec("careamics"):
             for n_workers in (0, 2):
@@ -277,9 +277,9 @@ def raw_loop(path: Path, plan: RandomPatching, cache: int) -> Callable[[int], No
 
 
 def load_patches(
-    stack: ZarrStack, plan: RandomPatching, sampler: EpochSampler, pool: ChunkCache | None, n_patches: int
+    stack: ZarrStack, plan: RandomPatching, sampler: EpochSampler, cache: ChunkCache | None, n_patches: int
 ) -> None:
-    dataset = PatchDataset([stack], plan, pool=copy.copy(pool))  # a copy is empty
+    dataset = PatchDataset([stack], plan, cache=copy.copy(cache))  # a copy is empty
     with PatchLoader(dataset, 32, sampler=sampler) as loader:
         for _ in itertools.islice(loader, n_patches // 32):
             pass

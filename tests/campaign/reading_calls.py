@@ -127,13 +127,13 @@ entry(
     ),
 )
 
-POOL = optional(instance("pool"))
+CACHE = optional(instance("cache"))
 entry(
     "PatchExtractor",
-    lambda: (pl.PatchExtractor, {"image_stacks": world.stacks(), "padding": "reflect", "pool": None}),
+    lambda: (pl.PatchExtractor, {"image_stacks": world.stacks(), "padding": "reflect", "cache": None}),
     image_stacks=STACKS,
     padding=word("constant", "reflect", "edge", "wrap"),
-    pool=POOL,
+    cache=CACHE,
     words={"image_stacks": ("image stack", "series", "stack")},
 )
 EXTRACTOR = lambda: pl.PatchExtractor(world.stacks())  # noqa: E731

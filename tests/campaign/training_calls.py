@@ -41,7 +41,7 @@ NORM = optional(
         {**STRANGERS, "two": lambda: [pl.measure_normalization(world.stacks()[0])] * 2, "None inside": lambda: [None]},
     )
 )
-POOL = optional(instance("pool"))
+CACHE = optional(instance("cache"))
 AUGMENT = optional(instance("augmentation", letters=lambda: "YX"))
 WORDS = {
     "inputs": ("input", "image", "stack", "series"),
@@ -56,7 +56,7 @@ WORDS = {
 }
 COMMON = {
     "padding": word("constant", "reflect", "edge", "wrap"),
-    "pool": POOL,
+    "cache": CACHE,
     "augmentation": AUGMENT,
     "transform": optional(CALLABLE),
     "seed": SEED.accepting("None", because="a seed is drawn"),
@@ -77,7 +77,7 @@ entry(
             "normalization": None,
             "target_normalization": None,
             "padding": "reflect",
-            "pool": None,
+            "cache": None,
             "nan": "raise",
             "augmentation": None,
             "transform": None,
@@ -142,7 +142,7 @@ def _micro(**changed):
         "uncorrelated_channel_prob": 0.5,
         "normalization": None,
         "target_normalization": None,
-        "pool": None,
+        "cache": None,
         "nan": "raise",
         "augmentation": None,
         "transform": None,

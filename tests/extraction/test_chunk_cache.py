@@ -1,4 +1,4 @@
-"""The pool of chunks: the same patches as without it, each chunk decoded once, never more memory than allowed."""
+"""The cache of chunks: the same patches as without it, each chunk decoded once, never more memory than allowed."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def test_patches_are_the_same_through_a_pool_of_any_size(data: st.DataObject, n_
     stacks = [ChunkedStack(*stored) for stored in zip(images, chunks, strict=True)]
     size = tuple(rng.integers(1, np.min(shapes, axis=0)[2:] + 1).tolist())
     largest = max(prod(chunk) * stored.itemsize for chunk, stored in zip(chunks, images, strict=True))
-    pool = ChunkCache(max_bytes=largest + data.draw(st.integers(63, 3000)))
-    pooled = PatchExtractor(stacks, padding, pool=pool)
+    cache = ChunkCache(max_bytes=largest + data.draw(st.integers(63, 3000)))
+    pooled = PatchExtractor(stacks, padding, cache=cache)
     plain = PatchExtractor(
         [ArrayStack(stored, stack.original_axes) for stored, stack in zip(images, stacks, strict=True)], padding
     )
@@ -72,7 +72,7 @@ def test_patches_are_the_same_through_a_pool_of_any_size(data: st.DataObject, n_
     for _ in range(4):
         table = plan.specs(rng.integers(0, len(plan), int(rng.integers(1, 30))))
         assert np.array_equal(pooled.extract_batch(table, scale=[2, 3]), plain.extract_batch(table, scale=[2, 3]))
-        assert pool.n_bytes <= pool.max_bytes
+        assert cache.n_bytes <= cache.max_bytes
     for spec in itertools.islice(TiledPatching(shapes, size, (0,) * n_dims), 20):  # which pass the image's end
         assert np.array_equal(pooled.extract(spec), plain.extract(spec))
 
@@ -82,18 +82,18 @@ def test_tiled_pass(batch_size: int, rng: np.random.Generator) -> None:
     """Tiles in raster order decode each chunk once."""
     stack = ChunkedStack(image(rng, (2, 2, 30, 41, 26)), (1, 1, 8, 8, 8))
     tiling = TiledPatching([stack.data_shape], patch_size=(8, 8, 8), overlaps=(2, 2, 2))
-    with ChunkCache(2**20) as pool:
-        extractor = PatchExtractor([stack], pool=pool)
+    with ChunkCache(2**20) as cache:
+        extractor = PatchExtractor([stack], cache=cache)
         for start in range(0, len(tiling), batch_size):
             extractor.extract_batch(tiling[start : start + batch_size])
-        assert pool.n_decodes == stack.n_chunks
+        assert cache.n_decodes == stack.n_chunks
         assert set(stack.decoded.values()) == {1}
         assert len(stack.decoded) == stack.n_chunks
 
 
 def test_the_chunks_of_a_batch_are_issued_together(rng: np.random.Generator) -> None:
     stack = ChunkedStack(image(rng, (1, 1, 64, 64)), (1, 1, 8, 8))
-    extractor = PatchExtractor([stack], "wrap", pool=ChunkCache(2**20))
+    extractor = PatchExtractor([stack], "wrap", cache=ChunkCache(2**20))
     extractor.extract_batch(RandomPatching([stack.data_shape], (16, 16), n_patches=30)[:])
     assert stack.n_calls == 1
     extractor.extract_patch(0, 0, (-5, 60), (9, 9))
@@ -113,43 +113,43 @@ def row_of_chunks(rng: np.random.Generator) -> ChunkedStack:
 def test_eviction(rng: np.random.Generator) -> None:
     """When memory is short, the chunk longest unused is evicted first."""
     stack = row_of_chunks(rng)
-    pool = ChunkCache(3 * 128)
-    read_chunks(PatchExtractor([stack], pool=pool), [0, 1, 2, 0, 3, 0, 2, 1])
+    cache = ChunkCache(3 * 128)
+    read_chunks(PatchExtractor([stack], cache=cache), [0, 1, 2, 0, 3, 0, 2, 1])
     assert [stack.decoded[0, 0, 0, column] for column in range(4)] == [1, 2, 1, 1]
-    assert pool.n_bytes == 3 * 128
+    assert cache.n_bytes == 3 * 128
 
 
 def test_a_batch_of_more_chunks_than_fit_is_read_in_portions(rng: np.random.Generator) -> None:
     data = image(rng, (1, 1, 64, 64))
     stack = ChunkedStack(data, (1, 1, 8, 8))
-    pool = ChunkCache(5 * 128)
-    batch = PatchExtractor([stack], pool=pool).extract_batch(
+    cache = ChunkCache(5 * 128)
+    batch = PatchExtractor([stack], cache=cache).extract_batch(
         [{"data_idx": 0, "sample_idx": 0, "coords": (0, 0), "patch_size": (64, 64)}]
     )
     assert np.array_equal(batch, data)
     assert set(stack.decoded.values()) == {1}
-    assert pool.n_bytes <= pool.max_bytes
+    assert cache.n_bytes <= cache.max_bytes
 
 
 def test_chunks_larger_than_the_pool_are_read_past_it(rng: np.random.Generator) -> None:
     data = image(rng, (1, 1, 64, 64))
     stack = ArrayStack(data, "SCYX")
     stack.chunk_shape = stack.shard_shape = (1, 1, 64, 64)  # type: ignore[attr-defined]
-    pool = ChunkCache(1000)
+    cache = ChunkCache(1000)
     assert np.array_equal(
-        PatchExtractor([stack], pool=pool).extract_patch(0, 0, (3, 4), (8, 8)), data[0, :, 3:11, 4:12]
+        PatchExtractor([stack], cache=cache).extract_patch(0, 0, (3, 4), (8, 8)), data[0, :, 3:11, 4:12]
     )
-    assert pool.n_decodes == pool.n_bytes == 0
+    assert cache.n_decodes == cache.n_bytes == 0
 
 
 def test_a_larger_chunk_later_on_starts_the_pool_anew(rng: np.random.Generator) -> None:
     images = [image(rng, (1, 1, 32, 32), dtype) for dtype in ("u1", "f8")]
     stacks = [ChunkedStack(images[0], (1, 1, 8, 8)), ChunkedStack(images[1], (1, 1, 16, 16))]
-    pool = ChunkCache(3 * 16 * 16 * 8)
-    extractor = PatchExtractor(stacks, pool=pool)
+    cache = ChunkCache(3 * 16 * 16 * 8)
+    extractor = PatchExtractor(stacks, cache=cache)
     for data_idx in (0, 1, 0):
         assert np.array_equal(extractor.extract_patch(data_idx, 0, (0, 0), (32, 32)), images[data_idx][0])
-        assert pool.n_bytes <= pool.max_bytes
+        assert cache.n_bytes <= cache.max_bytes
 
 
 def test_a_read_that_fails_leaves_a_pool_that_works(rng: np.random.Generator) -> None:
@@ -163,12 +163,12 @@ def test_a_read_that_fails_leaves_a_pool_that_works(rng: np.random.Generator) ->
 
     data = image(rng, (1, 1, 32, 32))
     stack = Failing(data, (1, 1, 8, 8))
-    pool = ChunkCache(2**16)
-    extractor = PatchExtractor([stack], pool=pool)
+    cache = ChunkCache(2**16)
+    extractor = PatchExtractor([stack], cache=cache)
     for _ in range(20):
         with pytest.raises(SourceError, match="cannot be read"):
             extractor.extract_patch(0, 0, (0, 0), (32, 32))
-    assert pool.n_bytes == pool.n_decodes == 0
+    assert cache.n_bytes == cache.n_decodes == 0
     stack.fails = False
     assert np.array_equal(extractor.extract_patch(0, 0, (0, 0), (32, 32)), data[0])
 
@@ -176,8 +176,8 @@ def test_a_read_that_fails_leaves_a_pool_that_works(rng: np.random.Generator) ->
 def test_threads_may_share_a_pool_and_close_it(rng: np.random.Generator) -> None:
     data = image(rng, (1, 1, 64, 64))
     stack = ChunkedStack(data, (1, 1, 8, 8))
-    pool = ChunkCache(10 * 128)
-    extractor = PatchExtractor([stack], pool=pool)
+    cache = ChunkCache(10 * 128)
+    extractor = PatchExtractor([stack], cache=cache)
     plan = RandomPatching([stack.data_shape], (16, 16), n_patches=400, seed=1)
     wrong: list[object] = []
     n_batches = itertools.count()
@@ -199,26 +199,26 @@ def test_threads_may_share_a_pool_and_close_it(rng: np.random.Generator) -> None
         thread.start()
     while next(n_batches) < 40:
         threads[0].join(0.005)
-    pool.close()
+    cache.close()
     for thread in threads:
         thread.join(20)
     assert not any(thread.is_alive() for thread in threads)
     assert not wrong
-    assert pool.n_bytes == 0
+    assert cache.n_bytes == 0
 
 
 def test_a_pool_travels_empty(rng: np.random.Generator) -> None:
     stack = ChunkedStack(image(rng, (1, 1, 64, 64)), (1, 1, 8, 8))
-    pool = ChunkCache(2**20)
-    extractor = PatchExtractor([stack], "wrap", pool=pool)
+    cache = ChunkCache(2**20)
+    extractor = PatchExtractor([stack], "wrap", cache=cache)
     patch = extractor.extract_patch(0, 0, (-3, 50), (20, 20))
     pickled = pickle.dumps(extractor)
     assert len(pickled) < stack.array.nbytes + 4000
     copied = pickle.loads(pickled)
-    assert copied.pool is not None
-    assert (copied.pool.max_bytes, copied.pool.n_bytes, copied.padding) == (2**20, 0, "wrap")
+    assert copied.cache is not None
+    assert (copied.cache.max_bytes, copied.cache.n_bytes, copied.padding) == (2**20, 0, "wrap")
     assert np.array_equal(copied.extract_patch(0, 0, (-3, 50), (20, 20)), patch)
-    assert copied.pool.n_decodes == pool.n_decodes
+    assert copied.cache.n_decodes == cache.n_decodes
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
@@ -235,7 +235,7 @@ def test_a_forked_process_begins_with_an_empty_pool_though_another_thread_was_re
             self.may_go_on.wait(20)
 
     data = image(rng, (1, 1, 32, 32))
-    extractor = PatchExtractor([Slow(data, (1, 1, 8, 8))], pool=(pool := ChunkCache(2**20)))
+    extractor = PatchExtractor([Slow(data, (1, 1, 8, 8))], cache=(cache := ChunkCache(2**20)))
     Slow.may_go_on.set()
     extractor.extract_patch(0, 0, (0, 0), (8, 8))
     Slow.is_reading.clear()
@@ -247,7 +247,7 @@ def test_a_forked_process_begins_with_an_empty_pool_though_another_thread_was_re
     if not child:  # nothing here may reach pytest
         try:
             signal.alarm(20)
-            is_empty = pool.n_bytes == 0
+            is_empty = cache.n_bytes == 0
             Slow.is_reading, Slow.may_go_on = (
                 threading.Event(),
                 threading.Event(),
@@ -260,7 +260,7 @@ def test_a_forked_process_begins_with_an_empty_pool_though_another_thread_was_re
     Slow.may_go_on.set()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     reader.join(20)
-    assert pool.n_bytes == data.nbytes
+    assert cache.n_bytes == data.nbytes
 
 
 def test_a_zarr_is_read_through_a_pool(rng: np.random.Generator, tmp_path: object) -> None:
@@ -270,12 +270,12 @@ def test_a_zarr_is_read_through_a_pool(rng: np.random.Generator, tmp_path: objec
     store = ts.open(spec, create=True, dtype=ts.float32, shape=data.shape, chunk_layout=layout).result()
     store[...] = data
     stack = ZarrStack(f"{tmp_path}/cells.zarr", axes="TCYX")
-    pool = ChunkCache(2**20)
-    extractor = PatchExtractor([stack], "reflect", pool=pool)
+    cache = ChunkCache(2**20)
+    extractor = PatchExtractor([stack], "reflect", cache=cache)
     plan = TiledPatching([stack.data_shape], (8, 8), (4, 4))
     batch = extractor.extract_batch(plan[:])
     assert np.array_equal(batch, PatchExtractor([ArrayStack(data, "TCYX")], "reflect").extract_batch(plan[:]))
-    assert pool.n_decodes == 3 * 2 * 3
+    assert cache.n_decodes == 3 * 2 * 3
 
 
 def test_a_pool_of_no_bytes_is_refused() -> None:

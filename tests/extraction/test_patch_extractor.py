@@ -153,7 +153,7 @@ def test_numbers_of_each_patch(
     specs = random_specs(rng, images, 30)
     scale, offset = rng.uniform(0.5, 2, (30, 3)), rng.choice(offsets, (30, 3))
     with ChunkCache() as cache:
-        extractor = PatchExtractor([kind(image, "SCYX") for image in images], "reflect", pool=cache)
+        extractor = PatchExtractor([kind(image, "SCYX") for image in images], "reflect", cache=cache)
         batch = extractor.extract_batch(specs, scale=scale, offset=offset)
         alone = [
             extractor.extract_batch([spec], scale=numbers[0], offset=numbers[1])[0]

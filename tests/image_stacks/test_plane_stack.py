@@ -99,8 +99,8 @@ def test_chunks_folded_into_samples_give_every_pixel_through_a_pool(
     assert isinstance(stack, HasStorageGrid)
     assert stack.shard_shape[0] % stack.chunk_shape[0] == 0
     tiling = TiledPatching([stack.data_shape], (4, 4), (1, 1))
-    with ChunkCache(1000) as pool:
-        tiles = PatchExtractor([stack], pool=pool).extract_batch(tiling[:])
+    with ChunkCache(1000) as cache:
+        tiles = PatchExtractor([stack], cache=cache).extract_batch(tiling[:])
     np.testing.assert_array_equal(
         tiles, PatchExtractor([ArrayStack(by_plane(data), axes="SCYX")]).extract_batch(tiling[:])
     )
@@ -120,8 +120,8 @@ def test_a_chunk_of_many_slices_is_read_once(n_samples: int, n_planes: int, dept
 
     stack = as_planes(Stored(data, axes="SCZYX"))
     tiling = TiledPatching([stack.data_shape], (16, 16), (4, 4))
-    with ChunkCache(1 << 20) as pool:
-        extractor = PatchExtractor([stack], pool=pool)
+    with ChunkCache(1 << 20) as cache:
+        extractor = PatchExtractor([stack], cache=cache)
         for index in range(len(tiling)):
             extractor.extract(tiling[index])
     assert len(reads) == n_samples * -(-n_planes // min(depth, n_planes)) * 4

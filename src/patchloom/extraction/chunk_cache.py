@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from patchloom.argument_checks import instance
 from patchloom.errors import GeometryError, SourceError
 from patchloom.extraction.box_reads import BoxReads, ReadBoxes, read_boxes
-from patchloom.extraction.chunk_grid import ChunkGrid
-from patchloom.extraction.chunk_pieces import ChunkPieces, cut_by_chunks
+from patchloom.extraction.chunk_grid import ChunkGrid, ChunkPieces, cut_by_chunks
 from patchloom.extraction.gather import Boxes, gather
 from patchloom.geometry.checks import whole_number
 from patchloom.image_stacks import HoldsPixels, ImageStack
@@ -34,13 +33,13 @@ class ChunkCache:
     Chunks are read whole, those of a batch together, and patches are cut from them. When memory is short, the chunk that was
     not used for the longest time is evicted first.
 
-    One pool may serve many stacks, and threads, one of which reads at a time. In a pickle, and in a forked process, it is empty.
+    One cache may serve many stacks, and threads, one of which reads at a time. In a pickle, and in a forked process, it is empty.
 
     Parameters
     ----------
     max_bytes : int
         Memory for decoded chunks, all stacks together, taken as it is needed. A stack whose chunks are larger is read past
-        the pool.
+        the cache.
 
     Raises
     ------
@@ -51,8 +50,8 @@ class ChunkCache:
     --------
     >>> import patchloom as pl
     >>> stacks = pl.open_stacks("cells.ome.zarr")                                                     # doctest: +SKIP
-    >>> with ChunkCache(max_bytes=2**30) as pool:                                                      # doctest: +SKIP
-    ...     extractor = pl.PatchExtractor(stacks, pool=pool)
+    >>> with ChunkCache(max_bytes=2**30) as cache:                                                      # doctest: +SKIP
+    ...     extractor = pl.PatchExtractor(stacks, cache=cache)
     ...     for batch in batches:
     ...         train(extractor.extract_batch(batch))
     """
@@ -67,7 +66,7 @@ class ChunkCache:
         self._n_decodes = 0
         self._lock = threading.Lock()
         self._empty()
-        _POOLS.add(self)
+        _CACHES.add(self)
 
     @property
     def n_decodes(self) -> int:
@@ -80,7 +79,7 @@ class ChunkCache:
         return len(self._slots) * self._slot_bytes
 
     def reader(self, stack: ImageStack) -> ReadBoxes:
-        """Give the function that reads boxes of a stack: through the pool, where the stack is stored in chunks."""
+        """Give the function that reads boxes of a stack: through the cache, where the stack is stored in chunks."""
         instance("stack", stack, ImageStack, "open_stacks makes them")
         grid = self._grid(stack)
         return partial(read_boxes, stack) if grid is None else partial(self._read, grid)
@@ -138,7 +137,7 @@ class ChunkCache:
         needed_numbers = needed.tolist()
         with self._lock:
             if self._is_closed:
-                raise SourceError(f"{grid.stack.source} cannot be read: its pool of chunks is closed")
+                raise SourceError(f"{grid.stack.source} cannot be read: its cache of chunks is closed")
             if _slot_bytes(grid) > self._slot_bytes:
                 self._cut_slots(_slot_bytes(grid))
             for portion in self._portions(needed_numbers):
@@ -150,7 +149,7 @@ class ChunkCache:
                     self._slots[number] = self._slots.pop(number)  # the latest used is the last
 
     def _cut_slots(self, n_bytes: int) -> None:
-        """Divide the memory into places for chunks, which starts the pool anew."""
+        """Divide the memory into places for chunks, which starts the cache anew."""
         n_slots, self._slot_bytes = self.max_bytes // n_bytes, n_bytes
         self._memory = np.empty((n_slots, n_bytes), np.uint8)  # takes no memory before it is written to
         self._slots.clear()
@@ -199,12 +198,12 @@ def _slot_bytes(grid: ChunkGrid) -> int:
     return -(-grid.chunk_bytes // _ALIGNMENT) * _ALIGNMENT
 
 
-_POOLS: weakref.WeakSet[ChunkCache] = weakref.WeakSet()
+_CACHES: weakref.WeakSet[ChunkCache] = weakref.WeakSet()
 
 
 def _begin_all_anew() -> None:
-    for pool in _POOLS:
-        pool._begin_anew()  # noqa: SLF001  # of the class above
+    for cache in _CACHES:
+        cache._begin_anew()  # noqa: SLF001  # of the class above
 
 
 if hasattr(os, "register_at_fork"):

@@ -32,7 +32,7 @@ class PatchExtractor:
         The series; `data_idx` of a specification counts in it. All have the same number of spatial axes and channels.
     padding : {"constant", "reflect", "edge", "wrap"}
         What stands outside an image, as `numpy.pad` of the whole image would put it there; `"constant"` is 0.
-    pool : ChunkCache, optional
+    cache : ChunkCache, optional
         Keeps decoded chunks, so that each serves many patches. It is closed by whoever made it.
 
     Raises
@@ -49,20 +49,20 @@ class PatchExtractor:
     """
 
     def __init__(
-        self, image_stacks: Sequence[ImageStack], padding: Padding = "constant", *, pool: ChunkCache | None = None
+        self, image_stacks: Sequence[ImageStack], padding: Padding = "constant", *, cache: ChunkCache | None = None
     ) -> None:
         self.image_stacks = listed_stacks("image_stacks", image_stacks)
-        if pool is not None:
-            instance("pool", pool, ChunkCache)
+        if cache is not None:
+            instance("cache", cache, ChunkCache)
         check_series(self.image_stacks)
         self.padding = check_padding(padding)
-        self.pool = pool
+        self.cache = cache
         self._shape_table = np.array(self.shapes, np.int64)
         self._n_channels = int(self._shape_table[0, 1])
         # Asked once, as the question takes longer than copying many a patch.
         self._pixels = [stack.pixels if isinstance(stack, HoldsPixels) else None for stack in self.image_stacks]
         self._readers = [
-            partial(read_boxes, stack) if pool is None else pool.reader(stack) for stack in self.image_stacks
+            partial(read_boxes, stack) if cache is None else cache.reader(stack) for stack in self.image_stacks
         ]
 
     @property
@@ -290,7 +290,7 @@ class PatchExtractor:
             batch[...] = target
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _make_again, (type(self), self.image_stacks, self.padding, self.pool)
+        return _make_again, (type(self), self.image_stacks, self.padding, self.cache)
 
     def _rescaling(self, out: NDArray[Any], scale: ArrayLike | None, offset: ArrayLike | None) -> Rescaling:
         return Rescaling.of(
@@ -366,6 +366,6 @@ def _check_floats(out: NDArray[Any]) -> None:
 
 
 def _make_again(
-    kind: type[PatchExtractor], stacks: Sequence[ImageStack], padding: Padding, pool: ChunkCache | None
+    kind: type[PatchExtractor], stacks: Sequence[ImageStack], padding: Padding, cache: ChunkCache | None
 ) -> PatchExtractor:
-    return kind(stacks, padding, pool=pool)
+    return kind(stacks, padding, cache=cache)

@@ -56,6 +56,20 @@ class Stream(IntEnum):
     """The position of a patch whose stratum reaches past the last position."""
     HELD_OUT = 4
     """The cells that are set aside for validation."""
+
+    POSITION = 32
+    """The flips and turns of a patch in training."""
+    TRANSFORM = 33
+    """The random numbers of a transform."""
+    SUBSTITUTE = 34
+    """The patch that replaces one with a NaN."""
+    ORDER = 35
+    """The order of the patches of an epoch."""
+    BLOCK_ORDER = 36
+    """The order of the storage blocks of an epoch."""
+    MIXTURE = 37
+    """The weight of each channel in a sum of channels."""
+
     CHANNEL = 256
     """The first of the streams of the channels: the patch that a channel is taken from."""
 

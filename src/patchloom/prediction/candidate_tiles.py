@@ -27,14 +27,14 @@ class CandidateTiles:
         Reads for each tile the voxels of the image that the model would get, in the image's dtype, `C(Z)YX`. Voxels that
         padding repeats (`"reflect"`, `"edge"`) or brings in from the other side (`"wrap"`) are among them; the zeros of
         `"constant"` are not.
-    pool : ChunkCache
+    cache : ChunkCache
         Keeps decoded chunks while the run lasts, for rules that read images of their own.
     """
 
     image_stacks: Sequence[ImageStack]
     specs: Sequence[TileSpecs]
     read: Callable[[], list[NDArray[Any]]]
-    pool: ChunkCache
+    cache: ChunkCache
 
     @property
     def data_idx(self) -> int:

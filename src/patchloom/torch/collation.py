@@ -11,7 +11,8 @@ from patchloom.argument_checks import function, listed, shown
 from patchloom.errors import SpecError
 from patchloom.specs.patch_specs import PatchSpecs
 from patchloom.specs.spec_table import SpecTable
-from patchloom.torch.patches import Allocate, PatchBatch, new_tensor, spec_tensors
+from patchloom.torch.patches import PatchBatch, spec_tensors
+from patchloom.torch.tensor_memory import Allocate, new_tensor
 
 
 def collate(patches: Sequence[Any], allocate: Allocate = new_tensor) -> Any:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from patchloom.specs.patch_specs import PatchSpecs
 from patchloom.specs.spec_table import SpecTable
-
-Allocate = Callable[[tuple[int, ...], torch.dtype], torch.Tensor]
-"""Makes an uninitialized tensor of a shape and dtype in the main memory."""
 
 BatchSpecs = dict[str, torch.Tensor]
 """The specifications of a batch, one `int64` tensor a field: `(B,)`, `(B, dims)`, `(B, channels)` or
@@ -80,8 +77,3 @@ class PatchBatch(Sequence[Patch | PatchPair]):
 def spec_tensors(table: SpecTable) -> BatchSpecs:
     """Turn specifications into one tensor a field."""
     return {field: torch.from_numpy(column.copy()) for field, column in table.columns.items()}
-
-
-def new_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Make a tensor in ordinary memory; the plainest `Allocate`."""
-    return torch.empty(shape, dtype=dtype)

@@ -379,9 +379,9 @@ def test_chunks_are_read_through_a_pool(rng):
 
     stacks = [Chunked(rng.integers(0, 255, (1, 2, 64, 64), np.uint8), "SCYX")]
     options = {"targets": stacks, "n_scales": 3, "uncorrelated_channel_prob": 0.5}
-    with pl.ChunkCache(2**20) as pool:
-        batch = collate(MicroSplitDataset(plan(stacks), **options, pool=pool).__getitems__(range(24)))
-        assert 0 < pool.n_decodes <= 32
+    with pl.ChunkCache(2**20) as cache:
+        batch = collate(MicroSplitDataset(plan(stacks), **options, cache=cache).__getitems__(range(24)))
+        assert 0 < cache.n_decodes <= 32
     assert torch.equal(batch.input, collate(MicroSplitDataset(plan(stacks), **options).__getitems__(range(24))).input)
 
 

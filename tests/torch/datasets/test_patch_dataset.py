@@ -396,7 +396,7 @@ def test_chunks_are_decoded_once_without_being_asked_for_and_every_time_with_a_p
     stacks = pl.open_stacks(tmp_path / "a.zarr", axes="YX")
     plan = pl.RandomPatching([stacks[0].data_shape], (8, 8), n_patches=100, seed=1)
 
-    for options, expected in (({}, 4 * 4), ({"pool": pl.ChunkCache(1)}, len(plan))):
+    for options, expected in (({}, 4 * 4), ({"cache": pl.ChunkCache(1)}, len(plan))):
         reads.clear()
         dataset = dataset_of(stacks, plan, **options)
         for start in range(0, len(plan), 5):

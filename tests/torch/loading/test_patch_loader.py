@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, RandomSampler
 import patchloom as pl
 from patchloom.torch import EpochSampler, Patch, PatchDataset, PatchLoader, collate, decollate
 from patchloom.torch.loading.patch_keys import PatchKeys
-from patchloom.torch.loading.recycled_memory import RecycledMemory
+from patchloom.torch.tensor_memory import RecycledMemory
 
 
 @pytest.fixture

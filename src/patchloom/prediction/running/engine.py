@@ -109,12 +109,12 @@ class Engine:
             If a stage fails. What was written stays written.
         """
         with (
-            ChunkCache(max(1, self.plan.cache_bytes)) as pool,
+            ChunkCache(max(1, self.plan.cache_bytes)) as cache,
             thread_runner() as runner,
             _background("read", drop=True) as read,
             _background("write", drop=False) as write,  # a block that is complete is kept, whatever fails after it
         ):
-            extractor = PatchExtractor(self.stacks, padding=self.plan.padding, pool=pool)
+            extractor = PatchExtractor(self.stacks, padding=self.plan.padding, cache=cache)
             stitcher = _Stitcher(self, write, runner)
             for of_batch in self._read_ahead(extractor, read, runner):
                 self._run_batch(of_batch, stitcher)

@@ -100,14 +100,14 @@ def candidate_tiles(layout: TileLayout, extractor: PatchExtractor, tiles: SpecTa
     layout : TileLayout
         The tiles.
     extractor : PatchExtractor
-        Reads its series through a pool.
+        Reads its series through a cache.
     tiles : SpecTable
         Tiles of one image, as the plan's tiling has them.
     """
-    assert extractor.pool is not None  # noqa: S101  # a run has one
+    assert extractor.cache is not None  # noqa: S101  # a run has one
     specs = specs_in_images(layout, cast("list[TileSpecs]", tiles.to_specs()))
     images = [whole_stack(stack) for stack in extractor.image_stacks]
-    return CandidateTiles(images, specs, partial(_read_from_image, layout, extractor, tiles), extractor.pool)
+    return CandidateTiles(images, specs, partial(_read_from_image, layout, extractor, tiles), extractor.cache)
 
 
 def _read_from_image(layout: TileLayout, extractor: PatchExtractor, tiles: SpecTable) -> list[NDArray[Any]]:

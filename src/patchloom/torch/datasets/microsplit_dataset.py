@@ -17,6 +17,7 @@ from patchloom.extraction.downscaling import Downscale
 from patchloom.geometry.padding import Padding
 from patchloom.image_stacks import ImageStack, listed_stacks
 from patchloom.patching import Patching, UncorrelatedPatching
+from patchloom.patching.counter_random import Stream
 from patchloom.patching.flat_index import check_indices
 from patchloom.specs.patch_specs import PatchSpecs
 from patchloom.specs.spec_table import SpecTable
@@ -29,8 +30,8 @@ from patchloom.torch.datasets.planned_dataset import PlannedDataset, PlannedRun,
 from patchloom.torch.datasets.series_normalization import ScaleAndOffset
 from patchloom.torch.datasets.series_reader import LateralContext, LocatedPatches, SeriesReader
 from patchloom.torch.loading.patch_keys import PatchKey, PatchKeys
-from patchloom.torch.loading.streams import Stream
-from patchloom.torch.patches import Allocate, PatchBatch
+from patchloom.torch.patches import PatchBatch
+from patchloom.torch.tensor_memory import Allocate
 
 Series = Sequence[ImageStack]
 
@@ -78,7 +79,7 @@ class MicroSplitDataset(PlannedDataset):
         offset, after the channels were added in their own gray values.
     target_normalization : ScaleAndOffset, or sequence of them, optional
         Of the targets: for the series, or one for each image; with a series for each channel, one for each channel.
-    pool : ChunkCache, optional
+    cache : ChunkCache, optional
         Keeps decoded chunks; `ChunkCache()` where not given, as of `PatchDataset`.
     nan : {"raise", "keep"}
         What becomes of a patch with a NaN in it or around it.
@@ -123,7 +124,7 @@ class MicroSplitDataset(PlannedDataset):
         uncorrelated_channel_prob: float | None = None,
         normalization: ScaleAndOffset | Sequence[ScaleAndOffset] | None = None,
         target_normalization: ScaleAndOffset | Sequence[ScaleAndOffset] | None = None,
-        pool: ChunkCache | None = None,
+        cache: ChunkCache | None = None,
         nan: Literal["raise", "keep"] = "raise",
         augmentation: FlipRot90 | None = None,
         transform: Transform | None = None,
@@ -131,11 +132,11 @@ class MicroSplitDataset(PlannedDataset):
     ) -> None:
         _check_nan(nan)
         flag("scale_z", scale_z)
-        if pool is not None:
-            instance("pool", pool, ChunkCache)
+        if cache is not None:
+            instance("cache", cache, ChunkCache)
         self.nan = nan
         context = LateralContext(n_scales, downscale, scale_z)
-        read = partial(SeriesReader, padding=padding, pool=ChunkCache() if pool is None else pool)
+        read = partial(SeriesReader, padding=padding, cache=ChunkCache() if cache is None else cache)
         self._source: MicroSplitSource
         plan: Patching[Any]
         if inputs is None:

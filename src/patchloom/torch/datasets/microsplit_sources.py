@@ -25,7 +25,8 @@ from patchloom.torch.datasets.channel_mixing import (
 from patchloom.torch.datasets.pairing import check_pairs
 from patchloom.torch.datasets.series_normalization import ScaleAndOffset
 from patchloom.torch.datasets.series_reader import LocatedPatches, SeriesReader
-from patchloom.torch.patches import Allocate, Patch, PatchPair
+from patchloom.torch.patches import Patch, PatchPair
+from patchloom.torch.tensor_memory import Allocate
 
 
 class MicroSplitSource(Protocol):

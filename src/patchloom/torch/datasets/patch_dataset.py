@@ -17,6 +17,7 @@ from patchloom.extraction import ChunkCache
 from patchloom.geometry.padding import Padding
 from patchloom.image_stacks import ImageStack, listed_stacks
 from patchloom.patching import Patching
+from patchloom.patching.counter_random import Stream
 from patchloom.specs.patch_specs import PatchSpecs
 from patchloom.specs.spec_table import SpecTable
 from patchloom.torch.augmentation import FlipRot90
@@ -25,8 +26,8 @@ from patchloom.torch.datasets.pairing import check_pairs, check_plan
 from patchloom.torch.datasets.planned_dataset import PlannedDataset, PlannedRun, Transform
 from patchloom.torch.datasets.series_normalization import ScaleAndOffset
 from patchloom.torch.datasets.series_reader import LocatedPatches, SeriesReader, tensor_dtype
-from patchloom.torch.loading.streams import Stream
-from patchloom.torch.patches import Allocate, Patch, PatchBatch, PatchPair
+from patchloom.torch.patches import Patch, PatchBatch, PatchPair
+from patchloom.torch.tensor_memory import Allocate
 
 _MOST_SUBSTITUTES = 100
 """So many patches in a row are tried in place of one with a NaN."""
@@ -56,7 +57,7 @@ class PatchDataset(PlannedDataset):
         name all channels of the images, chosen or not; see `patchloom.prediction.normalization.normalization.measure_normalization`.
     padding : {"constant", "reflect", "edge", "wrap"}
         What stands outside the images.
-    pool : ChunkCache, optional
+    cache : ChunkCache, optional
         Keeps decoded chunks, so that each serves many patches; `ChunkCache()` where not given, which grows to 1 GiB at most.
         In a worker process it begins empty, so each has one. It is closed by whoever made it.
     nan : {"raise", "skip", "keep"}
@@ -96,7 +97,7 @@ class PatchDataset(PlannedDataset):
         normalization: ScaleAndOffset | Sequence[ScaleAndOffset] | None = None,
         target_normalization: ScaleAndOffset | Sequence[ScaleAndOffset] | None = None,
         padding: Padding = "reflect",
-        pool: ChunkCache | None = None,
+        cache: ChunkCache | None = None,
         nan: NanPolicy = "raise",
         augmentation: FlipRot90 | None = None,
         transform: Transform | None = None,
@@ -108,7 +109,7 @@ class PatchDataset(PlannedDataset):
         targets = None if targets is None else listed_stacks("targets", targets)
         self.nan = nan
         self._nan_reported = False
-        series = partial(SeriesReader, padding=padding, pool=ChunkCache() if pool is None else pool)
+        series = partial(SeriesReader, padding=padding, cache=ChunkCache() if cache is None else cache)
         self._series = [
             series(
                 inputs,

@@ -15,20 +15,23 @@ from numpy.typing import NDArray
 from patchloom.argument_checks import function, instance, shown, whole_number
 from patchloom.errors import ArgumentError, PatchIndexError, TransformError
 from patchloom.patching import Patching
-from patchloom.patching.counter_random import CounterRandom, checked_epoch, checked_seed
+from patchloom.patching.counter_random import CounterRandom, Stream, checked_epoch, checked_seed
 from patchloom.patching.flat_index import check_index
 from patchloom.specs.patch_specs import PatchSpecs
 from patchloom.specs.spec_table import SpecTable
 from patchloom.torch.augmentation import FlipRot90
 from patchloom.torch.collation import collate
-from patchloom.torch.datasets.repeat_watch import RepeatWatch
 from patchloom.torch.loading.patch_keys import PatchKey, PatchKeys
-from patchloom.torch.loading.streams import Stream
-from patchloom.torch.patches import Allocate, PatchBatch, new_tensor
+from patchloom.torch.patches import PatchBatch
+from patchloom.torch.tensor_memory import Allocate, new_tensor
 
 Transform = Callable[[Any, np.random.Generator], Any]
 """Gets a patch, a `Patch` or `PatchPair` of tensors `C(Z)YX` that it may change in place, and returns one or the other. Random
 numbers are to be taken from the generator, which is the same for the same (seed, epoch, index)."""
+
+
+_MAX_REMEMBERED = 4096
+"""Number of patches by which a second epoch is recognized."""
 
 
 @runtime_checkable
@@ -61,6 +64,36 @@ class PlannedRun(NamedTuple):
     table: SpecTable
     located: Any
     """What the dataset worked out for all of them together; see `PlannedDataset._locate`."""
+
+
+class RepeatWatch:
+    """Remembers which patches were asked for.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> watch = RepeatWatch()
+    >>> watch.is_repeated(np.array([3, 1])), watch.is_repeated(np.array([2])), watch.is_repeated(np.array([0, 1]))
+    (False, False, True)
+    """
+
+    def __init__(self) -> None:
+        self._remembered: set[int] = set()
+
+    def is_repeated(self, indices: NDArray[Any], n_before: int = 1) -> bool:
+        """Return whether one of some patches was asked for before, and remember them.
+
+        Parameters
+        ----------
+        indices : array of int64
+            The patches.
+        n_before : int
+            Least number of patches that must have been asked for before.
+        """
+        numbers = indices.tolist()
+        again = len(self._remembered) >= min(n_before, _MAX_REMEMBERED) and not self._remembered.isdisjoint(numbers)
+        self._remembered.update(numbers[: _MAX_REMEMBERED - len(self._remembered)])
+        return again
 
 
 class PlannedDataset(torch.utils.data.Dataset[Any]):

@@ -29,7 +29,7 @@ from patchloom.pixel_arrays import pixel_dtype
 from patchloom.specs.spec_table import SpecTable
 from patchloom.torch.datasets.series_normalization import ScaleAndOffset, SeriesNormalization
 from patchloom.torch.datasets.whole_numbers import cast, holds_all, may_be_rounded
-from patchloom.torch.patches import Allocate
+from patchloom.torch.tensor_memory import Allocate
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class SeriesReader:
         How pixels outside the images are filled.
     context : LateralContext, optional
         The scales of a batch, which is `(B, C, L, (Z), Y, X)` then and of floats. If None, it is `(B, C, (Z), Y, X)`.
-    pool : ChunkCache, optional
+    cache : ChunkCache, optional
         Keeps decoded chunks, so that each serves many patches.
     dtype_name : str, optional
         Name of the argument `dtype`, for messages. If None, the caller cannot choose another dtype.
@@ -127,13 +127,13 @@ class SeriesReader:
         normalization: ScaleAndOffset | Sequence[ScaleAndOffset] | None = None,
         padding: Padding = "reflect",
         context: LateralContext | None = None,
-        pool: ChunkCache | None = None,
+        cache: ChunkCache | None = None,
         dtype_name: str | None = None,
     ) -> None:
         if channels is not None:
             channels = listed("channels", channels, "a sequence of whole numbers, such as [0, 2]")
         chosen = stacks if channels is None else [select_channels(stack, channels) for stack in stacks]
-        self._extractor = PatchExtractor(chosen, padding, pool=pool)
+        self._extractor = PatchExtractor(chosen, padding, cache=cache)
         self.image_stacks = self._extractor.image_stacks
         self.dtype = np.dtype(dtype)
         self._torch_dtype = _torch_dtype(self.dtype)

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from patchloom.argument_checks import MAX_SIZE, flag, shown
 from patchloom.errors import GeometryError
 from patchloom.geometry.checks import whole_number
-from patchloom.patching.counter_random import CounterRandom, checked_epoch, checked_seed
+from patchloom.patching.counter_random import CounterRandom, Stream, checked_epoch, checked_seed
 from patchloom.torch.loading.patch_keys import PatchKey, PatchKeys
 from patchloom.torch.loading.shuffled_order import ShuffledOrder
-from patchloom.torch.loading.streams import Stream
 
 Order = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 """From places in an epoch to indices of patches."""

@@ -19,10 +19,9 @@ from patchloom.argument_checks import MAX_SIZE, instance
 from patchloom.errors import GeometryError
 from patchloom.geometry.checks import listed_shapes, whole_number
 from patchloom.patching import Patching
-from patchloom.patching.counter_random import CounterRandom
+from patchloom.patching.counter_random import CounterRandom, Stream
 from patchloom.specs.patch_specs import PatchSpecs
 from patchloom.torch.loading.epoch_sampler import EpochSampler, Order
-from patchloom.torch.loading.streams import Stream
 
 _DIGESTED_TOGETHER = 2**16
 

@@ -17,7 +17,7 @@ from patchloom.torch.datasets.planned_dataset import ReadsBatches
 from patchloom.torch.loading.background_iterator import BackgroundIterator
 from patchloom.torch.loading.epoch_sampler import EpochSampler, KeepsState, YieldsRuns, check_state
 from patchloom.torch.loading.patch_keys import PatchKeys
-from patchloom.torch.loading.recycled_memory import RecycledMemory, pinned
+from patchloom.torch.tensor_memory import RecycledMemory, pinned_tensor
 
 
 class PatchLoader(Iterable[Any]):
@@ -120,7 +120,7 @@ class PatchLoader(Iterable[Any]):
 
     def _begin(self) -> BackgroundIterator[Any]:
         """Begin an epoch."""
-        allocate = pinned if self.pin_memory and torch.cuda.is_available() else self._memory
+        allocate = pinned_tensor if self.pin_memory and torch.cuda.is_available() else self._memory
         runs = self._key_runs()
         self._used = self.sampler.state_dict()["position"] if isinstance(self.sampler, KeepsState) else 0
         batches = itertools.chain.from_iterable(

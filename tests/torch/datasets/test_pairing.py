@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import patchloom as pl
 from patchloom.torch import MicroSplitDataset, PatchDataset
-from patchloom.torch.datasets.paired_names import misplaced_pair
+from patchloom.torch.datasets.pairing import misplaced_pair
 
 LAYOUTS = {
     "a folder a kind": ("/data/raw/{}.tif", "/data/masks/{}.tif"),
