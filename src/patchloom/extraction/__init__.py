@@ -1,4 +1,4 @@
-"""Specs + stacks → pixels."""
+"""Reading patches: from specifications and image stacks to pixels."""
 
 from patchloom.extraction.chunk_cache import ChunkCache
 from patchloom.extraction.lateral_context import extract_lateral_context

@@ -14,7 +14,7 @@ from patchloom.image_stacks import ImageStack, Region, read_regions
 
 
 class BoxReads(NamedTuple):
-    """Boxes that lie inside an image stack, and the array they go to."""
+    """Boxes inside an image stack, and the array that they are read into."""
 
     boxes: Boxes
     """From the stack, `SC(Z)YX`, to `target`; `int64`."""
@@ -27,11 +27,11 @@ class BoxReads(NamedTuple):
 
 
 ReadBoxes = Callable[[Sequence[BoxReads]], None]
-"""Reads boxes of one image stack; returns when all are there, and raises `SourceError` if pixels cannot be read."""
+"""Reads boxes of one image stack. Returns when all are read; raises `SourceError` if pixels cannot be read."""
 
 
 def read_boxes(stack: ImageStack, reads: Sequence[BoxReads]) -> None:
-    """Read boxes, all issued together; with a stack it is a `ReadBoxes`."""
+    """Read boxes, all requested together; bound to a stack, it is a `ReadBoxes`."""
     regions: list[Region] = []
     parts: list[NDArray[Any]] = []
     for boxes, target, *_ in reads:

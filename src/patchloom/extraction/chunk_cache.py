@@ -1,4 +1,4 @@
-"""Decoded chunks, kept while they are of use: each is decoded once, however many patches it serves."""
+"""A cache of decoded chunks: each is decoded once for all patches that need it."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ from patchloom.image_stacks import HoldsPixels, ImageStack
 
 _ALIGNMENT = 64
 READ_TOGETHER = 64 << 20
-"""Bytes of chunks that are issued together: a stack may hold them a second time until they are copied."""
+"""Bytes of chunks that are requested together: a stack may hold them a second time until they are copied."""
 
 
 class ChunkCache:
-    """Decoded chunks of image stacks, within a number of bytes.
+    """Keeps decoded chunks of image stacks, up to a number of bytes.
 
-    Chunks are read whole, those of a batch together, and patches are cut from them. When memory is short, the chunk that was
-    not used for the longest time is evicted first.
+    Chunks are read whole, all chunks of a batch together, and patches are cut from them. When memory is short, the least
+    recently used chunk is evicted first.
 
-    One cache may serve many stacks, and threads, one of which reads at a time. In a pickle, and in a forked process, it is empty.
+    Many stacks can share one cache, and so can threads, of which one reads at a time. A pickled cache is empty, and so is the
+    copy in a forked process.
 
     Parameters
     ----------
     max_bytes : int
-        Memory for decoded chunks, all stacks together, taken as it is needed. A stack whose chunks are larger is read past
-        the cache.
+        Memory for the decoded chunks of all stacks, in bytes; it is allocated when it is needed. A stack with larger chunks is
+        read without the cache.
 
     Raises
     ------
@@ -70,22 +71,22 @@ class ChunkCache:
 
     @property
     def n_decodes(self) -> int:
-        """How many chunks have been read from their stacks."""
+        """Number of chunks that were read from their stacks."""
         return self._n_decodes
 
     @property
     def n_bytes(self) -> int:
-        """Memory of the chunks that are kept now."""
+        """Memory of the cached chunks, in bytes."""
         return len(self._slots) * self._slot_bytes
 
     def reader(self, stack: ImageStack) -> ReadBoxes:
-        """Give the function that reads boxes of a stack: through the cache, where the stack is stored in chunks."""
+        """Return the function that reads boxes of a stack: through the cache if the stack is stored in chunks."""
         instance("stack", stack, ImageStack, "open_stacks makes them")
         grid = self._grid(stack)
         return partial(read_boxes, stack) if grid is None else partial(self._read, grid)
 
     def close(self) -> None:
-        """Give the memory back; a read in progress ends first, and any later one raises `SourceError`."""
+        """Release the memory. A read in progress ends first; any later one raises `SourceError`."""
         with self._lock:
             self._is_closed = True
             self._grids.clear()
@@ -106,27 +107,27 @@ class ChunkCache:
         return f"{type(self).__name__}({self.n_bytes} of {self.max_bytes} bytes, {self._n_decodes} chunks decoded)"
 
     def _begin_anew(self) -> None:
-        """Begin empty in a forked process: whoever held the lock is not there to give it back."""
+        """Start empty in a forked process, where the thread that may hold the lock does not exist."""
         self._lock = threading.Lock()
         self._empty()
 
     def _empty(self) -> None:
-        """Keep no chunk and no memory."""
+        """Drop all chunks and their memory."""
         self._slots: dict[int, int] = {}
-        """Where each chunk is; the longest unused first."""
+        """The slot of each chunk; the least recently used chunk comes first."""
         self._slot_bytes = 0
         self._free: list[int] = []
         self._memory = np.empty((0, 0), np.uint8)
 
     def _grid(self, stack: ImageStack) -> ChunkGrid | None:
-        """Find the chunks of a stack; None where it has none, holds its pixels anyway, or has larger ones than fit."""
+        """Return the chunks of a stack. None if it is not chunked, its pixels are in memory, or its chunks do not fit."""
         if isinstance(stack, HoldsPixels) and stack.pixels is not None:
             return None
         with self._lock:
             grid = self._grids.get(id(stack)) or ChunkGrid.of(stack, self._next_number)
             if grid is None or _slot_bytes(grid) > self.max_bytes:
                 return None
-            self._grids[id(stack)] = grid  # keeps the stack, and so its id is nobody else's
+            self._grids[id(stack)] = grid  # keeps the stack alive, so that its id stays unique
             self._next_number = max(self._next_number, grid.next_number)
         return grid
 
@@ -137,7 +138,7 @@ class ChunkCache:
         needed_numbers = needed.tolist()
         with self._lock:
             if self._is_closed:
-                raise SourceError(f"{grid.stack.source} cannot be read: its cache of chunks is closed")
+                raise SourceError(f"{grid.stack.source} cannot be read: its ChunkCache is closed")
             if _slot_bytes(grid) > self._slot_bytes:
                 self._cut_slots(_slot_bytes(grid))
             for portion in self._portions(needed_numbers):
@@ -149,14 +150,14 @@ class ChunkCache:
                     self._slots[number] = self._slots.pop(number)  # the latest used is the last
 
     def _cut_slots(self, n_bytes: int) -> None:
-        """Divide the memory into places for chunks, which starts the cache anew."""
+        """Divide the memory into slots of one chunk each, which empties the cache."""
         n_slots, self._slot_bytes = self.max_bytes // n_bytes, n_bytes
-        self._memory = np.empty((n_slots, n_bytes), np.uint8)  # takes no memory before it is written to
+        self._memory = np.empty((n_slots, n_bytes), np.uint8)  # the system allocates a page when it is written to
         self._slots.clear()
         self._free = list(reversed(range(n_slots)))
 
     def _portions(self, needed: Collection[int]) -> Iterator[set[int]]:
-        """Divide chunks into as many at a time as there are slots: those that are there first."""
+        """Divide chunks into portions that fit into the slots; chunks that are cached come first."""
         present = {number for number in needed if number in self._slots}
         absent = (number for number in needed if number not in present)
         portion = present | set(itertools.islice(absent, len(self._memory) - len(present)))
@@ -190,7 +191,7 @@ class ChunkCache:
         gather(self._as_chunks(grid), read.target, boxes, read.rescaling)
 
     def _as_chunks(self, grid: ChunkGrid) -> NDArray[Any]:
-        """See the memory as chunks of one stack: `(slots, S, C, (Z), Y, X)`."""
+        """Return a view of the memory as chunks of one stack: `(slots, S, C, (Z), Y, X)`."""
         return self._memory[:, : grid.chunk_bytes].view(grid.dtype).reshape(-1, *grid.chunk_shape)
 
 

@@ -16,18 +16,18 @@ from patchloom.image_stacks import HasStorageGrid, ImageStack, Region, read_regi
 
 @dataclass(frozen=True, slots=True)
 class ChunkGrid:
-    """The chunks of one image stack.
+    """The grid of stored chunks of one image stack.
 
     Parameters
     ----------
     stack : ImageStack
         The image.
     chunk_shape, data_shape : tuple of int
-        `SC(Z)YX`.
+        Shapes of a chunk and of the image, `SC(Z)YX`, in voxels.
     dtype : numpy dtype
         Of the image.
     first_number : int
-        The number of its first chunk.
+        Number of its first chunk; the others are numbered in raster order.
     """
 
     stack: ImageStack
@@ -38,14 +38,14 @@ class ChunkGrid:
 
     @classmethod
     def of(cls, stack: ImageStack, first_number: int) -> ChunkGrid | None:
-        """Ask a stack for its grid; None where it has none."""
+        """Return the grid of a stack, or None if it is not stored in chunks."""
         if not isinstance(stack, HasStorageGrid):
             return None
         return cls(stack, tuple(stack.chunk_shape), tuple(stack.data_shape), np.dtype(stack.data_dtype), first_number)
 
     @property
     def n_chunks(self) -> tuple[int, ...]:
-        """How many there are along each axis."""
+        """Number of chunks along each axis."""
         return tuple(-(-size // chunk) for size, chunk in zip(self.data_shape, self.chunk_shape, strict=True))
 
     @property
@@ -55,23 +55,23 @@ class ChunkGrid:
 
     @property
     def chunk_bytes(self) -> int:
-        """Size of a decoded chunk."""
+        """Size of a decoded chunk, in bytes."""
         return prod(self.chunk_shape) * self.dtype.itemsize
 
     def numbers(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Give the numbers of chunks by their places in the grid, `(n, axes)`."""
+        """Return the numbers of chunks, given their positions in the grid, `(n, axes)`."""
         strides = [prod(self.n_chunks[axis + 1 :]) for axis in range(len(self.n_chunks))]
         return chunks @ np.array(strides, np.int64) + self.first_number
 
     def read(self, numbers: Sequence[int], targets: Sequence[NDArray[Any]]) -> None:
-        """Read chunks, all issued together.
+        """Read chunks, all requested together.
 
         Parameters
         ----------
         numbers : sequence of int
-            Which.
+            Numbers of the chunks.
         targets : sequence of array
-            One `SC(Z)YX` array of `chunk_shape` for each; what a chunk has past the image's end is left as it is.
+            One `SC(Z)YX` array of `chunk_shape` for each. Voxels past the end of the image keep their values.
 
         Raises
         ------
@@ -92,32 +92,32 @@ class ChunkGrid:
 
 
 class ChunkPieces(NamedTuple):
-    """Parts of boxes, each of which lies in a single chunk."""
+    """Pieces of boxes; each piece lies in a single chunk."""
 
     box: NDArray[np.int64]
-    """`(n,)`: which box each is a part of."""
+    """`(n,)`: index of the box that a piece is cut from."""
 
     chunks: NDArray[np.int64]
-    """`(n, axes)`: which chunk it lies in, counted along each axis."""
+    """`(n, axes)`: position of its chunk in the grid."""
 
     boxes: Boxes
-    """From the chunk to the target."""
+    """From the chunks to the target."""
 
 
 def cut_by_chunks(boxes: Boxes, chunk_shape: Sequence[int]) -> ChunkPieces:
-    """Cut boxes, all at once.
+    """Cut boxes where chunks end, all at once.
 
     Parameters
     ----------
     boxes : Boxes
         From the image, `SC(Z)YX`, to a target of as many axes.
     chunk_shape : sequence of int
-        `SC(Z)YX`.
+        `SC(Z)YX`, in voxels.
 
     Returns
     -------
     ChunkPieces
-        Together the boxes; those of one box follow each other.
+        The pieces of all boxes; pieces of one box follow each other.
 
     Examples
     --------
@@ -134,7 +134,7 @@ def cut_by_chunks(boxes: Boxes, chunk_shape: Sequence[int]) -> ChunkPieces:
     counts = (stops - 1) // chunk - first + 1
     per_box = counts.prod(axis=1)
     box = np.repeat(np.arange(len(per_box)), per_box)
-    # Pieces of a box are numbered through, and the number is taken apart into a place on its small grid of chunks.
+    # The number of a piece within its box gives its position in the box's own small grid of chunks.
     number = np.arange(len(box)) - np.repeat(per_box.cumsum() - per_box, per_box)
     chunks, counts = first[box], counts[box]
     for axis in reversed(range(len(chunk))):

@@ -1,4 +1,4 @@
-"""Voxels asked for before they are needed, so that a compiled loop does not wait for the memory."""
+"""Prefetching: voxels are requested before they are needed, so that a compiled loop does not wait for the memory."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from importlib import import_module
 from typing import Any
 
 _INTO_SECOND_CACHE = 2
-"""Where a voxel is brought, in LLVM's terms. The first cache takes few requests at a time, and then the loop would wait."""
+"""LLVM's number of the cache that is filled. The first cache takes so few requests at a time that the loop would wait."""
 
 
 def prefetch(memory: Any, place: Any) -> None:
-    """Ask for an element of a row of memory: in a compiled loop one instruction, which changes nothing but the time.
+    """Request an element of a row of memory: one instruction in a compiled loop, nothing in Python.
 
-    The place may lie outside the memory. Uncompiled, nothing happens.
+    The position may lie outside the memory.
     """
 
 
 @cache
 def teach_prefetch() -> None:
-    """Tell numba what `prefetch` is, before a loop that calls it is compiled.
+    """Register `prefetch` with numba, before a loop that calls it is compiled.
 
-    Numba keeps a compiled loop until the file of the loop changes: one that was compiled before a change here stays as it was.
+    Numba keeps a compiled loop until the file of the loop changes: a change here does not recompile it.
     """
     extending, types, ir = (import_module(name) for name in ("numba.extending", "numba.types", "llvmlite.ir"))
     number = ir.IntType(32)

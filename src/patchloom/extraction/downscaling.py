@@ -1,8 +1,8 @@
-"""Bringing a large window down to the size of a patch, by a power of two along each axis.
+"""Downscaling of windows to the size of a patch, by a power of two along each axis.
 
-Two ways, both separable. The *mean* of blocks comes from sums that are halved again and again: integers are summed as
-integers, so their mean is exact. *Resize* is what `skimage.transform.resize` does by default, a Gaussian blur, mirrored at
-the window's ends, and linear interpolation; along one axis that is a small matrix, whose rows say what a voxel is made of.
+There are two ways, both separable. The *mean* of blocks is computed from sums that are halved repeatedly: integers are summed as
+integers, so their mean is exact. *Resize* is the default of `skimage.transform.resize`: a Gaussian blur, mirrored at the ends of
+the window, and linear interpolation. Along one axis that is a product with a small matrix, one row for each voxel of the result.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _FEW = 2**14
 """Fewer voxels than this NumPy sums, before a compiled loop is even loaded."""
 
 _BLUR_REACH = 4.0
-"""How many standard deviations of the Gaussian count."""
+"""Reach of the Gaussian, in standard deviations."""
 
 
 def check_downscale(downscale: str) -> Downscale:
-    """Return a legal way of downscaling.
+    """Check the name of a way to downscale, and return it.
 
     Raises
     ------
     GeometryError
-        If it is neither `"mean"` nor `"resize"`.
+        If it is not `"mean"` or `"resize"`.
     """
     way: Downscale = one_of("downscale", downscale, get_args(Downscale))
     return way
@@ -46,12 +46,12 @@ def halve_sums(voxels: NDArray[Any], *, halve_z: bool = True) -> NDArray[Any]:
     voxels : array
         `(N, (Z), Y, X)`, of even sizes.
     halve_z : bool
-        Whether blocks are two voxels high along Z as well; it may be of any size otherwise.
+        Whether blocks span two voxels along Z too. If not, Z may have any size.
 
     Returns
     -------
     array
-        In the dtype that `sum_dtype` says, which holds the sums.
+        Of `sum_dtype`, which holds the sums.
 
     Examples
     --------
@@ -71,7 +71,7 @@ def halve_sums(voxels: NDArray[Any], *, halve_z: bool = True) -> NDArray[Any]:
 
 
 def sum_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Say in which dtype voxels are summed: integers of up to 32 bits as integers, others as floats.
+    """Return the dtype in which voxels are summed: integers of up to 32 bits as integers, others as floats.
 
     Examples
     --------
@@ -85,7 +85,7 @@ def sum_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def halve_by_numpy(voxels: NDArray[Any], sums: NDArray[Any], depth: int) -> None:
-    """Sum blocks; the same as the compiled loop, for which it is the measure."""
+    """Sum blocks: the reference for the compiled loop."""
     if depth == 2:
         voxels = np.add(voxels[:, 0::2], voxels[:, 1::2], dtype=sums.dtype)
     voxels = np.add(voxels[:, :, 0::2], voxels[:, :, 1::2], dtype=sums.dtype)
@@ -93,7 +93,7 @@ def halve_by_numpy(voxels: NDArray[Any], sums: NDArray[Any], depth: int) -> None
 
 
 def sum_blocks(voxels: Any, sums: Any, depth: Any) -> None:
-    """Sum blocks one by one: the loop that is compiled."""
+    """Sum blocks one by one; this loop is compiled."""
     for n in range(sums.shape[0]):
         for z in range(sums.shape[1]):
             for y in range(sums.shape[2]):
@@ -116,14 +116,14 @@ def sum_blocks(voxels: Any, sums: Any, depth: Any) -> None:
 
 
 def resize(voxels: NDArray[Any], factors: Sequence[int]) -> NDArray[np.float32]:
-    """Downscale as `skimage.transform.resize` does a `float32` image by default.
+    """Downscale as `skimage.transform.resize` downscales a `float32` image by default.
 
     Parameters
     ----------
     voxels : array
         `(N, (Z), Y, X)`, of sizes that are multiples of the factors.
     factors : sequence of int
-        How many times smaller the image becomes along each spatial axis.
+        Ratio of sizes before and after along each spatial axis; powers of two.
 
     Returns
     -------
@@ -147,14 +147,14 @@ def resize(voxels: NDArray[Any], factors: Sequence[int]) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=64)
 def resize_matrix(size: int, factor: int) -> NDArray[np.float32]:
-    """Say what each voxel of a resized axis is made of.
+    """Return the weights that each voxel of a resized axis is computed with.
 
     Parameters
     ----------
     size : int
         Voxels of the axis; a multiple of the factor.
     factor : int
-        How many times fewer there will be; a power of two.
+        Ratio of sizes before and after; a power of two.
 
     Returns
     -------

@@ -1,9 +1,9 @@
 """Copying many boxes from one array to another in one call, with the cast and the rescaling done on the way.
 
-A patch is small, so it is not the bytes that cost but the calls. Where numba is installed (the extra `speed`), one compiled
-loop goes through all boxes, row by row along X: rows lie contiguous in memory on both sides, and the processor turns whole
-registers of them from `uint16` to normalized `float32` at once. It runs without the interpreter's lock, on the thread that
-called it. Elsewhere NumPy copies box by box, with the same result bit for bit.
+For small patches, calls cost more than bytes. If numba is installed (the extra `speed`), one compiled loop goes through all
+boxes, row by row along X. Rows are contiguous in memory on both sides, so the processor converts whole registers from `uint16` to
+rescaled `float32` at once. The loop runs without the interpreter's lock, in the calling thread. Without numba, NumPy copies box by
+box, with the same result bit for bit.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from patchloom.extraction.cpu_prefetch import prefetch, teach_prefetch
 from patchloom.extraction.rescaling import Rescaling, rescale_plainly
 
 _FEW = 8
-"""Fewer boxes than this NumPy copies, before a compiled loop is even loaded, which takes half a second once."""
+"""Below this number of boxes NumPy copies them: loading the compiled loop takes half a second once."""
 
 _SOURCE_KINDS = frozenset("buif")
 _UNSIGNED = np.uint64
 
 
 class Boxes(NamedTuple):
-    """Where boxes lie in one array, and where they go in another; one row a box, all `int64`."""
+    """Boxes in one array and their places in another; one row for each box, all `int64`."""
 
     corners: NDArray[np.int64]
-    """`(n, axes of the source)`: the first voxel inside."""
+    """`(n, axes of the source)`: first voxel of a box in the source."""
 
     places: NDArray[np.int64]
-    """`(n, axes of the target)`: where that voxel goes."""
+    """`(n, axes of the target)`: the same voxel in the target."""
 
     extents: NDArray[np.int64]
-    """`(n, 3)` or `(n, 4)`: size along `C(Z)YX`, the last axes of both arrays; along those before it is 1."""
+    """`(n, 3)` or `(n, 4)`: size along `C(Z)YX`, the last axes of both arrays; it is 1 along the axes before."""
 
 
 def gather(
@@ -51,7 +51,7 @@ def gather(
     source, target : array
         Any axes, then `C(Z)YX`. They share no memory.
     boxes : Boxes
-        All inside both arrays: this is not checked.
+        The boxes; they must lie inside both arrays, which is not checked.
     rescaling : Rescaling, optional
         The target, `(B, C, (Z), Y, X)`, gets `voxel * scale + offset`, computed in its dtype; from `Rescaling.for_batch`.
 
@@ -83,7 +83,7 @@ def gather_by_numpy(
         part[...] = pixels
     if rescaling is None:
         return
-    if boxes.extents.prod(axis=1).sum() == target.size:  # all of it: a pass over the whole is the fastest
+    if boxes.extents.prod(axis=1).sum() == target.size:  # the whole batch: one pass is fastest
         rescale_plainly(target, rescaling)
     else:
         rescale_parts(parts, boxes.places, rescaling)
@@ -107,7 +107,7 @@ def rescale_parts(parts: Iterable[NDArray[Any]], places: NDArray[np.int64], resc
 
 
 def as_slices(first: NDArray[np.int64], extents: NDArray[np.int64]) -> list[tuple[slice, ...]]:
-    """Turn boxes into indices of an array that has no other axes.
+    """Return boxes as indices of an array that has no other axes.
 
     Examples
     --------
@@ -119,7 +119,7 @@ def as_slices(first: NDArray[np.int64], extents: NDArray[np.int64]) -> list[tupl
 
 
 def parts_of(array: NDArray[Any], first: NDArray[np.int64], extents: NDArray[np.int64]) -> list[NDArray[Any]]:
-    """Cut boxes out of an array, as views; along the axes before those of `extents` their size is 1."""
+    """Return boxes of an array as views; along axes before those of `extents` their size is 1."""
     n_leading = first.shape[1] - extents.shape[1]
     stops = (first[:, n_leading:] + extents).tolist()
     return [
@@ -129,17 +129,17 @@ def parts_of(array: NDArray[Any], first: NDArray[np.int64], extents: NDArray[np.
 
 
 def _is_rows(source: NDArray[Any], target: NDArray[Any]) -> bool:
-    """Whether both arrays consist of rows that a compiled loop can go through."""
+    """Return whether both arrays consist of rows that a compiled loop can process."""
     known = source.dtype.kind in _SOURCE_KINDS and source.dtype != np.float16
     known = known and (target.dtype == source.dtype or target.dtype in (np.float32, np.float64))
     # NumPy refuses to write to read-only memory; the loop would not.
     return known and target.flags.writeable and all(map(has_rows, (source, target)))
 
 
-# What does not change is taken out of the loops by hand, which gains a quarter of the time. Voxels are addressed by unsigned
-# numbers: a signed one could be negative, which the compiled loop would have to look out for at every voxel, and then it
-# would not use vector instructions. In 2D there is one slice, and its step is of no account. Each row of a box lies somewhere
-# else in memory, which takes longer to answer than the row to copy; so the rows of the box that follows are asked for meanwhile.
+# Constants are taken out of the inner loops by hand, which saves a quarter of the time. Voxels have unsigned indices: signed ones
+# could be negative, which the compiled loop would check at every voxel instead of using vector instructions. In 2D there is one
+# slice, whose step does not matter. Each row of a box lies elsewhere in memory, and waiting for the memory takes longer than
+# copying the row. So the rows of the next box are prefetched meanwhile.
 
 
 def gather_rows(source: Any, target: Any, boxes: Any, rescaling: Any) -> None:  # noqa: C901  # one loop is compiled as a whole

@@ -1,7 +1,7 @@
-"""Patches with what lies around them: the same number of voxels, at a coarser and coarser scale.
+"""Lateral context: patches with their surroundings at coarser and coarser scales, in the same number of voxels.
 
 Scale 0 is the patch. Scale `s` covers `2**s` times its size along each axis, around the same center `coords + size // 2`, and
-is brought back to the patch's size. One read, of the coarsest scale's window, serves all: the others are views of it.
+is downscaled to the size of the patch. Only the window of the coarsest scale is read: the other windows are views of it.
 """
 
 from __future__ import annotations
@@ -42,33 +42,32 @@ def extract_lateral_context(
 ) -> NDArray[Any]:
     """Read patches at several scales around the same center.
 
-    It is as if the whole image were padded, in the way of the extractor, and windows of it cut out and downscaled.
+    The result is that of padding the whole image as the extractor does, cutting windows out of it and downscaling them.
 
     Parameters
     ----------
     extractor : PatchExtractor
-        Where to read; it pads.
+        Reads and pads the patches.
     specs : SpecTable or iterable of PatchSpecs
-        Patches of one kind and size. With an `UncorrelatedPatchSpecs` each channel has the surroundings of its own place.
+        Patches of one kind and size. With `UncorrelatedPatchSpecs`, each channel has the surroundings of its own position.
     n_scales : int
-        How many scales, the patch itself among them.
-    downscale : {"mean", "resize"}
-        By the mean of blocks; or as `skimage.transform.resize` does, for models trained with CAREamics.
-    scale_z : bool
-        Whether scales cover more along Z too, in 3D.
+        Number of scales L, the patch itself among them; from 1 to 16.
+    downscale : {"mean", "resize"}, default "mean"
+        By the mean of blocks, or as `skimage.transform.resize` does, for models trained with CAREamics.
+    scale_z : bool, default True
+        Whether coarser scales cover more along Z too, in 3D.
     out : array, optional
-        `(B, C, L, (Z), Y, X)` array of floats to fill.
+        `(B, C, L, (Z), Y, X)` array of floats to fill. If None, a new array of `float32` is returned.
 
     Returns
     -------
     array
-        `(B, C, L, (Z), Y, X)`, `float32` unless `out` is given.
+        `(B, C, L, (Z), Y, X)`: `out`, or the new array.
 
     Raises
     ------
     GeometryError
-        If the number of scales is not from 1 to 16, `out` does not fit or cannot be written to, or there is no such way to
-        downscale.
+        If `n_scales` is not from 1 to 16, `downscale` is something else, or `out` does not fit or cannot be written to.
     SpecError
         If a specification points outside the series, or they differ in size or kind.
     SourceError
@@ -130,7 +129,7 @@ def fill_scales(
     grows = _grows(out.ndim - 3, scale_z=scale_z)
     n_bytes = prod((extractor.n_channels, *windows.patch_size)) * extractor.data_dtype.itemsize
     at_once = min(max(1, max_bytes // n_bytes), len(out))
-    # Written to again and again, as fresh memory takes longer to get than to fill.
+    # One array for all portions: fresh memory takes longer to allocate than to fill.
     read = empty_batch((at_once, extractor.n_channels, *windows.patch_size), extractor.data_dtype)
     for start in range(0, len(out), at_once):
         some = windows.of_patches(start, min(start + at_once, len(out)))
@@ -148,21 +147,21 @@ def middle_windows(windows: SeriesWindows, size: Sequence[int]) -> SeriesWindows
 
 
 def context_windows(specs: SpecTable, n_scales: int, *, scale_z: bool = True) -> SpecTable:
-    """Say which windows the coarsest scale of patches covers.
+    """Return the windows that the coarsest scale of patches covers.
 
     Parameters
     ----------
     specs : SpecTable
         The patches.
     n_scales : int
-        How many scales.
-    scale_z : bool
-        Whether scales cover more along Z too.
+        Number of scales.
+    scale_z : bool, default True
+        Whether coarser scales cover more along Z too.
 
     Returns
     -------
     SpecTable
-        The windows, as `PatchSpecs` or `UncorrelatedPatchSpecs`; tiles lose what concerns stitching.
+        The windows, as `PatchSpecs` or `UncorrelatedPatchSpecs`; tiles lose their fields for stitching.
 
     Examples
     --------
@@ -187,7 +186,7 @@ _KEPT = {
 
 
 def checked_scales(n_scales: int, name: str = "n_scales") -> int:
-    """Return a number of scales that can be asked for; messages call it by the name given.
+    """Check a number of scales, and return it.
 
     Raises
     ------
@@ -208,12 +207,12 @@ def check_context_fits(
     scale_z: bool = True,
     name: str = "n_scales",
 ) -> None:
-    """Refuse surroundings that an image of a series cannot show, as much of every patch's would be padding.
+    """Refuse a number of scales whose windows are larger than an image: most of the context would be padding.
 
     Raises
     ------
     GeometryError
-        If the window of the coarsest scale is larger than an image; the message says how many scales fit.
+        If the window of the coarsest scale is larger than an image. The message names the number of scales that fit.
 
     Examples
     --------
@@ -238,7 +237,7 @@ def check_context_fits(
 
 
 def _grows(n_dims: int, *, scale_z: bool) -> tuple[bool, ...]:
-    """Whether scales cover more along each spatial axis."""
+    """Return for each spatial axis whether coarser scales cover more of it."""
     return (*(scale_z,) * (n_dims - 2), True, True)
 
 
@@ -260,7 +259,7 @@ def _block_means(window: NDArray[Any], patch: NDArray[Any], grows: tuple[bool, .
     in_step = all(side % 2 == 0 for side, one in zip(size, grows, strict=True) if one)
     sums = window
     for scale in range(1, n_scales):
-        if in_step:  # the blocks of all scales lie on one grid, and so each sum is made of sums
+        if in_step:  # the blocks of all scales lie on one grid, so sums of sums serve the next scale
             sums = halve_sums(sums, halve_z=grows[0])
         else:
             covered = [side << scale if one else side for side, one in zip(size, grows, strict=True)]
@@ -272,6 +271,6 @@ def _block_means(window: NDArray[Any], patch: NDArray[Any], grows: tuple[bool, .
 
 
 def _center(shape: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
-    """Find a box of some size in a window of which it is the middle; `size // 2` counts as the middle of an odd one."""
+    """Return the index of the box in the middle of a window; `size // 2` is the middle of an odd size."""
     starts = (whole // 2 - side // 2 for whole, side in zip(shape, size, strict=True))
     return (slice(None), *(slice(start, start + side) for start, side in zip(starts, size, strict=True)))

@@ -1,4 +1,4 @@
-"""Specifications + stacks → pixels."""
+"""Reads the pixels of patches, given their specifications."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ class PatchExtractor:
     Parameters
     ----------
     image_stacks : sequence of ImageStack
-        The series; `data_idx` of a specification counts in it. All have the same number of spatial axes and channels.
-    padding : {"constant", "reflect", "edge", "wrap"}
-        What stands outside an image, as `numpy.pad` of the whole image would put it there; `"constant"` is 0.
+        The series; `data_idx` of a specification is an index of it. All stacks have the same number of spatial axes and
+        channels.
+    padding : {"constant", "reflect", "edge", "wrap"}, default "constant"
+        How pixels outside an image are filled, as `numpy.pad` of the whole image fills them; `"constant"` is 0.
     cache : ChunkCache, optional
-        Keeps decoded chunks, so that each serves many patches. It is closed by whoever made it.
+        Keeps decoded chunks, so that each serves many patches. It is not closed by the extractor. If None, nothing is kept.
 
     Raises
     ------
     GeometryError
-        If the series is empty or its stacks differ in dimensions or channels, or the padding is unknown.
+        If the series is empty, its stacks differ in dimensions or channels, or `padding` is something else.
 
     Examples
     --------
@@ -59,7 +60,7 @@ class PatchExtractor:
         self.cache = cache
         self._shape_table = np.array(self.shapes, np.int64)
         self._n_channels = int(self._shape_table[0, 1])
-        # Asked once, as the question takes longer than copying many a patch.
+        # Looked up once, as that takes longer than copying a small patch.
         self._pixels = [stack.pixels if isinstance(stack, HoldsPixels) else None for stack in self.image_stacks]
         self._readers = [
             partial(read_boxes, stack) if cache is None else cache.reader(stack) for stack in self.image_stacks
@@ -82,7 +83,7 @@ class PatchExtractor:
 
     @property
     def data_dtype(self) -> np.dtype[Any]:
-        """The dtype that holds the pixels of every stack of the series: their own, where they share one."""
+        """The dtype that holds the pixels of every stack of the series."""
         return np.result_type(*{np.dtype(stack.data_dtype) for stack in self.image_stacks})
 
     def extract_patch(
@@ -93,11 +94,11 @@ class PatchExtractor:
         Parameters
         ----------
         data_idx, sample_idx : int
-            Which stack, and which of its samples.
+            Index of the stack in the series, and of the sample in the stack.
         coords : sequence of int
-            First voxel inside, `(z,) y, x`; may be negative or past the image's end.
+            First voxel of the patch, `(z,) y, x`; may be negative or past the end of the image.
         patch_size : sequence of int
-            Extent along each spatial axis.
+            Size along each spatial axis, `(z,) y, x`, in voxels.
 
         Returns
         -------
@@ -107,7 +108,7 @@ class PatchExtractor:
         Raises
         ------
         SpecError
-            If there is no such stack or sample, or the dimensions are not the series'.
+            If the series has no such stack or sample, or other dimensions.
         SourceError
             If the pixels cannot be read.
         """
@@ -121,12 +122,12 @@ class PatchExtractor:
         Parameters
         ----------
         spec : PatchSpecs, TileSpecs or UncorrelatedPatchSpecs
-            Where the patch lies. With an `UncorrelatedPatchSpecs` channel `c` is read at its own place.
+            Where the patch lies. With `UncorrelatedPatchSpecs`, each channel is read at its own position.
 
         Returns
         -------
         array
-            `C(Z)YX` in the dtype of its stack (of the series, where channels come from several stacks).
+            `C(Z)YX` in the dtype of its stack, or of the series if channels come from several stacks.
 
         Raises
         ------
@@ -199,12 +200,17 @@ class PatchExtractor:
         return out
 
     def locate(self, specs: SpecTable | Iterable[PatchSpecs]) -> SeriesWindows:
-        """Say where patches lie in the series, for `extract_located`.
+        """Find the windows of patches in the series, for `extract_located`.
 
         Parameters
         ----------
         specs : SpecTable or iterable of PatchSpecs
-            Specifications of one kind and one patch size, of one batch or of many.
+            Specifications of one kind and one patch size, of one batch or many.
+
+        Returns
+        -------
+        SeriesWindows
+            The windows; `of_patches` chooses some of them.
 
         Raises
         ------
@@ -263,18 +269,18 @@ class PatchExtractor:
         check_fillable("out", out, (located.n_patches, self.n_channels, *located.patch_size))
 
     def check_apart(self, out: NDArray[Any], stacks: Iterable[int]) -> None:
-        """Refuse an array that shares memory with one of some images, which would change while it is read.
+        """Refuse an array that shares memory with an image that is read into it.
 
         Raises
         ------
         GeometryError
-            If it does.
+            If it shares memory with one of the image stacks of these indices.
         """
         for data_idx in stacks:
             pixels = self._pixels[data_idx]
             if pixels is not None and share_memory(out, pixels):
                 source = self.image_stacks[data_idx].source
-                raise GeometryError(f"out shares memory with the image {source}: give an array of its own")
+                raise GeometryError(f"out shares memory with the image {source}: give another array")
 
     def _read(self, located: SeriesWindows, batch: NDArray[Any], rescaling: Rescaling | None) -> None:
         # Not every reader can write to memory that is not aligned.
@@ -313,12 +319,12 @@ class PatchExtractor:
 
 
 def empty_batch(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """Make room for a batch of patches.
+    """Return an uninitialized array for a batch of patches.
 
     Raises
     ------
     SpecError
-        If there is not as much memory.
+        If it does not fit into memory.
 
     Examples
     --------
@@ -337,7 +343,7 @@ def empty_batch(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
 
 
 def _finite_numbers(name: str, values: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return numbers that a dtype holds, in their own."""
+    """Return numbers as an array of their own dtype, if another dtype holds them."""
     try:
         numbers = np.asarray(values)
     except (ValueError, TypeError, RuntimeError):  # lists of different lengths, tensors with a gradient

@@ -48,7 +48,7 @@ class Rescaling(NamedTuple):
 
     @classmethod
     def of(cls, scale: ArrayLike, offset: ArrayLike, offset_rest: ArrayLike | None = None) -> Self:
-        """Make it of numbers of each channel, `(C,)`, or of each patch and channel, `(B, C)`."""
+        """Create it from numbers for each channel, `(C,)`, or for each patch and channel, `(B, C)`."""
         given = (scale, offset) if offset_rest is None else (scale, offset, offset_rest)
         tables = [np.atleast_2d(np.asarray(numbers)) for numbers in given]
         if all((table == table[:1]).all() for table in tables):
@@ -56,14 +56,14 @@ class Rescaling(NamedTuple):
         return cls(*tables)
 
     def of_rows(self, rows: slice) -> Self:
-        """Choose some patches."""
+        """Return the numbers of some patches."""
         if len(self.scale) == 1:
             return self
         rest = None if self.offset_rest is None else self.offset_rest[rows]
         return type(self)(self.scale[rows], self.offset[rows], rest)
 
     def for_batch(self, n_patches: int, dtype: DTypeLike) -> Self:
-        """Give numbers of a dtype, `(B, C)` and contiguous, for `gather`."""
+        """Return the numbers in a dtype, `(B, C)` and contiguous, for `gather`."""
         shape = (n_patches, self.scale.shape[1])
         return type(self)(
             *(np.ascontiguousarray(np.broadcast_to(each.astype(dtype), shape)) for each in (self.scale, self.offset))
@@ -187,7 +187,7 @@ def difference(values: NDArray[Any], center: float) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=256)
 def _centered(dtype: np.dtype[Any], scale: float, offset: float, rest: float) -> tuple[float, float, float]:
-    """Choose a value of a dtype near the one that becomes 0; return it, the scale, and what it becomes."""
+    """Return a value of a dtype near the one that becomes 0, the scale, and the result for that value."""
     exact = Fraction(offset) + Fraction(rest)
     if not scale:
         return 0.0, scale, offset
@@ -202,7 +202,7 @@ def _centered(dtype: np.dtype[Any], scale: float, offset: float, rest: float) ->
 
 
 def _pieces(shape: Sequence[int]) -> Iterator[tuple[int | slice, ...]]:
-    """Divide an array into groups of rows of its last two axes."""
+    """Yield the indices of groups of rows along the last two axes."""
     step = max(1, _PIECE // max(1, shape[-1]))
     for plane in np.ndindex(*shape[:-2]):
         for start in range(0, shape[-2], step):

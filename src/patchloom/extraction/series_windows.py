@@ -1,4 +1,4 @@
-"""From specifications to windows of the image stacks of a series, as many at a time as one likes."""
+"""From specifications to windows of the image stacks of a series, for one batch or many."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from patchloom.specs.spec_table import SpecTable
 
 
 class SeriesWindows(NamedTuple):
-    """Where patches lie, once their specifications are known to point into the series."""
+    """The windows of patches whose specifications were checked against a series."""
 
     patch_size: tuple[int, ...]
 
     stacks: NDArray[np.int64]
-    """`(n,)`: of which image stack each window is."""
+    """`(n,)`: image stack of each window."""
 
     windows: Windows
-    """As many for each patch, one patch after the other."""
+    """`per_patch` windows for each patch, patch by patch."""
 
     per_patch: int
-    """How many windows a patch is made of: one, or one for each channel."""
+    """Number of windows of a patch: one, or one for each channel."""
 
     @property
     def n_patches(self) -> int:
-        """How many patches there are."""
+        """Number of patches."""
         return len(self.stacks) // self.per_patch
 
     def of_patches(self, start: int, stop: int) -> SeriesWindows:
-        """Choose some patches, which go to the first places of their batch."""
+        """Return some of the patches, as the first rows of their own batch."""
         chosen = slice(start * self.per_patch, stop * self.per_patch)
         corners, extent, places = self.windows
         windows = Windows(corners[chosen], extent, places[: chosen.stop - chosen.start])
         return self._replace(stacks=self.stacks[chosen], windows=windows)
 
     def by_stack(self) -> Iterator[tuple[int, Windows]]:
-        """Divide the windows among the image stacks."""
+        """Yield the windows of each image stack."""
         if len(self.stacks) == 1 or (self.stacks == self.stacks[:1]).all():
             for stack in self.stacks[:1].tolist():
                 yield stack, self.windows
@@ -53,14 +53,14 @@ class SeriesWindows(NamedTuple):
 
 
 def locate(table: SpecTable, shapes: NDArray[np.int64]) -> SeriesWindows:
-    """Say which windows of a series patches are made of.
+    """Return the windows of a series that patches consist of.
 
     Parameters
     ----------
     table : SpecTable
         Patches of one size.
     shapes : array
-        `(stacks, axes)`: of each image stack, `SC(Z)YX`.
+        `(stacks, axes)`: shape of each image stack, `SC(Z)YX`.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def locate(table: SpecTable, shapes: NDArray[np.int64]) -> SeriesWindows:
 
 
 def _checked_size(table: SpecTable, n_dims: int) -> tuple[int, ...]:
-    """Patch size of specifications that are all of one."""
+    """Return the patch size of all specifications."""
     sizes = table.columns["patch_size"]
     if sizes.shape[-1] != n_dims:
         raise SpecError(f"specifications are {sizes.shape[-1]}D, but the series is {n_dims}D")

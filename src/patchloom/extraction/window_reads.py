@@ -1,8 +1,8 @@
-"""From padded windows to boxes of the image: what to read for a batch of patches, and where it goes.
+"""From padded windows to boxes of the image that are read for a batch of patches.
 
-A window that lies inside its image is read straight into its place in the batch. One that passes the image's end is made
-of a few boxes (a mirror needs one, a wrap around two an axis): they are read side by side into a small array, from which
-the window is then picked by position. Either way all boxes of one stack are read together.
+A window inside its image is read directly into its place in the batch. A window across the border of the image consists of a few
+boxes (one along an axis that is mirrored, two along an axis that wraps around). They are read into a small array, next to each
+other, and the window is picked from it by position. Either way all boxes of one stack are read together.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from patchloom.geometry.padding import AxisSource, Padding, axis_source, source_
 from patchloom.image_stacks import ImageStack
 
 _MANY_RUNS = 8
-"""An axis of more runs than this is picked voxel by voxel."""
+"""An axis with more runs than this is filled voxel by voxel."""
 
 
 class Windows(NamedTuple):
-    """Windows of one image stack, all of one size, that may pass the image's end."""
+    """Windows of one image stack, all of one size, which may reach beyond the image."""
 
     corners: NDArray[np.int64]
-    """`(n, axes)`, `SC(Z)YX`: the first voxel inside, which may be negative along the spatial axes."""
+    """`(n, axes)`, `SC(Z)YX`: first voxel of a window; it may be negative along the spatial axes."""
 
     extent: tuple[int, ...]
-    """`C(Z)YX`."""
+    """Size of each window along `C(Z)YX`."""
 
     places: NDArray[np.int64]
-    """`(n, axes)`: where the first voxel goes in the batch, `(N, C, (Z), Y, X)`."""
+    """`(n, axes)`: place of the first voxel in the batch, `(B, C, (Z), Y, X)`."""
 
     def boxes(self) -> Boxes:
-        """Give the windows as boxes, which they are where they lie inside the image."""
+        """Return windows inside the image as boxes."""
         extents = np.empty((len(self.corners), len(self.extent)), np.int64)
         extents[:] = self.extent
         return Boxes(self.corners, self.places, extents)
@@ -69,7 +69,7 @@ class PaddedWindow(NamedTuple):
     """Row and first channel of the window in the batch."""
 
     def fill(self) -> None:
-        """Pick the window's voxels; runs of them are copied as boxes, forwards or backwards."""
+        """Fill the window; runs of voxels are copied as boxes, forwards or backwards."""
         pixels = self.pixels
         runs = []
         for axis, (_, positions) in enumerate(self.picks, start=1):
@@ -95,20 +95,20 @@ def read_windows(
     padding: Padding,
     rescaling: Rescaling | None,
 ) -> None:
-    """Fill windows of a padded image stack, all of its boxes read together.
+    """Fill a batch with windows of a padded image stack; all boxes are read together.
 
     Parameters
     ----------
     stack : ImageStack
         The image.
     windows : Windows
-        What to read, and where it goes.
+        The windows, and their places in the batch.
     batch : array
-        `(N, C, (Z), Y, X)`, to be filled.
+        `(B, C, (Z), Y, X)`, to be filled.
     read_boxes : callable
         Reads boxes of the stack.
     padding : {"constant", "reflect", "edge", "wrap"}
-        What stands outside.
+        How pixels outside the image are filled.
     rescaling : Rescaling, optional
         For the batch; from `Rescaling.for_batch`.
 
@@ -136,7 +136,7 @@ def pick_windows(
     padding: Padding,
     rescaling: Rescaling | None,
 ) -> None:
-    """Fill windows of a padded image that is in memory.
+    """Fill a batch with windows of a padded image that is in memory.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ def _fill(padded: Iterable[PaddedWindow], rescaling: Rescaling | None) -> None:
 
 
 def _divide(windows: Windows, shape: Sequence[int]) -> tuple[Windows, Windows]:
-    """Divide windows into those that lie inside the image and the others."""
+    """Divide windows into those inside the image and the others."""
     first = windows.corners[:, 2:].view(np.uint64)  # a negative one is very large
     room = np.array([max(size - side + 1, 0) for size, side in zip(shape[2:], windows.extent[1:], strict=True)])
     fits = first < room.view(np.uint64)
@@ -175,7 +175,7 @@ def _chosen(windows: Windows, chosen: NDArray[np.bool_] | slice) -> Windows:
 
 
 def _axis_sources(windows: Windows, shape: Sequence[int], padding: Padding) -> list[list[AxisSource]]:
-    """For each window and spatial axis, what it is made of."""
+    """Return for each window and spatial axis the voxels of the image that it consists of."""
     sizes = list(zip(windows.extent[1:], shape[2:], strict=True))
     return [
         [axis_source(start, *size, padding) for start, size in zip(corner, sizes, strict=True)]
@@ -186,7 +186,7 @@ def _axis_sources(windows: Windows, shape: Sequence[int], padding: Padding) -> l
 def _staged_windows(
     windows: Windows, sources: Sequence[Sequence[AxisSource]], batch: NDArray[Any], dtype: np.dtype[Any]
 ) -> tuple[list[PaddedWindow], NDArray[Any]]:
-    """Windows of a batch, and the array that they are picked from once it is filled."""
+    """Return the windows, and the array that they are picked from once it is filled."""
     n_channels = windows.extent[0]
     shapes = [[sum(stop - start for start, stop in axis.runs) for axis in axes] for axes in sources]
     staged = np.empty((len(sources), n_channels, *map(max, zip(*shapes, strict=True))), dtype)
@@ -214,7 +214,7 @@ def _windows_of_pixels(
 
 
 def _boxes_of_runs(windows: Windows, sources: Sequence[Sequence[AxisSource]]) -> Boxes:
-    """Boxes of all windows: from the image to the staging array, where those of a window lie beside each other in its row."""
+    """Return the boxes of all windows: from the image to the array that windows are picked from, one row for each window."""
     corners, places, extents = [], [], []
     for number, (axes, corner) in enumerate(zip(sources, windows.corners.tolist(), strict=True)):
         for runs in itertools.product(*(_numbered_runs(axis.runs) for axis in axes)):
@@ -227,6 +227,6 @@ def _boxes_of_runs(windows: Windows, sources: Sequence[Sequence[AxisSource]]) ->
 
 
 def _numbered_runs(runs: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
-    """Each run of the image as its start, its place among the voxels read, and its size."""
+    """Return each run of the image as its start, its position among the voxels read, and its size."""
     places = itertools.accumulate((stop - start for start, stop in runs), initial=0)
     return [(start, place, stop - start) for (start, stop), place in zip(runs, places, strict=False)]

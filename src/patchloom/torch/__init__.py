@@ -1,6 +1,6 @@
 """Datasets, samplers and loaders that feed a network of PyTorch; needs the extra `torch`.
 
-What is for Lightning needs the extra `lightning` as well, and is imported when it is first used.
+The parts for Lightning need the extra `lightning` too, and are imported when they are first used.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""From patches to a batch, and from a batch back to exactly the specifications that went in."""
+"""Collation: from patches to a batch, and from a batch back to exactly the specifications that it was made of."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from patchloom.torch.tensor_memory import Allocate, new_tensor
 
 
 def collate(patches: Sequence[Any], allocate: Allocate = new_tensor) -> Any:
-    """Make a batch of patches; the `collate_fn` of a `torch.utils.data.DataLoader`.
+    """Collate patches to a batch; this is the `collate_fn` of a `torch.utils.data.DataLoader`.
 
     Parameters
     ----------
     patches : sequence of Patch or PatchPair
-        What a dataset of Patchloom gave; their specifications are of one kind. Patches that lie in memory as a batch already
-        are not copied.
+        Items of a dataset of Patchloom, with specifications of one kind. Patches that already form a batch in memory are not
+        copied.
     allocate : callable, optional
-        Where the batch goes.
+        Makes a tensor, given its shape and dtype. If None, tensors are in fresh memory.
 
     Returns
     -------
     Patch or PatchPair
-        `(B, C, (Z), Y, X)` tensors; the specifications are a dictionary of `int64` tensors, which `decollate` undoes.
+        `(B, C, (Z), Y, X)` tensors. `specs` is a dictionary of `int64` tensors, from which `decollate` restores the
+        specifications.
 
     Raises
     ------
     SpecError
-        If patches differ in shape or in the kind of their specifications, or there are none.
+        If patches differ in shape or in the kind of their specifications, or `patches` is empty.
 
     Examples
     --------
@@ -57,22 +58,28 @@ def collate(patches: Sequence[Any], allocate: Allocate = new_tensor) -> Any:
 
 
 def decollate(specs: Mapping[str, Any] | Sequence[PatchSpecs]) -> list[PatchSpecs]:
-    """Give back the specifications of a batch, exactly as they were.
+    """Restore the specifications of a batch, exactly as they were.
 
     Parameters
     ----------
     specs : mapping or sequence of PatchSpecs
-        The `specs` of a batch that was made by `collate`, or by PyTorch's `default_collate`, on whichever device.
+        The `specs` of a batch from `collate`, or from PyTorch's `default_collate`, on any device.
 
     Returns
     -------
     list of PatchSpecs
-        One for each patch of the batch: `PatchSpecs`, `TileSpecs` or `UncorrelatedPatchSpecs`, as they went in.
+        One for each patch of the batch: `PatchSpecs`, `TileSpecs` or `UncorrelatedPatchSpecs`, as before collation.
 
     Raises
     ------
     SpecError
-        If these are no specifications of a batch.
+        If `specs` is not the specifications of a batch.
+
+    Examples
+    --------
+    >>> decollate({"data_idx": torch.tensor([0]), "sample_idx": torch.tensor([2]), "coords": torch.tensor([[4, 6]]),
+    ...            "patch_size": torch.tensor([[1, 2]])})
+    [{'data_idx': 0, 'sample_idx': 2, 'coords': (4, 6), 'patch_size': (1, 2)}]
     """
     if not isinstance(specs, Mapping):
         return SpecTable.from_specs(specs).to_specs()
@@ -82,7 +89,7 @@ def decollate(specs: Mapping[str, Any] | Sequence[PatchSpecs]) -> list[PatchSpec
 def _listed_patches(patches: Any) -> list[Any]:
     given = listed("patches", patches, "a sequence of patches, as a dataset gives them")
     if not given:
-        raise SpecError("a batch needs at least one patch; there are none")
+        raise SpecError("patches is empty: a batch needs at least one patch")
     for place, patch in enumerate(given):
         if getattr(patch, "_fields", None) != getattr(given[0], "_fields", None) or not hasattr(patch, "specs"):
             raise SpecError(
@@ -92,14 +99,18 @@ def _listed_patches(patches: Any) -> list[Any]:
 
 
 def _column(value: Any) -> torch.Tensor:
-    """Make one tensor of what `default_collate` made of tuples: a list with one tensor for each place in the tuple."""
+    """Return one tensor for a field. `default_collate` turns tuples into a list with one tensor for each position."""
     if isinstance(value, torch.Tensor):
         return value
     if not isinstance(value, (list, tuple)):
-        raise SpecError(f"a field of the specifications is {value!r}: these are no specifications of a batch")
+        raise SpecError(
+            f"a field of the specifications is {shown(value)}: it must be a tensor, or a list of tensors of one length, as collate returns"
+        )
     columns = [_column(part) for part in value]
     if len({column.shape for column in columns}) != 1 or not columns[0].ndim:
-        raise SpecError(f"a field of the specifications is {shown(value)}: these are no specifications of a batch")
+        raise SpecError(
+            f"a field of the specifications is {shown(value)}: it must be a tensor, or a list of tensors of one length, as collate returns"
+        )
     return torch.stack(columns, dim=1)
 
 

@@ -1,4 +1,4 @@
-"""Datasets as Lightning wants them; needs the extra `lightning`."""
+"""A data module for Lightning; needs the extra `lightning`."""
 
 from __future__ import annotations
 
@@ -19,26 +19,33 @@ from patchloom.torch.tile_writer import TileOrder
 
 
 class PatchDataModule(LightningDataModule):
-    """Feeds a Lightning trainer for fitting, validating and predicting.
+    """Loads the batches of a Lightning trainer, for fitting, validating and predicting.
 
-    Each rank of a distributed training gets its share of every epoch. A checkpoint in mid-epoch goes on with the batches that
-    were not given out yet.
+    Each rank of a distributed training gets its share of every epoch. A training that is resumed from a checkpoint in mid-epoch
+    continues with the batches that were not loaded yet.
 
     Parameters
     ----------
     training, validation, prediction : PatchDataset or other ReadsBatches, optional
-        What there is to feed. `patchloom.split_training_validation` makes plans for the first two that share no voxel, and
-        with a margin no context either; for the third, a `TiledPatching` and a `StitchingWriter` give whole images.
-    batch_size : int
-        Patches of a batch.
+        The datasets. `patchloom.split_training_validation` gives plans for the first two that share no voxel, and with a margin
+        no context either. For prediction, a dataset with a `TiledPatching` and a `StitchingWriter` give whole images.
+    batch_size : int, default 1
+        Number of patches of a batch.
     sampler : callable, optional
-        Makes the sampler of the training out of its dataset; an `EpochSampler` with `seed` where not given.
-    seed : int
-        Of the order of the training.
-    drop_last : bool
-        Whether the training leaves out a last batch that is smaller.
-    prefetch, pin_memory
-        As of `PatchLoader`. Pinning does nothing without an accelerator.
+        Returns the sampler of the training, given its dataset. If None, an `EpochSampler` with `seed`.
+    seed : int, default 0
+        Seed of the order of patches in training.
+    drop_last : bool, default False
+        Whether the training drops a smaller last batch.
+    prefetch : int, default 2
+        Number of batches that are loaded ahead; see `PatchLoader`.
+    pin_memory : bool, default True
+        Whether batches are in page-locked memory; see `PatchLoader`. Ignored without an accelerator.
+
+    Raises
+    ------
+    GeometryError
+        If a dataset does not read batches, or a number is less than 1.
 
     Examples
     --------
@@ -84,30 +91,30 @@ class PatchDataModule(LightningDataModule):
         self._make_loader = partial(PatchLoader, prefetch=prefetch, pin_memory=pin_memory)
         self._loaders: list[PatchLoader] = []
         if validation is None:
-            # Lightning takes it that there is a validation if this method is not its own.
+            # Lightning runs a validation if this method is overridden.
             self.val_dataloader = super().val_dataloader  # type: ignore[method-assign]
 
     def train_dataloader(self) -> PatchLoader:
-        """Make the loader of the training."""
-        dataset = _there_is("training", self.training)
+        """Return the loader of the training."""
+        dataset = _required("training", self.training)
         sampler = EpochSampler(dataset, seed=self.seed) if self.sampler is None else self.sampler(dataset)
         return self._loader(dataset, sampler, drop_last=self.drop_last)
 
     def val_dataloader(self) -> PatchLoader:
-        """Make the loader of the validation, which is the same in every epoch."""
-        dataset = _there_is("validation", self.validation)
+        """Return the loader of the validation, whose patches are the same in every epoch."""
+        dataset = _required("validation", self.validation)
         if isinstance(dataset, PlannedDataset):
             dataset = dataset.at_epoch(dataset.epoch)
         return self._loader(dataset, range(len(dataset)))
 
     def predict_dataloader(self) -> PatchLoader:
-        """Make the loader of the prediction: tiles in the order in which they are stitched best."""
-        dataset = _there_is("prediction", self.prediction)
+        """Return the loader of the prediction; tiles come in the order that needs the least memory for stitching."""
+        dataset = _required("prediction", self.prediction)
         tiling = getattr(dataset, "patching", None)
         return self._loader(dataset, TileOrder(tiling) if isinstance(tiling, TiledPatching) else range(len(dataset)))
 
     def teardown(self, stage: str | None = None) -> None:  # noqa: ARG002  # Lightning's name
-        """Stop what is being prepared."""
+        """Stop loading, and wait for the threads."""
         for loader in self._loaders:
             loader.close()
         self._loaders.clear()
@@ -118,7 +125,7 @@ class PatchDataModule(LightningDataModule):
         return loader
 
 
-def _there_is(name: str, dataset: ReadsBatches | None) -> ReadsBatches:
+def _required(name: str, dataset: ReadsBatches | None) -> ReadsBatches:
     if dataset is None:
-        raise GeometryError(f"there is no {name} dataset: PatchDataModule({name}=...)")
+        raise GeometryError(f"{name} is None: give a dataset, PatchDataModule({name}=...)")
     return dataset

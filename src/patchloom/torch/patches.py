@@ -1,4 +1,4 @@
-"""What a dataset gives: a patch, or many as one batch, each with the specification of where it comes from."""
+"""Items of a dataset: a patch, or many as one batch, each with the specification of its place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from patchloom.specs.patch_specs import PatchSpecs
 from patchloom.specs.spec_table import SpecTable
 
 BatchSpecs = dict[str, torch.Tensor]
-"""The specifications of a batch, one `int64` tensor a field: `(B,)`, `(B, dims)`, `(B, channels)` or
+"""The specifications of a batch, one `int64` tensor for each field: `(B,)`, `(B, dims)`, `(B, channels)` or
 `(B, channels, dims)`."""
 
 
@@ -22,7 +22,7 @@ class Patch(NamedTuple):
     """`C(Z)YX`; `(B, C, (Z), Y, X)` in a batch."""
 
     specs: PatchSpecs | BatchSpecs
-    """Where it comes from; see `decollate` for a batch."""
+    """Where the patch lies. In a batch, a dictionary of tensors; see `decollate`."""
 
 
 class PatchPair(NamedTuple):
@@ -32,21 +32,21 @@ class PatchPair(NamedTuple):
     """`C(Z)YX`; `(B, C, (Z), Y, X)` in a batch."""
 
     target: torch.Tensor
-    """Of the same place: `C(Z)YX`; `(B, C, (Z), Y, X)` in a batch."""
+    """The target at the same place: `C(Z)YX`; `(B, C, (Z), Y, X)` in a batch."""
 
     specs: PatchSpecs | BatchSpecs
-    """Where it comes from; see `decollate` for a batch."""
+    """Where the patch lies. In a batch, a dictionary of tensors; see `decollate`."""
 
 
 class PatchBatch(Sequence[Patch | PatchPair]):
-    """The patches of a batch that lie in memory one after the other: a sequence of them, and the batch at once.
+    """A sequence of patches that are one batch in memory.
 
     Parameters
     ----------
     pixels : Patch or PatchPair
-        Tensors with the batch as first axis; `specs` does not count. Any named tuple with such fields will do.
+        Tensors with the batch as first axis; its `specs` are ignored. Any named tuple with such fields can be given.
     table : SpecTable
-        The specifications.
+        The specifications of the patches.
     """
 
     def __init__(self, pixels: Any, table: SpecTable) -> None:
@@ -60,7 +60,7 @@ class PatchBatch(Sequence[Patch | PatchPair]):
 
     @property
     def whole(self) -> Any:
-        """All patches as one batch, as `collate` makes it, without a copy of the pixels."""
+        """The batch as `collate` returns it; pixels are not copied."""
         return self._pixels._replace(specs=spec_tensors(self.table))
 
     def __len__(self) -> int:
@@ -75,5 +75,5 @@ class PatchBatch(Sequence[Patch | PatchPair]):
 
 
 def spec_tensors(table: SpecTable) -> BatchSpecs:
-    """Turn specifications into one tensor a field."""
+    """Return specifications as one tensor for each field."""
     return {field: torch.from_numpy(column.copy()) for field, column in table.columns.items()}

@@ -1,4 +1,4 @@
-"""Channels mixed as a microscope would see them together: sums with a weight each, as MicroSplit is trained on."""
+"""Weighted sums of channels, as a microscope would record them together: the inputs that MicroSplit is trained on."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from patchloom.specs.spec_table import SpecTable
 AlphaRanges = Sequence[tuple[float, float]]
 
 _FRACTIONS = 2**53
-"""As finely as a `float` can say it."""
+"""Resolution of a `float` between 0 and 1."""
 
 
 def checked_alpha_ranges(alpha_ranges: AlphaRanges | None, n_channels: int) -> NDArray[np.float64]:
-    """Return the lowest and highest weight of each channel; all weigh the same, and 1 together, where none are given.
+    """Return the lowest and highest weight of each channel.
 
     Parameters
     ----------
     alpha_ranges : sequence of (float, float), optional
-        Lowest and highest weight of each channel.
+        Lowest and highest weight of each channel. If None, all are 1 / `n_channels`.
     n_channels : int
-        How many channels there are.
+        Number of channels.
 
     Returns
     -------
@@ -38,7 +38,7 @@ def checked_alpha_ranges(alpha_ranges: AlphaRanges | None, n_channels: int) -> N
     Raises
     ------
     GeometryError
-        If there are not as many ranges as channels, one is not finite, or its lowest weight is above its highest.
+        If the number of ranges is not that of channels, a weight is not finite, or the lowest is above the highest.
 
     Examples
     --------
@@ -62,7 +62,7 @@ def checked_alpha_ranges(alpha_ranges: AlphaRanges | None, n_channels: int) -> N
 
 
 def _pair(of_channel: Any) -> tuple[float, float]:
-    """Two numbers; what is something else comes as a pair that is refused."""
+    """Return two numbers; for anything else, a pair that the caller refuses."""
     try:
         lowest, highest = (
             real_number("alpha_ranges", number) for number in listed("alpha_ranges", of_channel, "a pair")
@@ -80,16 +80,16 @@ def draw_alphas(
     Parameters
     ----------
     random : CounterRandom
-        Of a seed and epoch.
+        Random numbers of a seed and epoch.
     alpha_ranges : array
-        `(C, 2)`, as from `checked_alpha_ranges`.
+        `(C, 2)`, from `checked_alpha_ranges`.
     indices : array of int64
-        Which patches.
+        Indices of the patches, `(B,)`.
 
     Returns
     -------
     array
-        `(B, C)`, each evenly from its range. A pure function of (seed, epoch, index, channel).
+        `(B, C)`, each uniform within its range. A pure function of (seed, epoch, index, channel).
 
     Examples
     --------
@@ -105,7 +105,7 @@ def draw_alphas(
 
 
 def mix_channels(channels: NDArray[Any], alphas: NDArray[Any], out: NDArray[Any]) -> None:
-    """Sum the channels of each patch, each times its weight.
+    """Sum the channels of each patch, multiplied by their weights.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def mix_channels(channels: NDArray[Any], alphas: NDArray[Any], out: NDArray[Any]
     alphas : array
         `(B, C)`.
     out : array
-        `(B, ...)`, to be filled; the channels are added one after the other in its dtype.
+        `(B, ...)`, to be filled; channels are added one after the other, in its dtype.
 
     Examples
     --------
@@ -123,14 +123,16 @@ def mix_channels(channels: NDArray[Any], alphas: NDArray[Any], out: NDArray[Any]
     >>> mixed.tolist()
     [[6.0, 12.0]]
     """
-    for patch, of_channels, weights in zip(out, channels, alphas.astype(out.dtype), strict=True):  # stays in the cache
+    for patch, of_channels, weights in zip(
+        out, channels, alphas.astype(out.dtype), strict=True
+    ):  # patch by patch: it stays in the processor's cache
         np.multiply(of_channels[0], weights[0], out=patch)
         for channel, weight in zip(of_channels[1:], weights[1:], strict=True):
             np.add(patch, channel * weight, out=patch)
 
 
 def specs_of_channel(specs: SpecTable, channel: int) -> SpecTable:
-    """Say where one channel of patches was drawn, as specifications of its own series.
+    """Return where one channel of patches was drawn, as specifications in the series of that channel.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""A NaN in the pixels of a batch: found at little cost, and its place said in the words of the image."""
+"""Search for NaN in the pixels of a batch, and the place of a NaN in its image."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from patchloom.image_stacks import ImageStack
 from patchloom.specs.spec_table import SpecTable
 
 NanPolicy = Literal["raise", "skip", "keep"]
-"""What becomes of a patch with a NaN: it ends the training, gives place to another patch, or stays."""
+"""Treatment of a patch with a NaN: raise an error, replace it by another patch, or keep it."""
 
 
 def rows_with_nan(batch: NDArray[Any]) -> NDArray[np.intp]:
-    """Find the patches of a batch that hold a NaN.
+    """Return the patches of a batch that contain a NaN.
 
     Examples
     --------
@@ -29,7 +29,7 @@ def rows_with_nan(batch: NDArray[Any]) -> NDArray[np.intp]:
 
 
 def name_nan(batch: NDArray[Any], row: int, table: SpecTable, stacks: Sequence[ImageStack]) -> str:
-    """Say where the first NaN of a patch lies: source, sample, channel, position in the image."""
+    """Describe the place of the first NaN of a patch: source, sample, channel, position in the image."""
     channel, *position = np.argwhere(np.isnan(batch[row]))[0].tolist()
     columns = {field: column[row] for field, column in table.columns.items()}
     own = ("data_idx", "sample_idx", "coords")

@@ -24,12 +24,12 @@ Name = tuple[str, ...]
 
 
 def check_pairs(inputs: Sequence[ImageStack], targets: Sequence[ImageStack]) -> None:
-    """Refuse targets that do not lie on the inputs, and warn of those whose names are in another order.
+    """Refuse targets that do not fit the inputs, and warn if their names are in another order.
 
     Raises
     ------
     GeometryError
-        If there are more of one than of the other, or two differ in samples or size.
+        If the numbers of inputs and targets differ, or a pair differs in samples or size.
     """
     if len(inputs) != len(targets):
         raise GeometryError(f"there are {len(targets)} targets for {len(inputs)} inputs: give one for each")
@@ -55,12 +55,12 @@ def _warn_of_order(inputs: Sequence[str], targets: Sequence[str]) -> None:
 
 
 def check_plan(patching: Patching[PatchSpecs], inputs: Sequence[ImageStack]) -> None:
-    """Refuse a plan that says it was made for other images.
+    """Refuse a plan that was made for other images.
 
     Raises
     ------
     GeometryError
-        If the shapes differ in more than channels.
+        If the images of the plan have other shapes, apart from channels.
     """
     planned = getattr(patching, "data_shapes", None)
     if planned is None:
@@ -71,15 +71,15 @@ def check_plan(patching: Patching[PatchSpecs], inputs: Sequence[ImageStack]) -> 
 
 
 def misplaced_pair(inputs: Sequence[str], targets: Sequence[str]) -> int | None:
-    """Return the first pair whose names do not belong together; None if there is no sign of such a pair.
+    """Return the first pair whose names do not belong together, or None.
 
-    A name is misplaced if it is that of another pair's partner, or if it differs from its partner's where most pairs agree.
-    Series whose names have nothing to do with each other are not compared.
+    A name is misplaced if it is equal to the name of another pair's partner, or if it differs from its partner's while most pairs
+    agree. Series whose names have nothing in common are not compared.
 
     Parameters
     ----------
     inputs, targets : sequence of str
-        Paths or other names, as many of each.
+        Paths or other names; the lists have one length.
 
     Examples
     --------
@@ -97,7 +97,7 @@ def misplaced_pair(inputs: Sequence[str], targets: Sequence[str]) -> int | None:
 
 
 def _distinct_parts(names: Sequence[str]) -> list[Name]:
-    """Return what is left of each name without what all have in common."""
+    """Return each name without the parts that all names have in common."""
     paths = [name.replace("\\", "/").rstrip("/") for name in names]
     last = [path.rpartition("/")[2] for path in paths]
     tokens = [_tokens(name) for name in (last if len(set(last)) == len(last) else paths)]

@@ -1,4 +1,4 @@
-"""Whole numbers, such as labels, keep their value in the dtype of a batch, or are refused."""
+"""Checks that whole numbers, such as labels, keep their value in the dtype of a batch."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 
 def holds_all(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
-    """Return whether a dtype holds all numbers of another one as they are, or as well as is expected of it.
+    """Return whether a dtype holds all numbers of another one.
 
-    Floats are rounded to narrower floats, and a mask is what is not 0.
+    Rounding of floats to narrower floats is accepted, and so is the conversion to a mask (not 0).
 
     Examples
     --------
@@ -28,7 +28,7 @@ def holds_all(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
 
 
 def may_be_rounded(batch: NDArray[Any], dtype: np.dtype[Any]) -> bool:
-    """Return whether a batch of floats, cast from whole numbers, has some that a dtype of floats need not hold exactly.
+    """Return whether a batch of floats, cast from whole numbers, has numbers that another dtype of floats may round.
 
     Examples
     --------
@@ -38,7 +38,7 @@ def may_be_rounded(batch: NDArray[Any], dtype: np.dtype[Any]) -> bool:
     limit = 2.0 ** (np.finfo(dtype).nmant + 1)
     if not batch.size:
         return False
-    # Floats from 0 on are ordered as their bits are, and negative ones have higher bits: one pass is enough for most batches.
+    # Non-negative floats are ordered as their bits are, and negative ones have higher bits: one pass is enough for most batches.
     bits = f"u{batch.itemsize}"
     if batch.view(bits).max() < np.array(limit, batch.dtype).view(bits):
         return False
@@ -46,7 +46,7 @@ def may_be_rounded(batch: NDArray[Any], dtype: np.dtype[Any]) -> bool:
 
 
 def cast(pixels: NDArray[Any], out: NDArray[Any]) -> tuple[int, ...] | None:
-    """Cast pixels, and return where the first one lies that is not the same afterwards; None if all are.
+    """Cast pixels, and return the index of the first one that changes, or None.
 
     Examples
     --------
@@ -56,6 +56,6 @@ def cast(pixels: NDArray[Any], out: NDArray[Any]) -> tuple[int, ...] | None:
     """
     with np.errstate(invalid="ignore", over="ignore"):
         out[...] = pixels
-        # Back and forth a number may come out the same with another sign, or infinity, in between.
+        # Cast there and back, a number may be the same although it was infinite or had another sign in between.
         changed = (out.real.astype(pixels.dtype) != pixels) | (out != pixels)
     return tuple(np.argwhere(changed)[0].tolist()) if changed.any() else None
