@@ -28,13 +28,13 @@ from typing import Any
 
 import numpy as np
 import tensorstore as ts
-from patchloom.torch.tensor_memory import RecycledMemory
 from torch.utils.data import DataLoader, default_collate
 
 from patchloom.extraction import ChunkCache, PatchExtractor, extract_lateral_context
 from patchloom.image_stacks import ArrayStack, ZarrStack
 from patchloom.patching import RandomPatching
 from patchloom.torch import EpochSampler, LocalitySampler, PatchDataset, PatchLoader, collate
+from patchloom.torch.tensor_memory import RecycledMemory
 
 STEP = 0.03
 BATCHES_A_ROUND = 64
