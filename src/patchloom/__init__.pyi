@@ -35,6 +35,7 @@ from patchloom.filters.cell_filters import MaxFilter as MaxFilter
 from patchloom.filters.cell_filters import MeanFilter as MeanFilter
 from patchloom.filters.cell_filters import PercentileFilter as PercentileFilter
 from patchloom.filters.cell_filters import StdFilter as StdFilter
+from patchloom.filters.labels import label_weights as label_weights
 from patchloom.filters.score_cells import score_cells as score_cells
 from patchloom.filters.score_map import ScoreMap as ScoreMap
 from patchloom.image_metadata import ImageMetadata as ImageMetadata

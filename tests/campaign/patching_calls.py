@@ -166,24 +166,6 @@ STACKS = sequence_of(instance("stack"), world.stacks, keep=99).refusing(
     mixed=lambda: [*world.stacks(), *pl.open_stacks([np.zeros((4, 64, 48))], axes="ZYX")],
 )
 entry(
-    "WeightedPatching.from_labels",
-    _plan(
-        pl.WeightedPatching.from_labels,
-        labels=pl.open_stacks([world.pixels()[:, :1] > 9], axes="SCYX"),
-        seed=1,
-        balance="foreground",
-        share=1.0,
-        cell_size=(16, 16),
-        n_patches=8,
-    ),
-    **RANDOM,
-    labels=STACKS,
-    balance=word("foreground", "classes"),
-    share=number(least=0, most=1),
-    cell_size=optional(SIZE),
-    words={**WORDS, "labels": ("label",), "cell_size": ("cell",)},
-)
-entry(
     "FixedPatching",
     lambda: (pl.FixedPatching, {"fixed_patch_specs": [world.SPEC]}),
     fixed_patch_specs=MANY_SPECS.accepting(

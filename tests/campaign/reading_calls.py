@@ -247,6 +247,25 @@ entry(
         "cell_size": ("cell", "patch size"),
     },
 )
+entry(
+    "label_weights",
+    lambda: (
+        pl.label_weights,
+        {
+            "labels": pl.open_stacks([world.pixels()[:, :1] > 9], axes="SCYX"),
+            "cell_size": (16, 16),
+            "balance": "foreground",
+            "share": 1.0,
+            "max_bytes": 10**6,
+        },
+    ),
+    labels=STACKS,
+    cell_size=tuple_of_whole(2, 1),
+    balance=word("foreground", "classes"),
+    share=number(least=0, most=1),
+    max_bytes=whole(1, huge=False),
+    words={"labels": ("label", "image stack"), "cell_size": ("cell",)},
+)
 entry("EntropyFilter", lambda: (pl.EntropyFilter, {"bin_width": 1}), bin_width=number(least=0).refusing_values(0))
 entry("PercentileFilter", lambda: (pl.PercentileFilter, {"percent": 50}), percent=number(least=0, most=100))
 entry(

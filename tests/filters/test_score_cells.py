@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tracemalloc
+from collections import Counter
 from collections.abc import Sequence
 from math import prod
 from typing import Any
@@ -27,6 +28,7 @@ from patchloom import (
     score_cells,
 )
 from patchloom.errors import GeometryError, NotIntegerError
+from patchloom.filters.score_cells import cell_rows
 from patchloom.image_stacks import ArrayStack as PlainStack
 from patchloom.image_stacks import Region
 
@@ -218,3 +220,23 @@ def test_arguments_that_make_no_sense_are_refused(arguments, error, message):
     stack = ArrayStack(np.zeros((2, 8, 8)), "CYX", source="cells.tif")
     with pytest.raises(error, match=message):
         score_cells(**{"image_stacks": [stack], "cell_size": (4, 4), "filters": [MaxFilter()], **arguments})
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_cell_rows(data) -> None:
+    """The cells of a block are views of its voxels, each cell once."""
+    n_dims = data.draw(st.integers(2, 3))
+    shape = data.draw(st.tuples(*[st.integers(1, 40)] * n_dims))
+    cell = data.draw(st.tuples(*[st.integers(1, 13)] * n_dims))
+    pixels = np.arange(2 * prod(shape)).reshape(2, *shape)
+    seen = Counter()
+    for cells, row in cell_rows(pixels, cell):
+        assert np.shares_memory(row, pixels)
+        for number, pixels_of_cell in zip(range(cells[-1].start, cells[-1].stop), row, strict=True):
+            place = (*cells[:-1], number)
+            window = tuple(slice(at * side, (at + 1) * side) for at, side in zip(place, cell, strict=True))
+            assert np.array_equal(pixels_of_cell, pixels[(slice(None), *window)])
+            seen[place] += 1
+    grid = [range(-(-size // side)) for size, side in zip(shape, cell, strict=True)]
+    assert seen == Counter(itertools.product(*grid))

@@ -1,41 +1,19 @@
-"""Weighted patches: drawn where the weights are, as often as they say, from maps or from labels."""
+"""Weighted patches: drawn where the weights are, as often as they say, from a map of weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from patchloom.errors import GeometryError
 from patchloom.patching import WeightedPatching
-from patchloom.patching.label_weights import label_weights
 
 Departure = Callable[..., float]
-
-
-class Labels:
-    """Labels in memory that count how they are read."""
-
-    def __init__(self, array: NDArray[Any]) -> None:
-        self.array = array
-        self.data_shape = array.shape
-        self.voxels_read = 0
-        self.largest_read = 0
-
-    def extract_patch(
-        self, sample_idx: int, channels: Sequence[int] | None, coords: Sequence[int], patch_size: Sequence[int]
-    ) -> NDArray[Any]:
-        window = tuple(slice(start, start + size) for start, size in zip(coords, patch_size, strict=True))
-        patch = self.array[sample_idx][(slice(None), *window)]
-        assert patch.shape[1:] == tuple(patch_size), "labels are read inside the image only"
-        self.voxels_read += patch.size
-        self.largest_read = max(self.largest_read, patch.size)
-        return patch
 
 
 def coords_of(patching: WeightedPatching) -> np.ndarray:
@@ -100,54 +78,6 @@ def test_n_patches() -> None:
     assert drawn == [(7, 17), (32, 13), (30, 11)], "on every machine"
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint64, np.float32])
-@pytest.mark.parametrize("block", [1, 100, 10**6])
-def test_label_weights_are_counts_of_voxels(dtype: Any, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("patchloom.patching.label_weights._BLOCK_VOXELS", block)
-    rng = np.random.default_rng(2)
-    shapes, cell_size = [(2, 1, 23, 31), (1, 1, 40, 17)], (5, 7)
-    stacks = [Labels((rng.integers(0, 5, shape) * rng.integers(0, 2, shape)).astype(dtype)) for shape in shapes]
-    everything = np.concatenate([stack.array.ravel() for stack in stacks])
-    foreground = label_weights(stacks, cell_size, "foreground")
-    classes = label_weights(stacks, cell_size, "classes")
-    totals = np.bincount(everything.astype(int))
-    for stack, by_voxels, by_class in zip(stacks, foreground, classes, strict=True):
-        for sample, row, column in np.ndindex(by_voxels.shape):
-            cell = stack.array[sample, 0, row * 5 : row * 5 + 5, column * 7 : column * 7 + 7].astype(int)
-            counts = np.bincount(cell.ravel(), minlength=5)[1:]
-            assert by_voxels[sample, row, column] == pytest.approx(counts.sum() / (everything > 0).sum())
-            assert by_class[sample, row, column] == pytest.approx((counts / totals[1:]).sum() / 4)
-        assert stack.voxels_read == 2 * stack.array.size, "once for each of the two"
-        assert stack.largest_read <= max(block, 35)
-
-
-def test_labels_of_three_dimensions_are_weighed_alike() -> None:
-    labels = np.zeros((1, 1, 6, 8, 10), dtype=np.uint8)
-    labels[0, 0, 4, 7, 9] = 7
-    (weights,) = label_weights([Labels(labels)], (4, 4, 4), "classes")
-    assert weights.shape == (1, 2, 2, 3)
-    assert np.argwhere(weights).tolist() == [[0, 1, 1, 2]]
-
-
-def test_balanced_classes() -> None:
-    """Patches drawn by labels show rare classes as often as frequent ones."""
-    labels = np.zeros((1, 1, 128, 128), dtype=np.uint8)
-    labels[0, 0, :64, 64:] = 1
-    labels[0, 0, 100:104, 20:24] = 2
-
-    def rare(**options: Any) -> float:
-        patching = WeightedPatching.from_labels(
-            [labels.shape], (8, 8), [Labels(labels)], 3, cell_size=(4, 4), n_patches=4000, **options
-        )
-        windows = np.lib.stride_tricks.sliding_window_view(labels[0, 0], (8, 8))[tuple(coords_of(patching).T)]
-        return float((windows == 2).any(axis=(1, 2)).mean())
-
-    assert rare(balance="classes") == pytest.approx(0.5, abs=0.03)
-    assert rare(balance="foreground") < 0.02
-    assert rare(balance="classes", share=0.4) == pytest.approx(0.2, abs=0.03)
-    assert rare(share=0.0) < 0.02
-
-
 @pytest.mark.parametrize(
     ("weights", "cell_size", "message"),
     [
@@ -166,26 +96,3 @@ def test_bad_weights(weights: Any, cell_size: Any, message: str) -> None:
     """Values that are not weights are refused."""
     with pytest.raises(GeometryError, match=message):
         WeightedPatching([(1, 1, 40, 40)], (8, 8), weights, cell_size)
-
-
-@pytest.mark.parametrize(
-    ("labels", "options", "message"),
-    [
-        (
-            np.ones((1, 1, 40, 41)),
-            {},
-            r"label stack 0 has shape \(1, 1, 40, 41\), but image stack 0 has \(1, 3, 40, 40\)",
-        ),
-        (np.ones((2, 1, 40, 40)), {}, r"label stack 0 has shape \(2, 1, 40, 40\), but image stack 0 has"),
-        (np.ones((1, 2, 40, 40)), {}, "label stack 0 has 2 channels"),
-        (np.zeros((1, 1, 40, 40)), {}, "labels are 0 everywhere"),
-        (np.ones((1, 1, 40, 40)), {"share": 1.5}, "share is 1.5: it must be from 0 to 1"),
-        (np.ones((1, 1, 40, 40)), {"balance": "even"}, "balance is 'even': it must be one of 'foreground', 'classes'"),
-        (np.ones((1, 1, 40, 40)), {"cell_size": (4, 4, 4)}, "image stack 0 is 2D"),
-    ],
-)
-def test_labels_that_do_not_fit_are_refused(labels: NDArray[Any], options: dict[str, Any], message: str) -> None:
-    with pytest.raises(GeometryError, match=message):
-        WeightedPatching.from_labels([(1, 3, 40, 40)], (8, 8), [Labels(labels)], **options)
-    with pytest.raises(GeometryError, match="there are 0 label stacks for 1 image stacks"):
-        WeightedPatching.from_labels([(1, 3, 40, 40)], (8, 8), [], 1)

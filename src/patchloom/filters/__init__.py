@@ -13,6 +13,7 @@ from patchloom.filters.cell_filters import (
     ScoresMany,
     StdFilter,
 )
+from patchloom.filters.labels import label_weights
 from patchloom.filters.score_cells import score_cells
 from patchloom.filters.score_map import ScoreMap
 
@@ -30,5 +31,6 @@ __all__ = [
     "StdFilter",
     "downweight_below",
     "exclude_below",
+    "label_weights",
     "score_cells",
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,11 @@ from numpy.typing import NDArray
 from patchloom.argument_checks import file_path, function, listed, shown
 from patchloom.errors import ArgumentTypeError, GeometryError, SinkError
 from patchloom.filters.cell_filters import CellFilter, HasIdentity, ScoresMany
-from patchloom.filters.scan_blocks import ScanBlock, cell_rows, scan_batches
 from patchloom.filters.score_files import ScoreFile, prepare_folder, score_files
 from patchloom.filters.score_map import ScoreMap
 from patchloom.geometry.checks import series_shapes, spatial_tuple, whole_number
 from patchloom.geometry.grid_cells import cell_counts
-from patchloom.image_stacks import HasStorageGrid, ImageStack, Region, listed_stacks, read_regions
+from patchloom.image_stacks import ImageStack, listed_stacks, scan_stack
 from patchloom.local_paths import normalize_path
 
 MAX_BYTES = 128 << 20
@@ -138,23 +138,14 @@ def _pass_over(stack: ImageStack, filters: Sequence[CellFilter], scan: _Scan) ->
     n_samples, n_channels, *spatial_shape = stack.data_shape
     scores = np.full((len(filters), n_samples, *cell_counts(spatial_shape, scan.cell_size)), np.nan)
     channels = range(n_channels) if scan.channels is None else scan.channels
-    span = slice(min(channels), max(channels) + 1)
-    chunk_shape = stack.chunk_shape if isinstance(stack, HasStorageGrid) else (1,) * len(stack.data_shape)
-    max_voxels = scan.max_bytes // ((span.stop - span.start) * np.dtype(stack.data_dtype).itemsize)
-    for batch in scan_batches(stack.data_shape, scan.cell_size, chunk_shape, max_voxels):
-        for block, pixels in zip(batch, _read(stack, batch, span), strict=True):
-            seen = pixels if scan.channels is None else pixels[[channel - span.start for channel in channels]]
-            seen.flags.writeable = False
-            scored = scores[:, block.sample_idx][(slice(None), *block.cells(scan.cell_size))]
-            _score_block(seen, scan.cell_size, filters, scored, f"sample {block.sample_idx} of {stack.source}")
+    span = range(min(channels), max(channels) + 1)
+    blocks = scan_stack(stack, cell_size=scan.cell_size, channels=span, max_bytes=scan.max_bytes)
+    for block, pixels in blocks:
+        seen = pixels if scan.channels is None else pixels[[channel - span.start for channel in channels]]
+        seen.flags.writeable = False
+        scored = scores[:, block.sample_idx][(slice(None), *block.cells(scan.cell_size))]
+        _score_block(seen, scan.cell_size, filters, scored, f"sample {block.sample_idx} of {stack.source}")
     return list(scores)
-
-
-def _read(stack: ImageStack, batch: Sequence[ScanBlock], channels: slice) -> list[NDArray[Any]]:
-    n_channels = channels.stop - channels.start
-    pixels = [np.empty((n_channels, *block.shape), stack.data_dtype) for block in batch]
-    read_regions(stack, [Region(block.sample_idx, channels, block.window) for block in batch], pixels)
-    return pixels
 
 
 def _score_block(
@@ -171,6 +162,44 @@ def _score_block(
             except Exception as error:
                 error.add_note(f"while {_name(cell_filter)} scored cells of size {cell_size} in {where}")
                 raise
+
+
+def cell_rows(pixels: NDArray[Any], cell_size: Sequence[int]) -> Iterator[tuple[tuple[int | slice, ...], NDArray[Any]]]:
+    """Cut a block into cells, a row of cells of one shape at a time; nothing is copied.
+
+    Parameters
+    ----------
+    pixels : array
+        `C(Z)YX`.
+    cell_size : sequence of int
+        `(z,) y, x`.
+
+    Yields
+    ------
+    cells : tuple of int and slice
+        Which cells of the block, the last axis as a slice.
+    row : array
+        `(N, C, (Z), Y, X)`, their pixels. Where the block ends within a cell, this has the voxels that exist.
+
+    Examples
+    --------
+    >>> [(cells, row.shape) for cells, row in cell_rows(np.zeros((1, 4, 10)), (4, 4))]
+    [((0, slice(0, 2, None)), (2, 1, 4, 4)), ((0, slice(2, 3, None)), (1, 1, 4, 2))]
+    """
+    *leading, width = pixels.shape[1:]
+    counts = [-(-extent // cell) for extent, cell in zip(leading, cell_size, strict=False)]
+    cell_width = cell_size[-1]
+    n_whole = width // cell_width
+    for cell in itertools.product(*map(range, counts)):
+        lines = pixels[
+            (slice(None), *(slice(at * size, (at + 1) * size) for at, size in zip(cell, cell_size, strict=False)))
+        ]
+        if n_whole:
+            whole = lines[..., : n_whole * cell_width]
+            split = whole.reshape(*whole.shape[:-1], n_whole, cell_width)
+            yield (*cell, slice(0, n_whole)), split.transpose(split.ndim - 2, *range(split.ndim - 2), split.ndim - 1)
+        if n_whole * cell_width < width:
+            yield (*cell, slice(n_whole, n_whole + 1)), lines[None, ..., n_whole * cell_width :]
 
 
 def _score_row(cell_filter: CellFilter, row: NDArray[Any]) -> NDArray[Any] | list[float]:

@@ -19,6 +19,7 @@ from patchloom.image_stacks.protocols import (
     Storage,
 )
 from patchloom.image_stacks.region_reads import read_regions
+from patchloom.image_stacks.scan import ScanBlock, scan_stack
 from patchloom.image_stacks.series_check import check_series, listed_stacks
 from patchloom.image_stacks.sliced_stack import SlicedStack
 from patchloom.image_stacks.storage import array_storage, files_read, storage_of
@@ -39,6 +40,7 @@ __all__ = [
     "PlanePosition",
     "ReadsRegions",
     "Region",
+    "ScanBlock",
     "SlicedStack",
     "Source",
     "SourceWatch",
@@ -55,6 +57,7 @@ __all__ = [
     "open_stacks",
     "plane_position",
     "read_regions",
+    "scan_stack",
     "select_channels",
     "storage_of",
     "whole_stack",

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from patchloom.argument_checks import instance, listed, real_number, shown
+from patchloom.argument_checks import listed, shown
 from patchloom.errors import GeometryError
-from patchloom.geometry.checks import series_shapes, spatial_tuple
-from patchloom.geometry.grid_cells import cell_box, cell_counts, cell_sides
+from patchloom.geometry.checks import spatial_tuple
+from patchloom.geometry.grid_cells import cell_box, cell_counts
 from patchloom.geometry.patch_positions import position_counts, unravel
 from patchloom.patching.cell_lines import CellLines
 from patchloom.patching.counter_random import CounterRandom, Stream
 from patchloom.patching.flat_index import PatchNumbering, Place, Places
-from patchloom.patching.label_weights import Balance, LabelStack, label_weights
 from patchloom.patching.random_patching import covering_patches
 from patchloom.patching.randomized_patching import RandomizedPatching
 
@@ -39,8 +38,9 @@ class WeightedPatching(RandomizedPatching):
     patch_size : sequence of int
         `(z,) y, x`.
     weights : sequence of array
-        Weight of every cell, an array `S(Z)YX` for each stack; at least 0. The last cell along an axis may be cut by the end
-        of the image; its weight is not scaled by its size.
+        Weight of every cell, an array `S(Z)YX` for each stack; at least 0. `label_weights` computes them from label images,
+        `ScoreMap.weights` from scores. The last cell along an axis may be cut by the end of the image; its weight is not
+        scaled by its size.
     cell_size : sequence of int
         Size of a cell, `(z,) y, x`, in voxels.
     seed : int, optional
@@ -80,69 +80,9 @@ class WeightedPatching(RandomizedPatching):
         grids = [(shape[0], *cell_counts(shape[2:], self.cell_size)) for shape in self.data_shapes]
         cells_of_rows = np.repeat([prod(grid[1:]) for grid in grids], [grid[0] for grid in grids])
         self._cells = CellLines.of_lengths(
-            _units(_checked_weights(weights, grids)), np.cumsum(np.append(0, cells_of_rows))
+            _units(_checked_weights(weights, grids, self.cell_size)), np.cumsum(np.append(0, cells_of_rows))
         )
         self._row_units = self._cells.n_units
-
-    @classmethod
-    def from_labels(
-        cls,
-        data_shapes: Sequence[Sequence[int]],
-        patch_size: Sequence[int],
-        labels: Sequence[LabelStack],
-        seed: int | None = 0,
-        *,
-        balance: Balance = "foreground",
-        share: float = 1.0,
-        cell_size: Sequence[int] | None = None,
-        n_patches: int | None = None,
-    ) -> Self:
-        """Draw patches by what label images show; they are read once, block by block.
-
-        Parameters
-        ----------
-        data_shapes, patch_size, seed, n_patches
-            As of the class.
-        labels : sequence of LabelStack
-            For each image stack, labels of the same samples and size, in one channel; 0 is background.
-        balance : {"foreground", "classes"}
-            `"foreground"`: every voxel that is not background is equally likely. `"classes"`: every label but the
-            background is equally likely, whether its voxels are few or many.
-        share : float
-            This share of the patches is drawn by labels, the rest anywhere.
-        cell_size : sequence of int, optional
-            How finely labels are told apart, in voxels; half a patch where not given.
-
-        Raises
-        ------
-        GeometryError
-            As the class does; also if label stacks do not have the shapes of the image stacks, or show nothing.
-
-        Examples
-        --------
-        >>> from patchloom import ArrayStack
-        >>> labels = np.zeros((1, 1, 256, 256), dtype=np.uint8)
-        >>> labels[0, 0, 100:110, 200:210] = 1
-        >>> patching = WeightedPatching.from_labels(
-        ...     [labels.shape], (64, 64), [ArrayStack(labels, axes="SCYX")], seed=7, cell_size=(8, 8)
-        ... )
-        >>> all(labels[0, 0][y : y + 64, x : x + 64].any() for y, x in (spec["coords"] for spec in patching))
-        True
-        """
-        size = spatial_tuple("patch_size", patch_size, least=1)
-        shapes = series_shapes(data_shapes, len(size))
-        cells = tuple(max(1, side // 2) for side in size) if cell_size is None else cell_size
-        share = real_number("share", share, least=0, most=1)
-        _check_label_shapes(labels, shapes)
-        by_label = label_weights(labels, cells, balance)
-        if share and not any(weights.any() for weights in by_label):
-            raise GeometryError("labels are 0 everywhere: there is no foreground to draw patches from")
-        anywhere = 1 / sum(shape[0] * prod(shape[2:]) for shape in shapes)
-        weights = [
-            share * by_label_of_stack + (1 - share) * anywhere * prod(cell_sides(shape[2:], cells))
-            for by_label_of_stack, shape in zip(by_label, shapes, strict=True)
-        ]
-        return cls(shapes, size, weights, cells, seed, n_patches=n_patches)
 
     def _begin_epoch(self, epoch: int) -> None:
         super()._begin_epoch(epoch)
@@ -179,7 +119,9 @@ class WeightedPatching(RandomizedPatching):
         return coords
 
 
-def _checked_weights(weights: Sequence[ArrayLike], grids: Sequence[tuple[int, ...]]) -> NDArray[np.float64]:
+def _checked_weights(
+    weights: Sequence[ArrayLike], grids: Sequence[tuple[int, ...]], cell_size: tuple[int, ...]
+) -> NDArray[np.float64]:
     """Check the weights, and return them in one row, stack by stack."""
     what = "one array of numbers for each image stack"
     maps = [_weight_map(data_idx, of_stack) for data_idx, of_stack in enumerate(listed("weights", weights, what))]
@@ -188,7 +130,8 @@ def _checked_weights(weights: Sequence[ArrayLike], grids: Sequence[tuple[int, ..
     for data_idx, (of_stack, grid) in enumerate(zip(maps, grids, strict=True)):
         if of_stack.shape != grid:
             raise GeometryError(
-                f"the weights of image stack {data_idx} have shape {of_stack.shape}, but it has {grid} samples and cells"
+                f"the weights of image stack {data_idx} have shape {of_stack.shape}, but it has {grid} samples and cells "
+                f"of {cell_size}: give one weight for each"
             )
         if not (np.isfinite(of_stack).all() and (of_stack >= 0).all()):
             raise GeometryError(f"a weight of image stack {data_idx} is negative or not finite: it must be at least 0")
@@ -212,17 +155,3 @@ def _units(weights: NDArray[np.float64]) -> NDArray[np.int64]:
     units: NDArray[np.int64] = np.rint(weights * (_UNITS / weights.sum())).astype(np.int64)
     units[(units == 0) & (weights > 0)] = 1  # a possible cell stays possible
     return units
-
-
-def _check_label_shapes(labels: Sequence[LabelStack], shapes: Sequence[tuple[int, ...]]) -> None:
-    for data_idx, stack in enumerate(listed("labels", labels, "one image stack of labels for each image stack")):
-        instance(f"labels[{data_idx}]", stack, LabelStack, "open_stacks makes them")
-    if len(labels) != len(shapes):
-        raise GeometryError(f"there are {len(labels)} label stacks for {len(shapes)} image stacks: give one for each")
-    for data_idx, (stack, shape) in enumerate(zip(labels, shapes, strict=True)):
-        label_shape = tuple(stack.data_shape)
-        if (label_shape[0], *label_shape[2:]) != (shape[0], *shape[2:]):
-            raise GeometryError(
-                f"label stack {data_idx} has shape {label_shape}, but image stack {data_idx} has {shape}: they must have "
-                "the same samples and size"
-            )

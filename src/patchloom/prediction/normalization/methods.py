@@ -12,13 +12,13 @@ import numpy as np
 from patchloom.argument_checks import one_of, shown
 from patchloom.errors import ArgumentTypeError, GeometryError
 from patchloom.image_stacks import HasStorageGrid, ImageStack
+from patchloom.image_stacks.scan import MAX_BYTES
 from patchloom.prediction.normalization.normalization import (
     Normalization,
     Per,
     checked_percentiles,
     measure_normalization,
 )
-from patchloom.prediction.normalization.source_scan import MAX_BYTES
 
 _SHARE_OF_PIXELS = 24
 """Pixels take one in so many of the bytes allowed, several times: as they are decoded, as they are held, and as the allocator

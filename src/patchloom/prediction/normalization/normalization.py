@@ -20,8 +20,8 @@ from patchloom.errors import GeometryError, SourceError
 from patchloom.extraction.rescaling import cancels
 from patchloom.geometry.checks import whole_number
 from patchloom.image_stacks import ImageStack
+from patchloom.image_stacks.scan import MAX_BYTES
 from patchloom.prediction.normalization.percentile_search import PercentileSearch
-from patchloom.prediction.normalization.source_scan import MAX_BYTES
 from patchloom.prediction.normalization.source_statistics import Division, Measured, Part, Statistic, measure_parts
 from patchloom.prediction.normalization.streamed_moments import CountedMoments, StreamedMoments
 

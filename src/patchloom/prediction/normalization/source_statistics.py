@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.errors import SourceError
-from patchloom.image_stacks import ImageStack
-from patchloom.prediction.normalization.source_scan import MAX_BYTES, scan_source
+from patchloom.image_stacks import ImageStack, scan_stack
+from patchloom.image_stacks.scan import MAX_BYTES
 
 _PORTION = 2**16
 """Values worked on at once: so few that what is made of them stays in the processor's cache."""
@@ -145,10 +145,10 @@ def _one_pass(
 ) -> int:
     """Show all pixels to the statistics of their parts; count those that are not finite."""
     n_ignored = 0
-    for sample_idx, pixels in scan_source(stack, samples=turn.samples, channels=turn.channels, max_bytes=max_bytes):
+    for block, pixels in scan_stack(stack, samples=turn.samples, channels=turn.channels, max_bytes=max_bytes):
         boxes = zip(turn.channels, pixels, strict=True) if division.by_channel else [(0, pixels)]
         for channel, box in boxes:
-            statistic = statistics[division.part_of(sample_idx, channel)]
+            statistic = statistics[division.part_of(block.sample_idx, channel)]
             values = box.reshape(-1)
             for start in range(0, len(values), _PORTION):
                 portion = values[start : start + _PORTION]
