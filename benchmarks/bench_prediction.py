@@ -41,7 +41,7 @@ def seconds_of(run: Callable[[], Any]) -> float:
 
 
 def memory_of(run: Callable[[], Any]) -> int:
-    """How many bytes more are in memory at the worst moment; nobody may look while time is measured."""
+    """Return the peak increase in memory in bytes; measured separately, because it disturbs the measurement of time."""
     before, peak, stop = resident(), 0, threading.Event()
 
     def watch() -> None:

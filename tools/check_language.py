@@ -16,7 +16,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SEARCHED = ("src", "examples", "benchmarks", "docs", "changes", "README.md", "CONTRIBUTING.md")
 
-EXCEPTIONS: dict[tuple[str, str], str] = {}
+EXCEPTIONS: dict[tuple[str, str], str] = {
+    ("src/patchloom/image_stacks/unit_names.py", "metre"): "Files contain this spelling, which is read as meter.",
+}
 """Reasons for exceptions, by file (relative to the repository) and phrase (as reported)."""
 
 # Patterns and what to write instead. Case does not count, a space is any white space, and a pattern matches whole words.

@@ -1,4 +1,4 @@
-"""Loops over voxels, compiled where numba is installed (the extra `speed`), and arrays as such loops take them."""
+"""Loops over voxels that numba compiles if it is installed (the extra `speed`), and their view of an array."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from patchloom._optional import require
 
 @cache
 def compiled_loop(kernel: Callable[..., None]) -> Callable[..., None] | None:
-    """Compile a loop, which is kept on disk for the next process; None where numba is not there or does not load.
+    """Compile a loop and cache it on disk; return None if numba is not installed or cannot be loaded.
 
-    It runs without the interpreter's lock, on the thread that calls it.
+    It runs in the calling thread, without the interpreter's lock.
     """
     try:
         numba = require("numba", extra="speed")
@@ -24,7 +24,7 @@ def compiled_loop(kernel: Callable[..., None]) -> Callable[..., None] | None:
         return None
     try:
         compiled: Callable[..., None] = numba.njit(nogil=True, cache=True)(kernel)
-    except RuntimeError:  # there is no folder that it could be kept in
+    except RuntimeError:  # there is no folder for the cache
         compiled = numba.njit(nogil=True)(kernel)
     return compiled
 
@@ -33,13 +33,13 @@ class Rows(NamedTuple):
     """An array as rows along X."""
 
     memory: NDArray[Any]
-    """Everything from its first element to its last, as one row."""
+    """All memory from the first element to the last, as one row."""
     steps: NDArray[np.int64]
-    """How many elements lie from one to the next along each axis."""
+    """Stride of each axis, as a number of elements."""
 
 
 def as_rows(array: NDArray[Any]) -> Rows:
-    """See an array that `has_rows` as such; nothing is copied."""
+    """Return a view of an array as rows; it must meet `has_rows`."""
     steps = np.array([step // array.itemsize for step in _steps(array)])
     if array.flags.c_contiguous:
         return Rows(array.reshape(-1), steps)
@@ -48,7 +48,7 @@ def as_rows(array: NDArray[Any]) -> Rows:
 
 
 def has_rows(array: NDArray[Any]) -> bool:
-    """Whether an array consists of rows along X that lie contiguous in memory, in the machine's byte order."""
+    """Return whether the rows of an array along X are contiguous in memory, in the machine's byte order."""
     is_plain = array.flags.aligned and array.dtype.isnative and array.size > 0
     if not is_plain or array.flags.c_contiguous:
         return is_plain
@@ -57,5 +57,5 @@ def has_rows(array: NDArray[Any]) -> bool:
 
 
 def _steps(array: NDArray[Any]) -> list[int]:
-    """Give the bytes from one voxel to the next along each axis; what it says of an axis of size 1 may be anything."""
+    """Return the stride of each axis in bytes, 0 for an axis of size 1, whose own stride is arbitrary."""
     return [step if size > 1 else 0 for size, step in zip(array.shape, array.strides, strict=True)]

@@ -1,6 +1,6 @@
 """Optional dependencies, imported at first use.
 
-One place knows which extra brings which package, so that a missing one is always reported in the same words.
+All imports of optional packages go through `require`, so a missing one is always reported in the same way.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from patchloom.errors import MissingExtraError
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import an optional dependency, or say how to install it.
+    """Import an optional dependency, or raise an error with the command that installs it.
 
     Parameters
     ----------
     module : str
-        The module to import, dotted if need be.
+        The module to import, which may be dotted.
     extra : str
-        The extra of Patchloom that brings it.
+        The extra of Patchloom that installs it.
 
     Returns
     -------
@@ -29,7 +29,7 @@ def require(module: str, extra: str) -> ModuleType:
     Raises
     ------
     MissingExtraError
-        If the module, or something that it needs itself, is not installed.
+        If the module, or a module that it imports, is not installed.
 
     Examples
     --------

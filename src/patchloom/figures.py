@@ -1,6 +1,6 @@
 """Figures of tilings, scores and predictions, drawn with matplotlib (extra `plot`).
 
-`draw_...` functions draw into axes that already show an image, in pixels. Their colors, yellow and blue on gray, are told apart by
+`draw_...` functions draw into axes that already show an image, in pixels. Their colors, yellow and blue on gray, can be distinguished by
 color-blind readers too.
 """
 

@@ -1,7 +1,7 @@
-"""TensorStore and fork: what would end the process is said in words instead.
+"""An error for the use of TensorStore in a forked process.
 
-TensorStore has threads, which a fork does not copy. The child of a process that has used it ends at once, without a word to
-Python, as soon as it uses TensorStore too.
+TensorStore has threads, which a fork does not copy. If a process has used TensorStore, a forked child that uses it too is ended at
+once, without a Python exception.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from patchloom.errors import ForkedProcessError
 
 
 def check_not_forked() -> None:
-    """Refuse to use TensorStore in a child of a process that has used it; called before every use.
+    """Check that this process was not forked off one that has used TensorStore; called before every use.
 
     Raises
     ------
     ForkedProcessError
-        If this process was forked off one that has come here before.
+        If this process was forked off one that has called this function.
     """
     if os.getpid() != _first_process():
         raise ForkedProcessError(
@@ -29,5 +29,5 @@ def check_not_forked() -> None:
 
 @cache
 def _first_process() -> int:
-    """Which process came here first; a forked child inherits the answer."""
+    """Return the id of the first process that called this function; a forked child inherits it."""
     return os.getpid()

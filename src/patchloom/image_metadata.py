@@ -1,4 +1,4 @@
-"""What a source says of its voxels and channels, and what a result carries over from it."""
+"""Metadata of the voxels and channels of a source, which results inherit."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ class ImageMetadata:
     Parameters
     ----------
     name : str
-        Name of the image; empty where the source gives none.
+        Name of the image; empty if the source declares none.
     voxel_size : mapping of str to float
-        Size of a voxel along `T`, `Z`, `Y` or `X`; axes that the source is silent about are left out.
+        Size of a voxel along `T`, `Z`, `Y` or `X`; axes that the source does not declare are missing.
     origin : mapping of str to float
-        Where the center of the first voxel is along `T`, `Z`, `Y` or `X`, in the unit of that axis; axes that the source is
-        silent about are left out.
+        Position of the center of the first voxel along `T`, `Z`, `Y` or `X`, in the unit of the axis; axes that the source does
+        not declare are missing.
     units : mapping of str to str
         Unit of each size, by its full name (`"micrometer"`, `"second"`).
     channel_names : tuple of str
-        One name a channel, or none at all.
+        One name for each channel, or empty.
     channel_colors : tuple of str
-        One color a channel as `RRGGBB`, or none at all.
+        One color for each channel, as `RRGGBB`, or empty.
     is_rgb : bool
-        Whether the channels are the red, green and blue of a color image, to be shown with one range of values.
+        Whether the channels are the red, green and blue of a color image, which viewers display with one range of values.
 
     Examples
     --------

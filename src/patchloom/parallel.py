@@ -1,4 +1,4 @@
-"""Work on pixels that is divided among the processor's cores."""
+"""Work on pixels that several threads share."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from itertools import pairwise
 from typing import Any
 
 Runner = Callable[[Sequence[Callable[[], Any]]], None]
-"""Runs calls at the same time, and returns when all have ended; raises what the first of those that failed raised."""
+"""Runs calls at the same time, waits until all have ended, and raises the first error."""
 
 MIN_PARALLEL_VOXELS = 2**22
-"""Voxels of a batch below which it takes longer to wake threads than to do the work."""
+"""Number of voxels of a batch below which waking threads takes longer than the work."""
 
 MOST_THREADS = 4
-"""Copying and adding up is bound by the memory, which a few cores use up."""
+"""Copying and adding are limited by the memory bandwidth, which a few cores exhaust."""
 
 
 def n_threads() -> int:
-    """Tell how many threads are worth having for work that waits for memory: the cores this process may use, up to four."""
+    """Return the number of threads for work limited by memory: the cores this process may use, at most four."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, MOST_THREADS)
 
@@ -33,7 +33,7 @@ def run_serially(calls: Sequence[Callable[[], Any]]) -> None:
 
 @contextmanager
 def thread_runner() -> Iterator[Runner]:
-    """Give a way to run calls in several threads, which have ended afterwards; the thread that asks takes part.
+    """Return a runner that uses several threads and the calling one; the threads end with the context.
 
     Examples
     --------
@@ -59,7 +59,7 @@ def thread_runner() -> Iterator[Runner]:
 
 
 def split_range(size: int, n_parts: int) -> list[slice]:
-    """Divide a range into parts as equal as they can be; none is empty.
+    """Split a range into parts of about equal size; none is empty.
 
     Examples
     --------
