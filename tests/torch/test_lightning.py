@@ -147,7 +147,7 @@ def test_a_prediction_that_fails_leaves_nothing_behind(tmp_path, stacks):
 
 
 def test_what_is_missing_or_wrong_is_said(tmp_path, stacks, plan):
-    with pytest.raises(pl.GeometryError, match="no training dataset"):
+    with pytest.raises(pl.GeometryError, match="training is None"):
         PatchDataModule().train_dataloader()
     with pytest.raises(pl.GeometryError, match="no tiles"):
         trainer(tmp_path, callbacks=[StitchingWriter()]).predict(

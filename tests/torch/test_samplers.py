@@ -214,7 +214,7 @@ def test_wrong_arguments_are_refused():
     for wrong in ({"window": 0}, {"block": 0}, {"chunk_shapes": []}, {"chunk_shapes": [(1, 1, 0, 5)]}):
         with pytest.raises(pl.GeometryError):
             LocalitySampler(PLAN, **{"chunk_shapes": CHUNKS, **wrong})
-    with pytest.raises(pl.GeometryError, match="chunk shapes for 1 image stacks"):
+    with pytest.raises(pl.GeometryError, match="chunk_shapes is for 1 image stacks"):
         list(LocalitySampler(PLAN, CHUNKS[:1]))
 
 

@@ -53,7 +53,7 @@ class RecycledMemory:
             memory = free.pop()
         except IndexError:  # nothing is free
             memory = np.empty(shape, _numpy_dtype(dtype))
-        # The tensor's storage holds this array, and nobody else does, for as long as the storage exists.
+        # The tensor's storage holds this array, alone, for as long as the storage exists.
         lease = memory[:]
         weakref.finalize(lease, free.append, memory).atexit = False
         tensor = torch.from_numpy(lease)

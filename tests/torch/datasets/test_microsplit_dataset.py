@@ -406,7 +406,7 @@ def test_a_nan_around_a_patch_is_reported_or_kept(rng):
         ({"uncorrelated_channel_prob": 1.5}, r"uncorrelated_channel_prob is 1\.5: it must be from 0 to 1"),
         ({"uncorrelated_channel_prob": -0.1}, r"uncorrelated_channel_prob is -0\.1"),
         ({"target_channels": [0, 2]}, "channels has 2, but array has 2"),
-        ({"target_channels": [1]}, "the targets have 1 channel: there must be at least 2 to be mixed"),
+        ({"target_channels": [1]}, "the targets have 1 channel: give at least 2, or inputs"),
         ({"n_scales": 0}, "n_scales is 0: it must be from 1"),
         (
             {"n_scales": 4},
@@ -417,7 +417,7 @@ def test_a_nan_around_a_patch_is_reported_or_kept(rng):
         ({"channels": [0]}, "channels is \\[0\\], but the inputs are sums of the targets: leave it out"),
         ({"nan": "skip"}, "nan is 'skip': it must be 'raise' or 'keep'"),
         ({"normalization": Normalization([1, 2], 0)}, "inputs that are sums of channels have one finite number"),
-        ({"targets": None}, "there are no images: give targets, inputs, or both"),
+        ({"targets": None}, "targets and inputs are None: give targets, inputs, or both"),
         ({"targets": [[]]}, "there is one plan, and targets is a series for each channel"),
     ],
 )
@@ -460,5 +460,5 @@ def test_pairs_that_do_not_fit_are_refused(rng):
         MicroSplitDataset(plan(inputs), inputs=inputs, targets=series(rng, (1, 2, 60, 71)))
     with pytest.raises(pl.GeometryError, match="there are several plans for one series of inputs"):
         MicroSplitDataset([plan(inputs)] * 2, inputs=inputs)
-    with pytest.raises(pl.GeometryError, match="there are no weights"):
+    with pytest.raises(pl.GeometryError, match="are not sums, so channels have no weights"):
         MicroSplitDataset(plan(inputs), inputs=inputs).alphas([0])

@@ -275,7 +275,7 @@ def test_patches_with_a_nan_may_stay_and_are_reported_once(with_nan):
     stacks, patching = with_nan
     dataset = PatchDataset(stacks, patching, nan="keep").at_epoch(0)
 
-    with pytest.warns(RuntimeWarning, match="stay as they are"):
+    with pytest.warns(RuntimeWarning, match="patches with a NaN are kept"):
         dataset.__getitems__(range(40))
 
     batch = collate(dataset.__getitems__(range(40)))  # a second warning would be an error
@@ -290,7 +290,7 @@ def test_patches_with_a_nan_give_place_to_others_which_are_always_the_same(with_
     ]
     assert 0 < len(untouched) < 40
 
-    with pytest.warns(RuntimeWarning, match="give place to others"):
+    with pytest.warns(RuntimeWarning, match="patches with a NaN are replaced by others"):
         patches = list(dataset.__getitems__(range(40)))
     alone = [dataset[index] for index in range(40)]  # a second warning would be an error
 

@@ -176,7 +176,9 @@ def test_a_forked_child_is_refused_an_iteration_of_its_parent_and_may_begin_its_
     epoch = iter(loader)
     first = next(epoch)
 
-    assert in_child(lambda: next(epoch)).startswith("ForkedProcessError: this iteration was begun in the process")
+    assert in_child(lambda: next(epoch)).startswith(
+        "ForkedProcessError: this iteration was started before the process was forked"
+    )
     assert in_child(lambda: list(itertools.islice(epoch, 3))).startswith("ForkedProcessError")
     assert in_child(loader.close) == "None"
     assert in_child(epoch.close) == "None"

@@ -228,7 +228,7 @@ def test_wrong_arguments_are_refused(dataset, patching):
         PatchLoader(list(range(10)))
     with pytest.raises(pl.GeometryError, match="shuffle"):
         PatchLoader(dataset, sampler=[1], shuffle=True)
-    with pytest.raises(pl.GeometryError, match="keeps no state"):
+    with pytest.raises(pl.GeometryError, match="has no state_dict"):
         PatchLoader(dataset, sampler=[1]).state_dict()
 
 
@@ -306,5 +306,8 @@ def test_a_process_that_abandons_an_epoch_ends_at_once_and_in_peace(tmp_path, rn
 
 @pytest.mark.parametrize("state", [None, {}, {"sampler": None}, {"sampler": {}}, "state"])
 def test_what_is_not_a_state_of_a_loader_is_refused(state, dataset):
-    with PatchLoader(dataset, batch_size=4) as loader, pytest.raises(pl.GeometryError, match="the state lacks"):
+    with (
+        PatchLoader(dataset, batch_size=4) as loader,
+        pytest.raises(pl.GeometryError, match="the state lacks"),
+    ):
         loader.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""Patches for MicroSplit: mixed inputs with what lies around them, and the channels that they are to be split into."""
+"""The dataset for MicroSplit: mixed inputs with lateral context, and the channels that the network splits them into."""
 
 from __future__ import annotations
 
@@ -37,59 +37,68 @@ Series = Sequence[ImageStack]
 
 
 class MicroSplitDataset(PlannedDataset):
-    """Patches to train MicroSplit on, in any of its three ways, or to predict with it [1]_.
+    """A dataset to train MicroSplit [1]_ in its three ways, or to predict with it.
 
     ::
 
         MicroSplitDataset(plan, targets=stacks)                     channels acquired together; the input is their sum
-        MicroSplitDataset([plan_a, plan_b], targets=[a, b])         channels of different images; the input is a sum
+        MicroSplitDataset([plan_a, plan_b], targets=[a, b])         channels of different images; the input is their sum
         MicroSplitDataset(plan, inputs=mixed, targets=stacks)       the input was acquired too
-        MicroSplitDataset(tiling, inputs=mixed)                     prediction: there is no target
+        MicroSplitDataset(tiling, inputs=mixed)                     prediction, without a target
 
-    An item is a `PatchPair` (a `Patch` in prediction): `input` is `L(Z)YX`, the patch and then what lies around it at coarser
-    and coarser scales; `target` is `C(Z)YX`, the channels apart; `specs` says where each channel was drawn. A channel is read
-    once for all scales. Everything random is a pure function of (seed, epoch, index).
+    An item is a `PatchPair`, or a `Patch` in prediction. Its `input` is `L(Z)YX`: the patch, then its surroundings at coarser and
+    coarser scales. Its `target` is `C(Z)YX`: the separate channels. Its `specs` contains the place of each channel. A channel is
+    read once for all scales. All random choices are pure functions of (seed, epoch, index).
 
     Parameters
     ----------
     patching : Patching or sequence of Patching
-        Where patches lie. With channels of different images one for each channel; the longest counts the patches.
+        The places of the patches. With channels of different images, one plan for each channel; the longest plan determines the
+        number of patches.
     targets : sequence of ImageStack, or sequence of such sequences, optional
-        The images that are split into: a series of several channels, or for each channel a series of its own.
+        The separate channels: one series of several channels, or one series for each channel.
     inputs : sequence of ImageStack, optional
-        Images of all channels at once, as the microscope sees them; of one channel.
-    channels, target_channels : sequence of int, optional
-        Which channel of the inputs, and which of the targets, in this order; with a series for each channel, one of each.
-    n_scales : int
-        How many scales the input has, the patch itself among them; each covers twice as much as the one before.
-    downscale : {"mean", "resize"}
-        How the coarser scales are made: by the mean of blocks, or as CAREamics does, for models trained with it.
-    scale_z : bool
+        Images of all channels together, as the microscope records them, in one channel. If None, inputs are sums of the targets.
+    channels : sequence of int, optional
+        The channel of the inputs, such as `[0]`. If None, the only one.
+    target_channels : sequence of int, optional
+        The channels of the targets, in this order; with one series for each channel, one number for each series. If None, all.
+    n_scales : int, default 1
+        Number of scales of the input, the patch itself among them; each scale covers twice as much as the one before.
+    downscale : {"mean", "resize"}, default "mean"
+        How coarser scales are computed: by the mean of blocks, or as CAREamics does, for models trained with it.
+    scale_z : bool, default True
         Whether coarser scales cover more along Z too.
-    padding : {"constant", "reflect", "edge", "wrap"}
-        How pixels outside the images are filled; `"constant"` is 0.
+    padding : {"constant", "reflect", "edge", "wrap"}, default "reflect"
+        How pixels outside the images are filled, as by `numpy.pad`; `"constant"` is 0.
     alpha_ranges : sequence of (float, float), optional
-        Lowest and highest weight of each target channel in the sum; drawn anew for each patch. Without it each weighs
+        Lowest and highest weight of each target channel in the sum; weights are drawn for each patch. If None, each weight is
         1 / number of channels.
     uncorrelated_channel_prob : float, optional
-        How probable it is that the channels of a patch come from different places; 0 where not given. Channels of different
-        images always do.
+        Probability that the channels of a patch are drawn at different places, from 0 to 1. If None, 0. Channels of different
+        images always are.
     normalization : ScaleAndOffset or sequence of them, optional
-        Of the inputs, `pixel * scale + offset`: for the series, or one for each image. A sum is normalized by one scale and one
-        offset, after the channels were added in their own gray values.
+        Of the inputs, for `pixel * scale + offset`: one for the series, or one for each image. Sums have one scale and one offset,
+        which are applied after the channels are added in their own gray values.
     target_normalization : ScaleAndOffset, or sequence of them, optional
-        Of the targets: for the series, or one for each image; with a series for each channel, one for each channel.
+        Of the targets: one for the series, or one for each image; with one series for each channel, one for each series.
     cache : ChunkCache, optional
-        Keeps decoded chunks; `ChunkCache()` where not given, as of `PatchDataset`.
-    nan : {"raise", "keep"}
-        What becomes of a patch with a NaN in it or around it.
-    augmentation, transform, seed
-        As of `PlannedDataset`. The seed is also that of the weights, and of where channels are drawn.
+        Keeps decoded chunks; see `PatchDataset`. If None, a `ChunkCache()` of at most 1 GiB.
+    nan : {"raise", "keep"}, default "raise"
+        Treatment of a patch with a NaN in it or in its context.
+    augmentation : FlipRot90, optional
+        Random flips and turns of each patch, with its context.
+    transform : callable, optional
+        Changes each patch after the augmentation; see `PatchDataset`.
+    seed : int, default 0
+        Seed of augmentation, transform, weights, and the places of uncorrelated channels.
 
     Raises
     ------
     GeometryError
-        If an argument has no meaning for the way of training, or the images, plans, channels, ranges or scales do not fit.
+        If an argument has no effect on this way of training, or images, plans, channels, ranges or scales do not fit.
+    ArgumentTypeError
+        If an argument has another type.
 
     References
     ----------
@@ -170,29 +179,33 @@ class MicroSplitDataset(PlannedDataset):
 
     @property
     def image_stacks(self) -> list[ImageStack]:
-        """The images that patches lie in, with the channels chosen; with a series for each channel, one after the other."""
+        """The images that patches lie in, with the chosen channels; several series follow each other."""
         return self._source.image_stacks
 
     def alphas(self, keys: PatchKeys | Iterable[PatchKey | SupportsIndex]) -> NDArray[np.float64]:
-        """Give the weights that the channels of patches have in their sum.
+        """Return the weights of the channels in the sums of patches.
 
         Parameters
         ----------
         keys : iterable of PatchKey or int
-            Which patches, as in `dataset[key]`.
+            The patches, as in `dataset[key]`.
 
         Returns
         -------
-        array
+        array of float64
             `(B, C)`.
 
         Raises
         ------
         GeometryError
-            If the inputs are no sums.
+            If the inputs are not sums.
+        PatchIndexError
+            If the plan has no such patch.
         """
         if not isinstance(self._source, ChannelMixture):
-            raise GeometryError("the inputs of this dataset are not mixed, so there are no weights")
+            raise GeometryError(
+                "the inputs of this dataset are not sums, so channels have no weights: leave out inputs="
+            )
         wanted = PatchKeys.of(keys)
         wanted = wanted._replace(indices=check_indices(wanted.indices, len(self)))
         random = self._random(Stream.MIXTURE, self.epoch if wanted.epoch is None else wanted.epoch)
@@ -211,11 +224,11 @@ class MicroSplitDataset(PlannedDataset):
         pixels = self._source.read(located, self._random(Stream.MIXTURE, run.epoch), run.indices[rows], allocate)
         if self.nan == "raise" and self._source.may_hold_nan:
             for name, batch in zip(pixels._fields, pixels[:-1], strict=False):
-                spoilt = rows_with_nan(cast("torch.Tensor", batch).numpy())
-                if len(spoilt):
+                with_nan = rows_with_nan(cast("torch.Tensor", batch).numpy())
+                if len(with_nan):
                     raise SourceError(
-                        f"there is a NaN in the {name} of the patch {table[int(spoilt[0])]}, or in what lies around it: mend the "
-                        "image, or choose nan='keep'"
+                        f"there is a NaN in the {name} of the patch {table[int(with_nan[0])]}, or in its context: fix the image, or "
+                        "choose nan='keep'"
                     )
         return PatchBatch(pixels, table)
 
@@ -243,10 +256,10 @@ def _channel_series(
     normalization: ScaleAndOffset | Sequence[ScaleAndOffset] | None,
     read: Callable[..., SeriesReader],
 ) -> list[SeriesReader]:
-    """Open the series of all channels, or one for each channel, as there are plans."""
+    """Return a reader of all channels, or one for each channel, according to the number of plans."""
     targets = [] if targets is None else listed("targets", targets, "a series of image stacks, or one for each channel")
     if not targets:
-        raise GeometryError("there are no images: give targets, inputs, or both")
+        raise GeometryError("targets and inputs are None: give targets, inputs, or both")
     if channels is not None:
         channels = listed("target_channels", channels, "a sequence of whole numbers, such as [0, 2]")
     if (len(bases) == 1) != isinstance(targets[0], ImageStack):

@@ -1,4 +1,4 @@
-"""Sources of a MicroSplit batch: mixed inputs that were acquired, or channels that are read apart and summed."""
+"""Sources of a MicroSplit batch: inputs that were acquired, or channels that are read separately and summed."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class InputsAndTargets:
     def read(
         self,
         located: Sequence[LocatedPatches],
-        random: CounterRandom,  # noqa: ARG002  # what is read is not drawn
+        random: CounterRandom,  # noqa: ARG002  # nothing is drawn
         indices: NDArray[np.int64],  # noqa: ARG002
         allocate: Allocate,
     ) -> Patch | PatchPair:
@@ -131,7 +131,7 @@ class InputsAndTargets:
 
 
 class ChannelMixture:
-    """Makes inputs and targets of the same channels.
+    """Reads channels once, for inputs that are their sums and for targets.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ class ChannelMixture:
         self._n_scales = series[0].n_scales
         self.n_channels = sum(one.n_channels for one in series)
         if self.n_channels < 2:
-            raise GeometryError("the targets have 1 channel: there must be at least 2 to be mixed")
+            raise GeometryError("the targets have 1 channel: give at least 2, or inputs")
         self._alpha_ranges = checked_alpha_ranges(alpha_ranges, self.n_channels)
         self._rescaling = None if normalization is None else _of_sums(normalization)
         is_coarse = self._rescaling is not None and cancels(self._rescaling.offset)
@@ -177,7 +177,7 @@ class ChannelMixture:
 
     @property
     def weights_vary(self) -> bool:
-        """Whether the weights of the channels are drawn anew for each patch."""
+        """Whether the weights of the channels differ between patches."""
         return bool((self._alpha_ranges[:, 0] != self._alpha_ranges[:, 1]).any())
 
     def alphas(self, random: CounterRandom, indices: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -230,7 +230,7 @@ def _rescaled(pixels: NDArray[np.floating], out: NDArray[np.floating], rescaling
 
 
 def _of_sums(normalization: ScaleAndOffset | Sequence[ScaleAndOffset]) -> Rescaling:
-    """Return scale and offset of a mixture, of which there is one each."""
+    """Return the scale and offset of sums."""
     values = []
     if not (hasattr(normalization, "scale") and hasattr(normalization, "offset")):
         raise GeometryError(f"normalization is {shown(normalization)}: it must have one scale and one offset")

@@ -1,4 +1,4 @@
-"""Patches of images, with or without a target, for `torch.utils.data`."""
+"""The dataset of patches of images, with or without targets."""
 
 from __future__ import annotations
 
@@ -30,47 +30,57 @@ from patchloom.torch.patches import Patch, PatchBatch, PatchPair
 from patchloom.torch.tensor_memory import Allocate
 
 _MOST_SUBSTITUTES = 100
-"""So many patches in a row are tried in place of one with a NaN."""
+"""Number of patches that are tried in place of one with a NaN."""
 
 
 class PatchDataset(PlannedDataset):
-    """Patches of a series of images, and of a paired series of targets.
+    """A dataset of patches of a series of images, and of a paired series of targets.
 
-    A batch is read in one call, each series once. Every patch carries its specification. The dataset pickles as its image
-    stacks do, and gives the same patches in every process.
+    An item is a `Patch`, or a `PatchPair` with targets, and contains its specification. A batch is read in one call. The
+    dataset can be pickled if its image stacks can, and has the same patches in every process.
 
     Parameters
     ----------
     inputs : sequence of ImageStack
         The images; see `patchloom.open_stacks`.
     patching : Patching
-        Where the patches lie.
+        The places of the patches, such as a `RandomPatching`.
     targets : sequence of ImageStack, optional
-        The images that the network is to make of the inputs: as many, of the same samples and size.
+        The images that the network learns to predict from the inputs, paired with them by their order. Each has the samples and
+        the size of its input.
     channels, target_channels : sequence of int, optional
-        Which channels, in this order; all where not given. Others are not read.
-    dtype, target_dtype : dtype-like
-        Of the tensors. Whole numbers, such as labels, keep their value: one that the dtype does not hold is refused when its patch
-        is read, if there is no normalization. Fractions are rounded to floats, and refused for integers.
+        The channels that are read, in this order. If None, all.
+    dtype, target_dtype : dtype-like, default float32
+        Dtype of the tensors. Whole numbers, such as labels, keep their value: without a normalization, a number that the dtype
+        does not hold is refused when its patch is read. Fractions are rounded to floats, and refused for integers.
     normalization, target_normalization : ScaleAndOffset or sequence of them, optional
-        `pixel * scale + offset` with the `scale` and `offset` of these objects: one for the series, or one for each image. They
-        name all channels of the images, chosen or not; see `patchloom.prediction.normalization.normalization.measure_normalization`.
-    padding : {"constant", "reflect", "edge", "wrap"}
-        What stands outside the images.
+        Objects with a `scale` and an `offset`, for `pixel * scale + offset`: one for the series, or one for each image. Their
+        numbers are for all channels of the images, chosen or not. `measure_normalization` returns such an object. If None,
+        pixels keep their values.
+    padding : {"constant", "reflect", "edge", "wrap"}, default "reflect"
+        How pixels outside the images are filled, as by `numpy.pad`.
     cache : ChunkCache, optional
-        Keeps decoded chunks, so that each serves many patches; `ChunkCache()` where not given, which grows to 1 GiB at most.
-        In a worker process it begins empty, so each has one. It is closed by whoever made it.
-    nan : {"raise", "skip", "keep"}
-        What becomes of a patch with a NaN, in the input or the target. With `"skip"` another patch of the plan, drawn by
-        (seed, epoch, index), stands in for it. With `"skip"` and `"keep"` the place of the first is said in a warning, once.
-    augmentation, transform, seed
-        As of `PlannedDataset`.
+        Keeps decoded chunks, so that each serves many patches. It is not closed by the dataset; each worker process has a copy
+        of its own. If None, a `ChunkCache()` of at most 1 GiB.
+    nan : {"raise", "skip", "keep"}, default "raise"
+        Treatment of a patch with a NaN in its input or target. `"raise"`: a `SourceError`. `"skip"`: the patch is replaced by
+        another patch of the plan, drawn by (seed, epoch, index). `"keep"`: the NaN stays. With `"skip"` and `"keep"`, one warning
+        gives the place of the first NaN.
+    augmentation : FlipRot90, optional
+        Random flips and turns of each patch.
+    transform : callable, optional
+        Is called as `transform(patch, generator)` after the augmentation, with a `Patch` or `PatchPair` of tensors `C(Z)YX`, which
+        it may change in place, and a NumPy generator; it returns a `Patch` or `PatchPair`.
+    seed : int, default 0
+        Seed of augmentation, transform and replaced patches: each is a pure function of (seed, epoch, index).
 
     Raises
     ------
     GeometryError
-        If the target does not pair with the input, the plan is of other images, a channel does not exist, or a dtype or
-        normalization does not fit.
+        If targets do not fit the inputs, the plan is for other images, a channel does not exist, or a dtype or normalization
+        does not fit.
+    ArgumentTypeError
+        If an argument has another type.
 
     Examples
     --------
@@ -134,7 +144,7 @@ class PatchDataset(PlannedDataset):
 
     @property
     def image_stacks(self) -> list[ImageStack]:
-        """The input series, with the channels chosen."""
+        """The images of the inputs, with the chosen channels."""
         return self._series[0].image_stacks
 
     def _locate(self, table: SpecTable) -> list[LocatedPatches]:
@@ -154,17 +164,17 @@ class PatchDataset(PlannedDataset):
     def _without_nan(
         self, tensors: Sequence[torch.Tensor], table: SpecTable, epoch: int, indices: NDArray[np.int64]
     ) -> SpecTable:
-        """Treat the patches with a NaN as asked for; give the specifications of those that are there in the end."""
+        """Treat patches with a NaN as `nan` demands, and return the specifications of the resulting patches."""
         rows = self._rows_with_nan(tensors)
         if not len(rows):
             return table
         found = self._name_first(tensors, rows, table)
         if self.nan == "raise":
-            raise SourceError(f"there is a NaN in {found}: mend the image, or choose nan='skip' or nan='keep'")
+            raise SourceError(f"there is a NaN in {found}: fix the image, or choose nan='skip' or nan='keep'")
         if not self._nan_reported:
             self._nan_reported = True
-            fate = "give place to others" if self.nan == "skip" else "stay as they are"
-            warnings.warn(f"there is a NaN in {found}: patches with one {fate}", RuntimeWarning, stacklevel=2)
+            fate = "are replaced by others" if self.nan == "skip" else "are kept"
+            warnings.warn(f"there is a NaN in {found}: patches with a NaN {fate}", RuntimeWarning, stacklevel=2)
         return self._substituted(tensors, rows, table, epoch, indices) if self.nan == "skip" else table
 
     def _rows_with_nan(self, tensors: Sequence[torch.Tensor]) -> NDArray[np.intp]:
@@ -186,7 +196,7 @@ class PatchDataset(PlannedDataset):
         epoch: int,
         indices: NDArray[np.int64],
     ) -> SpecTable:
-        """Put other patches in the place of those with a NaN, until there is none."""
+        """Replace patches with a NaN by others, until none is left."""
         random = self._random(Stream.SUBSTITUTE, epoch)
         columns = {field: column.copy() for field, column in table.columns.items()}
         for attempt in range(_MOST_SUBSTITUTES):
@@ -201,4 +211,4 @@ class PatchDataset(PlannedDataset):
             rows = self._rows_with_nan(tensors)
             if not len(rows):
                 return SpecTable(columns)
-        raise SourceError(f"{_MOST_SUBSTITUTES} patches in a row have a NaN: exclude these regions from the plan")
+        raise SourceError(f"{_MOST_SUBSTITUTES} patches in a row contain a NaN: exclude these regions from the plan")

@@ -1,4 +1,4 @@
-"""What all datasets of Patchloom share: from keys to specifications to patches, whole batches at a time."""
+"""The base of all datasets: from keys to specifications to patches, in whole batches."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from patchloom.torch.patches import PatchBatch
 from patchloom.torch.tensor_memory import Allocate, new_tensor
 
 Transform = Callable[[Any, np.random.Generator], Any]
-"""Gets a patch, a `Patch` or `PatchPair` of tensors `C(Z)YX` that it may change in place, and returns one or the other. Random
-numbers are to be taken from the generator, which is the same for the same (seed, epoch, index)."""
+"""Is called with a `Patch` or `PatchPair` of tensors `C(Z)YX`, which it may change in place, and returns a `Patch` or `PatchPair`.
+The generator is the same for the same (seed, epoch, index); other random numbers make patches differ between runs."""
 
 
 _MAX_REMEMBERED = 4096
@@ -39,35 +39,39 @@ class ReadsBatches(Protocol):
     """A dataset that reads a whole batch in one call."""
 
     def __len__(self) -> int:
-        """Count the patches of an epoch."""
+        """Return the number of patches of an epoch."""
 
     def read_batches(self, keys: PatchKeys, batch_size: int, allocate: Allocate) -> Iterator[Any]:
-        """Read batches one after the other, each when it is asked for, and as `collate` would make it.
+        """Read batches one after the other, each when it is requested.
 
         Parameters
         ----------
         keys : PatchKeys
-            Which patches, of one epoch. Where they lie is worked out for all of them at once, which takes a fraction of the
-            time; so there may be thousands.
+            The patches, all of one epoch. Thousands are located together in a fraction of the time.
         batch_size : int
-            Patches of a batch; the last one has what is left.
+            Number of patches of a batch; the last batch may be smaller.
         allocate : callable
-            Makes the tensors that the batches are written to.
+            Makes a tensor for a batch, given its shape and dtype.
+
+        Yields
+        ------
+        Patch or PatchPair
+            Batches, as `collate` returns them.
         """
 
 
 class PlannedRun(NamedTuple):
-    """Patches of one epoch, of one batch or of many."""
+    """Patches of one epoch, for one batch or many."""
 
     epoch: int
     indices: NDArray[np.int64]
     table: SpecTable
     located: Any
-    """What the dataset worked out for all of them together; see `PlannedDataset._locate`."""
+    """What `PlannedDataset._locate` returned for all of them."""
 
 
 class RepeatWatch:
-    """Remembers which patches were asked for.
+    """Recognizes the second epoch of keys that contain no epoch, by patches that are requested again.
 
     Examples
     --------
@@ -81,14 +85,14 @@ class RepeatWatch:
         self._remembered: set[int] = set()
 
     def is_repeated(self, indices: NDArray[Any], n_before: int = 1) -> bool:
-        """Return whether one of some patches was asked for before, and remember them.
+        """Return whether one of these patches was requested before, and remember them.
 
         Parameters
         ----------
         indices : array of int64
-            The patches.
+            Indices of the patches.
         n_before : int
-            Least number of patches that must have been asked for before.
+            Number of other patches that must have been requested before.
         """
         numbers = indices.tolist()
         again = len(self._remembered) >= min(n_before, _MAX_REMEMBERED) and not self._remembered.isdisjoint(numbers)
@@ -99,21 +103,22 @@ class RepeatWatch:
 class PlannedDataset(torch.utils.data.Dataset[Any]):
     """A map-style dataset whose items are the patches of a plan.
 
-    A dataset says how a batch of specifications becomes pixels (`_read`). Keys without an epoch, as the samplers of PyTorch give
-    them, mean the epoch of the dataset. If they ask for a patch again that other epochs have elsewhere, or in another position, a
-    warning says so, once. In a worker process, whose warnings nobody sees, such keys are refused (`ArgumentError`). `at_epoch`
-    chooses the epoch, and then any keys will do.
+    A subclass implements `_read`, which turns specifications into pixels.
+
+    Keys without an epoch, as the samplers of PyTorch yield them, are of the epoch of the dataset. If such keys request a patch
+    again that is different in other epochs, one warning is given. Warnings of a worker process are not shown, so there such keys
+    are refused (`ArgumentError`). `at_epoch` chooses an epoch, for which all keys are accepted.
 
     Parameters
     ----------
     patching : Patching
-        The plan.
+        The places of the patches.
     augmentation : FlipRot90, optional
-        Which positions patches are put into.
+        Random flips and turns of each patch.
     transform : callable, optional
-        What becomes of each patch after that; see `Transform`.
-    seed : int
-        Of augmentation and transform. With it, they are a pure function of (seed, epoch, index).
+        Changes each patch after the augmentation; see `Transform`.
+    seed : int, default 0
+        Seed of augmentation and transform: both are a pure function of (seed, epoch, index).
     """
 
     def __init__(
@@ -139,10 +144,10 @@ class PlannedDataset(torch.utils.data.Dataset[Any]):
 
     @abstractmethod
     def _read(self, run: PlannedRun, rows: slice, allocate: Allocate) -> PatchBatch:
-        """Read some patches as a batch; its specifications are those given unless patches had to be replaced."""
+        """Read some patches as a batch. Its specifications are those of the run, unless patches were replaced."""
 
-    def _locate(self, table: SpecTable) -> Any:  # noqa: ARG002  # for those that override it
-        """Work out for all patches together what `_read` would else have to for each batch."""
+    def _locate(self, table: SpecTable) -> Any:  # noqa: ARG002  # subclasses need it
+        """Compute for all patches at once what `_read` needs of them."""
         return None
 
     def __len__(self) -> int:
@@ -155,12 +160,12 @@ class PlannedDataset(torch.utils.data.Dataset[Any]):
                 raise PatchIndexError(f"key is {shown(key)}: it must be an index, or an epoch and an index")
             return self.__getitems__([PatchKey(checked_epoch(key[0]), check_index(key[1], len(self)))])[0]
         keys = PatchKeys.of([check_index(key, len(self), from_end=True)])
-        # One may look at a patch as often as one likes, but not go through all of them twice.
+        # Single patches may be inspected repeatedly; a second pass through all of them is an epoch.
         self._warn_of_repeats(self._repeats_of_single, keys, n_before=len(self))
         return self._patches(self._run(keys), slice(0, 1), new_tensor)[0]
 
     def __getitems__(self, keys: PatchKeys | Iterable[PatchKey | SupportsIndex]) -> Sequence[Any]:
-        """Read many patches in one call, as `torch.utils.data.DataLoader` does for a batch."""
+        """Read many patches in one call, as `torch.utils.data.DataLoader` requests a batch."""
         chosen = PatchKeys.of(keys)
         if not len(chosen.indices):
             return []
@@ -176,19 +181,19 @@ class PlannedDataset(torch.utils.data.Dataset[Any]):
         run = self._run(keys)
         self._warn_of_repeats(self._repeats_of_batches, keys)
         for start in range(0, len(keys.indices), batch_size):
-            # No name is given to a batch here: it would hold its memory while the next one is read.
+            # A batch bound to a name here would keep its memory while the next one is read.
             rows = slice(start, min(start + batch_size, len(keys.indices)))
             yield collate(self._patches(run, rows, allocate), allocate)
 
     def at_epoch(self, epoch: int) -> Self:
-        """Give the same dataset at another epoch, for loaders that do not say the epoch in their keys."""
+        """Return a copy of the dataset at an epoch, for samplers whose keys contain no epoch."""
         dataset = copy.copy(self)
         dataset.epoch = checked_epoch(epoch)
-        dataset._forget_repeats()  # noqa: SLF001  # of the same class; the epoch was chosen
+        dataset._forget_repeats()  # noqa: SLF001  # of the same class
         return dataset
 
     def _epochs_differ(self, indices: NDArray[np.int64]) -> bool:
-        """Whether some patches lie elsewhere, or in another position, in another epoch."""
+        """Return whether some patches have another place or position in another epoch."""
         if self.augmentation is not None:
             return True
         other = self.epoch + 1 if self.epoch == 0 else self.epoch - 1
@@ -206,9 +211,9 @@ class PlannedDataset(torch.utils.data.Dataset[Any]):
         self._forget_repeats()
         if self._epochs_differ(keys.indices):
             message = (
-                f"every epoch has the same patches, those of epoch {self.epoch} of the plan: the sampler's keys have no epoch; "
-                "use sampler=EpochSampler(dataset), which knows the epoch and the rank, or dataset.at_epoch(epoch) if one epoch "
-                "is meant"
+                f"every epoch has the same patches, those of epoch {self.epoch} of the plan, as the sampler's keys contain no "
+                "epoch: use sampler=EpochSampler(dataset), which handles epochs and ranks, or dataset.at_epoch(epoch) if one "
+                "epoch is intended"
             )
             if is_worker:
                 raise ArgumentError(message)

@@ -1,1 +1,1 @@
-"""Samplers and the loader: which patches come next, and a thread that prepares them."""
+"""Samplers, which yield the keys of patches, and the loader, which reads them in a background thread."""

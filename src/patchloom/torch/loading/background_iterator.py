@@ -1,4 +1,4 @@
-"""An iterator that runs in a thread, a few items ahead of whoever uses them."""
+"""An iterator that runs in a background thread, a few items ahead of its consumer."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ T = TypeVar("T")
 
 
 class BackgroundIterator(Iterator[T], Generic[T]):
-    """Gives the items of an iterator that runs in a thread of its own.
+    """Runs an iterator in a background thread and yields its items.
 
-    The thread has ended when the items have, when `close` returns, when nobody holds this object any more, or at the end of
-    the process, whichever comes first. Any thread may ask for items and close; whoever waits for an item then has it, or learns
-    that there are no more. A forked child does not have the thread, and is refused.
+    The thread ends when the items are used up, when this object is closed or deleted, or at the end of the process. Any thread may
+    request items and close: a thread that waits for an item gets it, or `StopIteration`. In a forked process, where the background
+    thread does not exist, requests raise `ForkedProcessError`.
 
     Parameters
     ----------
     items : iterator
-        What to run; only the thread touches it from now on. An exception in it is raised where the next item is asked for.
+        The iterator to run; only the background thread uses it from now on. Its exceptions are raised where the next item is
+        requested.
     ahead : int
-        How many items at most are ready or in preparation.
+        Maximum number of items that are ready or in preparation.
 
     Examples
     --------
@@ -42,8 +43,8 @@ class BackgroundIterator(Iterator[T], Generic[T]):
             target=_prepare,
             args=(items, self._ready, self._room, self._stop),
             name="patchloom-loader",
-            # The interpreter joins other threads before anybody could tell them to stop. This one is told, and joined, by
-            # the finalizer, which runs at the end of the process as well.
+            # The interpreter joins non-daemon threads before it runs finalizers. The finalizer stops and joins this thread, also
+            # at the end of the process.
             daemon=True,
         )
         self._process = os.getpid()
@@ -53,8 +54,8 @@ class BackgroundIterator(Iterator[T], Generic[T]):
     def __next__(self) -> T:
         if os.getpid() != self._process:
             raise ForkedProcessError(
-                "this iteration was begun in the process that this one was forked off, and its thread is there: begin another in "
-                "this process"
+                "this iteration was started before the process was forked, and its thread stayed in the parent: start another "
+                "iteration in this process"
             )
         if not self._end.alive:
             raise StopIteration
@@ -62,12 +63,12 @@ class BackgroundIterator(Iterator[T], Generic[T]):
         if error is None:
             self._room.release()
             return item  # type: ignore[no-any-return]  # the queue is untyped
-        self._ready.put((None, StopIteration()))  # for other threads that wait
+        self._ready.put((None, StopIteration()))  # for other threads that are waiting
         self.close()
         raise error
 
     def close(self) -> None:
-        """Stop, and wait until the thread has ended; what is being prepared is finished first. A forked child does nothing."""
+        """Stop after the item in preparation, and wait for the thread. In a forked process, do nothing."""
         self._end()
 
 
@@ -78,7 +79,7 @@ def _prepare(items: Iterator[Any], ready: SimpleQueue[_Item], room: threading.Se
     try:
         while room.acquire() and not stop.is_set():
             ready.put((next(items), None))
-    except BaseException as error:  # noqa: BLE001  # raised where the item is asked for
+    except BaseException as error:  # noqa: BLE001  # raised where the item is requested
         ready.put((None, error))
     finally:
         ready.put((None, StopIteration()))
@@ -86,7 +87,7 @@ def _prepare(items: Iterator[Any], ready: SimpleQueue[_Item], room: threading.Se
 
 def _end(process: int, thread: threading.Thread, room: threading.Semaphore, stop: threading.Event) -> None:
     if os.getpid() != process:
-        return  # the thread, and whoever held the locks, stayed in the parent
+        return  # the thread, and the holders of locks, stayed in the parent
     stop.set()
     room.release()
     if thread is not threading.current_thread() and thread.ident is not None:

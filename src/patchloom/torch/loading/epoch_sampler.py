@@ -1,4 +1,4 @@
-"""In which order a training goes through the patches of an epoch, on any number of ranks, and from where it goes on."""
+"""A sampler for training: the order of patches in each epoch, on any number of ranks, and its state for resuming."""
 
 from __future__ import annotations
 
@@ -18,56 +18,59 @@ from patchloom.torch.loading.patch_keys import PatchKey, PatchKeys
 from patchloom.torch.loading.shuffled_order import ShuffledOrder
 
 Order = Callable[[NDArray[np.int64]], NDArray[np.int64]]
-"""From places in an epoch to indices of patches."""
+"""From positions in an epoch to indices of patches."""
 
 _AT_ONCE = 2**14
-"""Keys worked out at a time."""
+"""Number of keys that are computed at a time."""
 
 
 @runtime_checkable
 class YieldsRuns(Protocol):
-    """A sampler that gives the keys of many batches as one."""
+    """A sampler that yields the keys of many batches at a time."""
 
     def key_runs(self, batch_size: int, *, drop_last: bool) -> Iterator[PatchKeys]:
-        """Begin an epoch at once, and give its keys in runs of whole batches; a last one that is smaller may be left out."""
+        """Start an epoch now, and yield its keys in runs of whole batches; a smaller last batch can be dropped."""
 
 
 @runtime_checkable
 class KeepsState(Protocol):
-    """A sampler that can go on in mid-epoch."""
+    """A sampler that can be resumed in mid-epoch."""
 
     def state_dict(self, used: int | None = None) -> dict[str, Any]:
-        """Say where the epoch is; see `EpochSampler.state_dict`."""
+        """Return the position in the epoch; see `EpochSampler.state_dict`."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on there; see `EpochSampler.load_state_dict`."""
+        """Resume at a position; see `EpochSampler.load_state_dict`."""
 
 
 class EpochSampler(torch.utils.data.Sampler[PatchKey]):
-    """Goes through all patches of a plan in each epoch; every key says which epoch it is of.
+    """A sampler that goes through all patches in each epoch; every key contains its epoch.
 
-    The order is a pure function of (seed, epoch), and no list is kept of it. Each iteration is the next epoch, so nothing needs
-    to be told when one ends; `set_epoch` chooses another.
+    The order is a pure function of (seed, epoch) and is not stored. Each iteration is the next epoch; `set_epoch` chooses another.
 
     Parameters
     ----------
     patches : Sized or int
-        The dataset or patching, or how many patches an epoch has.
-    shuffle : bool
-        Whether patches come in random order, or in that of the plan.
-    seed : int
-        Of the order.
-    rank, n_ranks : int, optional
-        Which process this is, and of how many; as `torch.distributed` says where it is in use, one process otherwise. The
-        ranks share out the order of one process among them.
-    drop_last : bool
-        All ranks have equally many patches. Where they do not come out even, the last few are left out if this is true, and
-        some of the first are given a second time if it is not.
+        The dataset or patching, or the number of patches of an epoch.
+    shuffle : bool, default True
+        Whether patches come in random order, or in the order of the plan.
+    seed : int, default 0
+        Seed of the random order. All ranks need the same.
+    rank : int, optional
+        Number of this process, from 0. If None, the rank of `torch.distributed` if it is in use, otherwise 0.
+    n_ranks : int, optional
+        Number of processes, which divide the order of a single process among them. If None, the world size of
+        `torch.distributed` if it is in use, otherwise 1.
+    drop_last : bool, default False
+        All ranks have the same number of patches. If they do not divide evenly, the last patches of the epoch are dropped if this
+        is true; otherwise the first patches are repeated.
 
     Raises
     ------
     GeometryError
-        If there is no such rank, or an epoch would be empty.
+        If `rank` is not below `n_ranks`, or an epoch would be empty.
+    ArgumentTypeError
+        If an argument has another type.
 
     Examples
     --------
@@ -78,8 +81,8 @@ class EpochSampler(torch.utils.data.Sampler[PatchKey]):
 
     Notes
     -----
-    A loader with worker processes asks for keys before their batches are used. `state_dict` counts the keys given, unless it
-    is told how many patches were used; `PatchLoader.state_dict` tells it.
+    A loader with worker processes requests keys before their batches are used. `state_dict` counts the keys that were requested,
+    unless it is given the number of patches that were used, as by `PatchLoader.state_dict`.
     """
 
     def __init__(
@@ -94,17 +97,17 @@ class EpochSampler(torch.utils.data.Sampler[PatchKey]):
     ) -> None:
         self.n_patches = _count(patches)
         self.shuffle = flag("shuffle", shuffle)
-        self.seed = checked_seed(whole_number("seed", seed))  # not drawn: every rank has to have the same
+        self.seed = checked_seed(whole_number("seed", seed))  # None is refused: every rank needs the same seed
         self.rank, self.n_ranks = _checked_rank(rank, n_ranks)
         self.drop_last = flag("drop_last", drop_last)
         self._length = self.n_patches // self.n_ranks if drop_last else -(-self.n_patches // self.n_ranks)
         if self._length < 1:
             raise GeometryError(
-                f"there are {self.n_patches} patches for {self.n_ranks} ranks: an epoch would be empty; take smaller patches, "
-                "or more of them"
+                f"an epoch has {self.n_patches} patches for {self.n_ranks} ranks, and would be empty: use smaller patches, or more of "
+                "them"
             )
         self.epoch = 0
-        """The epoch that is under way, or comes first."""
+        """The epoch in progress, or the first one."""
         self._next = 0
         self._resume_at = 0
         self._given = 0
@@ -113,14 +116,14 @@ class EpochSampler(torch.utils.data.Sampler[PatchKey]):
         return self._length
 
     def __iter__(self) -> Iterator[PatchKey]:
-        epoch, start, order = self._begin()  # when the first key is asked for, so that the epoch may be told before
+        epoch, start, order = self._begin()  # with the first key, so that `set_epoch` may be called after `iter`
         for first in range(start, len(self), _AT_ONCE):
             for index in self._indices(order, first, min(first + _AT_ONCE, len(self))).tolist():
                 self._count(epoch, 1)
                 yield PatchKey(epoch, index)
 
     def key_runs(self, batch_size: int, *, drop_last: bool) -> Iterator[PatchKeys]:
-        """Begin an epoch at once, and give its keys in runs of batches; see `YieldsRuns`."""
+        """Start an epoch now, and yield its keys in runs of batches; see `YieldsRuns`."""
         whole_number("batch_size", batch_size, least=1)
         flag("drop_last", drop_last)
         epoch, start, order = self._begin()
@@ -128,17 +131,27 @@ class EpochSampler(torch.utils.data.Sampler[PatchKey]):
         return self._runs(epoch, order, range(start, stop, max(_AT_ONCE // batch_size, 1) * batch_size))
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next iteration be that of an epoch; one that was to be resumed is, if it is this one."""
+        """Choose the epoch of the next iteration; a loaded state is kept if it is of this epoch."""
         if checked_epoch(epoch) != self._next:
             self._next, self._resume_at = epoch, 0
 
     def state_dict(self, used: int | None = None) -> dict[str, Any]:
-        """Return where the epoch is and all that its order depends on, in plain numbers, words and lists.
+        """Return the position in the epoch and the settings of its order, in plain numbers, strings and lists.
 
         Parameters
         ----------
         used : int, optional
-            Number of patches of this epoch that were used on this rank. If None, the number of keys that were given.
+            Number of patches of this epoch that were used on this rank. If None, the number of keys that were requested.
+
+        Returns
+        -------
+        dict
+            For `load_state_dict`, in this process or another.
+
+        Raises
+        ------
+        GeometryError
+            If `used` is more than the patches of an epoch.
         """
         if used is not None:
             whole_number("used", used, least=0, most=len(self))
@@ -146,21 +159,26 @@ class EpochSampler(torch.utils.data.Sampler[PatchKey]):
         return {"epoch": self.epoch, "position": position, **self._identity()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next iteration go on where a state was taken, on this rank or on another.
+        """Resume the next iteration where a state was saved, on this rank or another.
+
+        Parameters
+        ----------
+        state : mapping
+            From `state_dict` of a sampler with the same settings.
 
         Raises
         ------
         GeometryError
-            If the state is of another kind of sampler, or of one with another seed, length or order, or is damaged; the sampler
-            stays as it is.
+            If the state is of another kind of sampler, or of a sampler with another seed, length or order, or is damaged. The
+            sampler does not change.
         """
         own = self._identity()
         check_state(state, ["epoch", "position", *own], f"{type(self).__name__}.state_dict")
         for name, value in own.items():
             if type(state[name]) is not type(value) or state[name] != value:
                 raise GeometryError(
-                    f"the state is of a sampler with {name} {state[name]!r}, but this one has {value!r}: it would go on with "
-                    "other patches; make the sampler as it was, or begin an epoch without the state"
+                    f"the state is of a sampler with {name} {state[name]!r}, but this one has {value!r}, and would resume with "
+                    "other patches: create the sampler as it was, or start an epoch without the state"
                 )
         epoch, position = checked_epoch(state["epoch"]), whole_number("position", state["position"], least=0)
         if position > len(self):
@@ -170,7 +188,7 @@ class EpochSampler(torch.utils.data.Sampler[PatchKey]):
         self._resume_at = self._given = 0 if complete else position
 
     def _identity(self) -> dict[str, Any]:
-        """Return all that the order of an epoch depends on, and the kind of sampler."""
+        """Return the settings that the order of an epoch depends on, and the kind of sampler."""
         names = ("seed", "n_patches", "n_ranks", "shuffle", "drop_last")
         return {"kind": type(self).__name__, **{name: getattr(self, name) for name in names}}
 
@@ -180,13 +198,13 @@ class EpochSampler(torch.utils.data.Sampler[PatchKey]):
         return self.epoch, start, self._order(self.epoch)
 
     def _order(self, epoch: int) -> Order:
-        """Give the order of an epoch, of all ranks together."""
+        """Return the order of an epoch, for all ranks together."""
         if not self.shuffle:
             return _in_order
         return ShuffledOrder(self.n_patches, CounterRandom(self.seed, epoch, Stream.ORDER)).at
 
     def _places(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Places in the order that are this rank's: those with its numbers from `start` to `stop`."""
+        """Return the positions in the order of all ranks that are from `start` to `stop` on this rank."""
         return np.arange(start, stop) * self.n_ranks + self.rank
 
     def _indices(self, order: Order, start: int, stop: int) -> NDArray[np.int64]:
@@ -199,12 +217,12 @@ class EpochSampler(torch.utils.data.Sampler[PatchKey]):
             yield PatchKeys(epoch, indices)
 
     def _count(self, epoch: int, n_keys: int) -> None:
-        if epoch == self.epoch:  # an earlier iteration may still be alive
+        if epoch == self.epoch:  # an earlier iteration may still run
             self._given += n_keys
 
 
 def check_state(state: object, fields: Sequence[str], origin: str) -> None:
-    """Refuse what is not a state at all.
+    """Refuse an object that is not a state.
 
     Raises
     ------
@@ -236,5 +254,5 @@ def _checked_rank(rank: int | None, n_ranks: int | None) -> tuple[int, int]:
         rank = torch.distributed.get_rank() if in_use else 0
     number, count = whole_number("rank", rank), whole_number("n_ranks", n_ranks, least=0, most=2**31)
     if not 0 <= number < count:
-        raise GeometryError(f"rank is {number} of {count} ranks: it must be at least 0 and less than their number")
+        raise GeometryError(f"rank is {number}, but n_ranks is {count}: it must be at least 0 and less than n_ranks")
     return number, count

@@ -1,8 +1,8 @@
-"""An order of patches in which those that lie near each other in the storage come near each other in time.
+"""A random order in which patches that are close in storage are close in time, so that decoded chunks are reused.
 
-All patches of an epoch are gone through once, as in any order; what differs is which of them meet in a batch. The storage is
-cut into blocks of a few chunks. Laid out on a circle in random order, each block is open for `window` steps, and a patch is
-drawn at a random moment while its block is: at any time `window` blocks are open, and patches are drawn from all of them.
+Each patch comes once in an epoch, as in any order; the difference is which patches meet in a batch. The storage is divided into
+blocks of a few chunks, in random order on a circle. Each block is open for `window` steps, and a patch comes at a random moment
+while its block is open. So `window` blocks are open at any time, and patches come from all of them.
 """
 
 from __future__ import annotations
@@ -27,41 +27,43 @@ _DIGESTED_TOGETHER = 2**16
 
 
 class LocalitySampler(EpochSampler):
-    """An `EpochSampler` whose random order keeps decoded chunks in use.
+    """An `EpochSampler` whose random order reuses decoded chunks.
 
     Parameters
     ----------
     patching : Patching
-        The plan, whose patches the dataset gives.
+        The plan of the dataset.
     chunk_shapes : sequence of sequence of int
-        For each image stack, the box that is decoded at once, `SC(Z)YX`; see `HasStorageGrid.chunk_shape`.
-    window : int
-        How many blocks are open at a time: the more, the nearer the order is to an even one, and the more memory decoded
-        chunks take. With as many as there are blocks, or more, all orders are equally likely, as in an `EpochSampler`.
-    block : int
-        Chunks along each spatial axis of a block. A patch reaches into the chunks beyond its block, so that small blocks have
-        more of their chunks decoded again when their neighbors are open.
+        Shape of a chunk of each image stack, `SC(Z)YX`, in voxels; see `HasStorageGrid.chunk_shape`.
+    window : int, default 8
+        Number of blocks that are open at a time. More blocks make the order more uniform, and decoded chunks take more memory.
+        With the number of all blocks, or more, all orders are equally likely, as in an `EpochSampler`.
+    block : int, default 2
+        Size of a block along each spatial axis, in chunks. Patches reach into the chunks beyond their block, so with small blocks
+        more chunks are decoded again when neighboring blocks are open.
     seed, rank, n_ranks, drop_last
-        As of `EpochSampler`; but each rank goes through a stretch of the order of its own, so that few chunks are decoded by
-        several.
+        As for `EpochSampler`, except that each rank has a contiguous part of the order, so that few chunks are decoded on several
+        ranks.
 
     Raises
     ------
     GeometryError
-        If the chunk shapes do not fit the plan, or the window or block is not at least 1.
+        If the chunk shapes do not fit the plan, or `window` or `block` is less than 1.
+    ArgumentTypeError
+        If `patching` is not a Patching.
 
     Notes
     -----
-    *How far from an even order.* Coverage is the same: in every epoch each patch comes once, at a moment that is equally likely
-    to be any. What is lost is independence within a batch: two patches that follow each other are of one block with a
-    probability of `1 / window` (`1 / number of blocks` in an even order), and patches more than `window` blocks apart in time
-    are never of one, but for the beginning and end of the epoch, which share theirs.
+    *Difference from a uniform order.* Coverage is the same: in every epoch each patch comes once, and all moments are equally
+    likely. Patches within a batch are less independent: two successive patches are of one block with a probability of
+    `1 / window` (`1 / number of blocks` in a uniform order), and patches more than `window` blocks apart in time are never of one
+    block, except at the beginning and end of the epoch, which share blocks.
 
-    *Memory and decoding.* `window * (block + 1) ** dims` chunks are in use at a time; decoding each of them once takes a cache
-    of so many. Each is then decoded `((block + 1) / block) ** dims` times an epoch, however many patches it serves.
+    *Memory and decoding.* `window * (block + 1) ** dims` chunks are in use at a time, and a cache must hold them. Each chunk is
+    then decoded `((block + 1) / block) ** dims` times in an epoch, for any number of patches.
 
-    The order is worked out at the beginning of an epoch, in `O(n log n)` time and 40 bytes a patch. Of an uncorrelated plan it
-    is the principal channels that lie near each other.
+    The order is computed at the beginning of an epoch, in `O(n log n)` time and with 40 bytes for each patch. For an uncorrelated
+    plan, the principal channels are close in storage.
 
     Examples
     --------
@@ -95,20 +97,20 @@ class LocalitySampler(EpochSampler):
         self._block_shapes = _block_shapes(chunk_shapes, self.block)
 
     def blocks(self, epoch: int) -> NDArray[np.int64]:
-        """Say in which block each patch of an epoch begins; blocks are numbered from 0."""
+        """Return the block of the first voxel of each patch of an epoch; blocks are numbered from 0."""
         specs = self.patching.at_epoch(epoch).specs(range(self.n_patches)).columns
         data_idx, coords = specs["data_idx"], specs["coords"]
         if data_idx.max() >= len(self._block_shapes) or coords.shape[1] + 1 != self._block_shapes.shape[1]:
             raise GeometryError(
-                f"there are chunk shapes for {len(self._block_shapes)} image stacks of {self._block_shapes.shape[1] - 1} "
-                f"dimensions, but the patches lie in {data_idx.max() + 1} of {coords.shape[1]} dimensions"
+                f"chunk_shapes is for {len(self._block_shapes)} image stacks of {self._block_shapes.shape[1] - 1} dimensions, but "
+                f"the patches lie in {data_idx.max() + 1} of {coords.shape[1]} dimensions: give one shape for each image stack"
             )
         shapes = self._block_shapes[data_idx]
         numbers = np.zeros(self.n_patches, np.int64)
         for axis in (data_idx, specs["sample_idx"] // shapes[:, 0], *(coords // shapes[:, 1:]).T):
-            # Numbered through axis by axis: the numbers stay below that of the patches, however large the image.
+            # Renumbered axis by axis, so that numbers stay below that of the patches, for images of any size.
             low, span = int(axis.min()), int(axis.max() - axis.min()) + 1
-            numbers = _numbered_through(numbers * span + (axis - low))
+            numbers = _renumbered(numbers * span + (axis - low))
         return numbers
 
     def _identity(self) -> dict[str, Any]:
@@ -117,7 +119,7 @@ class LocalitySampler(EpochSampler):
 
     @cached_property
     def _plan_digest(self) -> str:
-        """Digest of where the patches of the first epoch lie: an order by place is that of one plan only."""
+        """Digest of the places of the patches in the first epoch, which the order depends on."""
         digest = hashlib.blake2b(digest_size=16)
         plan = self.patching.at_epoch(0)
         for start in range(0, self.n_patches, _DIGESTED_TOGETHER):
@@ -140,8 +142,8 @@ class LocalitySampler(EpochSampler):
         return np.arange(start, stop) + self.rank * len(self)
 
 
-def _numbered_through(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Give equal numbers equal ranks, from 0 on and without gaps."""
+def _renumbered(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the rank of each number among the distinct numbers, from 0."""
     largest = int(numbers.max())
     if largest > 4 * len(numbers):
         return np.unique(numbers, return_inverse=True)[1].reshape(-1)
@@ -151,12 +153,12 @@ def _numbered_through(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _block_shapes(chunk_shapes: Sequence[Sequence[int]], block: int) -> NDArray[np.int64]:
-    """Sample and spatial axes of a block, one row a stack."""
+    """Return the sizes of blocks along the sample and spatial axes, one row for each stack."""
     shapes = [list(shape) for shape in listed_shapes("chunk_shapes", chunk_shapes)]
     for data_idx, shape in enumerate(shapes):
         if len(shape) not in (4, 5) or len(shape) != len(shapes[0]) or min(shape) < 1 or max(shape) * block > MAX_SIZE:
             raise GeometryError(
-                f"the chunk shape of image stack {data_idx} is {tuple(shape)}: it must be sizes of at least 1, SCYX or SCZYX"
+                f"chunk_shapes[{data_idx}] is {tuple(shape)}: it must be sizes of at least 1, along SCYX or SCZYX"
             )
     if not shapes:
         raise GeometryError("chunk_shapes is empty: give one for each image stack")

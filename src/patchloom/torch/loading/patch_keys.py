@@ -1,7 +1,7 @@
-"""How a sampler names patches to a dataset: by epoch and index.
+"""Keys of patches, from a sampler to a dataset: epoch and index.
 
-With the epoch in its key a patch is the same whoever asks for it: a dataset need not be told which epoch it is, and worker
-processes that live on from one epoch to the next give what new ones would.
+As a key contains the epoch, a patch is the same in every process: a dataset does not keep the current epoch, and worker processes
+that persist over epochs return the same patches as new ones.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from patchloom.errors import PatchIndexError
 
 
 class PatchKey(NamedTuple):
-    """One patch of one epoch."""
+    """The key of a patch: its epoch and its index in the epoch."""
 
     epoch: int
-    index: int  # type: ignore[assignment]  # hides a method of tuples that nobody asks of a key
+    index: int  # type: ignore[assignment]  # hides a method of tuples that keys do not need
 
 
 class PatchKeys(NamedTuple):
-    """Patches of one epoch.
+    """The keys of several patches of one epoch.
 
     Examples
     --------
@@ -34,18 +34,18 @@ class PatchKeys(NamedTuple):
     """
 
     epoch: int | None
-    """`None` stands for the epoch that the dataset is at."""
+    """If None, the epoch of the dataset."""
 
     indices: NDArray[np.int64]
 
     @classmethod
     def of(cls, keys: PatchKeys | Iterable[PatchKey | SupportsIndex]) -> PatchKeys:
-        """Take keys together.
+        """Combine keys.
 
         Raises
         ------
         PatchIndexError
-            If they are of several epochs: a batch is of one.
+            If the keys are of several epochs.
         """
         if isinstance(keys, cls):
             return keys
@@ -61,14 +61,14 @@ class PatchKeys(NamedTuple):
 
 
 def _are_plain(keys: list[Any]) -> bool:
-    """Return whether keys are right at a glance, as those of a sampler are: all of one kind, of plain integers."""
+    """Return whether keys are of one kind and of plain non-negative integers, as samplers yield them."""
     kinds = set(map(type, keys))
     numbers = list(chain.from_iterable(keys)) if kinds == {PatchKey} else keys
     return kinds in ({PatchKey}, {int}) and set(map(type, numbers)) == {int} and min(numbers) >= 0
 
 
 def _check_key(name: str, key: Any) -> None:
-    """Refuse what names no patch; whether the plan has it is for the dataset to say."""
+    """Refuse an object that is not a key; the dataset checks whether the plan has the patch."""
     if not isinstance(key, tuple):
         whole_number(name, key, least=0)
     elif len(key) != len(PatchKey._fields):

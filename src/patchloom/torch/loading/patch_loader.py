@@ -1,4 +1,4 @@
-"""Batches that are ready when the network is."""
+"""The loader: it prepares batches in a background thread while the network computes."""
 
 from __future__ import annotations
 
@@ -21,34 +21,37 @@ from patchloom.torch.tensor_memory import RecycledMemory, pinned_tensor
 
 
 class PatchLoader(Iterable[Any]):
-    """Prepares whole batches in one background thread; stands where a `torch.utils.data.DataLoader` is iterated.
+    """Loads whole batches in one background thread; it is iterated like a `torch.utils.data.DataLoader`.
 
-    There are no worker processes: a batch is one call, in which the storage reads and decodes on threads of its own. The memory
-    of a batch is used again once nothing refers to it. Any thread may close the loader; a forked child cannot go on with an
-    iteration of its parent (`ForkedProcessError`), but may begin one.
+    Worker processes are not needed: a batch is read in one call, in which the storage reads and decodes in its own threads. The
+    memory of a batch is reused once no object refers to it. Any thread may close the loader. A forked process cannot continue an
+    iteration of its parent (`ForkedProcessError`), but can start one.
 
     Parameters
     ----------
     dataset : PatchDataset or other ReadsBatches
-        What to load. For any other dataset, and for transforms that need several processors, use a `DataLoader`.
-    batch_size : int
-        Patches of a batch.
+        The dataset. For other datasets, and for transforms that need several processors, use a `DataLoader`.
+    batch_size : int, default 1
+        Number of patches of a batch.
     sampler : iterable of PatchKey or int, optional
-        An `EpochSampler`, a `LocalitySampler`, or any that `DataLoader` takes. Each iteration is one epoch.
-    shuffle : bool
-        Which `EpochSampler` to make where no sampler is given.
-    drop_last : bool
-        Whether to leave out a last batch that is smaller.
-    prefetch : int
-        How many batches at most are ready or in preparation.
-    pin_memory : bool
-        Whether batches are page-locked, so that `tensor.to(device, non_blocking=True)` copies while the network computes.
-        Without an accelerator this does nothing.
+        An `EpochSampler`, a `LocalitySampler`, or any sampler for a `DataLoader`. Each iteration is one epoch. If None, an
+        `EpochSampler`.
+    shuffle : bool, default False
+        Whether that `EpochSampler` shuffles.
+    drop_last : bool, default False
+        Whether a smaller last batch is dropped.
+    prefetch : int, default 2
+        Maximum number of batches that are ready or in preparation.
+    pin_memory : bool, default False
+        Whether batches are in page-locked memory, so that `tensor.to(device, non_blocking=True)` copies while the network
+        computes. Ignored without an accelerator.
 
     Raises
     ------
     GeometryError
-        If the dataset does not read batches, an argument is not at least 1, or an epoch would be empty.
+        If the dataset does not read batches, a number is less than 1, or an epoch would be empty.
+    ArgumentTypeError
+        If an argument has another type.
 
     Examples
     --------
@@ -67,7 +70,7 @@ class PatchLoader(Iterable[Any]):
     """
 
     batch_sampler = None
-    """Batches are made of the sampler's keys: what a `DataLoader` says by this too, to those who ask."""
+    """None, as in a `DataLoader` that forms batches of the sampler's keys."""
 
     def __init__(
         self,
@@ -84,15 +87,17 @@ class PatchLoader(Iterable[Any]):
             flag(name, value)
         if isinstance(dataset, type) or not isinstance(dataset, ReadsBatches):
             raise GeometryError(
-                f"dataset is {shown(dataset)}: a {type(dataset).__name__} does not read whole batches, as PatchDataset does: use a "
-                "torch.utils.data.DataLoader for it"
+                f"dataset is {shown(dataset)}: it must read whole batches, as a PatchDataset does; load others with a "
+                "torch.utils.data.DataLoader"
             )
         if sampler is not None and not (hasattr(sampler, "__iter__") and hasattr(sampler, "__len__")):
             raise ArgumentTypeError(
                 f"sampler is {shown(sampler)}: it must be an iterable with a length, as an EpochSampler"
             )
         if sampler is not None and shuffle:
-            raise GeometryError("shuffle is True and there is a sampler, which says the order: give one of them")
+            raise GeometryError(
+                "shuffle is True, but a sampler is given, which determines the order: leave out one of them"
+            )
         self.dataset = dataset
         self.batch_size, self._prefetch = (
             whole_number(name, value, least=1) for name, value in (("batch_size", batch_size), ("prefetch", prefetch))
@@ -102,15 +107,15 @@ class PatchLoader(Iterable[Any]):
         self.pin_memory = pin_memory
         if not len(self):
             raise GeometryError(
-                f"an epoch has {len(self.sampler)} patches for batches of {self.batch_size}, and the last one is "  # type: ignore[arg-type]
-                "dropped: it would be empty; take smaller batches"
+                f"an epoch would be empty: the sampler has {len(self.sampler)} keys, "  # type: ignore[arg-type]
+                f"batch_size is {self.batch_size} and drop_last is {drop_last}; use smaller batches, or a longer sampler"
             )
         self._memory = RecycledMemory(keep=self._prefetch + 2)
         self._running: weakref.WeakSet[_Epoch] = weakref.WeakSet()
         self._used = 0
 
     def __len__(self) -> int:
-        n_patches = len(self.sampler)  # type: ignore[arg-type]  # as in a DataLoader: without a length of its own there is none
+        n_patches = len(self.sampler)  # type: ignore[arg-type]  # as in a DataLoader, it fails if the sampler has no length
         return n_patches // self.batch_size if self.drop_last else -(-n_patches // self.batch_size)
 
     def __iter__(self) -> Iterator[Any]:
@@ -119,7 +124,7 @@ class PatchLoader(Iterable[Any]):
         return epoch
 
     def _begin(self) -> BackgroundIterator[Any]:
-        """Begin an epoch."""
+        """Start an epoch."""
         allocate = pinned_tensor if self.pin_memory and torch.cuda.is_available() else self._memory
         runs = self._key_runs()
         self._used = self.sampler.state_dict()["position"] if isinstance(self.sampler, KeepsState) else 0
@@ -129,7 +134,7 @@ class PatchLoader(Iterable[Any]):
         return BackgroundIterator(batches, self._prefetch)
 
     def close(self) -> None:
-        """Stop what is being prepared and wait for the thread, if there is one. The loader may be iterated again."""
+        """Stop loading, wait for the thread, and release the memory. The loader can be iterated again."""
         for epoch in list(self._running):
             epoch.close()
         self._memory.forget()
@@ -143,29 +148,41 @@ class PatchLoader(Iterable[Any]):
         self.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Say which patches have been given out, whatever has been prepared beyond them.
+        """Return the position in the epoch: the patches of all batches that were iterated over.
+
+        Returns
+        -------
+        dict
+            Plain values, for a checkpoint and `load_state_dict`.
 
         Raises
         ------
         GeometryError
-            If the sampler keeps no state.
+            If the sampler has no state.
         """
         return {"sampler": self._stateful_sampler().state_dict(self._used)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next iteration go on where a state was taken.
+        """Resume the next iteration where a state was saved.
+
+        Parameters
+        ----------
+        state : mapping
+            From `state_dict`, of a loader with the same sampler.
 
         Raises
         ------
         GeometryError
-            If the sampler keeps no state, or it is that of another sampler, or of no loader.
+            If the sampler has no state, or the state is of another sampler or not of a loader.
         """
         check_state(state, ["sampler"], "PatchLoader.state_dict")
         self._stateful_sampler().load_state_dict(state["sampler"])
 
     def _stateful_sampler(self) -> KeepsState:
         if not isinstance(self.sampler, KeepsState):
-            raise GeometryError(f"a {type(self.sampler).__name__} keeps no state: use an EpochSampler")
+            raise GeometryError(
+                f"sampler is a {type(self.sampler).__name__}, which has no state_dict: use an EpochSampler"
+            )
         return self.sampler
 
     def _key_runs(self) -> Iterator[PatchKeys]:
@@ -179,12 +196,12 @@ class PatchLoader(Iterable[Any]):
                 yield PatchKeys.of(batch)
 
     def _count_used(self, n_patches: int | None) -> None:
-        """Count patches given out; all of them where there are no more, also if the last few were dropped."""
+        """Count the patches of a batch, or all of the epoch if `n_patches` is None, dropped ones included."""
         self._used = len(self.sampler) if n_patches is None else self._used + n_patches  # type: ignore[arg-type]  # see __len__
 
 
 class _Epoch(Iterator[Any]):
-    """One iteration over a loader, which begins when the first batch is asked for: a sampler may be told the epoch before."""
+    """One iteration over a loader. It starts with the first batch, so that `set_epoch` may be called after `iter`."""
 
     def __init__(self, loader: PatchLoader) -> None:
         self._loader = loader
@@ -196,13 +213,13 @@ class _Epoch(Iterator[Any]):
             raise StopIteration
         if self._batches is None:
             self._batches = self._loader._begin()  # noqa: SLF001  # a part of the loader
-            if self._is_over:  # closed by another thread meanwhile, which may not have seen what was begun
+            if self._is_over:  # closed by another thread, which may not have seen the new iterator
                 self._batches.close()
         batch = next(self._batches, None)
         if batch is not None:
             self._loader._count_used(len(batch[0]))  # noqa: SLF001
             return batch
-        if not self._is_over:  # or it was closed by another thread, and the rest was not used
+        if not self._is_over:  # if it was closed by another thread, the rest was not used
             self._is_over = True
             self._loader._count_used(None)  # noqa: SLF001
         raise StopIteration

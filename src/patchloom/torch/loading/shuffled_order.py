@@ -1,9 +1,8 @@
-"""A random order of any number of things, of which any place is worked out when asked for.
+"""A random order of any number of items, of which each position is computed when it is needed.
 
-Nothing is shuffled in memory: the order is a permutation of numbers, written as a Feistel network [1]_ on their bits. A number
-that comes out too large is put through again until it does not [2]_, which takes less than two passes on average. Each round
-changes one half of the bits by a hash of the other: a product with a number of its own from (seed, epoch), stirred as in
-SplitMix64 [3]_, of which the upper bits count.
+The order is not stored: it is a permutation of numbers, a Feistel network [1]_ on their bits. A result that is too large is permuted
+again until it is not [2]_, which takes less than two passes on average. Each round changes one half of the bits by a hash of the
+other half: a product with a factor from (seed, epoch), mixed as in SplitMix64 [3]_, of which the upper bits are used.
 
 References
 ----------
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from patchloom.patching.counter_random import CounterRandom
 
 _ROUNDS = 12
-_FEWEST_BITS = 6  # with fewer, a network has too few different rounds to make all orders alike
+_FEWEST_BITS = 6  # with fewer, a network has too few different rounds to make all orders equally likely
 
 
 class ShuffledOrder:
@@ -31,9 +30,9 @@ class ShuffledOrder:
     Parameters
     ----------
     n : int
-        How many numbers.
+        Number of items.
     random : CounterRandom
-        What makes the order: that of another seed, epoch or stream is another.
+        Random numbers; another seed, epoch or stream gives another order.
 
     Examples
     --------
@@ -47,13 +46,13 @@ class ShuffledOrder:
         low_bits = bits // 2
         self._low_bits = np.uint64(low_bits)
         self._low = np.uint64((1 << low_bits) - 1)
-        # Rounds change the upper and the lower half in turn; so many bits of a hash are not wanted.
+        # Rounds change the upper and the lower half alternately; these bits of a hash are dropped.
         self._unwanted = np.uint64(64 - (bits - low_bits)), np.uint64(64 - low_bits)
         words = random.words(np.arange(2 * _ROUNDS))
         self._factors, self._terms = words[:_ROUNDS] | np.uint64(1), words[_ROUNDS:]
 
     def at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Say which numbers stand at some places; each place has one number, and each number one place."""
+        """Return the numbers at some positions; each number has one position."""
         numbers = self._permuted(places.astype(np.uint64))
         outside = np.flatnonzero(numbers >= self._n)
         while len(outside):
