@@ -208,14 +208,17 @@ entry(
     words={"keys": ("key", "index", "epoch")},
 )
 
-RANKS = {"seed": SEED, "rank": optional(whole(0)), "n_ranks": optional(whole(1)), "drop_last": FLAG}
+RANKS = {"seed": SEED, "rank": optional(whole(0)), "world_size": optional(whole(1)), "drop_last": FLAG}
 entry(
     "EpochSampler",
-    lambda: (pt.EpochSampler, {"patches": 8, "shuffle": True, "seed": 0, "rank": 0, "n_ranks": 1, "drop_last": False}),
+    lambda: (
+        pt.EpochSampler,
+        {"patches": 8, "shuffle": True, "seed": 0, "rank": 0, "world_size": 1, "drop_last": False},
+    ),
     patches=whole(1).accepting("set", "array", because="has a length"),
     shuffle=FLAG,
     **RANKS,
-    words={"patches": ("patch",), "n_ranks": ("rank",)},
+    words={"patches": ("patch",), "world_size": ("rank",)},
 )
 entry(
     "LocalitySampler",
@@ -228,7 +231,7 @@ entry(
             "block": 2,
             "seed": 0,
             "rank": 0,
-            "n_ranks": 1,
+            "world_size": 1,
             "drop_last": False,
         },
     ),
@@ -237,7 +240,7 @@ entry(
     window=whole(1, huge=False),
     block=whole(1),
     **RANKS,
-    words={"chunk_shapes": ("chunk",), "patching": ("plan",), "n_ranks": ("rank",)},
+    words={"chunk_shapes": ("chunk",), "patching": ("plan",), "world_size": ("rank",)},
 )
 SAMPLER = lambda: pt.EpochSampler(world.random_plan())  # noqa: E731
 LOCAL = lambda: pt.LocalitySampler(world.random_plan(), [(1, 1, 16, 16)])  # noqa: E731

@@ -110,7 +110,7 @@ def random_specs(rng: np.random.Generator, images: list[np.ndarray], n: int) -> 
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
-def test_a_batch_is_its_patches_run_serially(padding: Padding, rng: np.random.Generator) -> None:
+def test_batch_and_single_patches(padding: Padding, rng: np.random.Generator) -> None:
     images = series(rng)
     extractor = PatchExtractor([stack(images[0]), OneByOne(images[1])], padding)
     specs = random_specs(rng, images, 40)

@@ -50,13 +50,13 @@ def test_each_epoch_has_every_patch_once_and_says_so_in_its_keys(make):
 
 
 @every_sampler
-@pytest.mark.parametrize("n_ranks", [1, 2, 3, 5])
-def test_ranks_share_out_the_epoch_of_one_process(make, n_ranks):
-    ranks = [make(rank=rank, n_ranks=n_ranks) for rank in range(n_ranks)]
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+def test_ranks_share_out_the_epoch_of_one_process(make, world_size):
+    ranks = [make(rank=rank, world_size=world_size) for rank in range(world_size)]
 
     shares = [[key.index for key in sampler] for sampler in ranks]
 
-    assert {len(share) for share in shares} == {len(ranks[0])} == {-(-400 // n_ranks)}
+    assert {len(share) for share in shares} == {len(ranks[0])} == {-(-400 // world_size)}
     assert set(itertools.chain(*shares)) == set(range(400))
     alone = [key.index for key in make()]
     if make is locality_sampler:
@@ -67,7 +67,7 @@ def test_ranks_share_out_the_epoch_of_one_process(make, n_ranks):
 
 @every_sampler
 def test_ranks_have_equally_many_patches_and_none_twice_if_the_last_are_dropped(make):
-    shares = [[key.index for key in make(rank=rank, n_ranks=3, drop_last=True)] for rank in range(3)]
+    shares = [[key.index for key in make(rank=rank, world_size=3, drop_last=True)] for rank in range(3)]
 
     assert [len(share) for share in shares] == [133] * 3
     assert len(set(itertools.chain(*shares))) == 399
@@ -146,9 +146,9 @@ VARIANTS = {
     "another seed": lambda: EpochSampler(400, seed=6),
     "longer": lambda: EpochSampler(401, seed=5),
     "unshuffled": lambda: EpochSampler(400, seed=5, shuffle=False),
-    "of two ranks": lambda: EpochSampler(400, seed=5, rank=1, n_ranks=2),
-    "of three ranks": lambda: EpochSampler(400, seed=5, rank=0, n_ranks=3),
-    "of three ranks, dropped": lambda: EpochSampler(400, seed=5, rank=0, n_ranks=3, drop_last=True),
+    "of two ranks": lambda: EpochSampler(400, seed=5, rank=1, world_size=2),
+    "of three ranks": lambda: EpochSampler(400, seed=5, rank=0, world_size=3),
+    "of three ranks, dropped": lambda: EpochSampler(400, seed=5, rank=0, world_size=3, drop_last=True),
     "locality": lambda: LocalitySampler(PLAN, CHUNKS, window=4, seed=5),
     "wider": lambda: LocalitySampler(PLAN, CHUNKS, window=9, seed=5),
     "larger blocks": lambda: LocalitySampler(PLAN, CHUNKS, window=4, block=3, seed=5),
@@ -182,11 +182,11 @@ def test_the_state_of_any_other_sampler_is_refused_and_changes_nothing(one):
 
 
 def test_a_state_serves_all_ranks():
-    first = EpochSampler(400, seed=5, rank=0, n_ranks=2)
+    first = EpochSampler(400, seed=5, rank=0, world_size=2)
     list(itertools.islice(iter(first), 60))
-    second = EpochSampler(400, seed=5, rank=1, n_ranks=2)
+    second = EpochSampler(400, seed=5, rank=1, world_size=2)
     second.load_state_dict(first.state_dict())
-    assert list(second) == list(EpochSampler(400, seed=5, rank=1, n_ranks=2))[60:]
+    assert list(second) == list(EpochSampler(400, seed=5, rank=1, world_size=2))[60:]
 
 
 @pytest.mark.parametrize("state", [None, {}, [], "state", 3, {"epoch": 0, "position": 3}])
@@ -195,7 +195,9 @@ def test_what_is_not_a_state_is_refused(state):
         epoch_sampler().load_state_dict(state)
 
 
-@pytest.mark.parametrize("field", ["epoch", "position", "seed", "n_patches", "n_ranks", "shuffle", "drop_last", "kind"])
+@pytest.mark.parametrize(
+    "field", ["epoch", "position", "seed", "n_patches", "world_size", "shuffle", "drop_last", "kind"]
+)
 @pytest.mark.parametrize("value", [-1, 1.5, "0", None, 10**12])
 def test_a_damaged_state_is_refused(field, value):
     sampler = epoch_sampler()
@@ -205,12 +207,12 @@ def test_a_damaged_state_is_refused(field, value):
 
 
 def test_wrong_arguments_are_refused():
-    for patches, options in ((0, {}), (2, {"n_ranks": 3, "rank": 0, "drop_last": True})):
+    for patches, options in ((0, {}), (2, {"world_size": 3, "rank": 0, "drop_last": True})):
         with pytest.raises(pl.GeometryError, match="would be empty"):
             EpochSampler(patches, **options)
-    for rank, n_ranks in ((2, 2), (-1, 2), (0, 0)):
+    for rank, world_size in ((2, 2), (-1, 2), (0, 0)):
         with pytest.raises(pl.GeometryError, match="rank"):
-            EpochSampler(5, rank=rank, n_ranks=n_ranks)
+            EpochSampler(5, rank=rank, world_size=world_size)
     for wrong in ({"window": 0}, {"block": 0}, {"chunk_shapes": []}, {"chunk_shapes": [(1, 1, 0, 5)]}):
         with pytest.raises(pl.GeometryError):
             LocalitySampler(PLAN, **{"chunk_shapes": CHUNKS, **wrong})

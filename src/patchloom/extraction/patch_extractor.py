@@ -31,7 +31,7 @@ class PatchExtractor:
     image_stacks : sequence of ImageStack
         The series; `data_idx` of a specification is an index of it. All stacks have the same number of spatial axes and
         channels.
-    padding : {"constant", "reflect", "edge", "wrap"}, default "constant"
+    padding : {"constant", "reflect", "edge", "wrap"}, default "reflect"
         How pixels outside an image are filled, as `numpy.pad` of the whole image fills them; `"constant"` is 0.
     cache : ChunkCache, optional
         Keeps decoded chunks, so that each serves many patches. It is not closed by the extractor. If None, nothing is kept.
@@ -50,7 +50,7 @@ class PatchExtractor:
     """
 
     def __init__(
-        self, image_stacks: Sequence[ImageStack], padding: Padding = "constant", *, cache: ChunkCache | None = None
+        self, image_stacks: Sequence[ImageStack], padding: Padding = "reflect", *, cache: ChunkCache | None = None
     ) -> None:
         self.image_stacks = listed_stacks("image_stacks", image_stacks)
         if cache is not None:

@@ -146,7 +146,7 @@ class SkipOutside:
     def skips(self, tiles: CandidateTiles) -> Sequence[bool]:
         """Decide on tiles; see `SkipRule.skips`."""
         mask, shape = self.masks[tiles.data_idx], tiles.image_stacks[tiles.data_idx].data_shape[2:]
-        extractor = PatchExtractor([mask], cache=tiles.cache)
+        extractor = PatchExtractor([mask], "constant", cache=tiles.cache)
         skipped = []
         for spec, window in zip(tiles.specs, tiles.windows, strict=True):
             sample_idx = spec["sample_idx"] if mask.data_shape[0] > 1 else 0

@@ -58,7 +58,7 @@ def test_patches_are_what_their_specifications_say(inputs, patching, targets):
         np.testing.assert_array_equal(patch.target, cut(targets, patch.specs).astype(np.float32))
 
 
-def test_items_of_a_batch_are_those_run_serially(inputs, patching, targets):
+def test_batch_and_single_items(inputs, patching, targets):
     dataset = PatchDataset(inputs, patching, targets)
 
     batch = collate(dataset.__getitems__([7, 2, 20]))

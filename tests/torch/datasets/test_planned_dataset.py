@@ -32,8 +32,8 @@ def stacks(rng) -> list[pl.ImageStack]:
     return pl.open_stacks(rng.random(SHAPE, np.float32), axes="SCYX")
 
 
-def distributed(dataset, rank: int = 0, n_ranks: int = 1) -> Callable[[int], DataLoader]:
-    sampler = DistributedSampler(dataset, num_replicas=n_ranks, rank=rank, shuffle=True)
+def distributed(dataset, rank: int = 0, world_size: int = 1) -> Callable[[int], DataLoader]:
+    sampler = DistributedSampler(dataset, num_replicas=world_size, rank=rank, shuffle=True)
     loader = DataLoader(dataset, 8, sampler=sampler, collate_fn=collate)
 
     def at_epoch(epoch: int) -> DataLoader:
@@ -54,7 +54,7 @@ FOREIGN = {
         dataset, batch_sampler=BatchSampler(RandomSampler(dataset), 8, drop_last=True), collate_fn=collate
     ),
     "distributed": distributed,
-    "one rank of two": lambda dataset: distributed(dataset, rank=1, n_ranks=2),
+    "one rank of two": lambda dataset: distributed(dataset, rank=1, world_size=2),
     "PatchLoader": lambda dataset: PatchLoader(dataset, 8, sampler=RandomSampler(dataset)),
 }
 

@@ -58,7 +58,7 @@ class EpochSampler(torch.utils.data.Sampler[PatchKey]):
         Seed of the random order. All ranks need the same.
     rank : int, optional
         Number of this process, from 0. If None, the rank of `torch.distributed` if it is in use, otherwise 0.
-    n_ranks : int, optional
+    world_size : int, optional
         Number of processes, which divide the order of a single process among them. If None, the world size of
         `torch.distributed` if it is in use, otherwise 1.
     drop_last : bool, default False
@@ -68,7 +68,7 @@ class EpochSampler(torch.utils.data.Sampler[PatchKey]):
     Raises
     ------
     GeometryError
-        If `rank` is not below `n_ranks`, or an epoch would be empty.
+        If `rank` is not below `world_size`, or an epoch would be empty.
     ArgumentTypeError
         If an argument has another type.
 
@@ -92,18 +92,18 @@ class EpochSampler(torch.utils.data.Sampler[PatchKey]):
         shuffle: bool = True,
         seed: int = 0,
         rank: int | None = None,
-        n_ranks: int | None = None,
+        world_size: int | None = None,
         drop_last: bool = False,
     ) -> None:
         self.n_patches = _count(patches)
         self.shuffle = flag("shuffle", shuffle)
         self.seed = checked_seed(whole_number("seed", seed))  # None is refused: every rank needs the same seed
-        self.rank, self.n_ranks = _checked_rank(rank, n_ranks)
+        self.rank, self.world_size = _checked_rank(rank, world_size)
         self.drop_last = flag("drop_last", drop_last)
-        self._length = self.n_patches // self.n_ranks if drop_last else -(-self.n_patches // self.n_ranks)
+        self._length = self.n_patches // self.world_size if drop_last else -(-self.n_patches // self.world_size)
         if self._length < 1:
             raise GeometryError(
-                f"an epoch has {self.n_patches} patches for {self.n_ranks} ranks, and would be empty: use smaller patches, or more of "
+                f"an epoch has {self.n_patches} patches for {self.world_size} ranks, and would be empty: use smaller patches, or more of "
                 "them"
             )
         self.epoch = 0
@@ -189,7 +189,7 @@ class EpochSampler(torch.utils.data.Sampler[PatchKey]):
 
     def _identity(self) -> dict[str, Any]:
         """Return the settings that the order of an epoch depends on, and the kind of sampler."""
-        names = ("seed", "n_patches", "n_ranks", "shuffle", "drop_last")
+        names = ("seed", "n_patches", "world_size", "shuffle", "drop_last")
         return {"kind": type(self).__name__, **{name: getattr(self, name) for name in names}}
 
     def _begin(self) -> tuple[int, int, Order]:
@@ -205,7 +205,7 @@ class EpochSampler(torch.utils.data.Sampler[PatchKey]):
 
     def _places(self, start: int, stop: int) -> NDArray[np.int64]:
         """Return the positions in the order of all ranks that are from `start` to `stop` on this rank."""
-        return np.arange(start, stop) * self.n_ranks + self.rank
+        return np.arange(start, stop) * self.world_size + self.rank
 
     def _indices(self, order: Order, start: int, stop: int) -> NDArray[np.int64]:
         return order(self._places(start, stop) % self.n_patches)
@@ -246,13 +246,15 @@ def _in_order(places: NDArray[np.int64]) -> NDArray[np.int64]:
     return places
 
 
-def _checked_rank(rank: int | None, n_ranks: int | None) -> tuple[int, int]:
+def _checked_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
     in_use = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if n_ranks is None:
-        n_ranks = torch.distributed.get_world_size() if in_use else 1
+    if world_size is None:
+        world_size = torch.distributed.get_world_size() if in_use else 1
     if rank is None:
         rank = torch.distributed.get_rank() if in_use else 0
-    number, count = whole_number("rank", rank), whole_number("n_ranks", n_ranks, least=0, most=2**31)
+    number, count = whole_number("rank", rank), whole_number("world_size", world_size, least=0, most=2**31)
     if not 0 <= number < count:
-        raise GeometryError(f"rank is {number}, but n_ranks is {count}: it must be at least 0 and less than n_ranks")
+        raise GeometryError(
+            f"rank is {number}, but world_size is {count}: it must be at least 0 and less than world_size"
+        )
     return number, count

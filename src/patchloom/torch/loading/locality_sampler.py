@@ -41,7 +41,7 @@ class LocalitySampler(EpochSampler):
     block : int, default 2
         Size of a block along each spatial axis, in chunks. Patches reach into the chunks beyond their block, so with small blocks
         more chunks are decoded again when neighboring blocks are open.
-    seed, rank, n_ranks, drop_last
+    seed, rank, world_size, drop_last
         As for `EpochSampler`, except that each rank has a contiguous part of the order, so that few chunks are decoded on several
         ranks.
 
@@ -85,11 +85,11 @@ class LocalitySampler(EpochSampler):
         block: int = 2,
         seed: int = 0,
         rank: int | None = None,
-        n_ranks: int | None = None,
+        world_size: int | None = None,
         drop_last: bool = False,
     ) -> None:
         instance("patching", patching, Patching, "such as a RandomPatching")
-        super().__init__(len(patching), seed=seed, rank=rank, n_ranks=n_ranks, drop_last=drop_last)
+        super().__init__(len(patching), seed=seed, rank=rank, world_size=world_size, drop_last=drop_last)
         self.patching = patching
         self.window, self.block = (
             whole_number(name, value, least=1, most=MAX_SIZE) for name, value in (("window", window), ("block", block))
