@@ -31,6 +31,8 @@ def public_callables() -> Iterator[tuple[str, Callable[..., Any]]]:
     for module in (patchloom, patchloom.torch, patchloom.filters):
         for name in module.__all__:
             public = getattr(module, name)
+            if inspect.ismodule(public):
+                continue  # figures: takes matplotlib's objects
             if not inspect.isclass(public):
                 yield name, public
             elif not _is_exempt(public):
