@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from patchloom import GeometryError, ScoreMap, TiledPatching
+from patchloom import ArgumentError, GeometryError, ScoreMap, TiledPatching
 from patchloom.figures import draw_scale_bar, draw_scores, draw_tiling, prediction_figure, save_figure
 
 figure = pytest.importorskip("matplotlib.figure")
@@ -88,7 +88,7 @@ def test_scale_bar_length(axes, width, pixel_size, n_pixels, label):
 @pytest.mark.parametrize("pixel_size", [0, -1, np.nan, np.inf])
 def test_scale_bar_pixel_size(axes, pixel_size):
     """A pixel size that is not a positive number is refused."""
-    with pytest.raises(GeometryError, match="pixel_size is"):
+    with pytest.raises(ArgumentError, match="pixel_size is"):
         draw_scale_bar(axes, pixel_size)
 
 

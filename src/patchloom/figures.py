@@ -14,9 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom._optional import require
-from patchloom.errors import GeometryError
+from patchloom.argument_checks import file_path, instance, real_number, shown, whole_number
+from patchloom.errors import ArgumentError, GeometryError, SinkError
 from patchloom.filters import ScoreMap
+from patchloom.geometry.checks import check_window
 from patchloom.patching import TiledPatching
+from patchloom.patching.flat_index import check_data_idx, check_sample
+from patchloom.sinks.write_failure import why
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,9 +69,9 @@ def draw_tiling(axes: Axes, tiling: TiledPatching, data_idx: int = 0) -> None:
     7
     """
     rectangle = require("matplotlib.patches", extra="plot").Rectangle
-    if len(tiling.patch_size) != 2:
+    if len(instance("tiling", tiling, TiledPatching).patch_size) != 2:
         raise GeometryError(f"tiling is {len(tiling.patch_size)}D: only 2D tilings are drawn: give a 2D tiling")
-    height, width = tiling.data_shapes[data_idx][2:]
+    height, width = tiling.data_shapes[check_data_idx(data_idx, len(tiling.data_shapes))][2:]
     table = tiling.specs(tiling.tiles_touching(data_idx, 0, (slice(0, height), slice(0, width))))
     for (y, x), (rows, columns) in zip(
         table.columns["stitch_coords"].tolist(), table.columns["crop_size"].tolist(), strict=True
@@ -125,10 +129,12 @@ def draw_scores(
     (2, 3)
     """
     require("matplotlib", extra="plot")
+    instance("score_map", score_map, ScoreMap)
+    data_idx, sample_idx = check_sample(data_idx, sample_idx, score_map.data_shapes)
     scores = score_map.scores[data_idx][sample_idx]
-    if scores.ndim == 3:
-        scores = scores[len(scores) // 2 if layer is None else layer]
-    kept = ~np.isnan(scores) if threshold is None else scores >= threshold
+    layers = scores if scores.ndim == 3 else scores[np.newaxis]
+    scores = layers[len(layers) // 2 if layer is None else whole_number("layer", layer, least=0, most=len(layers) - 1)]
+    kept = ~np.isnan(scores) if threshold is None else scores >= real_number("threshold", threshold, finite=False)
     height, width = score_map.data_shapes[data_idx][-2:]
     # Pixels are drawn around their centers; the last cells end with the image.
     y, x = (
@@ -154,7 +160,7 @@ def draw_scale_bar(axes: Axes, pixel_size: float | None = None, unit: str = "µm
 
     Raises
     ------
-    GeometryError
+    ArgumentError
         If `pixel_size` is not positive.
     MissingExtraError
         If matplotlib is not installed.
@@ -169,11 +175,12 @@ def draw_scale_bar(axes: Axes, pixel_size: float | None = None, unit: str = "µm
     '20 µm'
     """
     size_bar = require("mpl_toolkits.axes_grid1.anchored_artists", extra="plot").AnchoredSizeBar
-    if pixel_size is not None and not 0 < pixel_size < np.inf:
-        raise GeometryError(
-            f"pixel_size is {pixel_size}: it must be a positive number: give the width of a pixel, or None"
+    instance("unit", unit, str)
+    if pixel_size is not None and real_number("pixel_size", pixel_size) <= 0:
+        raise ArgumentError(
+            f"pixel_size is {shown(pixel_size)}: it must be positive: give the width of a pixel, or None"
         )
-    size, label = (1.0, "px") if pixel_size is None else (pixel_size, unit)
+    size, label = (1.0, "px") if pixel_size is None else (float(pixel_size), unit)
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     longest = abs(right - left) * size * _MAX_BAR_SHARE
     power = 10.0 ** np.floor(np.log10(longest))
@@ -223,7 +230,9 @@ def prediction_figure(
     Raises
     ------
     GeometryError
-        If the tiling is 3D, or `pixel_size` is not positive.
+        If the tiling is 3D, an array is not 2D, or the zoom lies outside the image.
+    ArgumentError
+        If there are no predictions, or `pixel_size` is not positive.
     MissingExtraError
         If matplotlib is not installed.
 
@@ -235,6 +244,9 @@ def prediction_figure(
     >>> [axes.get_title() for axes in figure.axes[:4]]
     ['image, 6 tiles', 'inverted', 'close-up: image', 'close-up: inverted']
     """
+    _check_arrays(image, predictions)
+    instance("tiling", tiling, TiledPatching)
+    check_window("zoom", zoom, np.shape(image))
     title, whole = list(predictions.items())[-1]
     (low, high), (zoom_y, zoom_x) = np.percentile(image, [0.5, 99.5]), zoom
     gray, color = {"cmap": "gray", "vmin": low, "vmax": high}, {"cmap": "magma", "vmin": 0, "vmax": whole.max()}
@@ -277,12 +289,16 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = 100) -> None:
     figure : matplotlib Figure
         The figure.
     path : str or Path
-        File to write.
+        PNG file to write. An existing file is replaced.
     dpi : int, default 100
-        Pixels per inch of the figure's size.
+        Pixels per inch of the figure's size, from 1 to 1200.
 
     Raises
     ------
+    ArgumentError
+        If `path` does not end in `.png`, or `dpi` is out of range.
+    SinkError
+        If the file cannot be written.
     MissingExtraError
         If matplotlib is not installed.
 
@@ -296,12 +312,29 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = 100) -> None:
     ...     imread(Path(folder, "empty.png")).shape
     (200, 300, 3)
     """
+    if not str(file_path("path", path)).lower().endswith(".png"):
+        raise ArgumentError(f"path is {shown(str(path))}: a figure is written as PNG: give a name that ends in .png")
     canvas = require("matplotlib.backends.backend_agg", extra="plot").FigureCanvasAgg(figure)
-    figure.set_dpi(dpi)
+    figure.set_dpi(whole_number("dpi", dpi, least=1, most=1200))
     canvas.draw()
-    require("PIL.Image", extra="plot").fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(
-        path, format="PNG", compress_level=9, compress_type=0
-    )
+    picture = require("PIL.Image", extra="plot").fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    try:
+        picture.save(path, format="PNG", compress_level=9, compress_type=0)
+    except OSError as error:
+        raise SinkError(f"{path}: the figure cannot be written: {why(error)}") from error
+
+
+def _check_arrays(image: Any, predictions: Mapping[str, Any]) -> None:
+    if not instance("predictions", predictions, Mapping):
+        raise ArgumentError("predictions is empty: give at least one prediction by its title")
+    for title in predictions:
+        instance("title of predictions", title, str)
+    for name, values in (
+        ("image", image),
+        *((f"predictions[{title!r}]", values) for title, values in predictions.items()),
+    ):
+        if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind not in "biuf":
+            raise GeometryError(f"{name} is {shown(values)}: it must be an array YX of real numbers")
 
 
 def _show(axes: Axes, values: NDArray[Any], title: str, **style: Any) -> AxesImage:

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 import patchloom
+import patchloom.figures
 import patchloom.filters
 
 from .runner import cases, run
 
-if not all(find_spec(package) for package in ("torch", "lightning", "onnx", "onnxruntime")):
-    pytest.skip("the extras torch, lightning and onnx are needed", allow_module_level=True)
+if not all(find_spec(package) for package in ("torch", "lightning", "onnx", "onnxruntime", "matplotlib")):
+    pytest.skip("the extras torch, lightning, onnx and plot are needed", allow_module_level=True)
 
 import patchloom.torch
 
@@ -28,11 +29,11 @@ SHARE = 12
 
 def public_callables() -> Iterator[tuple[str, Callable[..., Any]]]:
     """Give each public function, class and method that takes arguments, by the name of its entry."""
-    for module in (patchloom, patchloom.torch, patchloom.filters):
+    for module in (patchloom, patchloom.torch, patchloom.filters, patchloom.figures):
         for name in module.__all__:
             public = getattr(module, name)
             if inspect.ismodule(public):
-                continue  # figures: takes matplotlib's objects
+                continue
             if not inspect.isclass(public):
                 yield name, public
             elif not _is_exempt(public):
