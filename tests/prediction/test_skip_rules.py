@@ -229,7 +229,7 @@ def test_a_rule_that_does_not_decide_on_every_tile_is_refused() -> None:
         def skips(self, tiles: Any) -> list[bool]:
             return [True] * (len(tiles.specs) - 1)
 
-    with pytest.raises(GeometryError, match="decided on 1 of 2 tiles"):
+    with pytest.raises(GeometryError, match="skip returned 1 decisions for 2 tiles"):
         quiet(blind_model, np.zeros((8, 8)), axes="YX", patch_size=(4, 4), skip=Forgetful(), batch_size=2)
 
 

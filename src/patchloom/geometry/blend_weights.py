@@ -30,6 +30,8 @@ outermost voxels too: it is for models without border effects.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fractions import Fraction
 from functools import lru_cache, reduce
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -252,6 +254,46 @@ class TileWeights(NamedTuple):
     def of_voxels(self, dtype: np.dtype[np.floating[Any]]) -> NDArray[np.floating[Any]]:
         """Return the weight of every voxel, `(Z)YX`, as an array of this dtype; multiplied in float64, rounded once; read-only."""
         return _multiplied_out(self, dtype)
+
+
+def tile_weights(
+    window: BlendWindow,
+    rules: Sequence[TileRule],
+    spatial_shape: Sequence[int],
+    coords: Sequence[int],
+    scale: Sequence[Fraction] = (),
+) -> TileWeights:
+    """Weigh the voxels of one tile of an image.
+
+    Parameters
+    ----------
+    window : {"hann", "gaussian", "linear", "mean"}
+        The blending window.
+    rules : sequence of TileRule
+        How tiles cover each axis, `(z,) y, x`.
+    spatial_shape : sequence of int
+        Size of the image, `(z,) y, x`.
+    coords : sequence of int
+        Where the tile starts, `(z,) y, x`.
+    scale : sequence of Fraction
+        Voxels of the output for one voxel of the input, along each axis; 1 if it is empty. The arguments before are in voxels
+        of the input, the weights in voxels of the output.
+
+    Examples
+    --------
+    >>> rules = (TileRule(patch_size=1, overlap=0), TileRule(patch_size=4, overlap=2))
+    >>> tile_weights("linear", rules, (1, 6), coords=(0, 2)).along_axes()[1].tolist()
+    [0.25, 0.75, 1.0, 1.0]
+    """
+    sizes = tuple(rule.patch_size for rule in rules)
+    extents = tuple(tile_extents(window, *axis) for axis in zip(rules, spatial_shape, coords, strict=True))
+    if scale:
+        sizes = tuple(-int(-size * factor // 1) for size, factor in zip(sizes, scale, strict=True))
+        extents = tuple(
+            tuple((int(begin * factor), int(end * factor)) for begin, end in of_axis)
+            for of_axis, factor in zip(extents, scale, strict=True)
+        )
+    return TileWeights(window, sizes, extents)
 
 
 @lru_cache(maxsize=6)  # a row has up to five kinds of tiles: two at each end and those between

@@ -236,7 +236,6 @@ def run_plan(
             writer.finalize_complete()
             engine = Engine(plan, stacks, model, writer, keep_going=options.keep_going)
             total = plan.n_tiles_computed if not writer.n_kept else engine.count_tiles()
-            writer.start_clocks()
             with show_progress("tiles", total, shown=options.progress) as advance:
                 engine.run(advance)
         reports = report_images(plan, writer, engine)

@@ -16,57 +16,7 @@ from patchloom.errors import PatchloomError, StitchError
 from patchloom.pixel_arrays import PIXEL_KINDS, pixel_dtype
 from patchloom.specs.patch_specs import TileSpecs, is_tile_specs
 from patchloom.specs.spec_table import SpecTable
-
-
-def paste_tile(tile: NDArray[Any], spec: TileSpecs, block: NDArray[Any], window: Sequence[slice]) -> int:
-    """Copy what a tile keeps of a window of the image into a block that holds this window.
-
-    Parameters
-    ----------
-    tile : array
-        `C(Z)YX`, the whole tile.
-    spec : TileSpecs
-        What is kept of it, and where that lands.
-    block : array
-        `C(Z)YX` of the window's size; changed in place.
-    window : sequence of slice
-        Where the block lies in the image, `(z,) y, x`; start and stop given.
-
-    Returns
-    -------
-    int
-        Number of voxels copied, counted in one channel; 0 where the kept part does not meet the window.
-
-    Raises
-    ------
-    StitchError
-        If the block is read-only.
-
-    Examples
-    --------
-    >>> spec: TileSpecs = {
-    ...     "data_idx": 0, "sample_idx": 0, "coords": (0, 2), "patch_size": (1, 4),
-    ...     "crop_coords": (0, 1), "crop_size": (1, 3), "stitch_coords": (0, 3), "total_tiles": 2,
-    ... }
-    >>> block = np.zeros((1, 1, 4), dtype=int)
-    >>> paste_tile(np.array([[[7, 8, 9, 10]]]), spec, block, (slice(0, 1), slice(2, 6)))
-    3
-    >>> block.tolist()
-    [[[0, 8, 9, 10]]]
-    """
-    into, out_of = [slice(None)], [slice(None)]
-    copied = 1
-    for coord, keep, size, part in zip(spec["coords"], spec["stitch_coords"], spec["crop_size"], window, strict=True):
-        start, stop = max(keep, part.start), min(keep + size, part.stop)
-        if start >= stop:
-            return 0
-        into.append(slice(start - part.start, stop - part.start))
-        out_of.append(slice(start - coord, stop - coord))
-        copied *= stop - start
-    if not block.flags.writeable:
-        raise StitchError("the block is read-only: give an array that can be written to")
-    block[tuple(into)] = tile[tuple(out_of)]
-    return copied
+from patchloom.stitching.crop import paste_tile
 
 
 class CropStitcher:

@@ -13,8 +13,7 @@ from patchloom.errors import GeometryError, ModelOutputError, StitchError
 from patchloom.image_stacks import ArrayStack
 from patchloom.prediction import plan, predict
 from patchloom.prediction.planning import fit
-from patchloom.prediction.running import batching as work
-from patchloom.prediction.running import engine
+from patchloom.prediction.running import batching, engine
 from patchloom.stitching import block_grid
 
 WINDOWS = ["hann", "gaussian", "linear", "mean"]
@@ -237,13 +236,13 @@ def test_a_memory_limit_that_is_too_low_says_what_is_needed(rng: np.random.Gener
 
 
 @pytest.mark.parametrize("blend", [None, "hann"])
-def test_a_block_that_lacks_a_tile_is_never_written(
-    blend: Any, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_tile(blend: Any, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block that lacks a tile is never written."""
+
     def without_one(*args: Any, **kwargs: Any) -> Any:
-        for number, batch in enumerate(work.batches(*args, **kwargs)):
-            lost = [position for position, step in enumerate(batch.steps) if step.tile is not None][:1]
-            yield work.TileBatch(tuple(s for p, s in enumerate(batch.steps) if not (number == 2 and p in lost)))
+        for number, batch in enumerate(batching.batches(*args, **kwargs)):
+            lost = next((item for item in batch.items if isinstance(item, batching.TileItem)), None)
+            yield batching.TileBatch(tuple(item for item in batch.items if number != 2 or item is not lost))
 
     monkeypatch.setattr(engine, "batches", without_one)
     with pytest.raises(StitchError, match="the plan has a hole"):

@@ -37,7 +37,7 @@ def check_outputs(plan: PredictionPlan, claim: OutputClaim, *, overwrite: bool) 
     writers: dict[str, str] = {}
     for data_idx, destination in enumerate(claim.destinations):
         for form in plan.survey.outputs[data_idx]:
-            check_storable(destination, plan.layout.written(form)[1])
+            check_storable(destination, plan.layout.output_channels_and_dtype(form)[1])
             if destination is None:
                 continue
             path = output_path(destination, form.name)

@@ -14,7 +14,7 @@ def result_metadata(stack: ImageStack, plan: PredictionPlan, form: OutputSpec) -
     """Give an output the voxel sizes of its source, and the channels of the model or of a source that has as many."""
     source = stack.metadata if isinstance(stack, HasMetadata) else ImageMetadata()
     names, colors = plan.survey.model.out_channel_names, plan.survey.model.out_channel_colors
-    n_channels, _ = plan.layout.written(form)
+    n_channels, _ = plan.layout.output_channels_and_dtype(form)
     keeps_channels = not names and n_channels == stack.data_shape[1]
     if keeps_channels:
         names, colors = source.channel_names, source.channel_colors

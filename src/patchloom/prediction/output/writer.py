@@ -90,12 +90,11 @@ class OutputWriter:
         self._sinks: dict[int, list[ImageSink]] = {}
         self._done: dict[int, set[int]] = {data_idx: set() for data_idx in range(len(plan.stacks))}
         self._arrays = Lock()  # a sink is for one thread at a time, and that of an array lends while another writes
-        self._begun_at: dict[int, float] = {}
         self._recorded: dict[int, RecordedBlocks] = {}  # by an earlier run
         self.resumed: dict[int, frozenset[int]] = {}
         """Blocks of each image that an earlier run finished."""
-        self.seconds: dict[int, float] = {}
-        """For each image that this run completed, how long it took from the first read on."""
+        self.completed_at: dict[int, float] = {}
+        """When this run completed each image, in seconds of `time.monotonic`."""
         self.results: dict[int, Result] = {}
         """What came of each image that is complete."""
 
@@ -114,13 +113,8 @@ class OutputWriter:
             for data_idx in list(self._sinks):
                 every.callback(self._let_go, data_idx)
 
-    def start_clocks(self) -> None:
-        """Forget who asked about the images so far: their time counts from the next question on, which begins the work."""
-        self._begun_at.clear()
-
     def is_done(self, data_idx: int, block: int) -> bool:
         """Whether a block was written, now or by an earlier run."""
-        self._begun_at.setdefault(data_idx, time.monotonic())
         return block in self._done[data_idx]
 
     def written(self, data_idx: int) -> frozenset[int]:
@@ -215,8 +209,7 @@ class OutputWriter:
         self.results[data_idx] = self._named(data_idx, results)
         if self._ledger is not None:
             self._ledger.finish(data_idx)
-        if data_idx in self._begun_at:
-            self.seconds[data_idx] = time.monotonic() - self._begun_at[data_idx]
+        self.completed_at[data_idx] = time.monotonic()
 
     def _take_over(self, data_idx: int) -> None:
         """Find out how far an earlier run got with an image, and resume the outputs that it left unfinished."""
@@ -273,7 +266,7 @@ class OutputWriter:
         if path is not None and is_shown and keep_shown:
             return ShownOutput(path)
         stack, grid = self._stacks[data_idx], self._plan.blocks[data_idx]
-        n_channels, dtype = self._plan.layout.written(form)
+        n_channels, dtype = self._plan.layout.output_channels_and_dtype(form)
         axes_map = AxesMap(stack.original_axes, tuple(stack.original_data_shape))
         planes = self._plan.survey.stacks[data_idx].image_shape[2 : -len(grid.spatial_shape)]
         one_plane, block_shape = (1,) * len(planes), form.size(grid.block_shape)
@@ -313,7 +306,7 @@ class OutputWriter:
         sample_idx, z = self._plan.survey.stacks[data_idx].position(place.sample_idx)
         return (
             slice(sample_idx, sample_idx + 1),
-            slice(0, self._plan.layout.written(form)[0]),
+            slice(0, self._plan.layout.output_channels_and_dtype(form)[0]),
             *(slice(plane, plane + 1) for plane in z),
             *form.window(place.window),
         )

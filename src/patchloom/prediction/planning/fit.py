@@ -127,4 +127,4 @@ def _check_fill(layout: TileLayout) -> None:
     if layout.request.skip is not None and layout.outputs_known:
         for data_idx in range(len(layout.stacks)):
             for spec in layout.outputs(data_idx):
-                check_fill_fits(layout.request.skip.fill, layout.written(spec)[1])
+                check_fill_fits(layout.request.skip.fill, layout.output_channels_and_dtype(spec)[1])

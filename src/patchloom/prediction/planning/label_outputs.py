@@ -53,7 +53,11 @@ def check_blend_of_labels(layout: TileLayout) -> None:
     for data_idx in range(len(layout.stacks)):
         given = layout.batch_dtype(data_idx)
         for spec in layout.outputs(data_idx):
-            if spec.dtype.kind in "iu" and spec.dtype != given and layout.written(spec)[1].kind in "iu":
+            if (
+                spec.dtype.kind in "iu"
+                and spec.dtype != given
+                and layout.output_channels_and_dtype(spec)[1].kind in "iu"
+            ):
                 raise ModelOutputError(
                     f"blend is {blend!r}, and the model returns {spec.dtype} for {given}, which are labels, most likely: "
                     "the mean of two labels is a third. Leave blend out to crop tiles, or return a score for each class and "

@@ -336,10 +336,6 @@ class PredictionPlan:
         """See `TileLayout.outputs`."""
         return self.layout.outputs(data_idx)
 
-    def stored(self, form: OutputSpec) -> tuple[int, np.dtype[Any]]:
-        """See `TileLayout.written`."""
-        return self.layout.written(form)
-
     def accumulator(self, form: OutputSpec) -> np.dtype[Any]:
         """See `TileLayout.accumulator`."""
         return self.layout.accumulator(form)

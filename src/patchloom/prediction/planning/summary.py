@@ -52,7 +52,7 @@ def summarize_plan(plan: PredictionPlan) -> dict[str, Any]:
         "tiles_computed": plan.n_tiles_computed,
         "blocks": plan.n_blocks,
         "output_known": layout.outputs_known,
-        "output_dtypes": [str(layout.written(spec)[1]) for spec in layout.outputs(0)],
+        "output_dtypes": [str(layout.output_channels_and_dtype(spec)[1]) for spec in layout.outputs(0)],
         "postprocess": None if request.postprocess is None else request.postprocess.identity,
         "source_bytes": sum(facts.n_bytes for facts in layout.stacks),
         "source_bytes_by_block": source_bytes_by_block(plan),
@@ -159,7 +159,7 @@ def _output_shapes(plan: PredictionPlan, data_idx: int) -> list[tuple[int | None
     return [
         (
             image_shape[0],
-            layout.written(spec)[0] if is_known else None,
+            layout.output_channels_and_dtype(spec)[0] if is_known else None,
             *image_shape[2 : -len(spatial_shape)],  # Z, if the model is run slice by slice
             *spec.size(spatial_shape),
         )
@@ -173,7 +173,7 @@ def output_bytes(plan: PredictionPlan) -> int:
         grid.n_samples * prod(spec.size(grid.spatial_shape)) * channels * dtype.itemsize
         for data_idx, grid in enumerate(plan.blocks)
         for spec in plan.layout.outputs(data_idx)
-        for channels, dtype in [plan.layout.written(spec)]
+        for channels, dtype in [plan.layout.output_channels_and_dtype(spec)]
     )
 
 

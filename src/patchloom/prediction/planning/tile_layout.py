@@ -81,7 +81,7 @@ class TileLayout:
         dtype = np.dtype(model.out_dtype) if model.out_dtype else self.request.dtype or np.dtype(np.float32)
         return (OutputSpec(model.out_channels or 1, dtype, (Fraction(1),) * n_dims, (0,) * n_dims),)
 
-    def written(self, spec: OutputSpec) -> tuple[int, np.dtype[Any]]:
+    def output_channels_and_dtype(self, spec: OutputSpec) -> tuple[int, np.dtype[Any]]:
         """Return channels and dtype in which an output is written; one that is only assumed is not postprocessed."""
         instance("spec", spec, OutputSpec, "outputs gives them")
         if self.request.block_postprocess is not None and self.outputs_known:

@@ -77,11 +77,15 @@ def report_images(plan: PredictionPlan, outputs: OutputWriter, engine: Engine) -
             blocks=len(plan.blocks[data_idx]),
             blocks_resumed=len(outputs.resumed[data_idx]),
             tiles_skipped=engine.skipped[data_idx],
-            seconds=None if data_idx not in outputs.seconds else round(outputs.seconds[data_idx], 3),
+            seconds=_seconds(engine.began_at.get(data_idx), outputs.completed_at.get(data_idx)),
             error=None if data_idx not in engine.failures else str(engine.failures[data_idx]),
         )
         for data_idx, stack in enumerate(plan.stacks)
     ]
+
+
+def _seconds(began_at: float | None, completed_at: float | None) -> float | None:
+    return None if began_at is None or completed_at is None else round(completed_at - began_at, 3)
 
 
 def show_reports(reports: Sequence[ImageReport]) -> None:

@@ -1,4 +1,4 @@
-"""How a long run shows that it goes on."""
+"""Progress of a long run, and the time of its stages."""
 
 from __future__ import annotations
 
@@ -110,6 +110,44 @@ class ProgressLines:
         gone = now - self._started
         line = f"{self._done}/{self._total} {self._label}, {100 * self._done // self._total} %, {_clock(gone)} gone"
         yield line if finished else f"{line}, about {_clock(gone * (self._total / self._done - 1))} to go"
+
+
+class StageTimes:
+    """Seconds that the main thread spent in each stage.
+
+    Reading and writing have threads of their own: their stages contain only the time that the main thread waited for them. A
+    stage that begins within another interrupts it, so no second counts twice.
+
+    Examples
+    --------
+    >>> times = StageTimes()
+    >>> with times.spent("model"):
+    ...     pass
+    >>> list(times.seconds)
+    ['model']
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._stage: str | None = None
+        self._since = 0.0
+
+    @contextmanager
+    def spent(self, stage: str) -> Iterator[None]:
+        """Count the time of a block of code to a stage."""
+        outer = self._switch(stage)
+        try:
+            yield
+        finally:
+            self._switch(outer)
+
+    def _switch(self, stage: str | None) -> str | None:
+        """Begin a stage; return the one that was going on."""
+        now, before = time.perf_counter(), self._stage
+        if before is not None:
+            self.seconds[before] = self.seconds.get(before, 0.0) + now - self._since
+        self._stage, self._since = stage, now
+        return before
 
 
 class Clock(Protocol):

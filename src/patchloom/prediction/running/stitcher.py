@@ -1,0 +1,210 @@
+"""Predicted tiles → complete blocks: what each output of a model becomes on its way to the writer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.geometry.blend_weights import tile_weights
+from patchloom.parallel import Runner
+from patchloom.prediction.models.batch_prediction import to_dtype
+from patchloom.prediction.models.output_spec import OutputSpec
+from patchloom.prediction.planning.plan import PredictionPlan
+from patchloom.prediction.running.batching import BlockEnd, TileBatch
+from patchloom.specs.patch_specs import TileSpecs
+from patchloom.stitching.assembler import AssembledBlock, BlockAssembler
+
+BlockBuffers = Callable[[int, int], Sequence[NDArray[Any] | None]]
+"""Takes `data_idx` and `block_idx`; returns the memory of the output at the block, `C(Z)YX`, or None, for each output."""
+
+
+class CompleteBlock(NamedTuple):
+    """A block that all its tiles were added to."""
+
+    data_idx: int
+    block_idx: int
+    finish: Callable[[], list[NDArray[Any]]]
+    """Returns what is written, `C(Z)YX` for each output; may be called from any thread."""
+
+
+class Stitcher:
+    """Adds the tiles of a run to its open blocks, and gives out those that are complete.
+
+    Parameters
+    ----------
+    plan : PredictionPlan
+        The plan.
+    block_buffers : callable
+        See `BlockBuffers`.
+    runner : callable
+        Runs calls, on several cores if it does.
+    """
+
+    def __init__(self, plan: PredictionPlan, block_buffers: BlockBuffers, runner: Runner) -> None:
+        self._plan = plan
+        self._images = [
+            _ImageStitcher(plan, data_idx, partial(block_buffers, data_idx), runner)
+            for data_idx in range(len(plan.stacks))
+        ]
+
+    def stitch(
+        self, batch: TileBatch, specs: Sequence[TileSpecs], predictions: Sequence[NDArray[Any]]
+    ) -> Iterator[CompleteBlock]:
+        """Stitch a batch, and yield the blocks that it completes.
+
+        Parameters
+        ----------
+        batch : TileBatch
+            The batch.
+        specs : sequence of TileSpecs
+            The tiles that were run, in voxels of the input.
+        predictions : sequence of array
+            For each output, `(B, C, (Z), Y, X)` without margin, in voxels of the output.
+        """
+        run, skipped = iter(enumerate(specs)), iter(self._skipped_specs(batch))
+        for item in batch.items:
+            image = self._images[item.data_idx]
+            if isinstance(item, BlockEnd):
+                yield CompleteBlock(item.data_idx, item.block_idx, image.take(item.block_idx))
+            elif item.is_skipped:
+                image.skip(item.open_blocks, next(skipped))
+            else:
+                row, spec = next(run)
+                image.add(item.open_blocks, spec, [prediction[row] for prediction in predictions])
+        for data_idx in batch.images:
+            self._images[data_idx].flush()
+
+    def _skipped_specs(self, batch: TileBatch) -> list[TileSpecs]:
+        tiles = batch.skipped
+        return cast("list[TileSpecs]", self._plan.tiling.specs(tiles).to_specs()) if tiles else []
+
+
+class _ImageStitcher:
+    """The open blocks of one image, for each output of the model."""
+
+    def __init__(
+        self,
+        plan: PredictionPlan,
+        data_idx: int,
+        block_buffers: Callable[[int], Sequence[NDArray[Any] | None]],
+        runner: Runner,
+    ) -> None:
+        self._plan = plan
+        self._grid = plan.blocks[data_idx]
+        self._block_buffers = block_buffers
+        self._output_specs = plan.forms[data_idx]
+        n_tiles = plan.schedule(data_idx).n_serving if plan.blend is not None else None
+        self._assemblers = [
+            BlockAssembler(
+                partial(self._window, output_spec),
+                output_spec.n_channels,
+                plan.accumulator(output_spec),
+                n_blended_tiles=n_tiles,
+                initial=self._initial,
+                marks_predicted=plan.skip is not None and plan.postprocessing is not None,
+                runner=runner,
+            )
+            for output_spec in self._output_specs
+        ]
+
+    @property
+    def _initial(self) -> float | None:
+        """Value of voxels of which all tiles are skipped, before any postprocessing."""
+        if self._plan.skip is None:
+            return None
+        return 0 if self._plan.blend is not None or self._plan.postprocessing is not None else self._plan.fill
+
+    def _window(self, output_spec: OutputSpec, block_idx: int) -> tuple[slice, ...]:
+        return output_spec.window(self._grid[block_idx].window)
+
+    def add(self, blocks: Sequence[int], spec: TileSpecs, tiles: Sequence[NDArray[Any]]) -> None:
+        """Add a tile, `C(Z)YX` for each output, to blocks."""
+        for block_idx in blocks:
+            if not self._assemblers[0].has_memory(block_idx):  # then none has any
+                self._allocate(block_idx)
+        for output_spec, assembler, tile in zip(self._output_specs, self._assemblers, tiles, strict=True):
+            weights = None
+            if self._plan.blend is not None:
+                scale = output_spec.scale if output_spec.is_scaled else ()
+                rules, shape = self._plan.tiling.rules, self._grid.spatial_shape
+                weights = tile_weights(self._plan.blend, rules, shape, spec["coords"], scale)
+            in_output = _in_output(spec, output_spec)
+            for block_idx in blocks:
+                assembler.add(block_idx, tile, in_output, weights)
+
+    def skip(self, blocks: Sequence[int], spec: TileSpecs) -> None:
+        """Add a tile that is skipped to blocks, as if the model had returned `fill` everywhere.
+
+        With a postprocessing, which `fill` does not go through, the tile counts as 0 in a blend.
+        """
+        if self._plan.blend is not None and self._plan.postprocessing is None and self._plan.fill != 0:
+            self.add(blocks, spec, self._filled_tiles)
+            return
+        for output_spec, assembler in zip(self._output_specs, self._assemblers, strict=True):
+            in_output = _in_output(spec, output_spec)
+            for block_idx in blocks:
+                assembler.skip(block_idx, in_output)
+
+    def flush(self) -> None:
+        """Blend all tiles that were added."""
+        for assembler in self._assemblers:
+            assembler.flush()
+
+    def take(self, block_idx: int) -> Callable[[], list[NDArray[Any]]]:
+        """Take a complete block out; return what finishes it."""
+        return partial(self._finish, [assembler.take(block_idx) for assembler in self._assemblers])
+
+    def _allocate(self, block_idx: int) -> None:
+        """Allocate a block: in the memory of the output itself if a block is written as it is put together."""
+        buffers = self._block_buffers(block_idx)
+        for assembler, buffer in zip(self._assemblers, buffers, strict=True):
+            assembler.allocate(block_idx, buffer if self._plan.postprocessing is None else None)
+
+    def _finish(self, blocks: Sequence[AssembledBlock]) -> list[NDArray[Any]]:
+        return [self._finished(*of_output) for of_output in zip(self._output_specs, blocks, strict=True)]
+
+    def _finished(self, output_spec: OutputSpec, block: AssembledBlock) -> NDArray[Any]:
+        """Turn a block of one output into what is written."""
+        n_channels, dtype = self._plan.layout.output_channels_and_dtype(output_spec)
+        if block.values is None:  # every tile was skipped
+            return np.full((n_channels, *block.shape), self._plan.fill, dtype)
+        if self._plan.postprocessing is None:
+            return to_dtype(block.values, dtype, [])
+        processed = self._plan.postprocessing(block.values)
+        if block.is_predicted is not None and not block.is_predicted.all():
+            processed = np.where(block.is_predicted, processed, np.array(self._plan.fill, dtype))
+        return processed
+
+    @cached_property
+    def _filled_tiles(self) -> list[NDArray[Any]]:
+        """A prediction of `fill` for each output, `C(Z)YX`; in a blend, integers may be floats."""
+        return [
+            np.full(
+                (output_spec.n_channels, *output_spec.size(self._plan.tiling.patch_size)),
+                self._plan.fill,
+                output_spec.dtype if output_spec.dtype.kind in "fc" else self._plan.accumulator(output_spec),
+            )
+            for output_spec in self._output_specs
+        ]
+
+
+def _in_output(spec: TileSpecs, output_spec: OutputSpec) -> TileSpecs:
+    """Turn a tile in voxels of the input into one in voxels of an output."""
+    if not output_spec.is_scaled:
+        return spec
+    coords, landing = output_spec.place(spec["coords"]), output_spec.place(spec["stitch_coords"])
+    ends = output_spec.size(
+        [start + size for start, size in zip(spec["stitch_coords"], spec["crop_size"], strict=True)]
+    )
+    return {
+        **spec,
+        "coords": coords,
+        "patch_size": output_spec.size(spec["patch_size"]),
+        "crop_coords": tuple(place - start for place, start in zip(landing, coords, strict=True)),
+        "crop_size": tuple(end - place for end, place in zip(ends, landing, strict=True)),
+        "stitch_coords": landing,
+    }

@@ -1,0 +1,78 @@
+"""Tile → block by cropping: the part of a tile that is kept is copied to where it lands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+from numpy.typing import NDArray
+
+from patchloom.errors import StitchError
+from patchloom.specs.patch_specs import TileSpecs
+
+
+def paste_tile(tile: NDArray[Any], spec: TileSpecs, block: NDArray[Any], window: Sequence[slice]) -> int:
+    """Copy what a tile keeps of a window of the image into a block that holds this window.
+
+    Parameters
+    ----------
+    tile : array
+        `C(Z)YX`, the whole tile.
+    spec : TileSpecs
+        What is kept of it, and where that lands.
+    block : array
+        `C(Z)YX` of the window's size; changed in place.
+    window : sequence of slice
+        Where the block lies in the image, `(z,) y, x`; start and stop given.
+
+    Returns
+    -------
+    int
+        Number of voxels copied, counted in one channel; 0 where the kept part does not meet the window.
+
+    Raises
+    ------
+    StitchError
+        If the block is read-only.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> spec: TileSpecs = {
+    ...     "data_idx": 0, "sample_idx": 0, "coords": (0, 2), "patch_size": (1, 4),
+    ...     "crop_coords": (0, 1), "crop_size": (1, 3), "stitch_coords": (0, 3), "total_tiles": 2,
+    ... }
+    >>> block = np.zeros((1, 1, 4), dtype=int)
+    >>> paste_tile(np.array([[[7, 8, 9, 10]]]), spec, block, (slice(0, 1), slice(2, 6)))
+    3
+    >>> block.tolist()
+    [[[0, 8, 9, 10]]]
+    """
+    into, out_of = [slice(None)], [slice(None)]
+    copied = 1
+    for coord, keep, size, part in zip(spec["coords"], spec["stitch_coords"], spec["crop_size"], window, strict=True):
+        start, stop = max(keep, part.start), min(keep + size, part.stop)
+        if start >= stop:
+            return 0
+        into.append(slice(start - part.start, stop - part.start))
+        out_of.append(slice(start - coord, stop - coord))
+        copied *= stop - start
+    if not block.flags.writeable:
+        raise StitchError("the block is read-only: give an array that can be written to")
+    block[tuple(into)] = tile[tuple(out_of)]
+    return copied
+
+
+def n_kept(spec: TileSpecs, window: Sequence[slice]) -> int:
+    """Count the voxels that a tile keeps in a window of the image, in one channel.
+
+    Parameters
+    ----------
+    spec : TileSpecs
+        The tile.
+    window : sequence of slice
+        A part of the image, `(z,) y, x`; start and stop given.
+    """
+    axes = zip(spec["stitch_coords"], spec["crop_size"], window, strict=True)
+    return prod(max(0, min(start + size, part.stop) - max(start, part.start)) for start, size, part in axes)
