@@ -153,9 +153,18 @@ class SourceWatch:
         every = [*stacks, *masks]
         self._n_images, self._n_masks = len(stacks), len(masks)
         self._sources = [stack.source for stack in every]
-        self._storages = [replace(storage_of(stack), arrays=()) for stack in every]
-        self._quick = [fingerprint(storage, "quick") for storage in self._storages]
+        self._with_arrays = [storage_of(stack) for stack in every]
+        self._storages = [replace(storage, arrays=()) for storage in self._with_arrays]
+        self.quick = [fingerprint(storage, "quick") for storage in self._storages]
+        """The `"quick"` fingerprint of each image and mask, arrays excluded."""
         self._full = [self._full_fingerprint(number) for number in range(len(every))] if thoroughly else []
+
+    def full_fingerprints(self) -> list[Fingerprint]:
+        """Return the full fingerprint of each image and mask, as it was opened, with the bytes of arrays in memory."""
+        return [
+            fingerprint(storage) if storage.arrays else full
+            for storage, full in zip(self._with_arrays, self._full, strict=True)
+        ]
 
     def check(self, data_idxs: Iterable[int]) -> None:
         """Check that some images have not changed, by a few questions to the file system for each.
@@ -172,7 +181,7 @@ class SourceWatch:
         """
         for data_idx in data_idxs:
             for number in self._read_with(data_idx):
-                if fingerprint(self._storages[number], "quick") != self._quick[number]:
+                if fingerprint(self._storages[number], "quick") != self.quick[number]:
                     raise self._changed(number)
 
     def check_thoroughly(self, data_idx: int) -> None:

@@ -70,11 +70,12 @@ def run_request(
         if request.dtype is not None:
             check_storable(claim.destinations[0], request.dtype)
         watch = SourceWatch(images, masks, thoroughly=True)  # from before the first pixel is read
-        identity = None if claim.ledger is None else RunIdentity.of(model, [*images, *masks])
+        identity = None if claim.ledger is None else RunIdentity.of(model, [*images, *masks], watch.full_fingerprints())
         if claim.unfinished is not None and claim.ledger is not None and identity is not None:
             check_resumable(claim.ledger, claim.unfinished, identity, resume_anyway=options.resume_anyway)
         if planned is None:
-            survey, stacks = survey_images(images, request, describe(model), is_series=is_series)
+            states = [seen.digest for seen in watch.quick]
+            survey, stacks = survey_images(images, request, describe(model), is_series=is_series, states=states)
         else:
             survey, stacks = planned.survey, stacks_for_network(images, request.patch_size, planned.survey.model)
         _check_chunks(options, survey)

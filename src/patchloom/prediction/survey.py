@@ -214,7 +214,7 @@ def survey_images(
     is_series : bool
         Whether the sources are a series.
     states : sequence of str, optional
-        For each image, its `"quick"` fingerprint, if that is known already.
+        For each image, and each that the skip rule reads, its `"quick"` fingerprint, if that is known already.
 
     Returns
     -------
@@ -241,11 +241,12 @@ def survey_images(
     elif request.normalize is not None:
         for image in images:
             check_measurable(image)
-    known = [None] * len(stacks) if states is None else states
     masks = () if request.skip is None else request.skip.images
+    known: Sequence[str | None] = states or [None] * (len(stacks) + len(masks))
+    facts = tuple(map(StackFacts.of, [*stacks, *masks], known))
     survey = Survey(
-        stacks=tuple(map(StackFacts.of, stacks, known)),
-        masks=tuple(map(StackFacts.of, masks)),
+        stacks=facts[: len(stacks)],
+        masks=facts[len(stacks) :],
         is_series=is_series,
         model=model,
         memory_limit=default_memory_limit() if request.memory_limit is None else request.memory_limit,

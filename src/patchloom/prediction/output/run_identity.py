@@ -9,8 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
-from patchloom.errors import SinkError, SourceError
-from patchloom.image_stacks import ImageStack, fingerprint
+from patchloom.errors import SinkError
+from patchloom.image_stacks import ImageStack
+from patchloom.image_stacks.fingerprint import Fingerprint
 from patchloom.prediction.models.identity.model_identity import ModelIdentity, identify_model
 
 _MOST_LISTED = 10
@@ -37,18 +38,21 @@ class RunIdentity:
     sources: tuple[tuple[str, str, str], ...]
 
     @classmethod
-    def of(cls, model: Any, stacks: Sequence[ImageStack]) -> Self:
-        """Identify a model and images as they are now; files of images are not read.
+    def of(cls, model: Any, stacks: Sequence[ImageStack], fingerprints: Sequence[Fingerprint]) -> Self:
+        """Identify a model and images as they are now.
 
-        Raises
-        ------
-        SourceError
-            If a file of an image is missing.
+        Parameters
+        ----------
+        model : callable
+            The model.
+        stacks : sequence of ImageStack
+            The images.
+        fingerprints : sequence of Fingerprint
+            The full fingerprint of each image.
         """
-        try:
-            sources = tuple((str(stack.source), *fingerprint(stack)) for stack in stacks)
-        except OSError as error:
-            raise SourceError(f"the sources cannot be read: {error}") from error
+        sources = tuple(
+            (str(stack.source), *identified) for stack, identified in zip(stacks, fingerprints, strict=True)
+        )
         return cls(_version(), identify_model(model), sources)
 
     @classmethod
