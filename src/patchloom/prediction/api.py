@@ -62,7 +62,8 @@ def predict(
         is run on a tile of another size, which tells scale from margin, and on a tile with one voxel changed, which shows a
         margin that is not the same on both sides. A declared `scale` (`ModelDescription`) is not inferred.
     sources : path, URL, array, ImageStack or sequence of these
-        The images, as `open_stacks` takes them.
+        The images: files (TIFF, OME-Zarr, Zarr, CZI, NumPy), folders, glob patterns, URLs of Zarrs, arrays and array-likes, or
+        open stacks; see `open_stacks`. A sequence, a folder or a pattern is a series, even of a single image.
     output : str, Path or OmeZarr, optional
         An `.ome.zarr`, `.ome.tif` or `.npy` to write; for a series a folder, which gets one `.ome.zarr` for each image. An
         `OmeZarr` chooses version, pyramid and chunks. The path may be spelled as those of `sources`. If None, arrays are
@@ -206,7 +207,7 @@ def plan(
     Parameters
     ----------
     sources : path, URL, array, ImageStack or sequence of these
-        The images, as `open_stacks` takes them.
+        The images, as in `predict`.
     model : callable, optional
         Asked only for what it declares: its tile size, overlap and channels.
     axes, normalize, patch_size, overlaps, blend, seams, origin_multiple, padding, batch_size, skip, memory_limit, postprocess

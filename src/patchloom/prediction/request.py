@@ -79,7 +79,7 @@ def _parse_memory_limit(value: Any) -> int:
         ) from None
 
 
-_PARSERS: dict[str, Callable[[Any], Any]] = {
+PARSERS: dict[str, Callable[[Any], Any]] = {
     "patch_size": partial(per_axis, "patch_size", least=1),
     "overlaps": partial(per_axis, "overlaps", least=0),
     "origin_multiple": partial(per_axis, "origin_multiple", least=1),
@@ -144,7 +144,7 @@ class PredictionRequest:
         ArgumentError
             If one is of another type, or has a value that is not allowed.
         """
-        return cls(**{name: _PARSERS[name](value) for name, value in arguments.items()})
+        return cls(**{name: PARSERS[name](value) for name, value in arguments.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that go to JSON; a rule or postprocessing of your own is represented by its `identity`."""

@@ -392,10 +392,10 @@ def open_again(survey: Survey, sources: Any = None) -> list[ImageStack]:
 
 
 def _axes_for(sources: Any, survey: Survey) -> Any:
-    """Return the axes of sources that are given again: for one source a text, for as many as planned a list."""
+    """Return the axes of sources that are given again, as `open_stacks` takes them."""
     axes = [facts.original_axes for facts in survey.stacks]
-    if isinstance(sources, (list, tuple)):
-        return axes if len(sources) == len(axes) else None
+    if isinstance(sources, (list, tuple)) and len(sources) == len(axes):
+        return axes
     return axes[0] if len(set(axes)) == 1 else None
 
 

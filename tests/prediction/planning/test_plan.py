@@ -1,0 +1,277 @@
+"""A plan is plain data: it pickles, goes to JSON and back, and runs in another process to the same bytes."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from patchloom import ModelDescription, OmeZarr, Percentiles, PredictionPlan, SkipDark, SkipOutside, plan, predict
+from patchloom.errors import ArgumentError, GeometryError, SourceChangedError, SourceNotFoundError
+from patchloom.image_stacks import ArrayStack
+from patchloom.prediction.planning import fit
+from patchloom.stitching import block_grid
+
+TILES: dict[str, Any] = {"patch_size": 32, "overlaps": 8, "batch_size": 3}
+
+RUN = """
+import pickle, sys
+from pathlib import Path
+import numpy as np
+import patchloom as pl
+
+def root(batch):
+    return np.sqrt(batch.astype(np.float32) + 1)
+
+root.identity = "root"
+content = Path(sys.argv[1]).read_bytes()
+planned = pickle.loads(content) if sys.argv[1].endswith(".pickle") else pl.PredictionPlan.from_json(content.decode())
+planned.run(root, sys.argv[2], progress=False)
+"""
+
+
+def root(batch: np.ndarray) -> np.ndarray:
+    return np.sqrt(batch.astype(np.float32) + 1)
+
+
+root.identity = "root"  # type: ignore[attr-defined]  # the same in every process
+
+
+class Unread(ArrayStack):
+    """An image of which no pixel may be read."""
+
+    def read(self, selection: Any) -> np.ndarray:
+        pytest.fail("a pixel was read")
+
+
+@pytest.fixture
+def source(tmp_path: Path, rng: np.random.Generator) -> Path:
+    np.save(tmp_path / "image.npy", rng.integers(0, 2**16, (2, 150, 130), np.uint16))
+    return tmp_path / "image.npy"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """All files of an output, without its name in the metadata."""
+    name = folder.name.removesuffix(".ome.zarr").encode()
+    return {
+        str(path.relative_to(folder)): path.read_bytes().replace(name, b"NAME")
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "cropped": {},
+    "blended": {"blend": "hann"},
+    "measured": {"normalize": Percentiles(1, 99, per="sample"), "blend": "linear"},
+    "skipped": {"skip": SkipDark(3000, fill=7)},
+    "postprocessed": {"postprocess": "threshold:100"},
+}
+
+
+@pytest.mark.parametrize("form", ["plan.json", "plan.pickle"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_process_runs_a_plan_to_the_same_bytes(
+    kind: str, form: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The blocks are those of the plan, though the other process would choose larger ones."""
+    options = {**TILES, **KINDS[kind], "axes": "TYX"}
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "_BLOCK_SIZES", [2000])
+        predict(root, source, tmp_path / "whole.ome.zarr", progress=False, **options)
+        planned = plan(source, model=root, measure=True, **options)
+    (tmp_path / form).write_bytes(pickle.dumps(planned) if form == "plan.pickle" else planned.to_json().encode())
+    command = [sys.executable, "-c", RUN, tmp_path / form, tmp_path / "other.ome.zarr"]
+    subprocess.run(list(map(str, command)), check=True)
+    assert files(tmp_path / "other.ome.zarr") == files(tmp_path / "whole.ome.zarr")
+
+
+@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("measure", [False, True])
+def test_a_plan_is_the_same_after_pickling_and_after_json(options: dict[str, Any], measure: bool, source: Path) -> None:
+    """All that it contains is compared, and what is worked out from it."""
+    planned = plan(source, axes="TYX", model=root, measure=measure, memory_limit=10**8, **TILES, **options)
+    for again in (pickle.loads(pickle.dumps(planned)), PredictionPlan.from_json(planned.to_json())):
+        assert again == planned
+        assert again.summary() == planned.summary()
+        assert [list(again.tiling), again.memory] == [list(planned.tiling), planned.memory]
+        assert str(again) == str(planned)
+
+
+def test_a_plan_of_arrays_in_memory_holds_no_pixels(rng: np.random.Generator) -> None:
+    """A megapixel is planned in a few kilobytes."""
+    planned = plan(rng.random((1000, 1000)), axes="YX", normalize="mean_std", measure=True, **TILES)
+    assert len(pickle.dumps(planned)) < 5000
+    assert len(planned.to_json()) < 5000
+
+
+@pytest.mark.parametrize("options", [{}, {"normalize": "mean_std"}, {"skip": "dark:3"}])
+def test_a_plan_reads_no_pixel_unless_asked_to_measure(options: dict[str, Any]) -> None:
+    """What is not measured is planned as such."""
+    planned = plan(Unread(np.zeros((90, 80)), "YX"), model=root, **TILES, **options)
+    assert planned.survey.normalizations == planned.survey.outputs == ()
+    assert planned.summary()["is_measured"] is ("normalize" not in options)
+    assert ("not measured yet" in str(planned)) is ("normalize" in options)
+
+
+def test_arrays_are_given_again_to_run_a_plan(rng: np.random.Generator) -> None:
+    """Without them the run is refused, with other images as well."""
+    image = rng.random((70, 60))
+    planned = plan(image, axes="YX", **TILES)
+    with pytest.raises(SourceNotFoundError, match=r"'array', which is not a file: give .* run\(..., sources=...\)"):
+        planned.run(root)
+    with pytest.raises(SourceChangedError, match=r"\[70, 61\].*was .*\[70, 60\].*: plan again"):
+        planned.run(root, sources=np.zeros((70, 61)))
+    with pytest.raises(SourceChangedError, match="the plan is for 1 images, and there are 2: plan again"):
+        planned.run(root, sources=[image, image])
+    result = planned.run(root, sources=image, progress=False)
+    assert np.array_equal(result, predict(root, image, axes="YX", progress=False, **TILES))
+
+
+def test_a_file_that_changed_since_it_was_planned_is_refused(source: Path) -> None:
+    """The error asks for another plan."""
+    planned = plan(source, axes="TYX", **TILES)
+    np.save(source, np.load(source))
+    with pytest.raises(
+        SourceChangedError, match=r"image\.npy has changed on disk since the run was planned: plan again"
+    ):
+        planned.run(root)
+
+
+def test_a_series_is_planned_and_run_as_one(source: Path, tmp_path: Path) -> None:
+    """A plan of one image in a list gives a list, as `predict` does."""
+    planned = plan([source], axes="TYX", **TILES)
+    (written,) = PredictionPlan.from_json(planned.to_json()).run(root, tmp_path / "out", progress=False)
+    assert written == tmp_path / "out" / "image.ome.zarr"
+
+
+def test_slices_of_a_stack_are_planned_as_planes(tmp_path: Path, rng: np.random.Generator) -> None:
+    """A plan of a 2D model runs slice by slice after JSON, too."""
+    np.save(tmp_path / "stack.npy", rng.random((3, 40, 30)))
+    planned = plan(tmp_path / "stack.npy", axes="ZYX", patch_size=(16, 16))
+    result = PredictionPlan.from_json(planned.to_json()).run(root, progress=False)
+    assert np.array_equal(result, root(np.load(tmp_path / "stack.npy")))
+
+
+class Halves:
+    """A skip rule of the user's own."""
+
+    identity, images, fill = json.dumps("left"), (), 5
+
+    def check(self, image_stacks: Any) -> None:
+        pass
+
+    def skips(self, tiles: Any) -> list[bool]:
+        return [spec["coords"][-1] == 0 for spec in tiles.specs]
+
+
+class Negative:
+    """A postprocessing of the user's own."""
+
+    identity = "negative"
+
+    def output(self, n_channels: int, dtype: np.dtype[Any]) -> tuple[int, np.dtype[Any]]:
+        return n_channels, dtype
+
+    def __call__(self, block: np.ndarray, /) -> np.ndarray:
+        return -block
+
+
+def test_rules_of_the_users_are_given_again_after_json(source: Path) -> None:
+    """JSON keeps their identity only."""
+    planned = plan(source, axes="TYX", skip=Halves(), postprocess=Negative(), **TILES)
+    text = planned.to_json()
+    with pytest.raises(ArgumentError, match="skips tiles by '\"left\"': give the same rule as skip"):
+        PredictionPlan.from_json(text, postprocess=Negative())
+    with pytest.raises(ArgumentError, match="negative"):
+        PredictionPlan.from_json(text, skip=Halves())
+    with pytest.raises(ArgumentError, match="give the same skip again"):
+        PredictionPlan.from_json(text, skip=SkipDark(3), postprocess=Negative())
+    again = PredictionPlan.from_json(text, skip=Halves(), postprocess=Negative())
+    result = again.run(root, progress=False)
+    assert (result[..., 0] == 5).all()
+    assert (result[..., -1] < 0).all()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", "null", '{"plan": 1}', '{"plan": 1, "request": {}, "survey": 3}'])
+def test_a_text_that_is_not_a_plan_is_refused(text: str) -> None:
+    """The error tells what to give."""
+    with pytest.raises(ArgumentError, match=r"text is not a plan.*give what to_json returned"):
+        PredictionPlan.from_json(text)
+
+
+def test_a_plan_of_another_version_is_refused(source: Path) -> None:
+    """It is planned again."""
+    text = plan(source, axes="TYX", **TILES).to_json().replace('"plan": 1', '"plan": 2')
+    with pytest.raises(ArgumentError, match="a plan of another version of Patchloom: plan again"):
+        PredictionPlan.from_json(text)
+
+
+def test_masks_are_not_part_of_a_plan(source: Path) -> None:
+    """A rule with masks is given again."""
+    mask = ArrayStack(np.ones((1, 10, 10), np.uint8), "TYX")
+    planned = plan(source, axes="TYX", skip=SkipOutside([mask]), **TILES)
+    with pytest.raises(ArgumentError, match="give the same rule as skip"):
+        PredictionPlan.from_json(planned.to_json())
+    assert PredictionPlan.from_json(planned.to_json(), skip=SkipOutside([mask])).summary() == planned.summary()
+
+
+def test_a_plan_is_resumed_and_its_memory_limit_may_change_meanwhile(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The blocks stay those of the ledger; a limit in which they do not fit is refused."""
+    calls = iter(range(10**6))
+
+    def fails_once(batch: np.ndarray) -> np.ndarray:
+        if next(calls) == 20:
+            raise RuntimeError
+        return root(batch)
+
+    fails_once.identity = "root"  # type: ignore[attr-defined]
+    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 40, 3: 16})
+    monkeypatch.setattr(fit, "_BLOCK_SIZES", [2000])
+    options: dict[str, Any] = {"axes": "TYX", "blend": "hann", "progress": False, **TILES}
+    output = tmp_path / "out.ome.zarr"
+    with pytest.raises(RuntimeError):
+        predict(fails_once, source, output, memory_limit=10**8, **options)
+    with pytest.raises(GeometryError, match=r"the unfinished run needs \d+: allow more, or start afresh"):
+        predict(fails_once, source, output, memory_limit=20_000, **options)
+    monkeypatch.setattr(fit, "_BLOCK_SIZES", [4000])
+    predict(fails_once, source, output, memory_limit=10**9, **options)
+    monkeypatch.setattr(fit, "_BLOCK_SIZES", [2000])
+    predict(root, source, tmp_path / "whole.ome.zarr", **options)
+    assert files(output) == files(tmp_path / "whole.ome.zarr")
+
+
+def test_chunks_of_an_ome_zarr_are_chosen(source: Path, tmp_path: Path) -> None:
+    """The divisor of a block that is nearest to what is asked for; nothing runs if the axes do not fit."""
+    zarr = pytest.importorskip("zarr")
+    written = predict(root, source, OmeZarr(tmp_path / "out.ome.zarr", chunks=50), axes="TYX", progress=False, **TILES)
+    array = zarr.open_group(written, mode="r")["0"]
+    assert array.chunks == (1, 50, 65)
+    with pytest.raises(GeometryError, match=r"chunks is \(1, 50, 50\): it has 3 numbers and must have 2"):
+        predict(pytest.fail, source, OmeZarr(tmp_path / "b.ome.zarr", chunks=(1, 50, 50)), axes="TYX", **TILES)
+
+
+def test_a_network_with_a_fixed_batch_gets_full_batches_by_default(rng: np.random.Generator) -> None:
+    """Its batch size is the default; each tile is computed once."""
+    sizes: list[int] = []
+
+    class Four:
+        description = ModelDescription(batch_size=4)
+
+        def __call__(self, batch: np.ndarray) -> np.ndarray:
+            sizes.append(len(batch))
+            return batch
+
+    image = rng.random((64, 64))
+    planned = plan(image, model=Four(), axes="YX", patch_size=16, overlaps=0)
+    assert planned.layout.batch_size == 4
+    assert np.array_equal(planned.run(Four(), sources=image, progress=False), image)
+    assert sizes == [4] * (1 + 16 // 4), "one batch shows the outputs, and four are the image"
