@@ -203,7 +203,7 @@ def test_gray_values_are_normalized_as_asked_for(workplace: Path) -> None:
     np.testing.assert_allclose(np.load(workplace / "std.npy"), (source - source.mean()) / source.std(), atol=1e-5)
     planned = ("plan", "img2.tif", *TILES, *percentiles)
     assert "normalized       percentiles:2,98/sample, not measured yet" in run(*planned).stdout
-    assert json.loads(run(*planned, "--json").stdout)["normalize"] == ["percentiles 2 and 98 per sample"]
+    assert json.loads(run(*planned, "--json").stdout)["normalize"] == ["percentiles:2,98/sample"]
 
 
 @pytest.mark.parametrize(("option", "expected"), [((), None), (("--bgr",), True), (("--rgb",), False)])
