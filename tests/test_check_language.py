@@ -43,8 +43,8 @@ def test_python(check, text, line):
 
 def test_markdown(check):
     """A phrase is found in Markdown, over the end of a line and in any case, but not in its code."""
-    text = "# Title\n\n```\nhow many\n```\n\nCall `how many` on it.\n\nHow\nmany voxels.\n"
-    assert check("a.md", text) == (1, ['a.md:9: "How many": number of …'])
+    text = "# Title\n\n```\nhow many\n```\n\nCall `how many` or `how\nmany` on it.\n\nHow\nmany voxels.\n"
+    assert check("a.md", text) == (1, ['a.md:10: "How many": number of …'])
 
 
 @pytest.mark.parametrize(

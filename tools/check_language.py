@@ -91,7 +91,7 @@ _FSTRING_QUOTES = {getattr(tokenize, name, None) for name in ("FSTRING_START", "
 _PROSE = {tokenize.COMMENT, tokenize.STRING, _FSTRING_TEXT, *_FSTRING_QUOTES}
 _QUOTE = re.compile(r"(?P<prefix>\w*)(?P<quotes>\"\"\"|'''|\"|')")
 _FIELD = re.compile(r"\{(?:[^{}]|\{[^{}]*\})*\}")
-_CODE_IN_TEXT = re.compile(r"^\s*(?:>>>|\.\.\.) .*$|`[^`\n]+`", re.MULTILINE)
+_CODE_IN_TEXT = re.compile(r"^\s*(?:>>>|\.\.\.) .*$|`(?:[^`\n\0]|\n(?!\s*\n))+`", re.MULTILINE)
 _FENCED_CODE = re.compile(r"^\s*(```|~~~).*?^\s*\1", re.MULTILINE | re.DOTALL)
 
 
