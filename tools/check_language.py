@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SEARCHED = ("src", "examples", "benchmarks", "docs", "changes", "README.md", "CONTRIBUTING.md")
 
 EXCEPTIONS: dict[tuple[str, str], str] = {
-    ("src/patchloom/image_stacks/unit_names.py", "metre"): "Files contain this spelling, which is read as meter.",
+    ("src/patchloom/image_stacks/metadata.py", "metre"): "Files contain this spelling, which is read as meter.",
 }
 """Reasons for exceptions, by file (relative to the repository) and phrase (as reported)."""
 

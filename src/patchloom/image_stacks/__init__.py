@@ -17,8 +17,8 @@ from patchloom.image_stacks.protocols import (
     ReadsRegions,
     Region,
     Storage,
+    read_regions,
 )
-from patchloom.image_stacks.region_reads import read_regions
 from patchloom.image_stacks.scan import ScanBlock, scan_stack
 from patchloom.image_stacks.series_check import check_series, listed_stacks
 from patchloom.image_stacks.sliced_stack import SlicedStack

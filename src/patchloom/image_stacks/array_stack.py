@@ -19,7 +19,7 @@ from patchloom.image_stacks.source_axes import axes_from_names, unknown_axes
 from patchloom.image_stacks.storage import array_storage
 
 
-class ArrayLike(Protocol):
+class SliceableArray(Protocol):
     """Anything with a shape, a dtype and slicing: NumPy, memmap, h5py, dask, zarr, xarray."""
 
     @property
@@ -70,7 +70,7 @@ class ArrayStack(SlicedStack):
 
     def __init__(
         self,
-        array: ArrayLike,
+        array: SliceableArray,
         axes: str | None = None,
         *,
         source: str | Path = "array",
@@ -137,7 +137,7 @@ class _ByFileName:
         return np.memmap, (array.filename, array.dtype, "r", array.offset, array.shape, order)
 
 
-def _own_axes(source: str | Path, array: ArrayLike) -> str:
+def _own_axes(source: str | Path, array: SliceableArray) -> str:
     names = getattr(array, "dims", None)
     axes = axes_from_names(names) if isinstance(names, tuple) else None
     if axes is None:

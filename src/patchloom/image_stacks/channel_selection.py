@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.argument_checks import listed
 from patchloom.errors import GeometryError
 from patchloom.geometry.checks import whole_number
 from patchloom.image_metadata import ImageMetadata
+from patchloom.image_stacks.derived_stack import DerivedStack, HasDerivedGrid
 from patchloom.image_stacks.protocols import (
-    HasFiles,
-    HasMetadata,
     HasStorageGrid,
     HoldsPixels,
     ImageStack,
     Region,
     Storage,
+    read_regions,
 )
-from patchloom.image_stacks.region_reads import read_regions
-from patchloom.image_stacks.storage import storage_of
 
 
 def select_channels(stack: ImageStack, channels: Sequence[int]) -> ImageStack:
@@ -49,6 +45,7 @@ def select_channels(stack: ImageStack, channels: Sequence[int]) -> ImageStack:
 
     Examples
     --------
+    >>> import numpy as np
     >>> from patchloom.image_stacks import ArrayStack
     >>> stack = ArrayStack(np.arange(12).reshape(4, 1, 3), axes="CYX")
     >>> select_channels(stack, [3, 1]).extract_patch(0, None, (0, 0), (1, 2)).tolist()
@@ -60,17 +57,12 @@ def select_channels(stack: ImageStack, channels: Sequence[int]) -> ImageStack:
     return _StoredChannels(stack, chosen) if isinstance(stack, HasStorageGrid) else _Channels(stack, chosen)
 
 
-class _Channels:
-    """Channels of an image stack; an `ImageStack` that `ReadsRegions`, and has what pixels and files the whole has."""
+class _Channels(DerivedStack):
+    """Channels of an image stack; an `ImageStack` that `ReadsRegions`."""
 
     def __init__(self, whole: ImageStack, chosen: tuple[int, ...]) -> None:
-        self.whole = whole
+        super().__init__(whole, (whole.data_shape[0], len(chosen), *whole.data_shape[2:]))
         self.chosen = chosen
-        self.source = whole.source
-        self.data_shape = (int(whole.data_shape[0]), len(chosen), *whole.data_shape[2:])
-        self.data_dtype = np.dtype(whole.data_dtype)
-        self.original_axes = whole.original_axes
-        self.original_data_shape = tuple(whole.original_data_shape)
 
     @property
     def pixels(self) -> NDArray[Any] | None:
@@ -82,7 +74,7 @@ class _Channels:
     @property
     def metadata(self) -> ImageMetadata:
         """See `HasMetadata.metadata`."""
-        metadata = self.whole.metadata if isinstance(self.whole, HasMetadata) else ImageMetadata()
+        metadata = super().metadata
         names, colors = (
             tuple(of_channels[channel] for channel in self.chosen) if of_channels else ()
             for of_channels in (metadata.channel_names, metadata.channel_colors)
@@ -91,20 +83,14 @@ class _Channels:
         return replace(metadata, channel_names=names, channel_colors=colors, is_rgb=is_rgb)
 
     @property
-    def files(self) -> Sequence[Path]:
-        """See `HasFiles.files`."""
-        return self.whole.files if isinstance(self.whole, HasFiles) else ()
-
-    @property
     def image_in_files(self) -> str:
         """See `HasFiles.image_in_files`."""
-        of_whole = self.whole.image_in_files if isinstance(self.whole, HasFiles) else ""
-        return f"{of_whole}, channels {self.chosen}"
+        return f"{super().image_in_files}, channels {self.chosen}"
 
     @property
     def storage(self) -> Storage:
         """See `HasStorage.storage`."""
-        of_whole = storage_of(self.whole)
+        of_whole = super().storage
         return replace(of_whole, part=f"{of_whole.part}, channels {self.chosen}")
 
     def extract_patch(
@@ -129,20 +115,11 @@ class _Channels:
         return f"{self.whole!r}, channels {self.chosen}"
 
 
-class _StoredChannels(_Channels):
+class _StoredChannels(HasDerivedGrid, _Channels):
     """The same, of a stack that has a storage grid."""
 
-    @property
-    def chunk_shape(self) -> tuple[int, ...]:
-        """See `HasStorageGrid.chunk_shape`: of a chunk, at most the channels chosen count."""
-        return self._clipped(self.whole.chunk_shape)  # type: ignore[attr-defined]  # that is what it was made for
-
-    @property
-    def shard_shape(self) -> tuple[int, ...]:
-        """See `HasStorageGrid.shard_shape`."""
-        return self._clipped(self.whole.shard_shape)  # type: ignore[attr-defined]  # that is what it was made for
-
-    def _clipped(self, box: tuple[int, ...]) -> tuple[int, ...]:
+    def derived_box(self, box: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of a chunk or shard; at most the channels chosen count."""
         return (box[0], min(box[1], len(self.chosen)), *box[2:])
 
 

@@ -9,7 +9,7 @@ from typing import cast
 
 from patchloom.argument_checks import shown, whole_number
 from patchloom.errors import AxesError, GeometryError, PatchloomError, SourceError, SourceNotFoundError
-from patchloom.image_stacks.array_stack import ArrayLike, ArrayStack
+from patchloom.image_stacks.array_stack import ArrayStack, SliceableArray
 from patchloom.image_stacks.czi.stack import CziStack
 from patchloom.image_stacks.npy_stack import NpyStack
 from patchloom.image_stacks.protocols import HasFiles, ImageStack
@@ -18,7 +18,7 @@ from patchloom.image_stacks.tiff.stack import TiffStack
 from patchloom.image_stacks.zarr.stack import ZarrStack
 from patchloom.local_paths import normalize_path
 
-Source = str | os.PathLike[str] | ArrayLike | ImageStack
+Source = str | os.PathLike[str] | SliceableArray | ImageStack
 """One image, or the name of several: a path, a URL, a folder, a glob pattern, an array or a stack."""
 
 

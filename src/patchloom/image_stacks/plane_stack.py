@@ -8,24 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import gcd
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.image_metadata import ImageMetadata
+from patchloom.image_stacks.derived_stack import DerivedStack, HasDerivedGrid
 from patchloom.image_stacks.protocols import (
-    HasFiles,
-    HasMetadata,
     HasStorageGrid,
     HoldsPixels,
     ImageStack,
     Region,
-    Storage,
+    read_regions,
 )
-from patchloom.image_stacks.region_reads import read_regions
-from patchloom.image_stacks.storage import storage_of
 
 
 def as_planes(stack: ImageStack) -> ImageStack:
@@ -92,17 +87,12 @@ def plane_position(stack: ImageStack, sample_idx: int) -> PlanePosition:
     return PlanePosition(sample, (z,))
 
 
-class _Planes:
-    """Z slices of an image stack; an `ImageStack` that `ReadsRegions`, and has what pixels and files the image has."""
+class _Planes(DerivedStack):
+    """Z slices of an image stack; an `ImageStack` that `ReadsRegions`."""
 
     def __init__(self, whole: ImageStack) -> None:
-        self.whole = whole
         n_samples, n_channels, self.n_planes, *plane = map(int, whole.data_shape)
-        self.source = whole.source
-        self.data_shape = (n_samples * self.n_planes, n_channels, *plane)
-        self.data_dtype = np.dtype(whole.data_dtype)
-        self.original_axes = whole.original_axes
-        self.original_data_shape = tuple(whole.original_data_shape)
+        super().__init__(whole, (n_samples * self.n_planes, n_channels, *plane))
 
     @property
     def pixels(self) -> NDArray[Any] | None:
@@ -114,26 +104,6 @@ class _Planes:
         if min(by_plane.shape[:2]) > 1 and by_plane.strides[0] != by_plane.strides[1] * self.n_planes:
             return None
         return by_plane.reshape(self.data_shape)
-
-    @property
-    def metadata(self) -> ImageMetadata:
-        """See `HasMetadata.metadata`."""
-        return self.whole.metadata if isinstance(self.whole, HasMetadata) else ImageMetadata()
-
-    @property
-    def files(self) -> Sequence[Path]:
-        """See `HasFiles.files`."""
-        return self.whole.files if isinstance(self.whole, HasFiles) else ()
-
-    @property
-    def image_in_files(self) -> str:
-        """See `HasFiles.image_in_files`."""
-        return self.whole.image_in_files if isinstance(self.whole, HasFiles) else ""
-
-    @property
-    def storage(self) -> Storage:
-        """See `HasStorage.storage`."""
-        return storage_of(self.whole)
 
     def extract_patch(
         self, sample_idx: int, channels: Sequence[int] | None, coords: Sequence[int], patch_size: Sequence[int]
@@ -171,23 +141,11 @@ class _Planes:
         return f"{self.whole!r}, slice by slice"
 
 
-class _StoredPlanes(_Planes):
+class _StoredPlanes(HasDerivedGrid, _Planes):
     """The same, of a stack that has a storage grid."""
 
-    @property
-    def chunk_shape(self) -> tuple[int, ...]:
-        """See `HasStorageGrid.chunk_shape`."""
-        return self._folded(self.whole.chunk_shape)  # type: ignore[attr-defined]  # that is what it was made for
-
-    @property
-    def shard_shape(self) -> tuple[int, ...]:
-        """See `HasStorageGrid.shard_shape`."""
-        together, *rest = self._folded(self.whole.shard_shape)  # type: ignore[attr-defined]  # that is what it was made for
-        in_chunk = self.chunk_shape[0]
-        return (-(-together // in_chunk) * in_chunk, *rest)
-
-    def _folded(self, box: tuple[int, ...]) -> tuple[int, ...]:
-        """Fold the slices of a box into samples: as many as follow each other in every box of the grid."""
+    def derived_box(self, box: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of a chunk or shard, with as many slices as follow each other in every box of the grid."""
         samples, channels, depth, *plane = box
         n_samples = int(self.whole.data_shape[0])
         if depth >= self.n_planes:

@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.image_stacks.protocols import HasStorageGrid, ImageStack, Region
-from patchloom.image_stacks.region_reads import read_regions
+from patchloom.image_stacks.protocols import HasStorageGrid, ImageStack, Region, read_regions
 
 MAX_BYTES = 32 << 20
 """Bytes of pixels that are held at once."""

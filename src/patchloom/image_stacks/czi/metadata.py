@@ -8,7 +8,7 @@ from typing import Any
 
 from patchloom.axes import AxesMap
 from patchloom.image_metadata import ImageMetadata
-from patchloom.image_stacks.fitting_metadata import fitting_metadata
+from patchloom.image_stacks.metadata import fitting_metadata
 
 _MICROMETERS_A_METER = 1e6
 

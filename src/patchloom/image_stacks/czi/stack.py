@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from patchloom._optional import require
 from patchloom.errors import PatchloomError, SeveralImagesError, SourceError, SourceNotFoundError
-from patchloom.image_stacks.czi.checks import SubblockChecks
-from patchloom.image_stacks.czi.directory import read_directory
+from patchloom.image_stacks.czi.directory import SubblockChecks, read_directory
 from patchloom.image_stacks.czi.metadata import czi_metadata
 from patchloom.image_stacks.open_files import OpenFiles, check_unchanged, file_fingerprint
 from patchloom.image_stacks.sliced_stack import SlicedStack, describe_selection

@@ -12,12 +12,11 @@ import tifffile
 from patchloom.errors import SourceError
 from patchloom.image_stacks.tiff.directories import Directory, check_tables
 from patchloom.image_stacks.tiff.image import TiffImage
-from patchloom.image_stacks.tiff.micromanager_bounds import check_micromanager
 from patchloom.image_stacks.tiff.ome_images import FileSet, ome_images
 from patchloom.image_stacks.tiff.ome_xml import read_ome_xml
 from patchloom.image_stacks.tiff.page_images import images_of_pages
 from patchloom.image_stacks.tiff.page_kinds import PageReader
-from patchloom.image_stacks.tiff.series_images import SeriesImage
+from patchloom.image_stacks.tiff.series_images import SeriesImage, check_micromanager
 
 _BEFORE_OME = ("shaped", "lsm", "mmstack")
 _AFTER_OME = (

@@ -15,9 +15,8 @@ import tifffile
 
 from patchloom.axes import AxesMap
 from patchloom.image_metadata import ImageMetadata
-from patchloom.image_stacks.fitting_metadata import fitting_metadata
+from patchloom.image_stacks.metadata import fitting_metadata, unit_of
 from patchloom.image_stacks.tiff.ome_xml import OmeImage
-from patchloom.image_stacks.unit_names import unit_of
 
 
 def metadata_of_ome(image: OmeImage, axes_map: AxesMap, *, is_rgb: bool) -> ImageMetadata:

@@ -22,9 +22,9 @@ from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks.tiff.directories import SUB_DIRECTORIES, Directory, read_directories, read_directory
 from patchloom.image_stacks.tiff.image import TiffLevel, is_name_of_associated
 from patchloom.image_stacks.tiff.metadata import metadata_of_ome
-from patchloom.image_stacks.tiff.micromanager_bounds import PLANES_FOR_EACH_STORED
 from patchloom.image_stacks.tiff.ome_xml import OmeDocument, OmeImage, PlaneRun
 from patchloom.image_stacks.tiff.page_kinds import PageReader
+from patchloom.image_stacks.tiff.series_images import PLANES_FOR_EACH_STORED
 from patchloom.image_stacks.tiff.stored_page import StoredPage
 
 _DESCRIPTIONS_OF_EACH, _DESCRIPTIONS = 10, 10_000

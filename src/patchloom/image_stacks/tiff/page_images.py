@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from patchloom.axes import AxesMap
 from patchloom.errors import SourceError
 from patchloom.image_metadata import ImageMetadata
-from patchloom.image_stacks.fitting_metadata import fitting_metadata
+from patchloom.image_stacks.metadata import fitting_metadata
 from patchloom.image_stacks.tiff.directories import SUB_DIRECTORIES, Directory, check_tables, read_directory
 from patchloom.image_stacks.tiff.image import TiffImage, TiffLevel
 from patchloom.image_stacks.tiff.page_kinds import PageReader

@@ -18,9 +18,8 @@ from patchloom.axes import LEGAL_AXES, AxesMap
 from patchloom.errors import PatchloomError, SeveralImagesError, SourceError, SourceNotFoundError
 from patchloom.geometry.checks import whole_number
 from patchloom.image_metadata import ImageMetadata
-from patchloom.image_stacks.sliced_stack import SlicedStack
+from patchloom.image_stacks.sliced_stack import SlicedStack, as_data_box
 from patchloom.image_stacks.source_axes import axes_from_names, axes_map_of, unknown_axes
-from patchloom.image_stacks.storage_grid import as_data_box
 from patchloom.image_stacks.tiff.directories import Directory, read_directories
 from patchloom.image_stacks.tiff.image import TiffImage, TiffLevel
 from patchloom.image_stacks.tiff.images import tiff_images

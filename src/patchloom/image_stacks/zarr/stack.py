@@ -15,11 +15,10 @@ from patchloom.axes import AxesMap
 from patchloom.errors import SourceError, SourceNotFoundError
 from patchloom.forked_process import check_not_forked
 from patchloom.image_metadata import ImageMetadata
-from patchloom.image_stacks.fitting_metadata import fitting_metadata
+from patchloom.image_stacks.metadata import fitting_metadata
 from patchloom.image_stacks.protocols import Region, Storage
-from patchloom.image_stacks.sliced_stack import SlicedStack, describe_selection
+from patchloom.image_stacks.sliced_stack import SlicedStack, as_data_box, describe_selection
 from patchloom.image_stacks.source_axes import axes_from_names, axes_map_of, unknown_axes
-from patchloom.image_stacks.storage_grid import as_data_box
 from patchloom.image_stacks.zarr.node import DOCUMENTS, ZarrNode, context, is_zarr_folder, place, read_node, reason
 from patchloom.image_stacks.zarr.ome_image import OmeZarrImage, ome_zarr_image, path_inside
 from patchloom.local_paths import is_url, normalize_path

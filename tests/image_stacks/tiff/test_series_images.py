@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from patchloom.errors import SourceError
-from patchloom.image_stacks.tiff.micromanager_bounds import check_ndtiff_index
+from patchloom.image_stacks.tiff.series_images import check_ndtiff_index
 
 
 def write_index(folder, entries):

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchloom.axes import AxesMap
-from patchloom.image_stacks.storage_grid import as_data_box
+from patchloom.image_stacks.sliced_stack import as_data_box
 
 
 @st.composite

@@ -5,8 +5,7 @@ import pytest
 from yaozarrs import v05
 
 from patchloom.axes import AxesMap
-from patchloom.image_stacks.fitting_metadata import fitting_metadata
-from patchloom.image_stacks.unit_names import unit_name, unit_of
+from patchloom.image_stacks.metadata import fitting_metadata, unit_name, unit_of
 
 IMAGE = AxesMap("TCYX", (2, 3, 8, 8))
 

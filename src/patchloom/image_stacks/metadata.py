@@ -1,0 +1,139 @@
+"""Voxel sizes, units and channels as files contain them, and as they are for the image that is read."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+from patchloom.axes import AxesMap
+from patchloom.image_metadata import RGB_COLORS, ImageMetadata
+
+_COLOR = re.compile("[0-9A-Fa-f]{6}")
+
+
+def fitting_metadata(
+    axes_map: AxesMap,
+    *,
+    name: str = "",
+    steps: Mapping[str, tuple[float | None, str]] | None = None,
+    origin: Mapping[str, float | None] | None = None,
+    channel_names: Sequence[str] = (),
+    channel_colors: Sequence[str] = (),
+    is_rgb: bool = False,
+) -> ImageMetadata:
+    """Keep what fits an image: files tell of axes that the image lacks, of sizes of 0, and of fewer channels.
+
+    Parameters
+    ----------
+    axes_map : AxesMap
+        The image's own axes and shape.
+    name : str
+        Its name.
+    steps : mapping of str to (float, str)
+        Size and unit of a voxel along each axis, as the file has them. A negative size is that of a flipped axis; one that is
+        0, infinite or NaN is unknown.
+    origin : mapping of str to float
+        Where the first voxel is along each axis. That of a flipped axis is where the last voxel is, so that the image
+        covers the same part of space.
+    channel_names, channel_colors : sequence of str
+        Left out as a whole unless there is one for each channel; so are colors other than `RRGGBB`.
+    is_rgb : bool
+        Whether the channels are red, green and blue, which then are their colors. Heeded where there are three.
+
+    Examples
+    --------
+    >>> told = fitting_metadata(AxesMap("YX", (64, 64)), steps={"Z": (2, "µm"), "Y": (-0.5, "µm"), "X": (0, "µm")})
+    >>> told.voxel_size, told.units
+    ({'Y': 0.5}, {'Y': 'micrometer'})
+    """
+    told = {axis: (steps or {}).get(axis, (None, "")) for axis in "TZYX" if axis in axes_map.axes}
+    signed = {
+        axis: (float(size), unit_name(unit)) for axis, (size, unit) in told.items() if size and math.isfinite(size)
+    }
+    places = {axis: (origin or {}).get(axis) for axis in told}
+    moved = {
+        axis: place + min(signed[axis][0], 0) * (axes_map.size(axis) - 1)
+        for axis, place in places.items()
+        if place is not None and axis in signed
+    }
+    n_channels = axes_map.size("C")
+    is_rgb = is_rgb and n_channels == 3
+    colors = RGB_COLORS if is_rgb else tuple(color.upper() for color in channel_colors)
+    return ImageMetadata(
+        name=name,
+        voxel_size={axis: abs(size) for axis, (size, _) in signed.items()},
+        origin={axis: place for axis, place in moved.items() if math.isfinite(place)},
+        units={axis: unit for axis, (_, unit) in signed.items() if unit},
+        channel_names=tuple(channel_names) if len(channel_names) == n_channels and all(channel_names) else (),
+        channel_colors=colors if len(colors) == n_channels and all(map(_COLOR.fullmatch, colors)) else (),
+        is_rgb=is_rgb,
+    )
+
+
+# Units as file formats abbreviate them, by the full names that OME-Zarr uses.
+
+_PREFIXES = {
+    "Y": "yotta", "Z": "zetta", "E": "exa", "P": "peta", "T": "tera", "G": "giga", "M": "mega", "k": "kilo", "h": "hecto",
+    "d": "deci", "c": "centi", "m": "milli", "u": "micro", "n": "nano", "p": "pico", "f": "femto", "a": "atto", "z": "zepto",
+    "y": "yocto",
+}  # fmt: skip
+_MICRO_SIGNS = str.maketrans({"\u00b5": "u", "\u03bc": "u"})  # the sign, and the Greek letter that some programs write
+
+_WORDS = {
+    "angstrom": "angstrom", "ångström": "angstrom", "micron": "micrometer", "in": "inch", "inches": "inch", '"': "inch",
+    "ft": "foot", "feet": "foot", "yd": "yard", "mi": "mile", "sec": "second", "secs": "second", "min": "minute",
+    "h": "hour", "hr": "hour", "d": "day",
+}  # fmt: skip
+_NAMES = {"angstrom", "inch", "foot", "yard", "mile", "parsec", "minute", "hour", "day"}
+
+_CONVERTED = {
+    "thou": (0.001, "inch"), "li": (1 / 12, "inch"), "pt": (1 / 72, "inch"), "dam": (10.0, "meter"), "das": (10.0, "second"),
+    "decameter": (10.0, "meter"), "ua": (1.495978707e11, "meter"), "ly": (9.4607304725808e15, "meter"),
+}  # fmt: skip
+"""Units of OME-XML that OME-Zarr has no name for, by one that it has."""
+
+_SYMBOLS = {
+    **{f"{prefix}{unit}": f"{name}{full}" for prefix, name in _PREFIXES.items() for unit, full in (("m", "meter"), ("s", "second"))},
+    "m": "meter", "s": "second", "\u00c5": "angstrom", "\u212b": "angstrom", "\u00e5": "angstrom", "pc": "parsec",
+}  # fmt: skip
+_NAMES |= set(_SYMBOLS.values())
+
+
+def unit_of(unit: str) -> tuple[str, float]:
+    """Full name of a unit of length or time, and the number of such units that one of the given is.
+
+    The name is empty for anything else, such as `"pixel"`. Symbols are told apart by their case: `Mm` is a megameter.
+
+    Examples
+    --------
+    >>> unit_of("nm"), unit_of("Mm"), unit_of("dam"), unit_of("pixel")
+    (('nanometer', 1.0), ('megameter', 1.0), ('meter', 10.0), ('', 1.0))
+    """
+    symbol = unit.strip().translate(_MICRO_SIGNS)
+    word = symbol.lower().replace("metre", "meter")
+    if symbol in _CONVERTED or word in _CONVERTED:
+        factor, name = _CONVERTED.get(symbol) or _CONVERTED[word]
+        return name, factor
+    return _SYMBOLS.get(symbol) or _name_of_word(word), 1.0
+
+
+def _name_of_word(word: str) -> str:
+    """Find a name that is written out, in the singular or the plural, or a symbol in another case."""
+    for candidate in (word, word.removesuffix("s")):
+        name = _WORDS.get(candidate, candidate)
+        if name in _NAMES:
+            return name
+    return _SYMBOLS.get(word, "")
+
+
+def unit_name(unit: str) -> str:
+    """Full name of a unit; empty for one that is no length and no time, such as `"pixel"`.
+
+    Examples
+    --------
+    >>> unit_name("nm"), unit_name("Micrometer"), unit_name("pixel")
+    ('nanometer', 'micrometer', '')
+    """
+    name, factor = unit_of(unit)
+    return name if factor == 1 else ""
