@@ -57,7 +57,7 @@ from patchloom.prediction.api import plan as plan
 from patchloom.prediction.api import predict as predict
 from patchloom.prediction.models.augmented_model import AugmentedModel as AugmentedModel
 from patchloom.prediction.models.czann_model import CzannModel as CzannModel
-from patchloom.prediction.models.load_model import load_model as load_model
+from patchloom.prediction.models.load import load_model as load_model
 from patchloom.prediction.models.model import Model as Model
 from patchloom.prediction.models.model import ModelDescription as ModelDescription
 from patchloom.prediction.models.onnx_model import OnnxModel as OnnxModel

@@ -1,4 +1,4 @@
-"""Layouts move axes there and back, and are read off a shape only where there is no doubt."""
+"""Layouts move axes there and back, and are inferred from a shape only if one is plausible."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ LAYOUTS = [
 
 
 @given(letters=st.sampled_from(LAYOUTS), data=st.data())
-def test_a_batch_comes_back_as_it_went_in(letters, data):
+def test_round_trip(letters, data):
+    """A batch that becomes a tensor and a batch again is unchanged."""
     layout = TensorLayout(letters)
     sizes = [data.draw(st.integers(1, 4)) for _ in range(2 + layout.n_dims)]
     sizes[0] = sizes[0] if "N" in letters else 1
@@ -34,15 +35,17 @@ def test_a_batch_comes_back_as_it_went_in(letters, data):
     np.testing.assert_array_equal(layout.to_batch(tensor), batch)
 
 
-def test_channels_last_puts_the_channels_last():
+def test_channels_last():
+    """NDHWC moves the channels to the end."""
     batch = np.arange(2 * 3 * 4 * 5 * 6).reshape(2, 3, 4, 5, 6)
 
     np.testing.assert_array_equal(TensorLayout("ndhwc").from_batch(batch), np.moveaxis(batch, 1, -1))
 
 
 @pytest.mark.parametrize("letters", ["", "NC", "WH", "NCWH", "CNHW", "NCHWC", "NHCW", "NCTHW", "NCHW ", "NCYX"])
-def test_letters_that_are_no_layout_are_refused(letters):
-    with pytest.raises(ModelError, match="layout must be NCHW"):
+def test_invalid_letters(letters):
+    """Letters that are not a layout are refused."""
+    with pytest.raises(ModelError, match=f"layout is {letters.upper()!r}: it must be NCHW"):
         TensorLayout(letters)
 
 
@@ -106,15 +109,19 @@ def test_letters_that_are_no_layout_are_refused(letters):
         ((None, None), "HW"),
     ],
 )
-def test_a_layout_is_inferred_where_there_is_no_doubt(shape, letters):
+def test_infer_layout(shape, letters):
+    """A layout is inferred if only one is plausible."""
     if letters is not None:
         assert infer_layout(shape).letters == letters
     else:
-        with pytest.raises(ModelError, match=r"may be .* or .*say which.*layout="):
+        with pytest.raises(ModelError, match=r"may be .* or .*: give its layout, such as layout="):
             infer_layout(shape)
 
 
 @pytest.mark.parametrize("shape", [(), (None,), (1, 1, 1, 1, 8, 8)])
-def test_a_shape_that_says_nothing_needs_a_layout(shape):
-    with pytest.raises(ModelError, match="does not say what its axes are: name them, such as layout='NCHW'"):
+def test_infer_impossible(shape):
+    """Shapes of other numbers of axes need a layout."""
+    with pytest.raises(
+        ModelError, match="from which no layout can be inferred: give its layout, such as layout='NCHW'"
+    ):
         infer_layout(shape)

@@ -251,7 +251,7 @@ def test_what_cannot_be_identified_is_told_where_all_else_is_the_same(tmp_path: 
         predict(Logs(), image, output, **TILES)
     assert "nothing shows whether model and images are still the same" in str(caught.value)
     assert "model: closure variable 'log' of" in str(caught.value)
-    assert "is a _io.BufferedWriter, which cannot be looked into" in str(caught.value)
+    assert "is a _io.BufferedWriter, which cannot be inspected" in str(caught.value)
     assert "`identity`" in str(caught.value)
     predict(Logs(), image, output, resume_anyway=True, **TILES)
     assert np.array_equal(written(output), image)

@@ -2,7 +2,7 @@
 
 from patchloom.prediction.models.augmented_model import AugmentedModel
 from patchloom.prediction.models.czann_model import CzannModel
-from patchloom.prediction.models.load_model import load_model
+from patchloom.prediction.models.load import load_model
 from patchloom.prediction.models.model import DescribesItself, Model, ModelDescription, describe
 from patchloom.prediction.models.onnx_model import OnnxModel
 from patchloom.prediction.models.tensor_layout import TensorLayout

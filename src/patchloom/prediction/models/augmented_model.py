@@ -1,4 +1,4 @@
-"""Test-time augmentation: the mean of what a model predicts for a tile seen from several sides."""
+"""Test-time augmentation: the mean of predictions over flips and quarter turns of a tile."""
 
 from __future__ import annotations
 
@@ -19,42 +19,43 @@ from patchloom.prediction.models.model_output import as_array, as_outputs
 
 @dataclass(frozen=True, slots=True)
 class AugmentedModel:
-    """A model whose prediction is the mean over flips and quarter turns of its tiles, each prediction turned back first.
+    """A model whose prediction is the mean over flips and quarter turns of its tiles.
 
-    It is a model itself, of the same scale and outputs. There are 4 flips in Y and X, or 8 of them and quarter turns, twice
-    as many with flips along Z; so many times longer it takes. A model to which it makes no difference how an image lies
-    gives the same as without, bit for bit in floats.
+    Each flipped or turned tile goes through the model, its prediction is turned back, and the predictions are averaged. There are
+    4 flips in Y and X, or 8 flips and quarter turns, and twice as many with flips along Z; prediction takes as many times longer.
+    The result is a model with the same scale and outputs. If a model predicts the same for a tile and, turned back, for the
+    turned tile, its predictions do not change: floats are equal bit for bit.
 
     Parameters
     ----------
     model : callable
-        The model. What it takes away at the border, if anything, it must take from both sides alike.
+        The model. If its output lacks a margin, the margin must be the same on both sides.
     quarter_turns : bool
-        Whether tiles are turned by 90° as well. Tiles that are not square then go in with Y and X exchanged too, so the
-        model must take these, and it must scale Y and X alike.
+        Whether tiles are turned by 90° too. The model must then accept tiles with Y and X exchanged, and scale Y and X by the
+        same factor.
     flip_z : bool
-        Whether tiles are also reversed along Z; for 3D only, and for axes that look the same from both ends.
+        Whether tiles are flipped along Z too, in 3D only. Use it only if images may equally be recorded upside down.
 
     Raises
     ------
     ModelError
-        If quarter turns are asked for, and the model declares a tile size or a scale that differs in Y and X; or flips along
-        Z, and it says that it is 2D.
+        If `quarter_turns`, and the model declares a tile size or a scale that differs in Y and X; or if `flip_z`, and the model
+        declares that it is 2D.
 
     Notes
     -----
-    Predictions are added up in float32, or in float64 where they are 32 or 64 bits of integers or float64, pairwise, so that
-    equal ones give themselves. Integers and booleans are averaged as numbers, the mean is rounded, halves to even, and has
-    the model's dtype: right for gray values, never for labels, which have no mean. Of a model of classes, average the
-    probabilities and take the `Argmax` of the result.
+    Predictions are added pairwise, so that the mean of equal predictions is exact. They are added in float64 if they are float64
+    or integers of 32 or 64 bits, else in float32. The mean of integers and booleans is rounded, halves to even, and has the
+    dtype of the model's output. This is right for intensities, but labels have no mean: for a model of classes, average the
+    probabilities and postprocess with `Argmax`.
 
-    The overlap that a model declares for Y and for X holds for either axis once tiles are turned: the larger one counts.
+    If tiles are turned, the larger of the declared overlaps of Y and X is used for both.
 
     Examples
     --------
-    >>> def to_the_right(batch):
+    >>> def shift_right(batch):
     ...     return np.roll(batch, 1, axis=-1)
-    >>> AugmentedModel(to_the_right)(np.array([[[[0.0, 0, 0], [0, 8, 0], [0, 0, 0]]]])).tolist()
+    >>> AugmentedModel(shift_right)(np.array([[[[0.0, 0, 0], [0, 8, 0], [0, 0, 0]]]])).tolist()
     [[[[0.0, 2.0, 0.0], [2.0, 0.0, 2.0], [0.0, 2.0, 0.0]]]]
     """
 
@@ -69,15 +70,15 @@ class AugmentedModel:
         for what, sizes in (("tiles", declared.patch_size), ("a scale", declared.scale)):
             if self.quarter_turns and sizes is not None and sizes[-2] != sizes[-1]:
                 raise ModelError(
-                    f"quarter turns exchange Y and X, and the model has {what} of {tuple(map(str, sizes))}, which differ in "
-                    "these: use quarter_turns=False"
+                    f"the model has {what} of {' × '.join(map(str, sizes))}: quarter turns need the same number for Y and X, use "
+                    "quarter_turns=False"
                 )
         if self.flip_z and declared.n_dims == 2:
-            raise ModelError("flip_z is for 3D, and the model is 2D: leave it out")
+            raise ModelError("flip_z is True, and the model is 2D: flips along Z are for 3D, leave flip_z out")
 
     @property
     def description(self) -> ModelDescription:
-        """What the model declares, with overlaps and strides that hold for turned tiles."""
+        """The description of the model, with overlaps and strides for turned tiles."""
         declared = describe(self.model)
         identity = f"{declared.identity}, augmented with quarter_turns={self.quarter_turns}, flip_z={self.flip_z}"
         overlaps, multiples = declared.overlaps, declared.origin_multiple
@@ -93,47 +94,51 @@ class AugmentedModel:
         Raises
         ------
         ModelError
-            If flips along Z are asked for and the batch is 2D.
+            If `flip_z` and the batch is 2D.
         ModelOutputError
-            If predictions of the same tiles differ in size or outputs, depending on how the tiles lay.
+            If the size or the outputs of predictions depend on how the tiles are turned.
         """
         check_batch(batch)
         if batch.ndim not in (4, 5):
             raise ModelError(f"batch has shape {batch.shape}: it must be (B, C, (Z), Y, X)")
         if self.flip_z and batch.ndim != 5:
-            raise ModelError(f"flip_z is for 3D, and the batch has shape {batch.shape}: leave it out")
-        ways = symmetries(quarter_turns=self.quarter_turns, flip_z=self.flip_z)
-        total = self._add_up(batch, ways)
-        means = {name: _mean(total_of, len(ways)) for name, total_of in total.items()}
+            raise ModelError(
+                f"flip_z is True, and batch has shape {batch.shape}: flips along Z are for 3D, leave flip_z out"
+            )
+        turns = symmetries(quarter_turns=self.quarter_turns, flip_z=self.flip_z)
+        total = self._add_up(batch, turns)
+        means = {name: _mean(total_of, len(turns)) for name, total_of in total.items()}
         return means[""] if means.keys() == {""} else means
 
-    def _add_up(self, batch: NDArray[Any], ways: Sequence[Symmetry]) -> dict[str, _Sum]:
-        """Add predictions up, halves first: with a power of two of them, sums of equal ones are exact."""
-        if len(ways) == 1:
-            return self._predict(batch, ways[0])
-        half = len(ways) // 2
-        total, other = self._add_up(batch, ways[:half]), self._add_up(batch, ways[half:])
+    def _add_up(self, batch: NDArray[Any], turns: Sequence[Symmetry]) -> dict[str, _Sum]:
+        """Add predictions pairwise: as their number is a power of two, sums of equal predictions are exact."""
+        if len(turns) == 1:
+            return self._predict(batch, turns[0])
+        half = len(turns) // 2
+        total, other = self._add_up(batch, turns[:half]), self._add_up(batch, turns[half:])
         if total.keys() != other.keys():
             raise ModelOutputError(
-                f"the model returned outputs {sorted(total)} for some tiles and {sorted(other)} for others"
+                f"the model returned outputs {sorted(total)} for some tiles and {sorted(other)} for the same tiles turned: return "
+                "the same outputs for all tiles"
             )
         for name, values in other.items():
             if total[name].values.shape != values.values.shape:
                 raise ModelOutputError(
-                    f"the model returned {total[name].values.shape} and, for the same tiles turned, what turns back into "
-                    f"{values.values.shape}: use quarter_turns=False"
+                    f"the model returned shape {total[name].values.shape} and, for the same tiles turned, "
+                    f"{values.values.shape} after turning back: use quarter_turns=False"
                 )
             np.add(total[name].values, values.values, out=total[name].values)
         return total
 
     def _predict(self, batch: NDArray[Any], symmetry: Symmetry) -> dict[str, _Sum]:
-        # A copy: the model may change its input, and the others still need theirs.
+        # A copy, as the model may change its input.
         returned = as_outputs(self.model(symmetry.apply(batch).copy()))
         outputs = {name: as_array(output) for name, output in returned.items()}
         for output in outputs.values():
             if output.ndim != batch.ndim:
                 raise ModelOutputError(
-                    f"the model returned shape {output.shape} of {output.dtype} for tiles of shape {batch.shape}"
+                    f"the model returned shape {output.shape} of {output.dtype} for a batch of shape {batch.shape}: it must have as "
+                    "many axes"
                 )
         return {
             name: _Sum(symmetry.undo(output).astype(_sum_dtype(output.dtype), order="C"), output.dtype)
@@ -142,20 +147,20 @@ class AugmentedModel:
 
 
 class _Sum(NamedTuple):
-    """Predictions added up."""
+    """The sum of predictions."""
 
     values: NDArray[Any]
     dtype: np.dtype[Any]
-    """Of the predictions."""
+    """Dtype of the predictions."""
 
 
 def _sum_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Dtype in which predictions of some dtype are added up: sums of 16 integers of up to 16 bits fit into float32."""
+    """Return the dtype in which predictions are added: sums of 16 integers of at most 16 bits fit into float32."""
     return np.result_type(dtype, np.float32)
 
 
-def _mean(total: _Sum, number: int) -> NDArray[Any]:
-    mean: NDArray[Any] = np.divide(total.values, number, out=total.values)
+def _mean(total: _Sum, n_predictions: int) -> NDArray[Any]:
+    mean: NDArray[Any] = np.divide(total.values, n_predictions, out=total.values)
     if total.dtype.kind in "biu":
         np.rint(mean, out=mean)
     return mean.astype(total.dtype, copy=False)

@@ -20,41 +20,41 @@ from patchloom.prediction.models.onnx_model import OnnxModel
 
 LARGEST_METADATA = 2**20
 LARGEST_NETWORK = 2**31
-"""Bytes that a member of the archive may unpack to. No ONNX file is larger than 2 GiB: Protocol Buffers allow no more."""
+"""Largest size of an unpacked member of the archive, in bytes. Protocol Buffers limit an ONNX file to 2 GiB."""
 
 
 class CzannModel:
     """A network in a ZEISS model file, as a callable `(B, C, (Z), Y, X) -> (B, C', (Z), Y, X)`.
 
-    Such a file is a zip archive of an ONNX network and of what its makers declare: tile size and border, class names and
-    colors, the scaling of the input. All of it goes into `description` and is applied.
+    Such a file is a zip archive of an ONNX network and its metadata: tile size and border, class names and colors, scaling of the
+    input. `description` contains all of it, and it is applied.
 
     Parameters
     ----------
     path : path
-        The file; by its content a `.czann` (metadata in JSON) or a `.czseg` or `.czmodel` (in XML). It is read into memory,
-        never unpacked to disk.
+        The file. Its metadata are JSON (`.czann`) or XML (`.czseg`, `.czmodel`). It is read into memory, never unpacked to disk.
     layout : str, optional
-        Axes of the network's input; by default `"NHWC"` or `"NDHWC"`, as the format demands.
+        Axes of the network's input, outermost first. If None, `"NHWC"` or `"NDHWC"`, as the format requires.
     bgr : bool, optional
-        Whether the network takes the first three channels of an image blue first. By default as the file says. A `.czann`
-        does not say: its channels go in as they come, so a model trained on colors as ZEN delivers them needs `bgr=True`.
+        Whether the network takes the first three channels of an image in the order blue, green, red. If None, the order that the
+        file declares. A `.czann` file declares none: its network gets channels in the order of the image, so a model trained on
+        the colors that ZEN delivers needs `bgr=True`.
     threads : int, optional
-        How many threads an operator may use; by default as many as there are cores.
+        Number of threads that an operator may use. If None, the number of cores.
 
     Raises
     ------
     ModelNotFoundError
         If there is no such file.
     ModelError
-        If it is not such a file, or what it declares contradicts its network.
+        If it is not such a file, or its metadata contradict its network.
     MissingExtraError
         If onnxruntime is not installed.
 
     Notes
     -----
-    Integers are divided by the largest value of their dtype, unless the file says that inputs are not scaled; floats are
-    taken to be from 0 to 1 already.
+    Integers are divided by the largest value of their dtype, unless the file declares that inputs are not scaled. Floats are
+    expected to be from 0 to 1 already.
 
     Examples
     --------
@@ -77,9 +77,9 @@ class CzannModel:
             instance("layout", layout, str)
         if bgr is not None:
             flag("bgr", bgr)
-        # A worker that reopens the model may run in another directory.
+        # Absolute, as another process that opens the model again may run in another directory.
         self._reopen = partial(type(self), path.absolute(), layout=layout, bgr=bgr, threads=threads)
-        metadata, network = _read_archive(path)
+        metadata, network = read_archive(path)
         self._network = OnnxModel(
             network,
             layout=("NDHWC" if metadata.n_dims == 3 else "NHWC") if layout is None else layout,
@@ -92,7 +92,7 @@ class CzannModel:
 
     @property
     def identity(self) -> str:
-        """The digest of the network, and how it is fed."""
+        """The digest of the network and the options that change what it computes."""
         return self._network.identity
 
     @property
@@ -109,15 +109,15 @@ class CzannModel:
 
 
 def _combine(declared: CzannMetadata, network: ModelDescription, name: str) -> ModelDescription:
-    """Describe a network with what its file declares of it."""
-    for what, said, found in (
+    """Return the description of a network, with the metadata of its file."""
+    for what, declared_value, found in (
         ("tiles", declared.patch_size, network.patch_size),
         ("channels", declared.in_channels, network.in_channels),
     ):
-        if said is not None and found is not None and said != found:
+        if declared_value is not None and found is not None and declared_value != found:
             raise ModelError(
-                f"{name} declares {what} of {said}, but its network takes {found}: if its axes are not those that the "
-                "format demands, name them with layout="
+                f"{name} declares {what} of {declared_value}, but its network takes {found}: give the axes of the network with "
+                "layout= if they are not those of the format"
             )
     names, colors = (
         values if network.out_channels in (None, len(values)) else ()
@@ -139,8 +139,23 @@ def _channel_order(metadata: CzannMetadata, bgr: bool | None) -> tuple[int, ...]
     return (2, 1, 0, *range(3, metadata.in_channels or 3)) if bgr else None
 
 
-def _read_archive(path: Path) -> tuple[CzannMetadata, bytes]:
-    """Read what a model file declares, and its network."""
+def read_archive(path: Path, *, largest_network: int = LARGEST_NETWORK) -> tuple[CzannMetadata, bytes]:
+    """Read the metadata and the network of a model file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    largest_network : int
+        Largest size of the unpacked network, in bytes.
+
+    Raises
+    ------
+    ModelNotFoundError
+        If there is no such file.
+    ModelError
+        If it is not a model file of ZEISS, or it is damaged or too large.
+    """
     if not path.is_file():
         raise ModelNotFoundError(f"there is no model file {path}")
     try:
@@ -149,11 +164,11 @@ def _read_archive(path: Path) -> tuple[CzannMetadata, bytes]:
             network = _find_member(archive, ("model",))
             read_metadata = read_czann_json if metadata.filename.lower().endswith("json") else read_czseg_xml
             declared = read_metadata(_read_member(archive, metadata, LARGEST_METADATA))
-            return declared, _read_member(archive, network, LARGEST_NETWORK)
+            return declared, _read_member(archive, network, largest_network)
     except ModelError as error:
-        raise ModelError(f"{path} is no ZEISS model file that can be run: {error}") from error
-    except Exception as error:  # each way to pack a member, to damage it or to encrypt it has an error of its own
-        raise ModelError(f"{path} is no ZEISS model file, or it is damaged: {error}") from error
+        raise ModelError(f"{path} is not a ZEISS model file that can be run: {error}") from error
+    except Exception as error:  # each compression, damage and encryption raises another error
+        raise ModelError(f"{path} is not a ZEISS model file, or it is damaged: {error}") from error
 
 
 def _find_member(archive: zipfile.ZipFile, suffixes: tuple[str, ...]) -> zipfile.ZipInfo:
@@ -161,14 +176,14 @@ def _find_member(archive: zipfile.ZipFile, suffixes: tuple[str, ...]) -> zipfile
         if member.filename.lower().endswith(tuple(f".{suffix}" for suffix in suffixes)):
             return member
     wanted = " or ".join(f"*.{suffix}" for suffix in suffixes)
-    raise ModelError(f"its archive holds no {wanted}, but {archive.namelist()[:5]}")
+    raise ModelError(f"its archive contains {archive.namelist()[:5]}, but not {wanted}")
 
 
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, largest: int) -> bytes:
     if member.file_size > largest:
         raise ModelError(
-            f"{member.filename} in its archive is said to be of {member.file_size} bytes: at most {largest}"
+            f"{member.filename} in its archive unpacks to {member.file_size} bytes: at most {largest} are read"
         )
     with archive.open(member) as packed:
-        # Unpacks no more than asked for, should the archive say less than the truth; which then shows in the checksum.
+        # At most the declared number of bytes is unpacked. If the declaration is wrong, the checksum differs.
         return packed.read(member.file_size)

@@ -1,4 +1,4 @@
-"""What a model is to Patchloom: a callable on batches, that may say what it wants to be fed."""
+"""Models: callables on batches of tiles, which may describe their input and output."""
 
 from __future__ import annotations
 
@@ -24,48 +24,65 @@ class Model(Protocol):
         Parameters
         ----------
         batch : array
-            `(B, C, (Z), Y, X)` in the source's dtype. It is the model's to change: no caller's array is behind it.
+            `(B, C, (Z), Y, X)` in the dtype of the source, or float32 if it is normalized. The model may change it: it is
+            not an array of the caller.
 
         Returns
         -------
         array-like
-            `(B, C', (Z), Y, X)`: any number of channels; as large, larger, smaller or without a margin, see `predict`.
+            `(B, C', (Z), Y, X)` with any number of channels. Its spatial size may be that of the batch, or larger or smaller by
+            a factor, and it may lack a margin; see `predict`. Several outputs are returned in a tuple, or in a mapping by
+            their names.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
-    """What a model says of its own input and output; `None` or empty where it is silent.
+    """The input and output of a model, as it declares them; None or empty if it does not declare them.
+
+    `predict` uses all of it: what is declared need not be given as an argument, and is not inferred.
 
     Parameters
     ----------
     patch_size : tuple of int, optional
-        The only tile size the model takes, `(z,) y, x`.
+        The only tile size that the model accepts, `(z,) y, x`, in voxels.
     overlaps : tuple of int, optional
-        The overlap that its makers declare to be enough, `(z,) y, x`.
+        Voxels that two neighboring tiles have to share, `(z,) y, x`: the default of `overlaps`.
     origin_multiple : tuple of int, optional
-        The stride of the network along each spatial axis, `(z,) y, x`: its output depends on where on this grid a tile starts.
-        Every tile starts on a multiple of it.
+        The stride of the network, `(z,) y, x`, in voxels. Its output depends on where a tile starts on a grid of this step, so
+        every tile starts on a multiple of it.
     batch_size : int, optional
-        The only batch size the model takes. It is called with so many tiles each time: a smaller batch is filled up with copies
-        of its last tile, and a larger one goes in portions.
+        The only batch size that the model accepts, in tiles: the default of `batch_size`. The model is always called with this
+        number of tiles: a smaller batch is filled up with copies of its last tile, and a larger one is divided.
     n_dims : int, optional
-        2 or 3.
+        Number of spatial axes, 2 or 3. A 2D model is run on 3D images slice by slice.
     in_channels, out_channels : int, optional
-        Number of channels.
+        Number of channels of the input and of the output.
     out_channel_names : tuple of str
-        One name an output channel, such as the classes of a segmentation.
+        One name for each output channel, such as the classes of a segmentation. They are written to the output.
     out_channel_colors : tuple of str
-        One color an output channel, as `RRGGBB`.
+        One color for each output channel, as `RRGGBB`. They are written to the output.
     out_dtype : str, optional
         Name of the dtype of the output.
     scale : tuple of Fraction, optional
-        Voxels of the output for one of the input, along each spatial axis: a whole number or one over it. What the output lacks
-        beyond that is the margin, the same on both sides. By default the scale is inferred, which cannot see a scale whose gain
-        is exactly what the margin takes away.
+        Voxels of the output for one voxel of the input, along each spatial axis: a whole number, or one over a whole number.
+        What the output lacks beyond that is the margin, the same on both sides. If None, the scale is inferred, which is not
+        possible if the margin is exactly as large as the gain in size.
     identity : str
-        Tells this model from any other, as the digest of its file does: a run is not resumed with a model of another
-        identity. A model that declares none is known by its code and everything that this refers to.
+        A text that differs from that of any other model, such as the digest of its file. A run is not resumed with a model of
+        another identity. If empty, the model is identified by its code and all that the code refers to.
+
+    Examples
+    --------
+    >>> import patchloom as pl
+    >>> class Identity:
+    ...     description = pl.ModelDescription(patch_size=(64, 64), overlaps=(16, 16), batch_size=4)
+    ...
+    ...     def __call__(self, batch):
+    ...         return batch
+    >>> prepared = pl.plan(np.zeros((100, 200)), model=Identity(), axes="YX")
+    >>> prepared.patch_size, prepared.batch_size
+    ((64, 64), 4)
     """
 
     patch_size: tuple[int, ...] | None = None
@@ -84,15 +101,26 @@ class ModelDescription:
 
 @runtime_checkable
 class DescribesItself(Protocol):
-    """A model that knows what it wants to be fed."""
+    """A model with a `description` of its input and output.
+
+    Examples
+    --------
+    >>> isinstance(np.negative, DescribesItself)
+    False
+    """
 
     @property
     def description(self) -> ModelDescription:
-        """What the model says of itself."""
+        """What the model declares."""
 
 
 def describe(model: Model) -> ModelDescription:
-    """Ask a model what it wants to be fed; a plain callable says nothing but its name.
+    """Return the description of a model; of a plain callable, it contains the name only.
+
+    Parameters
+    ----------
+    model : callable
+        The model.
 
     Examples
     --------
@@ -112,9 +140,9 @@ def _name(model: Any) -> str:
 
 
 def declared_identity(value: Any) -> str:
-    """Return what an object declares to be, by its attribute `identity` or by that of its description.
+    """Return the identity that an object declares, in its attribute `identity` or in its description.
 
-    A description that is made from that of an object inside, as a wrapper passes it on, declares nothing of the wrapper.
+    If a wrapper makes its description from that of the model inside, this does not identify the wrapper, and is not returned.
 
     Parameters
     ----------
@@ -124,7 +152,7 @@ def declared_identity(value: Any) -> str:
     Returns
     -------
     str
-        Empty if nothing is declared.
+        The identity; empty if none is declared.
 
     Examples
     --------
@@ -142,21 +170,21 @@ def declared_identity(value: Any) -> str:
 
 
 def _described(value: Any) -> str:
-    """Return what `describe` calls an object, whatever its attributes raise."""
+    """Return the identity of the description of an object, even if its attributes raise."""
     return text_attribute(value, "description.identity") or _name(value)
 
 
 def text_attribute(value: Any, attribute: str) -> str:
-    """Return a text that is an attribute of an object, dotted if need be; an empty one if it is no text or raises."""
+    """Return a text attribute of an object, whose name may be dotted; an empty text if it is not a text, or raises."""
     try:
         answer = attrgetter(attribute)(value)
-    except Exception:  # noqa: BLE001  # whatever somebody else's properties raise
+    except Exception:  # noqa: BLE001  # properties of other libraries raise any error
         return ""
     return answer if isinstance(answer, str) else ""
 
 
 def attributes_of(value: Any) -> dict[str, Any]:
-    """Return the attributes of an object, in its dictionary and its slots."""
+    """Return the attributes of an object, from its dictionary and its slots."""
     names = [
         name
         for kind in type(value).__mro__
@@ -168,7 +196,7 @@ def attributes_of(value: Any) -> dict[str, Any]:
 
 
 def check_batch(batch: Any) -> None:
-    """Refuse what is not a batch of images.
+    """Check that an argument is a batch of images.
 
     Raises
     ------
@@ -176,4 +204,4 @@ def check_batch(batch: Any) -> None:
         If it is not an array `(B, C, (Z), Y, X)` of numbers.
     """
     if not isinstance(batch, np.ndarray) or batch.dtype.kind not in "biufc":
-        raise ArgumentTypeError(f"batch is {shown(batch)}: it must be an array (B, C, (Z), Y, X) of numbers")
+        raise ArgumentTypeError(f"batch is {shown(batch)}: it must be a NumPy array (B, C, (Z), Y, X) of numbers")

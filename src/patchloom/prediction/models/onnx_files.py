@@ -1,4 +1,4 @@
-"""The files of an ONNX network: its own, and those beside it with weights."""
+"""The files of an ONNX network: its own, and the files of weights beside it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _LONGEST_NAME = 4096
 
 
 def onnx_digest(network: Path | bytes) -> str:
-    """Return the digest of a network and of all weights that it keeps in other files.
+    """Return the digest of a network and of all its weights, those in other files included.
 
     Parameters
     ----------
     network : Path or bytes
-        The ONNX file, or its content, which then has no files beside it.
+        The ONNX file, or its content. Files beside it are read only if a path is given.
 
     Raises
     ------
     OSError
-        If the file cannot be read. A file of weights that is missing is passed over: the network cannot be loaded then.
+        If the file cannot be read. A missing file of weights is skipped, as the network cannot be loaded without it.
     """
     content = network if isinstance(network, bytes) else network.read_bytes()
     digests = [hashlib.sha256(content).hexdigest()]
@@ -34,14 +34,14 @@ def onnx_digest(network: Path | bytes) -> str:
 
 
 def external_files(network: Path, content: bytes) -> list[Path]:
-    """List the files of weights that a network names; never any outside its own folder.
+    """List the files of weights that a network names; files outside its folder are skipped.
 
     Parameters
     ----------
     network : Path
-        Where the ONNX file is.
+        The ONNX file.
     content : bytes
-        What is in it. Names are found wherever tensors stand: in initializers, attributes, subgraphs and functions.
+        Its content. Names are found in all tensors: in initializers, attributes, subgraphs and functions.
     """
     folder = network.resolve().parent
     names = sorted({name for match in _LOCATION.finditer(content) if (name := _text_at(content, match.end()))})
@@ -50,7 +50,7 @@ def external_files(network: Path, content: bytes) -> list[Path]:
 
 
 def _text_at(content: bytes, position: int) -> str:
-    """Read a string of Protocol Buffers: its length in portions of 7 bits, and its bytes; nothing if it makes no sense."""
+    """Read a string of Protocol Buffers: its length in portions of 7 bits, then its bytes; return an empty text if it is invalid."""
     length = shift = 0
     for byte in content[position : position + 3]:
         length |= (byte & 0x7F) << shift

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom._optional import require
-from patchloom.argument_checks import file_path, instance, instances, listed, whole_number
+from patchloom.argument_checks import file_path, instance, instances, listed, shown, whole_number
 from patchloom.axes import spatial_axes
 from patchloom.errors import ModelError, ModelNotFoundError, ModelOutputError
 from patchloom.local_paths import normalize_path
@@ -37,46 +37,47 @@ _MOST_THREADS = 2**16
 class OnnxModel:
     """A network in an ONNX file, as a callable `(B, C, (Z), Y, X) -> (B, C', (Z), Y, X)`.
 
-    The file is read when the model is made, and again when a pickled model arrives in another process.
+    The file is read when the model is made, and again when a pickled model is loaded in another process.
 
     Parameters
     ----------
     source : path or bytes
         The ONNX file, or its content.
     layout : str, optional
-        Axes of the input, such as `"NCHW"`; see `TensorLayout`. By default they are read off the declared shape (see
-        `infer_layout`). The output has the same axes, or lacks the channel axis; it may be larger or smaller.
+        Axes of the input, outermost first, such as `"NCHW"`; see `TensorLayout`. If None, they are inferred from the declared
+        shape; see `infer_layout`. The output must have the same axes, or lack the channel axis. Its size may differ.
     output : str, optional
-        Which output to use; by default the first.
+        Name of the output to use. If None, the first one.
     scale : float or "dtype", optional
-        What a batch is multiplied by. `"dtype"` divides integers by the largest value of their dtype, so that they run
-        from 0 to 1, and leaves floats alone. By default values go in as they are.
+        Factor by which a batch is multiplied. `"dtype"` divides integers by the largest value of their dtype, and leaves floats
+        as they are. If None, values are not scaled.
     channel_order : sequence of int, optional
-        The image's channels in the order in which the network takes them; `(2, 1, 0)` feeds an RGB image as BGR.
+        Indices of the image's channels, in the order in which the network takes them: `(2, 1, 0)` turns RGB into BGR.
     threads : int, optional
-        How many threads an operator may use; by default as many as there are cores.
+        Number of threads that an operator may use. If None, the number of cores.
     providers : sequence of str
-        onnxruntime's execution providers, most wanted first. Others than the CPU's need another build of onnxruntime.
+        Execution providers of onnxruntime, the preferred one first. Providers other than the CPU's need another build of
+        onnxruntime.
     name : str, optional
-        What to call the model in messages; by default its path.
+        Name of the model in messages. If None, its path.
 
     Raises
     ------
     ModelNotFoundError
         If there is no such file.
     ModelError
-        If the file is no ONNX model, its layout is ambiguous, it has several inputs, or its input or output is no image.
+        If the file is not an ONNX model, its layout is ambiguous, it has several inputs, or its input or output is not an image.
     MissingExtraError
         If onnxruntime is not installed.
 
     Notes
     -----
-    Sizes: an input of fixed height and width (and depth) takes tiles of that size only, `description.patch_size`; where
-    one is symbolic, the tile size is free. Where the batch size is fixed, or there is no batch axis, a batch runs in
-    portions of that size, the last of them filled up with copies of its last tile.
+    Sizes: if height, width and depth of the input are fixed, the model accepts tiles of that size only, and declares it as
+    `description.patch_size`. If one of them is symbolic, any tile size is accepted. If the batch size is fixed, or there is no
+    batch axis, a batch is run in portions of that size; the last one is filled up with copies of its last tile.
 
-    Dtypes: the batch is cast to the dtype of the input. An input of floats takes any image, rounded to its precision; a
-    value beyond its range is an error. An input of integers takes images whose dtype fits into its own.
+    Dtypes: the batch is cast to the dtype of the input. An input of floats accepts any image, rounded to its precision; a
+    value beyond its range is an error. An input of integers accepts images whose dtype fits into its own.
 
     Examples
     --------
@@ -140,12 +141,12 @@ class OnnxModel:
 
     @property
     def identity(self) -> str:
-        """The digest of the network and its weights, and how it is fed."""
+        """The digest of the network and its weights, and the options that change what it computes."""
         return self._identity
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The network's file and those of its weights; empty if the network was given as bytes."""
+        """The files of the network and its weights; empty if the network was given as bytes."""
         (source,) = self._reopen.args
         if isinstance(source, bytes):
             return ()
@@ -162,7 +163,7 @@ class OnnxModel:
         ModelError
             If the batch does not fit the network's input, or onnxruntime fails.
         ModelOutputError
-            If what the network returns is not one image for each tile.
+            If the network does not return one image for each tile.
         """
         self._check_batch(batch)
         if self._channel_order is not None:
@@ -176,7 +177,7 @@ class OnnxModel:
         )
 
     def _run_portion(self, batch: NDArray[Any], portion: int) -> NDArray[Any]:
-        """Run at most `portion` tiles through a network that takes exactly so many."""
+        """Run at most `portion` tiles through a network that takes exactly `portion` tiles."""
         missing = portion - len(batch)
         full = np.concatenate([batch, *[batch[-1:]] * missing]) if missing else batch
         return self._run(full)[: len(batch)]
@@ -194,11 +195,12 @@ class OnnxModel:
                 return result
         raise ModelOutputError(
             f"{self._name}: output {self._output.name!r} has shape {predicted.shape}, and the input had {tensor.shape} "
-            f"({self._layout.letters}): it has to have the same axes, or no channel axis, and the same batch size"
+            f"({self._layout.letters}): both must have the same batch size, and the same axes except for channels; choose another "
+            "output="
         )
 
     def _has_channels_elsewhere(self, predicted: NDArray[Any], batch: NDArray[Any]) -> bool:
-        """Whether an output has the size of the input only if its axes are read in another order than the input's."""
+        """Return whether an output has the size of the input only if it has another layout than the input."""
         if predicted.ndim != len(self._layout.letters):
             return False
         fitting = [
@@ -216,12 +218,13 @@ class OnnxModel:
             raise ModelError(f"{self._name}: {error}") from None
         if sizes and len(sizes) != len(chosen.letters):
             raise ModelError(
-                f"{self._name}: layout {chosen.letters} does not fit an input of shape {shape_text(sizes)}"
+                f"{self._name}: layout is {chosen.letters}, which does not fit the input of shape {shape_text(sizes)}: name each "
+                "of its axes once"
             )
         return chosen
 
     def _output_layout(self, n_axes: int) -> TensorLayout | None:
-        """Axes of an output of so many: those of the input, if need be without channels."""
+        """Return the layout of an output of `n_axes` axes: that of the input, with or without channels; None if neither fits."""
         possible = (self._layout, self._layout.without_channels())
         return next((layout for layout in possible if len(layout.letters) == n_axes), None)
 
@@ -235,8 +238,8 @@ class OnnxModel:
         n_channels = self._shape[1] or len(order)
         if sorted(order) != list(range(n_channels)):
             raise ModelError(
-                f"{self._name} takes {n_channels} channels: channel_order must name each of 0 to {n_channels - 1} once, "
-                f"not {tuple(order)}"
+                f"channel_order is {tuple(order)}: it must contain each of 0 to {n_channels - 1} once, as {self._name} takes "
+                f"{n_channels} channels"
             )
         return list(order)
 
@@ -260,9 +263,8 @@ class OnnxModel:
         layout = self._output_layout(len(sizes))
         if layout is None:
             raise ModelError(
-                f"{self._name}: output {self._output.name!r} of shape {shape_text(sizes)} is no image, as the input "
-                f"{shape_text(_sizes(self._input))} is: outputs are {_names(self._session.get_outputs())}; "
-                "say which with output="
+                f"{self._name}: output {self._output.name!r} of shape {shape_text(sizes)} is not an image like the input of shape "
+                f"{shape_text(_sizes(self._input))}: choose one of {_names(self._session.get_outputs())} with output="
             )
         return layout.batch_shape(sizes)[1]
 
@@ -271,49 +273,50 @@ class OnnxModel:
         check_batch(batch)
         if batch.ndim != len(axes):
             raise ModelError(
-                f"{self._name} is a {self._layout.n_dims}D model and takes batches ({', '.join(axes)}), "
-                f"not of shape {batch.shape}"
+                f"batch has shape {batch.shape}: {self._name} is a {self._layout.n_dims}D model and takes batches "
+                f"({', '.join(axes)})"
             )
         described = self.description
         if described.in_channels not in (None, batch.shape[1]):
             raise ModelError(
-                f"{self._name} takes images of {described.in_channels} channel(s), not {batch.shape[1]} "
-                f"(its input is {shape_text(_sizes(self._input))}, read as {self._layout.letters})"
+                f"batch has {batch.shape[1]} channel(s): {self._name} takes {described.in_channels}, as its input has shape "
+                f"{shape_text(_sizes(self._input))}, read as {self._layout.letters}; select channels of the image, or give another "
+                "layout="
             )
         for axis, size, fixed in zip(axes[2:], batch.shape[2:], self._shape[2:], strict=True):
             if fixed not in (None, size):
-                raise ModelError(f"{self._name} takes tiles of size {fixed} along {axis}, not {size}")
+                raise ModelError(f"batch has size {size} along {axis}: {self._name} takes tiles of size {fixed}")
 
 
 def _open_session(
     source: Path | bytes, name: str, threads: int | None, providers: Sequence[str]
 ) -> Any:  # an onnxruntime.InferenceSession, which has no types
     if threads is not None and threads < 1:
-        raise ModelError(f"threads must be at least 1, not {threads}")
+        raise ModelError(f"threads is {threads}: it must be at least 1")
     if isinstance(source, Path) and not source.is_file():
         raise ModelNotFoundError(f"there is no model file {name}")
     onnxruntime = require("onnxruntime", extra="onnx")
     available = onnxruntime.get_available_providers()
     if not providers or not set(providers) <= set(available):
         raise ModelError(
-            f"providers is {list(providers)}: onnxruntime has {available} here, of which there must be one at least"
+            f"providers is {list(providers)}: choose one or more of {available}, which this build of onnxruntime has"
         )
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0  # 0: as many as there are cores
-    options.log_severity_level = 3  # errors only: its warnings are for the network's authors
+    options.intra_op_num_threads = threads or 0  # 0: the number of cores
+    options.log_severity_level = 3  # errors only: warnings are for the authors of the network
     try:
-        # By its path, so that weights kept in files beside it are found.
+        # By its path, so that onnxruntime finds weights in files beside it.
         return onnxruntime.InferenceSession(
             source if isinstance(source, bytes) else str(source), options, providers=list(providers)
         )
     except Exception as error:  # onnxruntime's errors have no base class of their own
-        raise ModelError(f"cannot load {name} as an ONNX model: {_one_line(error)}") from error
+        raise ModelError(f"{name} is not an ONNX model, or it is damaged: {_one_line(error)}") from error
 
 
 def _only_input(session: Any, name: str) -> Any:
     inputs = session.get_inputs()
     if len(inputs) != 1:
-        raise ModelError(f"{name} has {len(inputs)} inputs ({_names(inputs)}): only models of one input can be run")
+        raise ModelError(f"{name} has {len(inputs)} inputs ({_names(inputs)}): export a network with one input")
     return inputs[0]
 
 
@@ -322,7 +325,7 @@ def _choose_output(session: Any, wanted: str | None, name: str) -> Any:
     for output in outputs:
         if wanted in (None, output.name):
             return output
-    raise ModelError(f"{name} has no output {wanted!r}: its outputs are {_names(outputs)}")
+    raise ModelError(f"output is {wanted!r}, and {name} has {_names(outputs)}: choose one of these")
 
 
 def _names(tensors: Sequence[Any]) -> str:
@@ -330,37 +333,42 @@ def _names(tensors: Sequence[Any]) -> str:
 
 
 def _sizes(tensor: Any) -> tuple[int | None, ...]:
-    """List the declared sizes, `None` for symbolic ones; none at all where the file declares no shape."""
+    """Return the declared sizes, with None for symbolic ones; an empty tuple if the file does not declare the shape."""
     return tuple(size if isinstance(size, int) else None for size in tensor.shape)
 
 
 def _tensor_dtype(tensor: Any, name: str) -> np.dtype[Any]:
     if tensor.type not in DTYPES:
-        raise ModelError(f"{name}: {tensor.name!r} is of type {tensor.type}, which is no image that NumPy can hold")
+        raise ModelError(
+            f"{name}: {tensor.name!r} is of type {tensor.type}, which NumPy does not have: export the network with floats"
+        )
     return np.dtype(DTYPES[tensor.type])
 
 
 def _check_scale(scale: object, dtype: np.dtype[Any], name: str) -> None:
     if scale is None:
         return
-    if not isinstance(scale, (str, int, float)):
-        raise ModelError(f"scale must be a finite number or 'dtype', not {scale!r}")
-    if scale != "dtype" and (isinstance(scale, bool) or not (isinstance(scale, (int, float)) and math.isfinite(scale))):
-        raise ModelError(f"scale must be a finite number or 'dtype', not {scale!r}")
+    is_number = isinstance(scale, (int, float)) and not isinstance(scale, bool) and math.isfinite(scale)
+    if not is_number and not (isinstance(scale, str) and scale == "dtype"):
+        raise ModelError(f"scale is {shown(scale)}: it must be a finite number or 'dtype'")
     if dtype.kind != "f":
-        raise ModelError(f"{name} takes {dtype}, and scale={scale!r} is for networks that take floats")
+        raise ModelError(
+            f"scale is {scale!r}, which is for networks that take floats: leave it out, as {name} takes {dtype}"
+        )
 
 
 def _cast(batch: NDArray[Any], dtype: np.dtype[Any], scale: float | Literal["dtype"] | None, name: str) -> NDArray[Any]:
-    """Scale a batch and cast it to the dtype that a network takes, without a value being lost or wrapped."""
+    """Scale a batch and cast it to the dtype of a network; refuse dtypes and values that would overflow."""
     fits = batch.dtype.kind in "biuf" if dtype.kind == "f" else np.can_cast(batch.dtype, dtype, "safe")
     if not fits:
-        raise ModelError(f"{name} takes {dtype}, into which {batch.dtype} does not fit: convert the image first")
+        raise ModelError(
+            f"batch has dtype {batch.dtype}, which does not fit into {dtype}, the input of {name}: convert the image first"
+        )
     try:
         with np.errstate(over="raise"):
             return _scaled(batch, scale, np.result_type(dtype, np.float32)).astype(dtype, copy=False)
     except FloatingPointError:
-        raise ModelError(f"{name} takes {dtype}, and values of the image are too large for it: use scale=") from None
+        raise ModelError(f"batch has values that are too large for {dtype}, the input of {name}: use scale=") from None
 
 
 def _scaled(batch: NDArray[Any], scale: float | Literal["dtype"] | None, dtype: np.dtype[Any]) -> NDArray[Any]:

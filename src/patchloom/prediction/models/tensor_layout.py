@@ -1,4 +1,4 @@
-"""In which order a network's tensor holds batch, channels and space."""
+"""The order of the axes of a network's tensor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from patchloom.errors import ModelError
 
 MOST_CHANNELS = 16
-"""The most channels that a size is taken for where nothing else tells channels from space."""
+"""A larger size is not taken for a number of channels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +23,12 @@ class TensorLayout:
     Parameters
     ----------
     letters : str
-        Such as `"NCHW"` or `"NDHWC"`. `H` and `W` are always there, `D` makes it 3D, and `N` or `C` are left out where the
-        tensor has no such axis. Lower case is accepted.
+        `"NCHW"`, `"NHWC"`, `"NCDHW"` or `"NDHWC"`; without `N` or `C` if the tensor has no such axis. Lower case is accepted.
 
     Raises
     ------
     ModelError
-        If the letters are no such order.
+        If the letters are not such a layout.
 
     Examples
     --------
@@ -47,7 +46,7 @@ class TensorLayout:
         object.__setattr__(self, "letters", str(self.letters).upper())
         if not re.fullmatch("N?(C?D?HW|D?HWC)", self.letters):
             raise ModelError(
-                f"layout must be NCHW, NHWC, NCDHW or NDHWC, or one of these without N or C, not {self.letters!r}"
+                f"layout is {self.letters!r}: it must be NCHW, NHWC, NCDHW or NDHWC, or one of these without N or C"
             )
 
     @property
@@ -56,11 +55,11 @@ class TensorLayout:
         return 3 if "D" in self.letters else 2
 
     def without_channels(self) -> TensorLayout:
-        """Give the same order without the channel axis."""
+        """Return the same layout without the channel axis."""
         return TensorLayout(self.letters.replace("C", ""))
 
     def batch_shape(self, shape: Sequence[int | None]) -> tuple[int | None, ...]:
-        """Sort a tensor's shape as `(B, C, (Z), Y, X)`; an axis that it does not have counts 1.
+        """Return a tensor's shape as `(B, C, (Z), Y, X)`, with size 1 for an axis that the tensor does not have.
 
         Examples
         --------
@@ -71,12 +70,12 @@ class TensorLayout:
         return tuple(sizes.get(letter, 1) for letter in self._batch_letters)
 
     def from_batch(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """View a batch `(B, C, (Z), Y, X)` in this order; `B` or `C` must be 1 where the tensor has no such axis."""
+        """View a batch `(B, C, (Z), Y, X)` in this layout; `B` or `C` must be 1 if the layout has no such axis."""
         present = tuple(slice(None) if letter in self.letters else 0 for letter in self._batch_letters)
         return batch[present].transpose([self._present_letters.index(letter) for letter in self.letters])
 
     def to_batch(self, tensor: NDArray[Any]) -> NDArray[Any]:
-        """View a tensor in this order as a batch `(B, C, (Z), Y, X)`."""
+        """View a tensor of this layout as a batch `(B, C, (Z), Y, X)`."""
         present = tensor.transpose([self.letters.index(letter) for letter in self._present_letters])
         return present[tuple(slice(None) if letter in self.letters else np.newaxis for letter in self._batch_letters)]
 
@@ -92,16 +91,16 @@ class TensorLayout:
 _READINGS = {2: ("HW",), 3: ("CHW", "HWC"), 4: ("NCHW", "NHWC"), 5: ("NCDHW", "NDHWC")}
 
 _NARROW = 8
-"""Height or width up to which a size is more likely a number of channels."""
+"""A height or width of at most this size is more likely a number of channels."""
 
 
 def infer_layout(shape: Sequence[int | None]) -> TensorLayout:
-    """Infer the layout of a network's input from its declared shape, where only one layout is plausible.
+    """Infer the layout of a network's input from its declared shape, if only one layout is plausible.
 
     Parameters
     ----------
     shape : sequence of int or None
-        Declared sizes, `None` for a symbolic one.
+        Declared sizes; None for a symbolic size.
 
     Returns
     -------
@@ -113,14 +112,14 @@ def infer_layout(shape: Sequence[int | None]) -> TensorLayout:
         2. and every fixed height and width is more than 8, and no fixed depth is 1;
         3. and height and width are fixed and equal.
 
-        If rule 1 leaves no layout, because no axis at the place of the channels is fixed and at most 16:
+        If rule 1 leaves no layout, because neither axis that may be the channels is fixed and at most 16:
 
         4. height and width are both symbolic and the channels are fixed, or height and width are fixed and equal.
 
     Raises
     ------
     ModelError
-        If the rules leave both layouts or none, or the number of axes is none of these.
+        If the rules leave both layouts or none, or the number of axes is not 2 to 5.
 
     Examples
     --------
@@ -129,11 +128,13 @@ def infer_layout(shape: Sequence[int | None]) -> TensorLayout:
     >>> infer_layout((None, None, None, None))
     Traceback (most recent call last):
         ...
-    patchloom.errors.ModelError: an input of shape (?, ?, ?, ?) may be NCHW or NHWC: say which, such as layout='NCHW'
+    patchloom.errors.ModelError: the input has shape (?, ?, ?, ?), which may be NCHW or NHWC: give its layout, such as
+    layout='NCHW'
     """
     if len(shape) not in _READINGS:
         raise ModelError(
-            f"an input of shape {shape_text(shape)} does not say what its axes are: name them, such as layout='NCHW'"
+            f"the input has shape {shape_text(shape)}, from which no layout can be inferred: give its layout, such as "
+            "layout='NCHW'"
         )
     layouts = possible_layouts(len(shape))
     if len(layouts) == 1:
@@ -151,12 +152,13 @@ def infer_layout(shape: Sequence[int | None]) -> TensorLayout:
             return possible[0]
     names = [layout.letters for layout in layouts]
     raise ModelError(
-        f"an input of shape {shape_text(shape)} may be {' or '.join(names)}: say which, such as layout={names[0]!r}"
+        f"the input has shape {shape_text(shape)}, which may be {' or '.join(names)}: give its layout, such as "
+        f"layout={names[0]!r}"
     )
 
 
 def possible_layouts(n_axes: int) -> list[TensorLayout]:
-    """Return the layouts that a tensor of so many axes may have.
+    """Return the layouts that a tensor of `n_axes` axes may have.
 
     Examples
     --------
@@ -167,7 +169,7 @@ def possible_layouts(n_axes: int) -> list[TensorLayout]:
 
 
 class _Sizes(NamedTuple):
-    """A declared shape as one layout reads it."""
+    """The sizes of channels and space, if a declared shape has some layout."""
 
     channels: int | None
     space: tuple[int | None, ...]
@@ -192,12 +194,12 @@ class _Sizes(NamedTuple):
 
     @property
     def is_free(self) -> bool:
-        """Whether height and width are symbolic and the number of channels is fixed."""
+        """True if height and width are symbolic and the number of channels is fixed."""
         return self.space[-2:] == (None, None) and self.channels is not None
 
 
 def shape_text(shape: Sequence[int | None]) -> str:
-    """Write a shape with `?` for sizes that are not fixed.
+    """Return a shape as text, with `?` for symbolic sizes.
 
     Examples
     --------

@@ -412,7 +412,7 @@ def test_what_cannot_be_looked_into_is_reported_with_the_part_that_it_is() -> No
         (memoryview(b"ab"), "memoryview"),
     ]:
         unknown = identify_model(Net(value)).unknown
-        assert any("attribute 'weights' of 'Net' is a " in why and "cannot be looked into" in why for why in unknown), (
+        assert any("attribute 'weights' of 'Net' is a " in why and "cannot be inspected" in why for why in unknown), (
             kind
         )
     (why,) = identify_model(np.frompyfunc(abs, 1, 1)).unknown

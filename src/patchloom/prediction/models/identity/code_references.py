@@ -1,4 +1,4 @@
-"""What a function's code refers to, and whether code is the user's own or comes with an installed package."""
+"""Names that code refers to, and the installed packages that code comes from."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from patchloom.digests import file_digest
 
 
 class Reference(NamedTuple):
-    """A global name in code, and the attributes that are taken of it at once: `("net", ("weights",))` of `net.weights`."""
+    """A global name in code, and the attributes that follow it: `("net", ("weights",))` for `net.weights`."""
 
     name: str
     attributes: tuple[str, ...] = ()
 
 
 def global_references(code: CodeType) -> list[Reference]:
-    """List the global names that code refers to, that of functions inside it included.
+    """List the global names that code refers to, including the code of inner functions.
 
     Examples
     --------
@@ -33,7 +33,7 @@ def global_references(code: CodeType) -> list[Reference]:
 
 
 def imported_names(code: CodeType) -> list[str]:
-    """List the modules that code imports when it runs, that of functions inside it included.
+    """List the modules that code imports when it runs, including the code of inner functions.
 
     Examples
     --------
@@ -62,7 +62,7 @@ def _inner(code: CodeType) -> Iterator[CodeType]:
 
 
 def package_version(module: str | None) -> str:
-    """Return name and version of the installed package that a module belongs to; nothing for the user's own modules.
+    """Return name and version of the installed package of a module; an empty text for a module of the user.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def package_version(module: str | None) -> str:
     ('numpy', '')
     """
     name = module or "builtins"
-    if name == "__main__":  # whatever started the process
+    if name == "__main__":
         return ""
     top = name.partition(".")[0]
     file = getattr(sys.modules.get(name), "__file__", None) or getattr(sys.modules.get(top), "__file__", None)
@@ -90,9 +90,9 @@ def package_version(module: str | None) -> str:
 
 
 def package_source(module: str | None) -> str:
-    """Return the digest of a module's source file, of a package that is installed beside Python; an empty one otherwise.
+    """Return the digest of the source file of a module in an installed package; an empty text for other modules.
 
-    The version alone may stay the same, as that of a package that its author installs anew after each change.
+    The version alone is not enough: authors of a package install it again after a change without a new version.
     """
     file = getattr(sys.modules.get(module or ""), "__file__", None) or ""
     if not file.endswith(".py") or not {"site-packages", "dist-packages"} & set(Path(file).parts):

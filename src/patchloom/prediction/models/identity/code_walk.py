@@ -1,4 +1,4 @@
-"""The part of a walk through a model that looks into functions, classes and modules."""
+"""The walk through the code of a model: functions, classes and modules."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _NOT_STATE = frozenset(
     }
 )
 _MADE_BY_CODE = 1 << 9
-"""The flag of types that code has made (`Py_TPFLAGS_HEAPTYPE`)."""
+"""The flag of classes that are made by Python code (`Py_TPFLAGS_HEAPTYPE`)."""
 _DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 
 
 class CodeWalk(PartDigests):
-    """Adds what code does and what it refers to; code of installed packages by their version."""
+    """Adds code and all that it refers to; the code of installed packages counts by their version."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,12 +41,12 @@ class CodeWalk(PartDigests):
 
     @abstractmethod
     def visit_text(self, text: str, part: Part, *folders: Path) -> None:
-        """Add a text, and the file of weights that it names, if it names one."""
+        """Add a text, and the file of weights that it names, if any."""
 
     def visit_function(self, function: types.FunctionType, part: Part) -> None:
-        """Add code, globals, default values, closure variables and attributes; a package's version instead of its code."""
+        """Add code, globals, default values, closure variables and attributes; for an installed package, the version and no code."""
         original = vars(function).get("_torchdynamo_orig_callable")
-        if original is not None:  # of torch.compile, whose own state is a cache
+        if original is not None:  # torch.compile wraps the function with a cache
             self.visit(original, part)
             return
         module = module_of(function)
@@ -64,7 +64,7 @@ class CodeWalk(PartDigests):
         self.visit_items({f"attribute {name!r}": value for name, value in sorted(vars(function).items())}, part)
 
     def visit_closure(self, function: types.FunctionType, package: str, part: Part) -> None:
-        """Add closure variables, except for those that a decorator of a package keeps for itself."""
+        """Add closure variables, except for the private state of a decorator of a package."""
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             try:
                 value = cell.cell_contents
@@ -77,7 +77,7 @@ class CodeWalk(PartDigests):
                 self.visit(value, self.inside(part, f"closure variable {name!r}"))
 
     def visit_code(self, code: types.CodeType, part: Part) -> None:
-        """Add what code does, without the names and lines of files."""
+        """Add the instructions and constants of code, without file names and line numbers."""
         self.feed(
             part, code.co_code, code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars, code.co_flags
         )
@@ -93,7 +93,7 @@ class CodeWalk(PartDigests):
                 self.visit(constant, part)
 
     def visit_globals(self, function: types.FunctionType, part: Part) -> None:
-        """Add the globals that a function names, and the modules that it imports."""
+        """Add the globals that a function refers to, and the modules that it imports."""
         names = function.__globals__
         for name, attributes in global_references(function.__code__):
             if name in names:
@@ -106,7 +106,7 @@ class CodeWalk(PartDigests):
             self.visit_imported(name, part)
 
     def visit_global(self, label: str, value: Any, attributes: tuple[str, ...], depth: int) -> None:
-        """Add a global; of a module of the user's own, the attribute that is taken of it."""
+        """Add a global; if it is a module of the user, only the attribute that the code takes from it."""
         module = value
         for number, attribute in enumerate(attributes):
             if (
@@ -120,7 +120,7 @@ class CodeWalk(PartDigests):
         self.visit(value, self.kept(Part(label, depth + 1)))
 
     def visit_imported(self, name: str, part: Part) -> None:
-        """Count the file of a module that a function imports when it is called: it may not be imported yet."""
+        """Add the file of a module that a function imports when it is called, as it may not be imported yet."""
         top = name.partition(".")[0]
         if top in sys.stdlib_module_names:
             return
@@ -136,22 +136,22 @@ class CodeWalk(PartDigests):
         self.feed(self.inside(part, f"imported module {top!r}"), *map(file_digest, files))
 
     def visit_module(self, module: types.ModuleType, part: Part) -> None:
-        """Add the file of a module of the user's own, or the version of an installed package."""
+        """Add the file of a module of the user, or the version of an installed package."""
         package = package_version(module.__name__)
         self.feed(part, "module", module.__name__, package, package_source(module.__name__))
         file = getattr(module, "__file__", None)
         if not package and file and Path(file).is_file():
             self.feed(part, file_digest(Path(file)))
         elif not package and not hasattr(module, "__path__"):
-            self.cannot(part, f"refers to the whole module {module.__name__}, which was not made from a file")
+            self.add_unknown(part, f"refers to the whole module {module.__name__}, which has no file")
 
     def visit_builtin(self, function: Any, part: Part) -> None:
-        """Add a function that is not written in Python."""
+        """Add a compiled function."""
         module = getattr(function, "__module__", None)
         package = package_version(module)
         self.feed(part, "builtin", function.__qualname__, package)
         file = getattr(sys.modules.get(module or ""), "__file__", None)
-        if file and not package:  # an extension module of the user's own
+        if file and not package:  # an extension module of the user
             self.feed(part, file_digest(Path(file)))
         owner = getattr(function, "__self__", None)
         if owner is not None and not isinstance(owner, types.ModuleType):
@@ -174,26 +174,26 @@ class CodeWalk(PartDigests):
                     self.visit(value, self.kept(Part(f"{name!r} of class {base.__qualname__!r}", part.depth + 1)))
 
     def visit_bound(self, value: types.MethodType, part: Part) -> None:
-        """Add a method and the object that it is bound to."""
+        """Add a bound method and its object."""
         self.visit(value.__func__, part)
         self.visit(value.__self__, self.inside(part, "object of"))
 
     def visit_partial(self, value: functools.partial[Any], part: Part) -> None:
-        """Add a function and the arguments that it is given."""
+        """Add a partial function and its arguments."""
         self.visit(value.func, self.inside(part, "function of"))
         self.visit_items({f"argument {number} of": item for number, item in enumerate(value.args)}, part)
         self.feed(part, *value.keywords)
         self.visit_items({f"argument {name!r} of": item for name, item in value.keywords.items()}, part)
 
     def visit_wrapper(self, value: Any, part: Part) -> None:
-        """Add the functions that a property, a cache or the like is made of."""
+        """Add the functions inside a property, a cache or a similar wrapper."""
         self.feed(part, type(value).__qualname__)
         for name in ("__func__", "__wrapped__", "func", "fget", "fset"):
             self.visit(getattr(value, name, None), part)
 
 
 def module_of(code: types.FunctionType | type) -> str:
-    """Name the module of a function or class; none of what `exec` made without one, which counts as the user's own."""
+    """Return the name of the module of a function or class; `__main__` if `exec` made it without a module."""
     is_made_by_code = isinstance(code, types.FunctionType) or bool(code.__flags__ & _MADE_BY_CODE)
     module: Any = code.__module__  # of some compiled classes a descriptor
     if is_made_by_code and module in {"builtins", None}:
@@ -202,5 +202,5 @@ def module_of(code: types.FunctionType | type) -> str:
 
 
 def _is_derived(name: str) -> bool:
-    """Whether an attribute of a class is worked out from others, by Python or by pydantic."""
+    """Return whether Python or pydantic computes an attribute of a class from others."""
     return name in _NOT_STATE or name.startswith("__pydantic_")

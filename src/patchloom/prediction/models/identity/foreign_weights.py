@@ -1,4 +1,4 @@
-"""Weights inside objects of PyTorch, onnxruntime and numba, none of which is imported for it."""
+"""Weights inside objects of PyTorch, onnxruntime and numba, without importing these."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from patchloom.prediction.models.onnx_files import onnx_digest
 
 @dataclass(frozen=True, slots=True)
 class ForeignWeights:
-    """What an object of a library holds.
+    """The weights and attributes of an object of another library.
 
     Parameters
     ----------
     digest : str
-        Of the weights that were read here.
+        Digest of the weights.
     attributes : mapping of str to object
-        What else it computes with.
+        Other objects that it computes with.
     unknown : str
-        Why it cannot be identified; empty if it can.
+        The reason why it cannot be identified; empty if it can.
     """
 
     digest: str = ""
@@ -34,23 +34,23 @@ class ForeignWeights:
 
 
 def foreign_weights(value: Any) -> ForeignWeights | None:
-    """Read the weights of an object that keeps them where Python does not see them.
+    """Read the weights of an object of another library, which are not among its attributes in Python.
 
     Parameters
     ----------
     value : object
-        Anything.
+        Any object.
 
     Returns
     -------
     ForeignWeights or None
-        None if it is no such object.
+        None if it is not an object of such a library.
     """
     library = {kind.__module__.partition(".")[0] for kind in type(value).__mro__} & _READERS.keys()
     for name in sorted(library):
         try:
             found = _READERS[name](value)
-        except Exception as error:  # noqa: BLE001  # other versions of a library have other attributes, and errors of their own
+        except Exception as error:  # noqa: BLE001  # other versions have other attributes and errors
             return ForeignWeights(unknown=f"is a {type(value).__qualname__} whose weights cannot be read ({error})")
         if found is not None:
             return found
@@ -79,7 +79,7 @@ def _tensor_digest(torch: Any, tensor: Any) -> str:
 
 
 def _script_digest(torch: Any, value: Any) -> str:
-    """Return the digest of what a TorchScript program is saved as, without notes on lines of its source."""
+    """Return the digest of a saved TorchScript program, without its debug information."""
     buffer = io.BytesIO()
     torch.jit.save(value, buffer)
     with zipfile.ZipFile(buffer) as archive:
@@ -94,17 +94,17 @@ def _script_digest(torch: Any, value: Any) -> str:
 
 
 def _in_order(code: bytes) -> list[bytes]:
-    """Sort the constants of a class, which PyTorch writes in the order of a set."""
+    """Sort the constants of a class: PyTorch writes them in random order."""
     return sorted(code.splitlines(), key=lambda line: line if b" : Final[" in line else b"")
 
 
 def _module_weights(module: Any) -> ForeignWeights:
     state = dict(vars(module))
     children = state.pop("_modules")
-    if "_orig_mod" in children:  # of torch.compile, whose own state is a cache
+    if "_orig_mod" in children:  # torch.compile wraps the module with a cache
         return ForeignWeights(attributes={"module": children["_orig_mod"]})
     inside = {**state.pop("_parameters"), **state.pop("_buffers"), **children}
-    code = getattr(module, "code", None) if "_graph" in state else None  # as torch.fx and torch.export make it
+    code = getattr(module, "code", None) if "_graph" in state else None  # made by torch.fx or torch.export
     derived = {"_graph", "_code"} if code else set()
     named = {f"{name!r}": item for name, item in inside.items()}
     attributes = {
@@ -116,7 +116,7 @@ def _module_weights(module: Any) -> ForeignWeights:
 
 
 def _without_handles(name: str, item: Any) -> Any:
-    """Return hooks without the numbers that a process gives them."""
+    """Return hooks without their numbers, which differ between processes."""
     return list(item.values()) if name.startswith("_") and "hooks" in name and isinstance(item, dict) else item
 
 

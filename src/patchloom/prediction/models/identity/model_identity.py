@@ -1,4 +1,4 @@
-"""What a model computes with, part by part, so that a resumed run can tell whether it is the same."""
+"""The identity of a model: digests of all that it computes with, so that a run is not resumed with another model."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from patchloom.prediction.models.model import declared_identity, text_attribute
 
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
-    """What a model computes with.
+    """Digests of the parts of a model.
 
     Parameters
     ----------
     parts : mapping of str to str
-        Digests by the name of the part, such as ``"attribute 'weights' of 'Net'"``.
+        Digests, by the name of the part, such as ``"attribute 'weights' of 'Net'"``.
     unknown : tuple of str
-        What cannot be identified, one sentence each.
+        One sentence for each part that cannot be identified.
     """
 
     parts: Mapping[str, str]
@@ -34,14 +34,14 @@ def identify_model(model: Any) -> ModelIdentity:
     Parameters
     ----------
     model : callable
-        Any callable. One with an attribute `identity`, a text that is not empty, has declared what it is, and is not looked
-        into; nor is one whose `description` has an `identity` of its own.
+        Any callable. If it declares an identity, in an attribute `identity` or in its `description`, this is used, and its parts
+        are not walked.
 
     Returns
     -------
     ModelIdentity
-        Equal in another process for a model of the same code and weights. State that a call changes, such as a counter, cannot
-        be told from weights and counts.
+        It is equal in another process if code and weights are equal. State that a call changes, such as a counter, counts as a
+        weight.
 
     Examples
     --------
@@ -58,16 +58,14 @@ def identify_model(model: Any) -> ModelIdentity:
     root = Part("what it declares to be" if declared_identity(model) else name, 0)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # what is deprecated in somebody else's objects is not the user's concern here
+            warnings.simplefilter("ignore")  # deprecated attributes of other libraries warn when they are read
             walk.visit(model, root)
     except TooManyObjectsError:
-        walk.unknown.append(f"{root.name} consists of more objects than are looked into")
+        walk.unknown.append(f"{root.name} consists of more objects than are inspected")
     except RecursionError:
         walk.unknown.append(f"{root.name} is nested too deeply")
-    except Exception as error:  # noqa: BLE001  # whatever somebody else's objects raise when they are looked at
-        walk.unknown.append(f"{root.name} cannot be looked into ({type(error).__name__}: {error})")
+    except Exception as error:  # noqa: BLE001  # attributes of other libraries raise any error
+        walk.unknown.append(f"{root.name} cannot be inspected ({type(error).__name__}: {error})")
     return ModelIdentity(
         {name: digest.hexdigest()[:16] for name, digest in walk.digests.items()}, tuple(dict.fromkeys(walk.unknown))
     )

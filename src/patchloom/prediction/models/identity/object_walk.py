@@ -1,9 +1,9 @@
-"""A walk through everything that an object computes with: its code and what that refers to, weights, files and settings.
+"""The walk through all that a model computes with: code and all that it refers to, weights, files and settings.
 
-A model is walked from the object that is called: attributes, closures, default values and the globals that its code names,
-into the user's own classes and modules. Code of installed packages counts by their version and source files. Numbers and text count by their
-value, arrays and tensors by their bytes, files of weights by theirs; addresses in memory and the order of sets do not count,
-so another process finds the same. What the walk cannot look into is reported, never passed over.
+The walk starts at the object that is called, and follows attributes, closures, default values and the globals that its code
+refers to, into classes and modules of the user. Code of installed packages counts by their version and source files. Numbers
+and text count by their value, arrays, tensors and files of weights by their bytes. Addresses in memory and the order of sets do
+not count, so the digests are equal in another process. Objects that cannot be inspected are reported, never skipped.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from patchloom.prediction.models.model import attributes_of, declared_identity
 
 _MOST_OBJECTS = 100_000
 _LARGEST_MAP = 1 << 30
-"""Bytes of a memory map that are read; a larger one counts by the state of its file."""
+"""Bytes of a memory map that are read; a larger map counts by the fingerprint of its file."""
 
 _WEIGHT_SUFFIXES = frozenset(
     [
@@ -66,20 +66,20 @@ _LAZY_LIBRARIES = frozenset({"zarr", "h5py", "dask", "xarray"})
 
 
 class TooManyObjectsError(Exception):
-    """A model of more objects than are walked."""
+    """The model has more objects than are walked."""
 
 
 class ObjectWalk(CodeWalk):
-    """One walk through all that a model refers to."""
+    """A walk through all objects that a model refers to."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._seen: dict[int, tuple[Any, str]] = {}  # holds the objects, so that no address is used twice
+        self._seen: dict[int, tuple[Any, str]] = {}  # keeps the objects alive, so that no address is reused
         self._of_part: Counter[str] = Counter()
         self._n_seen = 0
 
     def visit(self, value: Any, part: Part) -> None:
-        """Add an object, and all that it refers to, to a part and the parts of that."""
+        """Add an object and all that it refers to, to a part and its inner parts."""
         self._n_seen += 1
         if self._n_seen > _MOST_OBJECTS:
             raise TooManyObjectsError
@@ -88,10 +88,10 @@ class ObjectWalk(CodeWalk):
         elif id(value) in self._seen:
             self.feed(part, "again", self._seen[id(value)][1])
         else:
-            if not isinstance(value, (tuple, frozenset)):  # equal ones may be one object or several
+            if not isinstance(value, (tuple, frozenset)):  # equal tuples may be one object or several
                 self._of_part[part.name] += 1
                 self._seen[id(value)] = value, f"{part.name} {self._of_part[part.name]}"
-            self._look_into(value, part)
+            self._visit_inside(value, part)
 
     def _visit_plain(self, value: Any, part: Part) -> None:
         kind = type(value)
@@ -103,7 +103,7 @@ class ObjectWalk(CodeWalk):
             self.feed(part, kind.__name__, hex(value) if kind is int else value if kind is bytes else repr(value))
 
     def visit_text(self, text: str, part: Part, *folders: Path) -> None:
-        """Add a text; if it names a file of weights, its content too: of a relative name, of the first that is there."""
+        """Add a text; if it names a file of weights, its content too. A relative name is searched in the folders."""
         self.feed(part, "text", text)
         if len(text) > 4096 or "\0" in text or Path(text).suffix.lower().removeprefix(".") not in _WEIGHT_SUFFIXES:
             return
@@ -113,9 +113,9 @@ class ObjectWalk(CodeWalk):
                     self.feed(self.inside(part, f"file {text!r}"), file_digest(path))
                     return
             except OSError as error:
-                self.cannot(part, f"names {path}, which cannot be read ({error})")
+                self.add_unknown(part, f"names {path}, which cannot be read ({error})")
 
-    def _look_into(self, value: Any, part: Part) -> None:
+    def _visit_inside(self, value: Any, part: Part) -> None:
         if type(value) in _CONTAINERS:
             _CONTAINERS[type(value)](self, value, part)
             return
@@ -123,9 +123,9 @@ class ObjectWalk(CodeWalk):
         if declared:
             self.feed(part, "declared", declared)
             return
-        for kind, look in _WAYS:
+        for kind, visit in _VISITS:
             if isinstance(value, kind):
-                look(self, value, part)
+                visit(self, value, part)
                 return
         if type(value).__module__.partition(".")[0] in _LAZY_LIBRARIES and hasattr(value, "dtype"):
             self.visit_stored(value, part)
@@ -133,30 +133,30 @@ class ObjectWalk(CodeWalk):
             self.visit_object(value, part)
 
     def _visit_foreign(self, value: Any, part: Part) -> bool:
-        """Add an object of a library whose weights are not seen from Python, if it is one."""
+        """Add an object of another library, whose weights are not attributes in Python; return False if it is not one."""
         foreign = foreign_weights(value)
         if foreign is None:
             return False
         self.visit(type(value), part)
         self.feed(part, foreign.digest)
         if foreign.unknown:
-            self.cannot(part, foreign.unknown)
+            self.add_unknown(part, foreign.unknown)
         self.visit_items(foreign.attributes, part)
         return True
 
     def visit_sequence(self, value: Iterable[Any], part: Part) -> None:
-        """Add items in their order."""
+        """Add items in order."""
         items = list(value)
         self.feed(part, type(value).__name__, len(items))
         for item in items:
             self.visit(item, part)
 
     def visit_set(self, value: Iterable[Any], part: Part) -> None:
-        """Add items in an order that does not depend on where they lie in memory."""
+        """Add items sorted by their digests, as their order differs between processes."""
         self.feed(part, type(value).__name__, *sorted(map(self.alone, value)))
 
     def alone(self, value: Any) -> str:
-        """Return the digest of an object by itself, which does not depend on what was visited before."""
+        """Return the digest of an object by itself, which does not depend on objects visited before."""
         walk = ObjectWalk()
         walk._n_seen = self._n_seen
         if not _is_plain(value):
@@ -167,7 +167,7 @@ class ObjectWalk(CodeWalk):
         return str(walk.digests[""].hexdigest())
 
     def visit_mapping(self, value: Mapping[Any, Any], part: Part) -> None:
-        """Add keys and values in their order, in which a model may go through them."""
+        """Add keys and values in order, as a model may iterate over them."""
         if all(type(key) is str for key in value):
             self.feed(part, type(value).__name__, *value)
             self.visit_items({f"[{key!r}]": item for key, item in value.items()}, part)
@@ -177,7 +177,7 @@ class ObjectWalk(CodeWalk):
             self.visit(item, part)
 
     def visit_array(self, value: np.ndarray[Any, Any], part: Part) -> None:
-        """Add the elements of an array; of a large memory map, the state of its file."""
+        """Add the elements of an array; of a large memory map, the fingerprint of its file."""
         if value.dtype.hasobject:
             self.feed(part, value.dtype.str, value.shape)
             self.visit_sequence(value.ravel().tolist(), part)
@@ -192,36 +192,38 @@ class ObjectWalk(CodeWalk):
             self.visit_state(attributes_of(value), part)
 
     def visit_stored(self, value: Any, part: Part) -> None:
-        """Add what an array-like that is read lazily consists of."""
+        """Add the fingerprint of an array-like that is read lazily."""
         found = fingerprint(array_storage(value))
         self.feed(part, found.digest)
         if found.unknown:
-            self.cannot(part, found.unknown)
+            self.add_unknown(part, found.unknown)
         coordinates = getattr(value, "coords", {})  # of xarray
         self.visit_items({f"coordinate {str(name)!r} of": np.asarray(item) for name, item in coordinates.items()}, part)
 
     def visit_ufunc(self, value: np.ufunc, part: Part) -> None:
-        """Add the name of a function of NumPy's."""
+        """Add the name of a universal function of NumPy."""
         self.feed(part, "ufunc", value.__name__)
         if getattr(np, value.__name__, None) is not value:
-            self.cannot(part, "is a ufunc that does not come with NumPy")
+            self.add_unknown(part, "is a ufunc that does not come with NumPy")
 
     def visit_weakref(self, value: weakref.ref[Any], part: Part) -> None:
-        """Add what a weak reference refers to."""
+        """Add the object of a weak reference."""
         self.visit(value(), part)
 
     def visit_name(self, value: Any, part: Part) -> None:
-        """Add the type of an object that has no part in what is computed."""
+        """Add only the type of an object that does not change what is computed, such as a lock."""
         self.feed(part, type(value).__qualname__)
 
     def visit_object(self, value: Any, part: Part) -> None:
-        """Add the class of an object and all that it would be rebuilt from."""
+        """Add the class of an object and all that it would be pickled as."""
         self.visit(type(value), part)
         try:
             rebuilt = _rebuilt_from(value)
-        except Exception:  # noqa: BLE001  # whatever an object raises that cannot be pickled
+        except Exception:  # noqa: BLE001  # objects that cannot be pickled raise any error
             rebuilt = (None, (), attributes_of(value))
-            self.cannot(part, f"is a {type(value).__module__}.{type(value).__qualname__}, which cannot be looked into")
+            self.add_unknown(
+                part, f"is a {type(value).__module__}.{type(value).__qualname__}, which cannot be inspected"
+            )
         if isinstance(rebuilt, str):
             self.feed(part, rebuilt)
             return
@@ -247,9 +249,9 @@ def _is_plain(value: Any) -> bool:
 
 
 def _rebuilt_from(value: Any) -> Any:
-    """Return what an object would be rebuilt from, in the form of `__reduce_ex__`.
+    """Return all that an object would be pickled as, in the form of `__reduce_ex__`.
 
-    Pickling as the user's own class defines it may leave weights out, so attributes are taken instead.
+    If a class of the user defines how it is pickled, this may omit weights, so its attributes are taken instead.
     """
     own = (vars(kind) for kind in type(value).__mro__ if not package_version(module_of(kind)))
     if not any(isinstance(methods.get(name), types.FunctionType) for methods in own for name in _PICKLING):
@@ -268,7 +270,7 @@ _CONTAINERS: dict[type, Callable[[ObjectWalk, Any, Part], None]] = {
     OrderedDict: ObjectWalk.visit_mapping,
     types.MappingProxyType: ObjectWalk.visit_mapping,
 }
-_WAYS: tuple[tuple[Any, Callable[[ObjectWalk, Any, Part], None]], ...] = (
+_VISITS: tuple[tuple[Any, Callable[[ObjectWalk, Any, Part], None]], ...] = (
     (type, ObjectWalk.visit_class),
     (np.ndarray, ObjectWalk.visit_array),
     (types.FunctionType, ObjectWalk.visit_function),

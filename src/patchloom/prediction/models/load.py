@@ -1,4 +1,4 @@
-"""A model by its file, or by the name of a function."""
+"""Loading of models: from a file, or by the name of a function."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODEL_FILES: dict[str, Callable[..., Model]] = {
     ".czseg": CzannModel,
     ".czmodel": CzannModel,
 }
-"""How a model file is opened, by its suffix."""
+"""Classes of models, by the suffix of their file."""
 
 
 def load_model(reference: str | Path, *, layout: str | None = None, bgr: bool | None = None) -> Model:
@@ -31,27 +31,30 @@ def load_model(reference: str | Path, *, layout: str | None = None, bgr: bool | 
     Parameters
     ----------
     reference : str or Path
-        A model file (`.onnx`, `.czann`, `.czseg`, `.czmodel`); or a callable as `module:name` or `path/to/file.py:name`,
-        where the name may be dotted. Modules are looked for in the current directory first, as by `python -m`, and a
-        file's own directory is where it imports its neighbors from: both are put on `sys.path` and stay there.
+        A model file (`.onnx`, `.czann`, `.czseg`, `.czmodel`), or a callable as `module:name` or `path/to/file.py:name`. The
+        name may be dotted. Modules are searched in the current directory first, as by `python -m`, and a file can import its
+        neighbors: both directories are added to `sys.path`.
     layout : str, optional
-        Axes of the network's input where a file does not say, such as `"NCHW"`; see `TensorLayout`.
+        Axes of the network's input, outermost first, such as `"NCHW"`; see `TensorLayout`. For model files only. If None, the
+        layout is inferred from the file.
     bgr : bool, optional
-        Whether a ZEISS model takes the first three channels of an image blue first, where its file does not say; see
-        `CzannModel`.
+        Whether a ZEISS model takes the first three channels of an image in the order blue, green, red; see `CzannModel`. If
+        None, the order that its file declares.
 
     Returns
     -------
-    callable
-        The model, `(B, C, (Z), Y, X) -> (B, C', (Z), Y, X)`.
+    Model
+        A callable from a batch `(B, C, (Z), Y, X)` to `(B, C', (Z), Y, X)`.
 
     Raises
     ------
     ModelNotFoundError
         If there is no such file.
     ModelError
-        If the file is of no known kind or cannot be loaded, the module cannot be imported, it has no such attribute, or
-        that is not callable; or an option is given that is not for such a model.
+        If the file is of an unknown kind or cannot be loaded; if the module cannot be imported, it has no such attribute, or the
+        attribute is not callable; or if an option is given that is not for this kind of model.
+    MissingExtraError
+        If the file is a network, and onnxruntime is not installed.
 
     Examples
     --------
@@ -60,8 +63,8 @@ def load_model(reference: str | Path, *, layout: str | None = None, bgr: bool | 
     >>> load_model("network.pt")
     Traceback (most recent call last):
         ...
-    patchloom.errors.ModelError: 'network.pt' is no model: give a file (.onnx, .czann, .czseg, .czmodel) or a function
-    (module:name or path/to/file.py:name)
+    patchloom.errors.ModelError: reference is 'network.pt', which is not a model: give a file (.onnx, .czann, .czseg, .czmodel) or
+    a function (module:name or path/to/file.py:name)
     """
     if not isinstance(reference, str) or reference:  # an empty text is refused below
         file_path("reference", reference)
@@ -75,19 +78,21 @@ def load_model(reference: str | Path, *, layout: str | None = None, bgr: bool | 
         return CzannModel(text, layout=layout, bgr=bgr)
     if bgr is not None:
         raise ModelError(
-            f"bgr is {bgr}, which is for ZEISS models (.czann, .czseg, .czmodel): {text} takes channels as they come"
+            f"bgr is {bgr}, which is for ZEISS models (.czann, .czseg, .czmodel): leave it out, {text} gets channels in the order of "
+            "the image"
         )
     if open_file is not None:
         return open_file(text, layout=layout)
-    place, _, name = text.rpartition(":")
-    if not place or not all(part.isidentifier() for part in name.split(".")):
+    module_name, _, name = text.rpartition(":")
+    if not module_name or not all(part.isidentifier() for part in name.split(".")):
         raise ModelError(
-            f"{text!r} is no model: give a file ({', '.join(MODEL_FILES)}) or a function (module:name or "
+            f"reference is {text!r}, which is not a model: give a file ({', '.join(MODEL_FILES)}) or a function (module:name or "
             "path/to/file.py:name)"
         )
     if layout is not None:
-        raise ModelError(f"layout={layout!r} is for model files: {text} is called with (B, C, (Z), Y, X)")
-    module = _import_file(Path(place)) if place.endswith(".py") else _import(place, Path.cwd())
+        raise ModelError(f"layout is {layout!r}, which is for model files: leave it out, {text} gets (B, C, (Z), Y, X)")
+    is_file = module_name.endswith(".py")
+    module = _import_file(Path(module_name)) if is_file else _import(module_name, Path.cwd())
     return _find_callable(module, name, text)
 
 
@@ -97,7 +102,9 @@ def _import_file(path: Path) -> ModuleType:
     module = _import(path.stem, path.resolve().parent)
     found = Path(module.__file__ or "").resolve()
     if found != path.resolve():
-        raise ModelError(f"{path} cannot be imported: the name {path.stem!r} is taken by {found}; rename the file")
+        raise ModelError(
+            f"{path} cannot be imported, because {path.stem!r} is the name of {found} too: rename the file"
+        )
     return module
 
 
@@ -107,8 +114,10 @@ def _import(name: str, directory: Path) -> ModuleType:
     importlib.invalidate_caches()
     try:
         return importlib.import_module(name)
-    except Exception as error:  # whatever code of somebody else's may raise
-        raise ModelError(f"cannot import {name!r}: {type(error).__name__}: {error}") from error
+    except Exception as error:  # code of the user may raise any error
+        raise ModelError(
+            f"cannot import {name!r} ({type(error).__name__}: {error}): fix the module, or name another one"
+        ) from error
 
 
 def _find_callable(module: ModuleType, name: str, reference: str) -> Model:
@@ -117,9 +126,9 @@ def _find_callable(module: ModuleType, name: str, reference: str) -> Model:
         try:
             found = getattr(found, part)
         except AttributeError as error:
-            raise ModelError(f"there is no {reference}: {error}") from error
+            raise ModelError(f"there is no {reference} ({error}): name an attribute of the module") from error
     if isinstance(found, type):
-        raise ModelError(f"{reference} is a class: name an instance of it, or a function")
+        raise ModelError(f"{reference} is a class: name a function, or an instance of the class")
     if not callable(found):
-        raise ModelError(f"{reference} is not callable, but of type {type(found).__name__}")
+        raise ModelError(f"{reference} is of type {type(found).__name__}, which is not callable: name a function")
     return cast("Model", found)

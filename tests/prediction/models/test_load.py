@@ -1,4 +1,4 @@
-"""A model is found by its file or by the name of a function, and whatever is neither is named."""
+"""Models are loaded from files or by the name of a function; anything else is an error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ double = Networks.double
 
 @pytest.fixture
 def code(tmp_path, monkeypatch):
-    """A module and its neighbor, in a directory that is forgotten afterwards."""
+    """A module and its neighbor; they are unloaded after the test."""
     monkeypatch.setattr(sys, "path", sys.path.copy())
     (tmp_path / "loom_layers.py").write_text("FACTOR = 2")
     path = tmp_path / "loom_networks.py"
@@ -39,30 +39,35 @@ def code(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["double", "Networks.double", "networks.double"])
-def test_a_function_is_found_in_the_current_directory(code, monkeypatch, name):
+def test_module_name(code, monkeypatch, name):
+    """A module in the current directory is found."""
     monkeypatch.chdir(code.parent)
 
     assert load_model(f"loom_networks:{name}")(21) == 42
 
 
-def test_a_function_is_found_in_a_file_and_the_file_finds_its_neighbors(code):
+def test_file_name(code):
+    """A file is imported once, and can import its neighbors."""
     model = load_model(f"{code}:double")
 
     assert model(21) == 42
     assert load_model(f"{code}:double") is model
 
 
-def test_a_function_from_a_file_is_picklable(code):
+def test_pickle(code):
+    """A function from a file pickles."""
     model = load_model(f"{code}:double")
 
     assert pickle.loads(pickle.dumps(model)) is model
 
 
-def test_an_installed_function_will_do():
+def test_installed_function():
+    """A function of an installed package is returned itself."""
     assert load_model("numpy:negative") is np.negative
 
 
-def test_files_are_opened_by_their_suffix(onnx_file, sample_file, rng):
+def test_suffixes(onnx_file, sample_file, rng):
+    """The suffix, in upper or lower case, decides on the class; options are passed on."""
     path = onnx_file("float[N, A, B, C]", name="network.ONNX")
     batch = rng.random((1, 2, 4, 4), dtype=np.float32)
 
@@ -70,14 +75,15 @@ def test_files_are_opened_by_their_suffix(onnx_file, sample_file, rng):
 
     assert isinstance(model, OnnxModel)
     np.testing.assert_array_equal(model(batch), batch)
-    with pytest.raises(ModelError, match="say which"):
+    with pytest.raises(ModelError, match="give its layout"):
         load_model(str(path))
     detector = sample_file("napari-czann-segment", "PGC_20X_nucleus_detector.czseg")
     assert isinstance(load_model(detector), CzannModel)
 
 
 @pytest.mark.parametrize("reference", ["missing.onnx", "missing.czann", "missing.czseg", "missing.py:predict"])
-def test_a_missing_file_is_a_file_not_found(reference):
+def test_missing_file(reference):
+    """The error for a missing file names it."""
     with pytest.raises(ModelNotFoundError, match=f"there is no .*file {reference.partition(':')[0]}"):
         load_model(reference)
 
@@ -85,21 +91,23 @@ def test_a_missing_file_is_a_file_not_found(reference):
 @pytest.mark.parametrize(
     "reference", ["weights.pt", "module", "module:", ":predict", "module:not-a-name", "C:\\net.pt", ""]
 )
-def test_what_is_no_model_is_told_what_would_be(reference):
-    with pytest.raises(ModelError, match=r"is no model: give a file \(\.onnx, .*\) or a function \(module:name or"):
+def test_invalid_reference(reference):
+    """The error lists the allowed references."""
+    with pytest.raises(ModelError, match=r"is not a model: give a file \(\.onnx, .*\) or a function \(module:name or"):
         load_model(reference)
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("absent", "there is no loom_networks:absent: .*no attribute 'absent'"),
+        ("absent", "there is no loom_networks:absent .*no attribute 'absent'"),
         ("networks.absent", "there is no loom_networks:networks.absent"),
-        ("weights", "is not callable, but of type list"),
-        ("Networks", "is a class: name an instance of it, or a function"),
+        ("weights", "is of type list, which is not callable: name a function"),
+        ("Networks", "is a class: name a function, or an instance of the class"),
     ],
 )
-def test_a_name_that_is_no_function_is_refused(code, monkeypatch, name, message):
+def test_invalid_name(code, monkeypatch, name, message):
+    """An attribute that is missing, or is not callable, is refused."""
     monkeypatch.chdir(code.parent)
 
     with pytest.raises(ModelError, match=message):
@@ -109,12 +117,16 @@ def test_a_name_that_is_no_function_is_refused(code, monkeypatch, name, message)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("1 / 0", "cannot import 'loom_broken': ZeroDivisionError: division by zero"),
-        ("import no_such_module", "cannot import 'loom_broken': ModuleNotFoundError: No module named 'no_such_module'"),
-        ("def", "cannot import 'loom_broken': SyntaxError"),
+        ("1 / 0", r"cannot import 'loom_broken' \(ZeroDivisionError: division by zero\): fix the module"),
+        (
+            "import no_such_module",
+            r"cannot import 'loom_broken' \(ModuleNotFoundError: No module named 'no_such_module'\)",
+        ),
+        ("def", r"cannot import 'loom_broken' \(SyntaxError"),
     ],
 )
-def test_a_module_that_fails_says_how(code, content, message):
+def test_broken_module(code, content, message):
+    """The error contains the error of the module."""
     broken = code.with_name("loom_broken.py")
     broken.write_text(content)
 
@@ -122,31 +134,38 @@ def test_a_module_that_fails_says_how(code, content, message):
         load_model(f"{broken}:predict")
 
 
-def test_a_module_that_is_not_there_is_named(code):
-    with pytest.raises(ModelError, match="cannot import 'loom_absent': ModuleNotFoundError"):
+def test_missing_module(code):
+    """The error names a missing module."""
+    with pytest.raises(ModelError, match=r"cannot import 'loom_absent' \(ModuleNotFoundError"):
         load_model("loom_absent:predict")
 
 
-def test_a_file_whose_name_is_taken_is_not_mistaken_for_the_other(code):
+def test_ambiguous_file(code):
+    """A file with the name of an imported module is refused."""
     path = code.with_name("json.py")
     path.write_text("def dumps(batch): return batch")
 
-    with pytest.raises(ModelError, match=r"the name 'json' is taken by .*rename the file"):
+    with pytest.raises(ModelError, match=r"because 'json' is the name of .*: rename the file"):
         load_model(f"{path}:dumps")
 
 
-def test_a_layout_is_for_files_only(code):
-    with pytest.raises(ModelError, match="layout='NCHW' is for model files"):
+def test_layout_of_function(code):
+    """`layout` is refused for a function."""
+    with pytest.raises(ModelError, match="layout is 'NCHW', which is for model files: leave it out"):
         load_model("numpy:negative", layout="NCHW")
 
 
 @pytest.mark.parametrize("reference", ["numpy:negative", "network.onnx"])
-def test_an_order_of_colors_is_for_zeiss_models_only(reference):
-    with pytest.raises(ModelError, match=f"bgr is False, which is for ZEISS models .*: {reference} takes channels"):
+def test_bgr_of_others(reference):
+    """`bgr` is refused for models other than those of ZEISS."""
+    with pytest.raises(
+        ModelError, match=f"bgr is False, which is for ZEISS models .*: leave it out, {reference} gets channels"
+    ):
         load_model(reference, bgr=False)
 
 
-def test_the_models_can_be_imported_without_what_runs_them():
+def test_import_without_runtime():
+    """Models can be imported without onnxruntime."""
     code = "import sys; sys.modules['onnxruntime'] = None; from patchloom.prediction.models import load_model"
 
     subprocess.run([sys.executable, "-c", code], check=True)
