@@ -212,7 +212,14 @@ def test_units_that_ome_zarr_does_not_know_are_left_out(tmp_path, unit):
 
 @pytest.mark.parametrize(
     ("dtype", "method"),
-    [("uint8", "mean"), ("float32", "mean"), ("bool", "mean"), ("int64", "nearest"), ("int64", "mode")],
+    [
+        ("uint8", "mean"),
+        ("float32", "mean"),
+        ("bool", "mode"),
+        ("int64", "nearest"),
+        ("int64", "mode"),
+        ("float32", "mode"),
+    ],
 )
 @pytest.mark.parametrize(
     "axes_map", [AxesMap("CYX", (2, 93, 70)), AxesMap("TZYX", (2, 1, 37, 50)), AxesMap("ZYX", (11, 35, 66))]
@@ -220,7 +227,7 @@ def test_units_that_ome_zarr_does_not_know_are_left_out(tmp_path, unit):
 def test_levels_are_halved_from_the_whole_image_whatever_the_shards(tmp_path, rng, dtype, method, axes_map):
     image = random_image(rng, axes_map.data_shape, dtype)
     found = []
-    for n, (chunk, chunks_a_shard) in enumerate([(32, 1), (8, 4)]):
+    for n, (chunk, chunks_a_shard) in enumerate([(32, 1), (8, 4), (5, 3)]):
         sink = make_sink(
             tmp_path / f"{n}.zarr",
             axes_map,

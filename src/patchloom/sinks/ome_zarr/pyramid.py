@@ -1,23 +1,21 @@
-"""Halving images: how many times, to which shapes, and by what arithmetic.
+"""The levels of a pyramid: their number, their shapes, and their values.
 
-Pure functions on shapes and arrays. A level has half the voxels of the one above it along each spatial axis, rounded up,
-until an axis has one voxel. Its values are means of 2 neighbors along each axis, the commonest of them, or every second
-voxel:
+A level has half as many voxels along each spatial axis as the one above it, rounded up. A value is the mean of 2 neighbors
+along each axis, their mode, or the first of them. TensorStore computes it:
 
-- Means of floating-point numbers are taken in their own type (`float16` in `float32`) without overflow; NaN propagates.
-- Means of integers are exact and rounded half to even, for 64 bits too: each value is split into its multiple of the
-  count and the rest, so that no sum leaves the type.
-- The commonest value (mode) is one of the neighbors, as labels need it: of equally common ones the smallest, floats in the
-  order of their bits. Truth values have no mean: their mode is taken instead.
+- Means of integers are exact, also of 64 bits, and rounded half to even.
+- Means of floating-point numbers are computed in their own type (`float16` in `float32`). NaN propagates, and a sum that is
+  larger than the type can hold gives infinity.
+- A mode is one of the neighbors, as labels need it: the smallest of equally common ones. Floating-point numbers are compared
+  by their bits, as NaN is not equal to itself.
+- Booleans have no mean: their mode is taken instead.
 
-The last voxel of an odd axis averages what there is.
+The last voxel of an odd axis has fewer neighbors, and only these count.
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Sequence
-from functools import reduce
+from collections.abc import Sequence
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
@@ -32,9 +30,7 @@ Pyramid = Literal["auto", "mean", "mode", "nearest"]
 """What may be asked for: `"auto"` is the mode or the mean, whichever suits the dtype."""
 
 SMALL_ENOUGH = 256
-"""An image whose spatial sizes are no larger needs no further level."""
-
-_Fold = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
+"""An image whose spatial sizes are not larger needs no further level."""
 
 
 def check_pyramid(pyramid: object) -> Pyramid | None:
@@ -134,92 +130,53 @@ def level_shapes(
     return tuple(shapes)
 
 
-def downsample(block: NDArray[Any], factors: Sequence[int], method: PyramidMethod = "mean") -> NDArray[Any]:
-    """Halve an array along some axes; each value depends on 2 neighbors along each of them.
+def downsampled(store: ts.TensorStore, factors: Sequence[int], method: PyramidMethod) -> ts.TensorStore:
+    """Return a view of an array that computes the next level where it is read.
 
-    A block that starts at even coordinates gives the same as the whole image does there.
+    Parameters
+    ----------
+    store : TensorStore
+        Boolean, integer or floating-point; unsigned for the mode of floating-point numbers, see `downsample`.
+    factors : sequence of int
+        1 or 2 for each axis.
+    method : {"mean", "mode", "nearest"}
+        Mean of neighbors, their mode, or the first of them.
+    """
+    return ts.downsample(store, list(factors), "stride" if method == "nearest" else method)
+
+
+def downsample(block: NDArray[Any], factors: Sequence[int], method: PyramidMethod) -> NDArray[Any]:
+    """Halve an array along some axes.
+
+    A block that starts at even coordinates gives the same values as the whole image.
 
     Parameters
     ----------
     block : array
         Boolean, integer or floating-point.
     factors : sequence of int
-        1 or 2 for each axis, at most three of them 2.
+        1 or 2 for each axis.
     method : {"mean", "mode", "nearest"}
-        Mean of neighbors, the commonest of them, or every second voxel.
+        Mean of neighbors, their mode, or the first of them.
 
     Returns
     -------
     array
-        Of the block's dtype; sizes are halved and rounded up. With `"nearest"` a view.
-
-    Raises
-    ------
-    GeometryError
-        If a factor is neither 1 nor 2, or the method is unknown.
+        An array of the block's dtype. Its sizes are halved and rounded up.
 
     Examples
     --------
-    >>> downsample(np.array([[1, 2, 9], [2, 1, 9]], "uint8"), (2, 2)).tolist()
-    [[2, 9]]
-    >>> downsample(np.array([[1, 2, 9], [2, 1, 9]], "uint8"), (2, 2), "nearest").tolist()
-    [[1, 9]]
-    >>> downsample(np.array([[1, 3, 9], [3, 4, 9]], "uint8"), (2, 2), "mode").tolist()
-    [[3, 9]]
+    >>> block = np.array([[1, 3, 9], [3, 4, 9]], "uint8")
+    >>> [downsample(block, (2, 2), method).tolist() for method in ("mean", "mode", "nearest")]
+    [[[3, 9]], [[3, 9]], [[1, 9]]]
     """
-    if len(factors) != block.ndim or not set(factors) <= {1, 2} or sum(factors) > block.ndim + 3:
-        raise GeometryError(
-            f"factors are {tuple(factors)}: there must be a 1 or 2 for each of {block.ndim} axes, at most three of them 2"
-        )
-    method = pyramid_method(method, block.dtype)
-    if method == "nearest":
-        return block[tuple(slice(None, None, factor) for factor in factors)]
-    if method == "mode":
-        return _mode(block, factors)
-    axes = [axis for axis, factor in enumerate(factors) if factor == 2]
-    if block.dtype.kind in "iu":
-        return _integer_mean(block, axes)
-    working = block.astype(np.float32) if block.dtype == np.float16 else block
-    # Infinities of both signs meet in NaN, as they should.
-    with np.errstate(invalid="ignore"):
-        return _fold(working, axes, lambda even, odd: even * 0.5 + odd * 0.5).astype(block.dtype, copy=False)
-
-
-def _mode(block: NDArray[Any], factors: Sequence[int]) -> NDArray[Any]:
-    # Bits are compared, as NaN is not equal to itself.
-    bits = np.ascontiguousarray(block, block.dtype.newbyteorder("=")).view(f"u{block.itemsize}")
-    halves: NDArray[Any] = ts.downsample(ts.array(bits, copy=False), list(factors), "mode").read().result()
+    values = block.astype(block.dtype.newbyteorder("="), copy=False)
+    if takes_mode_of_bits(method, values.dtype):
+        values = np.ascontiguousarray(values).view(f"u{values.itemsize}")
+    halves: NDArray[Any] = downsampled(ts.array(values, copy=False), factors, method).read().result()
     return halves.view(block.dtype.newbyteorder("="))
 
 
-def _integer_mean(block: NDArray[Any], axes: Sequence[int]) -> NDArray[Any]:
-    """Mean of `n = 2 ** k` integers: with `x = n q + r`, it is the sum of `q` and the rounded sum of `r` over `n`."""
-    k = block.dtype.type(len(axes))
-    rest_of = block.dtype.type((1 << len(axes)) - 1)
-    whole = _fold(block >> k, axes, operator.add)
-    rest = _fold(block & rest_of, axes, operator.add)
-    whole += rest >> k
-    if axes:
-        # Adding just under a half carries where the rest is over a half; a half carries to an odd whole only.
-        whole += ((rest & rest_of) + (rest_of >> block.dtype.type(1)) + (whole & block.dtype.type(1))) >> k
-    return whole
-
-
-def _fold(array: NDArray[Any], axes: Sequence[int], join: _Fold) -> NDArray[Any]:
-    """Join neighbors pairwise along each axis; the last voxel of an odd axis is its own neighbor."""
-    return reduce(lambda folded, axis: _fold_axis(folded, axis, join), axes, array)
-
-
-def _fold_axis(array: NDArray[Any], axis: int, join: _Fold) -> NDArray[Any]:
-    size = array.shape[axis]
-    along = [slice(None)] * array.ndim
-
-    def every_second(start: int, stop: int) -> NDArray[Any]:
-        along[axis] = slice(start, stop, 2)
-        return array[tuple(along)]
-
-    joined = join(every_second(0, size - size % 2), every_second(1, size))
-    if size % 2 == 0:
-        return joined
-    last = every_second(size - 1, size)
-    return np.concatenate([joined, join(last, last)], axis)
+def takes_mode_of_bits(method: PyramidMethod | None, dtype: np.dtype[Any]) -> bool:
+    """Return whether values are compared by their bits, so that `downsample` has to be used."""
+    return method == "mode" and dtype.kind == "f"

@@ -18,7 +18,7 @@ from patchloom.errors import GeometryError, SinkError
 from patchloom.image_metadata import ImageMetadata
 from patchloom.local_paths import normalize_path
 from patchloom.sinks.ome_zarr.block_record import block_record, read_record
-from patchloom.sinks.ome_zarr.pyramid import Pyramid, downsample, halving, level_shapes, pyramid_method
+from patchloom.sinks.ome_zarr.pyramid import Pyramid, halving, level_shapes, pyramid_method
 from patchloom.sinks.ome_zarr.shard_grid import Region, ShardGrid
 from patchloom.sinks.ome_zarr.value_range import ChannelRanges, ValueRange, block_ranges
 from patchloom.sinks.ome_zarr.zarr_array import ZarrArray
@@ -257,9 +257,10 @@ class OmeZarrSink:
         for shard in array.grid.shards(array.grid.whole):
             block = np.empty([part.stop - part.start for part in shard], self.data_dtype)
             chunks = list(array.grid.chunks(shard))
-            for chunk, pixels in zip(chunks, above.read(_spanned(c, factors, above) for c in chunks), strict=True):
+            halves = above.read_halved(chunks, factors, self.method or "nearest")
+            for chunk, pixels in zip(chunks, halves, strict=True):
                 inside = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(chunk, shard, strict=True))
-                block[inside] = downsample(pixels, factors, self.method or "nearest")
+                block[inside] = pixels
             array.write(shard, block)
         return array
 
@@ -298,14 +299,6 @@ class OmeZarrSink:
 
     def __repr__(self) -> str:
         return f"OmeZarrSink({str(self.path)!r}, {self.data_shape}, {self.data_dtype}, {self._output.state})"
-
-
-def _spanned(chunk: Region, factors: Sequence[int], above: ZarrArray) -> Region:
-    """Return the region of the level above that a chunk is made of."""
-    return tuple(
-        slice(part.start * factor, min(part.stop * factor, size))
-        for part, factor, size in zip(chunk, factors, above.grid.data_shape, strict=True)
-    )
 
 
 def _bounds(region: Region) -> tuple[tuple[int, int], ...]:

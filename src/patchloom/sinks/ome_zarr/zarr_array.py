@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from patchloom.errors import SinkError
 from patchloom.forked_process import check_not_forked
+from patchloom.sinks.ome_zarr.pyramid import PyramidMethod, downsample, downsampled, takes_mode_of_bits
 from patchloom.sinks.ome_zarr.shard_grid import Region, ShardGrid
 from patchloom.sinks.ome_zarr.zarr_format import DRIVERS, ZarrFormat, array_document, array_metadata, chunk_file
 from patchloom.sinks.publishing.destination import remove, sync_folder
@@ -152,8 +153,19 @@ class ZarrArray:
         """
         return [_size(file) for file in self._files(region)]
 
-    def read(self, regions: Iterable[Region]) -> Iterator[NDArray[Any]]:
-        """Read regions one after the other, some ahead of the one handed out.
+    def read_halved(
+        self, regions: Iterable[Region], factors: Sequence[int], method: PyramidMethod
+    ) -> Iterator[NDArray[Any]]:
+        """Compute regions of the next level of a pyramid, some of them ahead of the one that is returned.
+
+        Parameters
+        ----------
+        regions : iterable of tuple of slice
+            Regions of the next level; the first is the largest.
+        factors : sequence of int
+            1 or 2 for each axis.
+        method : {"mean", "mode", "nearest"}
+            Mean of neighbors, their mode, or the first of them.
 
         Raises
         ------
@@ -161,11 +173,22 @@ class ZarrArray:
             If a region cannot be read back.
         """
         regions = list(regions)
-        if not regions:
-            return
-        largest = tuple(part.stop - part.start for part in regions[0])
+        sources = [self._source_of(region, factors) for region in regions]
+        n_at_once = self._n_in_flight(tuple(part.stop - part.start for part in sources[0]))
         with self._failing("be read back"):
-            yield from in_flight(lambda region: self._store[region].read(), regions, self._n_in_flight(largest))
+            if takes_mode_of_bits(method, self.dtype):
+                for pixels in in_flight(lambda source: self._store[source].read(), sources, n_at_once):
+                    yield downsample(pixels, factors, method)
+            else:
+                halves = downsampled(self._store, factors, method)
+                yield from in_flight(lambda region: halves[region].read(), regions, n_at_once)
+
+    def _source_of(self, region: Region, factors: Sequence[int]) -> Region:
+        """Return the region of this array that a region of the next level is computed from."""
+        return tuple(
+            slice(part.start * factor, min(part.stop * factor, size))
+            for part, factor, size in zip(region, factors, self.grid.data_shape, strict=True)
+        )
 
     def _files(self, region: Region) -> Iterator[Path]:
         for shard in self.grid.shards(region):
