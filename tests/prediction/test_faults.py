@@ -236,7 +236,7 @@ def test_a_model_that_fails_on_a_tile_names_it_and_all_blocks_before_it_are_kept
 ) -> None:
     output = tmp_path / "out.ome.zarr"
     prepared = plan(source, **TILES)
-    order = [tile for block in range(prepared.n_blocks) for tile in prepared.schedule(0).tiles_of(block).tolist()]
+    order = [tile for block in range(prepared.n_blocks) for tile in prepared.schedules[0].tiles_of(block).tolist()]
     spec = prepared.tiling[order[max(0, number - 1)]]
     where = rf"the tile at \({', '.join(map(str, spec['coords']))}\) of sample {spec['sample_idx']} of image stack 0"
     with pytest.raises(ModelError, match=f"failed on {where}: RuntimeError: out of cheese"):
@@ -256,7 +256,7 @@ def test_nan_where_integers_are_written_names_the_tile_and_nothing_of_it_is_kept
     cases: list[tuple[dict[str, Any], str]] = [
         ({"postprocess": "uint16"}, named),
         ({"postprocess": "uint16", "blend": "hann"}, named),
-        ({"postprocess": "threshold:100"}, r"NaN, of which 'threshold:100\.0' makes nothing"),
+        ({"postprocess": "threshold:100"}, r"NaN, which 'threshold:100\.0' cannot process"),
     ]
     for settings, message in cases:
         with pytest.raises(ModelOutputError, match=message):

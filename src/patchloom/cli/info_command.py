@@ -1,4 +1,4 @@
-"""`patchloom info`: say what images are."""
+"""`patchloom info`: describe images."""
 
 from __future__ import annotations
 

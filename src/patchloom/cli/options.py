@@ -41,9 +41,9 @@ def n_bytes(text: str) -> int:
     """
     match = re.fullmatch(r"\s*([\d.]+)\s*(?:([KMGT])(i?)B?|B)?\s*", text, re.IGNORECASE)
     try:
-        number, prefix, binary = float(match[1]), match[2] or "", match[3]  # type: ignore[index]  # no match is no size
+        number, prefix, binary = float(match[1]), match[2] or "", match[3]  # type: ignore[index]  # no match is a TypeError
     except (TypeError, ValueError):
-        raise typer.BadParameter(f"{text!r} is no size such as 2GiB or 500MB") from None
+        raise typer.BadParameter(f"{text!r} is not a size such as 2GiB or 500MB") from None
     power = " KMGT".index(prefix.upper() or " ")
     return int(number * (1024 if binary else 1000) ** power)
 
@@ -145,13 +145,13 @@ Skip = Annotated[
 ]
 Layout = Annotated[
     str | None,
-    typer.Option(help="Order of an ONNX model's axes, such as NCHW or NHWC, where it cannot be told from the file."),
+    typer.Option(help="Order of an ONNX model's axes, such as NCHW or NHWC, if the file leaves it open."),
 ]
 Bgr = Annotated[
     bool | None,
     typer.Option(
         "--bgr/--rgb",
-        help="Whether a ZEISS model takes colors blue first or red first; a .czann does not say, and gets them as they come.",
+        help="Whether a ZEISS model takes colors blue first or red first; a .czann does not declare it, and gets them as they come.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]

@@ -70,7 +70,7 @@ def predict_command(
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Run a model over images of any size and write a seamless result. A run that was killed goes on when started again."""
+    """Run a model over images of any size and write a seamless result. A run that was killed is resumed when started again."""
     reports: list[ImageReport] = []
     started = time.monotonic()
     with reported_errors(debug=debug), _printed(reports, started, as_json=as_json):

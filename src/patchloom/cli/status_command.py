@@ -1,4 +1,4 @@
-"""`patchloom status`: say whether an output is finished."""
+"""`patchloom status`: report whether an output is finished."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def status_command(
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Say whether an output is finished, or how many of its blocks are; exit code 0 if it is finished, 1 if it is not, 2 if there is none."""
+    """Report whether an output is finished, and else the number of its blocks that are. The exit code is 0 for a finished output, 1 for an unfinished one, 2 if there is none."""
     with reported_errors(debug=debug):
         status = read_output_status(output)
         if as_json:

@@ -59,7 +59,7 @@ def predict(
         channels, any dtype; as large, or a whole number of times larger or smaller; with or without the margin that valid
         convolutions take away, which must be the same on both sides. A tuple, list or mapping of such arrays gives several
         outputs. The outputs are inferred by running the model on one tile. If their size is not that of the tile, the model
-        is run on a tile of another size, which tells scale from margin, and on a tile with one voxel changed, which shows a
+        is run on a tile of another size, which distinguishes scale from margin, and on a tile with one voxel changed, which shows a
         margin that is not the same on both sides. A declared `scale` (`ModelDescription`) is not inferred.
     sources : path, URL, array, ImageStack or sequence of these
         The images: files (TIFF, OME-Zarr, Zarr, CZI, NumPy), folders, glob patterns, URLs of Zarrs, arrays and array-likes, or

@@ -18,7 +18,7 @@ def default_memory_limit() -> int:
 
 
 def free_memory() -> int:
-    """Return the number of bytes that a process may still take, by the system and its control group; 4 GiB if neither tells."""
+    """Return the number of bytes that a process may still take, by the system and its control group; 4 GiB if neither is known."""
     return min([*_free_of_system(), *_free_of_control_group(), *_free_of_address_space()], default=4 * 2**30)
 
 
@@ -33,7 +33,7 @@ def _free_of_system() -> Iterator[int]:
 
 def _free_of_control_group() -> Iterator[int]:
     folder = Path("/sys/fs/cgroup")
-    with suppress(OSError, ValueError):  # "max" is no number: there is no limit
+    with suppress(OSError, ValueError):  # "max" means that there is no limit
         yield int((folder / "memory.max").read_text()) - int((folder / "memory.current").read_text())
 
 

@@ -1,7 +1,7 @@
 """What a model makes of a tile, inferred by running it on a few.
 
-The size of an output depends on the size P of a tile by ``scale * (P - 2 * margin)``. One size does not tell scale and margin
-apart: 32 voxels for a tile of 64 are half the scale, or a margin of 16. So where an output is not as large as the tile, the
+The size of an output depends on the size P of a tile by ``scale * (P - 2 * margin)``. One size does not separate scale and
+margin: 32 voxels for a tile of 64 are half the scale, or a margin of 16. So where an output is not as large as the tile, the
 model is run on a tile of a second size, and the slope is the scale::
 
     output                     slope 1, intercept -32: a margin of 16
@@ -71,7 +71,7 @@ def infer_outputs(
     model : callable
         The model.
     keep_going : bool
-        Whether an image that fails is passed over if another one of its dtype does not.
+        Whether an image that fails is skipped if another one of its dtype does not.
 
     Returns
     -------
@@ -220,7 +220,7 @@ def _resized(tile: NDArray[Any], size: Sequence[int]) -> NDArray[Any]:
 
 
 def _scales(out: Sequence[int], size: Sequence[int], name: str, seen: Sequence[_Sizes]) -> Scale | None:
-    """Find the scale of an output along each axis; None if other sizes are needed to tell."""
+    """Find the scale of an output along each axis; None if other sizes are needed for it."""
     scales = []
     for axis, (voxels, side) in enumerate(zip(out, size, strict=True)):
         steps = [(sizes.tile[axis] - side, sizes.outputs[name][axis] - voxels) for sizes in seen]
@@ -327,7 +327,7 @@ def _shifts(
     forms: Sequence[OutputSpec],
     place: Sequence[int],
 ) -> dict[tuple[str, str], int] | None:
-    """Find by how many voxels of the input, by output and axis, the answer to one changed voxel is off its place, where it is.
+    """Find the distance in voxels of the input, by output and axis, between a changed voxel and the answer to it, if there is one.
 
     None if no output answers.
     """

@@ -1,6 +1,6 @@
 """What a finished block is reduced to before it is written: its likeliest class, a mask, a few channels, a smaller dtype.
 
-A postprocessing looks at one voxel at a time, all its channels. It is told by its text, such as `argmax` or `uint8*255`, which
+A postprocessing looks at one voxel at a time, all its channels. Its text, such as `argmax` or `uint8*255`, is what
 `parse_postprocessing` reads.
 """
 
@@ -40,7 +40,7 @@ class Postprocessing(Protocol):
         """All that the result depends on, as `parse_postprocessing` reads it."""
 
     def output(self, n_channels: int, dtype: np.dtype[Any]) -> tuple[int, np.dtype[Any]]:
-        """Say beforehand what comes out.
+        """Return channels and dtype of the results.
 
         Parameters
         ----------
@@ -52,7 +52,7 @@ class Postprocessing(Protocol):
         Returns
         -------
         n_channels : int
-            Channels of what comes out.
+            Channels of the results.
         dtype : numpy dtype
             Its dtype.
 
@@ -73,12 +73,12 @@ class Postprocessing(Protocol):
         Returns
         -------
         array
-            `C(Z)YX` of the channels and dtype that `output` said; it may be a view of the block.
+            `C(Z)YX` of the channels and dtype that `output` returns; it may be a view of the block.
 
         Raises
         ------
         ModelOutputError
-            If a voxel is NaN and what comes out are integers.
+            If a voxel is NaN and the results are integers.
         """
 
 
@@ -112,7 +112,7 @@ class Argmax:
         return True
 
     def output(self, n_channels: int, dtype: np.dtype[Any]) -> tuple[int, np.dtype[Any]]:
-        """Say beforehand what comes out."""
+        """Return channels and dtype of the results."""
         _check_real(self, n_channels, dtype)
         if n_channels < 2:
             raise ModelOutputError("argmax needs two channels or more, and the model gives one: use threshold")
@@ -143,7 +143,7 @@ class Threshold:
     Raises
     ------
     GeometryError
-        If `value` is NaN, or the channel is no whole number or below 0.
+        If `value` is NaN, or the channel is not a whole number or below 0.
 
     Examples
     --------
@@ -170,7 +170,7 @@ class Threshold:
         return True
 
     def output(self, n_channels: int, dtype: np.dtype[Any]) -> tuple[int, np.dtype[Any]]:
-        """Say beforehand what comes out."""
+        """Return channels and dtype of the results."""
         _check_real(self, n_channels, dtype)
         if self.channel is None:
             return n_channels, np.dtype(np.uint8)
@@ -202,7 +202,7 @@ class SelectChannels:
     Raises
     ------
     GeometryError
-        If there is none, or one is no whole number or below 0.
+        If there is none, or one is not a whole number or below 0.
 
     Examples
     --------
@@ -224,7 +224,7 @@ class SelectChannels:
         return f"channels:{','.join(map(str, self.channels))}"
 
     def output(self, n_channels: int, dtype: np.dtype[Any]) -> tuple[int, np.dtype[Any]]:
-        """Say beforehand what comes out."""
+        """Return channels and dtype of the results."""
         n_channels = whole_number("n_channels", n_channels, least=1)
         for channel in self.channels:
             _check_channel(self, channel, n_channels)
@@ -286,7 +286,7 @@ class AsDtype:
         return f"{self.dtype}" + ("" if self.scale == 1 else f"*{self.scale!r}")
 
     def output(self, n_channels: int, dtype: np.dtype[Any]) -> tuple[int, np.dtype[Any]]:
-        """Say beforehand what comes out."""
+        """Return channels and dtype of the results."""
         if not self._is_complex:
             _check_real(self, n_channels, dtype)
         return n_channels, np.dtype(self.dtype)
@@ -339,7 +339,7 @@ class PostprocessingChain:
         return any(isinstance(step, MakesLabels) and step.makes_labels for step in self.steps)
 
     def output(self, n_channels: int, dtype: np.dtype[Any]) -> tuple[int, np.dtype[Any]]:
-        """Say beforehand what comes out."""
+        """Return channels and dtype of the results."""
         for step in self.steps:
             n_channels, dtype = step.output(n_channels, dtype)
         return n_channels, dtype
@@ -370,7 +370,7 @@ def _check_block(block: Any) -> None:
 def _refuse_nan(postprocessing: Postprocessing, values: NDArray[Any]) -> None:
     if values.dtype.kind == "f" and np.isnan(values).any():
         raise ModelOutputError(
-            f"the model returned NaN, of which {postprocessing.identity!r} makes nothing: mend the model"
+            f"the model returned NaN, which {postprocessing.identity!r} cannot process: fix the model, or leave this step out"
         )
 
 

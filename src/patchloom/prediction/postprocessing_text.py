@@ -29,12 +29,12 @@ def parse_postprocessing(text: str) -> Postprocessing:
     Returns
     -------
     Postprocessing
-        What the text says.
+        The steps of the text.
 
     Raises
     ------
     GeometryError
-        If it says nothing that is known, or a value makes no sense.
+        If it has an unknown step, or a value that is not allowed.
 
     Examples
     --------
@@ -45,7 +45,7 @@ def parse_postprocessing(text: str) -> Postprocessing:
     >>> parse_postprocessing("softmax")
     Traceback (most recent call last):
         ...
-    patchloom.errors.GeometryError: 'softmax' is no postprocessing: write argmax, threshold:0.5, threshold:0.5@1 (of channel 1),
+    patchloom.errors.GeometryError: 'softmax' is not a postprocessing step: write argmax, threshold:0.5, threshold:0.5@1 (of channel 1),
     channels:0,2, uint8 or uint8*255; several as a|b
     """
     if not isinstance(text, str):
@@ -59,10 +59,10 @@ def parse_postprocessing(text: str) -> Postprocessing:
 def _parse_step(text: str) -> Postprocessing:
     try:
         return _step(text)
-    except GeometryError:  # its own message says more
+    except GeometryError:  # its own message is more exact
         raise
     except ValueError as error:
-        raise GeometryError(f"{shown(text)} is no postprocessing: {_HELP}") from error
+        raise GeometryError(f"{shown(text)} is not a postprocessing step: {_HELP}") from error
 
 
 def _step(text: str) -> Postprocessing:

@@ -130,6 +130,11 @@ class PredictionRequest:
         """What is done to finished blocks; None if predictions are at most converted to another dtype."""
         return None if self.dtype is not None else self.postprocess
 
+    @property
+    def fill(self) -> float:
+        """Value of the output where tiles are skipped."""
+        return 0 if self.skip is None else self.skip.fill
+
     @classmethod
     def parse(cls, **arguments: Any) -> Self:
         """Parse and check arguments of `plan`; those left out have their defaults.
@@ -200,7 +205,7 @@ def _check_same(name: str, given: SkipRule | Postprocessing | None, identity: st
 
 @dataclass(frozen=True, slots=True)
 class OmeZarr:
-    """An OME-Zarr to be written: `output` of `predict`, where a plain path does not say enough.
+    """An OME-Zarr to be written: `output` of `predict`, if a plain path is not enough.
 
     Parameters
     ----------

@@ -230,7 +230,7 @@ def run_plan(
     Raises
     ------
     SourceError, SinkError, ModelError, SeriesError
-        As in `predict`; a note tells how many blocks are kept for another run.
+        As in `predict`; a note contains the number of blocks that are kept for another run.
     """
     try:
         with writer:
@@ -260,8 +260,8 @@ def run_plan(
 
 def _check_failures(plan: PredictionPlan, writer: OutputWriter, failures: dict[int, PatchloomError]) -> None:
     if failures:
-        listed = "\n  ".join(f"{plan.stacks[data_idx].source}: {error}" for data_idx, error in failures.items())
+        listed = "\n  ".join(f"{plan.survey.stacks[data_idx].source}: {error}" for data_idx, error in failures.items())
         raise SeriesError(
-            f"{len(failures)} of {len(plan.stacks)} images failed, the others are done:\n  {listed}",
-            [writer.results.get(data_idx) for data_idx in range(len(plan.stacks))],
+            f"{len(failures)} of {len(plan.survey.stacks)} images failed, the others are done:\n  {listed}",
+            [writer.results.get(data_idx) for data_idx in range(len(plan.survey.stacks))],
         )

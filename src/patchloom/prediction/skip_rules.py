@@ -160,7 +160,7 @@ class SkipOutside:
 class SkipDark:
     """Skip tiles of which no voxel is brighter than a threshold.
 
-    All voxels that the model would get count, those that padding brings in from the other side of the image (`"wrap"`)
+    All voxels that the model would get count, also voxels that padding brings in from the other side of the image (`"wrap"`)
     included, so that a model that is blind to voxels up to the threshold loses nothing. Zeros around the image
     (`"constant"`) do not count. NaN is not bright.
 

@@ -119,7 +119,7 @@ class StackFacts:
 
     @property
     def identity(self) -> list[Any]:
-        """What tells this image from others in a run: its name, axes, shape and dtype."""
+        """What identifies this image in a run: its name, axes, shape and dtype."""
         return [self.source, self.original_axes, list(self.original_data_shape), str(self.data_dtype)]
 
     def to_dict(self) -> dict[str, Any]:

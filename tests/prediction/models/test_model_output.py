@@ -164,7 +164,7 @@ def test_a_model_gets_the_batch_size_that_it_declares_every_time(
     image = rng.random((70, 40), np.float32)
     model = Declares(batch_size=4)
     prepared = plan(image, model=model, axes="YX", patch_size=(16, 16), overlaps=(4, 4))
-    assert prepared.batch_size == 4
+    assert prepared.layout.batch_size == 4
     assert prepared.n_tiles % 4  # the last batch is filled up
     result = predict(model, image, batch_size=given, blend=blend, **TILES)
     assert {shape[0] for shape in model.batches} == {4}

@@ -40,7 +40,7 @@ def test_a_block_costs_the_chunks_that_its_tiles_touch(data: st.DataObject, n_di
     total = 0
     for number in range(prepared.n_blocks):
         touched = np.zeros(shape, bool)
-        for spec in prepared.tiling.specs(prepared.schedule(0).tiles_of(number).tolist()).to_specs():
+        for spec in prepared.tiling.specs(prepared.schedules[0].tiles_of(number).tolist()).to_specs():
             box = zip(spec["coords"], spec["patch_size"], chunk, strict=True)
             touched[
                 tuple(

@@ -1,4 +1,4 @@
-"""The place where a run writes: worked out, checked, and kept away from other runs, with the ledger beside it."""
+"""The place where a run writes: checked, and locked against other runs, with the ledger beside it."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""What of a run is done, written down beside the output so that a killed run can go on.
+"""The record of which blocks of a run are finished, beside the output, so that a killed run can be resumed.
 
-A ledger is a text file. Each line is a checksum, a space, and one JSON value. The first says what the run is: all settings
-that the bytes of the result depend on. Each further line says of one block that its bytes are durable, or of one image that
-it is complete, or that none of its blocks counts any more. A line is on disk (fsync) when `record` returns, so whatever the ledger says is true, whenever the process is
-killed. A line that was cut off or does not have its checksum says nothing, nor does any after it: their blocks are computed
-again. Times have no part in it, so it does not matter what a clock says.
+A ledger is a text file. Each line is a checksum, a space, and one JSON value. The first describes the run: all settings that
+the bytes of the result depend on, what was found out about the images and the model, and the blocks of the plan. Each further
+line records that the bytes of one block are durable, that an image is complete, or that no block of an image counts any more. A
+line is on disk (fsync) when `record` returns, so the ledger is true whenever the process is killed. A line that was cut off or
+does not have its checksum is ignored, and so are all lines after it: their blocks are computed again. No line contains a time,
+so a wrong clock does no harm.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Ledger:
         Where it is.
     header : mapping
         What the run is: plain values that go to JSON, `"settings"` among them. A ledger that is there already keeps its own;
-        `check_same` tells whether it is of the same run.
+        `check_same` compares it with another run.
 
     Raises
     ------
@@ -84,7 +85,7 @@ class Ledger:
         self.blocks = {place: records for place, records in self.blocks.items() if place[0] != image}
 
     def record(self, image: int, block: int, records: Sequence[Any]) -> None:
-        """Write down that a block is durable.
+        """Record that a block is durable.
 
         Raises
         ------
@@ -95,7 +96,7 @@ class Ledger:
         self.blocks[image, block] = list(records)
 
     def finish(self, image: int) -> None:
-        """Write down that an image is complete.
+        """Record that an image is complete.
 
         Raises
         ------
@@ -106,7 +107,7 @@ class Ledger:
         self.finished.add(image)
 
     def discard(self, image: int) -> None:
-        """Write down that no block of an image counts any more, as nobody can say what its pixels are of.
+        """Record that no block of an image counts any more, as its source changed while they were computed.
 
         Raises
         ------
@@ -158,7 +159,7 @@ def read_header(path: Path) -> dict[str, Any] | None:
 
 
 def read_progress(path: Path) -> tuple[dict[str, Any], int, int] | None:
-    """Read a ledger without touching it: what the run is, how many blocks and how many images are done.
+    """Read the header of a ledger and the numbers of finished blocks and images, without touching it.
 
     Raises
     ------
@@ -178,7 +179,7 @@ def read_progress(path: Path) -> tuple[dict[str, Any], int, int] | None:
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Read all whole lines up to the first that is damaged, and how many bytes they are."""
+    """Read all whole lines up to the first that is damaged; return them and their length in bytes."""
     lines: list[dict[str, Any]] = []
     length = 0
     try:
@@ -221,7 +222,7 @@ def _checked_header(path: Path, header: dict[str, Any]) -> dict[str, Any]:
 def damaged(path: Path) -> SinkError:
     """Return the error of a ledger that does not contain what its format demands."""
     return SinkError(
-        f"the ledger {path} is damaged, so nobody can say what is done: start afresh with overwrite=True (--overwrite)"
+        f"the ledger {path} is damaged, so the finished blocks are not known: start afresh with overwrite=True (--overwrite)"
     )
 
 
@@ -257,7 +258,7 @@ def _write_whole(file: IO[bytes], content: bytes) -> None:
 
 
 def check_same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Check that a run that goes on is the one that was begun.
+    """Check that a run which is resumed is the one that was begun.
 
     Parameters
     ----------

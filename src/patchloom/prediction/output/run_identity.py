@@ -103,14 +103,14 @@ def check_resumable(ledger: Path, begun: Mapping[str, Any], now: RunIdentity, *,
     begun : mapping
         What the ledger contains of the run.
     now : RunIdentity
-        The run that is to go on.
+        The run that is started now.
     resume_anyway : bool
-        Whether the user has said that the results are the same.
+        Whether the user vouches for the same results.
 
     Raises
     ------
     SinkError
-        If something differs, or cannot be identified, and the user has not said that it is the same.
+        If something differs, or cannot be identified, and the user does not vouch for it.
     """
     if resume_anyway:
         return

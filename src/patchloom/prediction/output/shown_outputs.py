@@ -21,7 +21,7 @@ from patchloom.sinks.publishing.destination import (
 )
 
 RecordedBlocks = dict[int, list[Any]]
-"""For each block of an image that was recorded, what its outputs need to be told of it again."""
+"""For each recorded block of an image, the record of each of its outputs."""
 
 
 def by_image(blocks: Mapping[tuple[int, int], list[Any]]) -> dict[int, RecordedBlocks]:
@@ -35,7 +35,7 @@ def by_image(blocks: Mapping[tuple[int, int], list[Any]]) -> dict[int, RecordedB
 def settle(path: Path, *, keep_unfinished: bool, lock: OutputLock | None) -> None:
     """Bring the names beside an output in order that a run was killed at.
 
-    A replacement that was interrupted is undone or completed, a lock that nobody holds is removed, and so is an unfinished
+    A replacement that was interrupted is undone or completed, a lock that is not held is removed, and so is an unfinished
     output that is not resumed.
 
     Parameters
@@ -77,7 +77,7 @@ class ShownOutput:
         )
 
     def finalize(self) -> Path:
-        """Say where it is."""
+        """Return its path."""
         return self._path
 
     def abort(self) -> None:

@@ -88,7 +88,7 @@ class OutputWriter:
         self._ledger = ledger
         self._lock = lock
         self._sinks: dict[int, list[ImageSink]] = {}
-        self._done: dict[int, set[int]] = {data_idx: set() for data_idx in range(len(plan.stacks))}
+        self._done: dict[int, set[int]] = {data_idx: set() for data_idx in range(len(plan.survey.stacks))}
         self._arrays = Lock()  # a sink is for one thread at a time, and that of an array lends while another writes
         self._recorded: dict[int, RecordedBlocks] = {}  # by an earlier run
         self.resumed: dict[int, frozenset[int]] = {}
@@ -101,7 +101,7 @@ class OutputWriter:
     def __enter__(self) -> Self:
         if self._ledger is not None:
             self._recorded = by_image(self._ledger.blocks)
-            for data_idx in range(len(self._plan.stacks)):
+            for data_idx in range(len(self._plan.survey.stacks)):
                 self._take_over(data_idx)
         self.resumed = {data_idx: frozenset(blocks) for data_idx, blocks in self._done.items()}
         return self
@@ -281,7 +281,7 @@ class OutputWriter:
             version=self._options.version,
             overwrite=self._options.overwrite or is_shown,
             resume=path is not None and data_idx in self._recorded and partial_path(path).exists(),
-            lock=self._lock if len(self._plan.stacks) == 1 and not form.name else None,
+            lock=self._lock if len(self._plan.survey.stacks) == 1 and not form.name else None,
         )
 
     def _halving(self, data_idx: int, form: OutputSpec) -> Pyramid | None:

@@ -1,1 +1,1 @@
-"""What a prediction will do: tiles, blocks, order and memory, worked out without reading a pixel."""
+"""What a prediction will do: tiles, blocks, order and memory, computed without reading a pixel."""

@@ -22,7 +22,7 @@ _SMALL_BLOCK_SIZES = [2**power for power in range(19, 9, -1)]
 
 
 def make_plan(request: PredictionRequest, survey: Survey) -> PredictionPlan:
-    """Work out a plan; nothing is read.
+    """Make the plan of a request; nothing is read.
 
     Parameters
     ----------

@@ -31,10 +31,10 @@ def holds_labels(layout: TileLayout, data_idx: int, spec: OutputSpec) -> bool:
 
 
 def check_blend_of_labels(layout: TileLayout) -> None:
-    """Refuse to blend outputs that are labels: the mean of classes 1 and 3 is class 2, which nobody predicted.
+    """Refuse to blend outputs that are labels: the mean of classes 1 and 3 is class 2, which was not predicted.
 
     Integers are taken for labels where they are written as integers and have another dtype than what the model is given:
-    those of a filter, a denoised image or an identity have the same. Truth values blend to what most tiles say, by weight.
+    those of a filter, a denoised image or an identity have the same. Truth values blend to the weighted majority of the tiles.
     A postprocessing such as `argmax` comes after blending, and what goes into it is not looked at.
 
     Parameters

@@ -8,24 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from patchloom.errors import ArgumentError
-from patchloom.geometry.blend_weights import BlendWindow
-from patchloom.geometry.padding import Padding
 from patchloom.image_stacks import Source
 from patchloom.patching import TiledPatching
-from patchloom.patching.flat_index import check_data_idx
-from patchloom.prediction.models.model import Model, ModelDescription
-from patchloom.prediction.models.output_spec import OutputSpec
-from patchloom.prediction.normalization.normalization import Normalization
-from patchloom.prediction.planning.memory import MemoryUse, estimate_memory, read_ahead
+from patchloom.prediction.models.model import Model
+from patchloom.prediction.planning.memory import MemoryUse, estimate_memory
 from patchloom.prediction.planning.summary import describe_briefly, describe_plan, summarize_plan
 from patchloom.prediction.planning.tile_layout import TileLayout, lay_out_tiles
 from patchloom.prediction.postprocessing import Postprocessing
 from patchloom.prediction.request import OmeZarr, PredictionRequest, RunOptions
 from patchloom.prediction.skip_rules import SkipRule
-from patchloom.prediction.survey import StackFacts, Survey
+from patchloom.prediction.survey import Survey
 from patchloom.stitching.block_grid import BlockGrid
 from patchloom.stitching.tile_schedule import TileSchedule
 
@@ -59,7 +52,7 @@ class PredictionPlan:
     """The blocks of each image, in voxels of the input."""
 
     n_shared_axes: int
-    """Along how many axes, from the innermost, a tile of two blocks is computed once; see `TileSchedule`."""
+    """Number of axes, from the innermost, along which a tile of two blocks is computed once; see `TileSchedule`."""
 
     schedules: tuple[TileSchedule, ...] = field(init=False, compare=False)
     """The order of work on each image."""
@@ -77,7 +70,7 @@ class PredictionPlan:
         object.__setattr__(self, "memory", estimate_memory(self.layout, self.blocks, schedules))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle what the rest is worked out from."""
+        """Pickle what the rest is computed from."""
         return type(self), (self.layout, self.blocks, self.n_shared_axes)
 
     @property
@@ -235,107 +228,8 @@ class PredictionPlan:
         )
         return run_planned(self, options, model, sources)
 
-    def schedule(self, data_idx: int) -> TileSchedule:
-        """Return the order of work on one image.
-
-        Raises
-        ------
-        PatchIndexError
-            If there is no such image.
-        """
-        return self.schedules[check_data_idx(data_idx, len(self.schedules))]
-
     def __repr__(self) -> str:
         return f"PredictionPlan({describe_briefly(self)})"
 
     def __str__(self) -> str:
         return describe_plan(self)
-
-    # What is read while a plan runs.
-
-    @property
-    def stacks(self) -> tuple[StackFacts, ...]:
-        """Facts about the series as the model is run on it."""
-        return self.survey.stacks
-
-    @property
-    def margin(self) -> tuple[int, ...]:
-        """Voxels that are read around each tile, because the model's output lacks them."""
-        return self.layout.margin
-
-    @property
-    def patch_size(self) -> tuple[int, ...]:
-        """Size of the tiles that the model gets, margin included."""
-        return self.layout.patch_size
-
-    @property
-    def batch_size(self) -> int:
-        """Number of tiles that go through the model together."""
-        return self.layout.batch_size
-
-    @property
-    def blend(self) -> BlendWindow | None:
-        """How overlapping tiles share a voxel; None if each voxel is cropped from one tile."""
-        return self.request.blend
-
-    @property
-    def padding(self) -> Padding:
-        """How pixels outside the image are filled."""
-        return self.request.padding
-
-    @property
-    def model(self) -> ModelDescription:
-        """What the model declares."""
-        return self.survey.model
-
-    @property
-    def forms(self) -> tuple[tuple[OutputSpec, ...], ...]:
-        """For each image, the outputs of the model."""
-        return self.survey.outputs
-
-    @property
-    def postprocessing(self) -> Postprocessing | None:
-        """What is done to finished blocks before they are written."""
-        return self.request.block_postprocess
-
-    @property
-    def normalizations(self) -> tuple[Normalization, ...]:
-        """For each image, how its gray values are brought to the model's range."""
-        return self.survey.normalizations
-
-    @property
-    def skip(self) -> SkipRule | None:
-        """Which tiles are skipped."""
-        return self.request.skip
-
-    @property
-    def fill(self) -> float:
-        """Value of the output where tiles are skipped."""
-        return 0 if self.request.skip is None else self.request.skip.fill
-
-    @property
-    def has_planes(self) -> bool:
-        """Whether the model is run on slices of any image."""
-        return any(facts.n_planes for facts in self.stacks)
-
-    @property
-    def read_ahead(self) -> int:
-        """Number of batches that are read while the model is busy with another."""
-        return read_ahead(self.survey)
-
-    @property
-    def cache_bytes(self) -> int:
-        """Bytes of decoded chunks of the sources that are kept."""
-        return self.memory.cache
-
-    def is_by_plane(self, data_idx: int) -> bool:
-        """Return whether an image has a Z axis and the model is run on its slices."""
-        return self.stacks[data_idx].n_planes > 0
-
-    def output_forms(self, data_idx: int) -> tuple[OutputSpec, ...]:
-        """See `TileLayout.outputs`."""
-        return self.layout.outputs(data_idx)
-
-    def accumulator(self, form: OutputSpec) -> np.dtype[Any]:
-        """See `TileLayout.accumulator`."""
-        return self.layout.accumulator(form)

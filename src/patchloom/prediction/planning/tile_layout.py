@@ -1,4 +1,4 @@
-"""The tiles of a run, what the model gets for each and what it returns: all that is known before blocks are chosen."""
+"""The tiles of a run, with the input and the outputs of the model for each: all that is known before blocks are chosen."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TILES_IN_FLOAT32 = 9
 
 @dataclass(frozen=True)
 class TileLayout:
-    """Where the tiles of a run lie, what goes into the model, and what comes out; made by `lay_out_tiles`."""
+    """The tiles of a run, with the input and the outputs of the model for each; made by `lay_out_tiles`."""
 
     request: PredictionRequest
     """What was asked for."""
@@ -106,7 +106,7 @@ class TileLayout:
 
 
 def lay_out_tiles(request: PredictionRequest, survey: Survey) -> TileLayout:
-    """Work out where tiles lie; the margin that they are read with depends on the outputs, as far as these are known.
+    """Compute the places of the tiles; the margin that they are read with depends on the outputs, as far as these are known.
 
     Parameters
     ----------

@@ -81,13 +81,13 @@ def batches(
     is_done : callable
         Takes `data_idx` and `block_idx`; returns whether the block is done already.
     skips : callable, optional
-        Takes `data_idx`, `block_idx` and tiles of the block's turn, at most `plan.batch_size`; returns for each tile whether
+        Takes `data_idx`, `block_idx` and tiles of the block's turn, at most `plan.layout.batch_size`; returns for each tile whether
         it is skipped. If None, no tile is.
     share_images : bool
         Whether a batch may hold tiles of several images; they must be of one dtype then, and fail together.
     """
     for items in _separate_items(plan, is_done, skips, share_images=share_images):
-        for of_batch in _cut(items, plan.batch_size):
+        for of_batch in _cut(items, plan.layout.batch_size):
             needed = _needed(of_batch)
             if needed:
                 yield TileBatch(tuple(needed))
@@ -103,9 +103,9 @@ def _separate_items(
     """
 
     def kind(data_idx: int) -> Any:
-        return (plan.stacks[data_idx].data_dtype, plan.output_forms(data_idx)) if share_images else data_idx
+        return (plan.survey.stacks[data_idx].data_dtype, plan.layout.outputs(data_idx)) if share_images else data_idx
 
-    for _, images in groupby(range(len(plan.stacks)), kind):
+    for _, images in groupby(range(len(plan.survey.stacks)), kind):
         turns = (
             _turn(plan, data_idx, block_idx, is_done, skips)
             for data_idx in images
@@ -126,8 +126,8 @@ def _turn(
     if skips is None:
         yield from (TileItem(data_idx, tile, open_blocks) for tile, open_blocks in tiles)
     elif any(open_blocks for _, open_blocks in tiles):
-        for start in range(0, len(tiles), plan.batch_size):
-            group = tiles[start : start + plan.batch_size]
+        for start in range(0, len(tiles), plan.layout.batch_size):
+            group = tiles[start : start + plan.layout.batch_size]
             skipped = skips(data_idx, block_idx, [tile for tile, _ in group])
             for (tile, open_blocks), is_skipped in zip(group, skipped, strict=True):
                 yield TileItem(data_idx, tile, open_blocks, bool(is_skipped))
@@ -175,6 +175,6 @@ def tiles_with_open_blocks(
     is_done : callable
         As in `batches`.
     """
-    schedule, is_done_here = plan.schedule(data_idx), cache(partial(is_done, data_idx))
+    schedule, is_done_here = plan.schedules[data_idx], cache(partial(is_done, data_idx))
     tiles = zip(schedule.tiles_of(block_idx).tolist(), schedule.blocks_served(block_idx), strict=True)
     return [(tile, [served for served in blocks if not is_done_here(served)]) for tile, blocks in tiles]

@@ -25,7 +25,7 @@ from patchloom.parallel import Runner, run_serially, thread_runner
 from patchloom.prediction.models.batch_prediction import check_forms, predict_batch, refuse_nan, to_dtype
 from patchloom.prediction.models.model import Model
 from patchloom.prediction.models.output_spec import OutputSpec, keep_core
-from patchloom.prediction.planning.memory import WRITE_BEHIND
+from patchloom.prediction.planning.memory import WRITE_BEHIND, read_ahead
 from patchloom.prediction.planning.plan import PredictionPlan
 from patchloom.prediction.running.batching import TileBatch, batches, tiles_with_open_blocks
 from patchloom.prediction.running.progress import Advance, StageTimes
@@ -118,12 +118,12 @@ class Engine:
             If a stage fails. What was written stays written.
         """
         with (
-            ChunkCache(max(1, self._plan.cache_bytes)) as cache,
+            ChunkCache(max(1, self._plan.memory.cache)) as cache,
             thread_runner() as runner,
             _background("read", drop=True) as read,
             _background("write", drop=False) as write,  # a block that is complete is kept, whatever fails after it
         ):
-            extractor = PatchExtractor(self._stacks, padding=self._plan.padding, cache=cache)
+            extractor = PatchExtractor(self._stacks, padding=self._plan.request.padding, cache=cache)
             stitcher = Stitcher(self._plan, self._writer.block_buffers, runner)
             writes: deque[tuple[int, Future[None]]] = deque()
             for of_batch in self._read_ahead(extractor, read, runner):
@@ -183,7 +183,7 @@ class Engine:
                     written.result()
 
     def _work(self, extractor: PatchExtractor) -> Iterator[TileBatch]:
-        skips = None if self._plan.skip is None else partial(self._skips, self._plan.skip, extractor)
+        skips = None if self._plan.request.skip is None else partial(self._skips, self._plan.request.skip, extractor)
         return batches(self._plan, is_done=self._is_done, skips=skips, share_images=not self._keep_going)
 
     def _skips(
@@ -196,7 +196,7 @@ class Engine:
                 raise GeometryError(
                     f"skip returned {len(skipped)} decisions for {len(tiles)} tiles: return one for each tile"
                 )
-            schedule = self._plan.schedule(data_idx)
+            schedule = self._plan.schedules[data_idx]
             self.skipped[data_idx] += sum(
                 bool(is_skipped) and schedule.is_first_turn(tile, block_idx)
                 for tile, is_skipped in zip(tiles, skipped, strict=True)
@@ -208,7 +208,7 @@ class Engine:
         self, extractor: PatchExtractor, read: Callable[..., Future[Any]], runner: Runner
     ) -> Iterator[_BatchRead]:
         """Yield batches while the next ones are being read into arrays that are used again."""
-        ahead = self._plan.read_ahead
+        ahead = read_ahead(self._plan.survey)
         arrays: list[NDArray[Any] | None] = [None] * (ahead + 1)
         pending: deque[Callable[[], _BatchRead | None]] = deque()
         work = self._work(extractor)  # a skip rule looks at pixels too, so the thread that reads goes on with it
@@ -253,7 +253,7 @@ class Engine:
         """Give room for a batch: the array that was used longest ago, if it fits."""
         known, data_idx = arrays[place], data_idx_of(tiles)
         if known is None or known.dtype != self._plan.layout.batch_dtype(data_idx):
-            known = arrays[place] = empty_batch(self._plan.layout, data_idx, self._plan.batch_size)
+            known = arrays[place] = empty_batch(self._plan.layout, data_idx, self._plan.layout.batch_size)
         return known[: len(tiles)]
 
     def _predict(self, data_idx: int, read: _BatchRead) -> tuple[list[TileSpecs], list[NDArray[Any]]]:
@@ -265,18 +265,18 @@ class Engine:
         specs = cast("list[TileSpecs]", read.tiles.to_specs())
         named = specs_in_images(self._plan.layout, specs)
         with self.times.spent("model"):
-            predictions = predict_batch(self._model, read.pixels, named, self._plan.model.batch_size)
-        forms = self._plan.forms[data_idx]
-        check_forms(predictions, forms, self._plan.patch_size, named)
+            predictions = predict_batch(self._model, read.pixels, named, self._plan.survey.model.batch_size)
+        forms = self._plan.survey.outputs[data_idx]
+        check_forms(predictions, forms, self._plan.layout.patch_size, named)
         with self.times.spent("stitching"):
             return specs, [self._ready(predictions[form.name], form, named) for form in forms]
 
     def _ready(self, prediction: NDArray[Any], form: OutputSpec, specs: Sequence[TileSpecs]) -> NDArray[Any]:
-        core = keep_core(prediction, form, self._plan.margin)
-        if self._plan.postprocessing is not None:
+        core = keep_core(prediction, form, self._plan.layout.margin)
+        if self._plan.request.block_postprocess is not None:
             return core
         _, dtype = self._plan.layout.output_channels_and_dtype(form)
-        if self._plan.blend is None:
+        if self._plan.request.blend is None:
             return to_dtype(core, dtype, specs)
         refuse_nan(core, dtype, specs)
         return core

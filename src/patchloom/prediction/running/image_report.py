@@ -80,7 +80,7 @@ def report_images(plan: PredictionPlan, outputs: OutputWriter, engine: Engine) -
             seconds=_seconds(engine.began_at.get(data_idx), outputs.completed_at.get(data_idx)),
             error=None if data_idx not in engine.failures else str(engine.failures[data_idx]),
         )
-        for data_idx, stack in enumerate(plan.stacks)
+        for data_idx, stack in enumerate(plan.survey.stacks)
     ]
 
 

@@ -48,7 +48,7 @@ class Stitcher:
         self._plan = plan
         self._images = [
             _ImageStitcher(plan, data_idx, partial(block_buffers, data_idx), runner)
-            for data_idx in range(len(plan.stacks))
+            for data_idx in range(len(plan.survey.stacks))
         ]
 
     def stitch(
@@ -93,19 +93,19 @@ class _ImageStitcher:
         block_buffers: Callable[[int], Sequence[NDArray[Any] | None]],
         runner: Runner,
     ) -> None:
-        self._plan = plan
+        self._plan, self._request = plan, plan.request
         self._grid = plan.blocks[data_idx]
         self._block_buffers = block_buffers
-        self._output_specs = plan.forms[data_idx]
-        n_tiles = plan.schedule(data_idx).n_serving if plan.blend is not None else None
+        self._output_specs = plan.survey.outputs[data_idx]
+        n_tiles = plan.schedules[data_idx].n_serving if plan.request.blend is not None else None
         self._assemblers = [
             BlockAssembler(
                 partial(self._window, output_spec),
                 output_spec.n_channels,
-                plan.accumulator(output_spec),
+                plan.layout.accumulator(output_spec),
                 n_blended_tiles=n_tiles,
                 initial=self._initial,
-                marks_predicted=plan.skip is not None and plan.postprocessing is not None,
+                marks_predicted=plan.request.skip is not None and plan.request.block_postprocess is not None,
                 runner=runner,
             )
             for output_spec in self._output_specs
@@ -114,9 +114,11 @@ class _ImageStitcher:
     @property
     def _initial(self) -> float | None:
         """Value of voxels of which all tiles are skipped, before any postprocessing."""
-        if self._plan.skip is None:
+        if self._request.skip is None:
             return None
-        return 0 if self._plan.blend is not None or self._plan.postprocessing is not None else self._plan.fill
+        return (
+            0 if self._request.blend is not None or self._request.block_postprocess is not None else self._request.fill
+        )
 
     def _window(self, output_spec: OutputSpec, block_idx: int) -> tuple[slice, ...]:
         return output_spec.window(self._grid[block_idx].window)
@@ -128,10 +130,10 @@ class _ImageStitcher:
                 self._allocate(block_idx)
         for output_spec, assembler, tile in zip(self._output_specs, self._assemblers, tiles, strict=True):
             weights = None
-            if self._plan.blend is not None:
+            if self._request.blend is not None:
                 scale = output_spec.scale if output_spec.is_scaled else ()
                 rules, shape = self._plan.tiling.rules, self._grid.spatial_shape
-                weights = tile_weights(self._plan.blend, rules, shape, spec["coords"], scale)
+                weights = tile_weights(self._request.blend, rules, shape, spec["coords"], scale)
             in_output = _in_output(spec, output_spec)
             for block_idx in blocks:
                 assembler.add(block_idx, tile, in_output, weights)
@@ -141,7 +143,7 @@ class _ImageStitcher:
 
         With a postprocessing, which `fill` does not go through, the tile counts as 0 in a blend.
         """
-        if self._plan.blend is not None and self._plan.postprocessing is None and self._plan.fill != 0:
+        if self._request.blend is not None and self._request.block_postprocess is None and self._request.fill != 0:
             self.add(blocks, spec, self._filled_tiles)
             return
         for output_spec, assembler in zip(self._output_specs, self._assemblers, strict=True):
@@ -162,7 +164,7 @@ class _ImageStitcher:
         """Allocate a block: in the memory of the output itself if a block is written as it is put together."""
         buffers = self._block_buffers(block_idx)
         for assembler, buffer in zip(self._assemblers, buffers, strict=True):
-            assembler.allocate(block_idx, buffer if self._plan.postprocessing is None else None)
+            assembler.allocate(block_idx, buffer if self._request.block_postprocess is None else None)
 
     def _finish(self, blocks: Sequence[AssembledBlock]) -> list[NDArray[Any]]:
         return [self._finished(*of_output) for of_output in zip(self._output_specs, blocks, strict=True)]
@@ -171,12 +173,12 @@ class _ImageStitcher:
         """Turn a block of one output into what is written."""
         n_channels, dtype = self._plan.layout.output_channels_and_dtype(output_spec)
         if block.values is None:  # every tile was skipped
-            return np.full((n_channels, *block.shape), self._plan.fill, dtype)
-        if self._plan.postprocessing is None:
+            return np.full((n_channels, *block.shape), self._request.fill, dtype)
+        if self._request.block_postprocess is None:
             return to_dtype(block.values, dtype, [])
-        processed = self._plan.postprocessing(block.values)
+        processed = self._request.block_postprocess(block.values)
         if block.is_predicted is not None and not block.is_predicted.all():
-            processed = np.where(block.is_predicted, processed, np.array(self._plan.fill, dtype))
+            processed = np.where(block.is_predicted, processed, np.array(self._request.fill, dtype))
         return processed
 
     @cached_property
@@ -185,8 +187,8 @@ class _ImageStitcher:
         return [
             np.full(
                 (output_spec.n_channels, *output_spec.size(self._plan.tiling.patch_size)),
-                self._plan.fill,
-                output_spec.dtype if output_spec.dtype.kind in "fc" else self._plan.accumulator(output_spec),
+                self._request.fill,
+                output_spec.dtype if output_spec.dtype.kind in "fc" else self._plan.layout.accumulator(output_spec),
             )
             for output_spec in self._output_specs
         ]
