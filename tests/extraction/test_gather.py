@@ -20,15 +20,8 @@ gather_module = importlib.import_module("patchloom.extraction.gather")
 
 
 @pytest.fixture
-def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gather_module, "_FEW", 0)
-    monkeypatch.setattr(gather_module, "compiled_loop", lambda kernel: kernel)
-
-
-@pytest.fixture
-def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def compiled() -> Iterator[None]:
     pytest.importorskip("numba")
-    monkeypatch.setattr(gather_module, "_FEW", 0)
     yield
     assert gather_module.compiled_loop(gather_module.gather_rows) is not None
 
@@ -58,7 +51,7 @@ def same_as_numpy(
     rescaling = Rescaling(*numbers) if rescaled else None
     expected = target.copy()
     gather_by_numpy(source, expected, boxes, rescaling)
-    gather_module.gather(source, target, boxes, rescaling)
+    gather_module.gather(source, target, boxes, rescaling, min_boxes=0)
     assert target.dtype == expected.dtype
     assert target.tobytes() == expected.tobytes()
 
@@ -96,7 +89,6 @@ def test_the_loop_copies_what_slices_copy(
     source = laid_out(rng, dtypes[0], tuple(sizes if chunked else sizes[1:]), layout)
     target = np.zeros((5, *rng.integers(1, 6, n_dims + 1)), dtypes[1])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gather_module, "_FEW", 0)
         patch.setattr(gather_module, "compiled_loop", lambda kernel: kernel)
         same_as_numpy(rng, source, target, n_dims + 1, rescaled=rescaled and target.dtype.kind == "f")
 
@@ -112,11 +104,13 @@ def test_the_compiled_loop_copies_what_slices_copy(dtype: str, to: str, layout: 
             same_as_numpy(rng, pixels, np.zeros(shape, to), n_axes, rescaled=rescaled)
 
 
-@pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize(("source", "target"), [("f8", "u2"), ("c8", "c8"), ("u2", "f2"), (">f4", "f4")])
-def test_dtypes_that_the_loop_does_not_know_are_left_to_numpy(source: str, target: str) -> None:
-    arrays = np.zeros((1, 1, 2, 2), source), np.zeros((1, 1, 2, 2), target)
-    assert not gather_module._is_rows(*arrays)
+def test_other_dtypes(source: str, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy copies boxes whose dtypes the compiled loop does not support."""
+    monkeypatch.setattr(gather_module, "compiled_loop", lambda kernel: pytest.fail("the loop was used"))
+    arrays = np.ones((1, 1, 2, 2), source), np.zeros((1, 1, 2, 2), target)
+    gather_module.gather(*arrays, Boxes(*np.zeros((2, 1, 4), np.int64), np.array([[1, 2, 2]])), min_boxes=0)
+    assert (arrays[1] == 1).all()
 
 
 def test_without_numba_numpy_copies_all_boxes(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:

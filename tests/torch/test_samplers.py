@@ -108,17 +108,16 @@ def test_the_state_can_say_how_many_patches_were_used_where_more_keys_were_given
     assert next(iter(other)) == keys[20]
 
 
-def test_runs_of_keys_are_the_keys_in_whole_batches(monkeypatch):
-    monkeypatch.setattr("patchloom.torch.loading.epoch_sampler._AT_ONCE", 130)
+def test_runs_of_keys_are_the_keys_in_whole_batches():
     singly, in_runs = epoch_sampler(), epoch_sampler()
 
-    runs = list(in_runs.key_runs(60, drop_last=False))
+    runs = list(in_runs.key_runs(60, drop_last=False, max_keys=130))
 
     assert [len(run.indices) for run in runs] == [120, 120, 120, 40]
     assert np.concatenate([run.indices for run in runs]).tolist() == [key.index for key in singly]
     assert {run.epoch for run in runs} == {0}
-    assert [len(run.indices) for run in in_runs.key_runs(60, drop_last=True)] == [120, 120, 120]
-    assert [len(run.indices) for run in in_runs.key_runs(140, drop_last=True)] == [140, 140]
+    assert [len(run.indices) for run in in_runs.key_runs(60, drop_last=True, max_keys=130)] == [120, 120, 120]
+    assert [len(run.indices) for run in in_runs.key_runs(140, drop_last=True, max_keys=130)] == [140, 140]
 
 
 def test_an_abandoned_epoch_is_followed_by_the_next_and_any_epoch_can_be_asked_for():

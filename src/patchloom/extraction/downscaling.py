@@ -19,8 +19,8 @@ from patchloom.argument_checks import one_of
 
 Downscale = Literal["mean", "resize"]
 
-_FEW = 2**14
-"""Fewer voxels than this NumPy sums, before a compiled loop is even loaded."""
+_MIN_VOXELS = 2**14
+"""Below this number of voxels NumPy sums them: loading the compiled loop takes longer."""
 
 _BLUR_REACH = 4.0
 """Reach of the Gaussian, in standard deviations."""
@@ -38,7 +38,7 @@ def check_downscale(downscale: str) -> Downscale:
     return way
 
 
-def halve_sums(voxels: NDArray[Any], *, halve_z: bool = True) -> NDArray[Any]:
+def halve_sums(voxels: NDArray[Any], *, halve_z: bool = True, min_voxels: int = _MIN_VOXELS) -> NDArray[Any]:
     """Sum blocks of two voxels along each axis.
 
     Parameters
@@ -47,6 +47,8 @@ def halve_sums(voxels: NDArray[Any], *, halve_z: bool = True) -> NDArray[Any]:
         `(N, (Z), Y, X)`, of even sizes.
     halve_z : bool
         Whether blocks span two voxels along Z too. If not, Z may have any size.
+    min_voxels : int
+        Number of voxels from which on the compiled loop sums them.
 
     Returns
     -------
@@ -64,7 +66,7 @@ def halve_sums(voxels: NDArray[Any], *, halve_z: bool = True) -> NDArray[Any]:
     n, n_slices, n_rows, width = slices.shape
     sums = np.empty((n, n_slices // depth, n_rows // 2, width // 2), sum_dtype(voxels.dtype))
     known = voxels.dtype.kind in "uif" and voxels.dtype.isnative and voxels.dtype != np.float16
-    worth_it = voxels.size >= _FEW and voxels.flags.c_contiguous
+    worth_it = voxels.size >= min_voxels and voxels.flags.c_contiguous
     compiled = compiled_loop(sum_blocks) if known and worth_it else None
     (compiled or halve_by_numpy)(slices, sums, depth)
     return sums[:, 0] if flat else sums

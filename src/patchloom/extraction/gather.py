@@ -18,7 +18,7 @@ from patchloom._compiled_loop import as_rows, compiled_loop, has_rows
 from patchloom.extraction.cpu_prefetch import prefetch, teach_prefetch
 from patchloom.extraction.rescaling import Rescaling, rescale_plainly
 
-_FEW = 8
+_MIN_BOXES = 8
 """Below this number of boxes NumPy copies them: loading the compiled loop takes half a second once."""
 
 _SOURCE_KINDS = frozenset("buif")
@@ -43,6 +43,7 @@ def gather(
     target: NDArray[Any],
     boxes: Boxes,
     rescaling: Rescaling | None = None,
+    min_boxes: int = _MIN_BOXES,
 ) -> None:
     """Copy boxes; values are cast as by assignment.
 
@@ -54,6 +55,8 @@ def gather(
         The boxes; they must lie inside both arrays, which is not checked.
     rescaling : Rescaling, optional
         The target, `(B, C, (Z), Y, X)`, gets `voxel * scale + offset`, computed in its dtype; from `Rescaling.for_batch`.
+    min_boxes : int
+        Number of boxes from which on the compiled loop copies them.
 
     Examples
     --------
@@ -63,7 +66,7 @@ def gather(
     >>> batch[1].tolist()
     [[[23.0, 25.0, 27.0], [33.0, 35.0, 37.0]]]
     """
-    compiled = compiled_loop(gather_rows) if len(boxes.extents) >= _FEW and _is_rows(source, target) else None
+    compiled = compiled_loop(gather_rows) if len(boxes.extents) >= min_boxes and _is_rows(source, target) else None
     if compiled is None:
         gather_by_numpy(source, target, boxes, rescaling)
         return

@@ -20,7 +20,7 @@ from patchloom.torch.loading.shuffled_order import ShuffledOrder
 Order = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 """From positions in an epoch to indices of patches."""
 
-_AT_ONCE = 2**14
+_MAX_KEYS = 2**14
 """Number of keys that are computed at a time."""
 
 
@@ -117,18 +117,33 @@ class EpochSampler(torch.utils.data.Sampler[PatchKey]):
 
     def __iter__(self) -> Iterator[PatchKey]:
         epoch, start, order = self._begin()  # with the first key, so that `set_epoch` may be called after `iter`
-        for first in range(start, len(self), _AT_ONCE):
-            for index in self._indices(order, first, min(first + _AT_ONCE, len(self))).tolist():
+        for first in range(start, len(self), _MAX_KEYS):
+            for index in self._indices(order, first, min(first + _MAX_KEYS, len(self))).tolist():
                 self._count(epoch, 1)
                 yield PatchKey(epoch, index)
 
-    def key_runs(self, batch_size: int, *, drop_last: bool) -> Iterator[PatchKeys]:
-        """Start an epoch now, and yield its keys in runs of batches; see `YieldsRuns`."""
+    def key_runs(self, batch_size: int, *, drop_last: bool, max_keys: int = _MAX_KEYS) -> Iterator[PatchKeys]:
+        """Start an epoch now, and yield its keys in runs of batches.
+
+        Parameters
+        ----------
+        batch_size : int
+            Number of keys of a batch.
+        drop_last : bool
+            Whether a smaller last batch is dropped.
+        max_keys : int, default 16384
+            Number of keys of a run, at most, but one batch at least.
+
+        Returns
+        -------
+        iterator of PatchKeys
+            Keys of one or several whole batches.
+        """
         whole_number("batch_size", batch_size, least=1)
         flag("drop_last", drop_last)
         epoch, start, order = self._begin()
         stop = len(self) - (len(self) - start) % batch_size if drop_last else len(self)
-        return self._runs(epoch, order, range(start, stop, max(_AT_ONCE // batch_size, 1) * batch_size))
+        return self._runs(epoch, order, range(start, stop, max(max_keys // batch_size, 1) * batch_size))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration; a loaded state is kept if it is of this epoch."""
