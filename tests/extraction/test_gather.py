@@ -81,9 +81,8 @@ def laid_out(rng: np.random.Generator, dtype: str, shape: tuple[int, ...], layou
     chunked=st.booleans(),
     seed=st.integers(0, 2**32),
 )
-def test_the_loop_copies_what_slices_copy(
-    n_dims: int, dtypes: tuple[str, str], layout: str, rescaled: bool, chunked: bool, seed: int
-) -> None:
+def test_loop(n_dims: int, dtypes: tuple[str, str], layout: str, rescaled: bool, chunked: bool, seed: int) -> None:
+    """The uncompiled loop copies what slices copy."""
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, 7, n_dims + 3)
     source = laid_out(rng, dtypes[0], tuple(sizes if chunked else sizes[1:]), layout)
@@ -96,7 +95,8 @@ def test_the_loop_copies_what_slices_copy(
 @pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize(("dtype", "to"), [("u2", "f4"), ("u1", "f4"), ("u2", "u2"), ("f4", "f4")])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_compiled_loop_copies_what_slices_copy(dtype: str, to: str, layout: str, rng: np.random.Generator) -> None:
+def test_compiled_loop(dtype: str, to: str, layout: str, rng: np.random.Generator) -> None:
+    """The compiled loop copies what slices copy, bit for bit."""
     source = laid_out(rng, dtype, (2, 3, 9, 40, 80), layout)
     for n_axes, shape in ((3, (20, 3, 30, 70)), (4, (20, 2, 8, 30, 70))):
         pixels = source if n_axes == 4 else source[:, :, 4]
@@ -113,7 +113,8 @@ def test_other_dtypes(source: str, target: str, monkeypatch: pytest.MonkeyPatch)
     assert (arrays[1] == 1).all()
 
 
-def test_without_numba_numpy_copies_all_boxes(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_numba(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without numba, NumPy copies all boxes."""
     monkeypatch.setitem(sys.modules, "numba", None)
     gather_module.compiled_loop.cache_clear()
     try:
@@ -125,7 +126,8 @@ def test_without_numba_numpy_copies_all_boxes(rng: np.random.Generator, monkeypa
         gather_module.compiled_loop.cache_clear()
 
 
-def test_where_nothing_can_be_kept_the_loop_is_compiled_all_the_same(tmp_path: object) -> None:
+def test_no_compile_cache(tmp_path: object) -> None:
+    """The loop is compiled even if it cannot be cached on disk."""
     pytest.importorskip("numba")
     code = """
 import numpy as np, numba, importlib

@@ -71,7 +71,8 @@ def stack(data: np.ndarray) -> ArrayStack:
 
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("size", [(4, 6), (5, 3)])
-def test_every_position_of_a_small_image(padding: Padding, size: tuple[int, int], rng: np.random.Generator) -> None:
+def test_every_position(padding: Padding, size: tuple[int, int], rng: np.random.Generator) -> None:
+    """Scales are those of the padded image at every position, outside it too."""
     image = rng.integers(0, 2**16, (1, 2, 21, 24), np.uint16)
     extractor = PatchExtractor([stack(image)], padding)
     specs: list[PatchSpecs] = [
@@ -87,9 +88,8 @@ def test_every_position_of_a_small_image(padding: Padding, size: tuple[int, int]
 
 @settings(deadline=None, max_examples=60)
 @given(data=st.data(), n_dims=st.integers(2, 3), padding=st.sampled_from(PADDINGS), scale_z=st.booleans())
-def test_any_image_patch_and_number_of_scales(
-    data: st.DataObject, n_dims: int, padding: Padding, scale_z: bool
-) -> None:
+def test_any_geometry(data: st.DataObject, n_dims: int, padding: Padding, scale_z: bool) -> None:
+    """Scales are those of the padded image for any sizes and number of scales."""
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     dtype = data.draw(st.sampled_from(["u1", "i2", "u4", "f4", "i8", "?"]))
     bits = rng.integers(0, 100, (2, 2, *rng.integers(1, 9, n_dims)))
@@ -106,7 +106,8 @@ def test_any_image_patch_and_number_of_scales(
         assert np.array_equal(patch, expected), "the mean of integers is exact"
 
 
-def test_channels_drawn_apart_have_the_surroundings_of_their_own_places(rng: np.random.Generator) -> None:
+def test_uncorrelated(rng: np.random.Generator) -> None:
+    """Each channel of an uncorrelated patch has the surroundings of its own position."""
     images = [rng.integers(0, 255, (2, 3, 40, 50), np.uint8), rng.integers(0, 255, (1, 3, 30, 44), np.uint8)]
     extractor = PatchExtractor([stack(image) for image in images], "reflect")
     plan = UncorrelatedPatching(RandomPatching(extractor.shapes, (8, 8), seed=1), n_channels=3, probability=0.5)
@@ -119,7 +120,8 @@ def test_channels_drawn_apart_have_the_surroundings_of_their_own_places(rng: np.
             assert np.array_equal(patch[channel], expected[channel])
 
 
-def test_tiles_have_surroundings_too(rng: np.random.Generator) -> None:
+def test_tiles(rng: np.random.Generator) -> None:
+    """Tiles have lateral context as patches do."""
     extractor = PatchExtractor([stack(rng.integers(0, 255, (1, 1, 30, 31), np.uint8))], "wrap")
     tiling = TiledPatching(extractor.shapes, (8, 8), (2, 2))
     patches = extract_lateral_context(extractor, tiling[:], n_scales=2)
@@ -147,9 +149,10 @@ def test_windows_in_portions(max_bytes: int, n_reads: int, rng: np.random.Genera
     ("shape", "size", "n_scales"), [((1, 2, 60, 70), (16, 12), 3), ((1, 1, 12, 24, 30), (4, 8, 6), 2)]
 )
 @pytest.mark.parametrize("padding", PADDINGS)
-def test_resize_is_that_of_scikit_image(
+def test_resize(
     shape: tuple[int, ...], size: tuple[int, ...], n_scales: int, padding: Padding, rng: np.random.Generator
 ) -> None:
+    """Resized scales are those of scikit-image."""
     transform = pytest.importorskip("skimage.transform")
     image = rng.poisson(40, shape).astype(np.float32)
     extractor = PatchExtractor([stack(image)], padding)
@@ -162,7 +165,8 @@ def test_resize_is_that_of_scikit_image(
 
 
 @pytest.mark.parametrize(("size", "factor"), [(2, 2), (8, 2), (8, 8), (24, 4), (160, 32)])
-def test_a_resized_axis_is_that_of_scikit_image(size: int, factor: int, rng: np.random.Generator) -> None:
+def test_resized_axis(size: int, factor: int, rng: np.random.Generator) -> None:
+    """A single resized axis is that of scikit-image."""
     transform = pytest.importorskip("skimage.transform")
     image = rng.normal(size=(3, size, 2)).astype(np.float32)
     expected = transform.resize(image, (3, size // factor, 2))
@@ -171,9 +175,8 @@ def test_a_resized_axis_is_that_of_scikit_image(size: int, factor: int, rng: np.
 
 @pytest.mark.parametrize("dtype", ["u1", "u2", "i2", "i4", "f4", "f8", "u8"])
 @pytest.mark.parametrize("halve_z", [True, False])
-def test_the_compiled_sums_are_numpys(
-    dtype: str, halve_z: bool, rng: np.random.Generator
-) -> None:
+def test_compiled_sums(dtype: str, halve_z: bool, rng: np.random.Generator) -> None:
+    """The compiled loop sums blocks as NumPy does, bit for bit."""
     pytest.importorskip("numba")
     voxels = (rng.random((2, 4, 6, 10)) * 200).astype(dtype)
     sums = halve_sums(voxels, halve_z=halve_z, min_voxels=0)
@@ -183,7 +186,8 @@ def test_the_compiled_sums_are_numpys(
     assert sums.tobytes() == expected.tobytes()
 
 
-def test_sums_of_the_brightest_voxels_fit() -> None:
+def test_sums_fit() -> None:
+    """Sums of the brightest voxels of 16 bits do not overflow."""
     brightest = np.full((1, 1, 256, 256), 2**16 - 1, np.uint16)
     patch = extract_lateral_context(
         PatchExtractor([stack(brightest)]),
@@ -193,7 +197,8 @@ def test_sums_of_the_brightest_voxels_fit() -> None:
     assert (patch == 2**16 - 1).all()
 
 
-def test_a_given_array_is_filled(rng: np.random.Generator) -> None:
+def test_out(rng: np.random.Generator) -> None:
+    """A given array is filled and returned."""
     extractor = PatchExtractor([stack(rng.random((1, 2, 40, 40)))])
     table = RandomPatching(extractor.shapes, (8, 8), n_patches=3)[:]
     out = np.full((3, 2, 2, 8, 8), np.nan)
@@ -205,7 +210,8 @@ def test_a_given_array_is_filled(rng: np.random.Generator) -> None:
         extract_lateral_context(extractor, table, 2, out=out.astype(np.int64))
 
 
-def test_what_makes_no_sense_is_refused(rng: np.random.Generator) -> None:
+def test_wrong_arguments(rng: np.random.Generator) -> None:
+    """Wrong arguments are refused."""
     extractor = PatchExtractor([stack(rng.random((1, 2, 40, 40)))])
     table = SpecTable.from_specs([{"data_idx": 0, "sample_idx": 0, "coords": (0, 0), "patch_size": (8, 8)}])
     with pytest.raises(GeometryError, match="n_scales is 0: it must be from 1, the patch alone, to 16"):
@@ -226,7 +232,8 @@ def test_what_makes_no_sense_is_refused(rng: np.random.Generator) -> None:
     ],
     ids=str,
 )
-def test_specifications_that_the_series_cannot_show_are_refused(change: Any, rng: np.random.Generator) -> None:
+def test_wrong_specs(change: Any, rng: np.random.Generator) -> None:
+    """Specifications that point outside the series are refused."""
     extractor = PatchExtractor([stack(rng.random((1, 2, 40, 40)))])
     spec = {"data_idx": 0, "sample_idx": 0, "coords": (0, 0), "patch_size": (8, 8)} | change
     with pytest.raises((SpecError, GeometryError)):
@@ -235,7 +242,8 @@ def test_specifications_that_the_series_cannot_show_are_refused(change: Any, rng
         extractor.extract_batch([spec])  # type: ignore[list-item]
 
 
-def test_context_larger_than_an_image_is_refused() -> None:
+def test_context_too_large() -> None:
+    """Context larger than an image is refused, with the number of scales that fit."""
     shapes = [(1, 1, 16, 128, 128), (2, 1, 9, 70, 128)]
     check_context_fits(shapes, (16, 32, 32), 1)
     check_context_fits(shapes, (4, 32, 32), 2)
@@ -249,7 +257,8 @@ def test_context_larger_than_an_image_is_refused() -> None:
 
 
 @pytest.mark.parametrize("downscale", ["mean", "resize"])
-def test_what_cannot_take_pixels_is_refused_before_anything_is_read(downscale: Any, rng: np.random.Generator) -> None:
+def test_wrong_out(downscale: Any, rng: np.random.Generator) -> None:
+    """An array that cannot be filled is refused before anything is read."""
     image = rng.random((1, 1, 40, 40))
     extractor = PatchExtractor([ArrayStack(image, "SCYX")], "reflect")
     before, shape = image.copy(), (2, 1, 2, 8, 8)

@@ -61,9 +61,8 @@ class OneByOne:
 
 @settings(deadline=None, max_examples=150)
 @given(data=st.data(), n_dims=st.integers(2, 3), padding=st.sampled_from(PADDINGS), seed=st.integers(0, 2**32))
-def test_padding_equals_numpys_wherever_the_patch_lies(
-    data: st.DataObject, n_dims: int, padding: Padding, seed: int
-) -> None:
+def test_padding(data: st.DataObject, n_dims: int, padding: Padding, seed: int) -> None:
+    """Padding equals that of NumPy for the whole image, at any position."""
     shape = data.draw(st.tuples(st.integers(1, 2), st.integers(1, 3), *[st.integers(1, 7)] * n_dims))
     size = data.draw(st.tuples(*[st.integers(1, 12)] * n_dims))
     coords = data.draw(st.tuples(*[st.integers(-20, 20)] * n_dims))
@@ -77,7 +76,8 @@ def test_padding_equals_numpys_wherever_the_patch_lies(
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
-def test_every_position_around_a_small_image_is_padded_right(padding: Padding, rng: np.random.Generator) -> None:
+def test_every_position(padding: Padding, rng: np.random.Generator) -> None:
+    """Padding is right at every position around a small image."""
     image = rng.integers(0, 255, (1, 1, 5, 4), np.uint8)
     extractor = PatchExtractor([stack(image)], padding)
     for y in range(-9, 10):
@@ -87,7 +87,8 @@ def test_every_position_around_a_small_image_is_padded_right(padding: Padding, r
 
 
 @pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "i8", "f4", "f8", "?"])
-def test_pixels_keep_the_sources_dtype_bit_for_bit(dtype: str, rng: np.random.Generator) -> None:
+def test_dtype(dtype: str, rng: np.random.Generator) -> None:
+    """Pixels keep the dtype of the source, bit for bit."""
     bits = rng.integers(0, 256, (1, 2, 9, 8 * np.dtype(dtype).itemsize), np.uint8)
     image = bits > 127 if dtype == "?" else bits.view(dtype)
     patch = PatchExtractor([stack(image)], "wrap").extract_patch(0, 0, (-2, 3), (9, 8))
@@ -111,6 +112,7 @@ def random_specs(rng: np.random.Generator, images: list[np.ndarray], n: int) -> 
 
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_batch_and_single_patches(padding: Padding, rng: np.random.Generator) -> None:
+    """A batch contains the patches that are read singly."""
     images = series(rng)
     extractor = PatchExtractor([stack(images[0]), OneByOne(images[1])], padding)
     specs = random_specs(rng, images, 40)
@@ -122,7 +124,8 @@ def test_batch_and_single_patches(padding: Padding, rng: np.random.Generator) ->
     assert np.array_equal(again, batch)
 
 
-def test_scale_and_offset_are_applied_to_every_voxel_padding_included(rng: np.random.Generator) -> None:
+def test_scale_and_offset(rng: np.random.Generator) -> None:
+    """Scale and offset are applied to every voxel, padding included."""
     images = series(rng)
     extractor = PatchExtractor([stack(image) for image in images])
     specs = random_specs(rng, images, 10)
@@ -181,7 +184,8 @@ def test_a_scale_of_zero(rng: np.random.Generator) -> None:
     assert (extractor.extract_batch([SPEC], scale=0, offset=1e6) == 1e6).all()
 
 
-def test_an_uncorrelated_patch_takes_each_channel_from_its_own_place(rng: np.random.Generator) -> None:
+def test_uncorrelated(rng: np.random.Generator) -> None:
+    """Each channel of an uncorrelated patch is read at its own position."""
     images = series(rng)
     extractor = PatchExtractor([stack(image) for image in images], "reflect")
     drawn = [random_specs(rng, images, 3) for _ in range(5)]
@@ -201,7 +205,8 @@ def test_an_uncorrelated_patch_takes_each_channel_from_its_own_place(rng: np.ran
 
 
 @pytest.mark.parametrize("uncorrelated", [False, True])
-def test_patches_located_together_may_be_read_batch_by_batch(uncorrelated: bool, rng: np.random.Generator) -> None:
+def test_located_batches(uncorrelated: bool, rng: np.random.Generator) -> None:
+    """Patches that were located together can be read in batches."""
     images = series(rng)
     extractor = PatchExtractor([stack(image) for image in images], "reflect")
     specs = random_specs(rng, images, 23)
@@ -227,7 +232,8 @@ def test_patches_located_together_may_be_read_batch_by_batch(uncorrelated: bool,
         assert np.array_equal(out, whole[start:stop])
 
 
-def test_a_patch_is_a_copy_and_the_source_stays_as_it_is(rng: np.random.Generator) -> None:
+def test_copy(rng: np.random.Generator) -> None:
+    """A patch is a copy: writing to it does not change the source."""
     image = rng.integers(0, 255, (1, 1, 8, 8), np.uint8)
     before = image.copy()
     for coords in [(0, 0), (-1, 2)]:
@@ -235,7 +241,8 @@ def test_a_patch_is_a_copy_and_the_source_stays_as_it_is(rng: np.random.Generato
     assert np.array_equal(image, before)
 
 
-def test_an_extractor_works_on_in_another_process(rng: np.random.Generator) -> None:
+def test_pickle(rng: np.random.Generator) -> None:
+    """A pickled extractor reads the same patches."""
     images = series(rng)
     extractor = PatchExtractor([stack(image) for image in images], "wrap")
     copied = pickle.loads(pickle.dumps(extractor))
@@ -244,7 +251,9 @@ def test_an_extractor_works_on_in_another_process(rng: np.random.Generator) -> N
     assert copied.shapes == [image.shape for image in images]
 
 
-def test_an_error_of_the_source_is_raised_and_not_turned_into_pixels(rng: np.random.Generator) -> None:
+def test_source_error(rng: np.random.Generator) -> None:
+    """An error of the source is raised."""
+
     class Broken(ArrayStack):
         def read_regions(self, regions: Sequence[Region], out: Sequence[np.ndarray]) -> None:
             raise SourceError("disk.tif: gone")
@@ -266,13 +275,15 @@ SPEC: PatchSpecs = {"data_idx": 0, "sample_idx": 0, "coords": (0, 0), "patch_siz
         ({"coords": (0, 0, 0)}, r"patch_size has shape \(1, 2\): it must have shape \(1, 3\)"),
     ],
 )
-def test_specifications_that_point_nowhere_are_refused(change: Any, message: str, rng: np.random.Generator) -> None:
+def test_wrong_specs(change: Any, message: str, rng: np.random.Generator) -> None:
+    """Specifications that point outside the series are refused."""
     extractor = PatchExtractor([stack(image) for image in series(rng)])
     with pytest.raises(SpecError, match=message):
         extractor.extract(SPEC | change)
 
 
-def test_sizes_that_do_not_fit_are_refused(rng: np.random.Generator) -> None:
+def test_wrong_sizes(rng: np.random.Generator) -> None:
+    """Sizes that do not fit are refused."""
     extractor = PatchExtractor([stack(image) for image in series(rng)])
     with pytest.raises(SpecError, match=r"patches of one size; there are \(4, 4\), \(4, 5\)"):
         extractor.extract_batch([SPEC, SPEC | {"patch_size": (4, 5)}])  # type: ignore[list-item]
@@ -289,7 +300,8 @@ def test_sizes_that_do_not_fit_are_refused(rng: np.random.Generator) -> None:
         extractor.extract_batch([SPEC], dtype=np.uint16, scale=2.0)
 
 
-def test_series_that_are_no_series_are_refused(rng: np.random.Generator) -> None:
+def test_wrong_series(rng: np.random.Generator) -> None:
+    """Stacks that differ in dimensions or channels are refused."""
     flat, deep = stack(rng.random((1, 1, 4, 4))), stack(rng.random((1, 1, 4, 4, 4)))
     with pytest.raises(ValueError, match="empty"):
         PatchExtractor([])
@@ -315,9 +327,8 @@ NO_PLACE_FOR_PIXELS = {
 
 @pytest.mark.parametrize("n_patches", [1, 16])
 @pytest.mark.parametrize("kind", NO_PLACE_FOR_PIXELS)
-def test_what_cannot_take_pixels_is_refused_and_stays_as_it_is(
-    kind: str, n_patches: int, rng: np.random.Generator
-) -> None:
+def test_wrong_out(kind: str, n_patches: int, rng: np.random.Generator) -> None:
+    """An array that cannot be filled is refused and not changed."""
     extractor = PatchExtractor([stack(rng.random((1, 1, 9, 9), np.float32))])
     out: Any = NO_PLACE_FOR_PIXELS[kind]((n_patches, 1, 3, 4))
     before = pickle.dumps(out)
@@ -327,7 +338,8 @@ def test_what_cannot_take_pixels_is_refused_and_stays_as_it_is(
 
 
 @pytest.mark.parametrize("n_patches", [1, 16])
-def test_a_batch_never_goes_into_an_image_that_is_read(n_patches: int, rng: np.random.Generator) -> None:
+def test_shared_memory(n_patches: int, rng: np.random.Generator) -> None:
+    """A batch that shares memory with an image is refused."""
     memory = rng.random((40, 2, 9, 9))
     image = memory[:1, :1]
     before = memory.copy()
@@ -342,9 +354,8 @@ def test_a_batch_never_goes_into_an_image_that_is_read(n_patches: int, rng: np.r
 
 @pytest.mark.parametrize("dtype", ["u2", ">u2", "f4", ">f8"])
 @pytest.mark.parametrize("n_patches", [1, 16])
-def test_an_array_of_any_alignment_and_byte_order_is_filled(
-    dtype: str, n_patches: int, tmp_path: Path, rng: np.random.Generator
-) -> None:
+def test_unaligned_out(dtype: str, n_patches: int, tmp_path: Path, rng: np.random.Generator) -> None:
+    """An array of any alignment and byte order is filled."""
     image = rng.integers(0, 60_000, (20, 20), np.uint16)
     stored = zarr.create_array(tmp_path / "image.zarr", shape=image.shape, chunks=(8, 8), dtype=image.dtype)
     stored[...] = image
@@ -360,7 +371,8 @@ def test_an_array_of_any_alignment_and_byte_order_is_filled(
 
 
 @pytest.mark.parametrize("dtype", ["no such dtype", object, "U5", "M8[s]"])
-def test_a_batch_is_made_of_numbers(dtype: Any) -> None:
+def test_wrong_dtype(dtype: Any) -> None:
+    """A dtype that is not of numbers is refused."""
     extractor = PatchExtractor([stack(np.zeros((1, 1, 9, 9)))])
     with pytest.raises(GeometryError, match=r"dtype is .*must be a dtype of numbers"):
         extractor.extract_batch([SPEC], dtype=dtype)
@@ -378,7 +390,8 @@ def test_a_batch_is_made_of_numbers(dtype: Any) -> None:
         SPEC | {"data_idx": 0.5},
     ],
 )
-def test_what_is_not_a_specification_is_refused(spec: Any) -> None:
+def test_not_a_spec(spec: Any) -> None:
+    """An object that is not a specification is refused."""
     with pytest.raises(SpecError):
         PatchExtractor([stack(np.zeros((1, 1, 9, 9)))]).extract(spec)
 
@@ -387,7 +400,8 @@ def test_what_is_not_a_specification_is_refused(spec: Any) -> None:
 @pytest.mark.parametrize(
     "number", [1e39, -1e300, 10**400, float("nan"), float("inf"), [1.0, float("-inf")], [[1.0], [1, 2]], "2"]
 )
-def test_numbers_that_the_batch_does_not_hold_are_refused_by_name(name: str, number: Any) -> None:
+def test_numbers_not_finite(name: str, number: Any) -> None:
+    """A scale or offset that the dtype of the batch does not hold is refused by name."""
     extractor = PatchExtractor([ArrayStack(np.zeros((2, 8, 8)), "CYX")])
     with pytest.raises(GeometryError, match=f"{name} is .*: it must be a finite float32"):
         extractor.extract_batch([SPEC], **{name: number})

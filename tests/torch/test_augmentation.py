@@ -24,7 +24,8 @@ def orbit(image: np.ndarray) -> set[tuple[float, ...]]:
     return {tuple(np.rot90(side, turns).ravel()) for side in (image, image[:, ::-1]) for turns in range(4)}
 
 
-def test_a_square_patch_gets_all_eight_positions_equally_often(rng):
+def test_square(rng):
+    """A square patch gets all eight positions equally often."""
     patch = rng.random((1, 5, 5))
 
     seen = positions_seen(FlipRot90(), patch)
@@ -33,7 +34,8 @@ def test_a_square_patch_gets_all_eight_positions_equally_often(rng):
     assert sum((count - 500) ** 2 / 500 for count in seen.values()) < 24.3  # chi-square of 7 degrees, one in a thousand
 
 
-def test_a_patch_that_is_not_square_is_not_turned_by_a_quarter(rng):
+def test_not_square(rng):
+    """A patch that is not square is flipped, but not turned by 90°."""
     patch = rng.random((1, 4, 5))
 
     seen = positions_seen(FlipRot90(), patch)
@@ -41,7 +43,8 @@ def test_a_patch_that_is_not_square_is_not_turned_by_a_quarter(rng):
     assert set(seen) == {tuple(patch[0, ::y, ::x].ravel()) for y in (1, -1) for x in (1, -1)}
 
 
-def test_z_is_flipped_only_if_asked_for(rng):
+def test_flip_z(rng):
+    """Z is flipped only if `axes` contains it."""
     patch = rng.random((1, 3, 4, 4))
 
     assert len(positions_seen(FlipRot90(), patch)) == 8
@@ -54,12 +57,14 @@ def test_z_is_flipped_only_if_asked_for(rng):
 
 
 @pytest.mark.parametrize("axes", ["W", "YY", "yx"])
-def test_axes_that_there_are_not_are_refused(axes):
+def test_wrong_axes(axes):
+    """Other letters, and letters given twice, are refused."""
     with pytest.raises(pl.GeometryError, match="axes"):
         FlipRot90(axes)
 
 
-def test_input_and_target_get_the_same_position_which_depends_on_seed_epoch_and_index_alone(inputs, patching):
+def test_input_and_target(inputs, patching):
+    """Input and target get the same position, which is a function of (seed, epoch, index)."""
     dataset = PatchDataset(inputs, patching, inputs, augmentation=FlipRot90(), target_dtype=np.float64, seed=4)
     plain = PatchDataset(inputs, patching)
     keys = [PatchKey(2, index) for index in range(24)]
@@ -74,7 +79,8 @@ def test_input_and_target_get_the_same_position_which_depends_on_seed_epoch_and_
     assert 12 <= sum(turned) < 24
 
 
-def test_a_patch_that_is_the_same_in_every_epoch_gets_other_positions(inputs, patching):
+def test_epochs(inputs, patching):
+    """A patch that is the same in every epoch gets other positions."""
     fixed = pl.FixedPatching(list(patching))
     dataset = PatchDataset(inputs, fixed, augmentation=FlipRot90(), seed=4)
 

@@ -37,7 +37,8 @@ def batches_of_specs(draw: st.DrawFn) -> list[pl.PatchSpecs]:
 
 
 @given(batches_of_specs(), st.sampled_from([collate, default_collate]))
-def test_decollate_gives_back_exactly_the_specifications_that_went_in(specs, collate_fn):
+def test_decollate(specs, collate_fn):
+    """Decollated specifications are exactly those before collation."""
     batch = collate_fn([Patch(torch.zeros(1, 2, 2), spec) for spec in specs])
 
     returned = decollate(batch.specs)
@@ -47,7 +48,8 @@ def test_decollate_gives_back_exactly_the_specifications_that_went_in(specs, col
     assert all(type(value) in (int, tuple) for spec in returned for value in spec.values())
 
 
-def test_a_batch_mixes_correlated_and_uncorrelated_patches(inputs, patching):
+def test_mixed_kinds(inputs, patching):
+    """A batch can mix correlated and uncorrelated patches."""
     mixed = pl.UncorrelatedPatching(patching, n_channels=3, probability=0.5, seed=2)
     correlated = [len(set(spec["all_coords"])) == 1 for spec in mixed]
     assert any(correlated)
@@ -58,7 +60,8 @@ def test_a_batch_mixes_correlated_and_uncorrelated_patches(inputs, patching):
     assert decollate(batch.specs) == list(mixed)
 
 
-def test_pixels_are_stacked_in_order(rng):
+def test_stack(rng):
+    """Pixels are stacked in order."""
     pixels = torch.from_numpy(rng.random((4, 2, 5, 5)))
     specs = {"data_idx": 0, "sample_idx": 0, "coords": (0, 0), "patch_size": (5, 5)}
 
@@ -68,11 +71,13 @@ def test_pixels_are_stacked_in_order(rng):
     assert torch.equal(batch.target, -pixels[:, :1])
 
 
-def test_specifications_survive_a_way_through_lists_of_dictionaries(patching):
+def test_lists(patching):
+    """Specifications survive a conversion to dictionaries and back."""
     assert decollate(patching.specs([3, 1]).to_specs()) == [patching[3], patching[1]]
 
 
-def test_patches_of_different_sizes_are_refused_with_both_sizes():
+def test_different_sizes():
+    """Patches of different sizes are refused; the message names both sizes."""
     specs = {"data_idx": 0, "sample_idx": 0, "coords": (0, 0), "patch_size": (5, 5)}
 
     with pytest.raises(pl.SpecError, match=r"input is \(1, 5, 5\).*and \(1, 5, 4\)"):
@@ -82,12 +87,14 @@ def test_patches_of_different_sizes_are_refused_with_both_sizes():
 
 
 @pytest.mark.parametrize("wrong", [{"data_idx": "0"}, {"data_idx": torch.zeros(1)}])
-def test_what_is_no_batch_of_specifications_is_refused(wrong):
+def test_not_a_batch(wrong):
+    """An object that is not a batch of specifications is refused."""
     with pytest.raises(pl.SpecError):
         decollate(wrong)
 
 
-def test_decollated_numbers_are_no_numpy_scalars():
+def test_plain_numbers():
+    """Decollated numbers are plain integers."""
     table = pl.SpecTable.from_specs(
         [{"data_idx": np.int64(1), "sample_idx": 0, "coords": (0, 0), "patch_size": (5, 5)}]
     )

@@ -43,7 +43,8 @@ except ImportError as error:
 """
 
 
-def test_all_names_but_lightnings_are_there_without_it() -> None:
+def test_without_lightning() -> None:
+    """Without Lightning, all other names can be imported."""
     whole = f"script = {SCRIPT!r}\n{BLOCKED}"
     done = subprocess.run([sys.executable, "-c", whole], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -52,7 +53,8 @@ def test_all_names_but_lightnings_are_there_without_it() -> None:
     assert all("is not installed: pip install" in line and "patchloom[lightning]" in line for line in said)
 
 
-def test_all_names_are_there_with_it(capsys) -> None:
+def test_with_lightning(capsys) -> None:
+    """With Lightning, all names can be imported."""
     pytest.importorskip("lightning")
     exec(SCRIPT, {})  # the text above
     assert capsys.readouterr().out.splitlines() == ["there"] * 2

@@ -59,7 +59,8 @@ def plan(stacks) -> pl.StratifiedPatching:
     return pl.StratifiedPatching([stack.data_shape for stack in stacks], (16, 16), seed=3)
 
 
-def test_fit_and_validate_see_every_patch_of_their_plans(tmp_path, stacks, plan):
+def test_fit_and_validate(tmp_path, stacks, plan):
+    """Fitting and validation see every patch of their plans."""
     training, held_out = pl.split_training_validation(plan, 0.1, margin=8)
     data = PatchDataModule(
         PatchDataset(stacks, training, stacks, augmentation=FlipRot90()),
@@ -80,7 +81,8 @@ def test_fit_and_validate_see_every_patch_of_their_plans(tmp_path, stacks, plan)
     assert network.seen["validate"] == list(held_out) * 2
 
 
-def test_no_training_patch_comes_nearer_to_a_held_out_one_than_the_margin(stacks, plan):
+def test_margin(stacks, plan):
+    """No training patch is closer to a held-out patch than the margin."""
     training, held_out = pl.split_training_validation(plan, 0.1, margin=8)
 
     used = [training.at_epoch(epoch).specs(range(len(training))).columns for epoch in range(5)]
@@ -93,7 +95,9 @@ def test_no_training_patch_comes_nearer_to_a_held_out_one_than_the_margin(stacks
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* is not empty")
-def test_a_checkpoint_in_mid_epoch_goes_on_with_the_batches_not_given_out_yet(tmp_path, stacks, plan):
+def test_resume(tmp_path, stacks, plan):
+    """A training resumed in mid-epoch continues with the batches that were not loaded."""
+
     def data() -> PatchDataModule:
         return PatchDataModule(PatchDataset(stacks, plan, stacks), batch_size=8, seed=5)
 
@@ -113,7 +117,8 @@ def test_a_checkpoint_in_mid_epoch_goes_on_with_the_batches_not_given_out_yet(tm
 
 
 @pytest.mark.parametrize("seams", ["centered", "grid"])
-def test_predictions_become_images_and_none_is_kept(tmp_path, stacks, seams):
+def test_predict(tmp_path, stacks, seams):
+    """Predictions become images, and the trainer keeps none of them."""
     tiling = pl.TiledPatching([stack.data_shape for stack in stacks], (32, 32), (9, 8), seams=seams)
     writer = StitchingWriter(tmp_path / "out")
 
@@ -130,7 +135,9 @@ def test_predictions_become_images_and_none_is_kept(tmp_path, stacks, seams):
         np.testing.assert_array_equal(both, [stack.array, 2 * stack.array])
 
 
-def test_a_prediction_that_fails_leaves_nothing_behind(tmp_path, stacks):
+def test_failed_prediction(tmp_path, stacks):
+    """A failed prediction leaves no file."""
+
     class Broken(Network):
         def predict_step(self, batch, number):
             if number == 2:
@@ -146,7 +153,8 @@ def test_a_prediction_that_fails_leaves_nothing_behind(tmp_path, stacks):
     assert not list(tmp_path.glob("out/*"))
 
 
-def test_what_is_missing_or_wrong_is_said(tmp_path, stacks, plan):
+def test_wrong_arguments(tmp_path, stacks, plan):
+    """Missing datasets and wrong arguments are named."""
     with pytest.raises(pl.GeometryError, match="training is None"):
         PatchDataModule().train_dataloader()
     with pytest.raises(pl.GeometryError, match="no tiles"):
@@ -161,6 +169,7 @@ def test_what_is_missing_or_wrong_is_said(tmp_path, stacks, plan):
         )
 
 
-def test_lightning_is_not_imported_before_it_is_asked_for():
+def test_lazy_import():
+    """Lightning is imported when it is first used."""
     code = "import sys, patchloom.torch; sys.exit('lightning' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -37,7 +37,8 @@ every_sampler = pytest.mark.parametrize("make", [epoch_sampler, locality_sampler
 
 
 @every_sampler
-def test_each_epoch_has_every_patch_once_and_says_so_in_its_keys(make):
+def test_every_patch_once(make):
+    """Each epoch has every patch once, and its keys contain the epoch."""
     sampler = make()
 
     epochs = [list(sampler) for _ in range(3)]
@@ -51,7 +52,8 @@ def test_each_epoch_has_every_patch_once_and_says_so_in_its_keys(make):
 
 @every_sampler
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
-def test_ranks_share_out_the_epoch_of_one_process(make, world_size):
+def test_ranks(make, world_size):
+    """Ranks divide the epoch of one process among them."""
     ranks = [make(rank=rank, world_size=world_size) for rank in range(world_size)]
 
     shares = [[key.index for key in sampler] for sampler in ranks]
@@ -66,7 +68,8 @@ def test_ranks_share_out_the_epoch_of_one_process(make, world_size):
 
 
 @every_sampler
-def test_ranks_have_equally_many_patches_and_none_twice_if_the_last_are_dropped(make):
+def test_ranks_drop_last(make):
+    """If the last patches are dropped, all ranks have the same number of patches and none comes twice."""
     shares = [[key.index for key in make(rank=rank, world_size=3, drop_last=True)] for rank in range(3)]
 
     assert [len(share) for share in shares] == [133] * 3
@@ -75,7 +78,8 @@ def test_ranks_have_equally_many_patches_and_none_twice_if_the_last_are_dropped(
 
 @every_sampler
 @pytest.mark.parametrize("stop", [0, 1, 150, 399, 400])
-def test_a_restart_in_mid_epoch_goes_on_where_it_was(make, stop):
+def test_resume(make, stop):
+    """A sampler resumed in mid-epoch continues where it was."""
     undisturbed = make()
     expected = [*undisturbed, *undisturbed, *undisturbed]
     killed = make()
@@ -88,7 +92,8 @@ def test_a_restart_in_mid_epoch_goes_on_where_it_was(make, stop):
     assert [*expected[:400], *keys, *restarted, *restarted][: len(expected)] == expected
 
 
-def test_a_second_restart_goes_on_from_the_first():
+def test_resume_twice():
+    """A sampler can be resumed a second time."""
     expected, first, second, third = list(epoch_sampler()), epoch_sampler(), epoch_sampler(), epoch_sampler()
     used = list(itertools.islice(iter(first), 100))
     second.load_state_dict(first.state_dict())
@@ -99,7 +104,8 @@ def test_a_second_restart_goes_on_from_the_first():
     assert [*used, *third] == expected
 
 
-def test_the_state_can_say_how_many_patches_were_used_where_more_keys_were_given():
+def test_used():
+    """The state can contain the number of patches used instead of keys requested."""
     sampler, other = epoch_sampler(), epoch_sampler()
     keys = list(itertools.islice(iter(sampler), 50))
 
@@ -108,7 +114,8 @@ def test_the_state_can_say_how_many_patches_were_used_where_more_keys_were_given
     assert next(iter(other)) == keys[20]
 
 
-def test_runs_of_keys_are_the_keys_in_whole_batches():
+def test_key_runs():
+    """Runs of keys are the keys of single iteration, in whole batches."""
     singly, in_runs = epoch_sampler(), epoch_sampler()
 
     runs = list(in_runs.key_runs(60, drop_last=False, max_keys=130))
@@ -120,7 +127,8 @@ def test_runs_of_keys_are_the_keys_in_whole_batches():
     assert [len(run.indices) for run in in_runs.key_runs(140, drop_last=True, max_keys=130)] == [140, 140]
 
 
-def test_an_abandoned_epoch_is_followed_by_the_next_and_any_epoch_can_be_asked_for():
+def test_set_epoch():
+    """An abandoned epoch is followed by the next one, and any epoch can be chosen."""
     sampler = epoch_sampler()
     next(iter(sampler))
 
@@ -130,7 +138,8 @@ def test_an_abandoned_epoch_is_followed_by_the_next_and_any_epoch_can_be_asked_f
     assert next(iter(sampler)).epoch == 8
 
 
-def test_telling_the_epoch_that_is_resumed_does_not_begin_it_anew():
+def test_set_resumed_epoch():
+    """Choosing the epoch that is resumed keeps its position."""
     sampler = epoch_sampler()
     sampler.load_state_dict({**sampler.state_dict(), "epoch": 4, "position": 100})
 
@@ -164,7 +173,8 @@ class Reversed(EpochSampler):
 
 
 @pytest.mark.parametrize("one", VARIANTS)
-def test_the_state_of_any_other_sampler_is_refused_and_changes_nothing(one):
+def test_foreign_state(one):
+    """The state of another sampler is refused and changes nothing."""
     sampler = VARIANTS[one]()
     keys = list(itertools.islice(iter(sampler), 100))
     state = json.loads(json.dumps(sampler.state_dict()))
@@ -180,7 +190,8 @@ def test_the_state_of_any_other_sampler_is_refused_and_changes_nothing(one):
             assert other.state_dict() == make().state_dict()
 
 
-def test_a_state_serves_all_ranks():
+def test_state_of_ranks():
+    """A state of one rank resumes all ranks."""
     first = EpochSampler(400, seed=5, rank=0, world_size=2)
     list(itertools.islice(iter(first), 60))
     second = EpochSampler(400, seed=5, rank=1, world_size=2)
@@ -189,7 +200,8 @@ def test_a_state_serves_all_ranks():
 
 
 @pytest.mark.parametrize("state", [None, {}, [], "state", 3, {"epoch": 0, "position": 3}])
-def test_what_is_not_a_state_is_refused(state):
+def test_not_a_state(state):
+    """An object that is not a state is refused."""
     with pytest.raises(pl.GeometryError, match="the state lacks"):
         epoch_sampler().load_state_dict(state)
 
@@ -198,14 +210,16 @@ def test_what_is_not_a_state_is_refused(state):
     "field", ["epoch", "position", "seed", "n_patches", "world_size", "shuffle", "drop_last", "kind"]
 )
 @pytest.mark.parametrize("value", [-1, 1.5, "0", None, 10**12])
-def test_a_damaged_state_is_refused(field, value):
+def test_damaged_state(field, value):
+    """A damaged state is refused and changes nothing."""
     sampler = epoch_sampler()
     with pytest.raises(pl.GeometryError):
         sampler.load_state_dict({**sampler.state_dict(), field: value})
     assert sampler.state_dict() == epoch_sampler().state_dict()
 
 
-def test_wrong_arguments_are_refused():
+def test_wrong_arguments():
+    """Wrong arguments are refused."""
     for patches, options in ((0, {}), (2, {"world_size": 3, "rank": 0, "drop_last": True})):
         with pytest.raises(pl.GeometryError, match="would be empty"):
             EpochSampler(patches, **options)
@@ -220,13 +234,15 @@ def test_wrong_arguments_are_refused():
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**63))
-def test_a_shuffled_order_has_every_number_once(n, seed):
+def test_permutation(n, seed):
+    """A shuffled order has every number once."""
     order = ShuffledOrder(n, CounterRandom(seed)).at(np.arange(n))
 
     assert np.array_equal(np.sort(order), np.arange(n))
 
 
-def test_all_orders_of_a_few_are_equally_likely():
+def test_uniform_orders():
+    """All orders of a few numbers are equally likely."""
     n, each = 3, 60
 
     seen = Counter(
@@ -240,7 +256,8 @@ def test_all_orders_of_a_few_are_equally_likely():
 
 
 @pytest.mark.parametrize("n", [64, 100, 129])  # of even and odd numbers of bits
-def test_any_number_may_stand_at_any_place(n):
+def test_uniform_positions(n):
+    """Every number is equally likely at every position."""
     orders = np.stack([ShuffledOrder(n, CounterRandom(seed)).at(np.arange(0, n, n // 4)) for seed in range(300)])
 
     standard_error = n / 12**0.5 / 300**0.5
@@ -248,7 +265,8 @@ def test_any_number_may_stand_at_any_place(n):
     assert (np.abs(np.corrcoef(orders.T)[np.triu_indices(orders.shape[1], 1)] + 1 / n) < 4.5 / 300**0.5).all()
 
 
-def test_places_of_an_endless_order_are_worked_out_alone():
+def test_huge_order():
+    """Single positions of a huge order are computed alone."""
     order = ShuffledOrder(10**12, CounterRandom(3))
 
     numbers = order.at(np.array([5, 10**11, 7]))
@@ -271,18 +289,21 @@ def same_block_share(window: int, apart: int = 1) -> float:
 
 
 @pytest.mark.parametrize("window", [1, 4, 16, GRID**2, 10 * GRID**2])
-def test_neighbors_in_time_are_of_one_block_as_often_as_stated(window):
+def test_neighbors(window):
+    """Successive patches are of one block with probability 1 / window."""
     expected = 1 / min(window, GRID**2)
     error = np.sqrt(expected / len(BLOCKS))
 
     assert same_block_share(window) == pytest.approx(expected, abs=6 * error)
 
 
-def test_patches_far_apart_in_time_are_never_of_one_block():
+def test_far_apart():
+    """Patches more than `window` blocks apart in time are never of one block."""
     assert same_block_share(window=4, apart=1000) == 0
 
 
-def test_with_a_window_over_all_blocks_every_batch_is_spread_as_evenly_as_any():
+def test_full_window():
+    """With a window of all blocks, the order is uniform."""
     sampler = LocalitySampler(BLOCKS, [(1, 1, 32, 32)], window=GRID**2, seed=1)
     blocks = sampler.blocks(0)
     counts = np.bincount(blocks[[key.index for key in itertools.islice(sampler, 2 * GRID**2)]], minlength=GRID**2)
@@ -290,7 +311,8 @@ def test_with_a_window_over_all_blocks_every_batch_is_spread_as_evenly_as_any():
     assert ((counts - 2) ** 2 / 2).sum() < 200  # chi-square of 143 degrees, one in a thousand
 
 
-def test_a_patch_comes_at_any_moment_of_an_epoch_whatever_the_window():
+def test_any_moment():
+    """A patch comes at every moment of an epoch with equal probability, for every window."""
     sampler = LocalitySampler(PLAN, CHUNKS, window=2, seed=3)
     moments = np.array([np.argsort([key.index for key in sampler])[0] for _ in range(300)])  # where patch 0 comes
 
@@ -299,7 +321,8 @@ def test_a_patch_comes_at_any_moment_of_an_epoch_whatever_the_window():
     assert ((counts - 60) ** 2 / 60).sum() < 18.5  # chi-square of 4 degrees, one in a thousand
 
 
-def test_few_blocks_are_open_at_a_time():
+def test_open_blocks():
+    """Few blocks are open at a time."""
     for window in (2, 8):
         sampler = LocalitySampler(BLOCKS, [(1, 1, 32, 32)], window=window, seed=1)
         blocks = sampler.blocks(0)[[key.index for key in sampler]]

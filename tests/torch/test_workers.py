@@ -41,7 +41,8 @@ def two_epochs(loader) -> list[tuple[list[pl.PatchSpecs], torch.Tensor]]:
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")  # there may be fewer processors
-def test_two_epochs_are_the_same_with_any_number_of_workers(dataset):
+def test_any_number_of_workers(dataset):
+    """Two epochs are the same with any number of workers."""
     with PatchLoader(dataset, 4, sampler=EpochSampler(dataset, seed=8)) as loader:
         expected = two_epochs(loader)
     memory = shared_memory()
@@ -65,7 +66,8 @@ def test_two_epochs_are_the_same_with_any_number_of_workers(dataset):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_forked_workers_are_refused_with_the_remedy(dataset):
+def test_forked_workers(dataset):
+    """Forked workers are refused, and the message contains the remedy."""
     dataset[0]
 
     with pytest.raises(pl.ForkedProcessError, match="multiprocessing_context='forkserver'"):

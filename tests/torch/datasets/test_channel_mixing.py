@@ -11,7 +11,8 @@ from patchloom.patching.counter_random import CounterRandom
 from patchloom.torch.datasets.channel_mixing import checked_alpha_ranges, draw_alphas, mix_channels, specs_of_channel
 
 
-def test_a_weight_depends_on_seed_epoch_index_and_channel_alone() -> None:
+def test_weights() -> None:
+    """A weight is a function of (seed, epoch, index, channel)."""
     ranges = checked_alpha_ranges([(0, 1), (0, 1), (2, 2)], 3)
     alphas = draw_alphas(CounterRandom(5, 2), ranges, np.arange(100))
     assert (alphas[:, 2] == 2).all()
@@ -21,7 +22,8 @@ def test_a_weight_depends_on_seed_epoch_index_and_channel_alone() -> None:
         assert not (draw_alphas(other, ranges, np.arange(100)) == alphas)[:, :2].any()
 
 
-def test_sums_are_weighted_channel_by_channel(rng: np.random.Generator) -> None:
+def test_sums(rng: np.random.Generator) -> None:
+    """Sums are weighted channel by channel."""
     channels = rng.random((4, 3, 2, 5, 6)).astype(np.float32)
     alphas = rng.normal(size=(4, 3))
     out = np.empty((4, 2, 5, 6), np.float32)
@@ -29,7 +31,8 @@ def test_sums_are_weighted_channel_by_channel(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(out, np.einsum("bc,bclyx->blyx", alphas, channels), rtol=1e-5, atol=1e-6)
 
 
-def test_a_channel_has_specifications_of_its_own_series() -> None:
+def test_specs_of_channel() -> None:
+    """A channel has specifications in its own series."""
     bases = [RandomPatching([(1, 1, 64, 64)] * n, (8, 8), seed=n) for n in (1, 3)]
     plan = UncorrelatedPatching(bases, n_channels=2)
     for channel in range(2):
@@ -40,6 +43,7 @@ def test_a_channel_has_specifications_of_its_own_series() -> None:
 
 
 @pytest.mark.parametrize("ranges", [[], [(0, 1)] * 3, [(0, 1), (2, 1)], [(0, np.inf), (0, 1)], [(0, 1, 2), (0, 1)]])
-def test_ranges_that_make_no_sense_are_refused(ranges: list[tuple[float, float]]) -> None:
+def test_wrong_ranges(ranges: list[tuple[float, float]]) -> None:
+    """Wrong ranges are refused."""
     with pytest.raises(GeometryError, match="alpha_ranges has"):
         checked_alpha_ranges(ranges, 2)

@@ -81,7 +81,8 @@ def assert_mixed(batch, weights: np.ndarray, sample_of, n_scales: int, padding: 
 
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("probability", [0, 0.5, 1])
-def test_channels_acquired_together_are_summed_as_their_specifications_say(rng, padding, probability):
+def test_sums_of_one_series(rng, padding, probability):
+    """Channels acquired together are summed at the places of their specifications."""
     stacks = series(rng, (2, 3, 40, 50), (1, 3, 64, 33))
     dataset = MicroSplitDataset(
         plan(stacks),
@@ -106,7 +107,8 @@ def test_channels_acquired_together_are_summed_as_their_specifications_say(rng, 
 
 
 @pytest.mark.parametrize("scale_z", [True, False])
-def test_volumes_are_mixed_too(rng, scale_z):
+def test_volumes(rng, scale_z):
+    """Volumes are mixed too, with context along Z or without."""
     stacks = series(rng, (1, 2, 12, 30, 34))
     dataset = MicroSplitDataset(
         plan(stacks, (4, 8, 6)), targets=stacks, n_scales=2, scale_z=scale_z, uncorrelated_channel_prob=1
@@ -121,7 +123,8 @@ def test_volumes_are_mixed_too(rng, scale_z):
     )
 
 
-def test_channels_of_different_images_are_summed_as_their_specifications_say(rng):
+def test_sums_of_several_series(rng):
+    """Channels of different images are summed at the places of their specifications."""
     sources = [series(rng, (1, 1, 40, 50)), series(rng, (2, 2, 70, 33), (1, 2, 35, 64)), series(rng, (1, 1, 48, 48))]
     plans = [
         plan(stacks, seed=seed, n_patches=n) for seed, (stacks, n) in enumerate(zip(sources, (10, 24, 7), strict=True))
@@ -143,7 +146,8 @@ def test_channels_of_different_images_are_summed_as_their_specifications_say(rng
         assert all(spec["all_coords"][c] in {other["coords"] for other in plans[c]} for c in range(3))
 
 
-def test_acquired_inputs_are_paired_with_their_targets(rng):
+def test_acquired_inputs(rng):
+    """Acquired inputs are paired with their targets."""
     inputs, targets = series(rng, (2, 2, 40, 50), (1, 2, 33, 64)), series(rng, (2, 3, 40, 50), (1, 3, 33, 64))
     dataset = MicroSplitDataset(
         plan(inputs),
@@ -167,7 +171,8 @@ def test_acquired_inputs_are_paired_with_their_targets(rng):
         np.testing.assert_array_equal(batch.target[row], apart[[2, 0]][(slice(None), *at)].astype("f4"))
 
 
-def test_prediction_has_inputs_only_and_the_tiles_to_stitch_them_by(rng):
+def test_prediction(rng):
+    """In prediction, items have inputs only, and tile specifications."""
     inputs = series(rng, (1, 1, 40, 50))
     tiling = pl.TiledPatching([inputs[0].data_shape], (8, 8), (2, 2))
     dataset = MicroSplitDataset(tiling, inputs=inputs, n_scales=3)
@@ -182,7 +187,8 @@ def test_prediction_has_inputs_only_and_the_tiles_to_stitch_them_by(rng):
         np.testing.assert_array_equal(batch.input[row], expected.astype("f4"))
 
 
-def test_one_scale_is_the_patch_alone(rng):
+def test_one_scale(rng):
+    """With one scale, the input is the patch alone."""
     stacks = series(rng, (1, 2, 9, 9))
     patch = MicroSplitDataset(plan(stacks, (8, 8)), targets=stacks)[0]
     np.testing.assert_allclose(patch.input[0], patch.target.mean(0), rtol=1e-6)
@@ -201,7 +207,8 @@ def test_one_read_for_all_scales(rng):
     assert [call.args[1].n_patches for call in read.call_args_list] == [24]
 
 
-def test_where_channels_are_drawn_is_independent_and_the_principal_follows_the_plan(rng):
+def test_places(rng):
+    """Places of channels are independent; the principal channel is that of the plan."""
     stacks = series(rng, (1, 3, 500, 500))
     base = plan(stacks, (16, 16), n_patches=20_000)
     dataset = MicroSplitDataset(base, targets=stacks, uncorrelated_channel_prob=1, seed=11)
@@ -219,7 +226,8 @@ def test_where_channels_are_drawn_is_independent_and_the_principal_follows_the_p
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
-def test_channels_are_apart_as_often_as_asked_for(rng, probability):
+def test_probability(rng, probability):
+    """Channels are uncorrelated with the given probability."""
     stacks = series(rng, (1, 2, 500, 500))
     dataset = MicroSplitDataset(plan(stacks, n_patches=5000), targets=stacks, uncorrelated_channel_prob=probability)
 
@@ -229,7 +237,8 @@ def test_channels_are_apart_as_often_as_asked_for(rng, probability):
     assert abs(share - probability) < 0.04
 
 
-def test_a_batch_of_both_kinds_collates_and_every_origin_comes_back(rng):
+def test_collation(rng):
+    """A batch of both kinds collates, and decollates to every place."""
     stacks = series(rng, (1, 2, 60, 60))
     dataset = MicroSplitDataset(plan(stacks), targets=stacks, uncorrelated_channel_prob=0.5)
     items = [dataset[index] for index in range(24)]
@@ -242,7 +251,8 @@ def test_a_batch_of_both_kinds_collates_and_every_origin_comes_back(rng):
     assert batch.specs["all_coords"].shape == (24, 2, 2)
 
 
-def test_weights_are_drawn_evenly_from_their_ranges_and_anew_each_epoch(rng):
+def test_weights(rng):
+    """Weights are uniform within their ranges, and differ between epochs."""
     stacks = series(rng, (1, 2, 60, 60))
     dataset = MicroSplitDataset(plan(stacks, n_patches=4000), targets=stacks, alpha_ranges=[(0.5, 1.5), (-1, 0)])
 
@@ -260,7 +270,8 @@ def test_weights_are_drawn_evenly_from_their_ranges_and_anew_each_epoch(rng):
     assert np.array_equal(alphas[[30, 2]], dataset.alphas([30, 2]))
 
 
-def test_a_patch_is_the_same_alone_in_a_batch_and_in_another_process(rng):
+def test_same_everywhere(rng):
+    """A patch is the same alone, in a batch, and in another process."""
     stacks = series(rng, (1, 2, 60, 60))
     dataset = MicroSplitDataset(
         plan(stacks),
@@ -282,7 +293,8 @@ def test_a_patch_is_the_same_alone_in_a_batch_and_in_another_process(rng):
     assert not torch.equal(dataset[PatchKey(4, 4)].input, dataset[PatchKey(3, 4)].input)
 
 
-def test_input_and_target_are_flipped_and_turned_alike(rng):
+def test_augmentation(rng):
+    """Input and target are flipped and turned alike."""
     stacks = series(rng, (1, 2, 60, 60))
     options = {"targets": stacks, "n_scales": 2, "alpha_ranges": [(0.5, 1), (1, 2)]}
     plain = MicroSplitDataset(plan(stacks), **options)
@@ -296,7 +308,8 @@ def test_input_and_target_are_flipped_and_turned_alike(rng):
     assert not torch.equal(batch.input, collate(plain.__getitems__(range(24))).input)
 
 
-def test_a_loader_feeds_it(rng):
+def test_loader(rng):
+    """A loader yields the batches of the dataset."""
     stacks = series(rng, (1, 2, 60, 60))
     dataset = MicroSplitDataset(plan(stacks), targets=stacks, n_scales=2, uncorrelated_channel_prob=0.5)
     with PatchLoader(dataset, batch_size=7, sampler=EpochSampler(dataset, shuffle=False)) as loader:
@@ -307,7 +320,8 @@ def test_a_loader_feeds_it(rng):
             assert specs == list(dataset.patching.at_epoch(epoch))
 
 
-def test_resize_is_that_of_the_extractor(rng):
+def test_resize(rng):
+    """Resized scales are those of the extractor."""
     inputs = series(rng, (1, 1, 60, 60))
     dataset = MicroSplitDataset(plan(inputs), inputs=inputs, n_scales=3, downscale="resize")
     expected = pl.extract_lateral_context(
@@ -316,7 +330,8 @@ def test_resize_is_that_of_the_extractor(rng):
     np.testing.assert_array_equal(collate(dataset.__getitems__(range(24))).input, expected[:, 0])
 
 
-def test_targets_are_normalized_by_channel_and_sums_by_one_number(rng):
+def test_normalization(rng):
+    """Targets are normalized by channel, and sums by one scale and offset."""
     stacks = series(rng, (1, 2, 60, 60))
     normalized = {
         "normalization": Normalization(0.5, -3.0),
@@ -333,7 +348,8 @@ def test_targets_are_normalized_by_channel_and_sums_by_one_number(rng):
 
 
 @pytest.mark.parametrize(("dtype", "level"), [("f8", 1e8), ("u4", 4e9), ("i8", 1e12), ("u2", 60_000)])
-def test_normalization_keeps_the_differences_of_pixels_far_from_0(rng, dtype, level):
+def test_large_pixels(rng, dtype, level):
+    """Normalization keeps the differences of large pixels."""
     stacks = [pl.ArrayStack((level + rng.integers(-3, 4, (1, 2, 40, 50))).astype(dtype), "SCYX") for _ in range(2)]
     values, n_scales = Normalization(0.5, -0.5 * level), 3
     options = {"target_normalization": values, "n_scales": n_scales, "normalization": values}
@@ -352,7 +368,8 @@ def test_normalization_keeps_the_differences_of_pixels_far_from_0(rng, dtype, le
             np.testing.assert_allclose(batch.target[row].numpy(), channels[:, 0], atol=2e-4)
 
 
-def test_every_source_and_image_has_numbers_of_its_own(rng):
+def test_normalization_of_sources(rng):
+    """Every series and image can have its own scale and offset."""
     sources = [series(rng, (1, 1, 40, 50), (1, 1, 44, 44)), series(rng, (1, 1, 64, 33))]
     plans = [plan(stacks, seed=seed) for seed, stacks in enumerate(sources)]
     values = [Normalization(2.0, 1.0), Normalization(0.5, 0.0)]
@@ -373,19 +390,24 @@ def test_every_source_and_image_has_numbers_of_its_own(rng):
     assert torch.equal(batch.target, raw.target)
 
 
-def test_chunks_are_read_through_a_pool(rng):
+def test_cache(rng):
+    """Each chunk is decoded once."""
+
     class Chunked(pl.ArrayStack):
         chunk_shape = shard_shape = (1, 1, 16, 16)
 
     stacks = [Chunked(rng.integers(0, 255, (1, 2, 64, 64), np.uint8), "SCYX")]
     options = {"targets": stacks, "n_scales": 3, "uncorrelated_channel_prob": 0.5}
     with pl.ChunkCache(2**20) as cache:
-        batch = collate(MicroSplitDataset(plan(stacks), **options, cache=cache).__getitems__(range(24)))
-        assert 0 < cache.n_decodes <= 32
+        dataset = MicroSplitDataset(plan(stacks), **options, cache=cache)
+        batch = collate(dataset.__getitems__(range(24)))
+        dataset.at_epoch(1).__getitems__(range(24))
+        assert cache.n_decodes == 2 * 4 * 4
     assert torch.equal(batch.input, collate(MicroSplitDataset(plan(stacks), **options).__getitems__(range(24))).input)
 
 
-def test_a_nan_around_a_patch_is_reported_or_kept(rng):
+def test_nan(rng):
+    """A NaN in the context of a patch is an error, or kept."""
     stacks = series(rng, (1, 2, 64, 64), dtype="f4")
     stacks[0].array[0, 1, 20, 20] = np.nan
     near = [{"data_idx": 0, "sample_idx": 0, "coords": (24, 24), "patch_size": (8, 8)}]
@@ -421,13 +443,15 @@ def test_a_nan_around_a_patch_is_reported_or_kept(rng):
         ({"targets": [[]]}, "there is one plan, and targets is a series for each channel"),
     ],
 )
-def test_what_does_not_fit_is_refused(rng, options, message):
+def test_wrong_arguments(rng, options, message):
+    """Wrong arguments are refused."""
     stacks = series(rng, (1, 2, 60, 70))
     with pytest.raises(pl.GeometryError, match=message):
         MicroSplitDataset(plan(stacks), **{"targets": stacks, **options})
 
 
-def test_sources_that_do_not_fit_are_refused(rng):
+def test_wrong_targets(rng):
+    """Plans and targets that do not fit are refused."""
     sources = [series(rng, (1, 1, 60, 70)), series(rng, (1, 2, 60, 70))]
     plans = [plan(stacks) for stacks in sources]
     with pytest.raises(
@@ -448,7 +472,8 @@ def test_sources_that_do_not_fit_are_refused(rng):
         MicroSplitDataset(plans, targets=[series(rng, (1, 1, 60, 60)), sources[1]], target_channels=[0, 1])
 
 
-def test_pairs_that_do_not_fit_are_refused(rng):
+def test_wrong_inputs(rng):
+    """Inputs and targets that do not fit are refused."""
     inputs, targets = series(rng, (1, 1, 60, 70)), series(rng, (1, 2, 60, 70))
     with pytest.raises(pl.GeometryError, match=r"alpha_ranges is .*, but there are inputs, so nothing is mixed"):
         MicroSplitDataset(plan(inputs), inputs=inputs, targets=targets, alpha_ranges=[(0, 1), (0, 1)])

@@ -37,7 +37,8 @@ NAMES = [
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("names", NAMES, ids=str)
-def test_an_order_that_agrees_is_silent_and_any_other_is_noticed(layout: str, names: list[str]) -> None:
+def test_order(layout: str, names: list[str]) -> None:
+    """The same order gives no warning, and any other order gives one."""
     one, other = LAYOUTS[layout]
     inputs, targets = [one.format(name) for name in names], [other.format(name) for name in names]
     assert misplaced_pair(inputs, targets) is None
@@ -53,9 +54,8 @@ def test_an_order_that_agrees_is_silent_and_any_other_is_noticed(layout: str, na
     widths=st.tuples(st.integers(1, 6), st.integers(1, 6)),
     data=st.data(),
 )
-def test_numbers_are_compared_with_or_without_zeros(
-    numbers: list[int], widths: tuple[int, int], data: st.DataObject
-) -> None:
+def test_numbers(numbers: list[int], widths: tuple[int, int], data: st.DataObject) -> None:
+    """Numbers are compared with or without leading zeros."""
     order = data.draw(st.permutations(range(len(numbers))))
     inputs = [f"raw/img{number:0{widths[0]}}.tif" for number in numbers]
     targets = [f"mask/m_{numbers[place]:0{widths[1]}}_seg.tif" for place in order]
@@ -63,7 +63,8 @@ def test_numbers_are_compared_with_or_without_zeros(
     assert misplaced_pair(inputs, targets) == expected
 
 
-def test_an_image_that_is_missing_on_one_side_is_noticed() -> None:
+def test_missing_image() -> None:
+    """An image that is missing on one side is found."""
     inputs = [f"raw/{name}.tif" for name in "abcde"]
     assert misplaced_pair(inputs, [f"mask/{name}.tif" for name in "acdef"]) == 1
     assert misplaced_pair(inputs, [f"mask/{name}.tif" for name in "abcdx"]) == 4
@@ -81,7 +82,8 @@ def test_an_image_that_is_missing_on_one_side_is_noticed() -> None:
         (["", "/"], ["", "/"]),
     ],
 )
-def test_names_that_say_nothing_are_silent(inputs: list[str], targets: list[str]) -> None:
+def test_unrelated_names(inputs: list[str], targets: list[str]) -> None:
+    """Names without common parts give no warning."""
     assert misplaced_pair(inputs, targets) is None
 
 
@@ -89,7 +91,8 @@ def stacks(names: list[str]) -> list[pl.ImageStack]:
     return [pl.ArrayStack(np.zeros((40, 40), np.float32), "YX", source=name) for name in names]
 
 
-def test_datasets_warn_of_another_order() -> None:
+def test_warning() -> None:
+    """Datasets warn of another order."""
     plan = pl.RandomPatching([(1, 1, 40, 40)] * 2, (8, 8), seed=1)
     inputs = stacks(["a.tif", "b.tif"])
     for make in (

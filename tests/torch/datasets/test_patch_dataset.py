@@ -47,7 +47,8 @@ def targets(inputs, rng) -> list[pl.ImageStack]:
     return [pl.ArrayStack(rng.random((2, 2, *stack.data_shape[2:])), axes="SCYX") for stack in inputs]
 
 
-def test_patches_are_what_their_specifications_say(inputs, patching, targets):
+def test_patches(inputs, patching, targets):
+    """Patches contain the pixels at the places of their specifications."""
     dataset = PatchDataset(inputs, patching, targets)
 
     assert len(dataset) == len(patching)
@@ -59,6 +60,7 @@ def test_patches_are_what_their_specifications_say(inputs, patching, targets):
 
 
 def test_batch_and_single_items(inputs, patching, targets):
+    """A batch contains the items that are read singly."""
     dataset = PatchDataset(inputs, patching, targets)
 
     batch = collate(dataset.__getitems__([7, 2, 20]))
@@ -68,7 +70,8 @@ def test_batch_and_single_items(inputs, patching, targets):
         assert torch.equal(batch.target[position], dataset[index].target)
 
 
-def test_each_series_is_read_once_a_batch(inputs, patching, targets, monkeypatch):
+def test_one_read_per_series(inputs, patching, targets, monkeypatch):
+    """Each series is read in one call for a batch."""
     calls = []
     read = pl.PatchExtractor.extract_located
     monkeypatch.setattr(
@@ -80,7 +83,8 @@ def test_each_series_is_read_once_a_batch(inputs, patching, targets, monkeypatch
     assert len(calls) == len(set(calls)) == 2
 
 
-def test_a_key_with_an_epoch_gives_the_patch_of_that_epoch(inputs, patching):
+def test_key(inputs, patching):
+    """A key with an epoch gives the patch of that epoch."""
     dataset = PatchDataset(inputs, patching)
 
     assert dataset[PatchKey(3, 5)].specs == patching.at_epoch(3)[5] != dataset[5].specs
@@ -88,7 +92,8 @@ def test_a_key_with_an_epoch_gives_the_patch_of_that_epoch(inputs, patching):
     assert PatchDataset(inputs, patching.at_epoch(3))[5].specs == patching.at_epoch(3)[5]
 
 
-def test_negative_indices_count_from_the_end_and_others_are_refused(inputs, patching):
+def test_indices(inputs, patching):
+    """Negative indices count from the end, and indices out of range are refused."""
     dataset = PatchDataset(inputs, patching)
 
     assert dataset[-1].specs == dataset[23].specs
@@ -99,7 +104,8 @@ def test_negative_indices_count_from_the_end_and_others_are_refused(inputs, patc
         dataset.__getitems__([PatchKey(0, 1), PatchKey(1, 1)])
 
 
-def test_channels_are_chosen_in_order_and_the_dtype_is_that_asked_for(inputs, patching, targets):
+def test_channels_and_dtype(inputs, patching, targets):
+    """Channels are chosen in order, and tensors have the given dtype."""
     dataset = PatchDataset(inputs, patching, targets, channels=[2, 0], target_channels=[1], target_dtype=np.float64)
 
     patch = dataset[4]
@@ -109,7 +115,8 @@ def test_channels_are_chosen_in_order_and_the_dtype_is_that_asked_for(inputs, pa
     assert patch.target.dtype == torch.float64
 
 
-def test_labels_keep_their_values(patching, inputs, rng):
+def test_labels(patching, inputs, rng):
+    """Labels keep their values."""
     labels = [pl.ArrayStack(rng.integers(0, 2**40, (2, 1, *s.data_shape[2:])), axes="SCYX") for s in inputs]
 
     patch = PatchDataset(inputs, patching, labels, target_dtype=np.int64)[3]
@@ -118,7 +125,8 @@ def test_labels_keep_their_values(patching, inputs, rng):
 
 
 @pytest.mark.parametrize("whole", ["one", "channels", "stacks", "samples"])
-def test_pixels_are_normalized_by_the_numbers_of_their_own_channel_sample_and_image(inputs, patching, rng, whole):
+def test_normalization(inputs, patching, rng, whole):
+    """Pixels are normalized by the numbers of their channel, sample and image."""
     scale, offset = (rng.random((2, 2, 3)) + 0.5 for _ in range(2))  # image, sample, channel
     if whole == "one":
         scale[...], offset[...] = 0.25, -2.0
@@ -151,7 +159,8 @@ def test_pixels_are_normalized_by_the_numbers_of_their_own_channel_sample_and_im
             np.testing.assert_allclose(patch.input[number], expected + offset[data_idx, sample_idx, channel], rtol=1e-5)
 
 
-def test_every_batch_of_a_run_has_the_numbers_of_its_own_patches(inputs, patching, rng):
+def test_normalization_of_batches(inputs, patching, rng):
+    """Every batch of a run is normalized by the numbers of its own patches."""
     normalization = [Normalization(*(rng.random((2, 3)) + 0.5 for _ in range(2))) for _ in range(2)]
     for plan in (patching, pl.UncorrelatedPatching(patching, n_channels=3)):
         dataset = PatchDataset(inputs, plan, inputs, normalization=normalization).at_epoch(0)
@@ -166,7 +175,8 @@ def test_every_batch_of_a_run_has_the_numbers_of_its_own_patches(inputs, patchin
             assert decollate(batch.specs)[row] == patch.specs
 
 
-def test_a_dataset_pickles_and_gives_the_same_patches(inputs, patching, targets):
+def test_pickle(inputs, patching, targets):
+    """A pickled dataset has the same patches."""
     dataset = PatchDataset(inputs, patching, targets, augmentation=FlipRot90(), seed=3)
 
     copy = pickle.loads(pickle.dumps(dataset))
@@ -180,7 +190,8 @@ def jittered(patch: Patch, random: np.random.Generator) -> PatchPair:
     return PatchPair(patch.input + random.normal(), patch.input, patch.specs)
 
 
-def test_a_transform_draws_the_same_numbers_for_the_same_seed_epoch_and_index(inputs, patching):
+def test_transform(inputs, patching):
+    """A transform draws the same numbers for the same (seed, epoch, index)."""
     dataset = PatchDataset(inputs, patching, transform=jittered, seed=1)
     again = pickle.loads(pickle.dumps(dataset))
     keys = [PatchKey(1, 4), PatchKey(1, 9)]
@@ -199,7 +210,8 @@ def broken(patch: Patch, random: np.random.Generator) -> Patch:
     raise KeyError("no such key")
 
 
-def test_an_exception_in_a_transform_says_for_which_patch(inputs, patching):
+def test_failing_transform(inputs, patching):
+    """The error of a transform names the patch."""
     dataset = PatchDataset(inputs, patching, transform=broken)
 
     with pytest.raises(pl.TransformError, match="KeyError") as caught:
@@ -209,25 +221,29 @@ def test_an_exception_in_a_transform_says_for_which_patch(inputs, patching):
     assert isinstance(caught.value.__cause__, KeyError)
 
 
-def test_a_transform_that_returns_no_patch_is_refused(inputs, patching):
+def test_wrong_transform(inputs, patching):
+    """A transform that does not return a patch is refused."""
     with pytest.raises(pl.TransformError, match="returned a Tensor"):
         PatchDataset(inputs, patching, transform=lambda patch, random: patch.input)[0]
 
 
-def test_target_and_input_must_pair(inputs, patching, targets):
+def test_wrong_targets(inputs, patching, targets):
+    """Targets that do not fit the inputs are refused."""
     with pytest.raises(pl.GeometryError, match="1 targets for 2 inputs"):
         PatchDataset(inputs, patching, targets[:1])
     with pytest.raises(pl.GeometryError, match=r"input 0.*\(2, 3, 70, 90\).*\(2, 2, 64, 50\)"):
         PatchDataset(inputs, patching, targets[::-1])
 
 
-def test_a_plan_for_other_images_is_refused(inputs, patching):
+def test_wrong_plan(inputs, patching):
+    """A plan for other images is refused."""
     with pytest.raises(pl.GeometryError, match="patching is for images"):
         PatchDataset(inputs[::-1], patching)
 
 
 @pytest.mark.parametrize("channels", [[3], [-1], [0, 0], [], [0.5]])
-def test_channels_that_do_not_exist_are_refused(inputs, patching, channels):
+def test_wrong_channels(inputs, patching, channels):
+    """Channels that do not exist are refused."""
     with pytest.raises(pl.GeometryError, match="channels"):
         PatchDataset(inputs, patching, channels=channels)
 
@@ -245,7 +261,8 @@ def test_channels_that_do_not_exist_are_refused(inputs, patching, channels):
         ({"padding": "mirror"}, "padding"),
     ],
 )
-def test_other_wrong_arguments_are_refused(inputs, patching, wrong, message):
+def test_wrong_arguments(inputs, patching, wrong, message):
+    """Other wrong arguments are refused."""
     with pytest.raises(pl.GeometryError, match=message):
         PatchDataset(inputs, patching, **wrong)
 
@@ -259,7 +276,8 @@ def with_nan(rng) -> tuple[list[pl.ImageStack], pl.RandomPatching]:
     return stacks, pl.RandomPatching([stacks[0].data_shape], (8, 8), n_patches=40, seed=3)
 
 
-def test_a_nan_is_an_error_that_says_where_it_is(with_nan):
+def test_nan_raise(with_nan):
+    """A NaN is an error that names its place."""
     stacks, patching = with_nan
 
     with pytest.raises(
@@ -271,7 +289,8 @@ def test_a_nan_is_an_error_that_says_where_it_is(with_nan):
     assert np.isnan(stacks[0].array[1, y, x])
 
 
-def test_patches_with_a_nan_may_stay_and_are_reported_once(with_nan):
+def test_nan_keep(with_nan):
+    """Patches with a NaN can be kept, with one warning."""
     stacks, patching = with_nan
     dataset = PatchDataset(stacks, patching, nan="keep").at_epoch(0)
 
@@ -282,7 +301,8 @@ def test_patches_with_a_nan_may_stay_and_are_reported_once(with_nan):
     assert torch.isnan(batch.input).any()
 
 
-def test_patches_with_a_nan_give_place_to_others_which_are_always_the_same(with_nan):
+def test_nan_skip(with_nan):
+    """Patches with a NaN are replaced by others, which are always the same."""
     stacks, patching = with_nan
     dataset = PatchDataset(stacks, patching, nan="skip")
     untouched = [
@@ -302,7 +322,8 @@ def test_patches_with_a_nan_give_place_to_others_which_are_always_the_same(with_
         np.testing.assert_array_equal(patch.input, stacks[0].array[:, y : y + 8, x : x + 8])
 
 
-def test_a_nan_in_the_target_counts_too(rng):
+def test_nan_in_target(rng):
+    """A NaN in the target counts too."""
     inputs = pl.open_stacks(rng.integers(0, 9, (20, 20), np.uint8), axes="YX")
     targets = pl.open_stacks(np.full((20, 20), np.nan), axes="YX")
     patching = pl.RandomPatching([(1, 1, 20, 20)], (8, 8))
@@ -314,7 +335,8 @@ def test_a_nan_in_the_target_counts_too(rng):
 
 
 @pytest.mark.parametrize("change", ["touch", "shorten", "replace", "remove"])
-def test_a_file_that_changes_on_disk_is_noticed(tmp_path: Path, rng, change):
+def test_changed_file(tmp_path: Path, rng, change):
+    """A file that changes on disk is an error."""
     path = tmp_path / "cells.tif"
     tifffile.imwrite(path, rng.integers(0, 255, (40, 40), np.uint8), photometric="minisblack")
     stacks = pl.open_stacks(path, axes="YX")
@@ -334,7 +356,8 @@ def test_a_file_that_changes_on_disk_is_noticed(tmp_path: Path, rng, change):
         dataset[0]
 
 
-def test_only_the_images_of_a_batch_are_looked_at(tmp_path: Path, rng):
+def test_watched_images(tmp_path: Path, rng):
+    """Only the images of a batch are checked for changes."""
     paths = [tmp_path / "first.tif", tmp_path / "second.tif"]
     for path in paths:
         tifffile.imwrite(path, rng.integers(0, 255, (40, 40), np.uint8), photometric="minisblack")
@@ -364,7 +387,8 @@ def microsplit(stacks, plan, **options):
 
 
 @pytest.mark.parametrize("change", ["metadata", "folder"])
-def test_a_zarr_that_is_written_anew_is_noticed(zarr, change):
+def test_changed_zarr(zarr, change):
+    """A Zarr array that is replaced is an error."""
     stacks = pl.open_stacks(zarr)
     dataset = PatchDataset(stacks, pl.RandomPatching([stacks[0].data_shape], (8, 8)))
     dataset[0]
@@ -380,9 +404,8 @@ def test_a_zarr_that_is_written_anew_is_noticed(zarr, change):
 
 
 @pytest.mark.parametrize("dataset_of", [PatchDataset, microsplit])
-def test_chunks_are_decoded_once_without_being_asked_for_and_every_time_with_a_pool_that_holds_none(
-    tmp_path, dataset_of, monkeypatch, rng
-):
+def test_cache(tmp_path, dataset_of, monkeypatch, rng):
+    """Each chunk is decoded once by default, and every time with a cache of no chunks."""
     reads = []
     read_regions = ZarrStack.read_regions
     monkeypatch.setattr(
@@ -404,7 +427,8 @@ def test_chunks_are_decoded_once_without_being_asked_for_and_every_time_with_a_p
         assert sum(reads) == expected
 
 
-def test_chunks_rewritten_in_place_are_not_noticed_and_break_nothing(zarr):
+def test_rewritten_chunks(zarr):
+    """Chunks that are rewritten in place are not detected, and either version is read."""
     stacks = pl.open_stacks(zarr)
     dataset = PatchDataset(stacks, pl.RandomPatching([stacks[0].data_shape], (8, 8), n_patches=6))
     dataset[0]
@@ -417,14 +441,16 @@ def test_chunks_rewritten_in_place_are_not_noticed_and_break_nothing(zarr):
     assert PatchDataset(pl.open_stacks(zarr), dataset.patching)[0].input.unique().tolist() in ([7], [9])
 
 
-def test_no_warning_of_integers_that_cannot_be_nan(inputs, patching):
+def test_no_nan_in_integers(inputs, patching):
+    """Integers, which cannot be NaN, give no warning."""
     with warnings.catch_warnings(action="error"):
         PatchDataset(inputs, patching, nan="skip").__getitems__(range(24))
 
 
 @pytest.mark.parametrize("dtype", ["u2", "u4", "i8", "f8", "f4"])
 @pytest.mark.parametrize("differ", [False, True])
-def test_normalization_keeps_the_differences_of_pixels_far_from_0(dtype, differ, rng):
+def test_large_pixels(dtype, differ, rng):
+    """Normalization keeps the differences of large pixels."""
     level = {"u2": 60_000, "f4": 60_000}.get(dtype, 4_000_000_000)
     images = [(level + rng.integers(0, 100, (24, 30))).astype(dtype) for _ in range(2)]
     if dtype == "f8":

@@ -69,7 +69,8 @@ def epochs(loader, n_epochs: int) -> list[list[pl.PatchSpecs]]:
 
 @pytest.mark.parametrize("how", FOREIGN)
 @pytest.mark.parametrize("kind", ["random", "stratified", "flipped tiles", "microsplit", "weights"])
-def test_keys_without_an_epoch_are_reported_once_with_the_remedy(how, kind, stacks):
+def test_warning(how, kind, stacks):
+    """Keys without an epoch give one warning, with the remedy."""
     dataset = {
         "random": lambda: PatchDataset(stacks, PLAN),
         "stratified": lambda: PatchDataset(stacks, pl.StratifiedPatching([SHAPE], (32, 32), seed=1, n_patches=40)),
@@ -86,7 +87,8 @@ def test_keys_without_an_epoch_are_reported_once_with_the_remedy(how, kind, stac
 
 @pytest.mark.parametrize("how", FOREIGN)
 @pytest.mark.parametrize("kind", ["tiles", "fixed", "fixed random", "chosen epoch", "microsplit of tiles"])
-def test_what_is_the_same_in_every_epoch_anyway_is_silent(how, kind, stacks):
+def test_same_epochs(how, kind, stacks):
+    """Patches that are the same in every epoch give no warning."""
     dataset = {
         "tiles": lambda: PatchDataset(stacks, TILES),
         "fixed": lambda: PatchDataset(stacks, pl.FixedPatching(PLAN[:])),
@@ -105,7 +107,8 @@ def test_what_is_the_same_in_every_epoch_anyway_is_silent(how, kind, stacks):
     ids=["epoch", "locality"],
 )
 @pytest.mark.parametrize("loader", [DataLoader, PatchLoader])
-def test_samplers_that_know_the_epoch_give_other_patches_in_each_and_are_silent(sampler, loader, stacks):
+def test_keys_with_epoch(sampler, loader, stacks):
+    """Keys with an epoch give other patches in each epoch, and no warning."""
     dataset = PatchDataset(stacks, PLAN, augmentation=FlipRot90())
     options = {"collate_fn": collate} if loader is DataLoader else {}
     with warnings.catch_warnings():
@@ -116,7 +119,8 @@ def test_samplers_that_know_the_epoch_give_other_patches_in_each_and_are_silent(
     assert len({str(first), str(second), str(third)}) == 3
 
 
-def test_looking_at_patches_by_hand_is_silent(stacks):
+def test_single_patches(stacks):
+    """Inspecting single patches gives no warning."""
     dataset = PatchDataset(stacks, PLAN)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -128,7 +132,9 @@ def test_looking_at_patches_by_hand_is_silent(stacks):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.parametrize("persistent", [False, True])
-def test_worker_processes_refuse_keys_without_an_epoch_in_the_first_one(persistent, stacks):
+def test_workers(persistent, stacks):
+    """Worker processes refuse keys without an epoch."""
+
     def loader(dataset, **options) -> DataLoader:
         return DataLoader(
             dataset,

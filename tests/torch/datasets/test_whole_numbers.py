@@ -37,7 +37,8 @@ def is_same(one: Any, other: Any) -> bool:
 
 @settings(deadline=None, max_examples=120)
 @given(source=st.sampled_from(SOURCES), target=st.sampled_from(TARGETS), seed=st.integers(0, 2**32))
-def test_labels_are_the_same_in_any_dtype_or_refused(source: str, target: str, seed: int) -> None:
+def test_labels(source: str, target: str, seed: int) -> None:
+    """Labels are the same in any dtype, or refused."""
     rng = np.random.default_rng(seed)
     image = labels(source, rng, (12, 12))
     if rng.random() < 0.5:
@@ -67,7 +68,8 @@ def test_labels_are_the_same_in_any_dtype_or_refused(source: str, target: str, s
 
 
 @pytest.mark.parametrize("dtype", [np.uint32, np.int64, np.uint64])
-def test_large_labels_are_refused_by_the_default_and_kept_by_what_the_message_names(dtype: Any, tmp_path) -> None:
+def test_large_labels(dtype: Any, tmp_path) -> None:
+    """Large labels are refused by the default dtype, and kept by the dtype that the message names."""
     image = np.arange(2**24, 2**24 + 400, dtype=dtype).reshape(20, 20)
     np.save(tmp_path / "labels.npy", image)
     for stacks in ([pl.ArrayStack(image, "YX")], pl.open_stacks(tmp_path / "labels.npy", axes="YX")):
@@ -83,7 +85,8 @@ def test_large_labels_are_refused_by_the_default_and_kept_by_what_the_message_na
             assert np.array_equal(patch.input[0].numpy(), image[y : y + 8, x : x + 8])
 
 
-def test_the_image_with_the_label_is_named(rng) -> None:
+def test_named_image(rng) -> None:
+    """The message names the image that contains the label."""
     images = [rng.integers(0, 9, (2, 16, 16)).astype("i8") for _ in range(3)]
     images[1][1, 5, 5] = 2**40 + 1
     stacks = [pl.ArrayStack(image, "CYX", source=f"{number}.tif") for number, image in enumerate(images)]
@@ -99,7 +102,8 @@ def test_the_image_with_the_label_is_named(rng) -> None:
     assert len(PatchDataset(stacks, plan).__getitems__([0, 2])) == 2
 
 
-def test_normalized_intensities_of_any_size_are_read(rng) -> None:
+def test_normalized(rng) -> None:
+    """Intensities of any size are read if they are normalized."""
     image = rng.integers(2**30, 2**31, (16, 16)).astype("u4")
 
     class Values:
@@ -110,7 +114,8 @@ def test_normalized_intensities_of_any_size_are_read(rng) -> None:
     np.testing.assert_allclose(patch.input[0].numpy(), image / 2**31, rtol=1e-6)
 
 
-def test_complex_pixels_are_not_cut_to_their_real_part(rng) -> None:
+def test_complex(rng) -> None:
+    """Complex pixels need a complex dtype."""
     image = rng.random((16, 16)) + 1j * rng.random((16, 16))
     stacks = [pl.ArrayStack(image, "YX", source="phase.npy")]
     plan = pl.RandomPatching([(1, 1, 16, 16)], (16, 16), seed=1)
@@ -120,7 +125,8 @@ def test_complex_pixels_are_not_cut_to_their_real_part(rng) -> None:
 
 
 @given(source=st.sampled_from(SOURCES[:9]), target=st.sampled_from(TARGETS[1:]))
-def test_a_dtype_that_holds_all_holds_the_largest_and_the_smallest(source: str, target: str) -> None:
+def test_holds_all(source: str, target: str) -> None:
+    """A dtype that holds all numbers of another holds its extremes."""
     kind = np.dtype(source)
     ends = [0, 1] if kind.kind == "b" else [np.iinfo(kind).min, np.iinfo(kind).max, np.iinfo(kind).max - 1]
     pixels = np.array(ends, kind)
@@ -132,7 +138,8 @@ def test_a_dtype_that_holds_all_holds_the_largest_and_the_smallest(source: str, 
 
 
 @pytest.mark.parametrize("way", ["targets", "inputs", "mixture"])
-def test_microsplit_refuses_whole_numbers_that_its_floats_do_not_hold(way: str, rng) -> None:
+def test_microsplit(way: str, rng) -> None:
+    """MicroSplit refuses whole numbers that float32 does not hold."""
     small, large = (rng.integers(0, 2**16, (2, 32, 32)).astype("u4") + base for base in (0, np.uint32(2**24)))
     plan = pl.RandomPatching([(1, 2, 32, 32)], (8, 8), seed=1)
 
@@ -162,6 +169,7 @@ def test_microsplit_refuses_whole_numbers_that_its_floats_do_not_hold(way: str, 
     ("number", "dtype", "target"),
     [(-(2**63), "i8", "f2"), (2**24 + 1, "u4", "c8"), (2**63, "u8", "i8"), (2**53 + 1, "i8", "c16")],
 )
-def test_a_number_that_comes_back_the_same_from_infinity_or_another_sign_is_refused(number, dtype, target):
+def test_round_trip(number, dtype, target):
+    """A number that survives a round trip through infinity or another sign is refused."""
     assert not holds_all(np.dtype(dtype), np.dtype(target))
     assert cast(np.array([1, number], dtype), np.empty(2, target)) == (1,)

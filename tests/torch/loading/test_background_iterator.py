@@ -51,7 +51,8 @@ def gated(gate: threading.Event, entered: threading.Event) -> Iterator[int]:
     yield from itertools.count(1)
 
 
-def test_whoever_waits_for_an_item_learns_that_another_thread_has_closed():
+def test_close_while_waiting():
+    """A thread that waits for an item stops when another thread closes."""
     gate, entered = threading.Event(), threading.Event()
     items = BackgroundIterator(gated(gate, entered), ahead=2)
     given = []
@@ -65,7 +66,8 @@ def test_whoever_waits_for_an_item_learns_that_another_thread_has_closed():
     assert not threads()
 
 
-def test_a_loader_is_closed_from_another_thread_and_its_state_is_what_was_used(dataset, monkeypatch):
+def test_close_loader(dataset, monkeypatch):
+    """A loader closed by another thread has the state of the batches that were used."""
     gate, entered, read = threading.Event(), threading.Event(), dataset._read
     calls = itertools.count()
 
@@ -89,7 +91,8 @@ def test_a_loader_is_closed_from_another_thread_and_its_state_is_what_was_used(d
 
 
 @pytest.mark.parametrize("n_threads", [2, 5])
-def test_threads_that_share_an_iteration_have_each_item_once_and_all_end(n_threads):
+def test_shared_iteration(n_threads):
+    """Threads that share an iteration get each item once, and all end."""
     items = BackgroundIterator(iter(range(500)), ahead=3)
     given: list[list[int]] = [[] for _ in range(n_threads)]
     assert all(map(has_ended, [started(lambda mine=mine: mine.extend(items)) for mine in given]))
@@ -97,7 +100,9 @@ def test_threads_that_share_an_iteration_have_each_item_once_and_all_end(n_threa
     assert not threads()
 
 
-def test_an_error_ends_all_threads_that_share_an_iteration():
+def test_shared_error():
+    """An error ends all threads that share an iteration."""
+
     def failing() -> Iterator[int]:
         yield 0
         raise ArithmeticError("boom")
@@ -115,7 +120,8 @@ def test_an_error_ends_all_threads_that_share_an_iteration():
     assert errors == ["boom"]
 
 
-def test_closing_from_everywhere_at_once_is_no_trouble(dataset):
+def test_concurrent_close(dataset):
+    """Several threads can close at once."""
     for _ in range(8):
         loader = PatchLoader(dataset, 1)
         consumers = [started(lambda loader=loader: list(loader)) for _ in range(2)]
@@ -126,7 +132,9 @@ def test_closing_from_everywhere_at_once_is_no_trouble(dataset):
         assert not threads()
 
 
-def test_what_was_iterated_is_let_go_of():
+def test_references():
+    """The iterator is released with its consumer."""
+
     class Item:
         pass
 
@@ -170,7 +178,8 @@ def in_child(work: Callable[[], object]) -> str:
 
 @needs_fork
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_a_forked_child_is_refused_an_iteration_of_its_parent_and_may_begin_its_own(dataset):
+def test_fork(dataset):
+    """A forked process cannot continue an iteration of its parent, but can start one."""
     undisturbed, loader = PatchLoader(dataset, 4), PatchLoader(dataset, 4)
     expected, following = ([decollate(batch.specs) for batch in undisturbed] for _ in range(2))
     epoch = iter(loader)
@@ -226,13 +235,14 @@ else:
 """
 
 
-def test_the_interpreter_ends_in_mid_epoch():
-    """Each way in a process of its own, forked from one that has loaded everything and no threads yet."""
+def test_exit_in_mid_epoch():
+    """The interpreter can exit in mid-epoch."""
     done = subprocess.run([sys.executable, "-c", SCRIPT], check=False, capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_an_iteration_that_was_not_begun_is_closed(dataset):
+def test_close_before_start(dataset):
+    """An iteration that was not started can be closed."""
     epoch = iter(PatchLoader(dataset, 4))
     epoch.close()
     assert list(epoch) == []
