@@ -91,8 +91,10 @@ from patchloom.specs.patch_specs import is_tile_specs as is_tile_specs
 from patchloom.specs.patch_specs import is_uncorrelated_specs as is_uncorrelated_specs
 from patchloom.specs.spec_table import SpecTable as SpecTable
 from patchloom.specs.spec_validation import validate_specs as validate_specs
-from patchloom.stitching.crop_stitch import CropStitcher as CropStitcher
-from patchloom.stitching.crop_stitch import stitch_tiles as stitch_tiles
+from patchloom.stitching.crop_stitcher import CropStitcher as CropStitcher
+from patchloom.stitching.crop_stitcher import stitch_tiles as stitch_tiles
 from patchloom.stitching.seam_quality import seam_jump_ratio as seam_jump_ratio
+from patchloom.stitching.tile_writer import TileOrder as TileOrder
+from patchloom.stitching.tile_writer import TileWriter as TileWriter
 
 __version__: str

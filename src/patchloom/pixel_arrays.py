@@ -115,6 +115,55 @@ def _voxels_share_memory(array: NDArray[Any]) -> bool:
     return False
 
 
+def round_to(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Convert numbers to a dtype: the nearest that it holds.
+
+    Integers are rounded, halves to even, and stop at the ends of the range; True begins at 0.5. Floats beyond the range become
+    infinite.
+
+    Parameters
+    ----------
+    values : array
+        Numbers; without NaN if integers or bools are asked for.
+    dtype : numpy dtype
+        The dtype asked for.
+
+    Examples
+    --------
+    >>> round_to(np.array([1.5, 260.0, -3.0]), np.dtype("uint8")).tolist()
+    [2, 255, 0]
+    """
+    if values.dtype == dtype:
+        return values
+    if dtype.kind == "b":
+        return np.asarray(values >= 0.5)
+    if dtype.kind in "ui":
+        return _saturated(values, dtype)
+    with np.errstate(over="ignore", under="ignore"):  # a number beyond the range of a smaller float is infinite
+        return values.astype(dtype)
+
+
+def _saturated(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Round numbers that are not NaN to integers that stop at the ends of their range."""
+    if values.dtype.kind == "b":
+        return values.astype(dtype)
+    if values.dtype == np.float16:
+        values = values.astype(np.float32)  # in float16, the ends of most ranges are infinite
+    lowest, highest = values.min(), values.max()
+    if values.dtype.kind == "f":
+        values = np.rint(values)
+    limits = np.iinfo(dtype)
+    if limits.min < lowest and highest < limits.max:
+        return values.astype(dtype)
+    converted: NDArray[Any]
+    with np.errstate(invalid="ignore"):  # the voxels this warns of are set right below
+        converted = values.astype(dtype)
+    # The ends of a 64-bit range are no floats: compare so that what rounds up to the end counts as past it.
+    converted[values >= limits.max] = limits.max
+    converted[values <= limits.min] = limits.min
+    return converted
+
+
 def dtype_of_labels(dtype: np.dtype[Any], source_dtype: np.dtype[Any]) -> bool:
     """Return whether a model that returns this dtype returns labels, most likely.
 

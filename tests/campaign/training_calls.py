@@ -358,11 +358,11 @@ entry(
     words={"specs": (*SPEC_WORDS, "field", "column")},
 )
 TILING = instance("tiling", random=world.random_plan)
-entry("TileOrder", lambda: ((lambda tiling: list(pt.TileOrder(tiling))), {"tiling": world.tiling()}), tiling=TILING)
+entry("TileOrder", lambda: ((lambda tiling: list(pl.TileOrder(tiling))), {"tiling": world.tiling()}), tiling=TILING)
 entry(
     "TileWriter",
     lambda: (
-        (lambda **arguments: pt.TileWriter(**arguments).abort()),
+        (lambda **arguments: pl.TileWriter(**arguments).abort()),
         {
             "image_stacks": world.stacks(),
             "tiling": world.tiling(),
@@ -383,7 +383,7 @@ entry(
 TILES = world.tiles
 entry(
     "TileWriter.add",
-    lambda: (pt.TileWriter(world.stacks(), world.tiling()).add, {"tiles": TILES(), "specs": list(world.tiling())}),
+    lambda: (pl.TileWriter(world.stacks(), world.tiling()).add, {"tiles": TILES(), "specs": list(world.tiling())}),
     tiles=ARRAY.refusing(
         fewer=lambda: TILES()[:-1], smaller=lambda: TILES()[:, :, :8], objects=lambda: TILES().astype(object)
     ),

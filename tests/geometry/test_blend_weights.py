@@ -71,8 +71,8 @@ def test_outermost_voxels(window: BlendWindow, seams: Seams) -> None:
     for patch, overlaps in ((1, ()), (2, (1,)), (8, range(1, 8)), (15, (2, 7, 11)), (32, (4, 10, 16, 20, 28))):
         for overlap in overlaps:
             rule = TileRule(patch, overlap, seams)
-            own, shared = value_at(window, 0.5, patch), patch - rule.core
-            steps_apart = [min(start, patch - 1 - start) + 0.5 for start in range(0, patch, rule.core)]
+            own, shared = value_at(window, 0.5, patch), patch - rule.step
+            steps_apart = [min(start, patch - 1 - start) + 0.5 for start in range(0, patch, rule.step)]
             endless = own / sum(value_at(window, context, patch) for context in steps_apart)
             two_tiles = own / (own + value_at(window, shared - 0.5, patch))
             found = [weight for size in range(1, 201) for weight in outermost_weights(window, rule, size)]

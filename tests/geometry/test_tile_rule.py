@@ -30,7 +30,7 @@ def test_partition(seams: Seams, multiple: int) -> None:
         try:
             rule = TileRule(patch, overlap, seams, multiple)
         except GeometryError:
-            assert multiple > 1, "without a multiple every overlap below the patch size leaves a core"
+            assert multiple > 1, "without a multiple every overlap below the patch size leaves a step"
             continue
         sizes, tiles, last, (start, keep_start, keep_stop) = rows_of_tiles(rule)
         cases += len(SIZES)
@@ -102,7 +102,7 @@ def test_touching() -> None:
         ((8, -1), "overlap is -1 along X"),
         ((8, 2, "middle"), "seams is 'middle'"),
         ((8, 2, "centered", 0), "origin_multiple is 0"),
-        ((8, 6, "centered", 4), "leaves no core"),
+        ((8, 6, "centered", 4), "leaves no step"),
     ],
 )
 def test_bad_numbers(arguments: tuple[int, ...], message: str) -> None:

@@ -19,7 +19,7 @@ from patchloom.specs.spec_validation import validate_specs
 
 @st.composite
 def tilings(draw: st.DrawFn) -> TiledPatching:
-    """Small series of 2D or 3D stacks under any tiling that leaves a core."""
+    """Small series of 2D or 3D stacks under any tiling that leaves a step."""
     n_dims = draw(st.integers(2, 3))
     sizes = st.tuples(st.integers(1, 3), st.integers(1, 2), *[st.integers(1, 23)] * n_dims)
     patch_size = draw(st.tuples(*[st.integers(1, 11)] * n_dims))

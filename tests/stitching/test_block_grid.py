@@ -24,10 +24,10 @@ def test_blocks_cover_every_voxel_once_and_share_no_tile_on_a_grid(
     overlaps = [data.draw(st.integers(0, size - 1)) for size in patch_size]
     seams = data.draw(st.sampled_from(["centered", "grid"]))
     tiling = TiledPatching([shape], patch_size, overlaps, seams=seams)
-    cores = [rule.core for rule in tiling.rules]
+    steps = [rule.step for rule in tiling.rules]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(block_grid, "_CHUNK_SIZE", {2: 4, 3: 3})
-        grid = choose_blocks(shape, cores, seams, limit)
+        grid = choose_blocks(shape, steps, seams, limit)
     coverage = np.zeros((shape[0], *shape[2:]), int)
     owners = np.zeros(len(tiling), int)
     for number in range(len(grid)):
@@ -40,11 +40,11 @@ def test_blocks_cover_every_voxel_once_and_share_no_tile_on_a_grid(
         assert (owners == 1).all()
     chunk_shape = choose_chunk(grid.block_shape)
     assert all(size % chunk == 0 for size, chunk in zip(grid.block_shape, chunk_shape, strict=True))
-    unit = cores if seams == "grid" else [min(size, {2: 4, 3: 3}[n_dims]) for size in shape[2:]]
+    unit = steps if seams == "grid" else [min(size, {2: 4, 3: 3}[n_dims]) for size in shape[2:]]
     assert prod(grid.block_shape) <= max(limit, prod(unit))
 
 
 def test_a_block_beyond_the_last_is_an_index_error() -> None:
     grid = choose_blocks((1, 1, 10, 10), (4, 4), "grid")
-    with pytest.raises(IndexError, match="index is 1, but the image has 1 blocks"):
+    with pytest.raises(IndexError, match="block_idx is 1, but the image has 1 blocks"):
         grid[1]

@@ -131,10 +131,10 @@ def tile_extents(window: BlendWindow, rule: TileRule, size: int, start: int) -> 
 def _overlapping_starts(rule: TileRule, size: int, start: int) -> list[int]:
     """Find where the tiles start that overlap a tile, its own start first."""
     count = rule.count(size)
-    # Tiles that were moved inside the image crowd at its end; anywhere else starts are a core apart.
+    # Tiles that were moved inside the image crowd at its end; anywhere else starts are a step apart.
     last_start = rule.window(count - 1, size, count).start
-    stop = count if start + rule.patch_size > last_start else (start + rule.patch_size + rule.margin) // rule.core + 1
-    first = max(0, (start - rule.patch_size) // rule.core)
+    stop = count if start + rule.patch_size > last_start else (start + rule.patch_size + rule.margin) // rule.step + 1
+    first = max(0, (start - rule.patch_size) // rule.step)
     starts = [int(rule.window(other, size, count).start) for other in range(first, min(stop, count))]
     starts.remove(start)
     return [start, *(other for other in starts if abs(other - start) < rule.patch_size)]
@@ -153,7 +153,7 @@ def _extent(window: BlendWindow, rule: TileRule, size: int, start: int) -> Exten
 
 def _begin_of_later(rule: TileRule, start: int) -> int:
     """Find the first voxel where a tile has weight: its start, unless it was moved inside the image at the far end."""
-    tile = -(-(start - rule.unmoved_start(0)) // rule.core)
+    tile = -(-(start - rule.unmoved_start(0)) // rule.step)
     before, one_more_before = (max(0, rule.unmoved_start(tile - steps)) for steps in (1, 2))
     if tile < 2 or before == one_more_before:
         return start
@@ -162,7 +162,7 @@ def _begin_of_later(rule: TileRule, start: int) -> int:
 
 def _end_of_first(rule: TileRule, size: int) -> int:
     """Find one past the last voxel where the first tile has weight. With seams on the grid this tile is moved inside."""
-    tile = -rule.unmoved_start(0) // rule.core
+    tile = -rule.unmoved_start(0) // rule.step
     if tile + 2 >= rule.count(size):
         return rule.patch_size
     return max(rule.unmoved_start(tile) + rule.patch_size, min(rule.patch_size, rule.unmoved_start(tile + 2)))
@@ -182,7 +182,7 @@ def most_tiles_at_a_voxel(rule: TileRule, size: int) -> int:
     last = rule.window(count - 1, size, count).start
     starts = _overlapping_starts(rule, size, last)
     crowd = max(sum(here - rule.patch_size < other <= here for other in starts) for here in starts)
-    return max(crowd, min(count, -(-rule.patch_size // rule.core)))
+    return max(crowd, min(count, -(-rule.patch_size // rule.step)))
 
 
 @lru_cache(maxsize=1024)

@@ -1,6 +1,6 @@
 """How tiles follow each other along one axis, and which part of each is kept.
 
-Given an axis of size `A`, tiles of size `P` that share `O` voxels and so advance by the core `K = P - O`: how many tiles
+Given an axis of size `A`, tiles of size `P` that share `O` voxels and so advance by the step `K = P - O`: how many tiles
 are there, where does tile `j` start, and which voxels of it are kept? Each answer is arithmetic on `A` and `j`, so a
 plan of a billion tiles costs what a plan of ten costs. The kept windows partition `[0, A)` for every `A`, `P` and `O`.
 
@@ -61,7 +61,7 @@ class TileRule:
     seams : {"centered", "grid"}
         Where kept windows meet; see the module's own text.
     origin_multiple : int
-        Every start is a multiple of this (a network's stride). The core is rounded down to a multiple of it, which
+        Every start is a multiple of this (a network's stride). The step is rounded down to a multiple of it, which
         makes the overlap larger, never smaller; a last tile that would start off the grid starts at the next multiple
         and reaches past the image's end.
     axis : str
@@ -70,7 +70,7 @@ class TileRule:
     Raises
     ------
     GeometryError
-        If a number makes no sense, or no core is left.
+        If a number makes no sense, or no step is left.
 
     Examples
     --------
@@ -87,7 +87,7 @@ class TileRule:
     seams: Seams = "centered"
     origin_multiple: int = 1
     axis: str = "X"
-    core: int = field(init=False)
+    step: int = field(init=False)
     """Distance from one start to the next, in voxels."""
     margin: int = field(init=False)
     """Distance from a tile's start to the seam before it, where the tile was not moved."""
@@ -104,25 +104,25 @@ class TileRule:
         if self.origin_multiple < 1:
             raise GeometryError(f"origin_multiple is {self.origin_multiple} along {self.axis}: it must be at least 1")
         context = self.overlap // 2
-        core = self.patch_size - self.overlap
+        step = self.patch_size - self.overlap
         if self.seams == "grid":
             # A start is a seam less the margin: both must be multiples, and both sides still need their context.
             margin = context + -context % self.origin_multiple
-            core = min(core, self.patch_size - margin - context)
-        core -= core % self.origin_multiple
-        if core < 1:
+            step = min(step, self.patch_size - margin - context)
+        step -= step % self.origin_multiple
+        if step < 1:
             raise GeometryError(
-                f"patch_size {self.patch_size} with overlap {self.overlap} along {self.axis} leaves no core that is a "
+                f"patch_size {self.patch_size} with overlap {self.overlap} along {self.axis} leaves no step that is a "
                 f"multiple of origin_multiple {self.origin_multiple}: take a larger patch or a smaller overlap"
             )
         if self.seams == "centered":
-            margin = (self.patch_size - core) // 2
-        object.__setattr__(self, "core", core)
+            margin = (self.patch_size - step) // 2
+        object.__setattr__(self, "step", step)
         object.__setattr__(self, "margin", margin)
 
     @property
     def _offset(self) -> int:
-        """How far a seam lies behind the multiple of the core it belongs to."""
+        """How far a seam lies behind the multiple of the step it belongs to."""
         return self.margin if self.seams == "centered" else 0
 
     def unmoved_start(self, tile: int) -> int:
@@ -133,7 +133,7 @@ class TileRule:
         >>> TileRule(patch_size=8, overlap=3, seams="grid").unmoved_start(0)
         -1
         """
-        return tile * self.core + self._offset - self.margin
+        return tile * self.step + self._offset - self.margin
 
     def count(self, size: Whole) -> Whole:
         """Count the tiles that cover an axis.
@@ -144,9 +144,9 @@ class TileRule:
             Size of the axis, at least 1.
         """
         if self.seams == "centered":
-            tiles = -((self.patch_size - self.core - size) // self.core)
+            tiles = -((self.patch_size - self.step - size) // self.step)
             return tiles + (1 - tiles) * (tiles < 1)
-        tiles = -(-size // self.core)
+        tiles = -(-size // self.step)
         return tiles + (1 - tiles) * (size <= self.patch_size)
 
     def window(self, tile: Whole, size: Whole, count: Whole) -> TileWindow:
@@ -161,7 +161,7 @@ class TileRule:
         count : int or array of int64
             Number of tiles along the axis: `count(size)`, which a plan works out once.
         """
-        first_seam = tile * self.core + self._offset
+        first_seam = tile * self.step + self._offset
         start = first_seam - self.margin
         start -= start * (start < 0)
         last_start = size - self.patch_size
@@ -169,7 +169,7 @@ class TileRule:
         last_start = last_start + -last_start % self.origin_multiple
         start -= (start - last_start) * (start > last_start)
         keep_start = first_seam * (tile > 0)
-        keep_stop = first_seam + self.core
+        keep_stop = first_seam + self.step
         keep_stop += (size - keep_stop) * (tile + 1 == count)
         return TileWindow(start, keep_start, keep_stop)  # type: ignore[arg-type]  # arrays in, arrays out
 
@@ -191,5 +191,5 @@ class TileRule:
         offset = self._offset
         last = self.count(size) - 1
         return range(
-            min(max((start - offset) // self.core, 0), last), min(max((stop - 1 - offset) // self.core, 0), last) + 1
+            min(max((start - offset) // self.step, 0), last), min(max((stop - 1 - offset) // self.step, 0), last) + 1
         )

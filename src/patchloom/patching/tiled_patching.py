@@ -9,6 +9,7 @@ from operator import sub
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.errors import SpecError
 from patchloom.geometry.checks import check_window
 from patchloom.patching.flat_index import Place, Places, check_sample
 from patchloom.patching.grid_patching import GridPatching
@@ -50,7 +51,7 @@ class TiledPatching(GridPatching[TileSpecs]):
 
     Notes
     -----
-    On one axis of size `A`, with tiles of size `P`, overlap `O` and core `K = P - O`, there are `max(1, ⌈(A - O) / K⌉)`
+    On one axis of size `A`, with tiles of size `P`, overlap `O` and step `K = P - O`, there are `max(1, ⌈(A - O) / K⌉)`
     tiles; see `patchloom.geometry.tile_rule` for where they lie.
     """
 
@@ -130,3 +131,32 @@ class TiledPatching(GridPatching[TileSpecs]):
             )
         )
         return np.asarray(first + np.ravel_multi_index(tiles, grid), dtype=np.int64).ravel()
+
+    def index_of(self, spec: TileSpecs) -> int:
+        """Return the flat index of a tile.
+
+        Parameters
+        ----------
+        spec : TileSpecs
+            A tile of this plan.
+
+        Raises
+        ------
+        SpecError
+            If it is not a tile of this plan.
+
+        Examples
+        --------
+        >>> tiling = TiledPatching([(2, 1, 100, 80)], patch_size=(64, 64), overlaps=(16, 16))
+        >>> tiling.index_of(tiling[5])
+        5
+        """
+        data_idx, sample_idx = check_sample(spec["data_idx"], spec["sample_idx"], self.data_shapes)
+        grid, sizes = self._grids[data_idx], self.data_shapes[data_idx][2:]
+        index = sample_idx
+        for rule, start, size, count in zip(self.rules, spec["stitch_coords"], sizes, grid, strict=True):
+            index = index * count + rule.touching(start, start + 1, size).start
+        index += self._index.edges[data_idx]
+        if self[index] != spec:
+            raise SpecError(f"the specification {spec} is not a tile of this tiling: give one that the tiling returned")
+        return index

@@ -9,7 +9,8 @@ the same result bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,46 @@ from numpy.typing import NDArray
 
 from patchloom._compiled_loop import as_rows, compiled_loop, has_rows
 from patchloom.errors import StitchError
-from patchloom.geometry.blend_weights import TileWeights
+from patchloom.geometry.blend_weights import TileWeights, most_tiles_at_a_voxel
+from patchloom.geometry.tile_rule import TileRule
 
 _WORTH_COMPILING = 2**18
 """Voxels of a tile below which NumPy adds it: a plane of it is then in the processor's cache anyway."""
 
 _UNSIGNED = np.uint64
+
+_TILES_IN_FLOAT32 = 9
+
+
+def blend_dtype(
+    rules: Sequence[TileRule], spatial_shapes: Iterable[Sequence[int]], dtype: np.dtype[Any] | None = None
+) -> np.dtype[Any]:
+    """Return the dtype in which tiles are added up.
+
+    Each tile that is added brings a rounding. With up to nine tiles at a voxel, float32 stays within four units in the last
+    place; with more, float64 does.
+
+    Parameters
+    ----------
+    rules : sequence of TileRule
+        How tiles cover each axis, `(z,) y, x`.
+    spatial_shapes : iterable of sequence of int
+        Size of each image, `(z,) y, x`.
+    dtype : numpy dtype, optional
+        Dtype of the tiles, which may need more. If None, that of truth values, which needs least.
+
+    Examples
+    --------
+    >>> rules = (TileRule(patch_size=64, overlap=16), TileRule(patch_size=64, overlap=16))
+    >>> blend_dtype(rules, [(100, 80)]), blend_dtype(rules, [(100, 80)], np.dtype("int32"))
+    (dtype('float32'), dtype('float64'))
+    """
+    most = max(
+        prod(most_tiles_at_a_voxel(rule, size) for rule, size in zip(rules, shape, strict=True))
+        for shape in spatial_shapes
+    )
+    least = np.dtype(np.float32 if most <= _TILES_IN_FLOAT32 else np.float64)
+    return least if dtype is None or dtype.kind == "b" else np.result_type(dtype, least)
 
 
 def add_blended_tile(

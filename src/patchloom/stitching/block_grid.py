@@ -61,14 +61,14 @@ class BlockGrid:
 
     @cached_property
     def grid_shape(self) -> tuple[int, ...]:
-        """How many blocks there are along each spatial axis."""
+        """Number of blocks along each spatial axis."""
         return tuple(-(-size // block) for size, block in zip(self.spatial_shape, self.block_shape, strict=True))
 
     def __len__(self) -> int:
         return self.n_samples * prod(self.grid_shape)
 
-    def __getitem__(self, number: int) -> Block:
-        sample_idx, position = self.position(number)
+    def __getitem__(self, block_idx: int) -> Block:
+        sample_idx, position = self.position(block_idx)
         return Block(
             sample_idx,
             tuple(
@@ -77,32 +77,33 @@ class BlockGrid:
             ),
         )
 
-    def position(self, number: int) -> tuple[int, tuple[int, ...]]:
-        """Find the sample and the place on the grid, `(z,) y, x`, of a block.
+    def position(self, block_idx: int) -> tuple[int, tuple[int, ...]]:
+        """Return the sample and the position on the grid, `(z,) y, x`, of a block.
 
         Raises
         ------
         IndexError
-            If there is no block of that number.
+            If there is no such block.
         """
-        if not 0 <= number < len(self):
-            raise IndexError(f"index is {number}, but the image has {len(self)} blocks")
+        if not 0 <= block_idx < len(self):
+            raise IndexError(f"block_idx is {block_idx}, but the image has {len(self)} blocks")
         position: list[int] = []
+        rest = block_idx
         for count in reversed(self.grid_shape):
-            number, place = divmod(number, count)
+            rest, place = divmod(rest, count)
             position.append(place)
-        return number, tuple(reversed(position))
+        return rest, tuple(reversed(position))
 
-    def number(self, sample_idx: int, position: Sequence[int]) -> int:
-        """Give the number of the block of a sample at a place on the grid: raster order, X fastest."""
-        number = sample_idx
+    def block_idx(self, sample_idx: int, position: Sequence[int]) -> int:
+        """Return the index of the block of a sample at a position on the grid: raster order, X fastest."""
+        block_idx = sample_idx
         for place, count in zip(position, self.grid_shape, strict=True):
-            number = number * count + place
-        return number
+            block_idx = block_idx * count + place
+        return block_idx
 
 
 def choose_blocks(
-    data_shape: Sequence[int], cores: Sequence[int], seams: Seams, max_voxels: int = MAX_BLOCK_VOXELS
+    data_shape: Sequence[int], steps: Sequence[int], seams: Seams, max_voxels: int = MAX_BLOCK_VOXELS
 ) -> BlockGrid:
     """Choose the blocks of one image.
 
@@ -110,7 +111,7 @@ def choose_blocks(
     ----------
     data_shape : sequence of int
         `SC(Z)YX`.
-    cores : sequence of int
+    steps : sequence of int
         Distance between tile starts, `(z,) y, x`.
     seams : {"centered", "grid"}
         Where the tiling has its seams. On a grid, blocks consist of whole tiles.
@@ -124,15 +125,15 @@ def choose_blocks(
 
     Examples
     --------
-    >>> choose_blocks((1, 1, 2755, 3675), cores=(896, 896), seams="centered").block_shape
+    >>> choose_blocks((1, 1, 2755, 3675), steps=(896, 896), seams="centered").block_shape
     (2816, 3840)
-    >>> choose_blocks((1, 1, 65536, 65536), cores=(384, 384), seams="grid").block_shape
+    >>> choose_blocks((1, 1, 65536, 65536), steps=(384, 384), seams="grid").block_shape
     (5760, 5760)
     """
     spatial = tuple(data_shape[2:])
     target = _CHUNK_SIZE[len(spatial)]
     # A chunk never needs to be larger than the image, so that thin stacks are not stored as padding.
-    units = tuple(cores) if seams == "grid" else tuple(min(target, size) for size in spatial)
+    units = tuple(steps) if seams == "grid" else tuple(min(target, size) for size in spatial)
     limits = [-(-size // unit) for size, unit in zip(spatial, units, strict=True)]
     repeats = _grow([1] * len(units), units, limits, max_voxels)
     return BlockGrid(

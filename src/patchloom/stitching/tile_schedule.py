@@ -15,6 +15,7 @@ a block gets its tiles depends on the schedule only, so a run that was resumed a
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from math import prod
 
@@ -79,15 +80,15 @@ class TileSchedule:
 
     def _shares_along(self, axis: int) -> NDArray[np.int64]:
         first, last = self._served[axis]
-        return last - first + 1 if self._is_n_shared_axes(axis) else np.ones_like(first)
+        return last - first + 1 if self._is_shared(axis) else np.ones_like(first)
 
-    def _is_n_shared_axes(self, axis: int) -> bool:
+    def _is_shared(self, axis: int) -> bool:
         return axis >= len(self._served) - self.n_shared_axes
 
     def _tiles_along(self, axis: int, block: int) -> NDArray[np.int64]:
         """Tiles along one axis that are computed in the turn of a block."""
         first, last = self._served[axis]
-        mine = first == block if self._is_n_shared_axes(axis) else (first <= block) & (block <= last)
+        mine = first == block if self._is_shared(axis) else (first <= block) & (block <= last)
         return np.flatnonzero(mine)
 
     def windows_along(self, axis: int) -> list[tuple[int, int]]:
@@ -107,44 +108,58 @@ class TileSchedule:
             windows.append((int(starts[0]), int(starts[1]) + (rule.patch_size if tiles else 0)))
         return windows
 
-    def tiles_of(self, number: int) -> NDArray[np.int64]:
+    def tiles_of(self, block_idx: int) -> NDArray[np.int64]:
         """Find the flat indices of the tiles that are computed in the turn of a block, in order.
 
         Parameters
         ----------
-        number : int
-            Number of the block.
+        block_idx : int
+            Index of the block.
         """
-        sample_idx, position = self.blocks.position(number)
+        sample_idx, position = self.blocks.position(block_idx)
         along = [self._tiles_along(axis, block) for axis, block in enumerate(position)]
         first = self._first_tile + sample_idx * prod(self._grid)
         return np.asarray(first + np.ravel_multi_index(np.ix_(*along), self._grid), dtype=np.int64).ravel()
 
-    def n_serving(self, number: int) -> int:
+    def blocks_of(self, tile: int) -> list[int]:
+        """List the `block_idx` of every block that a tile contributes to, in order.
+
+        Parameters
+        ----------
+        tile : int
+            Flat index of the tile.
+        """
+        sample_idx, in_sample = divmod(tile - self._first_tile, prod(self._grid))
+        places = np.unravel_index(in_sample, self._grid)
+        along = [served[:, place].tolist() for served, place in zip(self._served, places, strict=True)]
+        positions = itertools.product(*(range(first, last + 1) for first, last in along))
+        return [self.blocks.block_idx(sample_idx, position) for position in positions]
+
+    def n_serving(self, block_idx: int) -> int:
         """Count the tiles that contribute to a block, in whose turn they may be computed.
 
         Parameters
         ----------
-        number : int
-            Number of the block.
+        block_idx : int
+            Index of the block.
         """
-        _, position = self.blocks.position(number)
+        _, position = self.blocks.position(block_idx)
         return prod(
             int(((first <= block) & (block <= last)).sum())
             for block, (first, last) in zip(position, self._served, strict=True)
         )
 
-    def is_first_turn(self, tile: int, number: int) -> bool:
+    def is_first_turn(self, tile: int, block_idx: int) -> bool:
         """Return whether a tile of a block's turn belongs to no earlier turn.
 
         Parameters
         ----------
         tile : int
             Flat index of the tile.
-        number : int
-            Number of the block.
+        block_idx : int
+            Index of the block.
         """
-        _, position = self.blocks.position(number)
+        _, position = self.blocks.position(block_idx)
         rest = tile - self._first_tile
         for axis in range(len(self._grid) - 1, -1, -1):
             rest, place = divmod(rest, self._grid[axis])
@@ -152,21 +167,21 @@ class TileSchedule:
                 return False
         return True
 
-    def blocks_served(self, number: int) -> list[list[int]]:
-        """List, for each tile that is computed in the turn of a block, the numbers of the blocks to which it contributes.
+    def blocks_served(self, block_idx: int) -> list[list[int]]:
+        """List, for each tile that is computed in the turn of a block, the `block_idx` of every block that it contributes to.
 
         Parameters
         ----------
-        number : int
-            Number of the block.
+        block_idx : int
+            Index of the block.
 
         Returns
         -------
         list of list of int
             One list for each tile, in the order of `tiles_of`.
         """
-        _, position = self.blocks.position(number)
-        served = [[number]]  # the block in whose turn a tile is computed is the first of those that it serves
+        _, position = self.blocks.position(block_idx)
+        served = [[block_idx]]  # the block in whose turn a tile is computed is the first of those that it serves
         for axis, block in enumerate(position):
             stride = prod(self.blocks.grid_shape[axis + 1 :])
             shares = self._shares[axis][self._tiles_along(axis, block)].tolist()
@@ -176,15 +191,15 @@ class TileSchedule:
 
     @property
     def n_computed(self) -> int:
-        """How many tiles go through the model, those that are computed again counted again."""
+        """Number of tiles that go through the model, each counted as often as it is computed."""
         along = 1
         for axis, (first, last) in enumerate(self._served):
-            along *= len(first) if self._is_n_shared_axes(axis) else int((last - first + 1).sum())
+            along *= len(first) if self._is_shared(axis) else int((last - first + 1).sum())
         return along * self.blocks.n_samples
 
     @property
     def n_open(self) -> int:
-        """How many blocks are open at the same time, at most."""
+        """Largest number of blocks that are open at the same time."""
         grid = self.blocks.grid_shape
         ahead = [int((last - first).max()) for first, last in self._served]
         # The farthest block ahead, in raster order, that a tile of the current one may serve.
@@ -192,6 +207,6 @@ class TileSchedule:
         reach = sum(
             steps * stride
             for axis, (steps, stride) in enumerate(zip(ahead, strides, strict=True))
-            if self._is_n_shared_axes(axis)
+            if self._is_shared(axis)
         )
         return min(1 + reach, prod(grid))

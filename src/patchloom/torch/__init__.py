@@ -20,7 +20,6 @@ from patchloom.torch.loading.locality_sampler import LocalitySampler  # noqa: E4
 from patchloom.torch.loading.patch_keys import PatchKey  # noqa: E402
 from patchloom.torch.loading.patch_loader import PatchLoader  # noqa: E402
 from patchloom.torch.patches import Patch, PatchPair  # noqa: E402
-from patchloom.torch.tile_writer import TileOrder, TileWriter  # noqa: E402
 
 _OF_LIGHTNING = {
     "PatchDataModule": "patchloom.torch.data_module",
@@ -37,8 +36,6 @@ __all__ = [
     "PatchKey",
     "PatchLoader",
     "PatchPair",
-    "TileOrder",
-    "TileWriter",
     "collate",
     "decollate",
 ]

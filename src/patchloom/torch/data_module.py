@@ -12,10 +12,10 @@ from patchloom.argument_checks import flag, function, instance, whole_number
 from patchloom.errors import GeometryError
 from patchloom.patching import TiledPatching
 from patchloom.patching.counter_random import checked_seed
+from patchloom.stitching.tile_writer import TileOrder
 from patchloom.torch.datasets.planned_dataset import PlannedDataset, ReadsBatches
 from patchloom.torch.loading.epoch_sampler import EpochSampler
 from patchloom.torch.loading.patch_loader import PatchLoader
-from patchloom.torch.tile_writer import TileOrder
 
 
 class PatchDataModule(LightningDataModule):

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from patchloom.argument_checks import file_path, flag
 from patchloom.errors import GeometryError, ModelOutputError
+from patchloom.geometry.blend_weights import BlendWindow, check_blend
 from patchloom.patching import TiledPatching
 from patchloom.sinks import Pyramid, check_pyramid
 from patchloom.specs.patch_specs import TileSpecs
+from patchloom.stitching.tile_writer import TileWriter
 from patchloom.torch.collation import decollate
-from patchloom.torch.tile_writer import TileWriter
 
 
 class StitchingWriter(Callback):
@@ -27,7 +28,7 @@ class StitchingWriter(Callback):
 
     Parameters
     ----------
-    output, pyramid, overwrite
+    output, blend, pyramid, overwrite
         As of `TileWriter`.
 
     Raises
@@ -50,6 +51,7 @@ class StitchingWriter(Callback):
         self,
         output: str | Path | None = None,
         *,
+        blend: BlendWindow | None = None,
         pyramid: Pyramid | None = "auto",
         overwrite: bool = False,
     ) -> None:
@@ -58,6 +60,7 @@ class StitchingWriter(Callback):
         check_pyramid(pyramid)
         flag("overwrite", overwrite)
         self.output = output
+        self.blend = None if blend is None else check_blend(blend)
         self.pyramid = pyramid
         self.overwrite = overwrite
         self.results: list[NDArray[Any] | Path] = []
@@ -78,7 +81,9 @@ class StitchingWriter(Callback):
             )
         trainer.predict_loop.return_predictions = False
         self.results = []
-        self._writer = TileWriter(stacks, tiling, self.output, pyramid=self.pyramid, overwrite=self.overwrite)
+        self._writer = TileWriter(
+            stacks, tiling, self.output, blend=self.blend, pyramid=self.pyramid, overwrite=self.overwrite
+        )
 
     def on_predict_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_numbers: int) -> None:  # noqa: ARG002  # Lightning's names
         """Stitch one batch."""

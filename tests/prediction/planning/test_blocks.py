@@ -39,12 +39,12 @@ def test_what_goes_through_the_model_for_a_block_is_bounded_unless_files_would_g
     prepared = plan(
         image, axes="ZYX"[-n_dims:], patch_size=patch_size, overlaps=overlaps, blend=blend, memory_limit=2**34
     )
-    cores = [rule.core for rule in prepared.tiling.rules]
+    steps = [rule.step for rule in prepared.tiling.rules]
     bound = blocks.MODEL_VOXELS[n_dims] / prod(patch_size)
     for number in range(prepared.n_blocks):
         block = prepared.blocks[0][number]
         # Those whose own part of the image it is; tiles that reach into it from others are shared with those.
-        n_tiles = prod(size / core for size, core in zip(block.shape, cores, strict=True))
+        n_tiles = prod(size / step for size, step in zip(block.shape, steps, strict=True))
         small = prod(block.shape) <= blocks.LEAST_BLOCK_VOXELS[n_dims]
         assert small or n_tiles <= max(1, min(bound, blocks.MODEL_TILES)) * (1 + 1e-9)
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.errors import ModelError, ModelOutputError
+from patchloom.pixel_arrays import round_to
 from patchloom.prediction.models.model import Model
 from patchloom.prediction.models.model_output import as_array, as_outputs
 from patchloom.prediction.models.output_spec import OutputSpec
@@ -164,15 +165,14 @@ def to_dtype(values: NDArray[Any], dtype: np.dtype[Any], specs: Sequence[PatchSp
             "dtype, or return real numbers"
         )
     if dtype.kind not in "uib":
-        with np.errstate(over="ignore", under="ignore"):  # a number beyond the range of a smaller float is infinite
-            return values.astype(dtype)
+        return round_to(values, dtype)
     converted = np.empty(values.shape, dtype)
     voxels, target = np.ascontiguousarray(values).reshape(-1), converted.reshape(-1)
     for start in range(0, len(voxels), _PIECE):
         piece = voxels[start : start + _PIECE]
         if np.isnan(piece.max()):
             refuse_nan(values, dtype, specs)
-        target[start : start + _PIECE] = piece >= 0.5 if dtype.kind == "b" else _saturated(piece, dtype)
+        target[start : start + _PIECE] = round_to(piece, dtype)
     return converted
 
 
@@ -191,27 +191,6 @@ def refuse_nan(values: NDArray[Any], dtype: np.dtype[Any], specs: Sequence[Patch
         f"the model returned NaN for {name_tiles(found) if found else 'a block'}, and {dtype} was asked for, which has no "
         "NaN: ask for a float dtype, or mend the model"
     )
-
-
-def _saturated(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Round numbers that are not NaN to integers that stop at the ends of their range."""
-    if values.dtype.kind == "b":
-        return values.astype(dtype)
-    if values.dtype == np.float16:
-        values = values.astype(np.float32)  # in float16, the ends of most ranges are infinite
-    lowest, highest = values.min(), values.max()
-    if values.dtype.kind == "f":
-        values = np.rint(values)
-    limits = np.iinfo(dtype)
-    if limits.min < lowest and highest < limits.max:
-        return values.astype(dtype)
-    converted: NDArray[Any]
-    with np.errstate(invalid="ignore"):  # the voxels this warns of are set right below
-        converted = values.astype(dtype)
-    # The ends of a 64-bit range are no floats: compare so that what rounds up to the end counts as past it.
-    converted[values >= limits.max] = limits.max
-    converted[values <= limits.min] = limits.min
-    return converted
 
 
 def _for_tiles(specs: Sequence[PatchSpecs]) -> str:

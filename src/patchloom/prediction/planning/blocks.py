@@ -34,7 +34,7 @@ def choose_seams(data_shapes: Sequence[Sequence[int]]) -> Seams:
     return "centered" if all(prod(shape[2:]) <= MAX_BLOCK_VOXELS for shape in data_shapes) else "grid"
 
 
-def largest_block(data_shapes: Sequence[Sequence[int]], patch_size: Sequence[int], cores: Sequence[int]) -> int:
+def largest_block(data_shapes: Sequence[Sequence[int]], patch_size: Sequence[int], steps: Sequence[int]) -> int:
     """Choose the most voxels that a block may have, in one channel.
 
     What is not yet part of a finished block is lost when a run is killed. So a block is bounded by what goes through the
@@ -47,17 +47,17 @@ def largest_block(data_shapes: Sequence[Sequence[int]], patch_size: Sequence[int
         `SC(Z)YX` of each image.
     patch_size : sequence of int
         Size of the tiles that the model gets, `(z,) y, x`.
-    cores : sequence of int
+    steps : sequence of int
         Distance between tile starts, `(z,) y, x`.
 
     Examples
     --------
-    >>> largest_block([(1, 1, 8192, 8192)], patch_size=(256, 256), cores=(192, 192))  # a quarter of the image
+    >>> largest_block([(1, 1, 8192, 8192)], patch_size=(256, 256), steps=(192, 192))  # a quarter of the image
     16777216
-    >>> largest_block([(1, 1, 512, 512, 512)], patch_size=(64, 64, 64), cores=(48, 48, 48))  # 64 tiles
+    >>> largest_block([(1, 1, 512, 512, 512)], patch_size=(64, 64, 64), steps=(48, 48, 48))  # 64 tiles
     7077888
     """
     n_tiles = max(1, min(MODEL_TILES, MODEL_VOXELS[len(patch_size)] // prod(patch_size)))
     voxels = max(shape[0] * prod(shape[2:]) for shape in data_shapes)
     overlapping = MAX_BLOCK_VOXELS if voxels <= MAX_BLOCK_VOXELS else max(voxels // 4, MAX_BLOCK_VOXELS // 8)
-    return min(overlapping, max(n_tiles * prod(cores), LEAST_BLOCK_VOXELS[len(patch_size)]))
+    return min(overlapping, max(n_tiles * prod(steps), LEAST_BLOCK_VOXELS[len(patch_size)]))

@@ -114,11 +114,11 @@ def check_fits(layout: TileLayout) -> None:
 
 
 def _candidates(layout: TileLayout, block_sizes: Sequence[int]) -> Iterator[PredictionPlan]:
-    cores = [rule.core for rule in layout.tiling.rules]
-    largest = largest_block(layout.tiling.data_shapes, layout.patch_size, cores)
+    steps = [rule.step for rule in layout.tiling.rules]
+    largest = largest_block(layout.tiling.data_shapes, layout.patch_size, steps)
     for voxels in sorted({min(size, largest) for size in block_sizes}, reverse=True):
-        blocks = tuple(choose_blocks(shape, cores, layout.tiling.seams, voxels) for shape in layout.tiling.data_shapes)
-        for n_shared_axes in range(len(cores) + 1):
+        blocks = tuple(choose_blocks(shape, steps, layout.tiling.seams, voxels) for shape in layout.tiling.data_shapes)
+        for n_shared_axes in range(len(steps) + 1):
             yield PredictionPlan(layout, blocks, n_shared_axes)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from math import lcm, prod
+from math import lcm
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ import numpy as np
 from patchloom.argument_checks import instance, whole_number
 from patchloom.axes import spatial_axes
 from patchloom.errors import GeometryError
-from patchloom.geometry.blend_weights import most_tiles_at_a_voxel
 from patchloom.geometry.checks import one_per_axis
 from patchloom.geometry.tile_rule import Seams
 from patchloom.patching import TiledPatching
@@ -23,9 +22,7 @@ from patchloom.prediction.models.output_spec import OutputSpec
 from patchloom.prediction.planning.blocks import choose_seams
 from patchloom.prediction.request import PerAxis, PredictionRequest
 from patchloom.prediction.survey import StackFacts, Survey
-
-_TILES_IN_FLOAT32 = 9
-"""Each tile that is added brings a rounding: up to so many keep float32 within four units in the last place."""
+from patchloom.stitching.blend import blend_dtype
 
 
 @dataclass(frozen=True)
@@ -144,7 +141,7 @@ def lay_out_tiles(request: PredictionRequest, survey: Survey) -> TileLayout:
         tiling,
         margin,
         batch_size=whole_number("batch_size", request.batch_size or model.batch_size or 1, least=1),
-        blend_dtype=None if request.blend is None else _blend_dtype(tiling),
+        blend_dtype=None if request.blend is None else blend_dtype(tiling.rules, [shape[2:] for shape in data_shapes]),
     )
 
 
@@ -154,14 +151,6 @@ def _seams(request: PredictionRequest, data_shapes: Sequence[Sequence[int]], *, 
             raise GeometryError("seams is 'centered', but the model makes images smaller: use seams='grid'")
         return "grid"
     return request.seams or ("centered" if request.blend is not None else choose_seams(data_shapes))
-
-
-def _blend_dtype(tiling: TiledPatching) -> np.dtype[Any]:
-    most = max(
-        prod(most_tiles_at_a_voxel(rule, size) for rule, size in zip(tiling.rules, shape[2:], strict=True))
-        for shape in tiling.data_shapes
-    )
-    return np.dtype(np.float32 if most <= _TILES_IN_FLOAT32 else np.float64)
 
 
 def _margin_and_coarsest(

@@ -1,4 +1,4 @@
-"""Stitching by cropping: the image comes back bit for bit, and an image with a hole never does."""
+"""Tiles → one image in memory: cropped tiles give it back bit for bit, and an image with a hole is never handed over."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from patchloom.errors import GeometryError, SpecError, StitchError
 from patchloom.extraction import PatchExtractor
 from patchloom.image_stacks import ArrayStack
 from patchloom.patching import TiledPatching
+from patchloom.prediction import predict
 from patchloom.stitching import CropStitcher, paste_tile, stitch_tiles
 
 
@@ -23,7 +24,8 @@ def cut(image: np.ndarray, tiling: TiledPatching) -> tuple[np.ndarray, list[Any]
 
 @settings(deadline=None, max_examples=60)
 @given(data=st.data(), n_dims=st.integers(2, 3), seed=st.integers(0, 2**32))
-def test_tiles_in_any_order_give_the_image_back(data: st.DataObject, n_dims: int, seed: int) -> None:
+def test_any_order(data: st.DataObject, n_dims: int, seed: int) -> None:
+    """Tiles in any order give the image back."""
     rng = np.random.default_rng(seed)
     shape = data.draw(st.tuples(st.integers(1, 2), st.integers(1, 2), *[st.integers(1, 13)] * n_dims))
     patch_size = data.draw(st.tuples(*[st.integers(1, 8)] * n_dims))
@@ -44,7 +46,8 @@ def torn(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[Any]]:
     return image, *cut(image, TiledPatching([image.shape], (8, 8), (2, 3)))
 
 
-def test_any_one_missing_tile_is_noticed(torn: tuple[np.ndarray, np.ndarray, list[Any]]) -> None:
+def test_missing_tile(torn: tuple[np.ndarray, np.ndarray, list[Any]]) -> None:
+    """Whichever tile is missing, the image is not handed over."""
     image, tiles, specs = torn
     for lost in range(len(specs)):
         kept = [i for i in range(len(specs)) if i != lost]
@@ -52,7 +55,8 @@ def test_any_one_missing_tile_is_noticed(torn: tuple[np.ndarray, np.ndarray, lis
             stitch_tiles(tiles[kept], [specs[i] for i in kept], image.shape)
 
 
-def test_a_repeated_tile_is_refused_and_the_image_can_still_be_finished(torn: Any) -> None:
+def test_repeated_tile(torn: Any) -> None:
+    """A repeated tile is refused, and the image can still be finished."""
     image, tiles, specs = torn
     stitcher = CropStitcher(image.shape, image.dtype)
     for tile, spec in zip(tiles, specs, strict=True):
@@ -74,7 +78,8 @@ def test_a_repeated_tile_is_refused_and_the_image_can_still_be_finished(torn: An
         ({"patch_size": (8, 9)}, "has shape \\(1, 8, 8\\), and must have \\(1, 8, 9\\)"),
     ],
 )
-def test_a_foreign_tile_is_refused(torn: Any, change: dict[str, Any], message: str) -> None:
+def test_foreign_tile(torn: Any, change: dict[str, Any], message: str) -> None:
+    """A tile of another image, or outside this one, is refused."""
     image, tiles, specs = torn
     stitcher = CropStitcher(image.shape, image.dtype)
     stitcher.add(tiles[10], specs[10])
@@ -82,7 +87,8 @@ def test_a_foreign_tile_is_refused(torn: Any, change: dict[str, Any], message: s
         stitcher.add(tiles[0], specs[0] | change)
 
 
-def test_as_many_tiles_that_overlap_and_leave_a_hole_are_noticed(rng: np.random.Generator) -> None:
+def test_hole(rng: np.random.Generator) -> None:
+    """The right number of tiles is not enough if they overlap and leave a hole."""
     image = rng.random((1, 1, 8, 8))
     tiles, specs = cut(image, TiledPatching([image.shape], (4, 4), (0, 0)))
     moved = specs[3] | {"coords": (4, 3), "stitch_coords": (4, 3)}
@@ -93,7 +99,8 @@ def test_as_many_tiles_that_overlap_and_leave_a_hole_are_noticed(rng: np.random.
         stitch_tiles(tiles, narrow, image.shape)
 
 
-def test_tiles_and_specifications_must_be_as_many(torn: Any) -> None:
+def test_numbers_of_tiles_and_specs(torn: Any) -> None:
+    """There is one specification for each tile, at least one, and each is that of a tile."""
     _, tiles, specs = torn
     with pytest.raises(StitchError, match="36 tiles and 35 specifications"):
         stitch_tiles(tiles, specs[:-1])
@@ -107,7 +114,8 @@ def test_tiles_and_specifications_must_be_as_many(torn: Any) -> None:
 @pytest.mark.parametrize(
     "tile", [[[[1.0] * 8] * 8], "tile", None, np.zeros((1, 8, 8), object), np.zeros((1, 8, 8), "M8[s]")]
 )
-def test_a_tile_is_an_array_of_numbers(tile: Any, torn: Any) -> None:
+def test_tile_type(tile: Any, torn: Any) -> None:
+    """A tile is an array of numbers."""
     image, tiles, specs = torn
     stitcher = CropStitcher(image.shape, image.dtype)
     with pytest.raises(StitchError, match="must be a NumPy array of numbers"):
@@ -119,7 +127,8 @@ def test_a_tile_is_an_array_of_numbers(tile: Any, torn: Any) -> None:
 
 @pytest.mark.parametrize("field", ["data_idx", "sample_idx", "coords", "crop_coords", "crop_size", "stitch_coords"])
 @pytest.mark.parametrize("number", [0.5, 1.0, True, "0", None, float("nan")])
-def test_a_tile_lands_at_whole_numbers_only(field: str, number: Any, torn: Any) -> None:
+def test_whole_numbers(field: str, number: Any, torn: Any) -> None:
+    """A tile with a coordinate that is not an integer is refused, and the image stays as it is."""
     image, tiles, specs = torn
     stitcher = CropStitcher(image.shape, image.dtype)
     wrong = specs[0] | {field: number if isinstance(specs[0][field], int) else (specs[0][field][0], number)}
@@ -132,15 +141,57 @@ def test_a_tile_lands_at_whole_numbers_only(field: str, number: Any, torn: Any) 
 
 
 @pytest.mark.parametrize("dtype", [object, "U5", "M8[s]", "no such dtype"])
-def test_an_image_has_a_dtype_of_numbers(dtype: Any) -> None:
+def test_dtype(dtype: Any) -> None:
+    """An image has a dtype of numbers."""
     with pytest.raises(GeometryError, match="must be a dtype of numbers"):
         CropStitcher((1, 1, 8, 8), dtype)
 
 
-def test_a_tile_is_not_pasted_into_read_only_memory(torn: Any) -> None:
+def test_read_only_block(torn: Any) -> None:
+    """A tile is not pasted into read-only memory."""
     _, tiles, specs = torn
     block = np.zeros((1, 20, 30))
     block.flags.writeable = False
     with pytest.raises(StitchError, match="read-only"):
         paste_tile(tiles[0], specs[0], block, (slice(0, 20), slice(0, 30)))
     assert not block.any()
+
+
+def twice_the_tile_number(tiles: np.ndarray) -> np.ndarray:
+    """A model whose tiles disagree where they overlap: the second voxel of a tile decides."""
+    return tiles + tiles[..., 1:2, 1:2] % 7
+
+
+@pytest.mark.parametrize("blend", ["hann", "gaussian", "linear", "mean"])
+@pytest.mark.parametrize("dtype", ["float32", "uint16", "bool"])
+def test_blend(blend: Any, dtype: str, rng: np.random.Generator) -> None:
+    """Tiles that disagree are blended to the bytes of `predict`, and in another order to the same up to rounding."""
+    image = rng.integers(0, 2 if dtype == "bool" else 1000, (2, 1, 30, 41)).astype(dtype)
+    tiling = TiledPatching([image.shape], (12, 10), (5, 6))
+
+    def model(tiles: np.ndarray) -> np.ndarray:
+        return tiles ^ tiles[..., 1:2, 1:2] if dtype == "bool" else twice_the_tile_number(tiles)
+
+    tiles, specs = cut(image, tiling)
+    tiles = model(tiles)
+    expected = predict(model, image, axes="SCYX", patch_size=(12, 10), overlaps=(5, 6), blend=blend, progress=False)
+    assert stitch_tiles(tiles, specs, image.shape, blend=blend, tiling=tiling).tobytes() == expected.tobytes()
+    order = rng.permutation(len(specs))
+    shuffled = stitch_tiles(tiles[order], [specs[i] for i in order], blend=blend, tiling=tiling)
+    if dtype == "float32":
+        np.testing.assert_allclose(shuffled, expected, rtol=1e-6)
+    else:
+        assert np.count_nonzero(shuffled != expected) < 0.01 * expected.size, "a half that is rounded to the other side"
+
+
+def test_blend_needs_the_tiling(torn: Any) -> None:
+    """Blending without the tiling, with that of another image, or with a tile that it does not have is refused."""
+    image, tiles, specs = torn
+    with pytest.raises(StitchError, match="give the tiling"):
+        CropStitcher(image.shape, image.dtype, blend="hann")
+    other = CropStitcher(image.shape, image.dtype, blend="hann", tiling=TiledPatching([(2, 1, 20, 31)], (8, 8), (2, 3)))
+    with pytest.raises(StitchError, match="the tiling is for an image of shape"):
+        other.add(tiles[0], specs[0] | {"total_tiles": 48} | other._tiling[0])
+    finer = CropStitcher(image.shape, image.dtype, blend="hann", tiling=TiledPatching([image.shape], (8, 8), (4, 4)))
+    with pytest.raises(SpecError, match="is not a tile of this tiling"):
+        finer.add(tiles[0], specs[0])

@@ -1,4 +1,4 @@
-"""Tiles → image by cropping: each tile's kept part is copied to where it lands, and no voxel is written twice."""
+"""Tiles → one image in memory, cropped or blended: an image with a hole is never handed over."""
 
 from __future__ import annotations
 
@@ -10,31 +10,40 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from patchloom.argument_checks import MAX_SIZE, listed, shown, whole_number
+from patchloom.argument_checks import MAX_SIZE, instance, listed, shown, whole_number
 from patchloom.axes import spatial_axes
 from patchloom.errors import PatchloomError, StitchError
-from patchloom.pixel_arrays import PIXEL_KINDS, pixel_dtype
+from patchloom.geometry.blend_weights import BlendWindow, check_blend, tile_weights
+from patchloom.patching import TiledPatching
+from patchloom.pixel_arrays import PIXEL_KINDS, pixel_dtype, round_to
 from patchloom.specs.patch_specs import TileSpecs, is_tile_specs
 from patchloom.specs.spec_table import SpecTable
-from patchloom.stitching.crop import paste_tile
+from patchloom.stitching.assembler import BlockAssembler
+from patchloom.stitching.blend import blend_dtype
 
 
 class CropStitcher:
     """Puts the tiles of one image stack together, in any order, and refuses to hand over an image with a hole.
+
+    Blended tiles are added up in the order in which they come: another order may change a voxel by its rounding.
 
     Parameters
     ----------
     data_shape : sequence of int
         Shape of the image to make, `SC(Z)YX`; `C` is the number of channels of the tiles.
     dtype : dtype
-        Of the image.
+        Dtype of the image. Blended floats turn into integers by rounding.
+    blend : {"hann", "gaussian", "linear", "mean"}, optional
+        Blend overlapping tiles with this window, as in `patchloom.predict`. If None, each voxel is cropped from one tile.
+    tiling : TiledPatching, optional
+        The tiles; needed to blend, since the weights of a tile depend on its neighbors.
 
     Raises
     ------
     StitchError
-        If the shape is not `SCYX` or `SCZYX`.
+        If the shape is not `SCYX` or `SCZYX`, or `blend` is given without `tiling`.
     GeometryError
-        If the dtype holds no numbers.
+        If the dtype holds no numbers, or `blend` is not a window.
 
     Examples
     --------
@@ -48,19 +57,41 @@ class CropStitcher:
     True
     """
 
-    def __init__(self, data_shape: Sequence[int], dtype: DTypeLike) -> None:
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        dtype: DTypeLike,
+        *,
+        blend: BlendWindow | None = None,
+        tiling: TiledPatching | None = None,
+    ) -> None:
         shape = listed("data_shape", data_shape, "the shape of an image, SCYX or SCZYX")
         if len(shape) not in (4, 5):
             raise StitchError(f"data_shape is {shown(tuple(shape))}: it must be SCYX or SCZYX")
         sizes = [whole_number("data_shape", size, least=1, most=MAX_SIZE) for size in shape]
+        self._dtype = pixel_dtype("dtype", dtype)
+        self._blend = None if blend is None else check_blend(blend)
+        self._tiling = tiling if tiling is None else instance("tiling", tiling, TiledPatching)
+        summed = self._dtype
+        if self._blend is not None:
+            if self._tiling is None:
+                raise StitchError(f"blend is {blend!r} and tiling is None: give the tiling, or leave blend out to crop")
+            summed = blend_dtype(self._tiling.rules, [sizes[2:]], self._dtype)
         try:
-            self._image: NDArray[Any] = np.zeros(sizes, pixel_dtype("dtype", dtype))
+            self._image: NDArray[Any] = np.zeros(sizes, summed)
         except (MemoryError, ValueError) as error:
             if isinstance(error, PatchloomError):
                 raise
             raise StitchError(
                 f"data_shape is {tuple(sizes)}: such an image does not fit into memory; predict writes files"
             ) from error
+        window = tuple(slice(0, size) for size in sizes[2:])
+        self._assembler = BlockAssembler(
+            lambda _sample_idx: window,
+            sizes[1],
+            summed,
+            n_blended_tiles=None if self._blend is None else self._n_tiles,
+        )
         self._kept: set[tuple[int, tuple[int, ...], tuple[int, ...]]] = set()
         self._series: tuple[int, int] | None = None
 
@@ -83,10 +114,16 @@ class CropStitcher:
         """
         spec = cast("TileSpecs", SpecTable.from_specs([spec])[0])
         self._check(tile, spec)
-        spatial = self._image.shape[2:]
-        paste_tile(tile, spec, self._image[spec["sample_idx"]], tuple(slice(0, size) for size in spatial))
-        self._kept.add((spec["sample_idx"], tuple(spec["stitch_coords"]), tuple(spec["crop_size"])))
+        weights, sample_idx = None, spec["sample_idx"]
+        if self._blend is not None and self._tiling is not None:
+            self._check_blended(spec)
+            weights = tile_weights(self._blend, self._tiling.rules, self._image.shape[2:], spec["coords"])
         self._series = (spec["data_idx"], spec["total_tiles"])
+        if not self._assembler.has_memory(sample_idx):
+            self._assembler.allocate(sample_idx, self._image[sample_idx])
+        self._assembler.add(sample_idx, tile, spec, weights)
+        self._assembler.flush()
+        self._kept.add((spec["sample_idx"], tuple(spec["stitch_coords"]), tuple(spec["crop_size"])))
 
     def finish(self) -> NDArray[Any]:
         """Hand over the image, once all tiles are there.
@@ -106,7 +143,20 @@ class CropStitcher:
             raise StitchError(f"{len(self._kept)} tiles were added of {total or 'at least 1'}: tiles are missing")
         for sample_idx in range(self._image.shape[0]):
             self._check_partition(sample_idx)
-        return self._image
+        return round_to(self._image, self._dtype)
+
+    def _n_tiles(self, _sample_idx: int) -> int:
+        """Return the number of tiles of a sample, once a tile was checked."""
+        assert self._series is not None  # noqa: S101  # set before a tile is added
+        return self._series[1] // len(self._image)
+
+    def _check_blended(self, spec: TileSpecs) -> None:
+        """Refuse a tile whose weights are not those of the tiling."""
+        assert self._tiling is not None  # noqa: S101  # asked only then
+        self._tiling.index_of(spec)
+        planned = self._tiling.data_shapes[spec["data_idx"]]
+        if (planned[0], *planned[2:]) != (self._image.shape[0], *self._image.shape[2:]):
+            raise StitchError(f"data_shape is {self._image.shape}, and the tiling is for an image of shape {planned}")
 
     def _check(self, tile: NDArray[Any], spec: TileSpecs) -> None:
         if not is_tile_specs(spec):
@@ -173,7 +223,12 @@ class CropStitcher:
 
 
 def stitch_tiles(
-    tiles: Iterable[NDArray[Any]], specs: Iterable[TileSpecs], data_shape: Sequence[int] | None = None
+    tiles: Iterable[NDArray[Any]],
+    specs: Iterable[TileSpecs],
+    data_shape: Sequence[int] | None = None,
+    *,
+    blend: BlendWindow | None = None,
+    tiling: TiledPatching | None = None,
 ) -> NDArray[Any]:
     """Put all tiles of one image stack together.
 
@@ -184,7 +239,9 @@ def stitch_tiles(
     specs : iterable of TileSpecs
         One for each tile, in the same order.
     data_shape : sequence of int, optional
-        Shape of the image, `SC(Z)YX`; worked out of the specifications where not given.
+        Shape of the image, `SC(Z)YX`. If None, it follows from the specifications.
+    blend, tiling
+        As of `CropStitcher`.
 
     Returns
     -------
@@ -212,7 +269,8 @@ def stitch_tiles(
     if data_shape is None:
         ends = np.max([np.add(spec["stitch_coords"], spec["crop_size"]) for spec in rows], axis=0).tolist()
         data_shape = (1 + max(spec["sample_idx"] for spec in rows), len(arrays[0]), *ends)
-    stitcher = CropStitcher(data_shape, np.result_type(*{array.dtype for array in arrays}))
+    dtype = np.result_type(*{array.dtype for array in arrays})
+    stitcher = CropStitcher(data_shape, dtype, blend=blend, tiling=tiling)
     for array, spec in zip(arrays, rows, strict=True):
         stitcher.add(array, spec)
     return stitcher.finish()
