@@ -7,6 +7,7 @@ import os
 import re
 
 _REMEDIES = {
+    **dict.fromkeys((errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS), "write to another disk and copy it from there"),
     errno.ENOSPC: "make room on that disk",
     errno.EDQUOT: "make room, or ask for more",
     errno.EROFS: "choose another place",

@@ -1,7 +1,11 @@
+"""One writer for each output, across processes, threads and forks."""
+
+import errno
 import os
 import subprocess
 import sys
 from contextlib import suppress
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -9,10 +13,14 @@ import pytest
 from patchloom.axes import AxesMap
 from patchloom.errors import SinkError
 from patchloom.sinks import NpySink, OutputLock
-from patchloom.sinks.publishing import lock as output_lock
+
+if os.name != "nt":
+    import fcntl
 
 # Newer Pythons warn when a process with threads forks.
 pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")
+needs_flock = pytest.mark.skipif(os.name == "nt", reason="the system has no flock")
 
 HOLD = """
 import sys, time
@@ -33,71 +41,97 @@ def holder(tmp_path):
     process.communicate()
 
 
-def test_a_second_process_is_refused_at_once_and_let_in_when_the_first_is_killed(tmp_path, holder):
+def test_killed_holder(tmp_path, holder):
+    """A second process is refused, and admitted after the first is killed; the file that remains locks out nobody."""
     with pytest.raises(SinkError, match="another run is writing this output: wait for it"):
         OutputLock(tmp_path / "a.zarr")
     OutputLock(tmp_path / "b.zarr").release()
     holder.kill()
     holder.wait()
-    assert (tmp_path / "a.zarr.lock").exists()  # the file stays and locks nobody out
+    assert (tmp_path / "a.zarr.lock").exists()
     with OutputLock(tmp_path / "a.zarr"):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_process_holds_a_lock_once(tmp_path):
+def test_one_process(tmp_path):
+    """A process holds a lock once, by whichever path, and may release it twice."""
     lock = OutputLock(tmp_path / "a.zarr")
     with pytest.raises(SinkError, match="another run"):
         OutputLock(tmp_path / "x" / ".." / "a.zarr")
     lock.release()
     lock.release()
     OutputLock(tmp_path / "a.zarr").release()
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lock_that_is_forgotten_is_let_go_of(tmp_path):
+def test_garbage_collection(tmp_path):
+    """A lock without references is released."""
     lock = OutputLock(tmp_path / "a.zarr")
     del lock
+    assert list(tmp_path.iterdir()) == []
     OutputLock(tmp_path / "a.zarr").release()
 
 
-@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be removed there")
-def test_a_lock_file_that_was_removed_by_its_last_holder_locks_nothing(tmp_path, monkeypatch):
-    """As when the holder lets go between another's opening of the file and locking it."""
-    first, lock = OutputLock(tmp_path / "a.zarr"), output_lock._lock
-    attempts = []
+def test_end_of_process(tmp_path):
+    """A process that ends without releasing its lock leaves no file behind."""
+    script = "import sys; from patchloom.sinks import OutputLock; lock = OutputLock(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", script, tmp_path / "a.zarr"], check=True)
+    assert list(tmp_path.iterdir()) == []
 
-    def release_then_lock(file):
-        attempts.append(file)
+
+def test_release_by_another_thread(tmp_path):
+    lock = OutputLock(tmp_path / "a.zarr")
+    thread = Thread(target=lock.release)
+    thread.start()
+    thread.join()
+    assert not lock.is_held
+    OutputLock(tmp_path / "a.zarr").release()
+
+
+@needs_flock
+def test_removed_file(tmp_path, monkeypatch):
+    """A lock on a file that its last holder removed in the meantime is not a lock on the output."""
+    first, flock = OutputLock(tmp_path / "a.zarr"), fcntl.flock
+
+    def release_then_lock(file, operation):
+        monkeypatch.undo()
         first.release()
-        lock(file)
+        flock(file, operation)
 
-    monkeypatch.setattr(output_lock, "_lock", release_then_lock)
-    second = OutputLock(tmp_path / "a.zarr")
-    monkeypatch.undo()
-    assert len(attempts) == 2
+    monkeypatch.setattr(fcntl, "flock", release_then_lock)
     with pytest.raises(SinkError, match="another run"):
         OutputLock(tmp_path / "a.zarr")
-    second.release()
+    with OutputLock(tmp_path / "a.zarr"), pytest.raises(SinkError, match="another run"):
+        OutputLock(tmp_path / "a.zarr")
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_that_cannot_be_locked_is_named(tmp_path, monkeypatch):
+def test_missing_folder(tmp_path):
     with pytest.raises(SinkError, match="missing does not exist: make it first"):
         OutputLock(tmp_path / "missing" / "a.zarr")
+
+
+@needs_flock
+def test_file_that_cannot_be_locked(tmp_path, monkeypatch):
+    """The message names the lock file and the reason, and no weaker kind of lock is used instead."""
     (tmp_path / "a.zarr.lock").mkdir()
-    with pytest.raises(SinkError, match=r"cannot make .*a\.zarr\.lock"):
+    with pytest.raises(SinkError, match=r"cannot lock .*a\.zarr\.lock: Is a directory"):
         OutputLock(tmp_path / "a.zarr")
+    for number in (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS):
 
-    def no_locks(file):
-        raise OSError(95, "Operation not supported")
+        def no_locks(file, operation, number=number):
+            raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(output_lock, "_lock", no_locks)
-    with pytest.raises(SinkError, match=r"cannot lock .*: Operation not supported: write to another disk"):
-        OutputLock(tmp_path / "b.zarr")
+        monkeypatch.setattr(fcntl, "flock", no_locks)
+        with pytest.raises(SinkError, match=rf"cannot lock .*: {os.strerror(number)}: write to another disk and copy"):
+            OutputLock(tmp_path / "b.zarr")
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks there")
+@needs_fork
 @pytest.mark.parametrize("how", ["released", "forgotten", "left by an exception", "aborted sink"])
-def test_a_forked_child_does_not_take_the_lock_away_from_its_parent(tmp_path, how):
+def test_forked_child(tmp_path, how):
+    """A forked child that drops its copy of a lock leaves the lock and its file to its parent."""
     sink = lock = None
     if how == "aborted sink":
         axes_map = AxesMap("YX", (8, 8))
@@ -129,13 +163,14 @@ def test_a_forked_child_does_not_take_the_lock_away_from_its_parent(tmp_path, ho
     assert [path.name for path in tmp_path.iterdir()] == ["a.npy"] * (sink is not None)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks there")
-def test_a_lock_ends_with_its_holder_though_a_forked_child_lives_on(tmp_path):
+@needs_fork
+def test_surviving_child(tmp_path):
+    """A lock ends with its holder, also if a forked child lives on."""
     lock = OutputLock(tmp_path / "a.zarr")
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        os.read(reading, 1)  # until the parent says so
+        os.read(reading, 1)  # until the parent writes
         os._exit(0)
     lock.release()
     OutputLock(tmp_path / "a.zarr").release()
@@ -143,8 +178,9 @@ def test_a_lock_ends_with_its_holder_though_a_forked_child_lives_on(tmp_path):
     os.waitpid(child, 0)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks there")
-def test_a_sink_is_not_written_to_by_a_forked_child(tmp_path):
+@needs_fork
+def test_sink_in_a_forked_child(tmp_path):
+    """A sink belongs to the process that opened it."""
     sink = NpySink(tmp_path / "a.npy", axes_map=AxesMap("YX", (8, 8)), dtype="uint8")
     child = os.fork()
     if child == 0:

@@ -1,55 +1,43 @@
-"""One output, one writer: a lock that the system lets go of when its holder dies, however it dies.
+"""The lock of an output: one writer at a time.
 
-Held is an open file beside the output, under the output's name with `.lock` added, not the file's being there: one that
-a killed process left behind locks nobody out. Whoever lets go of the lock removes the file.
+A lock is held through an open file beside the output, which has the output's name with `.lock` added. The operating system
+releases it when the process ends, also if it is killed. A lock file that a killed process left behind locks out no other
+run. The holder removes the file when it releases the lock.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
-from weakref import WeakSet
+from typing import Self
+from weakref import finalize
+
+from filelock import FileLock, Timeout
 
 from patchloom.argument_checks import file_path
 from patchloom.errors import SinkError
 from patchloom.sinks.publishing.destination import check_folder, lock_path
 from patchloom.sinks.write_failure import why
 
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(file: IO[bytes]) -> None:
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-else:
-    import fcntl
-
-    def _lock(file: IO[bytes]) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-_HELD: WeakSet[OutputLock] = WeakSet()
-"""The locks that this process holds."""
-
 
 class OutputLock:
     """The right to write one output, held until `release` or the end of the process.
 
-    Works among processes and within one. A forked child does not hold the locks of its parent. Other machines are kept out as well where the file system shares its locks
-    (NFS and SMB do).
+    It excludes other processes and other locks in this one. A forked child does not hold the locks of its parent. It also
+    excludes other machines if the file system shares its locks, as NFS and SMB do.
 
     Parameters
     ----------
     path : str or Path
-        Where the output is to be; it need not exist, its folder must.
+        The output. It need not exist, but its folder must.
 
     Raises
     ------
     SinkError
-        At once, if somebody else holds the lock, or if there can be none at that place.
+        Immediately, if another run holds the lock, or if the file system cannot lock a file there.
 
     Examples
     --------
@@ -66,36 +54,28 @@ class OutputLock:
         file_path("path", path, error=SinkError)
         check_folder(path)
         self.path = lock_path(path)
-        self._file: IO[bytes] | None = _locked_file(path, self.path)
-        _HELD.add(self)
+        # Any thread may release it. A soft lock would survive a kill.
+        self._lock = FileLock(
+            self.path, thread_local=False, fallback_to_soft=False, on_acquired=partial(_check_in_place, self.path)
+        )
+        try:
+            self._lock.acquire(blocking=False)
+        except Timeout as error:
+            raise SinkError(
+                f"{path}: another run is writing this output: wait for it or choose another output"
+            ) from error
+        except OSError as error:
+            raise SinkError(f"{path}: cannot lock {self.path}: {why(error)}") from error
+        self._end = finalize(self, _remove_and_release, self._lock)
 
     @property
     def is_held(self) -> bool:
         """Whether this process holds the lock."""
-        return self._file is not None
+        return self._lock.is_locked
 
     def release(self) -> None:
-        """Let go; may be called twice."""
-        if self._file is None:
-            return
-        if sys.platform == "win32":  # where an open file cannot be removed
-            self._file.close()
-        # Removed while it is held, so that nobody else's is.
-        with suppress(OSError):
-            self.path.unlink()
-        self._file.close()
-        self._file = None
-
-    def _leave_to_parent(self) -> None:
-        """Close the copy that a forked child has of the file; the file and its lock stay with the parent."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def __del__(self) -> None:
-        """Let go without a word, as the end of the process would."""
-        if getattr(self, "_file", None) is not None:
-            self.release()
+        """Release the lock; may be called twice."""
+        self._end()
 
     def __enter__(self) -> Self:
         return self
@@ -106,34 +86,19 @@ class OutputLock:
         self.release()
 
 
-def _leave_locks_to_parent() -> None:
-    for lock in list(_HELD):
-        lock._leave_to_parent()  # noqa: SLF001  # of this module
+def _check_in_place(path: Path, descriptor: int) -> None:
+    """Refuse a lock on a file that its last holder removed after this process had opened it."""
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(descriptor), path.stat()):
+            return
+    raise Timeout(str(path))
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_locks_to_parent)
-
-
-def _locked_file(path: str | Path, place: Path) -> IO[bytes]:
-    while True:
-        try:
-            file = place.open("ab")
-        except OSError as error:
-            raise SinkError(f"{path}: cannot make {place}: {why(error)}") from error
-        try:
-            _lock(file)
-        except OSError as error:
-            file.close()
-            if isinstance(error, (BlockingIOError, PermissionError)):
-                raise SinkError(
-                    f"{path}: another run is writing this output: wait for it or choose another output"
-                ) from error
-            raise SinkError(
-                f"{path}: cannot lock {place}: {error.strerror}: write to another disk and copy it from there"
-            ) from error
-        # A holder may have removed the file between our opening and locking it; then it locks nothing.
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), place.stat()):
-                return file
-        file.close()
+def _remove_and_release(lock: FileLock) -> None:
+    """Release a lock, unless it is the copy that a forked child has of its parent's lock."""
+    if lock.is_locked:
+        # Removed while it is locked, so that it cannot be the file of another holder. An open file cannot be removed on
+        # Windows; there filelock removes it after the release.
+        with suppress(OSError):
+            Path(lock.lock_file).unlink()
+        lock.release()
