@@ -52,11 +52,6 @@ class FixedPatching(SpecSequence[PatchSpecs]):
                 )
         self._by_stack = bool((stacks[1:] >= stacks[:-1]).all())
 
-    @property
-    def fixed_patch_specs(self) -> SpecTable:
-        """All specifications."""
-        return self._table
-
     def __len__(self) -> int:
         return len(self._table)
 

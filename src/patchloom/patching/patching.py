@@ -9,6 +9,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar, overload, runtime_chec
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.patching.careamics_names import CareamicsNames
 from patchloom.patching.counter_random import checked_epoch
 from patchloom.patching.flat_index import PatchNumbering, Place, Places, check_index
 from patchloom.patching.storage_order import storage_order
@@ -95,7 +96,7 @@ class Patching(Protocol[Spec_co]):
         """
 
 
-class SpecSequence(Sequence[Spec_co], Generic[Spec_co]):
+class SpecSequence(CareamicsNames, Sequence[Spec_co], Generic[Spec_co]):
     """The part of a `Patching` that all strategies share: everything that follows from one specification and many."""
 
     @abstractmethod

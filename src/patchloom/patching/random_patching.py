@@ -106,11 +106,6 @@ class FixedRandomPatching(RandomPatching):
         checked_epoch(epoch)
         return self
 
-    @property
-    def fixed_patch_specs(self) -> FixedRandomPatching:
-        """All specifications as a lazy sequence: the patching itself."""
-        return self
-
 
 def covering_patches(shape: Sequence[int], patch_size: Sequence[int]) -> int:
     """Count the patches that cover a sample without overlap: `∏ ⌈A / P⌉`.

@@ -51,11 +51,6 @@ class SequentialPatching(GridPatching[PatchSpecs]):
         super().__init__(data_shapes, size, (0,) * len(size) if overlaps is None else overlaps)
         position_counts(self.data_shapes, self.patch_size)  # refuses patches that are larger than an image
 
-    @property
-    def patch_specs(self) -> SequentialPatching:
-        """All specifications as a lazy sequence: the patching itself."""
-        return self
-
     def _spec(self, place: Place) -> PatchSpecs:
         return {
             "data_idx": place.data_idx,

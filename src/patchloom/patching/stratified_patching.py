@@ -18,12 +18,12 @@ from patchloom.geometry.cell_orthants import unravel_orthants
 from patchloom.geometry.grid_cells import cell_box, cell_counts, unravel_by_cells
 from patchloom.geometry.patch_positions import position_counts
 from patchloom.geometry.strata import stratum_of
+from patchloom.patching.careamics_names import LazySequence, SamplePart
 from patchloom.patching.cell_lines import CellUnit
 from patchloom.patching.counter_random import CounterRandom, Stream
 from patchloom.patching.flat_index import FlatIndex, PatchNumbering, Place, Places, UnevenIndex, check_sample
 from patchloom.patching.position_lines import PositionLines, Restriction
 from patchloom.patching.randomized_patching import RandomizedPatching
-from patchloom.patching.sample_parts import LazySequence, SamplePart
 
 _ROUNDING = 1e-9
 """Tolerance of a number of patches that is a sum of probabilities: 10 times 0.1 is one patch, not two."""

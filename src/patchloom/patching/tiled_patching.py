@@ -55,11 +55,6 @@ class TiledPatching(GridPatching[TileSpecs]):
     tiles; see `patchloom.geometry.tile_rule` for where they lie.
     """
 
-    @property
-    def tile_specs(self) -> TiledPatching:
-        """All specifications as a lazy sequence: the patching itself."""
-        return self
-
     def _spec(self, place: Place) -> TileSpecs:
         starts, keep_starts, keep_stops = zip(*self._windows(place), strict=True)
         return {

@@ -37,11 +37,6 @@ class WholeSamplePatching(IndexedPatching[PatchSpecs]):
         self.data_shapes = series_shapes(shapes, n_dims=len(shapes[0]) - 2 if shapes else 2)
         super().__init__(FlatIndex([shape[0] for shape in self.data_shapes], [1] * len(self.data_shapes)))
 
-    @property
-    def patch_specs(self) -> WholeSamplePatching:
-        """All specifications as a lazy sequence: the patching itself."""
-        return self
-
     def _spec(self, place: Place) -> PatchSpecs:
         size = self.data_shapes[place.data_idx][2:]
         return {

@@ -1,12 +1,31 @@
-"""The parts of a patching that belong to each sample, in the form that CAREamics' own code uses."""
+"""The names by which CAREamics' own code asks a patching for its patches and for the parts of its samples."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, Self, TypeVar, overload
 
 T_co = TypeVar("T_co", covariant=True)
+
+
+class CareamicsNames:
+    """The names that CAREamics' strategies have for their specifications: here all of them are the patching itself."""
+
+    @property
+    def patch_specs(self) -> Self:
+        """All specifications as a lazy sequence: the patching itself."""
+        return self
+
+    @property
+    def tile_specs(self) -> Self:
+        """All specifications as a lazy sequence: the patching itself."""
+        return self
+
+    @property
+    def fixed_patch_specs(self) -> Self:
+        """All specifications as a lazy sequence: the patching itself."""
+        return self
 
 
 class SamplePart(NamedTuple):
