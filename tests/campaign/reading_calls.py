@@ -81,6 +81,70 @@ entry(
     free={"source": "what messages call it"},
     words={"array": ("axes", "image", "dtype"), **SOURCE_WORDS},
 )
+FILE_WORDS = {"path": ("file", "no.", "image", "axes"), "source": ("file", "no.", "image", "Zarr", "axes")}
+SELECTION = {"selection": "made by the stack itself, in the image's own terms; indexes the image as it is"}
+entry(
+    "NpyStack",
+    lambda: (pl.NpyStack, {"path": world.files() / "image.npy", "axes": "YX"}),
+    path=SOURCE_PATH,
+    axes=AXES.refusing_values(None),
+    words={**FILE_WORDS, **SOURCE_WORDS},
+)
+entry(
+    "NpyStack.read",
+    lambda: (pl.NpyStack(world.files() / "image.npy", "YX").read, {"selection": (slice(0, 8), slice(0, 8))}),
+    free=SELECTION,
+)
+entry(
+    "TiffStack",
+    lambda: (pl.TiffStack, {"path": world.files() / "image.tif", "axes": "YX", "series": 0, "level": 0}),
+    path=SOURCE_PATH,
+    axes=AXES,
+    series=optional(whole(0)),
+    level=whole(0),
+    words={**FILE_WORDS, **SOURCE_WORDS, "series": ("image",)},
+)
+entry(
+    "TiffStack.read",
+    lambda: (pl.TiffStack(world.files() / "image.tif").read, {"selection": (slice(0, 8), slice(0, 8))}),
+    free=SELECTION,
+)
+entry(
+    "ZarrStack",
+    lambda: (pl.ZarrStack, {"source": world.files() / "image.ome.zarr", "axes": "YX", "level": 0}),
+    source=SOURCE_PATH,
+    axes=AXES,
+    level=optional(whole(0)),
+    words={**FILE_WORDS, **SOURCE_WORDS},
+)
+entry(
+    "ZarrStack.read",
+    lambda: (pl.ZarrStack(world.files() / "image.ome.zarr").read, {"selection": (slice(0, 8), slice(0, 8))}),
+    free=SELECTION,
+)
+entry(
+    "ZarrStack.read_regions",
+    lambda: (pl.ZarrStack(world.files() / "image.ome.zarr").read_regions, {"regions": [], "out": []}),
+    free={"regions": "named tuples that the extractor makes", "out": "arrays that the extractor makes"},
+)
+entry(
+    "CziStack",
+    lambda: (pl.CziStack, {"path": world.czi(), "scene": None, "axes": "YX"}),
+    path=SOURCE_PATH,
+    scene=optional(whole(0)),
+    axes=AXES,
+    words={**FILE_WORDS, **SOURCE_WORDS},
+)
+entry(
+    "CziStack.read",
+    lambda: (pl.CziStack(world.czi()).read, {"selection": (slice(0, 8), slice(0, 8))}),
+    free=SELECTION,
+)
+entry(
+    "Storage",
+    lambda: (pl.Storage, {"files": (), "part": "", "arrays": (), "unknown": ""}),
+    free=dict.fromkeys(("files", "part", "arrays", "unknown"), "a record that a stack makes of itself"),
+)
 CHANNELS = numbers_of_choice(3)
 entry(
     "SlicedStack.extract_patch",

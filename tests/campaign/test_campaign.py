@@ -15,8 +15,8 @@ import patchloom.filters
 
 from .runner import cases, run
 
-if not all(find_spec(package) for package in ("torch", "lightning", "onnx", "onnxruntime", "matplotlib")):
-    pytest.skip("the extras torch, lightning, onnx and plot are needed", allow_module_level=True)
+if not all(find_spec(package) for package in ("torch", "lightning", "onnx", "onnxruntime", "matplotlib", "pylibCZIrw")):
+    pytest.skip("the extras torch, lightning, onnx, plot and czi are needed", allow_module_level=True)
 
 import patchloom.torch
 

@@ -10,6 +10,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
+import pylibCZIrw.czi
 import tifffile
 from onnx import parser
 
@@ -97,6 +98,15 @@ def files() -> Path:
         archive.writestr("model.model", network("float[N,24,20,1]"))
     (folder / "own_model.py").write_text("def same(batch):\n    return batch\n")
     return folder
+
+
+@cache
+def czi() -> Path:
+    """Make a CZI, which no call may change."""
+    path = Path(mkdtemp(prefix="campaign-czi-")) / "image.czi"
+    with pylibCZIrw.czi.create_czi(str(path)) as file:
+        file.write(image()[..., np.newaxis])
+    return path
 
 
 @cache

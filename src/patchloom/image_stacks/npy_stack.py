@@ -15,7 +15,7 @@ from patchloom.image_stacks.array_stack import pixels_in_order
 from patchloom.image_stacks.open_files import OpenFiles, check_unchanged, file_fingerprint, share_of_descriptors
 from patchloom.image_stacks.sliced_stack import SlicedStack
 from patchloom.image_stacks.source_axes import axes_map_of, unknown_axes
-from patchloom.local_paths import normalize_path
+from patchloom.image_stacks.source_paths import checked_path
 
 _MAPS: OpenFiles[NDArray[Any]] = OpenFiles(share_of_descriptors(0.375))
 _LIVE_MAPS: weakref.WeakValueDictionary[int, np.memmap[Any, Any]] = weakref.WeakValueDictionary()
@@ -53,7 +53,7 @@ class NpyStack(SlicedStack):
     """
 
     def __init__(self, path: str | Path, axes: str | None = None) -> None:
-        path = normalize_path(path)
+        path = checked_path("path", path)
         self._path = Path(path).absolute()
         array = _mapped(path)
         self._layout = (array.dtype, array.offset, array.shape, _order(array))

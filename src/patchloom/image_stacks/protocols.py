@@ -1,7 +1,7 @@
-"""What an image stack is, and what it may be able to do beyond that.
+"""The protocol of image stacks, and the protocols of what a stack may offer beyond it.
 
-`ImageStack` has the members of CAREamics' protocol of the same name, so that either side's stacks serve the other. The
-further protocols are capabilities: code asks `isinstance(stack, ReadsRegions)` and never for a concrete class.
+`ImageStack` has the members of CAREamics' protocol of the same name, so that the stacks of each library work in the other. The
+other protocols are capabilities: code asks `isinstance(stack, ReadsRegions)`, and never for a concrete class.
 """
 
 from __future__ import annotations
@@ -19,14 +19,21 @@ from patchloom.image_metadata import ImageMetadata
 
 @runtime_checkable
 class ImageStack(Protocol):
-    """One image, possibly of many samples, read region by region.
+    """One image of one or more samples, read region by region.
 
-    A stack is lazy (pixels are read when asked for) and picklable (handles open anew in a worker).
+    A stack is lazy (pixels are read when they are needed) and picklable (files are opened again in a worker).
+
+    Examples
+    --------
+    >>> import patchloom as pl
+    >>> stack = pl.ArrayStack(np.arange(12).reshape(3, 4), axes="YX")
+    >>> isinstance(stack, ImageStack), stack.data_shape
+    (True, (1, 1, 3, 4))
     """
 
     @property
     def source(self) -> str | Path:
-        """Where the image is: a path or URL; `"array"` for one in memory."""
+        """Path or URL of the image; `"array"` if it is in memory."""
 
     @property
     def data_shape(self) -> tuple[int, ...]:
@@ -34,15 +41,15 @@ class ImageStack(Protocol):
 
     @property
     def data_dtype(self) -> np.dtype[Any]:
-        """The source's own dtype, which is that of every patch."""
+        """The source's dtype, which every patch has."""
 
     @property
     def original_axes(self) -> str:
-        """The source's own axes, letters of `STCZYX`, outermost first."""
+        """Axes of the source: letters of `STCZYX`, outermost first."""
 
     @property
     def original_data_shape(self) -> tuple[int, ...]:
-        """The source's own shape, in the order of `original_axes`."""
+        """Shape of the source, in the order of `original_axes`."""
 
     def extract_patch(
         self, sample_idx: int, channels: Sequence[int] | None, coords: Sequence[int], patch_size: Sequence[int]
@@ -52,55 +59,69 @@ class ImageStack(Protocol):
         Parameters
         ----------
         sample_idx : int
-            Which sample.
+            Index of the sample.
         channels : sequence of int or None
-            Which channels, in the order wanted; `None` for all.
+            Indices of the channels, in the order wanted. If None, all channels.
         coords : sequence of int
-            First voxel inside, `(z,) y, x`; may lie outside the image.
+            First voxel of the patch, `(z,) y, x`; may lie outside the image.
         patch_size : sequence of int
-            Extent along each spatial axis.
+            Size of the patch in voxels, `(z,) y, x`.
 
         Returns
         -------
         array
-            `C(Z)YX` in the source's dtype, the caller's to keep and change. Voxels outside the image are 0.
+            `C(Z)YX` in the source's dtype, a new array that the caller may change. Voxels outside the image are 0.
 
         Raises
         ------
         GeometryError
-            If a sample or channel does not exist, or the dimensions are not the image's.
+            If a sample or channel does not exist, or `coords` or `patch_size` do not have one number for each spatial axis.
         SourceError
             If the pixels cannot be read.
         """
 
 
 class Region(NamedTuple):
-    """A box of one sample that lies wholly inside the image."""
+    """A box of one sample that lies inside the image.
+
+    Slices have a start, a stop, and a step of 1.
+    """
 
     sample_idx: int
-    """Which sample."""
+    """Index of the sample."""
 
     channels: slice
-    """Which channels; start and stop given, step 1."""
+    """The channels."""
 
     window: tuple[slice, ...]
-    """One slice for each spatial axis, `(z,) y, x`; start and stop given, step 1."""
+    """One slice for each spatial axis, `(z,) y, x`, in voxels."""
 
 
 @runtime_checkable
 class ReadsRegions(Protocol):
-    """A stack that reads many regions faster together than one by one."""
+    """A stack that reads many regions faster together than one by one.
+
+    Examples
+    --------
+    >>> import patchloom as pl
+    >>> stack = pl.ArrayStack(np.arange(12).reshape(3, 4), axes="YX")
+    >>> pixels = np.empty((1, 2, 2))
+    >>> if isinstance(stack, ReadsRegions):
+    ...     stack.read_regions([Region(0, slice(0, 1), (slice(0, 2), slice(2, 4)))], out=[pixels])
+    >>> pixels.tolist()
+    [[[2.0, 3.0], [6.0, 7.0]]]
+    """
 
     def read_regions(self, regions: Sequence[Region], out: Sequence[NDArray[Any]]) -> None:
-        """Read regions into given arrays; returns when all are there.
+        """Read regions into given arrays, and return when all are read.
 
         Parameters
         ----------
         regions : sequence of Region
             Boxes inside the image.
         out : sequence of array
-            One `C(Z)YX` array (mostly a view of a batch) for each region, of the region's shape and of any dtype: values
-            are cast as by assignment. The caller owns them; on an error their content is undefined.
+            For each region, an array `C(Z)YX` of its shape (often a view of a batch) and of any dtype: values are cast as in
+            an assignment. After an error their content is undefined.
 
         Raises
         ------
@@ -144,53 +165,90 @@ def read_regions(stack: ImageStack, regions: Sequence[Region], out: Sequence[NDA
 
 @runtime_checkable
 class HoldsPixels(Protocol):
-    """A stack that may hold its pixels in memory, to be read without being asked."""
+    """A stack that may hold its pixels in memory, where they are read without calling it.
+
+    Examples
+    --------
+    >>> import patchloom as pl
+    >>> stack = pl.ArrayStack(np.arange(12).reshape(3, 4), axes="YX")
+    >>> isinstance(stack, HoldsPixels), stack.pixels.shape
+    (True, (1, 1, 3, 4))
+    """
 
     @property
     def pixels(self) -> NDArray[Any] | None:
-        """The whole image, `SC(Z)YX`, as a view; `None` where it is not in memory, or is no array in this order."""
+        """The whole image `SC(Z)YX`, as a view. None if it is not in memory, or is not an array with axes in this order."""
 
 
 @runtime_checkable
 class HasStorageGrid(Protocol):
-    """A stack whose pixels are stored in boxes that are decoded whole."""
+    """A stack whose pixels are stored in chunks: boxes that are decoded as a whole.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import patchloom as pl, tifffile
+    >>> with TemporaryDirectory() as folder:
+    ...     tifffile.imwrite(f"{folder}/a.tif", np.zeros((64, 96), "uint8"), tile=(32, 32))
+    ...     stack = pl.TiffStack(f"{folder}/a.tif", axes="YX")
+    >>> isinstance(stack, HasStorageGrid), stack.chunk_shape
+    (True, (1, 1, 32, 32))
+    """
 
     @property
     def chunk_shape(self) -> tuple[int, ...]:
-        """The box decoded at once, `SC(Z)YX`."""
+        """Shape of a chunk, `SC(Z)YX`: a page's strip or tile, a chunk of a Zarr."""
 
     @property
     def shard_shape(self) -> tuple[int, ...]:
-        """The box that one file or object holds, `SC(Z)YX`; `chunk_shape` where there are no shards."""
+        """Shape of the box that one file or object contains, `SC(Z)YX`; equals `chunk_shape` if there are no shards."""
 
 
 @runtime_checkable
 class HasFiles(Protocol):
-    """A stack of which all pixels lie in local files, and stay as they are while these do not change."""
+    """A stack whose pixels all lie in local files, and change only with them.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import patchloom as pl
+    >>> with TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/a.npy", np.zeros((3, 4)))
+    ...     stack = pl.NpyStack(f"{folder}/a.npy", axes="YX")
+    >>> isinstance(stack, HasFiles), [file.name for file in stack.files]
+    (True, ['a.npy'])
+    """
 
     @property
     def files(self) -> Sequence[Path]:
-        """The files, and folders with all that is in them; none where the image is not local."""
+        """The files, and folders with everything in them; empty if the image is not local."""
 
     @property
     def image_in_files(self) -> str:
-        """Which image of these files: one of other pixels has another name."""
+        """Name of the image within these files; images with other pixels have other names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Where pixels lie.
+    """Files or arrays in which the pixels of an image lie.
 
     Parameters
     ----------
     files : tuple of Path
-        Local files, and folders with all that is in them.
+        Local files, and folders with everything in them.
     part : str
-        Which part of the files, or how the pixels are computed from them.
+        Name of the part of the files that is read, or of the way in which pixels are computed from them.
     arrays : tuple of array
         Arrays in memory.
     unknown : str
         Why some pixels cannot be identified; empty if all can.
+
+    Examples
+    --------
+    >>> import patchloom as pl
+    >>> storage = pl.ArrayStack(np.zeros((3, 4)), axes="YX").storage
+    >>> storage.files, [array.shape for array in storage.arrays]
+    ((), [(3, 4)])
     """
 
     files: tuple[Path, ...] = ()
@@ -201,17 +259,33 @@ class Storage:
 
 @runtime_checkable
 class HasStorage(Protocol):
-    """A stack that knows where its pixels lie, in files or in memory."""
+    """A stack that returns the files or arrays in which its pixels lie.
+
+    Examples
+    --------
+    >>> import patchloom as pl
+    >>> isinstance(pl.ArrayStack(np.zeros((3, 4)), axes="YX"), HasStorage)
+    True
+    """
 
     @property
     def storage(self) -> Storage:
-        """The files or arrays, by which the image is identified."""
+        """Files or arrays by which the image is identified."""
 
 
 @runtime_checkable
 class HasMetadata(Protocol):
-    """A stack whose source says what its voxels and channels are."""
+    """A stack with voxel sizes, and names and colors of channels.
+
+    Examples
+    --------
+    >>> import patchloom as pl
+    >>> metadata = pl.ImageMetadata(voxel_size={"Y": 0.5, "X": 0.5}, units={"Y": "micrometer", "X": "micrometer"})
+    >>> stack = pl.ArrayStack(np.zeros((3, 4)), axes="YX", metadata=metadata)
+    >>> isinstance(stack, HasMetadata), stack.metadata.voxel_size
+    (True, {'Y': 0.5, 'X': 0.5})
+    """
 
     @property
     def metadata(self) -> ImageMetadata:
-        """Voxel sizes and channels."""
+        """Voxel sizes and channels, as far as the source contains them."""

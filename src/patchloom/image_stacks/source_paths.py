@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
+from patchloom.argument_checks import file_path
 from patchloom.errors import SourceError, SourceNotFoundError
 from patchloom.image_stacks.zarr.node import is_zarr_folder
-from patchloom.local_paths import is_url
+from patchloom.local_paths import is_url, normalize_path
 
 ImageFormat = Literal["tiff", "czi", "zarr", "npy"]
 
@@ -26,6 +27,27 @@ _SUFFIXES: dict[str, ImageFormat] = {
 }
 _ZARR_SUFFIXES = (".zarr", ".n5")
 _NUMBERED = re.compile(r"(?P<path>.+\.(czi|tiff?|btf|tf8))@(?P<number>\d{1,9})", re.IGNORECASE)
+
+
+def checked_path(name: str, source: str | Path) -> str | Path:
+    """Return the path or URL of one image, written in the one way that `normalize_path` knows.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the message.
+    source : str or Path
+        The argument.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If it is not a text or path.
+    SourceError
+        If the file system does not accept it.
+    """
+    is_remote = isinstance(source, str) and is_url(source)
+    return normalize_path(source if is_remote else file_path(name, source, error=SourceError))
 
 
 def image_format(source: str | Path) -> ImageFormat | None:

@@ -18,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom._optional import require
+from patchloom.argument_checks import whole_number
 from patchloom.errors import PatchloomError, SeveralImagesError, SourceError, SourceNotFoundError
 from patchloom.image_stacks.czi.directory import SubblockChecks, read_directory
 from patchloom.image_stacks.czi.metadata import czi_metadata
 from patchloom.image_stacks.open_files import OpenFiles, check_unchanged, file_fingerprint
 from patchloom.image_stacks.sliced_stack import SlicedStack, describe_selection
 from patchloom.image_stacks.source_axes import axes_from_names, axes_map_of, unknown_axes
-from patchloom.local_paths import normalize_path
+from patchloom.image_stacks.source_paths import checked_path
 
 CACHE_BYTES = 64 << 20
 """Decoded subblocks that libCZI keeps for each open file."""
@@ -79,7 +80,8 @@ class CziStack(SlicedStack):
     """
 
     def __init__(self, path: str | Path, scene: int | None = None, axes: str | None = None) -> None:
-        path = normalize_path(path)
+        path = checked_path("path", path)
+        scene = None if scene is None else whole_number("scene", scene)
         if not Path(path).is_file():
             raise SourceNotFoundError(f"there is no file {path}")
         self._path = Path(path).absolute()

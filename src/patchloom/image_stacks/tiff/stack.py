@@ -20,12 +20,12 @@ from patchloom.geometry.checks import whole_number
 from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks.sliced_stack import SlicedStack, as_data_box
 from patchloom.image_stacks.source_axes import axes_from_names, axes_map_of, unknown_axes
+from patchloom.image_stacks.source_paths import checked_path
 from patchloom.image_stacks.tiff.directories import Directory, read_directories
 from patchloom.image_stacks.tiff.image import TiffImage, TiffLevel
 from patchloom.image_stacks.tiff.images import tiff_images
 from patchloom.image_stacks.tiff.pages import PageTable, page_table, read_pages
 from patchloom.image_stacks.tiff.segments import Decoder, segment_decoder
-from patchloom.local_paths import normalize_path
 
 
 class TiffStack(SlicedStack):
@@ -79,14 +79,12 @@ class TiffStack(SlicedStack):
     """The same as `chunk_shape`."""
 
     def __init__(self, path: str | Path, axes: str | None = None, *, series: int | None = None, level: int = 0) -> None:
-        path = normalize_path(path)
+        path = checked_path("path", path)
         with _opened(path) as (tif, directories):
             images = tiff_images(tif, directories, ignores_description=axes is not None)
             number = _chosen(path, images) if series is None else _checked("image", path, series, len(images))
             image = images[number]
-            if level:
-                _checked("level", path, level, image.n_levels)
-            chosen = image.level(level)
+            chosen = image.level(_checked("level", path, level, image.n_levels))
             table = page_table(chosen.pages)
             axes_map = _axes_map(path, chosen, axes)
             metadata = _metadata(image, chosen, level, axes_map)

@@ -11,6 +11,7 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import whole_number
 from patchloom.axes import AxesMap
 from patchloom.errors import SourceError, SourceNotFoundError
 from patchloom.forked_process import check_not_forked
@@ -19,9 +20,10 @@ from patchloom.image_stacks.metadata import fitting_metadata
 from patchloom.image_stacks.protocols import Region, Storage
 from patchloom.image_stacks.sliced_stack import SlicedStack, as_data_box, describe_selection
 from patchloom.image_stacks.source_axes import axes_from_names, axes_map_of, unknown_axes
+from patchloom.image_stacks.source_paths import checked_path
 from patchloom.image_stacks.zarr.node import DOCUMENTS, ZarrNode, context, is_zarr_folder, place, read_node, reason
 from patchloom.image_stacks.zarr.ome_image import OmeZarrImage, ome_zarr_image, path_inside
-from patchloom.local_paths import is_url, normalize_path
+from patchloom.local_paths import is_url
 
 CHUNK_BYTES = (2 << 30) - 1
 """Bytes of the largest chunk that is decoded: what Zarr's compressors can take."""
@@ -69,7 +71,8 @@ class ZarrStack(SlicedStack):
     """
 
     def __init__(self, source: str | Path, axes: str | None = None, level: int | None = None) -> None:
-        source = normalize_path(source)
+        source = checked_path("source", source)
+        level = None if level is None else whole_number("level", level)
         found = _find_array(source, level, axes_given=axes is not None)
         self._spec, self._level = found.spec, found.level
         whole = _open(source, found.spec, context())
