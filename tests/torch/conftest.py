@@ -9,7 +9,7 @@ import pytest
 
 import patchloom as pl
 
-collect_ignore_glob = [] if find_spec("torch") else ["test_*.py"]
+collect_ignore_glob = [] if find_spec("torch") else ["test_*.py", "*/test_*.py"]
 
 
 @pytest.fixture

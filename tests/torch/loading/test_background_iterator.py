@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from patchloom.torch import EpochSampler, PatchDataset, PatchLoader, decollate
+from patchloom.torch import EpochSampler, PatchLoader, decollate
 from patchloom.torch.loading.background_iterator import BackgroundIterator
 
 PATIENCE = 60
@@ -37,11 +37,6 @@ def has_ended(thread: threading.Thread) -> bool:
 
 def threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "patchloom-loader"]
-
-
-@pytest.fixture
-def dataset(inputs, patching) -> PatchDataset:
-    return PatchDataset(inputs, patching)
 
 
 def gated(gate: threading.Event, entered: threading.Event) -> Iterator[int]:

@@ -1,21 +1,15 @@
-"""In which order an epoch goes through its patches: every patch once, on any number of ranks, from wherever it goes on."""
+"""The order of an epoch: every patch once, on any number of ranks, resumed at any position; for both samplers."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections import Counter
-from math import factorial
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import patchloom as pl
-from patchloom.patching.counter_random import CounterRandom
 from patchloom.torch import EpochSampler, LocalitySampler
-from patchloom.torch.loading.shuffled_order import ShuffledOrder
 
 PLAN = pl.RandomPatching([(2, 1, 256, 320), (1, 1, 200, 100)], (16, 16), n_patches=400, seed=2)
 CHUNKS = [(1, 1, 32, 32), (1, 1, 50, 50)]
@@ -231,100 +225,3 @@ def test_wrong_arguments():
             LocalitySampler(PLAN, **{"chunk_shapes": CHUNKS, **wrong})
     with pytest.raises(pl.GeometryError, match="chunk_shapes is for 1 image stacks"):
         list(LocalitySampler(PLAN, CHUNKS[:1]))
-
-
-@given(st.integers(1, 3000), st.integers(0, 2**63))
-def test_permutation(n, seed):
-    """A shuffled order has every number once."""
-    order = ShuffledOrder(n, CounterRandom(seed)).at(np.arange(n))
-
-    assert np.array_equal(np.sort(order), np.arange(n))
-
-
-def test_uniform_orders():
-    """All orders of a few numbers are equally likely."""
-    n, each = 3, 60
-
-    seen = Counter(
-        tuple(ShuffledOrder(n, CounterRandom(seed)).at(np.arange(n)).tolist()) for seed in range(factorial(n) * each)
-    )
-
-    assert len(seen) == factorial(n)
-    assert (
-        sum((count - each) ** 2 / each for count in seen.values()) < 20.5
-    )  # chi-square of 5 degrees, one in a thousand
-
-
-@pytest.mark.parametrize("n", [64, 100, 129])  # of even and odd numbers of bits
-def test_uniform_positions(n):
-    """Every number is equally likely at every position."""
-    orders = np.stack([ShuffledOrder(n, CounterRandom(seed)).at(np.arange(0, n, n // 4)) for seed in range(300)])
-
-    standard_error = n / 12**0.5 / 300**0.5
-    assert (np.abs(orders.mean(axis=0) - (n - 1) / 2) < 4.5 * standard_error).all()
-    assert (np.abs(np.corrcoef(orders.T)[np.triu_indices(orders.shape[1], 1)] + 1 / n) < 4.5 / 300**0.5).all()
-
-
-def test_huge_order():
-    """Single positions of a huge order are computed alone."""
-    order = ShuffledOrder(10**12, CounterRandom(3))
-
-    numbers = order.at(np.array([5, 10**11, 7]))
-
-    assert (numbers < 10**12).all()
-    assert order.at(np.array([7]))[0] == numbers[2]
-
-
-# How far the order of a LocalitySampler is from an even one, on equal blocks of many patches each.
-
-GRID = 12
-BLOCKS = pl.RandomPatching([(1, 1, GRID * 64, GRID * 64)], (1, 1), n_patches=40 * GRID**2, seed=4)
-
-
-def same_block_share(window: int, apart: int = 1) -> float:
-    """Measure how often two patches are of one block, that come so many places after each other."""
-    sampler = LocalitySampler(BLOCKS, [(1, 1, 32, 32)], window=window, block=2, seed=1)
-    blocks = sampler.blocks(0)[[key.index for key in sampler]]
-    return float((blocks[apart:] == blocks[:-apart]).mean())
-
-
-@pytest.mark.parametrize("window", [1, 4, 16, GRID**2, 10 * GRID**2])
-def test_neighbors(window):
-    """Successive patches are of one block with probability 1 / window."""
-    expected = 1 / min(window, GRID**2)
-    error = np.sqrt(expected / len(BLOCKS))
-
-    assert same_block_share(window) == pytest.approx(expected, abs=6 * error)
-
-
-def test_far_apart():
-    """Patches more than `window` blocks apart in time are never of one block."""
-    assert same_block_share(window=4, apart=1000) == 0
-
-
-def test_full_window():
-    """With a window of all blocks, the order is uniform."""
-    sampler = LocalitySampler(BLOCKS, [(1, 1, 32, 32)], window=GRID**2, seed=1)
-    blocks = sampler.blocks(0)
-    counts = np.bincount(blocks[[key.index for key in itertools.islice(sampler, 2 * GRID**2)]], minlength=GRID**2)
-
-    assert ((counts - 2) ** 2 / 2).sum() < 200  # chi-square of 143 degrees, one in a thousand
-
-
-def test_any_moment():
-    """A patch comes at every moment of an epoch with equal probability, for every window."""
-    sampler = LocalitySampler(PLAN, CHUNKS, window=2, seed=3)
-    moments = np.array([np.argsort([key.index for key in sampler])[0] for _ in range(300)])  # where patch 0 comes
-
-    counts = np.bincount(moments * 5 // 400, minlength=5)
-
-    assert ((counts - 60) ** 2 / 60).sum() < 18.5  # chi-square of 4 degrees, one in a thousand
-
-
-def test_open_blocks():
-    """Few blocks are open at a time."""
-    for window in (2, 8):
-        sampler = LocalitySampler(BLOCKS, [(1, 1, 32, 32)], window=window, seed=1)
-        blocks = sampler.blocks(0)[[key.index for key in sampler]]
-        in_batches = [len(set(blocks[start : start + 40].tolist())) for start in range(0, len(blocks), 40)]
-        assert max(in_batches) <= window + 3
