@@ -73,7 +73,8 @@ def run(*arguments: str) -> Result:
 TILES = ("--patch-size", "16,16", "--overlaps", "4,4")
 
 
-def test_predict_writes_the_image_and_prints_where(workplace: Path) -> None:
+def test_predict(workplace: Path) -> None:
+    """The image is written, and its path is all that is printed."""
     result = run("predict", "img2.tif", "--model", "my_model:invert", "--output", "out.ome.zarr", *TILES)
     assert result.exit_code == 0, result.output
     assert result.stdout == "out.ome.zarr\n"
@@ -81,7 +82,8 @@ def test_predict_writes_the_image_and_prints_where(workplace: Path) -> None:
     assert np.array_equal(zarr.open_group(workplace / "out.ome.zarr", mode="r")["0"][:], expected)
 
 
-def test_predict_of_several_images_fills_a_folder_in_natural_order(workplace: Path) -> None:
+def test_predict_series(workplace: Path) -> None:
+    """A pattern is a series in natural order, and a folder gets its outputs."""
     result = run("predict", "*.tif", "--model", "my_model:invert", "-o", "out", "--json", "--quiet", *TILES)
     assert result.exit_code == 0, result.output
     assert result.stderr == ""
@@ -91,9 +93,8 @@ def test_predict_of_several_images_fills_a_folder_in_natural_order(workplace: Pa
         assert np.array_equal(zarr.open_group(workplace / f"out/{name}.ome.zarr", mode="r")["0"][:], expected)
 
 
-def test_images_models_and_outputs_are_found_by_any_spelling_of_their_path(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_path_spellings(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`~`, `..` and `file://` name the same image, model and output."""
     monkeypatch.setenv("HOME", str(workplace))
     image = tifffile.imread(workplace / "img2.tif")
     for number, source in enumerate(
@@ -114,7 +115,8 @@ def test_images_models_and_outputs_are_found_by_any_spelling_of_their_path(
     assert "local paths only" in result.stderr
 
 
-def test_plan_says_what_would_be_done_and_does_nothing(workplace: Path) -> None:
+def test_plan(workplace: Path) -> None:
+    """A plan is printed as text and as JSON, and nothing is written."""
     before = sorted(workplace.rglob("*"))
     result = run("plan", "img2.tif", *TILES)
     assert result.exit_code == 0, result.output
@@ -125,7 +127,8 @@ def test_plan_says_what_would_be_done_and_does_nothing(workplace: Path) -> None:
     assert sorted(workplace.rglob("*")) == before
 
 
-def test_info_says_what_an_image_is(workplace: Path) -> None:
+def test_info(workplace: Path) -> None:
+    """Axes, shape and dtype are printed, as text and as JSON."""
     result = run("info", "img2.tif")
     assert result.exit_code == 0, result.output
     assert "img2.tif" in result.stdout
@@ -163,9 +166,8 @@ def test_info_says_what_an_image_is(workplace: Path) -> None:
         (("nonsense",), 2, "nonsense"),
     ],
 )
-def test_errors_are_one_message_and_an_exit_code(
-    workplace: Path, arguments: Any, code: int | None, message: str
-) -> None:
+def test_errors(workplace: Path, arguments: Any, code: int | None, message: str) -> None:
+    """An error is one message without a traceback, with an exit code, and leaves nothing behind."""
     result = run(*arguments)
     assert result.exit_code == code if code is not None else result.exit_code in {1, 2}
     assert message in result.stderr
@@ -177,7 +179,8 @@ def test_errors_are_one_message_and_an_exit_code(
     ]
 
 
-def test_an_output_that_exists_is_replaced_only_when_asked(workplace: Path) -> None:
+def test_overwrite(workplace: Path) -> None:
+    """An output that exists is replaced with `--overwrite` only."""
     arguments = ("predict", "img2.tif", "--model", "my_model:invert", "-o", "out.ome.zarr", *TILES)
     assert run(*arguments).exit_code == 0
     refused = run(*arguments)
@@ -186,13 +189,15 @@ def test_an_output_that_exists_is_replaced_only_when_asked(workplace: Path) -> N
     assert run(*arguments, "--overwrite").exit_code == 0
 
 
-def test_debug_shows_where_an_error_came_from(workplace: Path) -> None:
+def test_debug(workplace: Path) -> None:
+    """`--debug` raises the error with its traceback."""
     result = run("predict", "img2.tif", "--model", "my_model:broken", "-o", "out.ome.zarr", "--debug", *TILES)
     assert result.exit_code == 1
     assert "ModelError" in repr(result.exception)
 
 
-def test_gray_values_are_normalized_as_asked_for(workplace: Path) -> None:
+def test_normalize(workplace: Path) -> None:
+    """`--normalize` gives the percentiles of NumPy, and a plan names the method."""
     source = tifffile.imread(workplace / "img2.tif").astype(np.float64)
     low, high = np.percentile(source, (2, 98))
     model = ("--model", "my_model:same", *TILES, "--quiet")
@@ -208,9 +213,10 @@ def test_gray_values_are_normalized_as_asked_for(workplace: Path) -> None:
 
 @pytest.mark.parametrize(("option", "expected"), [((), None), (("--bgr",), True), (("--rgb",), False)])
 @pytest.mark.parametrize("command", ["plan", "predict"])
-def test_the_order_of_colors_reaches_the_model(
+def test_bgr(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, command: str, option: tuple[str, ...], expected: bool | None
 ) -> None:
+    """`--bgr` reaches a ZEISS model."""
     asked = []
 
     def load(reference: str, *, layout: str | None, bgr: bool | None) -> Any:
@@ -223,7 +229,8 @@ def test_the_order_of_colors_reaches_the_model(
     assert (result.exit_code, asked) == (0, [expected]), result.output
 
 
-def test_the_package_runs_as_a_module_too() -> None:
+def test_module() -> None:
+    """`python -m patchloom` is the command."""
     result = subprocess.run(
         [sys.executable, "-m", "patchloom", "info", "nowhere.tif"], capture_output=True, text=True, check=False
     )
@@ -231,7 +238,8 @@ def test_the_package_runs_as_a_module_too() -> None:
     assert "nowhere.tif" in result.stderr
 
 
-def test_help_and_version_are_there_for_a_newcomer() -> None:
+def test_help_and_version() -> None:
+    """`--help` lists the commands, and `--version` prints the version."""
     assert run("--version").stdout == f"{__version__}\n"
     for arguments in (("--help",), ("predict", "--help"), ("plan", "-h"), ("info", "--help")):
         result = run(*arguments)
@@ -239,11 +247,10 @@ def test_help_and_version_are_there_for_a_newcomer() -> None:
         assert "patchloom" in result.stdout
 
 
-def test_status_tells_finished_from_unfinished_and_a_second_run_goes_on(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 16, 3: 8})
-    monkeypatch.setattr(fit, "_BLOCK_SIZES", [300])
+def test_status_and_resume(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`status` reports an unfinished output, which the same command resumes and finishes."""
+    monkeypatch.setattr(block_grid, "CHUNK_SIZE", {2: 16, 3: 8})
+    monkeypatch.setattr(fit, "BLOCK_SIZES", [300])
     arguments = ("predict", "img2.tif", "--model", "my_model:fails_once", "-o", "out.ome.zarr", *TILES)
     failed = run(*arguments)
     assert failed.exit_code == 1
@@ -266,7 +273,8 @@ def test_status_tells_finished_from_unfinished_and_a_second_run_goes_on(
     assert run("status", "nothing.ome.zarr").exit_code == 2
 
 
-def test_what_is_written_is_reduced_blended_and_of_the_kind_that_the_name_asks_for(workplace: Path) -> None:
+def test_options_together(workplace: Path) -> None:
+    """Postprocessing, blending, skipping and the kind of output work together."""
     source = tifffile.imread(workplace / "img2.tif")
     model = ("--model", "my_model:invert", *TILES)
     assert run("predict", "img2.tif", *model, "-o", "mask.npy", "--postprocess", "threshold:100").exit_code == 0
@@ -280,7 +288,8 @@ def test_what_is_written_is_reduced_blended_and_of_the_kind_that_the_name_asks_f
     assert zarr.open_group(workplace / "old.ome.zarr", mode="r").metadata.zarr_format == 2
 
 
-def test_the_other_images_of_a_series_finish_when_one_fails(workplace: Path) -> None:
+def test_keep_going(workplace: Path) -> None:
+    """With `--keep-going`, the other images of a series finish, and the exit code is 1."""
     tifffile.imwrite(workplace / "img5.tif", np.full((60, 40), 13, np.uint8), metadata={"axes": "YX"})
     arguments = ("predict", "*.tif", "--model", "my_model:superstitious", "-o", "out", "--keep-going", *TILES)
     result = run(*arguments)
@@ -292,7 +301,8 @@ def test_the_other_images_of_a_series_finish_when_one_fails(workplace: Path) -> 
     assert sorted(path.name for path in (workplace / "out").iterdir()) == ["img10.ome.zarr", "img2.ome.zarr"]
 
 
-def test_json_has_the_facts_of_the_table_also_where_an_image_failed(workplace: Path) -> None:
+def test_json_reports(workplace: Path) -> None:
+    """`--json` prints a report for each image, also of one that failed."""
     tifffile.imwrite(workplace / "img5.tif", np.full((60, 40), 13, np.uint8), metadata={"axes": "YX"})
     arguments = ("predict", "*.tif", "--model", "my_model:superstitious", "-o", "out", "--keep-going", "--json", *TILES)
     result = run(*arguments)
@@ -318,9 +328,8 @@ def test_json_has_the_facts_of_the_table_also_where_an_image_failed(workplace: P
     assert "out of cheese" in failed["error"]
 
 
-def test_a_stack_is_predicted_slice_by_slice_with_two_numbers_as_tile_size(
-    workplace: Path, rng: np.random.Generator
-) -> None:
+def test_slices(workplace: Path, rng: np.random.Generator) -> None:
+    """With two numbers as tile size, a stack is predicted slice by slice."""
     stack = rng.integers(0, 255, (3, 40, 50), np.uint8)
     tifffile.imwrite(workplace / "stack.tif", stack, metadata={"axes": "ZYX"}, imagej=True)
     shown = run("plan", "stack.tif", *TILES)
@@ -334,7 +343,8 @@ def test_a_stack_is_predicted_slice_by_slice_with_two_numbers_as_tile_size(
 
 
 @pytest.mark.parametrize(("given", "multiples"), [("8", [8, 8]), ("1,4", [1, 4])])
-def test_tiles_start_on_multiples_of_the_stride(workplace: Path, given: str, multiples: list[int]) -> None:
+def test_origin_multiple(workplace: Path, given: str, multiples: list[int]) -> None:
+    """`--origin-multiple` takes one number for all axes or one for each."""
     (workplace / "my_model.py").write_text(
         MODEL + "def aligned(batch):\n    assert batch.shape[-2:] == (16, 16)\n    return batch\n"
     )

@@ -40,21 +40,21 @@ def described(function: Callable[..., Any], section: str = "Parameters") -> dict
     }
 
 
-def test_predict_has_few_parameters_and_describes_each() -> None:
-    """Each has a sentence of its own; none refers to another function's."""
+def test_predict() -> None:
+    """`predict` has at most 20 parameters, and describes each in full."""
     assert len(parameters(predict)) <= 20
     assert list(described(predict)) == list(parameters(predict))
     assert all(len(text) > 40 and "As in" not in text for text in described(predict).values())
 
 
 @pytest.mark.parametrize("function", [plan, PredictionPlan.run], ids=["plan", "run"])
-def test_others_refer_to_predict(function: Callable[..., Any]) -> None:
-    """All parameters are in the docstring."""
+def test_docstrings(function: Callable[..., Any]) -> None:
+    """The docstrings of the others list all parameters."""
     assert set(described(function)) == set(parameters(function)) - {"self"}
 
 
-def test_a_request_and_its_options_are_the_parameters_of_predict() -> None:
-    """With the same defaults."""
+def test_request() -> None:
+    """A request and its options are the parameters of `predict`, with the same defaults."""
     ours = parameters(predict)
     asked = {field.name: field.default for field in fields(PredictionRequest)}
     assert asked.keys() == PARSERS.keys()
@@ -69,16 +69,16 @@ def test_a_request_and_its_options_are_the_parameters_of_predict() -> None:
     assert {name: options[name] for name in written - {"path"}} == {name: zarr[name] for name in written - {"path"}}
 
 
-def test_plan_takes_what_predict_computes() -> None:
-    """Besides `measure`, which `predict` always does."""
+def test_plan() -> None:
+    """`plan` takes what `predict` computes, and `measure`."""
     ours, theirs = parameters(plan), parameters(predict)
     assert ours.keys() - theirs.keys() == {"measure"}
     same = ours.keys() & theirs.keys() - {"model"}
     assert {name: ours[name] for name in same} == {name: theirs[name] for name in same}
 
 
-def test_running_a_plan_takes_what_predict_writes() -> None:
-    """With the same defaults; the sources are those of the plan."""
+def test_run() -> None:
+    """Running a plan takes what `predict` writes, with the same defaults."""
     ours, theirs = parameters(PredictionPlan.run), parameters(predict)
     same = ours.keys() - {"self", "sources", "model"}
     assert same == {field.name for field in fields(RunOptions)} - {field.name for field in fields(OmeZarr)} | {"output"}
@@ -88,8 +88,8 @@ def test_running_a_plan_takes_what_predict_writes() -> None:
 @pytest.mark.parametrize(
     ("command", "function"), [(predict_command, predict), (plan_command, plan)], ids=["predict", "plan"]
 )
-def test_a_command_takes_what_its_function_takes(command: Callable[..., Any], function: Callable[..., Any]) -> None:
-    """Names and defaults; what stands for another argument or is of the command alone is listed here."""
+def test_commands(command: Callable[..., Any], function: Callable[..., Any]) -> None:
+    """A command takes what its function takes, with the same defaults."""
     ours, theirs = parameters(command), parameters(function)
     of_commands = {"layout", "bgr", "augment", "as_json", "debug", "quiet", "pyramid", "ome_zarr"}
     assert ours.keys() - theirs.keys() <= of_commands
@@ -99,8 +99,8 @@ def test_a_command_takes_what_its_function_takes(command: Callable[..., Any], fu
 
 
 @pytest.mark.parametrize("command", [predict_command, plan_command])
-def test_a_command_has_the_choices_of_its_function(command: Callable[..., Any]) -> None:
-    """No more and no fewer."""
+def test_choices(command: Callable[..., Any]) -> None:
+    """A command has the choices of its function."""
     hints = inspect.get_annotations(command, eval_str=True)
     for name, choices in {**CHOICES, "pyramid": Pyramid, "ome_zarr": OmeZarrVersion}.items():
         if name in hints:

@@ -55,26 +55,31 @@ def channels_of(path):
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
-def test_an_ome_zarr_has_its_colors_and_one_window(source, tmp_path, version):
+def test_ome_zarr(source, tmp_path, version):
+    """An OME-Zarr has the colors of its source, and one window."""
     channels = channels_of(predict(lambda batch: batch, source, pl.OmeZarr(tmp_path / "out.zarr", version)))
     assert [channel["color"] for channel in channels] == ["FF0000", "00FF00", "0000FF"]
     windows = [(channel["window"]["start"], channel["window"]["end"]) for channel in channels]
     assert windows == [(IMAGE.min(), IMAGE.max())] * 3
 
 
-def test_an_ome_tiff_has_its_colors(source, tmp_path):
+def test_ome_tiff(source, tmp_path):
+    """An OME-TIFF has the colors of its source."""
     predict(lambda batch: batch, source, tmp_path / "out.ome.tif")
     assert pl.open_stacks(tmp_path / "out.ome.tif")[0].metadata.channel_colors == ("FF0000", "00FF00", "0000FF")
 
 
-def test_a_result_of_a_result_is_a_color_image_too(source, tmp_path):
+def test_result_of_result(source, tmp_path):
+    """A result of a result is a color image, too."""
     predict(lambda batch: batch, source, tmp_path / "first.zarr")
     channels = channels_of(predict(lambda batch: batch, tmp_path / "first.zarr", tmp_path / "second.zarr"))
     assert [channel["color"] for channel in channels] == ["FF0000", "00FF00", "0000FF"]
     assert len({channel["window"]["end"] for channel in channels}) == 1
 
 
-def test_a_result_of_other_channels_has_colors_and_windows_of_its_own(source, tmp_path):
+def test_other_channels(source, tmp_path):
+    """A result with other channels has colors and windows of its own."""
+
     def gray_and_red(batch):
         return np.stack([batch.mean(axis=1), batch[:, 0]], axis=1).astype("float32")
 
@@ -82,7 +87,8 @@ def test_a_result_of_other_channels_has_colors_and_windows_of_its_own(source, tm
     assert len({channel["window"]["end"] for channel in channels}) == 2
 
 
-def test_the_window_of_a_real_stain_is_one(sample_file, tmp_path):
+def test_real_stain(sample_file, tmp_path):
+    """A real stained section has one window."""
     source = sample_file("napari-czann-segment", "Tumor_HE_Stain_T76.czi")
     out = pl.predict(
         lambda batch: batch, source, tmp_path / "out.zarr", patch_size=(400, 400), overlaps=(0, 0), progress=False

@@ -44,8 +44,8 @@ def per_row(heading: str) -> Any:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 32, 3: 16})
-    monkeypatch.setattr(fit, "_BLOCK_SIZES", [1024])
+    monkeypatch.setattr(block_grid, "CHUNK_SIZE", {2: 32, 3: 16})
+    monkeypatch.setattr(fit, "BLOCK_SIZES", [1024])
 
 
 def model(batch: np.ndarray) -> np.ndarray:
@@ -240,7 +240,7 @@ def new_run(folder: Path, **options: Any) -> Run:
     [("image", False), ("image", True), ("series", False), ("named", False)],
     ids=["image", "image, overwrite", "series", "named"],
 )
-def test_a_state_of_the_names_of_an_ome_zarr(
+def test_ome_zarr(
     row: tuple[str, ...],
     kind: str,
     overwrite: bool,
@@ -249,6 +249,7 @@ def test_a_state_of_the_names_of_an_ome_zarr(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Each row of the table for OME-Zarr holds, with and without `overwrite`."""
     if kind not in undisturbed:
         whole = new_run(tmp_path / "whole", source=source, kind=kind)
         whole()
@@ -271,7 +272,7 @@ def test_a_state_of_the_names_of_an_ome_zarr(
 @per_row("A TIFF or NumPy file")
 @pytest.mark.parametrize(("suffix", "sink"), [(".npy", NpySink), (".ome.tif", TiffSink)], ids=["npy", "tiff"])
 @pytest.mark.parametrize("overwrite", [False, True], ids=["again", "overwrite"])
-def test_a_state_of_the_names_of_a_file(
+def test_file(
     row: tuple[str, ...],
     suffix: str,
     sink: type,
@@ -280,6 +281,7 @@ def test_a_state_of_the_names_of_a_file(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Each row of the table for single files holds, with and without `overwrite`."""
     run = new_run(tmp_path / "state", source=source, suffix=suffix)
     state = dict(zip(NAMES, row, strict=False))
     if state["out"] == "old":

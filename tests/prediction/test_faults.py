@@ -35,8 +35,8 @@ TILES: dict[str, Any] = {"axes": "TYX", "patch_size": (32, 24), "overlaps": (8, 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 40, 3: 16})
-    monkeypatch.setattr(fit, "_BLOCK_SIZES", [2000])
+    monkeypatch.setattr(block_grid, "CHUNK_SIZE", {2: 40, 3: 16})
+    monkeypatch.setattr(fit, "BLOCK_SIZES", [2000])
 
 
 @pytest.fixture
@@ -139,9 +139,8 @@ def fill(disk: Path, leave: int) -> Path:
 
 
 @pytest.mark.parametrize("settings", [{}, {"blend": "hann"}], ids=["crop", "blend"])
-def test_a_disk_that_fills_up_keeps_what_was_finished_and_the_run_goes_on_when_there_is_room(
-    settings: dict[str, Any], source: Path, disk: Path
-) -> None:
+def test_full_disk(settings: dict[str, Any], source: Path, disk: Path) -> None:
+    """A full disk keeps the finished blocks, and the run is resumed when there is room."""
     expected = files(quiet(Root(), source, source.with_name("out.ome.zarr"), **settings))
     needed = sum(-(-len(content) // 4096) * 4096 for content in expected.values())
     moments = random.Random(5)
@@ -175,7 +174,8 @@ def test_a_disk_that_fills_up_keeps_what_was_finished_and_the_run_goes_on_when_t
     assert kept[-1] > 0
 
 
-def test_a_ledger_for_which_there_is_no_room_says_so_and_stays_true(disk: Path) -> None:
+def test_no_room_for_ledger(disk: Path) -> None:
+    """A ledger without room raises an error and stays true."""
     path = disk / "out.ledger"
     ledger = Ledger(path, {"settings": {"a": 1}})
     ledger.record(0, 1, ["first"])
@@ -193,7 +193,8 @@ def test_a_ledger_for_which_there_is_no_room_says_so_and_stays_true(disk: Path) 
     again.close()
 
 
-def test_a_ledger_that_cannot_be_begun_is_not_left_behind(disk: Path) -> None:
+def test_unbegun_ledger(disk: Path) -> None:
+    """A ledger whose first line cannot be written is removed."""
     fill(disk, 0)
     with pytest.raises(SinkError, match="No space left on device"):
         Ledger(disk / "out.ledger", {"settings": {"a": "x" * 10_000}})
@@ -203,7 +204,8 @@ def test_a_ledger_that_cannot_be_begun_is_not_left_behind(disk: Path) -> None:
 # A place where nothing can be written.
 
 
-def test_a_disk_that_cannot_be_written_to_is_refused_before_the_model_runs(source: Path, disk: Path) -> None:
+def test_read_only_disk(source: Path, disk: Path) -> None:
+    """A disk that is read-only is refused before the model runs."""
     assert mounted("-o", "remount,ro", disk)
     for output in (disk / "out.ome.zarr", disk / "out.npy", disk / "out.ome.tif"):
         with pytest.raises(SinkError, match=r"disk/out.* cannot be written to"):
@@ -213,9 +215,8 @@ def test_a_disk_that_cannot_be_written_to_is_refused_before_the_model_runs(sourc
     assert list(disk.iterdir()) == []
 
 
-def test_a_disk_that_became_read_only_holds_an_unfinished_output_until_it_is_writable(
-    source: Path, disk: Path, undisturbed: dict[str, bytes]
-) -> None:
+def test_disk_became_read_only(source: Path, disk: Path, undisturbed: dict[str, bytes]) -> None:
+    """An unfinished output on a disk that became read-only is resumed when it is writable."""
     output = begin(source, disk / "out.ome.zarr")
     assert mounted("-o", "remount,ro", disk)
     before = files(disk)
@@ -231,9 +232,8 @@ def test_a_disk_that_became_read_only_holds_an_unfinished_output_until_it_is_wri
 
 
 @pytest.mark.parametrize("number", [0, 1, 9, 20])
-def test_a_model_that_fails_on_a_tile_names_it_and_all_blocks_before_it_are_kept(
-    number: int, source: Path, tmp_path: Path, undisturbed: dict[str, bytes]
-) -> None:
+def test_model_fails(number: int, source: Path, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    """The error names the tile, and all blocks before it are kept."""
     output = tmp_path / "out.ome.zarr"
     prepared = plan(source, **TILES)
     order = [tile for block in range(prepared.n_blocks) for tile in prepared.schedules[0].tiles_of(block).tolist()]
@@ -247,7 +247,9 @@ def test_a_model_that_fails_on_a_tile_names_it_and_all_blocks_before_it_are_kept
     assert files(output) == undisturbed
 
 
-def test_nan_where_integers_are_written_names_the_tile_and_nothing_of_it_is_kept(source: Path, tmp_path: Path) -> None:
+def test_nan_to_integers(source: Path, tmp_path: Path) -> None:
+    """NaN in integers is an error that names the tile, whose block is not kept."""
+
     def nan(batch: np.ndarray) -> np.ndarray:
         return root_of(batch) * np.nan
 
@@ -268,7 +270,9 @@ def test_nan_where_integers_are_written_names_the_tile_and_nothing_of_it_is_kept
         shutil.rmtree(output)
 
 
-def test_nan_stays_where_the_model_gave_it_and_floats_are_written(source: Path) -> None:
+def test_nan_to_floats(source: Path) -> None:
+    """NaN in floats stays where it is."""
+
     def nan(batch: np.ndarray) -> np.ndarray:
         return root_of(batch) * np.nan
 
@@ -280,9 +284,8 @@ def test_nan_stays_where_the_model_gave_it_and_floats_are_written(source: Path) 
         np.testing.assert_allclose(result[~lost], expected[~lost], rtol=1e-6)
 
 
-def test_one_image_of_a_series_that_fails_is_gone_on_with_while_the_others_are_done(
-    source: Path, tmp_path: Path, undisturbed: dict[str, bytes]
-) -> None:
+def test_series_with_failure(source: Path, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    """An image that failed is resumed while the others are done."""
     pixels = np.load(source)
     bad = pixels.copy()
     bad[1, 100:, 100:] = 0
@@ -320,9 +323,8 @@ def damages(content: bytes, chance: random.Random) -> Iterator[bytes]:
         yield b"".join([*lines[:line], lines[line].replace(b'"block": ', b'"block": 1'), *lines[line + 1 :]])
 
 
-def test_a_damaged_ledger_is_refused_or_gone_on_with_to_the_same_bytes(
-    source: Path, tmp_path: Path, undisturbed: dict[str, bytes]
-) -> None:
+def test_damaged_ledger(source: Path, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    """A damaged ledger is refused if its first line is damaged, else resumed to the same bytes."""
     output = begin(source, tmp_path / "out.ome.zarr")
     kept = tmp_path / "kept"
     kept.mkdir()
@@ -348,9 +350,8 @@ def test_a_damaged_ledger_is_refused_or_gone_on_with_to_the_same_bytes(
     assert is_refused == is_lost, "a ledger is refused if the line that describes the run is damaged, and only then"
 
 
-def test_an_unfinished_output_without_its_ledger_is_refused_until_it_may_be_replaced(
-    source: Path, tmp_path: Path, undisturbed: dict[str, bytes]
-) -> None:
+def test_lost_ledger(source: Path, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    """An unfinished output without a ledger is refused until `overwrite` is given."""
     output = begin(source, tmp_path / "out.ome.zarr")
     ledger_path(output).unlink()
     with pytest.raises(SinkError, match=r"a run was interrupted here.*--overwrite"):
@@ -359,9 +360,8 @@ def test_an_unfinished_output_without_its_ledger_is_refused_until_it_may_be_repl
     assert files(output) == undisturbed
 
 
-def test_an_output_that_was_deleted_between_two_runs_is_written_again(
-    source: Path, tmp_path: Path, undisturbed: dict[str, bytes]
-) -> None:
+def test_lost_output(source: Path, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    """A lost unfinished output is written again."""
     output = begin(source, tmp_path / "out.ome.zarr")
     shutil.rmtree(tmp_path / "out.ome.zarr.partial")
     quiet(Root(), source, output)
@@ -371,9 +371,8 @@ def test_an_output_that_was_deleted_between_two_runs_is_written_again(
     assert files(output) == undisturbed
 
 
-def test_one_output_of_a_series_that_was_deleted_between_two_runs_is_written_again(
-    source: Path, tmp_path: Path, undisturbed: dict[str, bytes]
-) -> None:
+def test_lost_output_of_series(source: Path, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    """A lost output of a series is written again, and only it."""
     np.save(tmp_path / "second.npy", np.load(source)[:, ::-1])
     sources, folder = [source, tmp_path / "second.npy"], tmp_path / "out"
     n_batches = plan(source, **TILES).n_tiles // 3
@@ -384,7 +383,8 @@ def test_one_output_of_a_series_that_was_deleted_between_two_runs_is_written_aga
     assert (folder / "second.ome.zarr").exists()
 
 
-def test_another_image_in_memory_does_not_go_on_with_an_unfinished_output(source: Path, tmp_path: Path) -> None:
+def test_another_array(source: Path, tmp_path: Path) -> None:
+    """Another array in memory does not resume an output."""
     image = np.load(source)
     output = begin(image, tmp_path / "out.ome.zarr")
     with pytest.raises(SinkError, match="contents of the sources"):
@@ -401,8 +401,8 @@ from patchloom.prediction import predict
 from patchloom.prediction.planning import fit
 from patchloom.stitching import block_grid
 
-block_grid._CHUNK_SIZE = {2: 40, 3: 16}
-fit._BLOCK_SIZES = [2000]
+block_grid.CHUNK_SIZE = {2: 40, 3: 16}
+fit.BLOCK_SIZES = [2000]
 source, output, pause, settings = json.loads(sys.argv[1])
 
 def model(batch):
@@ -421,9 +421,8 @@ def start(source: Path, output: Path, pause: float) -> subprocess.Popen[str]:
     )
 
 
-def test_of_two_processes_the_second_refuses_at_once_and_the_first_finishes(
-    source: Path, tmp_path: Path, undisturbed: dict[str, bytes]
-) -> None:
+def test_second_process(source: Path, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    """A second process is refused at once, and the first one finishes."""
     output = tmp_path / "out.ome.zarr"
     first = start(source, output, pause=0.1)
     while not ledger_path(output).exists():
@@ -440,9 +439,8 @@ def test_of_two_processes_the_second_refuses_at_once_and_the_first_finishes(
     assert files(output) == undisturbed
 
 
-def test_of_processes_that_start_together_one_writes(
-    source: Path, tmp_path: Path, undisturbed: dict[str, bytes]
-) -> None:
+def test_processes_together(source: Path, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    """Of processes that start together, one writes."""
     output = tmp_path / "out.ome.zarr"
     runs = [start(source, output, pause=0.05) for _ in range(3)]
     errors = [run.communicate(timeout=60)[1] for run in runs]
@@ -454,9 +452,8 @@ def test_of_processes_that_start_together_one_writes(
     assert files(output) == undisturbed
 
 
-def test_an_output_is_claimed_before_hours_of_measuring(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_claim_before_measuring(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output is locked before its images are measured."""
     output = tmp_path / "out.ome.zarr"
     measure = methods.measure_normalization
     refused = []
@@ -473,9 +470,8 @@ def test_an_output_is_claimed_before_hours_of_measuring(
 
 
 @pytest.mark.parametrize("when", [0, 10**9, 4 * 10**18], ids=["1970", "a second later", "the year 2096"])
-def test_times_of_files_that_a_wrong_clock_wrote_do_no_harm(
-    when: int, source: Path, tmp_path: Path, undisturbed: dict[str, bytes]
-) -> None:
+def test_wrong_clock(when: int, source: Path, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    """Times that a wrong clock wrote do no harm."""
     os.utime(source, ns=(when, when))
     output = begin(source, tmp_path / "out.ome.zarr")
     for path in (ledger_path(output), *tmp_path.joinpath("out.ome.zarr.partial").rglob("*")):
@@ -487,7 +483,8 @@ def test_times_of_files_that_a_wrong_clock_wrote_do_no_harm(
 
 
 @pytest.mark.parametrize("shift", [-(10**9), 10**9], ids=["earlier", "later"])
-def test_a_source_that_changed_is_refused_whatever_the_clock_said(shift: int, source: Path, tmp_path: Path) -> None:
+def test_changed_source(shift: int, source: Path, tmp_path: Path) -> None:
+    """A source that changed is refused, for all clocks."""
     output = begin(source, tmp_path / "out.ome.zarr")
     changed = source.stat().st_mtime_ns + shift
     pixels = np.load(source)
@@ -502,9 +499,10 @@ def test_a_source_that_changed_is_refused_whatever_the_clock_said(shift: int, so
     quiet(Root(), source, output, resume_anyway=True)
 
 
-def test_a_clock_that_runs_backwards_changes_nothing(
+def test_backward_clock(
     source: Path, tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A clock that runs backward changes nothing."""
     now = itertools.count(2_000_000_000, -3600)
     monkeypatch.setattr(time, "time", lambda: float(next(now)))
     monkeypatch.setattr(time, "time_ns", lambda: next(now) * 10**9)

@@ -35,8 +35,8 @@ from patchloom import OmeZarr, predict
 from patchloom.prediction.planning import fit
 from patchloom.stitching import block_grid
 
-block_grid._CHUNK_SIZE = {2: 40, 3: 16}
-fit._BLOCK_SIZES = [2000]
+block_grid.CHUNK_SIZE = {2: 40, 3: 16}
+fit.BLOCK_SIZES = [2000]
 
 
 def root(batch):
@@ -116,7 +116,8 @@ def shown(folder: Path) -> dict[str, dict[str, bytes]]:
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 @pytest.mark.skipif(not KILLS, reason="takes minutes: make kills")
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_run_that_is_killed_again_and_again_ends_in_the_same_files(kind: str, tmp_path: Path) -> None:
+def test_kills(kind: str, tmp_path: Path) -> None:
+    """A run that is killed again and again ends in the same files, for runs of all kinds."""
     options, moments = KINDS[kind], random.Random(kind)
     template, whole, killed = (tmp_path / name for name in ("template", "whole", "killed"))
     template.mkdir()

@@ -43,9 +43,8 @@ def averaged(batch: np.ndarray, factor: int) -> np.ndarray:
 
 @pytest.mark.parametrize("patch", [36, 40, 48, 50, 64, 66, 80, 128])
 @pytest.mark.parametrize("blend", [None, "hann"])
-def test_valid_models_that_leave_any_part_of_a_tile_give_the_image(
-    patch: int, blend: Any, rng: np.random.Generator
-) -> None:
+def test_valid_models(patch: int, blend: Any, rng: np.random.Generator) -> None:
+    """Valid models give the image, for all parts of a tile that they keep."""
     image = rng.random((100, 150), np.float32)
     model = cropped((16, 16), (16, 16))
     result = quiet(model, image, patch_size=(patch, patch), overlaps=(32, 32), blend=blend)
@@ -54,15 +53,15 @@ def test_valid_models_that_leave_any_part_of_a_tile_give_the_image(
 
 
 @pytest.mark.parametrize("margins", [((1, 1), (8, 8), (8, 8)), ((2, 2), (0, 0), (5, 5)), ((0, 0), (8, 8), (0, 0))])
-def test_margins_differ_from_axis_to_axis(margins: Any, rng: np.random.Generator) -> None:
+def test_margins_by_axis(margins: Any, rng: np.random.Generator) -> None:
+    """Margins may differ from axis to axis."""
     image = rng.random((9, 40, 50))
     np.testing.assert_array_equal(quiet(cropped(*margins), image, patch_size=(6, 32, 32)), image)
 
 
 @pytest.mark.parametrize(("factor", "margin", "patch"), [(2, 7, 32), (4, 16, 64), (3, 16, 60), (8, 4, 16), (4, 24, 72)])
-def test_larger_outputs_without_margin_may_be_any_multiple_of_the_tile(
-    factor: int, margin: int, patch: int, rng: np.random.Generator
-) -> None:
+def test_larger(factor: int, margin: int, patch: int, rng: np.random.Generator) -> None:
+    """Larger outputs are separated from margins."""
     image = rng.random((70, 90))
     crop = cropped((margin, margin), (margin, margin))
     result = quiet(lambda batch: enlarged(crop(batch), factor), image, patch_size=(patch, patch))
@@ -71,7 +70,8 @@ def test_larger_outputs_without_margin_may_be_any_multiple_of_the_tile(
 
 @pytest.mark.parametrize("margin", [0, 1, 12])
 @pytest.mark.parametrize(("factor", "patch"), [(2, 48), (3, 48), (3, 66), (4, 64), (8, 96), (5, 120)])
-def test_smaller_outputs_are_told_from_margins(factor: int, patch: int, margin: int, rng: np.random.Generator) -> None:
+def test_smaller(factor: int, patch: int, margin: int, rng: np.random.Generator) -> None:
+    """Smaller outputs are separated from margins."""
     patch += 2 * margin
     image = rng.random((6 * 120, 120))
     crop = cropped((margin, margin), (margin, margin))
@@ -79,7 +79,8 @@ def test_smaller_outputs_are_told_from_margins(factor: int, patch: int, margin: 
     np.testing.assert_allclose(result, averaged(image[None, None], factor)[0, 0], rtol=1e-12)
 
 
-def test_tiles_of_a_downscaling_model_start_on_multiples_of_its_factor(rng: np.random.Generator) -> None:
+def test_origins_of_smaller(rng: np.random.Generator) -> None:
+    """Tiles of a model that makes images smaller start on multiples of its factor."""
     image = rng.random((200, 130))
     options: dict[str, Any] = {"axes": "YX", "patch_size": (40, 40), "overlaps": (10, 10)}
     model = lambda batch: averaged(batch, 4)  # noqa: E731  # a model like those above
@@ -89,7 +90,8 @@ def test_tiles_of_a_downscaling_model_start_on_multiples_of_its_factor(rng: np.r
 
 
 @pytest.mark.parametrize("multiple", [8, 16, 32])
-def test_a_model_that_takes_multiples_only_is_still_measured(multiple: int, rng: np.random.Generator) -> None:
+def test_multiples_only(multiple: int, rng: np.random.Generator) -> None:
+    """The outputs of a model that takes multiples only are inferred."""
     image = rng.random((150, 140))
 
     def model(batch: np.ndarray) -> np.ndarray:
@@ -113,9 +115,10 @@ class Fixed:
         return self.model(batch)
 
 
-def test_a_model_of_fixed_size_that_may_be_either_is_refused_until_it_declares_its_scale(
+def test_fixed_size(
     rng: np.random.Generator,
 ) -> None:
+    """A model of one size with an ambiguous output is refused until it declares its scale."""
     image = rng.random((100, 120))
     crop = cropped((16, 16), (16, 16))
     for declared in ({}, {"patch_size": (64, 64)}):
@@ -134,7 +137,8 @@ def test_a_model_of_fixed_size_that_may_be_either_is_refused_until_it_declares_i
     )
 
 
-def test_a_model_that_returns_one_size_for_all_tiles_is_refused() -> None:
+def test_constant_size() -> None:
+    """A model that returns one size for all tiles is refused."""
     with pytest.raises(
         ModelOutputError, match=r"returned 8 × 8 voxels for tiles of 32 × 32, 8 × 8 for .* fits no scale.*at \(0, 0\)"
     ):
@@ -150,9 +154,10 @@ def test_a_model_that_returns_one_size_for_all_tiles_is_refused() -> None:
     dtype=st.sampled_from(["float32", "uint8", "bool", "int64"]),
     seed=st.integers(0, 99),
 )
-def test_an_image_is_never_shifted_in_silence(
+def test_no_shift(
     before: tuple[int, int], after: tuple[int, int], factor: int, patch: int, dtype: str, seed: int
 ) -> None:
+    """An image is never shifted without an error."""
     image = (np.random.default_rng(seed).random((50, 53)) * 200).astype(dtype)
     image[:40, :40] = 0 if seed % 3 == 0 else image[:40, :40]  # the first tile may be dark all over
     crop = cropped(*zip(before, after, strict=True))
@@ -189,7 +194,8 @@ def random_network(rng: np.random.Generator, depth: int) -> Model:
     return model
 
 
-def test_valid_networks_are_not_taken_for_lopsided(rng: np.random.Generator) -> None:
+def test_random_networks(rng: np.random.Generator) -> None:
+    """Valid networks are not mistaken for models with different margins on the two sides."""
     image = rng.random((60, 60), np.float32)
     for depth in (1, 2, 3, 5, 8):
         for _ in range(12):
@@ -201,7 +207,9 @@ def test_valid_networks_are_not_taken_for_lopsided(rng: np.random.Generator) -> 
 
 @pytest.mark.parametrize("stride", [2, 3, 4, 5])
 @pytest.mark.parametrize("patch", range(41, 53))
-def test_a_grid_within_the_network_is_not_taken_for_lopsided(stride: int, patch: int, rng: np.random.Generator) -> None:
+def test_inner_grid(stride: int, patch: int, rng: np.random.Generator) -> None:
+    """A grid within the network is not mistaken for different margins on the two sides."""
+
     # What is averaged and enlarged again answers in squares, off the changed voxel by up to half a stride.
     def model(batch: np.ndarray) -> np.ndarray:
         grid = averaged(np.pad(batch, [(0, 0), (0, 0), (0, stride), (0, stride)]), stride)
@@ -214,13 +222,15 @@ def test_a_grid_within_the_network_is_not_taken_for_lopsided(stride: int, patch:
 
 
 @pytest.mark.parametrize(("factor", "patch"), [(4, 50), (5, 52), (3, 50), (8, 66)])
-def test_a_tile_of_which_a_stride_leaves_some_voxels_over_is_refused(factor: int, patch: int) -> None:
+def test_rest_of_stride(factor: int, patch: int) -> None:
+    """A tile size that the stride does not divide is refused."""
     message = f"smaller by {factor} and leaves over some of the {patch} voxels along Y|not the same whole margin"
     with pytest.raises(ModelOutputError, match=message):
         quiet(lambda batch: averaged(batch, factor), np.zeros((80, 80)), patch_size=(patch, patch))
 
 
-def test_a_stride_that_rounds_up_looks_like_a_rest_until_its_scale_is_declared(rng: np.random.Generator) -> None:
+def test_stride_rounds_up(rng: np.random.Generator) -> None:
+    """A stride that rounds up is refused until its scale is declared."""
     image = rng.integers(0, 99, (61, 44))
 
     def every_second(batch: np.ndarray) -> np.ndarray:  # rounds up, as convolutions with a stride and padding do
@@ -232,7 +242,9 @@ def test_a_stride_that_rounds_up_looks_like_a_rest_until_its_scale_is_declared(r
     np.testing.assert_array_equal(result, image[::2, ::2])
 
 
-def test_outputs_that_have_another_name_for_another_size_are_inferred(rng: np.random.Generator) -> None:
+def test_changing_names(rng: np.random.Generator) -> None:
+    """Outputs whose names depend on the size of the tile are inferred."""
+
     def model(batch: np.ndarray) -> dict[str, np.ndarray]:
         return {"even" if batch.shape[-2] % 2 == 0 else "odd": averaged(batch, 2)[..., 2:-2, 2:-2]}
 
@@ -241,7 +253,8 @@ def test_outputs_that_have_another_name_for_another_size_are_inferred(rng: np.ra
     np.testing.assert_allclose(result, averaged(image[np.newaxis, np.newaxis], 2)[0, 0], rtol=1e-12)
 
 
-def test_outputs_of_different_scales_and_margins_lie_on_top_of_each_other(rng: np.random.Generator) -> None:
+def test_several_outputs(rng: np.random.Generator) -> None:
+    """Outputs of different scales and margins lie on top of each other."""
     image = rng.random((96, 120))
 
     def model(batch: np.ndarray) -> dict[str, np.ndarray]:
@@ -258,7 +271,8 @@ def test_outputs_of_different_scales_and_margins_lie_on_top_of_each_other(rng: n
         np.testing.assert_allclose(result["large"], enlarged(image, 2), rtol=1e-12)
 
 
-def test_a_model_whose_output_is_as_large_as_the_tile_runs_once_beforehand() -> None:
+def test_runs_once() -> None:
+    """A model whose output is as large as the tile runs once beforehand."""
     sizes: list[tuple[int, ...]] = []
 
     def model(batch: np.ndarray) -> np.ndarray:
@@ -269,7 +283,8 @@ def test_a_model_whose_output_is_as_large_as_the_tile_runs_once_beforehand() -> 
     assert sizes == [(1, 1, 32, 32)]
 
 
-def test_a_declared_scale_is_not_measured() -> None:
+def test_declared_scale() -> None:
+    """A declared scale is not inferred."""
     one = (Fraction(1), Fraction(1))
     sizes: list[tuple[int, ...]] = []
 

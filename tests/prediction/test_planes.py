@@ -46,8 +46,8 @@ def sharpened(batch: np.ndarray) -> np.ndarray:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Blocks so small that a slice has many."""
-    monkeypatch.setattr(fit, "_BLOCK_SIZES", [300])
-    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 6, 3: 4})
+    monkeypatch.setattr(fit, "BLOCK_SIZES", [300])
+    monkeypatch.setattr(block_grid, "CHUNK_SIZE", {2: 6, 3: 4})
     return
 
 
@@ -66,9 +66,8 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ],
 )
 @pytest.mark.usefixtures("small_blocks")
-def test_each_slice_is_predicted_and_axes_stay(
-    axes: str, shape: tuple[int, ...], settings: dict[str, Any], rng: np.random.Generator
-) -> None:
+def test_slices(axes: str, shape: tuple[int, ...], settings: dict[str, Any], rng: np.random.Generator) -> None:
+    """Each slice is predicted, and the axes stay."""
     image = rng.random(shape, np.float32)
     blended = (
         "blend" in settings
@@ -102,7 +101,8 @@ def stored(folder: Path, kind: str, image: np.ndarray) -> Path:
 @pytest.mark.parametrize("kind", ["ome.tif", "zarr", "npy"])
 @pytest.mark.parametrize("output", ["out.ome.zarr", "out.ome.tif", "out.npy"])
 @pytest.mark.usefixtures("small_blocks")
-def test_files_of_every_kind_keep_z(kind: str, output: str, tmp_path: Path, rng: np.random.Generator) -> None:
+def test_files(kind: str, output: str, tmp_path: Path, rng: np.random.Generator) -> None:
+    """Files of every kind keep Z."""
     image = rng.integers(0, 99, (2, 5, 20, 33), np.uint16)
     source = stored(tmp_path, kind, image)
     axes = "TZYX" if kind == "npy" else None
@@ -118,7 +118,8 @@ def test_files_of_every_kind_keep_z(kind: str, output: str, tmp_path: Path, rng:
         np.testing.assert_array_equal(level, image)
 
 
-def test_voxel_sizes_and_channels_are_those_of_the_image(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_metadata(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Voxel sizes and channels are those of the image."""
     image = rng.random((4, 2, 20, 24), np.float32)
     source = tmp_path / "image.ome.tif"
     metadata = {
@@ -136,7 +137,8 @@ def test_voxel_sizes_and_channels_are_those_of_the_image(tmp_path: Path, rng: np
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_several_outputs_of_other_sizes_and_channels_keep_z(rng: np.random.Generator) -> None:
+def test_several_outputs(rng: np.random.Generator) -> None:
+    """Several outputs of other sizes and channels keep Z."""
     image = rng.random((3, 32, 48), np.float32)
     result = quiet(
         lambda batch: {"both": np.concatenate([batch, -batch], 1), "half": batch[..., ::2, ::2]},
@@ -146,7 +148,8 @@ def test_several_outputs_of_other_sizes_and_channels_keep_z(rng: np.random.Gener
     np.testing.assert_array_equal(result["half"], image[:, ::2, ::2])
 
 
-def test_a_series_may_mix_images_with_and_without_z(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_mixed_series(tmp_path: Path, rng: np.random.Generator) -> None:
+    """A series may mix images with and without Z."""
     flat, deep = rng.random((20, 30), np.float32), rng.random((3, 18, 19), np.float32)
     series = [flat, deep, flat]
     axes = ["YX", "ZYX", "YX"]
@@ -170,7 +173,8 @@ class Described:
         return batch
 
 
-def test_what_a_model_declares_decides_whether_it_is_run_slice_by_slice(rng: np.random.Generator) -> None:
+def test_declared_dimensions(rng: np.random.Generator) -> None:
+    """The dimensions that a model declares decide whether it is run slice by slice."""
     image = rng.random((3, 32, 32))
     for model in (Described(patch_size=(16, 16)), Described(n_dims=2, patch_size=(16, 16))):
         np.testing.assert_array_equal(quiet(model, image, axes="ZYX"), image)
@@ -180,7 +184,8 @@ def test_what_a_model_declares_decides_whether_it_is_run_slice_by_slice(rng: np.
     assert {shape[2:] for shape in model.shapes} == {(2, 16, 16)}
 
 
-def test_contradictions_between_network_and_image_are_refused_before_anything_runs(rng: np.random.Generator) -> None:
+def test_contradictions(rng: np.random.Generator) -> None:
+    """Contradictions between network and image are refused before the model runs."""
     deep, flat = rng.random((3, 32, 32)), rng.random((32, 32))
     for model, image, settings, message in (
         (Described(n_dims=3), flat, {"patch_size": (2, 16, 16)}, "so the model is 3D, but array has axes YX without Z"),
@@ -196,7 +201,8 @@ def test_contradictions_between_network_and_image_are_refused_before_anything_ru
 
 
 @pytest.mark.parametrize("per", ["source", "channel", "sample", "sample_channel"])
-def test_normalization_is_measured_on_the_samples_that_the_image_has(per: str, rng: np.random.Generator) -> None:
+def test_normalize(per: str, rng: np.random.Generator) -> None:
+    """Images are normalized by their own samples, not by slices."""
     # A sample is a time point with all of its slices, not a slice.
     image = rng.random((2, 2, 3, 20, 20)) * rng.uniform(1, 90, (2, 2, 3, 1, 1))  # T, C, Z
     result = quiet(lambda batch: batch, image, axes="TCZYX", normalize=MeanStd(per), **TILES)
@@ -211,7 +217,8 @@ def test_normalization_is_measured_on_the_samples_that_the_image_has(per: str, r
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_slices_are_skipped_by_their_own_gray_values_and_masks(rng: np.random.Generator) -> None:
+def test_skip(rng: np.random.Generator) -> None:
+    """Slices are skipped by their own gray values and masks."""
     image = rng.integers(50, 99, (2, 4, 20, 20), np.uint16)
     image[0, 1] = image[1, 3] = 3
     result = quiet(lambda batch: batch, image, axes="TZYX", skip=SkipDark(10), **TILES)
@@ -223,7 +230,8 @@ def test_slices_are_skipped_by_their_own_gray_values_and_masks(rng: np.random.Ge
     assert not masked[:, :2].any()
 
 
-def test_a_failure_names_the_slice_and_the_other_images_finish(rng: np.random.Generator) -> None:
+def test_failure(rng: np.random.Generator) -> None:
+    """A failure names the slice, and the other images finish."""
     good, bad = rng.random((2, 3, 20, 20), np.float32), rng.random((2, 3, 20, 20), np.float32)
     bad[1, 2, 17:, 17:] = -1
 
@@ -257,7 +265,8 @@ class FailsAfter:
 
 @pytest.mark.parametrize("settings", [{}, {"blend": "linear"}], ids=["crop", "blend"])
 @pytest.mark.usefixtures("small_blocks")
-def test_a_run_that_failed_goes_on_to_the_same_bytes(settings: Any, tmp_path: Path, rng: np.random.Generator) -> None:
+def test_resume(settings: Any, tmp_path: Path, rng: np.random.Generator) -> None:
+    """A run that failed is resumed to the same bytes."""
     image = rng.random((2, 3, 30, 25), np.float32)
     np.save(tmp_path / "image.npy", image)
     arguments = {"axes": "TZYX", "normalize": "percentiles/sample", **TILES, **settings}
@@ -274,7 +283,8 @@ def test_a_run_that_failed_goes_on_to_the_same_bytes(settings: Any, tmp_path: Pa
     assert files[0] == files[1]
 
 
-def test_a_plan_says_the_shape_with_z() -> None:
+def test_plan() -> None:
+    """A plan contains the shape with Z."""
     prepared = plan(np.zeros((2, 5, 40, 30), np.uint8), axes="TZYX", **TILES)
     assert prepared.n_tiles == 2 * 5 * prepared.tiling.grid_shape(0)[0] * prepared.tiling.grid_shape(0)[1]
     assert prepared.summary()["sources"][0]["output_shapes"] == [[2, None, 5, 40, 30]]

@@ -48,7 +48,8 @@ def expected(step, block: np.ndarray) -> np.ndarray:
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")  # in what is expected
 @settings(deadline=None, max_examples=150)
 @given(st.lists(STEPS, min_size=1, max_size=3), st.sampled_from(["float32", "float64", "uint8"]), st.integers(2, 3))
-def test_reductions_are_those_of_numpy_and_keep_their_word(steps, dtype, n_dims) -> None:
+def test_numpy(steps, dtype, n_dims) -> None:
+    """Results are those of NumPy, of the channels and dtype that were announced."""
     block = random_block(np.random.default_rng(len(steps)), dtype, (4, 5, 6, 7)[: n_dims + 1])
     before = block.copy()
     chain = steps[0] if len(steps) == 1 else PostprocessingChain(steps)
@@ -70,7 +71,8 @@ def test_reductions_are_those_of_numpy_and_keep_their_word(steps, dtype, n_dims)
 
 
 @given(st.lists(STEPS, min_size=1, max_size=3))
-def test_the_text_of_a_reduction_says_all_of_it(steps) -> None:
+def test_text(steps) -> None:
+    """A step is equal to the one parsed from its text."""
     chain = steps[0] if len(steps) == 1 else PostprocessingChain(steps)
     again = parse_postprocessing(chain.identity)
     assert again == chain
@@ -91,7 +93,8 @@ def test_the_text_of_a_reduction_says_all_of_it(steps) -> None:
         (" channels:0,2 | argmax ", PostprocessingChain((SelectChannels((0, 2)), Argmax()))),
     ],
 )
-def test_short_texts_are_read(text, postprocessing):
+def test_short_texts(text, postprocessing):
+    """Short texts are parsed."""
     assert parse_postprocessing(text) == postprocessing
 
 
@@ -115,7 +118,8 @@ def test_short_texts_are_read(text, postprocessing):
         ("complex64*2", "complex numbers are not scaled"),
     ],
 )
-def test_texts_that_say_nothing_are_refused_with_what_can_be_said(text, message):
+def test_wrong_texts(text, message):
+    """Texts with unknown steps are refused with the known ones."""
     with pytest.raises(GeometryError, match=message):
         parse_postprocessing(text)
 
@@ -123,18 +127,21 @@ def test_texts_that_say_nothing_are_refused_with_what_can_be_said(text, message)
 @pytest.mark.parametrize(
     "make", [lambda: AsDtype("complex64", 2), lambda: AsDtype("no such"), lambda: SelectChannels(())]
 )
-def test_values_that_are_no_reduction_are_refused(make):
+def test_wrong_values(make):
+    """Values that are not allowed are refused."""
     with pytest.raises(GeometryError):
         make()
 
 
-def test_a_channel_that_is_no_whole_number_is_refused():
+def test_wrong_channel():
+    """A channel is a whole number."""
     with pytest.raises(NotIntegerError):
         SelectChannels((0.5,))
 
 
 @pytest.mark.parametrize(("n_classes", "dtype"), [(2, "uint8"), (256, "uint8"), (257, "uint16"), (65537, "uint32")])
-def test_classes_take_the_smallest_dtype_that_holds_them(n_classes, dtype):
+def test_dtype_of_classes(n_classes, dtype):
+    """Classes have the smallest dtype that holds them."""
     assert Argmax().output(n_classes, np.dtype("float32")) == (1, np.dtype(dtype))
 
 
@@ -148,13 +155,15 @@ def test_classes_take_the_smallest_dtype_that_holds_them(n_classes, dtype):
         ("uint8", 1, "complex64", "'uint8' is for real numbers, and the model returns complex64"),
     ],
 )
-def test_what_cannot_be_reduced_is_known_beforehand(text, n_channels, dtype, message):
+def test_refused_beforehand(text, n_channels, dtype, message):
+    """Predictions that a step cannot process are refused beforehand."""
     with pytest.raises(ModelOutputError, match=message):
         parse_postprocessing(text).output(n_channels, np.dtype(dtype))
 
 
 @pytest.mark.parametrize("text", ["argmax", "threshold:0.5", "uint8*255", "int64"])
-def test_nan_never_becomes_a_number(text, rng):
+def test_nan(text, rng):
+    """NaN never becomes a number."""
     block = random_block(rng)
     block[2, 4, 5, 6] = np.nan
     with pytest.raises(ModelOutputError, match="NaN"):
@@ -163,12 +172,14 @@ def test_nan_never_becomes_a_number(text, rng):
     np.testing.assert_array_equal(parse_postprocessing("threshold:0.5@1")(block), block[1:2] > 0.5)  # the other channel
 
 
-def test_of_equal_channels_the_first_wins_and_a_value_on_the_threshold_is_below():
+def test_ties():
+    """Of equal channels the first one counts, and a value on the threshold is below it."""
     assert Argmax()(np.ones((3, 2, 2), np.float32)).max() == 0
     assert Threshold(1)(np.ones((1, 2, 2), np.float32)).max() == 0
 
 
-def test_values_beyond_the_range_stop_at_its_ends():
+def test_saturation():
+    """Values beyond the range stop at its ends."""
     block = np.array([[[-np.inf, -1e30, 1e30, np.inf]]])
     assert AsDtype("int64")(block).ravel().tolist() == [-(2**63), -(2**63), 2**63 - 1, 2**63 - 1]
     assert AsDtype("float16")(block).ravel().tolist() == [-np.inf, -np.inf, np.inf, np.inf]

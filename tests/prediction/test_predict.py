@@ -44,8 +44,8 @@ def quiet(*args: Any, **kwargs: Any) -> Any:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Blocks so small that a test image has many."""
-    monkeypatch.setattr(fit, "_BLOCK_SIZES", [300])
-    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 6, 3: 4})
+    monkeypatch.setattr(fit, "BLOCK_SIZES", [300])
+    monkeypatch.setattr(block_grid, "CHUNK_SIZE", {2: 6, 3: 4})
     return
 
 
@@ -69,7 +69,8 @@ IMAGES = [
 
 @pytest.mark.parametrize(("dtype", "image"), list(product(DTYPES, IMAGES)))
 @pytest.mark.usefixtures("small_blocks")
-def test_identity_is_exact_in_memory_for_every_batch_size(dtype: str, image: Any, rng: np.random.Generator) -> None:
+def test_identity(dtype: str, image: Any, rng: np.random.Generator) -> None:
+    """An identity model returns the image bit for bit, for every batch size."""
     axes, shape, patch_size, overlaps = image
     array = random_image(rng, dtype, shape)
     before = array.copy()
@@ -84,7 +85,8 @@ def test_identity_is_exact_in_memory_for_every_batch_size(dtype: str, image: Any
 
 @pytest.mark.parametrize(("dtype", "image"), list(product(DTYPES, IMAGES[:4])))
 @pytest.mark.usefixtures("small_blocks")
-def test_identity_is_exact_through_ome_zarr(dtype: str, image: Any, rng: np.random.Generator, tmp_path: Path) -> None:
+def test_identity_through_ome_zarr(dtype: str, image: Any, rng: np.random.Generator, tmp_path: Path) -> None:
+    """An identity model gives the image bit for bit through OME-Zarr."""
     axes, shape, patch_size, overlaps = image
     array = random_image(rng, dtype, shape)
     path = quiet(identity, array, tmp_path / "out.ome.zarr", axes=axes, patch_size=patch_size, overlaps=overlaps)
@@ -98,7 +100,8 @@ def test_identity_is_exact_through_ome_zarr(dtype: str, image: Any, rng: np.rand
     assert [entry.name for entry in tmp_path.iterdir()] == ["out.ome.zarr"]
 
 
-def test_a_tiff_goes_in_and_an_ome_zarr_comes_out(rng: np.random.Generator, tmp_path: Path) -> None:
+def test_tiff_to_ome_zarr(rng: np.random.Generator, tmp_path: Path) -> None:
+    """A TIFF becomes an OME-Zarr with its voxel sizes."""
     image = rng.integers(0, 2**16, (3, 70, 50), np.uint16)
     source = tmp_path / "b.ome.tif"
     tifffile.imwrite(
@@ -114,7 +117,8 @@ def test_a_tiff_goes_in_and_an_ome_zarr_comes_out(rng: np.random.Generator, tmp_
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_every_block_is_computed_once_and_the_plan_knows_how_many_tiles(rng: np.random.Generator) -> None:
+def test_tiles_of_plan(rng: np.random.Generator) -> None:
+    """Every tile is computed once, as many as planned."""
     image = rng.random((2, 60, 47))
     for seams in ("centered", "grid"):
         seen = []
@@ -140,7 +144,8 @@ def test_every_block_is_computed_once_and_the_plan_knows_how_many_tiles(rng: np.
             assert prepared.n_tiles_computed == prepared.n_tiles
 
 
-def test_the_models_channels_and_dtype_decide_those_of_the_output(rng: np.random.Generator) -> None:
+def test_channels_and_dtype(rng: np.random.Generator) -> None:
+    """Channels and dtype of the output are those of the model."""
     image = rng.integers(0, 255, (3, 20, 22), np.uint8)
 
     def two_channels(batch: np.ndarray) -> list[Any]:
@@ -154,7 +159,8 @@ def test_the_models_channels_and_dtype_decide_those_of_the_output(rng: np.random
     assert np.array_equal(single, image.sum(axis=0, keepdims=True))
 
 
-def test_floats_turn_into_integers_by_rounding_and_stop_at_the_ends(rng: np.random.Generator) -> None:
+def test_floats_to_integers(rng: np.random.Generator) -> None:
+    """Floats become integers by rounding, and stop at the ends of the range."""
     image = rng.uniform(-40, 300, (30, 30))
     image[3, 4], image[5, 6] = np.inf, -np.inf
     result = quiet(identity, image, axes="YX", patch_size=(8, 8), overlaps=(2, 2), postprocess="uint8")
@@ -168,7 +174,8 @@ def test_floats_turn_into_integers_by_rounding_and_stop_at_the_ends(rng: np.rand
     ).tolist() == [[0, 255]]
 
 
-def test_a_filter_run_in_tiles_equals_the_filter_run_on_the_whole_image(rng: np.random.Generator) -> None:
+def test_filter(rng: np.random.Generator) -> None:
+    """A filter in tiles gives what it gives on the whole image."""
     weights = rng.random((5, 5))
 
     def filter5(batch: np.ndarray) -> np.ndarray:
@@ -185,7 +192,8 @@ def test_a_filter_run_in_tiles_equals_the_filter_run_on_the_whole_image(rng: np.
     assert np.abs(without_context - whole).max() > 0.1, "the test can tell: without overlap there are seams"
 
 
-def test_a_series_gives_a_list_and_outputs_never_share_a_name(rng: np.random.Generator, tmp_path: Path) -> None:
+def test_series(rng: np.random.Generator, tmp_path: Path) -> None:
+    """A series gives a list, and outputs never share a name."""
     images = [rng.integers(0, 255, (20, 30 + i), np.uint8) for i in range(3)]
     results = quiet(identity, images, axes="YX", patch_size=(8, 8), overlaps=(2, 2))
     assert [np.array_equal(result, image) for result, image in zip(results, images, strict=True)] == [True] * 3
@@ -201,9 +209,8 @@ def test_a_series_gives_a_list_and_outputs_never_share_a_name(rng: np.random.Gen
 
 
 @pytest.mark.parametrize("stores", [("a.zarr", "b.zarr"), ("monday/cells.zarr", "tuesday/cells.zarr")])
-def test_two_stores_that_both_call_their_array_0_give_two_outputs(
-    stores: tuple[str, str], rng: np.random.Generator, tmp_path: Path
-) -> None:
+def test_equal_names(stores: tuple[str, str], rng: np.random.Generator, tmp_path: Path) -> None:
+    """Two stores with arrays of one name give two outputs."""
     images = [rng.integers(0, 255, (20, 30), np.uint8) for _ in stores]
     for store, image in zip(stores, images, strict=True):
         zarr.create_group(tmp_path / store).create_array("0", data=image)
@@ -226,7 +233,8 @@ class Fixed:
         return np.concatenate([batch, batch], axis=1)
 
 
-def test_a_model_that_knows_its_tile_size_needs_none_given(rng: np.random.Generator, tmp_path: Path) -> None:
+def test_declared_tile_size(rng: np.random.Generator, tmp_path: Path) -> None:
+    """A declared tile size need not be given."""
     image = rng.random((40, 50))
     prepared = plan(image, model=Fixed(), axes="YX")
     assert (prepared.tiling.patch_size, prepared.tiling.overlaps) == ((16, 16), (6, 6))
@@ -278,9 +286,10 @@ def breaks_on_tile(number: int) -> Callable[[np.ndarray], np.ndarray]:
     ],
 )
 @pytest.mark.usefixtures("small_blocks")
-def test_a_model_that_fails_at_once_leaves_nothing_behind(
+def test_failure_at_once(
     make_model: Callable[[], Any], error: type[Exception], message: str, rng: np.random.Generator, tmp_path: Path
 ) -> None:
+    """A model that fails at once leaves nothing behind."""
     image = rng.random((40, 50))
     image[0, 0] = 0.9
     options: dict[str, Any] = {"axes": "YX", "patch_size": (8, 8), "overlaps": (2, 2)}
@@ -295,9 +304,8 @@ def test_a_model_that_fails_at_once_leaves_nothing_behind(
 
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ModelError])
-def test_what_was_finished_is_kept_and_gone_on_with(
-    error: type[BaseException], rng: np.random.Generator, tmp_path: Path
-) -> None:
+def test_resume(error: type[BaseException], rng: np.random.Generator, tmp_path: Path) -> None:
+    """Finished blocks are kept, and the run is resumed."""
     image, output = rng.random((60, 60)), tmp_path / "out.ome.zarr"
     calls: list[int] = []
 
@@ -326,7 +334,8 @@ def test_what_was_finished_is_kept_and_gone_on_with(
     assert [entry.name for entry in tmp_path.iterdir()] == ["out.ome.zarr"]
 
 
-def test_outputs_are_never_destroyed_unasked(rng: np.random.Generator, tmp_path: Path) -> None:
+def test_overwrite(rng: np.random.Generator, tmp_path: Path) -> None:
+    """Outputs are replaced with `overwrite` only."""
     first, second = rng.random((20, 20)), rng.random((20, 20))
     output = tmp_path / "out.ome.zarr"
     options: dict[str, Any] = {"axes": "YX", "patch_size": (8, 8)}
@@ -370,7 +379,7 @@ def test_outputs_are_never_destroyed_unasked(rng: np.random.Generator, tmp_path:
         ({"sources": []}, (GeometryError, SourceNotFoundError), "."),
     ],
 )
-def test_wrong_arguments_are_refused_before_the_model_runs(
+def test_wrong_arguments(
     change: dict[str, Any],
     error: type[Exception],
     message: str,
@@ -378,6 +387,7 @@ def test_wrong_arguments_are_refused_before_the_model_runs(
     tmp_path: Path,
     monkeypatch: Any,
 ) -> None:
+    """Wrong arguments are refused before the model runs."""
     monkeypatch.chdir(tmp_path)
 
     def never(batch: np.ndarray) -> np.ndarray:
@@ -389,16 +399,16 @@ def test_wrong_arguments_are_refused_before_the_model_runs(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_where_the_output_is_no_terminal_progress_is_a_line_at_the_end(
-    rng: np.random.Generator, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_progress_in_log(rng: np.random.Generator, capsys: pytest.CaptureFixture[str]) -> None:
+    """Progress in a log is a line at the end."""
     predict(identity, rng.random((20, 30)), axes="YX", patch_size=(8, 8), overlaps=(2, 2))
     captured = capsys.readouterr()
     assert captured.out == ""
     assert re.match(r"15/15 tiles, 100 %, 0:\d\d gone\nwaiting for reads \d+\.\d s, model ", captured.err)
 
 
-def test_a_plan_goes_to_json_and_its_fingerprint_follows_what_matters(rng: np.random.Generator, tmp_path: Path) -> None:
+def test_summary(rng: np.random.Generator, tmp_path: Path) -> None:
+    """The summary of a plan goes to JSON, and its fingerprint follows sources and settings."""
     source = tmp_path / "a.tif"
     tifffile.imwrite(source, rng.integers(0, 255, (40, 50), np.uint8), metadata={"axes": "YX"})
     first = plan(source, patch_size=(16, 16))
@@ -411,7 +421,8 @@ def test_a_plan_goes_to_json_and_its_fingerprint_follows_what_matters(rng: np.ra
     assert plan(source, patch_size=(16, 16)).summary()["fingerprint"] != summary["fingerprint"]
 
 
-def test_labels_keep_their_values_in_every_level_of_the_pyramid(rng: np.random.Generator, tmp_path: Path) -> None:
+def test_pyramid(rng: np.random.Generator, tmp_path: Path) -> None:
+    """Labels keep their values in every level, and a pyramid may be left out."""
     labels = rng.choice(np.array([0, 7, 4000], np.uint16), (600, 520))
     options: dict[str, Any] = {"axes": "YX", "patch_size": (256, 256)}
     output = quiet(identity, labels, OmeZarr(tmp_path / "labels.ome.zarr", pyramid="nearest"), **options)
@@ -424,9 +435,10 @@ def test_labels_keep_their_values_in_every_level_of_the_pyramid(rng: np.random.G
 
 @pytest.mark.parametrize("output", ["result.ome.zarr", "result.npy", "result.ome.tif", "results"])
 @pytest.mark.parametrize("names", [("",), ("flow", "mask")], ids=["one", "two"])
-def test_a_model_that_changes_the_working_directory_moves_no_output(
+def test_working_directory(
     output: str, names: tuple[str, ...], rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A model that changes the working directory moves no output."""
     here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
     here.mkdir()
     elsewhere.mkdir()

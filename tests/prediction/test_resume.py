@@ -35,8 +35,8 @@ from patchloom.prediction import predict
 from patchloom.prediction.planning import fit
 from patchloom.stitching import block_grid
 
-block_grid._CHUNK_SIZE = {2: 40, 3: 16}
-fit._BLOCK_SIZES = [2000]
+block_grid.CHUNK_SIZE = {2: 40, 3: 16}
+fit.BLOCK_SIZES = [2000]
 arguments = json.loads(sys.argv[1])
 pause = arguments.pop("pause")
 
@@ -83,7 +83,8 @@ def image(tmp_path: Path, rng: np.random.Generator) -> np.ndarray:
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 @pytest.mark.parametrize("settings", [CROP, BLEND], ids=["crop", "blend"])
 @pytest.mark.usefixtures("image")
-def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_kills(settings: dict[str, Any], tmp_path: Path) -> None:
+    """A run that is killed again and again ends in the same bytes."""
     finish(start(tmp_path, pause=0, output="whole.ome.zarr", **settings))
     expected = files(tmp_path / "whole.ome.zarr")
 
@@ -112,11 +113,12 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(settings: d
 
 @pytest.mark.parametrize("blend", [None, "hann"])
 @pytest.mark.parametrize("limit", [10**9, 60_000])
-def test_a_run_that_skips_and_is_resumed_gives_the_model_the_same_batches_and_ends_in_the_same_bytes(
+def test_same_batches(
     blend: Any, limit: int, tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 40, 3: 16})
-    monkeypatch.setattr(fit, "_BLOCK_SIZES", [2000])
+    """A resumed run that skips tiles gives the model the same batches, and the same bytes."""
+    monkeypatch.setattr(block_grid, "CHUNK_SIZE", {2: 40, 3: 16})
+    monkeypatch.setattr(fit, "BLOCK_SIZES", [2000])
     pixels = np.where(rng.random((2, 150, 130)) < 0.002, 900, 5).astype(np.uint16)
     np.save(tmp_path / "image.npy", pixels)
     settings: dict[str, Any] = {
@@ -157,8 +159,8 @@ def test_a_run_that_skips_and_is_resumed_gives_the_model_the_same_batches_and_en
 @pytest.fixture
 def interrupted(tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An output that a failing model left unfinished."""
-    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 40, 3: 16})
-    monkeypatch.setattr(fit, "_BLOCK_SIZES", [2000])
+    monkeypatch.setattr(block_grid, "CHUNK_SIZE", {2: 40, 3: 16})
+    monkeypatch.setattr(fit, "BLOCK_SIZES", [2000])
     output = tmp_path / "out.ome.zarr"
     with pytest.raises(RuntimeError):
         go_on(output, Copy(fail_at=30))
@@ -193,7 +195,8 @@ def assert_complete(output: Path, image: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("lost", [1, 7, 40])
-def test_a_ledger_whose_last_line_was_cut_off_is_gone_on_with(interrupted: Path, image: np.ndarray, lost: int) -> None:
+def test_cut_ledger(interrupted: Path, image: np.ndarray, lost: int) -> None:
+    """A ledger whose last line was cut off is resumed."""
     ledger = ledger_path(interrupted)
     ledger.write_bytes(ledger.read_bytes()[:-lost])
     go_on(interrupted)
@@ -201,9 +204,8 @@ def test_a_ledger_whose_last_line_was_cut_off_is_gone_on_with(interrupted: Path,
 
 
 @pytest.mark.parametrize("garbage", [b"", b"\0" * 100, b"{}\n", b'["settings"]\n'])
-def test_a_ledger_that_says_nothing_is_refused_or_started_afresh(
-    interrupted: Path, image: np.ndarray, garbage: bytes
-) -> None:
+def test_empty_ledger(interrupted: Path, image: np.ndarray, garbage: bytes) -> None:
+    """A ledger without a first line is refused until `overwrite` is given."""
     ledger_path(interrupted).write_bytes(garbage)
     with pytest.raises(SinkError, match="overwrite"):
         go_on(interrupted)
@@ -211,7 +213,8 @@ def test_a_ledger_that_says_nothing_is_refused_or_started_afresh(
     assert_complete(interrupted, image)
 
 
-def test_an_output_that_was_deleted_meanwhile_is_written_again(interrupted: Path, image: np.ndarray) -> None:
+def test_lost_output(interrupted: Path, image: np.ndarray) -> None:
+    """An unfinished output that was lost is written again."""
     partial = interrupted.with_name("out.ome.zarr.partial")
     for path in sorted(partial.rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
@@ -220,7 +223,8 @@ def test_an_output_that_was_deleted_meanwhile_is_written_again(interrupted: Path
     assert_complete(interrupted, image)
 
 
-def test_a_shard_that_was_deleted_meanwhile_is_written_again(interrupted: Path, image: np.ndarray) -> None:
+def test_lost_shard(interrupted: Path, image: np.ndarray) -> None:
+    """A shard that was lost is written again."""
     shards = [
         path
         for path in interrupted.with_name("out.ome.zarr.partial").rglob("*")
@@ -231,7 +235,8 @@ def test_a_shard_that_was_deleted_meanwhile_is_written_again(interrupted: Path, 
     assert_complete(interrupted, image)
 
 
-def test_another_plan_is_refused_with_what_differs(interrupted: Path, image: np.ndarray) -> None:
+def test_another_plan(interrupted: Path, image: np.ndarray) -> None:
+    """Another plan is refused with the settings that differ."""
     with pytest.raises(SinkError, match=r"blend: None before, hann now"):
         go_on(interrupted, blend="hann")
     np.save(interrupted.parent / "image.npy", image[:, ::-1])
@@ -240,7 +245,8 @@ def test_another_plan_is_refused_with_what_differs(interrupted: Path, image: np.
         go_on(interrupted)
 
 
-def test_a_second_run_on_the_same_output_is_refused_at_once(tmp_path: Path, image: np.ndarray) -> None:
+def test_second_run(tmp_path: Path, image: np.ndarray) -> None:
+    """A second run on the same output is refused at once."""
     output = tmp_path / "out.ome.zarr"
     refused = []
 
@@ -256,9 +262,9 @@ def test_a_second_run_on_the_same_output_is_refused_at_once(tmp_path: Path, imag
     assert_complete(output, image)
 
 
-def test_one_of_several_outputs_that_was_shown_before_the_kill_is_left_as_it_is(
-    tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shown_output(tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output that was shown before the kill stays as it is."""
+
     def model(batch: np.ndarray) -> dict[str, np.ndarray]:
         return {"same": batch, "more": batch + 1}
 
@@ -283,7 +289,8 @@ def test_one_of_several_outputs_that_was_shown_before_the_kill_is_left_as_it_is(
     assert {path.name for path in tmp_path.iterdir()} == {"image.npy", "out-same.ome.zarr", "out-more.ome.zarr"}
 
 
-def test_a_run_that_was_killed_when_all_was_shown_has_nothing_left_to_do(tmp_path: Path, image: np.ndarray) -> None:
+def test_all_shown(tmp_path: Path, image: np.ndarray) -> None:
+    """A run that was killed when all was shown computes nothing."""
     output = tmp_path / "out.ome.zarr"
     with pytest.MonkeyPatch.context() as patch:
 
@@ -301,11 +308,10 @@ def test_a_run_that_was_killed_when_all_was_shown_has_nothing_left_to_do(tmp_pat
     assert_complete(output, image)
 
 
-def test_a_run_that_replaces_an_output_goes_on_without_being_told_again(
-    tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 40, 3: 16})
-    monkeypatch.setattr(fit, "_BLOCK_SIZES", [2000])
+def test_overwrite(tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that replaces an output is resumed without `overwrite`."""
+    monkeypatch.setattr(block_grid, "CHUNK_SIZE", {2: 40, 3: 16})
+    monkeypatch.setattr(fit, "BLOCK_SIZES", [2000])
     output = tmp_path / "out.ome.zarr"
     go_on(output, lambda batch: batch * 0)
     with pytest.raises(RuntimeError):
@@ -317,9 +323,8 @@ def test_a_run_that_replaces_an_output_goes_on_without_being_told_again(
 @pytest.mark.parametrize(
     "other", [{"pyramid": "nearest"}, {"pyramid": None}, {"version": "0.4"}], ids=["nearest", "none", "0.4"]
 )
-def test_an_output_is_not_resumed_in_another_version_or_with_another_pyramid(
-    interrupted: Path, image: np.ndarray, other: dict[str, Any]
-) -> None:
+def test_another_format(interrupted: Path, image: np.ndarray, other: dict[str, Any]) -> None:
+    """An output is not resumed in another version, nor with another pyramid."""
     before = files(interrupted.parent)
     name, value = next(iter(other.items()))
     word = {"pyramid": "pyramid: auto before", "version": "version of OME-Zarr: 0.5 before"}[name]
@@ -330,9 +335,8 @@ def test_an_output_is_not_resumed_in_another_version_or_with_another_pyramid(
     assert_complete(interrupted, image)
 
 
-def test_a_shard_that_is_lost_before_the_output_is_shown_is_written_again(
-    tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shard_lost_at_end(tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard that is lost before the output is shown is written again."""
     output = tmp_path / "out.ome.zarr"
     finalize = OmeZarrSink.finalize
 
@@ -352,11 +356,10 @@ def test_a_shard_that_is_lost_before_the_output_is_shown_is_written_again(
     assert_complete(output, image)
 
 
-def test_an_output_that_appeared_meanwhile_is_found_before_the_run_goes_on(
-    tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 40, 3: 16})
-    monkeypatch.setattr(fit, "_BLOCK_SIZES", [2000])
+def test_output_appeared(tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output that appeared meanwhile is refused before a block is computed."""
+    monkeypatch.setattr(block_grid, "CHUNK_SIZE", {2: 40, 3: 16})
+    monkeypatch.setattr(fit, "BLOCK_SIZES", [2000])
     sources = [tmp_path / f"{number}.npy" for number in range(3)]
     for source in sources:
         np.save(source, image)

@@ -80,13 +80,13 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         monkeypatch.setattr(module, name, counted(name, getattr(module, name)))
     for name, parse in request.PARSERS.items():
         monkeypatch.setitem(request.PARSERS, name, counted(f"parse {name}", parse))
-    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 40, 3: 16})
-    monkeypatch.setattr(fit, "_BLOCK_SIZES", [2000])
+    monkeypatch.setattr(block_grid, "CHUNK_SIZE", {2: 40, 3: 16})
+    monkeypatch.setattr(fit, "BLOCK_SIZES", [2000])
     return calls
 
 
-def test_a_run_looks_at_everything_once(sources: list[Path], tmp_path: Path, counts: Counter[str]) -> None:
-    """Each source has one quick and one full fingerprint before the model runs."""
+def test_once(sources: list[Path], tmp_path: Path, counts: Counter[str]) -> None:
+    """A run parses each argument, opens and identifies each source, infers and plans once."""
     assert OPTIONS.keys() - {"axes"} == request.PARSERS.keys()
     model = Copy(counts)
     predict(model, sources, tmp_path / "out", progress=False, **OPTIONS)
@@ -99,10 +99,8 @@ def test_a_run_looks_at_everything_once(sources: list[Path], tmp_path: Path, cou
     assert model.before["fingerprint"] == 2 * len(sources)
 
 
-def test_a_resumed_run_measures_infers_and_plans_nothing(
-    sources: list[Path], tmp_path: Path, counts: Counter[str]
-) -> None:
-    """The ledger contains it."""
+def test_resume(sources: list[Path], tmp_path: Path, counts: Counter[str]) -> None:
+    """A resumed run measures, infers and plans nothing."""
     with pytest.raises(ModelError):
         predict(Copy(counts, fail_at=25), sources, tmp_path / "out", progress=False, **OPTIONS)
     counts.clear()
@@ -113,8 +111,8 @@ def test_a_resumed_run_measures_infers_and_plans_nothing(
     assert model.before["fingerprint"] == 2 * len(sources)
 
 
-def test_a_plan_looks_at_everything_once(sources: list[Path], counts: Counter[str]) -> None:
-    """A quick fingerprint of each source is all that is asked of the files."""
+def test_plan(sources: list[Path], counts: Counter[str]) -> None:
+    """A plan opens each source once, and measures and infers nothing."""
     plan(sources, **OPTIONS)
     assert counts["open_stacks"] == counts["is_series"] == counts["make_plan"] == 1
     assert counts["measure_normalization"] == counts["infer_outputs"] == 0
@@ -136,10 +134,8 @@ def test_a_plan_looks_at_everything_once(sources: list[Path], counts: Counter[st
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_another_request_is_not_the_same_run(
-    change: dict[str, Any], sources: list[Path], tmp_path: Path, counts: Counter[str]
-) -> None:
-    """It is refused with what differs, before anything is measured and before the model runs."""
+def test_another_request(change: dict[str, Any], sources: list[Path], tmp_path: Path, counts: Counter[str]) -> None:
+    """Another request is refused with what differs, before an image is measured and the model runs."""
     with pytest.raises(ModelError):
         predict(Copy(counts, fail_at=25), sources, tmp_path / "out", progress=False, **OPTIONS)
     counts.clear()

@@ -32,14 +32,13 @@ TILES: dict[str, Any] = {"patch_size": (12, 10), "overlaps": (4, 3)}
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "_BLOCK_SIZES", [300])
-    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 10, 3: 4})
+    monkeypatch.setattr(fit, "BLOCK_SIZES", [300])
+    monkeypatch.setattr(block_grid, "CHUNK_SIZE", {2: 10, 3: 4})
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_tiles_are_normalized_by_the_whole_image_and_never_by_themselves(
-    rng: np.random.Generator, tmp_path: Path
-) -> None:
+def test_normalize(rng: np.random.Generator, tmp_path: Path) -> None:
+    """Tiles are normalized by the whole image, also in a resumed run."""
     images = [rng.normal(100 * (i + 1), 20, (2, 40, 50)).astype(np.float32) for i in range(2)]
     results = quiet(identity, images, axes="SYX", normalize="mean_std", batch_size=5, **TILES)
     for image, result in zip(images, results, strict=True):
@@ -68,9 +67,8 @@ def test_tiles_are_normalized_by_the_whole_image_and_never_by_themselves(
 
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("blend", [None, "hann"])
-def test_a_reduction_of_blocks_is_the_reduction_of_the_image(
-    blend: Any, rng: np.random.Generator, tmp_path: Path
-) -> None:
+def test_postprocess(blend: Any, rng: np.random.Generator, tmp_path: Path) -> None:
+    """Postprocessing of blocks gives that of the image."""
     image = rng.random((3, 40, 50))
     result = quiet(identity, image, axes="CYX", postprocess="argmax", blend=blend, **TILES)
     assert result.dtype == np.uint8
@@ -83,7 +81,8 @@ def test_a_reduction_of_blocks_is_the_reduction_of_the_image(
 
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("blend", [None, "hann"])
-def test_skipped_tiles_are_filled_and_the_others_are_what_they_would_be(blend: Any, rng: np.random.Generator) -> None:
+def test_skip(blend: Any, rng: np.random.Generator) -> None:
+    """Skipped tiles are filled, and the others stay as they are."""
     image = rng.integers(0, 10, (80, 90), np.uint8)
     image[50:70, 60:80] = 200
     seen = []
@@ -126,7 +125,8 @@ def corrupt_zarr(folder: Path, rng: np.random.Generator, place: str = "2/3") -> 
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_a_corrupt_chunk_names_array_chunk_place_and_tile(rng: np.random.Generator, tmp_path: Path) -> None:
+def test_corrupt_chunk(rng: np.random.Generator, tmp_path: Path) -> None:
+    """A corrupt chunk is an error that names array, chunk, place and tile."""
     bad = corrupt_zarr(tmp_path, rng)
     chunk = bad / "c" / "2" / "3"
     named = (
@@ -141,9 +141,8 @@ def test_a_corrupt_chunk_names_array_chunk_place_and_tile(rng: np.random.Generat
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_an_image_that_cannot_be_searched_for_empty_places_does_not_stop_the_others(
-    rng: np.random.Generator, tmp_path: Path
-) -> None:
+def test_keep_going_with_skip(rng: np.random.Generator, tmp_path: Path) -> None:
+    """An image that a skip rule cannot read does not stop the others."""
     good = rng.integers(100, 255, (30, 30), np.uint8)
     np.save(tmp_path / "good.npy", good)
     options: dict[str, Any] = {"skip": SkipDark(threshold=20), "axes": [None, "YX"], **TILES}
@@ -158,9 +157,10 @@ def test_an_image_that_cannot_be_searched_for_empty_places_does_not_stop_the_oth
 @pytest.mark.parametrize("place", ["0/0", "2/3"])
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("settings", [{}, {"batch_size": 5, "blend": "hann"}])
-def test_the_other_images_of_a_series_finish_wherever_a_chunk_is_corrupt(
+def test_keep_going(
     settings: dict[str, Any], first: bool, place: str, rng: np.random.Generator, tmp_path: Path
 ) -> None:
+    """The other images finish, for all places of a corrupt chunk."""
     good = rng.integers(0, 255, (30, 30), np.uint8)
     np.save(tmp_path / "good.npy", good)
     sources: list[tuple[Path, str | None]] = [(corrupt_zarr(tmp_path, rng, place), None), (tmp_path / "good.npy", "YX")]
@@ -174,7 +174,8 @@ def test_the_other_images_of_a_series_finish_wherever_a_chunk_is_corrupt(
     assert [path.name for path in (tmp_path / "out").iterdir() if path.suffix == ".zarr"] == ["good.ome.zarr"]
 
 
-def test_where_every_image_fails_the_first_says_why(rng: np.random.Generator, tmp_path: Path) -> None:
+def test_all_fail(rng: np.random.Generator, tmp_path: Path) -> None:
+    """If every image fails, the error is that of the first."""
     bad = corrupt_zarr(tmp_path, rng, "0/0")
     with pytest.raises(SourceError, match=r"bad\.zarr cannot be read"):
         quiet(identity, [bad, bad], tmp_path / "out", keep_going=True, **TILES)
@@ -182,15 +183,15 @@ def test_where_every_image_fails_the_first_says_why(rng: np.random.Generator, tm
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
-def test_an_output_folder_that_cannot_be_written_to_is_refused_at_once(
-    rng: np.random.Generator, tmp_path: Path
-) -> None:
+def test_read_only_folder(rng: np.random.Generator, tmp_path: Path) -> None:
+    """A folder that is read-only is refused at once."""
     tmp_path.chmod(0o500)
     with pytest.raises(SinkError, match="cannot be written"):
         quiet(identity, rng.random((20, 20)), tmp_path / "out.ome.zarr", axes="YX", **TILES)
 
 
-def test_nan_passes_where_floats_are_written(rng: np.random.Generator) -> None:
+def test_nan(rng: np.random.Generator) -> None:
+    """NaN stays NaN in floats."""
     image = rng.random((40, 50)).astype(np.float32)
     image[3, 4] = np.nan
     result = quiet(identity, image, axes="YX", **TILES)

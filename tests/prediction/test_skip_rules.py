@@ -91,13 +91,14 @@ def axes_of(options: dict[str, Any]) -> str:
 
 
 def small_blocks(patch: pytest.MonkeyPatch, voxels: int) -> None:
-    patch.setattr(fit, "_BLOCK_SIZES", [voxels])
-    patch.setattr(block_grid, "_CHUNK_SIZE", {2: 5, 3: 3})
+    patch.setattr(fit, "BLOCK_SIZES", [voxels])
+    patch.setattr(block_grid, "CHUNK_SIZE", {2: 5, 3: 3})
 
 
 @settings(deadline=None, max_examples=120)
 @given(data=st.data(), options=runs(), fill=st.sampled_from([0, 0.0, -5, 7.3]), voxels=st.integers(40, 3000))
-def test_a_skipped_tile_counts_as_one_for_which_the_model_returned_fill(data, options, fill, voxels) -> None:
+def test_dark(data, options, fill, voxels) -> None:
+    """A tile that `SkipDark` skips counts as one for which the model returned `fill`."""
     image = sparse_image(data.draw, len(options["patch_size"]))
     options["overlaps"] = options["overlaps"] if legal(image.shape, options) else [0] * len(options["patch_size"])
     if not legal(image.shape, options):
@@ -131,7 +132,8 @@ def test_a_tile_runs_where_it_touches_the_mask(data, options, fill, voxels) -> N
 
 @settings(deadline=None, max_examples=40)
 @given(data=st.data(), options=runs())
-def test_the_same_tiles_are_skipped_whatever_the_blocks_batches_and_memory(data, options) -> None:
+def test_same_tiles(data, options) -> None:
+    """Blocks, batches and memory do not change which tiles are skipped."""
     image = sparse_image(data.draw, len(options["patch_size"]))
     options |= {"origin_multiple": 1}
     axes = axes_of(options)
@@ -152,7 +154,8 @@ def test_the_same_tiles_are_skipped_whatever_the_blocks_batches_and_memory(data,
 
 @pytest.mark.parametrize("blend", [None, "hann"])
 @pytest.mark.parametrize("postprocessing", [Threshold(4), AsDtype("uint8", 3)])
-def test_fill_is_written_as_it_is_after_a_postprocessing(postprocessing, blend, rng, monkeypatch) -> None:
+def test_fill_with_postprocessing(postprocessing, blend, rng, monkeypatch) -> None:
+    """The fill value is not postprocessed."""
     small_blocks(monkeypatch, 400)
     image = rng.integers(0, 9, (40, 50)).astype(np.uint8)
     image[12:20, 30:37] = 100
@@ -168,7 +171,8 @@ def test_fill_is_written_as_it_is_after_a_postprocessing(postprocessing, blend, 
     assert 0 < covered.sum() < covered.size / 2
 
 
-def test_tiles_of_a_scaled_output_without_a_margin_are_filled_alike(rng: np.random.Generator) -> None:
+def test_scaled_output(rng: np.random.Generator) -> None:
+    """Tiles of a scaled output are filled alike."""
     image = rng.integers(0, 9, (30, 40)).astype(np.uint8)
     image[5:8, 20:24] = 100
 
@@ -194,15 +198,16 @@ def test_what_wraps_around_is_looked_at() -> None:
     assert [tile[0, 4].tolist().index(100) for tile in seen[1:]] == [0, 6]
 
 
-def test_zeros_around_the_image_are_not_brighter_than_a_negative_threshold() -> None:
+def test_negative_threshold() -> None:
+    """Zeros around the image do not count."""
     image = np.full((8, 18), -9, np.int16)
     options: dict[str, Any] = {"axes": "YX", "patch_size": (8, 8), "overlaps": (0, 4), "origin_multiple": (1, 4)}
     result = quiet(lambda batch: batch, image, padding="constant", skip=SkipDark(-5, 1), **options)
     assert (result == 1).all()
 
 
-def test_an_array_of_which_the_first_block_is_skipped_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One thread writes the first block while the other asks for the memory of the second."""
+def test_first_block_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An array is made once, if one thread writes the first block while the other asks for the memory of the second."""
     small_blocks(monkeypatch, 25)
     made: list[Any] = []
 
@@ -219,7 +224,9 @@ def test_an_array_of_which_the_first_block_is_skipped_is_made_once(monkeypatch: 
     assert np.array_equal(result, np.where(image == 0, 7, image))
 
 
-def test_a_rule_that_does_not_decide_on_every_tile_is_refused() -> None:
+def test_incomplete_rule() -> None:
+    """A rule decides on every tile."""
+
     class Forgetful:
         identity, images, fill = "{}", (), 0
 
@@ -239,7 +246,8 @@ def candidate(stack: ArrayStack, spec: Any) -> CandidateTiles:
 
 @settings(deadline=None, max_examples=150)
 @given(data=st.data(), n_dims=st.integers(2, 3))
-def test_a_tile_is_skipped_where_its_voxels_of_a_coarse_mask_are_all_zero(data, n_dims) -> None:
+def test_coarse_mask(data, n_dims) -> None:
+    """A tile is skipped if its voxels of a coarse mask are all zero."""
     shape = data.draw(st.tuples(st.integers(1, 2), st.integers(1, 2), *[st.integers(1, 14)] * n_dims))
     rng = np.random.default_rng(data.draw(st.integers(0, 999)))
     factors = [data.draw(st.integers(1, size), label="factor") for size in shape[2:]]
@@ -268,7 +276,8 @@ def test_a_tile_is_skipped_where_its_voxels_of_a_coarse_mask_are_all_zero(data, 
 
 
 @given(st.integers(1, 300), st.integers(1, 300))
-def test_factors_are_all_that_round_to_the_coarse_size(size, factor) -> None:
+def test_factors(size, factor) -> None:
+    """The factors are all that round to the coarse size."""
     for coarse in {size // factor or 1, -(-size // factor)}:
         fitting = fitting_factors(size, coarse)
         rounded = [f for f in range(1, size + 1) if coarse in (size // f, -(-size // f))]
@@ -278,7 +287,8 @@ def test_factors_are_all_that_round_to_the_coarse_size(size, factor) -> None:
             assert 0 <= window.start < window.stop <= coarse
 
 
-def test_a_mask_of_another_image_or_of_no_whole_scale_is_refused_with_both_shapes():
+def test_wrong_mask():
+    """A mask that does not fit its image is refused with both shapes."""
     image = stack_of(np.zeros((2, 1, 20, 30)))
     for shape, message in [
         ((1, 1, 20, 17), "along X no whole number scales 17 to 30"),
@@ -292,7 +302,8 @@ def test_a_mask_of_another_image_or_of_no_whole_scale_is_refused_with_both_shape
         SkipOutside([image]).check([image, image])
 
 
-def test_thresholds_and_channels_that_make_no_sense_are_refused():
+def test_wrong_threshold():
+    """Thresholds and channels that are not allowed are refused."""
     for arguments in [{"threshold": float("nan")}, *({"threshold": 0, "channels": c} for c in [(), (-1,), (0.5,)])]:
         with pytest.raises(GeometryError):
             SkipDark(**arguments)
@@ -302,7 +313,8 @@ def test_thresholds_and_channels_that_make_no_sense_are_refused():
         SkipDark(0).check([stack_of(np.zeros((1, 1, 4, 4), complex))])
 
 
-def test_rules_are_told_apart_by_all_that_matters(rng, tmp_path: Path):
+def test_identity(rng, tmp_path: Path):
+    """The identity of a rule contains all that matters."""
     masks = [rng.random((1, 1, 8, 8)) > 0.5 for _ in range(2)]
     identities = [SkipOutside([stack_of(mask)]).identity for mask in (*masks, masks[0].copy())]
     assert identities[0] == identities[2] != identities[1]
@@ -318,7 +330,9 @@ def test_rules_are_told_apart_by_all_that_matters(rng, tmp_path: Path):
     assert all(json.loads(identity)["skip"] for identity in (*identities, before, *dark))
 
 
-def test_each_chunk_is_read_about_once_for_the_rule_and_the_model_together(rng: np.random.Generator) -> None:
+def test_chunks_read_once(rng: np.random.Generator) -> None:
+    """Rule and model share the chunks that are read."""
+
     class Counting(ArrayStack):
         chunk_shape = shard_shape = (1, 1, 32, 32)
         pixels = None
@@ -340,7 +354,8 @@ def test_each_chunk_is_read_about_once_for_the_rule_and_the_model_together(rng: 
         assert 80 <= sum(len(each.chunks) for each in stacks) <= n_reads + 4  # those of the tile that shows the outputs
 
 
-def test_pixels_that_are_there_already_are_judged_alike(rng):
+def test_is_dark(rng):
+    """A tile is dark if no voxel of its channels is above the threshold."""
     pixels = rng.integers(0, 9, (3, 4, 5))
     for threshold, channels in product(range(-1, 10), [None, (1,), (0, 2)]):
         bright = pixels[slice(None) if channels is None else list(channels)].max() > threshold
@@ -349,17 +364,20 @@ def test_pixels_that_are_there_already_are_judged_alike(rng):
 
 @pytest.mark.parametrize("skip", [SkipDark, 60, [SkipDark(60)]])
 @pytest.mark.parametrize("run", [partial(quiet, blind_model), plan])
-def test_what_is_not_a_rule_is_refused_with_how_to_make_one(run: Any, skip: Any) -> None:
+def test_wrong_rule(run: Any, skip: Any) -> None:
+    """What is not a rule is refused with one that is."""
     with pytest.raises(ArgumentTypeError, match=r"skip is .*must be a SkipRule; give one, such as SkipDark\(10\)"):
         run(np.zeros((20, 30)), axes="YX", patch_size=(8, 8), skip=skip)
 
 
 @pytest.mark.parametrize("text", ["dark", "dark:", "dark:bright", "dark:3,fill=", "dark:3,fill=x", "bright:3"])
-def test_a_text_that_is_not_a_rule_is_refused_with_one_that_is(text: str) -> None:
+def test_wrong_text(text: str) -> None:
+    """A text that is not a rule is refused with one that is."""
     with pytest.raises(ArgumentError, match="write dark:100, or dark:100,fill=5"):
         plan(np.zeros((20, 30)), axes="YX", patch_size=8, skip=text)
 
 
-def test_a_path_in_place_of_a_model_is_refused_with_how_to_load_it() -> None:
+def test_path_for_model() -> None:
+    """A path in place of a model is refused with the function that loads it."""
     with pytest.raises(ArgumentTypeError, match=r"model is 'net\.onnx' .* load_model makes one from a file"):
         quiet("net.onnx", np.zeros((20, 30)), axes="YX", patch_size=(8, 8))

@@ -79,10 +79,9 @@ def files_written() -> int:
 
 
 @pytest.mark.parametrize("blend", [None, "hann"])
-def test_each_chunk_is_decoded_once_and_each_shard_written_once(
-    blend: Any, rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fit, "_BLOCK_SIZES", [48**3])
+def test_once(blend: Any, rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each chunk is decoded once, and each shard written once."""
+    monkeypatch.setattr(fit, "BLOCK_SIZES", [48**3])
     image = rng.integers(0, 9, (96, 96, 96), np.uint16)
     stack = CountingZarr(write_zarr(tmp_path / "in.zarr", image, (16, 16, 16)))
     options: dict[str, Any] = {"patch_size": (16,) * 3, "overlaps": (4,) * 3, "blend": blend}
@@ -98,7 +97,8 @@ def test_each_chunk_is_decoded_once_and_each_shard_written_once(
 
 
 @pytest.mark.parametrize("compression", ["zlib", "lzw"])
-def test_a_compressed_tiff_is_decoded_once(compression: str, rng: np.random.Generator, tmp_path: Path) -> None:
+def test_compressed_tiff(compression: str, rng: np.random.Generator, tmp_path: Path) -> None:
+    """A compressed TIFF is decoded once."""
     image = rng.integers(0, 9, (256, 300), np.uint16)
     tifffile.imwrite(tmp_path / "in.tif", image, compression=compression, tile=(64, 64))
     stack = CountingTiff(tmp_path / "in.tif", "YX")
@@ -109,7 +109,8 @@ def test_a_compressed_tiff_is_decoded_once(compression: str, rng: np.random.Gene
 
 @settings(deadline=None, max_examples=15)
 @given(data=st.data(), n_dims=st.integers(2, 3), seed=st.integers(0, 2**32))
-def test_how_a_source_is_cut_and_what_is_kept_of_it_change_nothing(data: st.DataObject, n_dims: int, seed: int) -> None:
+def test_chunks_and_cache(data: st.DataObject, n_dims: int, seed: int) -> None:
+    """Chunks of a source and the size of the cache do not change the result."""
     shape = data.draw(st.tuples(st.integers(1, 2), *[st.integers(3, 20)] * n_dims))
     chunk = [data.draw(st.integers(1, size)) for size in shape]
     image = np.random.default_rng(seed).integers(0, 2**16, shape, np.uint16)
@@ -126,7 +127,7 @@ def test_how_a_source_is_cut_and_what_is_kept_of_it_change_nothing(data: st.Data
     }
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "CACHE_BYTES", data.draw(st.integers(1, 5000)))
-        patch.setattr(fit, "_BLOCK_SIZES", [data.draw(st.integers(50, 5000))])
+        patch.setattr(fit, "BLOCK_SIZES", [data.draw(st.integers(50, 5000))])
         stored = predict(identity, write_zarr(Path(folder, "in.zarr"), image, chunk), **options)
         plain = predict(identity, image, **options)
     assert stored.tobytes() == plain.tobytes()

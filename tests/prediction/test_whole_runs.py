@@ -147,7 +147,8 @@ def networks_and_options(draw: Any) -> tuple[Network, dict[str, Any]]:
 
 @settings(deadline=None, max_examples=40)
 @given(data=st.data(), run=networks_and_options(), seed=st.integers(0, 2**32))
-def test_every_voxel_is_that_of_the_tiles_whatever_is_asked_for_together(data: Any, run: Any, seed: int) -> None:
+def test_all_options(data: Any, run: Any, seed: int) -> None:
+    """Every voxel is that of a tiling written in NumPy, for all options together."""
     network, options = run
     rng = np.random.default_rng(seed)
     n_dims = len(network.scale)
@@ -166,8 +167,8 @@ def test_every_voxel_is_that_of_the_tiles_whatever_is_asked_for_together(data: A
     except GeometryError:
         assume(False)
     with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
-        patch.setattr(fit, "_BLOCK_SIZES", [data.draw(st.sampled_from([1, 100, 2000])), 50])
-        patch.setattr(block_grid, "_CHUNK_SIZE", {2: 4, 3: 4})
+        patch.setattr(fit, "BLOCK_SIZES", [data.draw(st.sampled_from([1, 100, 2000])), 50])
+        patch.setattr(block_grid, "CHUNK_SIZE", {2: 4, 3: 4})
         run_into = partial(predict, sources=stacks, output=data.draw(st.sampled_from([None, Path(folder, "out")])))
         try:
             results = run_into(replace(network, fails_at=data.draw(st.integers(2, 6))), progress=False, **options)

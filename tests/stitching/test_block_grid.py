@@ -26,7 +26,7 @@ def test_blocks_cover_every_voxel_once_and_share_no_tile_on_a_grid(
     tiling = TiledPatching([shape], patch_size, overlaps, seams=seams)
     steps = [rule.step for rule in tiling.rules]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(block_grid, "_CHUNK_SIZE", {2: 4, 3: 3})
+        patch.setattr(block_grid, "CHUNK_SIZE", {2: 4, 3: 3})
         grid = choose_blocks(shape, steps, seams, limit)
     coverage = np.zeros((shape[0], *shape[2:]), int)
     owners = np.zeros(len(tiling), int)

@@ -18,7 +18,7 @@ from patchloom.geometry.tile_rule import Seams
 MAX_BLOCK_VOXELS = 2**25
 """Voxels of a block, in one channel: 128 MiB of float32."""
 
-_CHUNK_SIZE = {2: 256, 3: 64}
+CHUNK_SIZE = {2: 256, 3: 64}
 """Size along each axis that a chunk of the output comes close to: what viewers fetch at once."""
 
 
@@ -131,7 +131,7 @@ def choose_blocks(
     (5760, 5760)
     """
     spatial = tuple(data_shape[2:])
-    target = _CHUNK_SIZE[len(spatial)]
+    target = CHUNK_SIZE[len(spatial)]
     # A chunk never needs to be larger than the image, so that thin stacks are not stored as padding.
     units = tuple(steps) if seams == "grid" else tuple(min(target, size) for size in spatial)
     limits = [-(-size // unit) for size, unit in zip(spatial, units, strict=True)]
@@ -157,7 +157,7 @@ def choose_chunk(block_shape: Sequence[int], wanted: int | Sequence[int] | None 
     ((240, 240), (48, 251, 1009), (96, 96))
     """
     n_dims = len(block_shape)
-    sizes = one_per_axis("chunks", _CHUNK_SIZE[n_dims] if wanted is None else wanted, n_dims, least=1)
+    sizes = one_per_axis("chunks", CHUNK_SIZE[n_dims] if wanted is None else wanted, n_dims, least=1)
     return tuple(map(_nearest_divisor, block_shape, sizes))
 
 

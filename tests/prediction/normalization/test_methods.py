@@ -44,7 +44,8 @@ def image(rng: np.random.Generator) -> np.ndarray:
 
 
 @pytest.mark.parametrize("per", POOLED)
-def test_percentiles_become_0_and_1_in_each_of_what_they_are_asked_for(per: Any, image: np.ndarray) -> None:
+def test_percentiles(per: Any, image: np.ndarray) -> None:
+    """The two percentiles become 0 and 1, in each channel or sample if asked for."""
     result = quiet(identity, image, axes="SCYX", normalize=Percentiles(5, 90, per), **TILES)
     axis = POOLED[per]
     low, high = np.percentile(image.astype(np.float64), (5, 90), axis=axis, keepdims=True)
@@ -52,13 +53,15 @@ def test_percentiles_become_0_and_1_in_each_of_what_they_are_asked_for(per: Any,
 
 
 @pytest.mark.parametrize("per", POOLED)
-def test_mean_and_deviation_become_0_and_1_in_each_of_what_they_are_asked_for(per: Any, image: np.ndarray) -> None:
+def test_mean_std(per: Any, image: np.ndarray) -> None:
+    """Mean and deviation become 0 and 1, in each channel or sample if asked for."""
     result = quiet(identity, image, axes="SCYX", normalize=MeanStd(per), **TILES)
     np.testing.assert_allclose(result.mean(axis=POOLED[per]), 0, atol=1e-4)
     np.testing.assert_allclose(result.std(axis=POOLED[per]), 1, rtol=1e-4)
 
 
-def test_without_numbers_percentiles_are_the_usual_ones(image: np.ndarray) -> None:
+def test_default_percentiles(image: np.ndarray) -> None:
+    """Percentiles without numbers are 1 and 99.8."""
     usual, named = (
         plan(image, axes="SCYX", normalize=text, measure=True, **TILES).survey.normalizations
         for text in ("percentiles", "percentiles:1,99.8")
@@ -68,7 +71,8 @@ def test_without_numbers_percentiles_are_the_usual_ones(image: np.ndarray) -> No
 
 
 @pytest.mark.parametrize("method", [MeanStd(), MeanStd("sample"), Percentiles(), Percentiles(0.1, 99.95, "channel")])
-def test_a_method_is_what_its_text_is_parsed_to(method: Any) -> None:
+def test_text(method: Any) -> None:
+    """The text of a method is parsed to the same method."""
     assert methods.parse_normalization(str(method)) == method
 
 
@@ -90,24 +94,23 @@ def test_a_method_is_what_its_text_is_parsed_to(method: Any) -> None:
         ),
     ],
 )
-def test_what_would_be_of_no_effect_or_does_not_exist_is_refused_unread(
-    run: Any, change: dict[str, Any], message: str
-) -> None:
+def test_refusals(run: Any, change: dict[str, Any], message: str) -> None:
+    """A wrong method is refused before a pixel is read."""
     with pytest.raises(ArgumentError, match=message):
         run(Unread(np.zeros((40, 50)), "YX"), **TILES, **change)
 
 
-def test_no_image_is_measured_where_a_later_one_cannot_be() -> None:
+def test_unmeasurable_image() -> None:
+    """No image is measured if a later one cannot be."""
     stacks = [Unread(np.zeros((40, 50)), "YX"), Unread(np.zeros((40, 50), np.complex64), "YX")]
     with pytest.raises(SourceError, match="complex64"):
         plan(stacks, normalize="mean_std", **TILES)
 
 
-def test_an_unfinished_run_keeps_what_it_measured_and_refuses_to_be_measured_in_another_way(
-    image: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fit, "_BLOCK_SIZES", [300])
-    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 10, 3: 4})
+def test_resume(image: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resumed run keeps its measurements, and another method is refused."""
+    monkeypatch.setattr(fit, "BLOCK_SIZES", [300])
+    monkeypatch.setattr(block_grid, "CHUNK_SIZE", {2: 10, 3: 4})
     source, output = tmp_path / "image.npy", tmp_path / "out.ome.zarr"
     np.save(source, image)
     calls = iter(range(10_000))
@@ -141,11 +144,10 @@ def test_an_unfinished_run_keeps_what_it_measured_and_refuses_to_be_measured_in_
     np.testing.assert_allclose(found, (image - low) / (high - low), atol=1e-4)
 
 
-def test_a_run_that_is_not_normalized_does_not_become_one_that_is(
-    image: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fit, "_BLOCK_SIZES", [300])
-    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 10, 3: 4})
+def test_resume_without(image: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run without normalization is not resumed with one."""
+    monkeypatch.setattr(fit, "BLOCK_SIZES", [300])
+    monkeypatch.setattr(block_grid, "CHUNK_SIZE", {2: 10, 3: 4})
     output = tmp_path / "out.ome.zarr"
     calls = iter(range(10_000))
 

@@ -118,7 +118,8 @@ def linked(path: Path, link: Callable[..., None]) -> Path:
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 @pytest.mark.parametrize("kind", SOURCES)
-def test_no_source_is_replaced(kind: str, spelling: str, tmp_path: Path) -> None:
+def test_source(kind: str, spelling: str, tmp_path: Path) -> None:
+    """No source is replaced, by any name."""
     folder = tmp_path / "data"
     (folder / "x").mkdir(parents=True)
     name, make = SOURCES[kind]
@@ -132,7 +133,8 @@ def test_no_source_is_replaced(kind: str, spelling: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("kind", SOURCES)
 @pytest.mark.parametrize("series", [False, True])
-def test_no_mask_is_replaced(kind: str, series: bool, tmp_path: Path) -> None:
+def test_mask(kind: str, series: bool, tmp_path: Path) -> None:
+    """No mask of a skip rule is replaced."""
     name, make = SOURCES[kind]
     folder = tmp_path / "out"
     folder.mkdir()
@@ -155,7 +157,8 @@ def test_no_mask_is_replaced(kind: str, series: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_no_source_is_replaced_by_one_of_several_outputs(kind: str, tmp_path: Path) -> None:
+def test_source_by_named_output(kind: str, tmp_path: Path) -> None:
+    """No source is replaced by one of several outputs, whose names are known late."""
     name, make = SOURCES[kind]
     source = make(tmp_path / f"out-{name}")
     model = Counted(lambda batch: {"a": batch, "b": batch})
@@ -165,7 +168,8 @@ def test_no_source_is_replaced_by_one_of_several_outputs(kind: str, tmp_path: Pa
     assert (tree(tmp_path), model.calls) == (before, 1)
 
 
-def test_what_a_model_has_mapped_is_not_replaced(tmp_path: Path) -> None:
+def test_mapped_file_of_model(tmp_path: Path) -> None:
+    """No file that a model maps into memory is replaced."""
     flat_field = np.load(npy(tmp_path / "flat.npy"), mmap_mode="r")
     with pytest.raises(SinkError, match="is the input"):
         predict(lambda batch: batch + flat_field[:16, :16], pixels(), tmp_path / "flat.npy", overwrite=True, **OPTIONS)
@@ -173,7 +177,8 @@ def test_what_a_model_has_mapped_is_not_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("place", ["net.onnx", "weights/net.data"])
-def test_no_file_of_a_network_is_removed(place: str, wrapped: bool, tmp_path: Path) -> None:
+def test_network_files(place: str, wrapped: bool, tmp_path: Path) -> None:
+    """No file of a network is removed."""
     folder = tmp_path / "net.zarr"  # which somebody keeps his network in
     (folder / "weights").mkdir(parents=True)
     weights = numpy_helper.from_array(np.full((1, 1, 1, 1), 2, np.float32), "w")
@@ -197,7 +202,9 @@ def test_no_file_of_a_network_is_removed(place: str, wrapped: bool, tmp_path: Pa
     assert tree(tmp_path) == before
 
 
-def test_an_old_output_whose_name_the_model_keeps_is_replaced(tmp_path: Path) -> None:
+def test_name_kept_by_model(tmp_path: Path) -> None:
+    """A path that a model only stores as text may be replaced."""
+
     class Pipeline:
         def __init__(self) -> None:
             self.output = npy(tmp_path / "old.npy")
@@ -210,7 +217,8 @@ def test_an_old_output_whose_name_the_model_keeps_is_replaced(tmp_path: Path) ->
     assert np.array_equal(np.load(model.output), pixels() // 2)
 
 
-def test_an_open_hdf5_file_that_is_read_is_not_replaced(tmp_path: Path) -> None:
+def test_hdf5(tmp_path: Path) -> None:
+    """An HDF5 file that is open as a source is not replaced."""
     source = hdf5(tmp_path / "a.npy")  # whatever it is called
     with pytest.raises(SinkError, match="is the input"):
         predict(Counted(), source, tmp_path / "a.npy", overwrite=True, **OPTIONS)
@@ -218,7 +226,8 @@ def test_an_open_hdf5_file_that_is_read_is_not_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["out.npy", "out.tif", "out.ome.zarr"])
 @pytest.mark.parametrize("output_name", ["", "mask", "decoder/mask:0"])
-def test_an_output_that_exists_is_found_before_a_block_is_computed(name: str, output_name: str, tmp_path: Path) -> None:
+def test_existing_output(name: str, output_name: str, tmp_path: Path) -> None:
+    """An output that exists is refused before a block is computed."""
     model = Counted(lambda batch: {"first": batch, output_name: batch} if output_name else batch)
     written = predict(model, pixels(), tmp_path / name, **OPTIONS)
     if output_name:
@@ -250,9 +259,8 @@ def test_an_output_that_exists_is_found_before_a_block_is_computed(name: str, ou
         ("o.zarr", {"skip": SkipDark(1, 256), "postprocess": "threshold:3"}, np.zeros_like, "fill is 256"),
     ],
 )
-def test_what_cannot_be_written_is_refused_before_a_block_is_computed(
-    name: str | None, options: dict[str, Any], model: Any, message: str, tmp_path: Path
-) -> None:
+def test_unwritable(name: str | None, options: dict[str, Any], model: Any, message: str, tmp_path: Path) -> None:
+    """A dtype or fill value that cannot be stored is refused before a block is computed."""
     counted = Counted(model)
     with pytest.raises((SinkError, ArgumentError), match=message):
         predict(counted, pixels(), None if name is None else tmp_path / name, **OPTIONS | options)
@@ -261,7 +269,8 @@ def test_what_cannot_be_written_is_refused_before_a_block_is_computed(
 
 
 @pytest.mark.parametrize("fill", [None, "x", [0], 1j])
-def test_a_fill_value_that_is_not_a_real_number_is_refused(fill: Any) -> None:
+def test_fill_type(fill: Any) -> None:
+    """A fill value is a real number."""
     with pytest.raises(ArgumentError, match=re.escape(f"fill is {fill!r}")):
         SkipDark(1, fill)
 
@@ -269,7 +278,8 @@ def test_a_fill_value_that_is_not_a_real_number_is_refused(fill: Any) -> None:
 @pytest.mark.parametrize(
     ("dtype", "fill"), [("f4", np.nan), ("f2", np.inf), ("u8", 2**64 - 1), ("i8", -(2**63)), ("?", True), ("u1", 255.0)]
 )
-def test_a_fill_value_that_fits_is_written_exactly(dtype: str, fill: Any, tmp_path: Path) -> None:
+def test_fill_value(dtype: str, fill: Any, tmp_path: Path) -> None:
+    """A fill value that fits the dtype is written exactly."""
     options = OPTIONS | {"skip": SkipDark(255, fill)}
     output = predict(lambda batch: batch.astype(dtype), pixels(), tmp_path / "o.npy", **options)
     expected = np.full((64, 48), fill, dtype)
@@ -281,7 +291,8 @@ NAMES = ("a/b", "../evil", "..", ".", "x\0y", "a\nb", "a:b*?", "%2F", "a\\b", "�
 
 @pytest.mark.parametrize("suffix", [".npy", ".ome.zarr"])
 @pytest.mark.parametrize("name", NAMES)
-def test_an_output_of_any_name_is_a_file_of_its_own_in_the_folder(name: str, suffix: str, tmp_path: Path) -> None:
+def test_any_name(name: str, suffix: str, tmp_path: Path) -> None:
+    """An output of any name is a file of its own in the folder of the output."""
     folder = tmp_path / "folder"
     folder.mkdir()
     written = predict(lambda batch: {name: batch, "other": batch // 2}, pixels(), folder / f"out{suffix}", **OPTIONS)
@@ -294,7 +305,8 @@ def test_an_output_of_any_name_is_a_file_of_its_own_in_the_folder(name: str, suf
 
 
 @given(st.lists(st.text(st.characters(), min_size=1, max_size=12), min_size=2, unique=True))
-def test_whatever_outputs_are_called_their_files_lie_thread_runner(names: list[str]) -> None:
+def test_names_stay_in_folder(names: list[str]) -> None:
+    """The files of outputs lie side by side, for all names."""
     destination = Path("folder") / "cells.ome.zarr"
     paths = [output_path(destination, name) for name in names]
     assert len(set(paths)) == len(names)
@@ -304,13 +316,15 @@ def test_whatever_outputs_are_called_their_files_lie_thread_runner(names: list[s
         path.name.encode()
 
 
-def test_names_that_are_escaped_stay_different(tmp_path: Path) -> None:
+def test_escaped_names(tmp_path: Path) -> None:
+    """Two names that are escaped stay different."""
     written = predict(lambda batch: dict.fromkeys(NAMES, batch), pixels(), tmp_path / "out.npy", **OPTIONS)
     assert len({str(path) for path in written.values()}) == len(NAMES) == len(list(tmp_path.iterdir()))
 
 
 @pytest.mark.parametrize("names", [("n" * 300,), ("mask", "MASK"), ("é", "e\u0301"), (1, "1"), ("漢" * 90,)])
-def test_names_that_cannot_be_told_apart_or_are_too_long_are_refused(names: tuple[Any, ...], tmp_path: Path) -> None:
+def test_refused_names(names: tuple[Any, ...], tmp_path: Path) -> None:
+    """Names that differ in case only, or are too long, are refused."""
     model = Counted(lambda batch: dict.fromkeys(names, batch))
     with pytest.raises(PatchloomError, match=str(names[0])[:9]):
         predict(model, pixels(), tmp_path / "out.ome.zarr", **OPTIONS)
@@ -318,7 +332,8 @@ def test_names_that_cannot_be_told_apart_or_are_too_long_are_refused(names: tupl
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_output_of_one_image_does_not_land_on_that_of_another(tmp_path: Path) -> None:
+def test_series_names(tmp_path: Path) -> None:
+    """Outputs of two images never share a path."""
     sources = [npy(tmp_path / "a.npy"), npy(tmp_path / "a-b.npy")]
     with pytest.raises(SinkError, match="would both be written to"):
         predict(lambda batch: {"b-c": batch, "c": batch}, sources, tmp_path / "out", **OPTIONS)
@@ -326,9 +341,8 @@ def test_an_output_of_one_image_does_not_land_on_that_of_another(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["out.npy", "out.tif"])
-def test_a_file_that_the_disk_has_no_room_for_is_refused_before_a_block_is_computed(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_room(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that does not fit on the disk is refused before a block is computed."""
     model = Counted()
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=64 * 48 - 1))

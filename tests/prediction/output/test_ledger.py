@@ -54,7 +54,8 @@ def blocks_of(path: Path) -> dict[tuple[int, int], list[Any]]:
     return opened.blocks
 
 
-def test_each_flip_of_a_bit_and_each_truncation_is_refused_or_read_up_to_there(ledger: Path) -> None:
+def test_damage(ledger: Path) -> None:
+    """A flipped bit or a truncation ends the ledger there; in its first line, the ledger is refused."""
     content = ledger.read_bytes()
     first = content.index(b"\n") + 1
     ends = [place + 1 for place, byte in enumerate(content) if byte == ord("\n")]
@@ -91,7 +92,8 @@ def test_each_flip_of_a_bit_and_each_truncation_is_refused_or_read_up_to_there(l
             assert ledger.read_bytes() == content[: max(end for end in ends if end <= place)]
 
 
-def test_an_empty_ledger_is_none(ledger: Path) -> None:
+def test_empty(ledger: Path) -> None:
+    """An empty ledger counts as none."""
     ledger.write_bytes(b"")
     assert read_header(ledger) is None
     assert read_progress(ledger) is None
@@ -122,7 +124,8 @@ OTHERS: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("other", OTHERS)
-def test_a_ledger_of_another_version_or_program_is_refused_with_what_to_do(other: str, tmp_path: Path) -> None:
+def test_foreign(other: str, tmp_path: Path) -> None:
+    """A ledger of another version or program is refused, and `overwrite` replaces it."""
     np.save(tmp_path / "a.npy", np.ones((64, 64), "u1"))
     output = tmp_path / "out.ome.zarr"
     ledger_path(output).write_bytes(OTHERS[other])
@@ -159,9 +162,8 @@ def test_a_ledger_of_another_version_or_program_is_refused_with_what_to_do(other
     ids=str,
 )
 @pytest.mark.parametrize("resume_anyway", [True, False])
-def test_fields_of_other_types_end_in_our_error(
-    settings: Any, identity: Any, resume_anyway: bool, tmp_path: Path
-) -> None:
+def test_field_types(settings: Any, identity: Any, resume_anyway: bool, tmp_path: Path) -> None:
+    """Fields of other types end in our error."""
     np.save(tmp_path / "a.npy", np.ones((64, 64), "u1"))
     output = tmp_path / "out.ome.zarr"
     header = {**HEADER, "ledger": FORMAT, "settings": settings}
@@ -182,9 +184,8 @@ NAMES = st.sampled_from(["image", "block", "records", "finished", "discarded", "
 
 
 @given(lines=st.lists(st.dictionaries(NAMES, JSON, max_size=4), max_size=4))
-def test_lines_with_fields_of_any_type_are_progress_or_end_the_ledger(
-    lines: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_line_types(lines: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A line is progress, or ends the ledger."""
     path = tmp_path_factory.getbasetemp() / "any.ledger"
     path.write_bytes(b"".join(map(line, [{**HEADER, "ledger": FORMAT}, *lines])))
     progress = read_progress(path)
@@ -196,7 +197,8 @@ def test_lines_with_fields_of_any_type_are_progress_or_end_the_ledger(
     assert all(isinstance(records, list) for records in opened.blocks.values())
 
 
-def test_blocks_of_an_image_that_were_discarded_do_not_count(ledger: Path) -> None:
+def test_discard(ledger: Path) -> None:
+    """Discarded blocks do not count."""
     opened = Ledger(ledger, HEADER)
     opened.record(1, 5, ["other"])
     opened.discard(0)
@@ -221,11 +223,10 @@ class Root:
         return np.sqrt(batch.astype(np.float32))
 
 
-def test_a_run_whose_ledger_is_damaged_anywhere_ends_in_the_same_pixels_or_is_refused(
-    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 40, 3: 16})
-    monkeypatch.setattr(fit, "_BLOCK_SIZES", [2000])
+def test_run_with_damage(tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run with a damaged ledger gives the same pixels, or is refused."""
+    monkeypatch.setattr(block_grid, "CHUNK_SIZE", {2: 40, 3: 16})
+    monkeypatch.setattr(fit, "BLOCK_SIZES", [2000])
     image = rng.integers(1, 255, (150, 130), np.uint8)
     output = tmp_path / "out.ome.zarr"
     partial = tmp_path / "out.ome.zarr.partial"
@@ -256,7 +257,8 @@ def test_a_run_whose_ledger_is_damaged_anywhere_ends_in_the_same_pixels_or_is_re
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks there")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # newer Pythons warn of threads
-def test_a_forked_child_leaves_the_ledger_to_its_parent(tmp_path: Path) -> None:
+def test_fork(tmp_path: Path) -> None:
+    """A forked child leaves the ledger to its parent."""
     written = Ledger(tmp_path / "ledger", HEADER)
     child = os.fork()
     if child == 0:
@@ -273,7 +275,8 @@ def test_a_forked_child_leaves_the_ledger_to_its_parent(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("overwrite", [True, False])
-def test_a_folder_in_the_place_of_the_ledger_is_refused_and_kept(overwrite: bool, tmp_path: Path) -> None:
+def test_folder(overwrite: bool, tmp_path: Path) -> None:
+    """A folder at the path of the ledger is refused and kept."""
     kept = tmp_path / "out.ome.zarr.ledger" / "kept"
     kept.parent.mkdir()
     kept.touch()

@@ -33,8 +33,8 @@ SHAPE = (150, 130)
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 40, 3: 16})
-    monkeypatch.setattr(fit, "_BLOCK_SIZES", [2000])
+    monkeypatch.setattr(block_grid, "CHUNK_SIZE", {2: 40, 3: 16})
+    monkeypatch.setattr(fit, "BLOCK_SIZES", [2000])
 
 
 @pytest.fixture
@@ -123,9 +123,10 @@ SOURCES = [npy, mapped, tiff, zarr_path, zarr_array, hdf5, dask_array, dask_of_f
 
 
 @pytest.mark.parametrize("write", SOURCES)
-def test_an_image_whose_pixels_changed_is_refused_however_it_is_given_and_whatever_its_times_say(
+def test_changed_image(
     write: Callable[[Path, np.ndarray], Any], tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """An image with other pixels is refused, for all kinds of sources, even with the old times."""
     monkeypatch.chdir(tmp_path)
     Path("array").touch()
     folder = tmp_path / "sources"
@@ -146,9 +147,8 @@ def test_an_image_whose_pixels_changed_is_refused_however_it_is_given_and_whatev
 
 
 @pytest.mark.parametrize("write", [mapped, zarr_array, dask_array, dask_of_files, data_array, in_memory])
-def test_an_image_that_is_the_same_is_gone_on_with(
-    write: Callable[[Path, np.ndarray], Any], tmp_path: Path, image: np.ndarray
-) -> None:
+def test_same_image(write: Callable[[Path, np.ndarray], Any], tmp_path: Path, image: np.ndarray) -> None:
+    """A run is resumed with the same image, opened again."""
     begin(write(tmp_path, image), tmp_path / "out.ome.zarr")
     again = {
         mapped: lambda: np.load(tmp_path / "image.npy", mmap_mode="r"),
@@ -175,7 +175,8 @@ class ArrayOfTheUsers:
         return self.image[index]
 
 
-def test_an_image_that_cannot_be_identified_needs_the_users_word(tmp_path: Path, image: np.ndarray) -> None:
+def test_unknown_image(tmp_path: Path, image: np.ndarray) -> None:
+    """An image that cannot be identified is resumed with `resume_anyway` only."""
     output = tmp_path / "out.ome.zarr"
     begin(ArrayOfTheUsers(image), output)
     header = read_header(ledger_path(output))
@@ -189,7 +190,8 @@ def test_an_image_that_cannot_be_identified_needs_the_users_word(tmp_path: Path,
     assert np.array_equal(written(output), image)
 
 
-def test_a_first_run_is_not_disturbed_by_what_cannot_be_identified(tmp_path: Path, image: np.ndarray) -> None:
+def test_first_run(tmp_path: Path, image: np.ndarray) -> None:
+    """A first run needs no identities."""
     handle = (tmp_path / "log").open("wb")
     predict(lambda batch, _log=handle: batch, ArrayOfTheUsers(image), tmp_path / "out.ome.zarr", **TILES)
     assert np.array_equal(written(tmp_path / "out.ome.zarr"), image)
@@ -210,9 +212,8 @@ def scaled(factor: Any, fail_at: int = -1) -> Callable[[np.ndarray], Any]:
     return model
 
 
-def test_another_model_is_refused_with_the_part_that_differs_and_resumed_at_the_users_word(
-    tmp_path: Path, image: np.ndarray
-) -> None:
+def test_another_model(tmp_path: Path, image: np.ndarray) -> None:
+    """Another model is refused with the part that differs, and accepted with `resume_anyway`."""
     output = tmp_path / "out.ome.zarr"
     with pytest.raises(ModelError, match="out of cheese"):
         predict(scaled(2, fail_at=12), image, output, **TILES)
@@ -226,7 +227,8 @@ def test_another_model_is_refused_with_the_part_that_differs_and_resumed_at_the_
     assert np.array_equal(written(output), image * np.uint16(2))
 
 
-def test_what_cannot_be_identified_is_told_where_all_else_is_the_same(tmp_path: Path, image: np.ndarray) -> None:
+def test_unknown_part(tmp_path: Path, image: np.ndarray) -> None:
+    """A part of a model that cannot be identified is named if all else is the same."""
     log = (tmp_path / "log").open("ab")
 
     class Logs(Copy):
@@ -261,9 +263,8 @@ def test_what_cannot_be_identified_is_told_where_all_else_is_the_same(tmp_path: 
 FAILED: list[int] = []
 
 
-def test_the_model_is_identified_before_it_runs_and_before_anything_is_measured(
-    tmp_path: Path, image: np.ndarray
-) -> None:
+def test_order_of_checks(tmp_path: Path, image: np.ndarray) -> None:
+    """The model is identified before it runs and before an image is measured."""
     output = tmp_path / "out.ome.zarr"
     begin(image, output, normalize="mean_std")
 
@@ -274,9 +275,8 @@ def test_the_model_is_identified_before_it_runs_and_before_anything_is_measured(
         predict(never, image, output, **TILES, normalize="mean_std")
 
 
-def test_another_version_of_patchloom_is_refused(
-    tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_version(tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another version of Patchloom is refused."""
     output = tmp_path / "out.ome.zarr"
     begin(image, output)
     monkeypatch.setattr(patchloom, "__version__", "77.1")
@@ -286,7 +286,8 @@ def test_another_version_of_patchloom_is_refused(
     assert np.array_equal(written(output), image)
 
 
-def test_the_users_word_is_for_model_images_and_version_only(tmp_path: Path, image: np.ndarray) -> None:
+def test_resume_anyway(tmp_path: Path, image: np.ndarray) -> None:
+    """`resume_anyway` covers model, images and version, not settings."""
     output = tmp_path / "out.ome.zarr"
     begin(image, output)
     with pytest.raises(SinkError, match=r"another plan:\n  overlaps"):
@@ -311,13 +312,14 @@ def rewritten(path: Path, image: np.ndarray) -> None:
 @pytest.mark.parametrize("change", [replaced, rewritten])
 @pytest.mark.parametrize("write", [npy, tiff])
 @pytest.mark.parametrize("moment", [2, 20, 10_000])
-def test_a_file_that_changes_during_a_run_ends_it_and_recorded_blocks_are_of_the_image_as_it_was(
+def test_file_changes_meanwhile(
     change: Callable[[Path, np.ndarray], None],
     write: Callable[[Path, np.ndarray], Any],
     moment: int,
     tmp_path: Path,
     image: np.ndarray,
 ) -> None:
+    """A file that changes ends the run, and recorded blocks are of the image as it was."""
     source, output = write(tmp_path, image), tmp_path / "out.ome.zarr"
     before = source.read_bytes()
     probe = Copy()
@@ -348,18 +350,18 @@ def rewritten_metadata(path: Path) -> None:
 
 @pytest.mark.parametrize("change", [replaced_folder, rewritten_metadata])
 @pytest.mark.parametrize("to", ["out.ome.zarr", "out.npy", None])
-def test_a_zarr_that_is_replaced_during_a_run_ends_it_whatever_is_written(
+def test_zarr_replaced_meanwhile(
     change: Callable[[Path], None], to: str | None, tmp_path: Path, image: np.ndarray
 ) -> None:
+    """A Zarr that is replaced ends the run, for every kind of output."""
     source, output = zarr_path(tmp_path, image), None if to is None else tmp_path / to
     with pytest.raises(SourceChangedError, match="has changed on disk"):
         predict(Copy(8, lambda: change(source)), source, output, **TILES)
     assert output is None or not output.exists()
 
 
-def test_a_chunk_that_is_rewritten_in_place_is_noticed_before_the_image_is_complete_and_no_block_of_it_is_kept(
-    tmp_path: Path, image: np.ndarray
-) -> None:
+def test_chunk_rewritten_meanwhile(tmp_path: Path, image: np.ndarray) -> None:
+    """A chunk that is rewritten in place ends the run before the image is complete, and its blocks are discarded."""
     source, output = zarr_path(tmp_path, image), tmp_path / "out.ome.zarr"
 
     def change() -> None:
@@ -372,7 +374,8 @@ def test_a_chunk_that_is_rewritten_in_place_is_noticed_before_the_image_is_compl
     assert np.array_equal(written(output), np.where(np.indices(SHAPE).max(axis=0) < 64, 0, image))
 
 
-def test_of_a_series_only_the_image_that_changed_fails(tmp_path: Path, image: np.ndarray) -> None:
+def test_series_changes_meanwhile(tmp_path: Path, image: np.ndarray) -> None:
+    """Only the image that changed fails."""
     sources = [npy(tmp_path, image), tmp_path / "second.npy"]
     np.save(sources[1], image[::-1])
     with pytest.raises(patchloom.SeriesError, match=r"1 of 2 images failed(.|\n)*image\.npy has changed on disk"):
@@ -381,7 +384,8 @@ def test_of_a_series_only_the_image_that_changed_fails(tmp_path: Path, image: np
     assert not (tmp_path / "out" / "image.ome.zarr").exists()
 
 
-def test_a_level_of_an_image_does_not_change_with_its_labels(tmp_path: Path, image: np.ndarray) -> None:
+def test_labels_beside_level(tmp_path: Path, image: np.ndarray) -> None:
+    """Labels that are written beside an image do not change it."""
     path = tmp_path / "image.ome.zarr"
     predict(Copy(), image, path, **TILES)
 
@@ -392,7 +396,8 @@ def test_a_level_of_an_image_does_not_change_with_its_labels(tmp_path: Path, ima
     assert np.array_equal(found, image)
 
 
-def test_a_mask_that_changes_is_noticed_as_an_image_is(tmp_path: Path, image: np.ndarray) -> None:
+def test_mask_changes(tmp_path: Path, image: np.ndarray) -> None:
+    """A mask that changes is noticed as an image is."""
     np.save(tmp_path / "mask.npy", np.ones(SHAPE, np.uint8))
 
     def masked(model: Copy, output: Path) -> Any:
@@ -416,8 +421,8 @@ import numpy as np
 from patchloom.cli import main
 from patchloom.prediction.planning import fit
 from patchloom.stitching import block_grid
-block_grid._CHUNK_SIZE = {2: 40, 3: 16}
-fit._BLOCK_SIZES = [2000]
+block_grid.CHUNK_SIZE = {2: 40, 3: 16}
+fit.BLOCK_SIZES = [2000]
 sys.argv = ["patchloom", *sys.argv[1:]]
 main()
 """
@@ -436,7 +441,9 @@ net = Net()
 """
 
 
-def test_weights_that_were_trained_on_between_two_commands_are_refused(tmp_path: Path, image: np.ndarray) -> None:
+def test_weights_change(tmp_path: Path, image: np.ndarray) -> None:
+    """Weights that changed between two commands are refused."""
+
     def run(*options: str) -> subprocess.CompletedProcess[str]:
         command = ["predict", "image.npy", "--axes", "YX", "--model", "net.py:net", "--patch-size", "32,24", "-q"]
         return subprocess.run(
@@ -467,7 +474,8 @@ def test_weights_that_were_trained_on_between_two_commands_are_refused(tmp_path:
     assert np.array_equal(written(tmp_path / "out.ome.zarr"), image * np.uint16(2))
 
 
-def test_what_a_run_is_known_by_goes_to_json_and_back(tmp_path: Path, image: np.ndarray) -> None:
+def test_json(tmp_path: Path, image: np.ndarray) -> None:
+    """An identity goes to JSON and back."""
     output = tmp_path / "out.ome.zarr"
     begin(image, output)
     header = read_header(ledger_path(output))

@@ -28,9 +28,8 @@ def predict_into(output: Path, sources: object) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_complete_output_is_finished_until_a_run_leaves_something_beside_it(
-    tmp_path: Path, image: np.ndarray, name: str
-) -> None:
+def test_finished(tmp_path: Path, image: np.ndarray, name: str) -> None:
+    """A complete output is finished unless a run has left a ledger or `.partial` beside it."""
     output = tmp_path / name
     predict_into(output, image)
     assert read_output_status(output).finished
@@ -44,9 +43,8 @@ def test_a_complete_output_is_finished_until_a_run_leaves_something_beside_it(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_damaged_output_and_anything_else_of_its_name_are_not_finished(
-    tmp_path: Path, image: np.ndarray, name: str
-) -> None:
+def test_damaged(tmp_path: Path, image: np.ndarray, name: str) -> None:
+    """A damaged output, and another thing of its name, are not finished."""
     output = tmp_path / name
     output.mkdir()
     (output / "notes.txt").write_text("mine")
@@ -62,7 +60,8 @@ def test_a_damaged_output_and_anything_else_of_its_name_are_not_finished(
         read_output_status(other)
 
 
-def test_a_folder_is_finished_if_it_contains_outputs_and_all_of_them_are(tmp_path: Path, image: np.ndarray) -> None:
+def test_folder(tmp_path: Path, image: np.ndarray) -> None:
+    """A folder is finished if it contains outputs and all of them are."""
     folder = tmp_path / "series"
     folder.mkdir()
     sources = [tmp_path / "a.tif", tmp_path / "b.tif"]
@@ -76,9 +75,8 @@ def test_a_folder_is_finished_if_it_contains_outputs_and_all_of_them_are(tmp_pat
     assert not read_output_status(folder).finished
 
 
-def test_of_several_outputs_each_is_finished_and_the_name_of_the_run_is_refused_with_theirs(
-    tmp_path: Path, image: np.ndarray
-) -> None:
+def test_named_outputs(tmp_path: Path, image: np.ndarray) -> None:
+    """Each of several outputs is finished; the error for the name of the run lists theirs."""
     paths = pl.predict(
         lambda batch: {"a": batch, "b": batch},
         image,
@@ -103,16 +101,16 @@ def test_of_several_outputs_each_is_finished_and_the_name_of_the_run_is_refused_
         (lambda folder: folder / "out.ome.zarr.partial", SourceNotFoundError),
     ],
 )
-def test_what_is_not_an_output_is_refused(
-    tmp_path: Path, name: Callable[[Path], Path | str], error: type[PatchloomError]
-) -> None:
+def test_not_an_output(tmp_path: Path, name: Callable[[Path], Path | str], error: type[PatchloomError]) -> None:
+    """A path without an output is refused."""
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "out.ome.zarr.partial").mkdir()
     with pytest.raises(error):
         read_output_status(name(tmp_path))
 
 
-def test_the_command_line_refuses_an_empty_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command refuses an empty name."""
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, ["status", ""])
     assert (result.exit_code, result.stdout) == (2, "")

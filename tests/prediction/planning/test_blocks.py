@@ -16,7 +16,8 @@ from patchloom.prediction.planning import blocks
 from patchloom.prediction.planning.blocks import largest_block
 
 
-def test_an_image_of_several_blocks_is_four_at_least_so_that_writing_overlaps() -> None:
+def test_at_least_four() -> None:
+    """An image of several blocks has at least four, so that writing overlaps with computing."""
     for voxels in (2**25 + 1, 2**26, 2**30):
         assert largest_block([(1, 1, 1, voxels)], (1, 1), (32, 32)) <= voxels / 4
     options: dict[str, Any] = {"axes": "ZYX", "patch_size": (64,) * 3, "overlaps": (16,) * 3, "blend": "hann"}
@@ -28,9 +29,8 @@ def test_an_image_of_several_blocks_is_four_at_least_so_that_writing_overlaps() 
 
 @settings(deadline=None, max_examples=60)
 @given(data=st.data(), n_dims=st.integers(2, 3), blend=st.sampled_from([None, "hann"]))
-def test_what_goes_through_the_model_for_a_block_is_bounded_unless_files_would_get_too_small(
-    data: st.DataObject, n_dims: int, blend: Any
-) -> None:
+def test_bounded_work(data: st.DataObject, n_dims: int, blend: Any) -> None:
+    """The work of a block is bounded, unless files would get too small."""
     side = {2: 1024, 3: 128}[n_dims]
     patch_size = [data.draw(st.integers(side // 16, side)) for _ in range(n_dims)]
     overlaps = [data.draw(st.integers(0, size // 2)) for size in patch_size]
@@ -50,7 +50,8 @@ def test_what_goes_through_the_model_for_a_block_is_bounded_unless_files_would_g
 
 
 @pytest.mark.parametrize("blend", [None, "hann"])
-def test_a_killed_run_of_what_was_one_block_loses_a_fraction_of_it(blend: Any, tmp_path: Path) -> None:
+def test_loss_of_a_kill(blend: Any, tmp_path: Path) -> None:
+    """A run that is killed loses a fraction of its work."""
     image = np.random.default_rng(0).integers(0, 255, (2100, 1600), np.uint8)
     np.save(tmp_path / "image.npy", image)
     options: dict[str, Any] = {

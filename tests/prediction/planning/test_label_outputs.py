@@ -27,7 +27,8 @@ def mode_of_four(image: np.ndarray) -> np.ndarray:
     return np.take_along_axis(four, counts.argmax(axis=0)[None], axis=0)[0]
 
 
-def test_the_model_of_the_oracle() -> None:
+def test_mode_of_oracle() -> None:
+    """The mode that the other tests compare with is right."""
     assert mode_of_four(np.array([[2, 0, 7, 7], [0, 2, 1, 3]])).tolist() == [[0, 7]]
 
 
@@ -51,9 +52,8 @@ def argmax_of(dtype: str) -> Callable[[np.ndarray], np.ndarray]:
         (lambda batch: batch[:, 1:2] > 0.5, {"postprocess": "uint8"}),
     ],
 )
-def test_levels_of_labels_are_the_mode_of_the_level_above(
-    model: Any, options: dict[str, Any], rng: np.random.Generator, tmp_path: Path
-) -> None:
+def test_labels(model: Any, options: dict[str, Any], rng: np.random.Generator, tmp_path: Path) -> None:
+    """Levels of labels are the mode of the level above."""
     scores = rng.random((3, 520, 600)).astype(np.float32)
     output = predict(
         model, scores, tmp_path / "out.ome.zarr", axes="CYX", patch_size=(256, 256), progress=False, **options
@@ -66,9 +66,8 @@ def test_levels_of_labels_are_the_mode_of_the_level_above(
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 @pytest.mark.parametrize("options", [{}, {"blend": "hann"}, {"postprocess": "uint8*0.5"}, {"postprocess": "int32"}])
-def test_levels_of_intensities_are_means(
-    dtype: str, options: dict[str, Any], rng: np.random.Generator, tmp_path: Path
-) -> None:
+def test_intensities(dtype: str, options: dict[str, Any], rng: np.random.Generator, tmp_path: Path) -> None:
+    """Levels of intensities are means."""
     image = (rng.random((520, 600)) * 200).astype(dtype)
     output = predict(
         lambda batch: batch,
@@ -85,9 +84,8 @@ def test_levels_of_intensities_are_means(
 
 
 @pytest.mark.parametrize("pyramid", ["mean", "mode", "nearest"])
-def test_a_method_that_is_asked_for_is_taken_whatever_the_output(
-    pyramid: Any, rng: np.random.Generator, tmp_path: Path
-) -> None:
+def test_given_method(pyramid: Any, rng: np.random.Generator, tmp_path: Path) -> None:
+    """A method that is asked for is used for every output."""
     scores = rng.random((2, 600, 600)).astype(np.float32)
     output = predict(
         lambda batch: batch,
@@ -104,9 +102,10 @@ def test_a_method_that_is_asked_for_is_taken_whatever_the_output(
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "int64"])
 @pytest.mark.parametrize("options", [{}, {"postprocess": "uint16"}, {"normalize": "mean_std"}])
 @pytest.mark.parametrize("target", [None, "out.ome.zarr"])
-def test_labels_are_not_blended(
+def test_no_blend_of_labels(
     dtype: str, options: dict[str, Any], target: str | None, rng: np.random.Generator, tmp_path: Path
 ) -> None:
+    """Labels are not blended."""
     scores = rng.random((3, 60, 70)).astype(np.float32)
     calls: list[int] = []
 
@@ -136,7 +135,8 @@ def test_labels_are_not_blended(
         (lambda batch: batch > 2, {}),
     ],
 )
-def test_intensities_scores_and_truth_values_are_blended(model: Any, options: Any, rng: np.random.Generator) -> None:
+def test_blend(model: Any, options: Any, rng: np.random.Generator) -> None:
+    """Intensities, scores and truth values are blended."""
     image = rng.integers(0, 5, (2, 60, 70)).astype(np.uint16)
     tiles: dict[str, Any] = {"axes": "CYX", "patch_size": (32, 32), "progress": False}
     blended = predict(model, image, blend="hann", **tiles, **options)

@@ -80,7 +80,8 @@ def measured(tmp_path: Path, shape: tuple[int, int], **options: Any) -> dict[str
 
 
 @pytest.mark.parametrize(("blend", "normalize"), [(None, None), ("hann", None), (None, "percentiles")])
-def test_an_image_eight_times_as_large_takes_no_more_memory(blend: Any, normalize: Any, tmp_path: Path) -> None:
+def test_large_image(blend: Any, normalize: Any, tmp_path: Path) -> None:
+    """An image eight times as large takes no more memory, and as much as planned."""
     options = {"blend": blend, "normalize": normalize, "memory_limit": 40_000_000}
     small = measured(tmp_path, (2048, 4096), **options)
     large = measured(tmp_path, (8192, 8192), **options)
@@ -91,7 +92,8 @@ def test_an_image_eight_times_as_large_takes_no_more_memory(blend: Any, normaliz
         assert run["planned"] <= 40_000_000
 
 
-def test_a_plan_that_may_take_less_memory_plans_for_less(tmp_path: Path) -> None:
+def test_smaller_limit(tmp_path: Path) -> None:
+    """A smaller limit gives a plan that takes less."""
     source = write_zarr(tmp_path / "in.zarr", (2048, 4096))
     needs = []
     for limit in (10**9, 10**8, 3 * 10**7):
@@ -110,7 +112,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
-def test_the_limit_that_a_refusal_asks_for_is_enough_and_no_less_is(source: Path, data: st.DataObject) -> None:
+def test_limit_of_refused_plan(source: Path, data: st.DataObject) -> None:
+    """The limit in the error of a plan is the smallest one that is enough."""
     options: dict[str, Any] = {
         "patch_size": (data.draw(st.integers(8, 300)), 64),
         "batch_size": data.draw(st.integers(1, 9)),
@@ -133,9 +136,9 @@ def test_the_limit_that_a_refusal_asks_for_is_enough_and_no_less_is(source: Path
     margin=st.integers(0, 3),
     keep_going=st.booleans(),
 )
-def test_the_limit_that_a_refused_run_asks_for_is_enough_whatever_the_model_returns(
-    n_channels: int, dtype: str, factor: int, margin: int, keep_going: bool
-) -> None:
+def test_limit_of_refused_run(n_channels: int, dtype: str, factor: int, margin: int, keep_going: bool) -> None:
+    """The limit in the error of a run is the smallest one that is enough, for all models."""
+
     def model(batch: np.ndarray) -> np.ndarray:
         kept = batch[..., margin : batch.shape[2] - margin, margin : batch.shape[3] - margin]
         return kept.repeat(n_channels, 1).repeat(factor, 2).repeat(factor, 3).astype(dtype)
@@ -150,20 +153,24 @@ def test_the_limit_that_a_refused_run_asks_for_is_enough_whatever_the_model_retu
     np.testing.assert_array_equal(run(memory_limit=needed)[0], run()[0])
 
 
-def test_nothing_is_measured_where_the_run_would_not_fit_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_before_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No image is measured if the run does not fit anyway."""
     monkeypatch.setattr(methods, "measure_normalization", lambda *_, **__: pytest.fail("measured"))
     with pytest.raises(GeometryError, match="memory_limit is 1000 bytes"):
         predict(np.abs, np.zeros((200, 200)), axes="YX", normalize="mean_std", patch_size=64, memory_limit=1000)
 
 
 @pytest.mark.parametrize("limit", ["2GB", "1000000000", 0, -1, 1e9, True, float("nan"), [2**30], b"1"])
-def test_a_memory_limit_that_is_no_number_of_bytes_is_refused_by_name(limit: Any) -> None:
+def test_wrong_limit(limit: Any) -> None:
+    """A limit is a positive whole number of bytes."""
     for run in (plan, partial(predict, lambda batch: batch)):
         with pytest.raises(GeometryError, match=r"memory_limit is .*: it must be a positive whole number of bytes"):
             run(np.zeros((20, 20)), axes="YX", patch_size=(8, 8), memory_limit=limit)
 
 
-def test_an_image_is_measured_in_whole_chunks_however_little_memory_there_is() -> None:
+def test_chunks_are_measured_whole() -> None:
+    """An image is measured in whole chunks if memory allows it."""
+
     class Chunks(ArrayStack):
         chunk_shape = shard_shape = (1, 1, 100, 100)
 

@@ -77,13 +77,11 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("form", ["plan.json", "plan.pickle"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_another_process_runs_a_plan_to_the_same_bytes(
-    kind: str, form: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The blocks are those of the plan, though the other process would choose larger ones."""
+def test_another_process(kind: str, form: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process runs a plan to the same bytes, in its blocks, though it would choose larger ones."""
     options = {**TILES, **KINDS[kind], "axes": "TYX"}
     with monkeypatch.context() as patch:
-        patch.setattr(fit, "_BLOCK_SIZES", [2000])
+        patch.setattr(fit, "BLOCK_SIZES", [2000])
         predict(root, source, tmp_path / "whole.ome.zarr", progress=False, **options)
         planned = plan(source, model=root, measure=True, **options)
     (tmp_path / form).write_bytes(pickle.dumps(planned) if form == "plan.pickle" else planned.to_json().encode())
@@ -94,8 +92,8 @@ def test_another_process_runs_a_plan_to_the_same_bytes(
 
 @pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize("measure", [False, True])
-def test_a_plan_is_the_same_after_pickling_and_after_json(options: dict[str, Any], measure: bool, source: Path) -> None:
-    """All that it contains is compared, and what is worked out from it."""
+def test_round_trip(options: dict[str, Any], measure: bool, source: Path) -> None:
+    """A plan is the same after pickling and after JSON, with all that is computed from it."""
     planned = plan(source, axes="TYX", model=root, measure=measure, memory_limit=10**8, **TILES, **options)
     for again in (pickle.loads(pickle.dumps(planned)), PredictionPlan.from_json(planned.to_json())):
         assert again == planned
@@ -104,24 +102,24 @@ def test_a_plan_is_the_same_after_pickling_and_after_json(options: dict[str, Any
         assert str(again) == str(planned)
 
 
-def test_a_plan_of_arrays_in_memory_holds_no_pixels(rng: np.random.Generator) -> None:
-    """A megapixel is planned in a few kilobytes."""
+def test_size(rng: np.random.Generator) -> None:
+    """A plan of a megapixel in memory takes a few kilobytes."""
     planned = plan(rng.random((1000, 1000)), axes="YX", normalize="mean_std", measure=True, **TILES)
     assert len(pickle.dumps(planned)) < 5000
     assert len(planned.to_json()) < 5000
 
 
 @pytest.mark.parametrize("options", [{}, {"normalize": "mean_std"}, {"skip": "dark:3"}])
-def test_a_plan_reads_no_pixel_unless_asked_to_measure(options: dict[str, Any]) -> None:
-    """What is not measured is planned as such."""
+def test_reads_no_pixel(options: dict[str, Any]) -> None:
+    """A plan reads no pixel unless asked to measure."""
     planned = plan(Unread(np.zeros((90, 80)), "YX"), model=root, **TILES, **options)
     assert planned.survey.normalizations == planned.survey.outputs == ()
     assert planned.summary()["is_measured"] is ("normalize" not in options)
     assert ("not measured yet" in str(planned)) is ("normalize" in options)
 
 
-def test_arrays_are_given_again_to_run_a_plan(rng: np.random.Generator) -> None:
-    """Without them the run is refused, with other images as well."""
+def test_arrays(rng: np.random.Generator) -> None:
+    """A plan of arrays runs with the same arrays only."""
     image = rng.random((70, 60))
     planned = plan(image, axes="YX", **TILES)
     with pytest.raises(SourceNotFoundError, match=r"'array', which is not a file: give .* run\(..., sources=...\)"):
@@ -134,8 +132,8 @@ def test_arrays_are_given_again_to_run_a_plan(rng: np.random.Generator) -> None:
     assert np.array_equal(result, predict(root, image, axes="YX", progress=False, **TILES))
 
 
-def test_a_file_that_changed_since_it_was_planned_is_refused(source: Path) -> None:
-    """The error asks for another plan."""
+def test_changed_file(source: Path) -> None:
+    """A file that changed since it was planned is refused."""
     planned = plan(source, axes="TYX", **TILES)
     np.save(source, np.load(source))
     with pytest.raises(
@@ -144,14 +142,14 @@ def test_a_file_that_changed_since_it_was_planned_is_refused(source: Path) -> No
         planned.run(root)
 
 
-def test_a_series_is_planned_and_run_as_one(source: Path, tmp_path: Path) -> None:
+def test_series(source: Path, tmp_path: Path) -> None:
     """A plan of one image in a list gives a list, as `predict` does."""
     planned = plan([source], axes="TYX", **TILES)
     (written,) = PredictionPlan.from_json(planned.to_json()).run(root, tmp_path / "out", progress=False)
     assert written == tmp_path / "out" / "image.ome.zarr"
 
 
-def test_slices_of_a_stack_are_planned_as_planes(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_slices(tmp_path: Path, rng: np.random.Generator) -> None:
     """A plan of a 2D model runs slice by slice after JSON, too."""
     np.save(tmp_path / "stack.npy", rng.random((3, 40, 30)))
     planned = plan(tmp_path / "stack.npy", axes="ZYX", patch_size=(16, 16))
@@ -183,8 +181,8 @@ class Negative:
         return -block
 
 
-def test_rules_of_the_users_are_given_again_after_json(source: Path) -> None:
-    """JSON keeps their identity only."""
+def test_own_rules(source: Path) -> None:
+    """JSON keeps the identity of a user's rules, which are given again."""
     planned = plan(source, axes="TYX", skip=Halves(), postprocess=Negative(), **TILES)
     text = planned.to_json()
     with pytest.raises(ArgumentError, match="skips tiles by '\"left\"': give the same rule as skip"):
@@ -200,21 +198,21 @@ def test_rules_of_the_users_are_given_again_after_json(source: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", "null", '{"plan": 1}', '{"plan": 1, "request": {}, "survey": 3}'])
-def test_a_text_that_is_not_a_plan_is_refused(text: str) -> None:
-    """The error tells what to give."""
+def test_not_a_plan(text: str) -> None:
+    """A text that is not a plan is refused."""
     with pytest.raises(ArgumentError, match=r"text is not a plan.*give what to_json returned"):
         PredictionPlan.from_json(text)
 
 
-def test_a_plan_of_another_version_is_refused(source: Path) -> None:
-    """It is planned again."""
+def test_another_version(source: Path) -> None:
+    """A plan of another version is refused."""
     text = plan(source, axes="TYX", **TILES).to_json().replace('"plan": 1', '"plan": 2')
     with pytest.raises(ArgumentError, match="a plan of another version of Patchloom: plan again"):
         PredictionPlan.from_json(text)
 
 
-def test_masks_are_not_part_of_a_plan(source: Path) -> None:
-    """A rule with masks is given again."""
+def test_masks(source: Path) -> None:
+    """Masks are not part of a plan, so that their rule is given again."""
     mask = ArrayStack(np.ones((1, 10, 10), np.uint8), "TYX")
     planned = plan(source, axes="TYX", skip=SkipOutside([mask]), **TILES)
     with pytest.raises(ArgumentError, match="give the same rule as skip"):
@@ -222,10 +220,8 @@ def test_masks_are_not_part_of_a_plan(source: Path) -> None:
     assert PredictionPlan.from_json(planned.to_json(), skip=SkipOutside([mask])).summary() == planned.summary()
 
 
-def test_a_plan_is_resumed_and_its_memory_limit_may_change_meanwhile(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The blocks stay those of the ledger; a limit in which they do not fit is refused."""
+def test_memory_limit_of_resumed_run(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resumed run keeps its blocks with another memory limit, if they fit."""
     calls = iter(range(10**6))
 
     def fails_once(batch: np.ndarray) -> np.ndarray:
@@ -234,23 +230,23 @@ def test_a_plan_is_resumed_and_its_memory_limit_may_change_meanwhile(
         return root(batch)
 
     fails_once.identity = "root"  # type: ignore[attr-defined]
-    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 40, 3: 16})
-    monkeypatch.setattr(fit, "_BLOCK_SIZES", [2000])
+    monkeypatch.setattr(block_grid, "CHUNK_SIZE", {2: 40, 3: 16})
+    monkeypatch.setattr(fit, "BLOCK_SIZES", [2000])
     options: dict[str, Any] = {"axes": "TYX", "blend": "hann", "progress": False, **TILES}
     output = tmp_path / "out.ome.zarr"
     with pytest.raises(RuntimeError):
         predict(fails_once, source, output, memory_limit=10**8, **options)
     with pytest.raises(GeometryError, match=r"the unfinished run needs \d+: allow more, or start afresh"):
         predict(fails_once, source, output, memory_limit=20_000, **options)
-    monkeypatch.setattr(fit, "_BLOCK_SIZES", [4000])
+    monkeypatch.setattr(fit, "BLOCK_SIZES", [4000])
     predict(fails_once, source, output, memory_limit=10**9, **options)
-    monkeypatch.setattr(fit, "_BLOCK_SIZES", [2000])
+    monkeypatch.setattr(fit, "BLOCK_SIZES", [2000])
     predict(root, source, tmp_path / "whole.ome.zarr", **options)
     assert files(output) == files(tmp_path / "whole.ome.zarr")
 
 
-def test_chunks_of_an_ome_zarr_are_chosen(source: Path, tmp_path: Path) -> None:
-    """The divisor of a block that is nearest to what is asked for; nothing runs if the axes do not fit."""
+def test_chunks(source: Path, tmp_path: Path) -> None:
+    """Chunks are the divisors of a block that are nearest to what is asked for."""
     zarr = pytest.importorskip("zarr")
     written = predict(root, source, OmeZarr(tmp_path / "out.ome.zarr", chunks=50), axes="TYX", progress=False, **TILES)
     array = zarr.open_group(written, mode="r")["0"]
@@ -259,8 +255,8 @@ def test_chunks_of_an_ome_zarr_are_chosen(source: Path, tmp_path: Path) -> None:
         predict(pytest.fail, source, OmeZarr(tmp_path / "b.ome.zarr", chunks=(1, 50, 50)), axes="TYX", **TILES)
 
 
-def test_a_network_with_a_fixed_batch_gets_full_batches_by_default(rng: np.random.Generator) -> None:
-    """Its batch size is the default; each tile is computed once."""
+def test_fixed_batch(rng: np.random.Generator) -> None:
+    """A fixed batch size is the default, and each tile is computed once."""
     sizes: list[int] = []
 
     class Four:

@@ -20,7 +20,8 @@ from patchloom.prediction.planning.summary import source_bytes_by_block
 
 @settings(deadline=None, max_examples=30)
 @given(data=st.data(), n_dims=st.integers(2, 3))
-def test_a_block_costs_the_chunks_that_its_tiles_touch(data: st.DataObject, n_dims: int) -> None:
+def test_source_bytes_by_block(data: st.DataObject, n_dims: int) -> None:
+    """Blocks cost the chunks that their tiles touch."""
     shape = data.draw(st.tuples(*[st.integers(1, 30)] * n_dims))
     chunk = [data.draw(st.integers(1, size)) for size in shape]
     patch_size = [data.draw(st.integers(1, 9)) for _ in shape]
@@ -32,7 +33,7 @@ def test_a_block_costs_the_chunks_that_its_tiles_touch(data: st.DataObject, n_di
         "axes": "ZYX"[-n_dims:],
     }
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit, "_BLOCK_SIZES", [data.draw(st.integers(20, 2000))])
+        patch.setattr(fit, "BLOCK_SIZES", [data.draw(st.integers(20, 2000))])
         spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(Path(folder, "in.zarr"))}}
         layout = ts.ChunkLayout(chunk_shape=chunk)
         ts.open(spec, create=True, dtype=ts.uint16, shape=shape, chunk_layout=layout).result()

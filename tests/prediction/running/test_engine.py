@@ -52,9 +52,9 @@ def test_identity_holds_for_all_tiles_windows_batches_blocks_and_memory_limits(
     image = np.random.default_rng(seed).uniform(-100, 100, shape).astype(np.float32)
     before = image.copy()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit, "_BLOCK_SIZES", [data.draw(st.integers(20, 2000)), 50])
-        patch.setattr(fit, "_SMALL_BLOCK_SIZES", [30, 10, 1])
-        patch.setattr(block_grid, "_CHUNK_SIZE", {2: 6, 3: 4})
+        patch.setattr(fit, "BLOCK_SIZES", [data.draw(st.integers(20, 2000)), 50])
+        patch.setattr(fit, "SMALL_BLOCK_SIZES", [30, 10, 1])
+        patch.setattr(block_grid, "CHUNK_SIZE", {2: 6, 3: 4})
         least = memory_needed(image, **options)
         result = quiet(identity, image, memory_limit=int(least * data.draw(st.floats(1, 3))), **options)
     if options["blend"] is None:
@@ -215,8 +215,8 @@ def test_every_tile_is_read_once_and_images_of_a_series_share_batches(rng: np.ra
 def test_blending_hands_tiles_over_where_memory_allows_and_computes_them_again_where_not(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit, "_BLOCK_SIZES", [400])
-    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 20, 3: 8})
+    monkeypatch.setattr(fit, "BLOCK_SIZES", [400])
+    monkeypatch.setattr(block_grid, "CHUNK_SIZE", {2: 20, 3: 8})
     image = rng.random((100, 100)).astype(np.float32)
     options: dict[str, Any] = {"axes": "YX", "patch_size": (12, 12), "overlaps": (4, 4), "blend": "hann"}
     rich = plan(image, **options)

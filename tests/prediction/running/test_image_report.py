@@ -21,8 +21,8 @@ TILES: dict[str, Any] = {"axes": "YX", "patch_size": (12, 10), "overlaps": (4, 3
 @pytest.fixture
 def images(tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Three images of several blocks each; most of the second is dark."""
-    monkeypatch.setattr(fit, "_BLOCK_SIZES", [300])
-    monkeypatch.setattr(block_grid, "_CHUNK_SIZE", {2: 10, 3: 4})
+    monkeypatch.setattr(fit, "BLOCK_SIZES", [300])
+    monkeypatch.setattr(block_grid, "CHUNK_SIZE", {2: 10, 3: 4})
     paths = [tmp_path / f"image{number}.npy" for number in range(3)]
     for number, path in enumerate(paths):
         pixels = rng.integers(100, 200, (40, 50 + number), np.uint8)

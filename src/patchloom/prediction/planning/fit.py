@@ -14,10 +14,10 @@ from patchloom.prediction.request import PredictionRequest
 from patchloom.prediction.survey import Survey
 from patchloom.stitching.block_grid import choose_blocks
 
-_BLOCK_SIZES = [2**power for power in range(25, 19, -1)]
+BLOCK_SIZES = [2**power for power in range(25, 19, -1)]
 """Voxels of a block, in one channel, that are tried: from 128 MiB of float32 to 4 MiB, below which files get too small."""
 
-_SMALL_BLOCK_SIZES = [2**power for power in range(19, 9, -1)]
+SMALL_BLOCK_SIZES = [2**power for power in range(19, 9, -1)]
 """Sizes that are tried if memory is too short for those."""
 
 
@@ -77,7 +77,7 @@ def fit_into_memory(layout: TileLayout) -> PredictionPlan:
     """
     needed: list[int] = []
     limit, n_tiles = layout.survey.memory_limit, len(layout.tiling)
-    for sizes in (_BLOCK_SIZES, _SMALL_BLOCK_SIZES):
+    for sizes in (BLOCK_SIZES, SMALL_BLOCK_SIZES):
         fitting = []
         for candidate in _candidates(layout, sizes):
             if candidate.memory.total > limit:
@@ -108,7 +108,7 @@ def check_fits(layout: TileLayout) -> None:
     GeometryError
         If they do not.
     """
-    smallest = next(_candidates(layout, _SMALL_BLOCK_SIZES[-1:]))
+    smallest = next(_candidates(layout, SMALL_BLOCK_SIZES[-1:]))
     if smallest.memory.total > smallest.survey.memory_limit:
         fit_into_memory(layout)  # raises, unless larger blocks happen to take less
 
