@@ -91,11 +91,11 @@ from patchloom.prediction.skip_rules import SkipOutside as SkipOutside
 from patchloom.prediction.skip_rules import SkipRule as SkipRule
 from patchloom.sinks.files.npy_sink import NpySink as NpySink
 from patchloom.sinks.files.tiff_sink import TiffSink as TiffSink
-from patchloom.sinks.image_sink import ImageSink as ImageSink
 from patchloom.sinks.memory_sink import MemorySink as MemorySink
 from patchloom.sinks.ome_zarr.sink import OmeZarrSink as OmeZarrSink
 from patchloom.sinks.open import open_sink as open_sink
-from patchloom.sinks.sink_capabilities import ResumableSink as ResumableSink
+from patchloom.sinks.protocols import ImageSink as ImageSink
+from patchloom.sinks.protocols import ResumableSink as ResumableSink
 from patchloom.specs.patch_specs import PatchSpecs as PatchSpecs
 from patchloom.specs.patch_specs import TileSpecs as TileSpecs
 from patchloom.specs.patch_specs import UncorrelatedPatchSpecs as UncorrelatedPatchSpecs

@@ -20,7 +20,7 @@ from patchloom.filters import ScoreMap
 from patchloom.geometry.checks import check_window
 from patchloom.patching import TiledPatching
 from patchloom.patching.flat_index import check_data_idx, check_sample
-from patchloom.sinks.write_failure import why
+from patchloom.sinks.write_errors import explain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -321,7 +321,7 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = 100) -> None:
     try:
         picture.save(path, format="PNG", compress_level=9, compress_type=0)
     except OSError as error:
-        raise SinkError(f"{path}: the figure cannot be written: {why(error)}") from error
+        raise SinkError(f"{path}: the figure cannot be written: {explain(error)}") from error
 
 
 def _check_arrays(image: Any, predictions: Mapping[str, Any]) -> None:

@@ -3,18 +3,17 @@
 from patchloom.sinks.files.file_sink import check_room
 from patchloom.sinks.files.npy_sink import NpySink
 from patchloom.sinks.files.tiff_sink import TiffSink
-from patchloom.sinks.image_sink import ImageSink
 from patchloom.sinks.memory_sink import MemorySink
+from patchloom.sinks.ome_zarr.block_records import is_output_of
 from patchloom.sinks.ome_zarr.pyramid import Pyramid, check_pyramid
 from patchloom.sinks.ome_zarr.sink import OmeZarrSink
 from patchloom.sinks.ome_zarr.zarr_format import OmeZarrVersion, zarr_format_of
 from patchloom.sinks.open import check_storable, open_sink
-from patchloom.sinks.output_kind import SINK_SUFFIXES, SUPPORTED_OUTPUTS, output_kind
+from patchloom.sinks.output_kinds import SINK_SUFFIXES, SUPPORTED_OUTPUTS, output_kind
+from patchloom.sinks.protocols import HasBuffer, ImageSink, ResumableSink
 from patchloom.sinks.publishing.destination import check_destination, partial_path
 from patchloom.sinks.publishing.input_places import InputPlaces, check_apart
 from patchloom.sinks.publishing.lock import OutputLock
-from patchloom.sinks.publishing.mark import is_output_of
-from patchloom.sinks.sink_capabilities import HasBuffer, ResumableSink
 
 __all__ = [
     "SINK_SUFFIXES",

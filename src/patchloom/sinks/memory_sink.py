@@ -11,8 +11,7 @@ from patchloom.argument_checks import instance
 from patchloom.axes import AxesMap
 from patchloom.errors import SinkError
 from patchloom.pixel_arrays import pixel_dtype
-from patchloom.sinks.region import check_block, check_region
-from patchloom.sinks.written_boxes import WrittenBoxes
+from patchloom.sinks.regions import WrittenBoxes, check_block, check_region
 
 
 class MemorySink:

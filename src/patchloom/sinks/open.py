@@ -13,12 +13,12 @@ from patchloom.errors import SinkError
 from patchloom.image_metadata import ImageMetadata
 from patchloom.sinks.files.npy_sink import NpySink, check_npy_dtype
 from patchloom.sinks.files.tiff_sink import TiffSink, check_tiff_dtype
-from patchloom.sinks.image_sink import ImageSink
 from patchloom.sinks.memory_sink import MemorySink
 from patchloom.sinks.ome_zarr.pyramid import Pyramid, check_pyramid
 from patchloom.sinks.ome_zarr.sink import OmeZarrSink
 from patchloom.sinks.ome_zarr.zarr_format import OmeZarrVersion, check_zarr_dtype, zarr_format_of
-from patchloom.sinks.output_kind import NPY, TIFF, output_kind
+from patchloom.sinks.output_kinds import NPY, TIFF, output_kind
+from patchloom.sinks.protocols import ImageSink
 from patchloom.sinks.publishing.lock import OutputLock
 from patchloom.sinks.sink_arguments import check_sink_arguments
 

@@ -15,7 +15,7 @@ from patchloom.axes import AxesMap
 from patchloom.errors import SinkError
 from patchloom.sinks import HasBuffer, ImageSink, ResumableSink
 
-Region = tuple[slice, ...]
+Slices = tuple[slice, ...]
 
 
 class ImageSinkConformance:
@@ -168,7 +168,7 @@ class ImageSinkConformance:
         sink, image, regions = self._begun(_new_folder(tmp_path))
         block, (*leading, last) = image[regions[0]], regions[0]
         beyond = slice(last.start, sink.data_shape[-1] + 1)
-        wrong: list[tuple[Region, NDArray[Any]]] = [
+        wrong: list[tuple[Slices, NDArray[Any]]] = [
             (regions[0], block[..., :-1]),
             (regions[0], block[0]),
             *(
@@ -207,7 +207,7 @@ class ImageSinkConformance:
         sink.write(regions[0], image[regions[0]])
         np.testing.assert_array_equal(self.read_back(sink.finalize(), self.axes_maps[0]), image)
 
-    def _begun(self, folder: Path) -> tuple[ImageSink, NDArray[Any], list[Region]]:
+    def _begun(self, folder: Path) -> tuple[ImageSink, NDArray[Any], list[Slices]]:
         """Return a new sink, an image for it, and the regions of its blocks."""
         axes_map, dtype = self.axes_maps[0], self.dtypes[-1]
         sink = self.make_sink(folder, axes_map, dtype)
@@ -336,7 +336,7 @@ def _new_folder(parent: Path) -> Path:
     return folder
 
 
-def _blocks(shape: Sequence[int], block_shape: Sequence[int]) -> list[Region]:
+def _blocks(shape: Sequence[int], block_shape: Sequence[int]) -> list[Slices]:
     return list(
         itertools.product(
             *(

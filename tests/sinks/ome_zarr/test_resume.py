@@ -28,7 +28,7 @@ from patchloom.axes import AxesMap
 from patchloom.image_metadata import ImageMetadata
 from patchloom.sinks import OmeZarrSink, partial_path
 from patchloom.sinks.ome_zarr import metadata
-from patchloom.sinks.ome_zarr.shard_grid import boxes
+from patchloom.sinks.regions import boxes
 
 path, version = Path(sys.argv[1]), sys.argv[2]
 axes_map = AxesMap("TCYX", (2, 2, 200, 310))

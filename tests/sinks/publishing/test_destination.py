@@ -7,7 +7,7 @@ import tifffile
 
 from patchloom.errors import OutputExistsError, SinkError
 from patchloom.sinks import check_apart, check_destination
-from patchloom.sinks.output_kind import ZARR
+from patchloom.sinks.output_kinds import ZARR
 from patchloom.sinks.publishing.destination import publish
 
 

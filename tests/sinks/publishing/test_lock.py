@@ -100,7 +100,7 @@ def test_removed_file(tmp_path, monkeypatch):
         flock(file, operation)
 
     monkeypatch.setattr(fcntl, "flock", release_then_lock)
-    with pytest.raises(SinkError, match="another run"):
+    with pytest.raises(SinkError, match=r"cannot make .*a\.zarr\.lock: try again"):
         OutputLock(tmp_path / "a.zarr")
     with OutputLock(tmp_path / "a.zarr"), pytest.raises(SinkError, match="another run"):
         OutputLock(tmp_path / "a.zarr")

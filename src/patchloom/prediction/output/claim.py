@@ -21,7 +21,7 @@ from patchloom.sinks import (
     output_kind,
 )
 from patchloom.sinks.output_paths import series_destinations
-from patchloom.sinks.write_failure import why
+from patchloom.sinks.write_errors import explain
 
 
 class OutputClaim(NamedTuple):
@@ -123,7 +123,7 @@ def _remove_ledger(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise SinkError(f"the ledger {path} cannot be removed: {why(error)}: remove it by hand") from error
+        raise SinkError(f"the ledger {path} cannot be removed: {explain(error)}: remove it by hand") from error
 
 
 def _is_resumable(output: str | Path) -> bool:

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from patchloom.errors import SinkError
 from patchloom.sinks.publishing.destination import name_beside, sync_folder
-from patchloom.sinks.write_failure import why
+from patchloom.sinks.write_errors import explain
 
 FORMAT = 3
 """Of ledgers. One of another format is refused, never guessed at."""
@@ -60,7 +60,7 @@ class Ledger:
             self._file.truncate(self._length)
             self._file.seek(self._length)
         except OSError as error:
-            raise SinkError(f"the ledger {path} cannot be written: {why(error)}") from error
+            raise SinkError(f"the ledger {path} cannot be written: {explain(error)}") from error
         if not found:
             self._begin(header)
 
@@ -137,7 +137,7 @@ class Ledger:
             with suppress(OSError):  # what was cut off would hide the lines after it
                 self._file.truncate(self._length)
                 self._file.seek(self._length)
-            raise SinkError(f"the ledger {self.path} cannot be written: {why(error)}") from error
+            raise SinkError(f"the ledger {self.path} cannot be written: {explain(error)}") from error
         self._length += len(content)
 
 
@@ -194,7 +194,7 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
     except FileNotFoundError:
         return [], 0
     except OSError as error:
-        raise SinkError(f"the ledger {path} cannot be read: {why(error)}") from error
+        raise SinkError(f"the ledger {path} cannot be read: {explain(error)}") from error
     if not is_empty:
         _check_format(path, lines[0] if lines else {})
     return lines, length

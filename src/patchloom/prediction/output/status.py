@@ -12,7 +12,7 @@ from patchloom.errors import AxesError, SourceNotFoundError
 from patchloom.image_stacks import open_stacks
 from patchloom.local_paths import normalize_path
 from patchloom.prediction.output.ledger import ledger_path, read_progress
-from patchloom.sinks.output_kind import SINK_SUFFIXES, ZARR, image_name
+from patchloom.sinks.output_kinds import SINK_SUFFIXES, ZARR, image_name
 from patchloom.sinks.publishing.destination import partial_path
 
 

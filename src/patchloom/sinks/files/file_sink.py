@@ -5,27 +5,25 @@ from __future__ import annotations
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from patchloom.axes import AxesMap
 from patchloom.errors import SinkError
 from patchloom.local_paths import normalize_path
-from patchloom.sinks.files.strided_write import write_strided
-from patchloom.sinks.ome_zarr.shard_grid import Region
-from patchloom.sinks.output_kind import OutputKind
+from patchloom.sinks.output_kinds import OutputKind
 from patchloom.sinks.publishing.destination import resolved
 from patchloom.sinks.publishing.lock import OutputLock
 from patchloom.sinks.publishing.pending_output import PendingOutput
-from patchloom.sinks.region import check_block, show
+from patchloom.sinks.regions import Slices, WrittenBoxes, check_block, show
 from patchloom.sinks.sink_arguments import check_sink_arguments, sink_dtype
-from patchloom.sinks.write_failure import why
-from patchloom.sinks.written_boxes import WrittenBoxes
+from patchloom.sinks.write_errors import explain
 
 
 def check_room(path: str | Path, n_bytes: int) -> None:
@@ -81,7 +79,7 @@ class FileSink(ABC):
         """Write all but the voxels, and return how many bytes the whole file has."""
 
     @abstractmethod
-    def _pieces(self, region: Region, block: NDArray[Any]) -> Iterator[Piece]:
+    def _pieces(self, region: Slices, block: NDArray[Any]) -> Iterator[Piece]:
         """Cut a block into pieces, each of which is contiguous in the file or nearly so."""
 
     def write(self, region: tuple[slice, ...], block: NDArray[Any]) -> None:
@@ -142,7 +140,52 @@ class FileSink(ABC):
         except SinkError:
             raise
         except OSError as error:
-            raise SinkError(f"{self.path} {what}: {why(error)}") from error
+            raise SinkError(f"{self.path} {what}: {explain(error)}") from error
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r}, {self.data_shape}, {self.data_dtype}, {self._output.state})"
+
+
+def write_strided(file: FileIO, values: NDArray[Any], offset: int, strides: Sequence[int]) -> None:
+    r"""Write an array into a file in which neighbors lie some number of bytes apart.
+
+    What is contiguous in the file is written at once. There is no buffer, so that an error is an error of this array, and
+    no memory map: a full disk would not be an error then but the end of the process.
+
+    Parameters
+    ----------
+    file : FileIO
+        Open for writing.
+    values : array
+        Of any memory order.
+    offset : int
+        Where the first element goes.
+    strides : sequence of int
+        For each axis how many bytes further the next element goes. For an axis with one element anything will do.
+
+    Raises
+    ------
+    OSError
+        If the bytes cannot be written.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryFile
+    >>> with TemporaryFile(buffering=0) as file:  # two columns of an image of 2 by 4 bytes
+    ...     write_strided(file, np.array([[1, 2], [3, 4]], "uint8"), offset=1, strides=(4, 1))
+    ...     _ = file.seek(0)
+    ...     file.read()
+    b'\x00\x01\x02\x00\x00\x03\x04'
+    """
+    order = sorted(range(values.ndim), key=lambda axis: strides[axis], reverse=True)
+    values = values.transpose(order)
+    steps = [strides[axis] for axis in order]
+    n_outer, run = values.ndim, values.itemsize
+    while n_outer and (values.shape[n_outer - 1] == 1 or steps[n_outer - 1] == run):
+        n_outer -= 1
+        run *= values.shape[n_outer]
+    for index in np.ndindex(values.shape[:n_outer]):
+        file.seek(offset + sum(position * step for position, step in zip(index, steps, strict=False)))
+        rest = np.ascontiguousarray(values[index]).reshape(-1).view(np.uint8).data
+        while rest:
+            rest = rest[file.write(rest) :]

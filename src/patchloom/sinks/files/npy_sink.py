@@ -13,9 +13,9 @@ from numpy.typing import DTypeLike, NDArray
 from patchloom.axes import AxesMap
 from patchloom.errors import SinkError
 from patchloom.sinks.files.file_sink import FileSink, Piece
-from patchloom.sinks.ome_zarr.shard_grid import Region
-from patchloom.sinks.output_kind import NPY, OutputKind
+from patchloom.sinks.output_kinds import NPY, OutputKind
 from patchloom.sinks.publishing.lock import OutputLock
+from patchloom.sinks.regions import Slices
 from patchloom.sinks.sink_arguments import sink_dtype
 
 
@@ -89,7 +89,7 @@ class NpySink(FileSink):
             self._header_size = file.tell()
         return self._header_size + int(np.prod(self.axes_map.shape, dtype=np.int64)) * self.data_dtype.itemsize
 
-    def _pieces(self, region: Region, block: NDArray[Any]) -> Iterator[Piece]:
+    def _pieces(self, region: Slices, block: NDArray[Any]) -> Iterator[Piece]:
         steps = dict.fromkeys("STCZYX", 0)
         step = self.data_dtype.itemsize
         for axis, size in zip(reversed(self.axes_map.axes), reversed(self.axes_map.shape), strict=True):

@@ -13,9 +13,9 @@ from numpy.typing import DTypeLike, NDArray
 from patchloom.axes import AxesMap
 from patchloom.image_metadata import ImageMetadata
 from patchloom.sinks.files.file_sink import FileSink, Piece
-from patchloom.sinks.ome_zarr.shard_grid import Region, boxes
-from patchloom.sinks.output_kind import TIFF, OutputKind, image_name
+from patchloom.sinks.output_kinds import TIFF, OutputKind, image_name
 from patchloom.sinks.publishing.lock import OutputLock
+from patchloom.sinks.regions import Slices, boxes
 from patchloom.sinks.sink_arguments import check_sink_arguments, sink_dtype
 
 
@@ -108,7 +108,7 @@ class TiffSink(FileSink):
         self._begin_of_tiles, size = write_layout(path, self.layout, self.metadata)
         return size
 
-    def _pieces(self, region: Region, block: NDArray[Any]) -> Iterator[Piece]:
+    def _pieces(self, region: Slices, block: NDArray[Any]) -> Iterator[Piece]:
         """Cut a block at the edges of tiles; a piece goes through all pages."""
         layout = self.layout
         height, width = layout.tile_shape
@@ -126,7 +126,7 @@ class TiffSink(FileSink):
             )
 
 
-def _cut_at_tiles(window: Region, tile_shape: tuple[int, int]) -> Iterator[Region]:
+def _cut_at_tiles(window: Slices, tile_shape: tuple[int, int]) -> Iterator[Slices]:
     """Cut a window `y, x` into the parts of it that lie in one tile each."""
     aligned = tuple(slice(part.start // size * size, part.stop) for part, size in zip(window, tile_shape, strict=True))
     for tile in boxes(aligned, tile_shape):

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from patchloom.errors import GeometryError, SinkError
 from patchloom.geometry.checks import whole_number
-from patchloom.sinks.region import data_axes, show
-
-Region = tuple[slice, ...]
+from patchloom.sinks.regions import Slices, boxes, data_axes, show
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +62,19 @@ class ShardGrid:
         return tuple(map(_ceil_div, self.data_shape, self.shard_shape))
 
     @property
-    def whole(self) -> Region:
+    def whole(self) -> Slices:
         """The region that is the image."""
         return tuple(slice(0, size) for size in self.data_shape)
 
-    def shards(self, region: Region) -> Iterator[Region]:
+    def shards(self, region: Slices) -> Iterator[Slices]:
         """Shards of a region whose starts are starts of shards, clipped to the region, in raster order."""
         return boxes(region, self.shard_shape)
 
-    def chunks(self, region: Region) -> Iterator[Region]:
+    def chunks(self, region: Slices) -> Iterator[Slices]:
         """Chunks of a region whose starts are starts of chunks, clipped to the region, in raster order."""
         return boxes(region, self.chunk_shape)
 
-    def shard_indices(self, region: Region) -> Region:
+    def shard_indices(self, region: Slices) -> Slices:
         """Which shards make up a region, as indices along each axis of `counts`.
 
         Raises
@@ -103,22 +100,6 @@ class ShardGrid:
             slice(part.start // shard, _ceil_div(part.stop, shard))
             for part, shard in zip(region, self.shard_shape, strict=True)
         )
-
-
-def boxes(region: Region, shape: Sequence[int]) -> Iterator[Region]:
-    """Cut a region into boxes of some shape, the last along each axis clipped, in raster order.
-
-    Examples
-    --------
-    >>> list(boxes((slice(4, 11),), (4,)))
-    [(slice(4, 8, None),), (slice(8, 11, None),)]
-    """
-    return itertools.product(
-        *(
-            [slice(start, min(start + step, part.stop)) for start in range(part.start, part.stop, step)]
-            for part, step in zip(region, shape, strict=True)
-        )
-    )
 
 
 def _ceil_div(number: int, divisor: int) -> int:

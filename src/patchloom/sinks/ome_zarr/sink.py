@@ -17,20 +17,25 @@ from patchloom.axes import AxesMap
 from patchloom.errors import GeometryError, SinkError
 from patchloom.image_metadata import ImageMetadata
 from patchloom.local_paths import normalize_path
-from patchloom.sinks.ome_zarr.block_record import block_record, read_record
+from patchloom.sinks.ome_zarr.block_records import (
+    ChannelRanges,
+    ValueRange,
+    block_ranges,
+    block_record,
+    output_mark,
+    read_record,
+)
 from patchloom.sinks.ome_zarr.pyramid import Pyramid, halving, level_shapes, pyramid_method
-from patchloom.sinks.ome_zarr.shard_grid import Region, ShardGrid
-from patchloom.sinks.ome_zarr.value_range import ChannelRanges, ValueRange, block_ranges
+from patchloom.sinks.ome_zarr.shard_grid import ShardGrid
 from patchloom.sinks.ome_zarr.zarr_array import ZarrArray
 from patchloom.sinks.ome_zarr.zarr_format import OmeZarrVersion, check_zarr_dtype, zarr_format_of
-from patchloom.sinks.output_kind import ZARR, image_name
+from patchloom.sinks.output_kinds import ZARR, image_name
 from patchloom.sinks.publishing.destination import remove, sync_folder
 from patchloom.sinks.publishing.lock import OutputLock
-from patchloom.sinks.publishing.mark import output_mark
 from patchloom.sinks.publishing.pending_output import PendingOutput
-from patchloom.sinks.region import check_block, check_region, show
+from patchloom.sinks.regions import Slices, check_block, check_region, show
 from patchloom.sinks.sink_arguments import check_sink_arguments, sink_dtype
-from patchloom.sinks.write_failure import why
+from patchloom.sinks.write_errors import explain
 
 
 class OmeZarrSink:
@@ -188,7 +193,7 @@ class OmeZarrSink:
             return False
         return self._full.stored_bytes(region) == stored
 
-    def restore(self, record: dict[str, Any]) -> Region:
+    def restore(self, record: dict[str, Any]) -> Slices:
         """Count a block as written that was written by an earlier sink; see `ResumableSink.restore`."""
         self._output.check_open()
         region, ranges, stored = read_record(record, self.data_shape)
@@ -239,13 +244,13 @@ class OmeZarrSink:
         """Leave what was written to be resumed; see `ResumableSink.close`."""
         self._output.close()
 
-    def _check_unwritten(self, region: Region) -> None:
+    def _check_unwritten(self, region: Slices) -> None:
         if self._written[self.grid.shard_indices(region)].any():
             raise SinkError(
                 f"{self.path}: region {show(region)} was written already, at least in part: each shard is once"
             )
 
-    def _count(self, region: Region, ranges: Sequence[ValueRange], record: dict[str, Any]) -> None:
+    def _count(self, region: Slices, ranges: Sequence[ValueRange], record: dict[str, Any]) -> None:
         self._written[self.grid.shard_indices(region)] = True
         self._ranges.include(ranges, region[1].start)
         self._records[_bounds(region)] = record
@@ -301,7 +306,7 @@ class OmeZarrSink:
         return f"OmeZarrSink({str(self.path)!r}, {self.data_shape}, {self.data_dtype}, {self._output.state})"
 
 
-def _bounds(region: Region) -> tuple[tuple[int, int], ...]:
+def _bounds(region: Slices) -> tuple[tuple[int, int], ...]:
     return tuple((part.start, part.stop) for part in region)
 
 
@@ -319,7 +324,7 @@ def _write_durably(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         sync_folder(path.parent)
     except OSError as error:
-        raise SinkError(f"cannot write {path}: {why(error)}") from error
+        raise SinkError(f"cannot write {path}: {explain(error)}") from error
 
 
 def _shape(name: str, shape: Any) -> tuple[int, ...]:

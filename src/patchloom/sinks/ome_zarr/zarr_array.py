@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from patchloom.errors import SinkError
 from patchloom.forked_process import check_not_forked
 from patchloom.sinks.ome_zarr.pyramid import PyramidMethod, downsample, downsampled, takes_mode_of_bits
-from patchloom.sinks.ome_zarr.shard_grid import Region, ShardGrid
+from patchloom.sinks.ome_zarr.shard_grid import ShardGrid
 from patchloom.sinks.ome_zarr.zarr_format import DRIVERS, ZarrFormat, array_document, array_metadata, chunk_file
 from patchloom.sinks.publishing.destination import remove, sync_folder
-from patchloom.sinks.region import show
-from patchloom.sinks.write_failure import why
+from patchloom.sinks.regions import Slices, show
+from patchloom.sinks.write_errors import explain
 
 BYTES_IN_FLIGHT = 16 << 20
 """How much is read or written at once, but always at least one shard or chunk: enough to keep threads and disk busy."""
@@ -83,7 +83,7 @@ class ZarrArray:
         # a chunk that it references and that is strided in four dimensions or more.
         self._may_reference_blocks = sum(size > 1 for size in grid.chunk_shape) <= _MOST_REFERENCED_DIMENSIONS
 
-    def write(self, region: Region, block: NDArray[Any]) -> None:
+    def write(self, region: Slices, block: NDArray[Any]) -> None:
         """Write whole shards; their bytes are durable when this returns.
 
         Parameters
@@ -99,7 +99,7 @@ class ZarrArray:
             If a shard cannot be written.
         """
 
-        def start(shard: Region) -> Any:
+        def start(shard: Slices) -> Any:
             inside = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(shard, region, strict=True))
             return self._store[shard].write(
                 block[inside], can_reference_source_data_indefinitely=self._may_reference_blocks
@@ -115,7 +115,7 @@ class ZarrArray:
                 self._sync_folders(file.parent)
         self.expect(region, self.stored_bytes(region))
 
-    def expect(self, region: Region, stored_bytes: Sequence[int]) -> None:
+    def expect(self, region: Slices, stored_bytes: Sequence[int]) -> None:
         """Note the sizes of the files of a region, for `check_whole`; in raster order, as of `stored_bytes`."""
         sizes = self._sizes[self.grid.shard_indices(region)]
         sizes[...] = np.reshape(stored_bytes, sizes.shape)
@@ -146,7 +146,7 @@ class ZarrArray:
         except OSError:
             return b""
 
-    def stored_bytes(self, region: Region) -> list[int]:
+    def stored_bytes(self, region: Slices) -> list[int]:
         """Sizes of the files that a region of whole shards is stored in, in raster order; 0 for one that is not there.
 
         A shard without any value but 0 is not stored.
@@ -154,7 +154,7 @@ class ZarrArray:
         return [_size(file) for file in self._files(region)]
 
     def read_halved(
-        self, regions: Iterable[Region], factors: Sequence[int], method: PyramidMethod
+        self, regions: Iterable[Slices], factors: Sequence[int], method: PyramidMethod
     ) -> Iterator[NDArray[Any]]:
         """Compute regions of the next level of a pyramid, some of them ahead of the one that is returned.
 
@@ -183,14 +183,14 @@ class ZarrArray:
                 halves = downsampled(self._store, factors, method)
                 yield from in_flight(lambda region: halves[region].read(), regions, n_at_once)
 
-    def _source_of(self, region: Region, factors: Sequence[int]) -> Region:
+    def _source_of(self, region: Slices, factors: Sequence[int]) -> Slices:
         """Return the region of this array that a region of the next level is computed from."""
         return tuple(
             slice(part.start * factor, min(part.stop * factor, size))
             for part, factor, size in zip(region, factors, self.grid.data_shape, strict=True)
         )
 
-    def _files(self, region: Region) -> Iterator[Path]:
+    def _files(self, region: Slices) -> Iterator[Path]:
         for shard in self.grid.shards(region):
             positions = zip(shard, self.grid.shard_shape, self._stored, strict=True)
             position = [part.start // size for part, size, kept in positions if kept]
@@ -236,10 +236,10 @@ class ZarrArray:
         except SinkError:
             raise
         except (ValueError, OSError, RuntimeError) as error:
-            raise SinkError(f"{self.folder} cannot {what}: {why(error)}") from error
+            raise SinkError(f"{self.folder} cannot {what}: {explain(error)}") from error
 
 
-def in_flight(start: Callable[[Region], Any], regions: Iterable[Region], n: int) -> Iterator[Any]:
+def in_flight(start: Callable[[Slices], Any], regions: Iterable[Slices], n: int) -> Iterator[Any]:
     """Start an operation on each region, `n` of them at once, and give the results in order.
 
     No operation is left running, however this ends.

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from patchloom.errors import OutputExistsError, SinkError
 from patchloom.local_paths import is_url, normalize_path
-from patchloom.sinks.output_kind import OutputKind, output_kind
-from patchloom.sinks.write_failure import why
+from patchloom.sinks.output_kinds import OutputKind, output_kind
+from patchloom.sinks.write_errors import explain
 
 _ENDINGS = (".partial", ".replaced", ".ledger", ".lock")
 
@@ -150,7 +150,7 @@ def publish(path: str | Path, kind: OutputKind, *, overwrite: bool) -> None:
             raise
         sync_folder(destination.parent)
     except OSError as error:
-        raise SinkError(f"{path}: cannot move the finished output from {partial}: {why(error)}") from error
+        raise SinkError(f"{path}: cannot move the finished output from {partial}: {explain(error)}") from error
     remove(replaced)
 
 
@@ -171,7 +171,7 @@ def undo_interrupted_replacement(path: str | Path) -> None:
         try:
             replaced.rename(destination)
         except OSError as error:
-            raise SinkError(f"{path}: cannot move it back from {replaced}: {why(error)}") from error
+            raise SinkError(f"{path}: cannot move it back from {replaced}: {explain(error)}") from error
 
 
 def remove(path: Path) -> None:

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from patchloom.argument_checks import file_path
 from patchloom.errors import SinkError
 from patchloom.sinks.publishing.destination import check_folder, lock_path
-from patchloom.sinks.write_failure import why
+from patchloom.sinks.write_errors import explain
 
 
 class OutputLock:
@@ -61,11 +61,13 @@ class OutputLock:
         try:
             self._lock.acquire(blocking=False)
         except Timeout as error:
-            raise SinkError(
-                f"{path}: another run is writing this output: wait for it or choose another output"
-            ) from error
+            if self.path.exists():
+                raise SinkError(
+                    f"{path}: another run is writing this output: wait for it or choose another output"
+                ) from error
+            raise SinkError(f"{path}: cannot make {self.path}: try again, or choose another output") from error
         except OSError as error:
-            raise SinkError(f"{path}: cannot lock {self.path}: {why(error)}") from error
+            raise SinkError(f"{path}: cannot lock {self.path}: {explain(error)}") from error
         self._end = finalize(self, _remove_and_release, self._lock)
 
     @property

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from patchloom.errors import SinkError
 from patchloom.local_paths import normalize_path
-from patchloom.sinks.output_kind import OutputKind
+from patchloom.sinks.output_kinds import OutputKind
 from patchloom.sinks.publishing.destination import (
     check_destination,
     partial_path,
@@ -17,7 +17,7 @@ from patchloom.sinks.publishing.destination import (
     undo_interrupted_replacement,
 )
 from patchloom.sinks.publishing.lock import OutputLock
-from patchloom.sinks.write_failure import why
+from patchloom.sinks.write_errors import explain
 
 
 class PendingOutput:
@@ -87,7 +87,7 @@ class PendingOutput:
             self.partial.mkdir(exist_ok=True)
             sync_folder(self.partial.parent)
         except OSError as error:
-            raise SinkError(f"{self.path}: cannot make {self.partial}: {why(error)}") from error
+            raise SinkError(f"{self.path}: cannot make {self.partial}: {explain(error)}") from error
 
     def check_open(self) -> None:
         """Check that the output is still on its way.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,9 @@ from numpy.typing import NDArray
 from patchloom.argument_checks import shown
 from patchloom.axes import spatial_axes
 from patchloom.errors import SinkError
+
+Slices = tuple[slice, ...]
+"""A region: one slice for each axis of `SC(Z)YX`, start and stop given."""
 
 
 def data_axes(n_axes: int) -> str:
@@ -93,6 +98,88 @@ def show(region: tuple[slice, ...]) -> str:
     """
     parts = zip(data_axes(len(region)), region, strict=True)
     return ", ".join(f"{axis} {part.start}:{part.stop}" for axis, part in parts)
+
+
+def boxes(region: Slices, shape: Sequence[int]) -> Iterator[Slices]:
+    """Cut a region into boxes of some shape, the last along each axis clipped, in raster order.
+
+    Examples
+    --------
+    >>> list(boxes((slice(4, 11),), (4,)))
+    [(slice(4, 8, None),), (slice(8, 11, None),)]
+    """
+    return itertools.product(
+        *(
+            [slice(start, min(start + step, part.stop)) for start in range(part.start, part.stop, step)]
+            for part, step in zip(region, shape, strict=True)
+        )
+    )
+
+
+class WrittenBoxes:
+    """Boxes of which no two share a voxel.
+
+    Each new one is compared with all before it: a few microseconds for a thousand of them.
+
+    Parameters
+    ----------
+    n_axes : int
+        Number of axes of the image.
+
+    Examples
+    --------
+    >>> boxes = WrittenBoxes(4)
+    >>> boxes.add((slice(0, 1), slice(0, 3), slice(0, 10), slice(0, 10)))
+    >>> boxes.volume
+    300
+    """
+
+    def __init__(self, n_axes: int) -> None:
+        self.count = 0
+        self.volume = 0
+        self._starts = np.empty((n_axes, 64), np.int64)
+        self._stops = np.empty((n_axes, 64), np.int64)
+
+    def check_free(self, region: tuple[slice, ...]) -> None:
+        """Check that no voxel of a region is in a box.
+
+        Raises
+        ------
+        SinkError
+            If one is; the message has the box.
+        """
+        meets = np.ones(self.count, bool)
+        for part, starts, stops in zip(region, self._starts, self._stops, strict=True):
+            meets &= (starts[: self.count] < part.stop) & (stops[: self.count] > part.start)
+        if meets.any():
+            earlier = int(np.flatnonzero(meets)[0])
+            bounds = zip(self._starts[:, earlier].tolist(), self._stops[:, earlier].tolist(), strict=True)
+            raise SinkError(
+                f"region {show(region)} meets one that was written already, "
+                f"{show(tuple(slice(*pair) for pair in bounds))}: each voxel is written once"
+            )
+
+    def add(self, region: tuple[slice, ...]) -> None:
+        """Add a box that is free."""
+        if self.count == self._starts.shape[1]:
+            self._starts = np.tile(self._starts, 2)
+            self._stops = np.tile(self._stops, 2)
+        self._starts[:, self.count] = [part.start for part in region]
+        self._stops[:, self.count] = [part.stop for part in region]
+        self.count += 1
+        self.volume += int(np.prod([part.stop - part.start for part in region], dtype=np.int64))
+
+    def check_complete(self, data_shape: tuple[int, ...]) -> None:
+        """Check that the boxes cover an image.
+
+        Raises
+        ------
+        SinkError
+            If voxels are missing.
+        """
+        size = int(np.prod(data_shape, dtype=np.int64))
+        if self.volume != size:
+            raise SinkError(f"{size - self.volume} of {size} voxels were never written: the image is not complete")
 
 
 def _check_slices(region: Any, axes: str) -> None:

@@ -15,7 +15,7 @@ _REMEDIES = {
 }
 
 
-def why(error: Exception) -> str:
+def explain(error: Exception) -> str:
     """Say why, and what helps where that is known.
 
     Parameters
@@ -25,9 +25,9 @@ def why(error: Exception) -> str:
 
     Examples
     --------
-    >>> why(OSError(errno.ENOSPC, "No space left on device"))
+    >>> explain(OSError(errno.ENOSPC, "No space left on device"))
     'No space left on device: make room on that disk'
-    >>> why(ValueError("INVALID_ARGUMENT: what a chunk [source locations='a long list']"))
+    >>> explain(ValueError("INVALID_ARGUMENT: what a chunk [source locations='a long list']"))
     'INVALID_ARGUMENT: what a chunk'
     """
     told = re.search(r"os_error_code='(\d+)'", str(error))

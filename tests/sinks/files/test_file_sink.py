@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchloom.sinks.files.strided_write import write_strided
+from patchloom.sinks.files.file_sink import write_strided
 
 
 class RecordingFile:
