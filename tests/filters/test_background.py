@@ -121,10 +121,10 @@ def test_works_in_three_dimensions(rng):
 @pytest.mark.parametrize(
     ("cell_size", "shapes", "message"),
     [
-        ((8, 8), ((1, 1, 32, 24),), r"score with cell_size=\(8, 6\)"),
-        (CELL, ((1, 1, 32, 25),), r"image stack 0 has shape S\(Z\)YX \(1, 32, 25\) in the scores"),
+        ((8, 8), ((1, 1, 32, 24),), r"call score_cells with cell_size=\(8, 6\)"),
+        (CELL, ((1, 1, 32, 25),), r"image stack 0 has shape S\(Z\)YX \(1, 32, 25\) in score_map"),
         (CELL, ((2, 1, 32, 24),), "image stack 0 has shape"),
-        (CELL, ((1, 1, 32, 24),) * 2, "scores are of 2 image stacks, and the plan of 1"),
+        (CELL, ((1, 1, 32, 24),) * 2, "score_map has 2 image stacks, and patching has 1"),
     ],
 )
 def test_scores_of_other_images_or_cells_are_refused(cell_size, shapes, message):

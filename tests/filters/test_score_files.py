@@ -186,7 +186,7 @@ def test_a_chosen_folder_that_cannot_be_written_is_an_error_before_anything_is_r
     in_the_way.write_text("")
 
     def refused():
-        with pytest.raises(SinkError, match=r"cache is '.*scores', where nothing can be written"):
+        with pytest.raises(SinkError, match=r"cache is '.*scores', which cannot be written"):
             scan(tiff, cache=in_the_way / "scores")
 
     assert reads.during(refused) == 0

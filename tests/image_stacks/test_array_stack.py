@@ -137,14 +137,14 @@ def test_nothing_is_read_before_it_is_asked_for():
 @pytest.mark.parametrize(
     ("array", "axes", "message"),
     [
-        (np.zeros((60, 25, 25)), None, r"array has shape \(60, 25, 25\), but not what its axes are: .* axes='ZYX'"),
+        (np.zeros((60, 25, 25)), None, r"array has shape \(60, 25, 25\), but its axes are not known: .* axes='ZYX'"),
         (np.zeros((60, 25, 3)), None, "such as axes='YXC'"),
-        (np.zeros(5), None, r"has shape \(5,\): an image has 2 to 6 axes"),
+        (np.zeros(5), None, r"has shape \(5,\): an image must have 2 to 6 axes"),
         (np.zeros((4, 4)), "ZYX", "name 3 axes, but the image has 2"),
         (np.zeros((4, 4)), "YY", "'Y' more than once"),
         (np.zeros((4, 4)), "AX", "unknown axis 'A'"),
         (np.zeros((4, 4)), "CX", "lack 'Y'"),
-        (xr.DataArray(np.zeros((4, 4)), dims=("lat", "lon")), None, r"names its dimensions \('lat', 'lon'\)"),
+        (xr.DataArray(np.zeros((4, 4)), dims=("lat", "lon")), None, r"its dimensions are named \('lat', 'lon'\)"),
     ],
 )
 def test_axes_that_are_unknown_or_contradict_are_refused(array, axes, message):
@@ -154,7 +154,7 @@ def test_axes_that_are_unknown_or_contradict_are_refused(array, axes, message):
 
 @pytest.mark.parametrize("array", [np.array([["a", "b"]]), np.zeros((2, 2), "datetime64[s]"), np.zeros((2, 2), object)])
 def test_what_is_no_number_is_refused(array):
-    with pytest.raises(SourceError, match="the pixels of an image are numbers"):
+    with pytest.raises(SourceError, match="the pixels of an image must be numbers"):
         ArrayStack(array, "YX")
 
 

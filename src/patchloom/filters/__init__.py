@@ -1,4 +1,4 @@
-"""Which patches are worth having: a score for every cell of a series, and plans that heed it."""
+"""Scores for every cell of a series, and patchings that draw or exclude patches by them."""
 
 from patchloom.filters.background import downweight_below, exclude_below
 from patchloom.filters.cell_filters import (

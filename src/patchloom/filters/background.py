@@ -1,4 +1,4 @@
-"""From scores to a plan: cells that hold nothing worth training on are drawn never, or seldom."""
+"""Background cells, found by their scores: excluded from a patching, or drawn rarely."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from patchloom.patching import StratifiedPatching
 
 
 def exclude_below(patching: StratifiedPatching, score_map: ScoreMap, threshold: float) -> None:
-    """Set aside all cells that do not reach a threshold: no voxel of any patch touches them from now on.
+    """Exclude all cells below a threshold from a patching: patches no longer contain any of their voxels.
 
-    Along the border of what is kept, this loses those patches that are partly background; `downweight_below` keeps them.
+    Patches that are partly background are lost as well; `downweight_below` keeps them.
 
     Parameters
     ----------
     patching : StratifiedPatching
-        The plan to change.
+        The patching to change.
     score_map : ScoreMap
-        Scores of the same images, for cells of the plan's patch size.
+        Scores of the same images, for cells of the patching's `patch_size`.
     threshold : float
-        The least score that is kept; the same for the whole series.
+        Lowest score that is kept, the same for the whole series.
 
     Raises
     ------
     GeometryError
-        If the scores are of other images or cells.
+        If the scores belong to other images or cells.
 
     Examples
     --------
@@ -48,26 +48,26 @@ def exclude_below(patching: StratifiedPatching, score_map: ScoreMap, threshold: 
 def downweight_below(
     patching: StratifiedPatching, score_map: ScoreMap, threshold: float, probability: float = 0.1
 ) -> None:
-    """Draw patches seldom that lie among cells of which none reaches a threshold.
+    """Draw background patches rarely: patches in cells that are all below a threshold.
 
-    A patch that starts in a cell may reach into its neighbors below and to the right. It counts as background where none
-    of these reaches the threshold either.
+    A patch that starts in a cell may extend into the next cell along each axis. It is a background patch if none of these
+    cells reaches the threshold.
 
     Parameters
     ----------
     patching : StratifiedPatching
-        The plan to change.
+        The patching to change.
     score_map : ScoreMap
-        Scores of the same images, for cells of the plan's patch size.
+        Scores of the same images, for cells of the patching's `patch_size`.
     threshold : float
-        The least score that is foreground; the same for the whole series.
+        Lowest score of the foreground, the same for the whole series.
     probability : float
-        How probable a background patch is, compared with others; from 0 to 1.
+        Probability of a background patch relative to others, from 0 to 1.
 
     Raises
     ------
     GeometryError
-        If the scores are of other images or cells, or the probability is not from 0 to 1.
+        If the scores belong to other images or cells, or the probability is not from 0 to 1.
 
     Examples
     --------
@@ -88,7 +88,7 @@ def downweight_below(
 
 
 def _nothing_in_reach(below: NDArray[np.bool_], grid: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Of each cell that a patch may start in: whether it and all that the patch may reach into are below."""
+    """Return, for each cell in which patches start, whether it and all cells that they extend into are below."""
     for axis in range(below.ndim):
         along = np.moveaxis(below, axis, 0)
         both = np.concatenate([along[:-1] & along[1:], along[-1:]])
@@ -97,23 +97,28 @@ def _nothing_in_reach(below: NDArray[np.bool_], grid: tuple[int, ...]) -> NDArra
 
 
 def check_fits(patching: StratifiedPatching, score_map: ScoreMap) -> None:
-    """Refuse scores that are not of a plan's own cells.
+    """Check that scores belong to the cells of a patching.
 
     Raises
     ------
     GeometryError
-        If the cells have another size than the plan's patches, or the images differ in number, samples or size.
+        If the cells have another size than the patches, or the images differ in number, samples or size.
     """
     instance("patching", patching, StratifiedPatching)
     instance("score_map", score_map, ScoreMap, "score_cells makes them")
     if score_map.cell_size != patching.patch_size:
         raise GeometryError(
-            f"the scores are of cells of {score_map.cell_size}, and the plan has patches of {patching.patch_size}: "
-            f"score with cell_size={patching.patch_size}"
+            f"score_map has cells of size {score_map.cell_size}, and patching has patches of size {patching.patch_size}: "
+            f"call score_cells with cell_size={patching.patch_size}"
         )
     scored, planned = ([(shape[0], *shape[2:]) for shape in of.data_shapes] for of in (score_map, patching))
     for data_idx, (one, other) in enumerate(zip(scored, planned, strict=False)):
         if one != other:
-            raise GeometryError(f"image stack {data_idx} has shape S(Z)YX {one} in the scores and {other} in the plan")
+            raise GeometryError(
+                f"image stack {data_idx} has shape S(Z)YX {one} in score_map and {other} in patching: "
+                "make both from the same series"
+            )
     if len(scored) != len(planned):
-        raise GeometryError(f"the scores are of {len(scored)} image stacks, and the plan of {len(planned)}")
+        raise GeometryError(
+            f"score_map has {len(scored)} image stacks, and patching has {len(planned)}: make both from the same series"
+        )

@@ -1,8 +1,8 @@
-"""What can be asked of a cell: functions from its pixels, `C(Z)YX`, to one number.
+"""Filters of cells: functions from the pixels of a cell, `C(Z)YX`, to its score.
 
-Any such function is a filter. Those that are here can score many cells of one shape at once (`ScoresMany`), and have a
-name that says all that their scores depend on (`HasIdentity`), so that scores can be kept. A score is never a number of
-voxels: a cell that the image's end cuts is scored on the voxels it has, and compares with whole ones.
+Any function from an array to a number is a filter. The filters of this module also score many cells of one shape at once
+(`ScoresMany`) and have an identity (`HasIdentity`), by which scores in files are found again. No score depends on the number of
+voxels, so a cell that is cut by the end of the image compares with whole cells.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class CellFilter(Protocol):
         Parameters
         ----------
         cell : array
-            `C(Z)YX` in the stack's dtype, not to be changed.
+            `C(Z)YX` in the stack's dtype; read-only.
 
         Returns
         -------
         float
-            NaN where the cell has no score.
+            The score; NaN if the cell has none.
         """
 
 
@@ -49,26 +49,26 @@ class ScoresMany(Protocol):
         Parameters
         ----------
         cells : array
-            `(N, C, (Z), Y, X)`, not to be changed.
+            `(N, C, (Z), Y, X)`; read-only.
 
         Returns
         -------
         array
-            One number a cell; NaN where the cell has no score.
+            One score for each cell; NaN if the cell has none.
         """
 
 
 @runtime_checkable
 class HasIdentity(Protocol):
-    """A filter whose scores can be kept and found again."""
+    """A filter whose scores are kept in files and found again."""
 
     @property
     def identity(self) -> str:
-        """Name and parameters; two filters of one identity give the same scores."""
+        """Name and parameters; filters with the same identity give the same scores."""
 
 
 class _BuiltInFilter(ABC):
-    """A filter that is told by its parameters, and that looks at the voxels of all channels of a cell together."""
+    """A filter that is identified by its parameters, and scores the voxels of all channels of a cell together."""
 
     @abstractmethod
     def score_rows(self, voxels: NDArray[Any]) -> NDArray[Any]:
@@ -141,12 +141,12 @@ class StdFilter(_BuiltInFilter):
 
 @dataclass(frozen=True)
 class PercentileFilter(_BuiltInFilter):
-    """The gray value below which a share of the voxels lie: a maximum that single hot pixels do not decide.
+    """A percentile of the gray values: a maximum that does not depend on a few hot pixels.
 
     Parameters
     ----------
     percent : float
-        From 0 to 100.
+        Percentage of voxels below the score, from 0 to 100.
 
     Raises
     ------
@@ -174,16 +174,15 @@ class PercentileFilter(_BuiltInFilter):
 class EntropyFilter(_BuiltInFilter):
     """The Shannon entropy of the gray values, in bits.
 
-    Gray values count as equal within bins of a fixed width, the same for all cells and images: neither the range of the
-    dtype nor a hot pixel elsewhere has a say. The estimate [1]_ is corrected for the number of voxels, of which a small cell
-    at the edge has few.
+    Gray values are equal if they are in the same bin. Bins have a fixed width, the same for all cells and images, so the entropy
+    depends neither on the range of the dtype nor on hot pixels elsewhere. The estimate [1]_ is corrected for the number of
+    voxels, which is small in a cell at the edge.
 
     Parameters
     ----------
     bin_width : float
-        In gray values. 1 tells all values of an integer image apart, and is too much for gray values between 0 and 1. The
-        standard deviation of the noise is a good choice: with much narrower bins noise alone fills the cell with different
-        values.
+        Width of a bin in gray values. With 1, all values of an integer image are distinct, and all values between 0 and 1 are
+        equal. The standard deviation of the noise is a good choice: with much narrower bins, noise alone makes values distinct.
 
     Raises
     ------
@@ -224,7 +223,7 @@ class EntropyFilter(_BuiltInFilter):
         return np.asarray(entropy)
 
     def _bins(self, voxels: NDArray[Any]) -> NDArray[Any]:
-        """Give each voxel the number of its bin; an integer for integers, since these are sorted many times faster."""
+        """Return the index of each voxel's bin: integers for integers, which are sorted many times faster."""
         width = self.bin_width
         if voxels.dtype.kind in "iu" and width == int(width) <= np.iinfo(voxels.dtype).max:
             return voxels if width == 1 else voxels // int(width)
@@ -233,7 +232,7 @@ class EntropyFilter(_BuiltInFilter):
 
 @dataclass(frozen=True)
 class MaskFilter(_BuiltInFilter):
-    """The share of voxels that are not 0: for stacks of masks or labels.
+    """The share of voxels that are not 0, for image stacks of masks or labels.
 
     Examples
     --------
@@ -248,12 +247,12 @@ class MaskFilter(_BuiltInFilter):
 
 @dataclass(frozen=True)
 class CustomFilter:
-    """A function of your own under a name by which its scores are kept.
+    """Your own function, with a name under which its scores are kept.
 
     Parameters
     ----------
     identity : str
-        All that the scores depend on, such as `"gradient, sigma 2"`: with a changed function goes a changed name.
+        Everything that the scores depend on, such as `"gradient, sigma 2"`. Change it whenever you change the function.
     function : callable
         From the pixels of one cell, `C(Z)YX`, to a number.
 
@@ -268,7 +267,9 @@ class CustomFilter:
 
     def __post_init__(self) -> None:
         if not instance("identity", self.identity, str):
-            raise GeometryError("identity is '': give the filter a name by which its scores are found again")
+            raise GeometryError(
+                "identity is '': name everything that the scores depend on, such as 'gradient, sigma 2'"
+            )
         function("function", self.function)
 
     def __call__(self, cell: NDArray[Any], /) -> float:
@@ -278,7 +279,7 @@ class CustomFilter:
 
 @lru_cache(maxsize=16)  # of cells cut by the ends of an image there are eight shapes at most
 def _log_estimates(n_voxels: int) -> NDArray[np.float64]:
-    """Grassberger's G(n) for n up to a number of voxels: what takes the place of log n where n was counted in a sample."""
+    """Return Grassberger's G(n) for n up to a number of voxels, which replaces log n if n was counted in a sample."""
     odd_reciprocals = np.cumsum(2 / np.arange(1, n_voxels + 1, 2))
     pairs = np.arange(n_voxels + 1) // 2
     return np.asarray(np.concatenate([[0.0], odd_reciprocals])[pairs] - _EULER - np.log(2))

@@ -91,7 +91,7 @@ def label_weights(
             raise GeometryError(f"labels[{data_idx}] has {shape[1]} channels (shape {shape}): it must have one")
     by_label = _balanced([_count_labels(stack, cell_size, max_bytes) for stack in labels], balance)
     if share and not any(map(np.any, by_label)):
-        raise GeometryError("labels are 0 everywhere: there is no foreground to draw patches from")
+        raise GeometryError("labels are 0 everywhere: give labels with foreground, or share=0")
     anywhere = 1 / sum(shape[0] * prod(shape[2:]) for shape in shapes)
     return [
         share * weights + (1 - share) * anywhere * prod(cell_sides(shape[2:], cell_size))

@@ -1,4 +1,4 @@
-"""One pass over a series that scores all its cells with any number of filters."""
+"""Scores of all cells of a series by any number of filters, in one pass over the pixels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from patchloom.image_stacks import ImageStack, listed_stacks, scan_stack
 from patchloom.local_paths import normalize_path
 
 MAX_BYTES = 128 << 20
-"""Pixels held at once."""
+"""Bytes of pixels that are held at once."""
 
 
 def score_cells(
@@ -35,28 +35,27 @@ def score_cells(
     cache: bool | str | Path = True,
     max_bytes: int = MAX_BYTES,
 ) -> tuple[ScoreMap, ...]:
-    """Score the cells of a series: how bright, how textured, how much of a mask, or whatever a function says.
+    """Score the cells of a series: their brightness, texture, share of a mask, or the result of any function.
 
-    Every sample is divided into cells from its first voxel on, as `StratifiedPatching` does. Pixels are read once for all
-    filters, block by block and whole batches of blocks together; a cell that the image's end cuts is scored on the voxels
-    that it has.
+    Every sample is divided into cells from its first voxel on, as in `StratifiedPatching`. Pixels are read once for all
+    filters, block by block. A cell that is cut by the end of the image is scored on its voxels inside the image.
 
     Parameters
     ----------
     image_stacks : sequence of ImageStack
-        The series; for a `MaskFilter` that of the masks.
+        The series. A `MaskFilter` needs the series of masks.
     cell_size : sequence of int
-        `(z,) y, x`; the patch size, if cells are to be excluded from a `StratifiedPatching`.
+        Size of a cell in voxels, `(z,) y, x`. Use the patch size to exclude cells from a `StratifiedPatching`.
     filters : sequence of callable
         Each takes the pixels of a cell, `C(Z)YX`, and returns a number.
     channels : sequence of int, optional
-        Which channels the filters see, in this order; all by default.
+        Indices of the channels that the filters get, in this order. If None, all channels.
     cache : bool, str or Path
-        Where scores are kept, to be found again as long as the image's files do not change: beside the data, in a folder
-        `.patchloom-scores` (`True`; if nothing can be written there, they are not kept), or in a folder of your choice.
-        Only scores of local files are kept, and only those of filters that have an identity, such as a `CustomFilter`.
+        Folder in which scores are kept, to be used again until the files of the image change. True is a folder
+        `.patchloom-scores` beside the data, if it can be written. Only scores of local files are kept, by filters with an
+        identity, such as `CustomFilter`.
     max_bytes : int
-        How many bytes of pixels are held at once; a single cell may need more.
+        Bytes of pixels that are held at once; a single cell may need more.
 
     Returns
     -------
@@ -68,9 +67,9 @@ def score_cells(
     GeometryError
         If the cell size does not fit the series, or a channel does not exist.
     SourceError
-        If pixels cannot be read. What a filter raises comes through, with a note that says on which cell.
+        If pixels cannot be read. An error of a filter is passed on, with a note that names the cell.
     SinkError
-        If nothing can be written to the folder given as `cache`.
+        If the folder given as `cache` cannot be written.
 
     Examples
     --------
@@ -109,7 +108,7 @@ def score_cells(
 
 @dataclass(frozen=True, slots=True)
 class _Scan:
-    """What all passes of one call have in common."""
+    """Arguments that all passes of one call share."""
 
     cell_size: tuple[int, ...]
     channels: tuple[int, ...] | None
@@ -119,7 +118,7 @@ class _Scan:
 def _kept_or_fresh(
     stack: ImageStack, filters: Sequence[CellFilter], files: Sequence[ScoreFile | None], scan: _Scan
 ) -> list[NDArray[np.float64]]:
-    """Scores of one stack by each filter: from their files, and what is missing in one pass over the pixels."""
+    """Return the scores of one stack by each filter: from files, and missing ones in one pass over the pixels."""
     kept = [None if file is None else file.read() for file in files]
     missing = [cell_filter for cell_filter, scores in zip(filters, kept, strict=True) if scores is None]
     fresh = iter(_pass_over(stack, missing, scan) if missing else ())
@@ -127,7 +126,7 @@ def _kept_or_fresh(
     for file, known in zip(files, kept, strict=True):
         scores = next(fresh) if known is None else known
         if file is not None and known is None:
-            with contextlib.suppress(OSError):  # without the file they are worked out again the next time
+            with contextlib.suppress(OSError):  # without the file, they are computed again the next time
                 file.write(scores)
         scores.flags.writeable = False
         by_filter.append(scores)
@@ -165,21 +164,21 @@ def _score_block(
 
 
 def cell_rows(pixels: NDArray[Any], cell_size: Sequence[int]) -> Iterator[tuple[tuple[int | slice, ...], NDArray[Any]]]:
-    """Cut a block into cells, a row of cells of one shape at a time; nothing is copied.
+    """Divide a block into cells, one row of cells of one shape at a time, without a copy.
 
     Parameters
     ----------
     pixels : array
         `C(Z)YX`.
     cell_size : sequence of int
-        `(z,) y, x`.
+        Size of a cell in voxels, `(z,) y, x`.
 
     Yields
     ------
     cells : tuple of int and slice
-        Which cells of the block, the last axis as a slice.
+        Indices of the cells in the block, a slice along the last axis.
     row : array
-        `(N, C, (Z), Y, X)`, their pixels. Where the block ends within a cell, this has the voxels that exist.
+        `(N, C, (Z), Y, X)`, their pixels. A cell that is cut by the end of the block is smaller.
 
     Examples
     --------
@@ -212,7 +211,7 @@ def _checked_channels(channels: Sequence[int], image_stacks: Sequence[ImageStack
     given = listed("channels", channels, "a sequence of whole numbers, such as [0, 2]")
     numbers = tuple(whole_number("channels", channel) for channel in given)
     if not numbers:
-        raise GeometryError("channels is empty: name at least one, or leave it out for all")
+        raise GeometryError("channels is empty: give at least one, or None for all")
     for stack in image_stacks:
         for number in numbers:
             if not 0 <= number < stack.data_shape[1]:

@@ -1,8 +1,7 @@
-"""Scores kept in files, so that a series is scanned once.
+"""Scores in files, so that a series is scanned once.
 
-The scores of one filter on one image stack are one file. Its name says what was asked: which image, which cells, which
-channels, which filter. Within it stands in which state the image's own files were, their sizes and times; when they have
-changed the scores do not count, and the next scan writes them anew in the same place.
+A file contains the scores of one image stack by one filter. Its name is a digest of the question: image, cells, channels and
+filter. It also contains the fingerprint of the image's files. If they have changed since, the next scan replaces the file.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from patchloom.geometry.grid_cells import cell_counts
 from patchloom.image_stacks import HasFiles, ImageStack, fingerprint
 
 FOLDER_NAME = ".patchloom-scores"
-"""The folder beside the data."""
+"""Name of the folder beside the data."""
 
 _FORMAT = 1
 _ZARR_DOCUMENTS = ("zarr.json", ".zgroup", ".zattrs", ".zarray", "attributes.json")
@@ -33,20 +32,20 @@ _ZARR_DOCUMENTS = ("zarr.json", ".zgroup", ".zattrs", ".zarray", "attributes.jso
 
 @dataclass(frozen=True, slots=True)
 class ScoreFile:
-    """Where the scores of one filter on one image stack are kept."""
+    """The file with the scores of one image stack by one filter."""
 
     path: Path
     question: str
-    """What was asked, as JSON."""
+    """Image, cells, channels and filter, as JSON."""
 
     state: str
-    """A fingerprint of the image's files."""
+    """The `"portable"` fingerprint of the image."""
 
     shape: tuple[int, ...]
-    """Of the scores."""
+    """Shape of the scores."""
 
     def read(self) -> NDArray[np.float64] | None:
-        """Read the scores, if they are there and still hold; a file that is damaged counts as not there."""
+        """Read the scores; None if the file is missing or damaged, or the image has changed."""
         try:
             found = read_arrays(self.path)
             scores: NDArray[np.float64] = found["scores"]
@@ -80,14 +79,14 @@ def score_files(
     filters: Sequence[CellFilter],
     folder: Path | None,
 ) -> list[ScoreFile | None]:
-    """Say where the scores of an image stack are kept, for each of some filters; `None` where they cannot be.
+    """Return the file for the scores of an image stack by each filter, or None if they are not kept.
 
     Parameters
     ----------
     stack, cell_size, channels, filters
-        As of `score_cells`.
+        As in `score_cells`.
     folder : Path, optional
-        Where to keep them; beside the data by default.
+        Folder of the files. If None, `.patchloom-scores` beside the data.
     """
     nowhere: list[ScoreFile | None] = [None] * len(filters)
     if not isinstance(stack, HasFiles) or not stack.files:
@@ -96,7 +95,7 @@ def score_files(
     folder = beside(first) if folder is None else folder
     try:
         state = fingerprint(stack, level="portable").digest
-    except OSError:  # the file is gone: reading says so
+    except OSError:  # the file is gone, which is an error when it is read
         return nowhere
     shape = (stack.data_shape[0], *cell_counts(stack.data_shape[2:], cell_size))
     image = {
@@ -122,7 +121,7 @@ def _score_file(question: dict[str, Any], folder: Path, name: str, state: str, s
 
 
 def beside(file: Path) -> Path:
-    """Find the folder beside an image in which its scores are kept; never inside a Zarr."""
+    """Return the folder beside an image for its scores, which is never inside a Zarr."""
     folder = file.absolute().parent
     while any((folder / document).exists() for document in _ZARR_DOCUMENTS):
         folder = folder.parent
@@ -130,18 +129,18 @@ def beside(file: Path) -> Path:
 
 
 def _relative(file: Path, folder: Path) -> str:
-    """Name a file by its place beside the scores, so that both can be moved together."""
+    """Return the path of a file relative to the scores, so that both can be moved together."""
     absolute, data_folder = file.absolute(), folder.absolute().parent
     return absolute.relative_to(data_folder).as_posix() if absolute.is_relative_to(data_folder) else absolute.as_posix()
 
 
 def prepare_folder(folder: Path) -> Path:
-    """Make a folder that scores are to be kept in, before any work is done.
+    """Make the folder for scores, before any work is done.
 
     Raises
     ------
     SinkError
-        If it cannot be made, or cannot be written to.
+        If it cannot be made or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -149,5 +148,7 @@ def prepare_folder(folder: Path) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise SinkError(f"cache is {str(folder)!r}, where nothing can be written: {error}") from error
+        raise SinkError(
+            f"cache is {str(folder)!r}, which cannot be written ({error}): choose another folder, or cache=False"
+        ) from error
     return folder

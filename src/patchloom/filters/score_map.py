@@ -1,4 +1,4 @@
-"""What a scan found: one score for each cell of a series."""
+"""Scores of the cells of a series."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from patchloom.geometry.grid_cells import cell_sides
 class ScoreMap:
     """The score of every cell of a series of image stacks; see `score_cells`.
 
-    Cell `g` of a sample begins at voxel `g * cell_size`; the last ones are cut by the image's end where that is no multiple
-    of the cell size. NaN stands for a cell without a score.
+    Cell `g` of a sample begins at voxel `g * cell_size`. The last cells are cut by the end of the image if its size is not a
+    multiple of the cell size. NaN marks a cell without a score.
 
     Examples
     --------
@@ -32,24 +32,24 @@ class ScoreMap:
     """
 
     scores: tuple[NDArray[np.float64], ...]
-    """One array for each image stack, `(S, *grid)`, not to be changed."""
+    """One array for each image stack, `(S, *grid)`; read-only."""
 
     cell_size: tuple[int, ...]
-    """Size of a cell, `(z,) y, x`."""
+    """Size of a cell in voxels, `(z,) y, x`."""
 
     data_shapes: tuple[tuple[int, ...], ...]
     """Shape of each image stack, `SC(Z)YX`."""
 
     name: str
-    """What the scores are of."""
+    """Name of the filter."""
 
     def quantile(self, share: float) -> float:
-        """Find the score that a share of the cells of the whole series do not reach; a threshold for `below`.
+        """Return the score that a share of the cells of the whole series do not reach; a threshold for `below`.
 
         Parameters
         ----------
         share : float
-            From 0 to 1.
+            Share of the cells, from 0 to 1.
 
         Raises
         ------
@@ -59,11 +59,18 @@ class ScoreMap:
         real_number("share", share, least=0, most=1)
         known = np.concatenate([scores[~np.isnan(scores)] for scores in self.scores])
         if not len(known):
-            raise GeometryError(f"no cell of the series has a score of {self.name}: all are NaN")
+            raise GeometryError(
+                f"no cell of the series has a score of {self.name}, all are NaN: check the filter and the images"
+            )
         return float(np.quantile(known, share))
 
     def below(self, threshold: float) -> tuple[NDArray[np.bool_], ...]:
-        """Find the cells that do not reach a threshold, the same for the whole series; NaN reaches none.
+        """Return which cells do not reach a threshold, the same for the whole series; NaN reaches none.
+
+        Parameters
+        ----------
+        threshold : float
+            Lowest score that is not below.
 
         Returns
         -------
@@ -74,17 +81,17 @@ class ScoreMap:
         return tuple(~(scores >= threshold) for scores in self.scores)
 
     def weights(self, above: float = 0.0) -> tuple[NDArray[np.float64], ...]:
-        """Weigh each cell by its score and by the voxels that it has, for a `WeightedPatching`.
+        """Weigh each cell by its score and its number of voxels, for a `WeightedPatching`.
 
         Parameters
         ----------
         above : float
-            The score that weighs nothing; so do lesser ones, and NaN.
+            Highest score with weight 0; NaN has weight 0 as well.
 
         Returns
         -------
         tuple of array of float64
-            One for each image stack, `(S, *grid)`, nowhere negative.
+            One for each image stack, `(S, *grid)`; at least 0.
         """
         real_number("above", above)
         return tuple(

@@ -1,4 +1,4 @@
-"""Pixels in: image stacks of any source, read lazily as `SC(Z)YX`."""
+"""Image stacks of any source, read lazily as `SC(Z)YX`."""
 
 from patchloom.image_stacks.array_stack import ArrayStack
 from patchloom.image_stacks.channel_selection import select_channels

@@ -20,7 +20,7 @@ from patchloom.image_stacks.storage import array_storage
 
 
 class SliceableArray(Protocol):
-    """Anything with a shape, a dtype and slicing: NumPy, memmap, h5py, dask, zarr, xarray."""
+    """An array with a shape, a dtype and slicing, such as those of NumPy, h5py, dask, zarr and xarray."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -28,36 +28,35 @@ class SliceableArray(Protocol):
 
     @property
     def dtype(self) -> Any:
-        """Type of the elements, as NumPy understands it."""
+        """Type of the elements, in a form that NumPy accepts."""
 
     def __getitem__(self, index: Any, /) -> Any:
-        """Cut out a box; what comes back turns into a NumPy array."""
+        """Return a box, as something that NumPy converts to an array."""
 
 
 class ArrayStack(SlicedStack):
     """An image stack over an array; nothing is copied until a patch is read.
 
-    It pickles as the array does: a memory map by the name of its file, other arrays with their pixels, and an open HDF5
-    dataset not at all.
+    A memory map pickles as the name of its file, other arrays with their pixels. An open HDF5 dataset cannot be pickled.
 
     Parameters
     ----------
     array : array-like
         Anything with `shape`, `dtype` and slicing.
     axes : str, optional
-        The array's own axes, letters of `STCZYX`, outermost first. May be left out where the array names its dimensions by
-        these letters, as xarray's do.
+        Axes of the array: letters of `STCZYX`, outermost first. If None, the names of the array's dimensions are its axes
+        (xarray).
     source : str or Path
-        What to call it in messages.
+        Name of the array in messages.
     metadata : ImageMetadata, optional
         Voxel sizes and channels.
 
     Raises
     ------
     AxesError
-        If the axes are not known, not legal, or not as many as the array's.
+        If the axes are not known, not letters of `STCZYX`, or not as many as those of the array.
     SourceError
-        If the array does not hold numbers.
+        If the elements of the array are not numbers.
 
     Examples
     --------
@@ -87,16 +86,16 @@ class ArrayStack(SlicedStack):
     def pixels(self) -> NDArray[Any] | None:
         """The whole image as a view; see `HoldsPixels.pixels`."""
         if type(self) is not ArrayStack or not isinstance(self.array, np.ndarray):
-            return None  # what is derived from this class may read in a way of its own
+            return None  # a subclass may read in another way
         return pixels_in_order(self.array, self.axes_map)
 
     @property
     def storage(self) -> Storage:
-        """The files or the memory behind the array; see `HasStorage.storage`."""
+        """Files or memory of the array; see `HasStorage.storage`."""
         return array_storage(self.array)
 
     def read(self, selection: tuple[slice | int, ...]) -> NDArray[Any]:
-        """Cut a box out of the array; see `SlicedStack.read`."""
+        """Read a box of the array; see `SlicedStack.read`."""
         try:
             return np.asarray(self.array[selection])
         except (OSError, RuntimeError, ValueError) as error:
@@ -109,7 +108,7 @@ class ArrayStack(SlicedStack):
 
 
 def pixels_in_order(array: NDArray[Any], axes_map: AxesMap) -> NDArray[Any] | None:
-    """Return a whole array as `SC(Z)YX`, as a view; `None` where samples and times do not fold into one axis without a copy.
+    """Return a whole array as a view `SC(Z)YX`; None if samples and times cannot become one axis without a copy.
 
     Examples
     --------
@@ -123,7 +122,7 @@ def pixels_in_order(array: NDArray[Any], axes_map: AxesMap) -> NDArray[Any] | No
 
 
 class _ByFileName:
-    """Stands for a memory map in a pickle, which comes out as a memory map again; its pixels do not travel."""
+    """A memory map in a pickle, as the name of its file instead of its pixels."""
 
     def __init__(self, array: Any) -> None:
         self.array = array
@@ -141,8 +140,8 @@ def _own_axes(source: str | Path, array: SliceableArray) -> str:
     names = getattr(array, "dims", None)
     axes = axes_from_names(names) if isinstance(names, tuple) else None
     if axes is None:
-        said = f"and names its dimensions {names}" if isinstance(names, tuple) else ""
-        raise unknown_axes(source, array.shape, said, names if isinstance(names, tuple) else ())
+        found = f"its dimensions are named {names}" if isinstance(names, tuple) else ""
+        raise unknown_axes(source, array.shape, found, names if isinstance(names, tuple) else ())
     return axes
 
 
@@ -150,9 +149,7 @@ def _check_array_like(array: Any) -> None:
     if isinstance(array, (type, np.generic)) or not all(
         hasattr(array, name) for name in ("shape", "dtype", "__getitem__")
     ):
-        raise SourceError(
-            f"array is {shown(array)}: it must be an array, or have a shape, a dtype and slicing as one has"
-        )
+        raise SourceError(f"array is {shown(array)}: it must be an array, or have a shape, a dtype and slicing")
 
 
 def _numpy_dtype(source: str | Path, dtype: Any) -> np.dtype[Any]:
@@ -160,6 +157,6 @@ def _numpy_dtype(source: str | Path, dtype: Any) -> np.dtype[Any]:
         numpy_dtype: np.dtype[Any] = np.dtype(dtype)
     except TypeError as error:
         raise SourceError(
-            f"{source} has dtype {dtype}, which is none of NumPy's: turn it into a NumPy array first"
+            f"{source} has dtype {dtype}, which is not a dtype of NumPy: convert it to a NumPy array first"
         ) from error
     return numpy_dtype

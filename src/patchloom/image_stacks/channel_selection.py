@@ -1,4 +1,4 @@
-"""Some channels of an image stack, as a stack of its own."""
+"""Image stacks of some channels of another stack."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from patchloom.image_stacks.protocols import (
 
 
 def select_channels(stack: ImageStack, channels: Sequence[int]) -> ImageStack:
-    """Make a stack of some channels of another; the others are not read.
+    """Make a stack of some channels of another stack, which reads only these.
 
     Parameters
     ----------
     stack : ImageStack
-        The whole image. The new stack has a storage grid (`HasStorageGrid`) if this one has.
+        The whole image. The new stack has a storage grid (`HasStorageGrid`) if this one has one.
     channels : sequence of int
-        Which channels, in the order wanted; none twice.
+        Indices of the channels, in the order wanted; none twice.
 
     Returns
     -------
     ImageStack
-        It says of its source and original shape what the whole one says.
+        A stack with the source and the original shape of the whole image.
 
     Raises
     ------
     GeometryError
-        If there is no such channel, none is named, or one is named twice.
+        If a channel does not exist or is given twice, or none is given.
 
     Examples
     --------
@@ -66,7 +66,7 @@ class _Channels(DerivedStack):
 
     @property
     def pixels(self) -> NDArray[Any] | None:
-        """See `HoldsPixels.pixels`: a view, so only where the channels follow each other."""
+        """See `HoldsPixels.pixels`: a view, so None if the channels are not consecutive."""
         pixels = self.whole.pixels if isinstance(self.whole, HoldsPixels) else None
         runs = _runs(self.chosen)
         return None if pixels is None or len(runs) > 1 else pixels[:, runs[0]]
@@ -124,7 +124,7 @@ class _StoredChannels(HasDerivedGrid, _Channels):
 
 
 def _runs(channels: Sequence[int]) -> list[slice]:
-    """Channels that follow each other, as one."""
+    """Return channels as slices of consecutive ones."""
     runs: list[slice] = []
     for channel in channels:
         if runs and runs[-1].stop == channel:
@@ -138,8 +138,8 @@ def _channel(stack: ImageStack, channel: int) -> int:
     number = whole_number("channels", channel)
     if not 0 <= number < stack.data_shape[1]:
         raise GeometryError(
-            f"channels has {number}, but {stack.source} has {stack.data_shape[1]}, counted from 0: shape SC(Z)YX is "
-            f"{tuple(stack.data_shape)}"
+            f"channels has {number}, but {stack.source} has {stack.data_shape[1]} channels, counted from 0: its shape SC(Z)YX "
+            f"is {tuple(stack.data_shape)}"
         )
     return number
 
@@ -148,5 +148,5 @@ def _checked(stack: ImageStack, channels: Sequence[int]) -> tuple[int, ...]:
     given = listed("channels", channels, "a sequence of whole numbers, such as [0, 2]")
     chosen = tuple(_channel(stack, channel) for channel in given)
     if not chosen or len(set(chosen)) < len(chosen):
-        raise GeometryError(f"channels is {chosen}: name at least one, and none twice")
+        raise GeometryError(f"channels is {chosen}: give at least one channel, and none twice")
     return chosen

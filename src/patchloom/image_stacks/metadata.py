@@ -22,36 +22,36 @@ def fitting_metadata(
     channel_colors: Sequence[str] = (),
     is_rgb: bool = False,
 ) -> ImageMetadata:
-    """Keep what fits an image: files tell of axes that the image lacks, of sizes of 0, and of fewer channels.
+    """Make the metadata of an image from those of a file, which may have other axes, sizes of 0, or fewer channels.
 
     Parameters
     ----------
     axes_map : AxesMap
-        The image's own axes and shape.
+        Axes and shape of the image.
     name : str
-        Its name.
+        Name of the image.
     steps : mapping of str to (float, str)
-        Size and unit of a voxel along each axis, as the file has them. A negative size is that of a flipped axis; one that is
-        0, infinite or NaN is unknown.
+        Size and unit of a voxel along each axis, as in the file. A negative size means a flipped axis; a size of 0, infinity or
+        NaN is unknown.
     origin : mapping of str to float
-        Where the first voxel is along each axis. That of a flipped axis is where the last voxel is, so that the image
+        Position of the first voxel along each axis. Of a flipped axis, it becomes that of the last voxel, so that the image
         covers the same part of space.
     channel_names, channel_colors : sequence of str
-        Left out as a whole unless there is one for each channel; so are colors other than `RRGGBB`.
+        Names and colors (`RRGGBB`) of channels. They are ignored unless there is one for each channel.
     is_rgb : bool
-        Whether the channels are red, green and blue, which then are their colors. Heeded where there are three.
+        Whether the channels are red, green and blue, which are then their colors. Ignored unless there are three.
 
     Examples
     --------
-    >>> told = fitting_metadata(AxesMap("YX", (64, 64)), steps={"Z": (2, "µm"), "Y": (-0.5, "µm"), "X": (0, "µm")})
-    >>> told.voxel_size, told.units
+    >>> metadata = fitting_metadata(AxesMap("YX", (64, 64)), steps={"Z": (2, "µm"), "Y": (-0.5, "µm"), "X": (0, "µm")})
+    >>> metadata.voxel_size, metadata.units
     ({'Y': 0.5}, {'Y': 'micrometer'})
     """
-    told = {axis: (steps or {}).get(axis, (None, "")) for axis in "TZYX" if axis in axes_map.axes}
+    given = {axis: (steps or {}).get(axis, (None, "")) for axis in "TZYX" if axis in axes_map.axes}
     signed = {
-        axis: (float(size), unit_name(unit)) for axis, (size, unit) in told.items() if size and math.isfinite(size)
+        axis: (float(size), unit_name(unit)) for axis, (size, unit) in given.items() if size and math.isfinite(size)
     }
-    places = {axis: (origin or {}).get(axis) for axis in told}
+    places = {axis: (origin or {}).get(axis) for axis in given}
     moved = {
         axis: place + min(signed[axis][0], 0) * (axes_map.size(axis) - 1)
         for axis, place in places.items()
@@ -91,7 +91,7 @@ _CONVERTED = {
     "thou": (0.001, "inch"), "li": (1 / 12, "inch"), "pt": (1 / 72, "inch"), "dam": (10.0, "meter"), "das": (10.0, "second"),
     "decameter": (10.0, "meter"), "ua": (1.495978707e11, "meter"), "ly": (9.4607304725808e15, "meter"),
 }  # fmt: skip
-"""Units of OME-XML that OME-Zarr has no name for, by one that it has."""
+"""Units of OME-XML that OME-Zarr does not name, with factors to units that it names."""
 
 _SYMBOLS = {
     **{f"{prefix}{unit}": f"{name}{full}" for prefix, name in _PREFIXES.items() for unit, full in (("m", "meter"), ("s", "second"))},
@@ -101,9 +101,9 @@ _NAMES |= set(_SYMBOLS.values())
 
 
 def unit_of(unit: str) -> tuple[str, float]:
-    """Full name of a unit of length or time, and the number of such units that one of the given is.
+    """Return the full name of a unit of length or time, and the factor by which the unit is converted to it.
 
-    The name is empty for anything else, such as `"pixel"`. Symbols are told apart by their case: `Mm` is a megameter.
+    The name is empty for any other unit, such as `"pixel"`. The case of symbols counts: `Mm` is a megameter.
 
     Examples
     --------
@@ -119,7 +119,7 @@ def unit_of(unit: str) -> tuple[str, float]:
 
 
 def _name_of_word(word: str) -> str:
-    """Find a name that is written out, in the singular or the plural, or a symbol in another case."""
+    """Return a full name from its singular or plural, or from a symbol in another case."""
     for candidate in (word, word.removesuffix("s")):
         name = _WORDS.get(candidate, candidate)
         if name in _NAMES:
@@ -128,7 +128,7 @@ def _name_of_word(word: str) -> str:
 
 
 def unit_name(unit: str) -> str:
-    """Full name of a unit; empty for one that is no length and no time, such as `"pixel"`.
+    """Return the full name of a unit; empty if it is neither a length nor a time, such as `"pixel"`.
 
     Examples
     --------

@@ -19,20 +19,20 @@ from patchloom.image_stacks.source_paths import checked_path
 
 _MAPS: OpenFiles[NDArray[Any]] = OpenFiles(share_of_descriptors(0.375))
 _LIVE_MAPS: weakref.WeakValueDictionary[int, np.memmap[Any, Any]] = weakref.WeakValueDictionary()
-"""All maps that somebody uses, also those that `_MAPS` has dropped, by the stack's id."""
+"""All maps in use, including maps that `_MAPS` has closed, by the id of the stack."""
 
 
 class NpyStack(SlicedStack):
-    """An image stack over a NumPy file; a region read touches its own bytes only.
+    """An image stack over a NumPy file, of which only the bytes of a region are read.
 
-    Each mapped file takes a descriptor, so only a share of all that the process may have is mapped at any time.
+    Each mapped file uses a descriptor, so a bounded number of files is mapped at any time.
 
     Parameters
     ----------
     path : str or Path
         The file.
     axes : str
-        The array's own axes, letters of `STCZYX`, outermost first; the file does not contain them.
+        Axes of the array: letters of `STCZYX`, outermost first. The file does not contain them.
 
     Raises
     ------
@@ -64,7 +64,7 @@ class NpyStack(SlicedStack):
 
     @property
     def pixels(self) -> NDArray[Any] | None:
-        """The whole image as a view; `None` where too many files are mapped already; see `HoldsPixels.pixels`."""
+        """The whole image as a view, or None if too many files are mapped; see `HoldsPixels.pixels`."""
         if len(_LIVE_MAPS) >= _MAPS.most and id(self) not in _LIVE_MAPS:
             return None
         return pixels_in_order(self._array(), self.axes_map)
@@ -76,11 +76,11 @@ class NpyStack(SlicedStack):
 
     @property
     def image_in_files(self) -> str:
-        """The only one; see `HasFiles.image_in_files`."""
+        """The only array of the file; see `HasFiles.image_in_files`."""
         return "array"
 
     def read(self, selection: tuple[slice | int, ...]) -> NDArray[Any]:
-        """Cut a box out of the file; see `SlicedStack.read`."""
+        """Read a box of the file; see `SlicedStack.read`."""
         region: NDArray[Any] = self._array()[selection]
         return region
 
@@ -101,11 +101,11 @@ class NpyStack(SlicedStack):
 
 
 def _mapped(path: str | Path) -> np.memmap[Any, Any]:
-    """Map a file as its header says; the only place that a header is read."""
+    """Map a file by its header; no other function reads a header."""
     if Path(path).exists() and not Path(path).is_file():  # a named pipe would be waited for
         raise SourceError(f"{path} cannot be read as a NumPy array: it is not a file")
     try:
-        # A shape that overflows is found when it is compared with the size of the file.
+        # A shape that overflows is found by comparing it with the size of the file.
         with np.errstate(over="ignore"):
             return npy_format.open_memmap(path, mode="r")
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""From whatever a user has, paths, URLs, arrays or open stacks, to image stacks."""
+"""Image stacks of paths, URLs, arrays or open stacks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from patchloom.image_stacks.zarr.stack import ZarrStack
 from patchloom.local_paths import normalize_path
 
 Source = str | os.PathLike[str] | SliceableArray | ImageStack
-"""One image, or the name of several: a path, a URL, a folder, a glob pattern, an array or a stack."""
+"""One image (a path, a URL, an array or a stack), or several (a folder or a glob pattern)."""
 
 
 def open_stacks(
@@ -30,26 +30,26 @@ def open_stacks(
     Parameters
     ----------
     sources : source or sequence of sources
-        Paths, URLs (of Zarrs), folders of images, glob patterns, arrays and array-likes, or stacks, which pass through.
-        Images of a folder or pattern come in natural order (`img2` before `img10`), and one that is made of several files
-        (OME-TIFF) comes once. A level of an OME-Zarr is named by `image.ome.zarr/1`, a scene of a CZI by `slide.czi@2`, and
-        one of several images of a TIFF by `cells.ome.tif@2`, counted from 0. A path may be relative, contain `..`, `~` and
+        Paths, URLs (of Zarrs), folders of images, glob patterns, arrays and array-likes, or stacks, which are returned
+        unchanged. Images of a folder or pattern are in natural order (`img2` before `img10`), and an image of several files
+        (OME-TIFF) is listed once. `image.ome.zarr/1` is a level of an OME-Zarr, `slide.czi@2` a scene of a CZI, and
+        `cells.ome.tif@2` one of several images of a TIFF, counted from 0. A path may be relative, contain `..`, `~` and
         links, or be a `file://` URL.
     axes : str or sequence of str or None, optional
-        The sources' own axes, letters of `STCZYX`, outermost first: one string for all, or one for each source as given,
-        in which `None` means that the metadata tell. They overrule the metadata.
+        Axes of the sources: letters of `STCZYX`, outermost first; one string for all, or one for each source. They override
+        the metadata. If None, they are read from the metadata.
     level : int, optional
-        Which level of the images' pyramids; the full images by default.
+        Level of the images' pyramids. If None, the full images.
 
     Returns
     -------
     list of ImageStack
-        They need not fit together: see `check_series`.
+        One stack for each image. They may differ in shape, axes and dtype: see `check_series`.
 
     Raises
     ------
     SourceNotFoundError, SourceError, AxesError, MissingExtraError
-        If a source cannot be opened. Where several cannot, one error lists them all.
+        If a source cannot be opened. If several cannot, one error lists them all.
     GeometryError
         If there are no sources.
 
@@ -61,8 +61,8 @@ def open_stacks(
     >>> open_stacks(np.zeros((3, 64, 48)))
     Traceback (most recent call last):
         ...
-    patchloom.errors.AxesError: array has shape (3, 64, 48), but not what its axes are: say so with one letter of 'STCZYX'
-    for each, such as axes='ZYX' (--axes ZYX)
+    patchloom.errors.AxesError: array has shape (3, 64, 48), but its axes are not known: give one letter of 'STCZYX' for
+    each, such as axes='ZYX' (--axes ZYX)
     """
     given = _listed(sources)
     if level is not None:
@@ -81,7 +81,7 @@ def open_stacks(
 
 
 def is_series(sources: Source | Sequence[Source]) -> bool:
-    """Whether sources stand for a series, even of a single image: a sequence, a folder or a pattern.
+    """Return whether sources are a series, even of a single image: a sequence, a folder or a pattern.
 
     Examples
     --------
@@ -92,13 +92,13 @@ def is_series(sources: Source | Sequence[Source]) -> bool:
     if isinstance(sources, (str, os.PathLike)):
         try:
             return is_collection(normalize_path(sources))
-        except (OSError, ValueError):  # a name that the file system does not take, which open_stacks refuses
+        except (OSError, ValueError):  # a name that the file system does not accept, which open_stacks refuses
             return False
     return not _is_image(sources)
 
 
 def _opened(source: Source, axes: str | None, level: int | None) -> Iterator[ImageStack | PatchloomError]:
-    """Open what one source stands for; what fails comes as its error."""
+    """Open the images of one source, and yield a stack or an error for each."""
     try:
         images = _images_of(source) if isinstance(source, (str, os.PathLike)) else None
     except PatchloomError as error:
@@ -111,7 +111,7 @@ def _images_of(source: str | os.PathLike[str]) -> list[str | Path]:
     try:
         os.fsencode(source)
         return images_of(normalize_path(source))
-    except (OSError, ValueError) as error:  # a name that the file system does not take
+    except (OSError, ValueError) as error:  # a name that the file system does not accept
         if isinstance(error, PatchloomError):
             raise
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
@@ -128,7 +128,7 @@ def _opened_one(source: Source, axes: str | None, level: int | None) -> ImageSta
 def _opened_files(
     paths: Sequence[str | Path], axes: str | None, level: int | None
 ) -> Iterable[ImageStack | PatchloomError]:
-    """Open files and folders that come together; a file that is a part of another's image is no image of its own."""
+    """Open the files and folders of a collection; a file that is part of another image is not opened as one."""
     opened: list[tuple[Path, ImageStack | PatchloomError]] = []
     parts: set[Path] = set()
     for path in paths:
@@ -155,7 +155,7 @@ def _open(source: Source, axes: str | None, level: int | None) -> ImageStack:
             )
         return source
     if not _is_image(source):
-        raise SourceError(f"{shown(source)} is no source of images: give a path, a URL, an array or an image stack")
+        raise SourceError(f"{shown(source)} is not a source of images: give a path, a URL, an array or an image stack")
     _check_no_level("array", level)
     return ArrayStack(source, axes)
 
@@ -177,14 +177,14 @@ def _open_path(path: str | Path, axes: str | None, level: int | None) -> ImageSt
 
 def _check_no_level(source: str | Path, level: int | None) -> None:
     if level not in (None, 0):
-        raise SourceNotFoundError(f"{source} has no level {level}: it is a single image")
+        raise SourceNotFoundError(f"{source} has no level {level}, it is a single image: leave out the level")
 
 
 def _listed(sources: Source | Sequence[Source]) -> list[Source]:
     if isinstance(sources, (str, os.PathLike)) or _is_image(sources):
         return [cast("Source", sources)]
     if not isinstance(sources, Iterable) or isinstance(sources, (bytes, Mapping, type)):
-        raise SourceError(f"{shown(sources)} is no source of images: give a path, a URL, an array or an image stack")
+        raise SourceError(f"{shown(sources)} is not a source of images: give a path, a URL, an array or an image stack")
     listed = list(cast("Iterable[Source]", sources))
     if not listed:
         raise GeometryError("the series is empty: give at least one source")
@@ -207,7 +207,7 @@ def _is_image(source: object) -> bool:
 
 
 def _one_error(failures: Sequence[PatchloomError], n_images: int) -> PatchloomError:
-    """Return the only error, or one that lists them all and is of their kind if they are of one."""
+    """Return the only error, or one that lists them all; it has their class if they share one."""
     if len(failures) == 1:
         return failures[0]
     kinds = {type(failure) for failure in failures}

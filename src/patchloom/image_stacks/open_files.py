@@ -1,4 +1,4 @@
-"""A bounded number of files that stay open: a series of a thousand images does not use up the process's descriptors."""
+"""A bounded number of open files, so that a series of a thousand images does not use all descriptors of the process."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _UNLIMITED = 8192
 
 
 class OpenFiles(Generic[_Handle]):
-    """The open files of all stacks of one kind, the least recently used of which is dropped when there are too many.
+    """A cache of the open files of all stacks of one class; the least recently used file is evicted first.
 
-    A file that was dropped stays open until the last reader lets go of it, and is opened anew when it is asked for again.
+    An evicted file stays open until its last reader releases it, and is opened again when it is needed.
 
     Parameters
     ----------
     most : int
-        Number of files that are kept open.
+        Largest number of files that are kept open.
 
     Examples
     --------

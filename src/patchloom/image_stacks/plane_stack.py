@@ -1,7 +1,7 @@
-"""The Z slices of a 3D image stack as samples of a 2D one: what a 2D network is run on.
+"""2D image stacks of the Z slices of a 3D stack, for 2D networks.
 
-Z folds into samples as time does: slice `z` of sample `s` is sample `s * Z + z`. The stack remembers the image, so that what
-is computed slice by slice finds its place in Z again: see `plane_position`.
+Z slices become samples, as times do: slice `z` of sample `s` is sample `s * Z + z`. `plane_position` returns the place of such a
+sample in the image.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from patchloom.image_stacks.protocols import (
 
 
 def as_planes(stack: ImageStack) -> ImageStack:
-    """Make a 2D stack of the Z slices of an image; a 2D image is returned as it is.
+    """Make a 2D stack of the Z slices of an image; a 2D image is returned unchanged.
 
     Parameters
     ----------
     stack : ImageStack
-        The image. The new stack has a storage grid (`HasStorageGrid`) if this one has.
+        The image. The new stack has a storage grid (`HasStorageGrid`) if this one has one.
 
     Returns
     -------
@@ -49,7 +49,7 @@ def as_planes(stack: ImageStack) -> ImageStack:
 
 
 def whole_stack(stack: ImageStack) -> ImageStack:
-    """Return the image that a stack of slices was made of; any other stack as it is.
+    """Return the image that a stack of slices was made of; any other stack is returned unchanged.
 
     Examples
     --------
@@ -62,17 +62,17 @@ def whole_stack(stack: ImageStack) -> ImageStack:
 
 
 class PlanePosition(NamedTuple):
-    """Where a sample of a stack lies in its image."""
+    """Place of a sample of a stack in its image."""
 
     sample_idx: int
-    """Which sample of the image."""
+    """Index of the sample of the image."""
 
     z: tuple[int, ...]
-    """The slice in it; empty where the stack is the image itself."""
+    """Index of the Z slice; empty if the stack is the image itself."""
 
 
 def plane_position(stack: ImageStack, sample_idx: int) -> PlanePosition:
-    """Find where a sample of a stack lies in the image that the stack was made of.
+    """Find the place of a sample of a stack in the image that the stack was made of.
 
     Examples
     --------
@@ -96,7 +96,7 @@ class _Planes(DerivedStack):
 
     @property
     def pixels(self) -> NDArray[Any] | None:
-        """See `HoldsPixels.pixels`: a view, so only where samples and slices fold into one axis without a copy."""
+        """See `HoldsPixels.pixels`: a view, so None if samples and slices cannot become one axis without a copy."""
         pixels = self.whole.pixels if isinstance(self.whole, HoldsPixels) else None
         if pixels is None:
             return None
@@ -129,12 +129,12 @@ class _Planes(DerivedStack):
                     plane[...] = target[:, place]
 
     def _in_whole(self, region: Region, n_planes: int) -> Region:
-        """Return the region of the image that a region of some slices is, the first given."""
+        """Return the region of the image with some slices, of which the first is given."""
         sample, z = divmod(region.sample_idx, self.n_planes)
         return Region(sample, region.channels, (slice(z, z + n_planes), *region.window))
 
     def _runs(self, regions: Sequence[Region]) -> list[slice]:
-        """Group regions that one read of the image serves."""
+        """Group regions that are read from the image as one."""
         return [slice(number, number + 1) for number in range(len(regions))]
 
     def __repr__(self) -> str:
@@ -155,7 +155,7 @@ class _StoredPlanes(HasDerivedGrid, _Planes):
         return (together, channels, *plane)
 
     def _runs(self, regions: Sequence[Region]) -> list[slice]:
-        """Group slices that follow each other: their pixels lie in the same chunks, which are decoded once then."""
+        """Group consecutive slices, so that the chunks in which they lie are decoded once."""
         runs: list[slice] = []
         for number, region in enumerate(regions):
             before = regions[number - 1] if number else None

@@ -1,4 +1,4 @@
-"""What the image stacks of one series have in common."""
+"""Checks of the image stacks of a series."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from patchloom.image_stacks.protocols import ImageStack
 
 
 def listed_stacks(name: str, stacks: Any) -> list[ImageStack]:
-    """Return image stacks as a list, or say what is not one.
+    """Return image stacks as a list, and refuse anything else.
 
     Parameters
     ----------
     name : str
         Name of the argument, for the message.
     stacks : sequence of ImageStack
-        What was given.
+        The argument.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def listed_stacks(name: str, stacks: Any) -> list[ImageStack]:
 
 
 def check_series(stacks: Sequence[ImageStack]) -> None:
-    """Refuse stacks that one model cannot take one after the other.
+    """Check that one model can process all stacks of a series.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def check_series(stacks: Sequence[ImageStack]) -> None:
     Raises
     ------
     GeometryError
-        If there is no stack, or two differ in their number of dimensions or channels; the message names both.
+        If the series is empty, or two stacks differ in their number of dimensions or channels.
 
     Examples
     --------
@@ -66,7 +66,7 @@ def check_series(stacks: Sequence[ImageStack]) -> None:
     and array (stack 1) is 2D with shape SCYX (1, 4, 9, 9)
     """
     if not stacks:
-        raise GeometryError("the series is empty: it needs at least one image stack")
+        raise GeometryError("the series is empty: give at least one image stack")
     first = stacks[0]
     for data_idx, stack in enumerate(stacks):
         if len(stack.data_shape) != len(first.data_shape):

@@ -1,6 +1,6 @@
-"""The part that all image stacks share: from a patch to a slice of the source, and back to `C(Z)YX`.
+"""The base of image stacks of all formats: it turns a patch into slices of the source, and the pixels into `C(Z)YX`.
 
-A new kind of source has to say only how a box of it is read, in its own axes: see `SlicedStack.read`.
+A stack of another format only defines how to read a box in the axes of the source: see `SlicedStack.read`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks.protocols import Region
 
 _BRIDGED = 8
-"""Channels that are read at most for each one wanted."""
+"""Largest number of channels that are read for each channel wanted."""
 
 
 def describe_selection(axes: str, selection: Sequence[slice | int]) -> str:
-    """Say in a message which box of a source is meant.
+    """Describe a box of a source for a message.
 
     Examples
     --------
@@ -39,30 +39,30 @@ def describe_selection(axes: str, selection: Sequence[slice | int]) -> str:
 
 
 class SlicedStack(ABC):
-    """An `ImageStack` over anything that can read a box of itself.
+    """An `ImageStack` over a source of which any box can be read.
 
     Parameters
     ----------
     source : str or Path
-        Where the image is.
+        Path, URL or name of the image.
     axes_map : AxesMap
-        The source's own axes and shape.
+        Axes and shape of the source.
     dtype : numpy dtype
-        The source's own dtype; patches have it in the machine's byte order.
+        Dtype of the source; patches have it in the byte order of the machine.
     metadata : ImageMetadata, optional
-        What the source says of its voxels and channels.
+        Voxel sizes and channels of the source.
 
     Raises
     ------
     SourceError
-        If the dtype is not one of numbers.
+        If the pixels are not numbers.
     """
 
     def __init__(
         self, source: str | Path, axes_map: AxesMap, dtype: np.dtype[Any], metadata: ImageMetadata | None = None
     ) -> None:
         if dtype.kind not in "biufc":
-            raise SourceError(f"{source} has dtype {dtype}: the pixels of an image are numbers")
+            raise SourceError(f"{source} has dtype {dtype}: the pixels of an image must be numbers")
         self.source = source
         self.axes_map = axes_map
         self.data_shape = axes_map.data_shape
@@ -78,13 +78,13 @@ class SlicedStack(ABC):
         Parameters
         ----------
         selection : tuple
-            One index for each of the source's own axes: an `int` drops the axis, a slice has start and stop inside the
-            image and step 1.
+            One index for each axis of the source: an `int` removes the axis, a slice has a start and a stop inside the image
+            and a step of 1.
 
         Returns
         -------
         array
-            In the source's own axes and dtype. May be a view of the source: it is copied before it is handed out.
+            In the axes and dtype of the source. May be a view of the source, as it is copied afterwards.
 
         Raises
         ------
@@ -97,7 +97,7 @@ class SlicedStack(ABC):
         return self.axes_map.to_canonical(self.read(self.axes_map.selection(*region)))
 
     def read_regions(self, regions: Sequence[Region], out: Sequence[NDArray[Any]]) -> None:
-        """Read regions straight to where they are wanted; see `ReadsRegions.read_regions`."""
+        """Read regions into given arrays; see `ReadsRegions.read_regions`."""
         for region, target in zip(regions, out, strict=True):
             target[...] = self.read_region(region)
 
@@ -126,7 +126,7 @@ class SlicedStack(ABC):
         return patch
 
     def _read_channels(self, sample_idx: int, wanted: list[int], window: tuple[slice, ...]) -> NDArray[Any]:
-        """Read channels in any order, close ones together, and never many that nobody wants."""
+        """Read channels in any order, close ones together, if that reads few others."""
         first, last = min(wanted), max(wanted)
         if last - first < _BRIDGED * len(wanted):
             region = self.read_region(Region(sample_idx, slice(first, last + 1), window))
@@ -139,7 +139,7 @@ class SlicedStack(ABC):
         number = whole_number(name, value)
         if not 0 <= number < limit:
             raise GeometryError(
-                f"{name} is {shown(number)}, but {self.source} has {limit}: shape SC(Z)YX is {self.data_shape}"
+                f"{name} is {shown(number)}, but {self.source} has {limit}, counted from 0: its shape SC(Z)YX is {self.data_shape}"
             )
         return number
 
@@ -148,10 +148,10 @@ class SlicedStack(ABC):
 
 
 def as_data_box(axes_map: AxesMap, box: Sequence[int]) -> tuple[int, ...]:
-    """Turn the shape of a chunk in a source's own axes into `SC(Z)YX`, clipped to the image.
+    """Return the shape of a chunk, given in the axes of the source, as `SC(Z)YX`, clipped to the image.
 
-    Samples and times fold into one axis, where a chunk of some of the times of several samples is no box any more; then it
-    counts as its times of one sample.
+    Samples and times become one axis, in which a chunk of some times of several samples is not a box; then the box is its
+    times of one sample.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Which axes a source has: what it says itself, in our letters, and what to say where it is silent."""
+"""Axes of a source, as far as it declares them, and the error if it does not."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _EXAMPLES = {2: "YX", 3: "ZYX", 4: "CZYX", 5: "TCZYX", 6: "STCZYX"}
 
 
 def axes_from_names(names: Sequence[object]) -> str | None:
-    """Axes that a source's names of dimensions spell, or `None` where they do not.
+    """Return the axes that the names of a source's dimensions mean, or None if they mean none.
 
     Parameters
     ----------
     names : sequence
-        One name a dimension: a letter of `STCZYX`, in lower case too, or `"sample"`, `"time"`, `"channel"`.
+        One name for each dimension: a letter of `STCZYX`, in upper or lower case, or `"sample"`, `"time"`, `"channel"`.
 
     Examples
     --------
@@ -38,12 +38,12 @@ def _letters(names: Sequence[object]) -> list[str]:
 
 
 def axes_map_of(source: str | Path, axes: str, shape: Sequence[int]) -> AxesMap:
-    """Return how a source reads in the axes that were given or found; an error names the source.
+    """Return the `AxesMap` of a source with axes that were given or found; an error names the source.
 
     Raises
     ------
     AxesError
-        If they are not legal, or not as many as the source has.
+        If they are not letters of `STCZYX`, or not as many as the axes of the source.
 
     Examples
     --------
@@ -58,27 +58,28 @@ def axes_map_of(source: str | Path, axes: str, shape: Sequence[int]) -> AxesMap:
         raise AxesError(f"{source}: {error}") from error
 
 
-def unknown_axes(source: str | Path, shape: Sequence[int], said: str = "", names: Sequence[object] = ()) -> AxesError:
-    """Return the error for a source whose axes nobody named; it shows the shape and an example.
+def unknown_axes(source: str | Path, shape: Sequence[int], found: str = "", names: Sequence[object] = ()) -> AxesError:
+    """Return the error for a source whose axes are not known; it shows the shape and an example.
 
     Parameters
     ----------
     source : str or Path
-        What to call it.
+        Name of the source.
     shape : sequence of int
-        Its own shape.
-    said : str
-        What the source says of its axes, as the end of a sentence; nothing where it says nothing.
+        Shape of the source.
+    found : str
+        Anything that the source contains about its axes, as a sentence; empty if it contains nothing.
     names : sequence
-        The names that it has for them, one for each, as for `axes_from_names`; the example keeps those that can be kept.
+        The source's name of each axis, as in `axes_from_names`, if it has names; the example keeps those that are letters of
+        `STCZYX`.
 
     Examples
     --------
     >>> raise unknown_axes("array", (60, 256, 256))
     Traceback (most recent call last):
         ...
-    patchloom.errors.AxesError: array has shape (60, 256, 256), but not what its axes are: say so with one letter of
-    'STCZYX' for each, such as axes='ZYX' (--axes ZYX)
+    patchloom.errors.AxesError: array has shape (60, 256, 256), but its axes are not known: give one letter of 'STCZYX' for
+    each, such as axes='ZYX' (--axes ZYX)
     """
     sizes = tuple(int(size) for size in shape)
     example = _EXAMPLES.get(len(sizes))
@@ -88,16 +89,16 @@ def unknown_axes(source: str | Path, shape: Sequence[int], said: str = "", names
     elif len(sizes) == 3 and sizes[-1] in (3, 4):
         example = "YXC"
     if example is None:
-        return AxesError(f"{source} has shape {sizes}: an image has 2 to 6 axes, Y and X always among them")
-    reason = said or "but not what its axes are"
+        return AxesError(f"{source} has shape {sizes}: an image must have 2 to 6 axes, Y and X among them")
+    reason = f"and {found}" if found else "but its axes are not known"
     return AxesError(
-        f"{source} has shape {sizes}, {reason}: say so with one letter of {LEGAL_AXES!r} for each, such as "
+        f"{source} has shape {sizes}, {reason}: give one letter of {LEGAL_AXES!r} for each, such as "
         f"axes={example!r} (--axes {example})"
     )
 
 
 def _completed(letters: Sequence[str]) -> str:
-    """Replace letters that are not legal or occur twice, of which the last stays, by others."""
+    """Replace letters that are not axes, or occur again later, by others."""
     last = {letter: place for place, letter in enumerate(letters)}
     is_kept = [letter in LEGAL_AXES and last[letter] == place for place, letter in enumerate(letters)]
     kept = {letter for letter, keep in zip(letters, is_kept, strict=True) if keep}

@@ -1,4 +1,4 @@
-"""Which image a name stands for: one file, a Zarr, all that is in a folder, or all that a pattern matches."""
+"""The images that a path, folder or glob pattern names, and the format of each."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def checked_path(name: str, source: str | Path) -> str | Path:
 
 
 def image_format(source: str | Path) -> ImageFormat | None:
-    """Tell the format of one image by its name, and of a folder by what is in it; `None` if there is none.
+    """Return the format of one image by its name, or of a folder by its content; None if it is not an image.
 
     Examples
     --------
@@ -65,14 +65,14 @@ def image_format(source: str | Path) -> ImageFormat | None:
         return "zarr"
     if path.is_dir():
         return "zarr" if is_zarr_folder(path) else None
-    numbered = _NUMBERED.fullmatch(path.name)  # a file may be called so, too
+    numbered = _NUMBERED.fullmatch(path.name)  # also the name of a file
     return _SUFFIXES.get(Path(numbered["path"] if numbered else path).suffix.lower())
 
 
 def split_number(source: str | Path) -> tuple[str | Path, int | None]:
-    """Split the number of an image off the name of a file that may hold several: a scene of a CZI, an image of a TIFF.
+    """Split a path into a file and the number of an image in it: a scene of a CZI, an image of a TIFF.
 
-    A file that is really called so stays what it is.
+    The path of an existing file is not split.
 
     Examples
     --------
@@ -84,32 +84,32 @@ def split_number(source: str | Path) -> tuple[str | Path, int | None]:
 
 
 def is_collection(source: str | Path) -> bool:
-    """Whether a name stands for a number of images, even if that is 1: a folder that is no Zarr, or a pattern."""
+    """Return whether a path names a collection, even of one image: a folder that is not a Zarr, or a pattern."""
     if image_format(source) == "zarr" and not _is_pattern(source):
         return False
     return Path(source).is_dir() or _is_pattern(source)
 
 
 def images_of(source: str | Path) -> list[str | Path]:
-    """List the images that a name stands for, in natural order; hidden files and what is no image are passed over.
+    """List the images that a path names, in natural order; hidden files and other files are skipped.
 
     Raises
     ------
     SourceNotFoundError
-        If there is nothing of that name, or no image in the folder or among what the pattern matches.
+        If the path does not exist, or the folder or pattern contains no image.
     SourceError
-        If it is a file that is no image of a supported format.
+        If it is a file of another format.
     """
     if not str(source) or "\0" in str(source):
         raise SourceNotFoundError(f"{str(source)!r} is not a path: give the name of a file or folder")
     if _is_pattern(source):
         return _only_images(f"{source} matches", _matches(Path(source)))
     if is_collection(source):
-        return _only_images(f"{source} holds", Path(source).iterdir())
+        return _only_images(f"{source} contains", Path(source).iterdir())
     if image_format(source) is None:
         if not Path(source).exists():
             raise SourceNotFoundError(f"there is no file or folder {source}")
-        raise SourceError(f"{source} is not a supported image: supported are {SUPPORTED}")
+        raise SourceError(f"{source} is not a supported image: give {SUPPORTED}")
     return [source]
 
 
@@ -117,9 +117,7 @@ def _only_images(what: str, paths: Iterable[Path]) -> list[str | Path]:
     visible = [path for path in paths if not path.name.startswith(".")]
     images = [path for path in visible if image_format(path) is not None]
     if not images:
-        raise SourceNotFoundError(
-            f"{what} {len(visible)} files and folders, none of them an image: supported are {SUPPORTED}"
-        )
+        raise SourceNotFoundError(f"{what} {len(visible)} files and folders, none of them an image: give {SUPPORTED}")
     return [*sorted(images, key=_natural_order)]
 
 
@@ -128,13 +126,13 @@ def _is_pattern(source: str | Path) -> bool:
 
 
 def _matches(pattern: Path) -> list[Path]:
-    """List what a pattern matches; folders above it that exist by that very name are no part of the pattern."""
+    """List the matches of a pattern; folders above it that exist by that name are not part of the pattern."""
     folder = next((parent for parent in pattern.parents if parent.is_dir()), Path())
     below = str(pattern.relative_to(folder))
     return [folder / name for name in glob.glob(below, root_dir=folder, recursive=True)]  # noqa: PTH207  # not through links
 
 
 def _natural_order(path: Path) -> tuple[list[tuple[str, int]], str]:
-    """Sort `img2` before `img10`: words by letter, the numbers after them by value."""
+    """Return a sort key that has `img2` before `img10`: letters in order, and numbers by value."""
     words = re.findall(r"(\D*)(\d*)", str(path).lower())
     return [(word, int(number or -1)) for word, number in words], str(path)

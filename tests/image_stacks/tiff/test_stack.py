@@ -414,7 +414,7 @@ def test_axes_that_nobody_names_are_not_guessed(tmp_path):
     tifffile.imwrite(tmp_path / "stack.tif", random_image((6, 20, 30)), photometric="minisblack")
     with pytest.raises(
         AxesError,
-        match=r"stack\.tif has shape \(6, 20, 30\), and its axes are told as 'QYX'.*axes='ZYX' \(--axes ZYX\)",
+        match=r"stack\.tif has shape \(6, 20, 30\), and the file contains the axes 'QYX'.*axes='ZYX' \(--axes ZYX\)",
     ):
         TiffStack(tmp_path / "stack.tif")
 

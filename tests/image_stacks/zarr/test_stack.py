@@ -392,7 +392,7 @@ def test_a_level_that_was_lost_is_reported(cells):
 
 def test_axes_that_nobody_names_are_not_guessed(tmp_path):
     path = write_zarr(tmp_path / "a.zarr", random_image((3, 20, 30)))
-    with pytest.raises(AxesError, match=r"a\.zarr has shape \(3, 20, 30\), but not what its axes are.*axes='ZYX'"):
+    with pytest.raises(AxesError, match=r"a\.zarr has shape \(3, 20, 30\), but its axes are not known.*axes='ZYX'"):
         ZarrStack(path)
     path = write_zarr(tmp_path / "b.zarr", random_image((3, 20, 30)), dimension_names=["band", "lat", "lon"])
     with pytest.raises(AxesError, match="and its dimensions are named band, lat, lon"):

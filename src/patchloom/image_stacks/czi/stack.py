@@ -98,7 +98,7 @@ class CziStack(SlicedStack):
         shape += [self._canvas.height, self._canvas.width] + [3] * self._planes.is_rgb
         own = axes_from_names(named) if axes is None else axes
         if own is None:
-            raise unknown_axes(path, shape, f"and its axes are {''.join(named)!r}", named)
+            raise unknown_axes(path, shape, f"its axes are {''.join(named)!r}", named)
         axes_map = axes_map_of(path, own, shape)
         metadata = czi_metadata(told, axes_map, self._planes.indices["C"], is_rgb=self._planes.is_rgb)
         super().__init__(source, axes_map, self._planes.dtype, metadata)

@@ -221,7 +221,7 @@ def _axes_map(path: str | Path, level: TiffLevel, axes: str | None) -> AxesMap:
     kept = [(axis, size) for axis, size in named if size > 1 or axis in fits]
     own = axes_from_names([axis for axis, _ in kept])
     if own is None:
-        raise unknown_axes(path, level.told[1], f"and its axes are told as {level.told[0]!r}", letters)
+        raise unknown_axes(path, level.told[1], f"the file contains the axes {level.told[0]!r}", letters)
     return AxesMap(own, tuple(size for _, size in kept))
 
 

@@ -270,8 +270,8 @@ def _own_axes(source: str | Path, store: Any, found: _FoundArray) -> AxesMap:
     names = found.image.axes if found.image else labels
     axes = axes_from_names(names)
     if axes is None:
-        said = f"and its dimensions are named {', '.join(map(str, names))}" if any(names) else ""
-        raise unknown_axes(source, store.shape, said, names)
+        named = f"its dimensions are named {', '.join(map(str, names))}" if any(names) else ""
+        raise unknown_axes(source, store.shape, named, names)
     return axes_map_of(source, axes, store.shape)
 
 
