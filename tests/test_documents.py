@@ -35,7 +35,8 @@ def documents_with(pattern: re.Pattern[str]) -> list[object]:
 
 
 @pytest.mark.parametrize("document", documents_with(FENCE))
-def test_snippets_run(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_snippets(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The Python snippets of a document run in order, and print what it shows."""
     monkeypatch.chdir(tmp_path)
     text = document.read_text("utf-8")
     if "patchloom.torch" in text:
@@ -45,7 +46,8 @@ def test_snippets_run(document: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         run(fence[1], names, document, text.count("\n", 0, fence.start(1)) + 1)
 
 
-def test_make_targets_exist():
+def test_make_targets():
+    """Every `make` target that a document names is in the Makefile."""
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     for document in DOCUMENTS:
         named = set(re.findall(r"(?:^|`)make ([a-z]+)", document.read_text("utf-8"), re.MULTILINE))
@@ -53,6 +55,19 @@ def test_make_targets_exist():
 
 
 @pytest.mark.parametrize("document", documents_with(re.compile(r"\]\((?!http)")))
-def test_links_between_documents_lead_somewhere(document: Path):
+def test_links(document: Path):
+    """Every link to another file of the repository has a target."""
     for target in re.findall(r"\]\((?!http|#)([^)#]+)", document.read_text("utf-8")):
         assert (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("document", documents_with(re.compile(r"`[\w/]+(?:\.py|/)`")))
+def test_named_files(document: Path):
+    """Every module and folder that a document names is in the repository."""
+    present = {
+        path.relative_to(ROOT).as_posix()
+        for top in ("src", "tests", "tools", "examples", "benchmarks")
+        for path in [ROOT / top, *(ROOT / top).rglob("*")]
+    }
+    for name in re.findall(r"`([\w/]+(?:\.py|/))`", document.read_text("utf-8")):
+        assert any(f"/{path}".endswith(f"/{name.rstrip('/')}") for path in present), name

@@ -81,7 +81,7 @@ class ModelDescription:
     ...     def __call__(self, batch):
     ...         return batch
     >>> prepared = pl.plan(np.zeros((100, 200)), model=Identity(), axes="YX")
-    >>> prepared.patch_size, prepared.batch_size
+    >>> prepared.layout.patch_size, prepared.layout.batch_size
     ((64, 64), 4)
     """
 
