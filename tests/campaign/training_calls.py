@@ -358,7 +358,15 @@ entry(
     words={"specs": (*SPEC_WORDS, "field", "column")},
 )
 TILING = instance("tiling", random=world.random_plan)
-entry("TileOrder", lambda: ((lambda tiling: list(pl.TileOrder(tiling))), {"tiling": world.tiling()}), tiling=TILING)
+entry(
+    "TileOrder",
+    lambda: (
+        (lambda **arguments: list(pl.TileOrder(**arguments))),
+        {"tiling": world.tiling(), "block_voxels": 500},
+    ),
+    tiling=TILING,
+    block_voxels=whole(1),
+)
 entry(
     "TileWriter",
     lambda: (
@@ -367,12 +375,16 @@ entry(
             "image_stacks": world.stacks(),
             "tiling": world.tiling(),
             "output": None,
+            "blend": "hann",
             "pyramid": "mean",
             "overwrite": False,
+            "block_voxels": 500,
         },
     ),
     image_stacks=STACKS,
     tiling=TILING,
+    blend=optional(word("hann", "gaussian", "linear", "mean")),
+    block_voxels=whole(1),
     output=optional(OUTPUT_PATH).accepting(
         "text", "unknown ending", "here", "the root", because="a folder, in which the name says what is written"
     ),
@@ -426,7 +438,7 @@ entry(
 )
 entry(
     "StitchingWriter",
-    lambda: (pt.StitchingWriter, {"output": None, "pyramid": "mean", "overwrite": False}),
+    lambda: (pt.StitchingWriter, {"output": None, "blend": "hann", "pyramid": "mean", "overwrite": False}),
     output=optional(OUTPUT_PATH).accepting(
         "text",
         "unknown ending",
@@ -435,6 +447,7 @@ entry(
         "no folder",
         because="the folder is made and the name checked when tiles come",
     ),
+    blend=optional(word("hann", "gaussian", "linear", "mean")),
     pyramid=optional(word("mean", "nearest")),
     overwrite=FLAG,
     words={"output": ("path", "name", "folder", "ending", ".")},

@@ -240,11 +240,18 @@ entry(
     record=mapping(_record),
     words={"record": ("block",)},
 )
+WINDOW = word("hann", "gaussian", "linear", "mean")
+TILING = instance("tiling", random=world.random_plan)
 entry(
     "CropStitcher",
-    lambda: (pl.CropStitcher, {"data_shape": world.SHAPE, "dtype": "uint8"}),
+    lambda: (
+        pl.CropStitcher,
+        {"data_shape": world.SHAPE, "dtype": "uint8", "blend": "hann", "tiling": world.tiling()},
+    ),
     data_shape=tuple_of_whole(4, 1),
     dtype=DTYPE,
+    blend=optional(WINDOW),
+    tiling=TILING,
     words={"data_shape": ("shape",)},
 )
 
@@ -275,6 +282,12 @@ entry(
     spec=TILE.accepting("wrong total", because="compared with the number of tiles at the end"),
     words={"spec": ("specification", "tile", "stitch_coords", "crop"), "tile": ("tile",)},
 )
+entry(
+    "TiledPatching.index_of",
+    lambda: (world.tiling().index_of, {"spec": world.tiling()[0]}),
+    spec=TILE,
+    words={"spec": (*SPEC_WORDS, "tile", "stitch_coords", "crop")},
+)
 MANY_TILES = Kind(
     "tile specifications",
     {
@@ -299,10 +312,21 @@ TILES = Kind(
 )
 entry(
     "stitch_tiles",
-    lambda: (pl.stitch_tiles, {"tiles": world.tiles(), "specs": list(world.tiling()), "data_shape": world.SHAPE}),
+    lambda: (
+        pl.stitch_tiles,
+        {
+            "tiles": world.tiles(),
+            "specs": list(world.tiling()),
+            "data_shape": world.SHAPE,
+            "blend": "hann",
+            "tiling": world.tiling(),
+        },
+    ),
     tiles=TILES.accepting("other dtype inside", because="the image is of the dtype that holds all"),
     specs=MANY_TILES,
     data_shape=optional(tuple_of_whole(4, 1)),
+    blend=optional(WINDOW),
+    tiling=TILING,
     words={
         "tiles": ("tile",),
         "specs": (*SPEC_WORDS, "tile", "stitch_coords", "crop"),

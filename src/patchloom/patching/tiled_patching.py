@@ -13,7 +13,9 @@ from patchloom.errors import SpecError
 from patchloom.geometry.checks import check_window
 from patchloom.patching.flat_index import Place, Places, check_sample
 from patchloom.patching.grid_patching import GridPatching
-from patchloom.specs.patch_specs import TileSpecs
+from patchloom.specs.patch_specs import TileSpecs, is_tile_specs
+from patchloom.specs.spec_table import SpecTable
+from patchloom.specs.spec_validation import validate_specs
 
 
 class TiledPatching(GridPatching[TileSpecs]):
@@ -146,12 +148,16 @@ class TiledPatching(GridPatching[TileSpecs]):
         >>> tiling.index_of(tiling[5])
         5
         """
-        data_idx, sample_idx = check_sample(spec["data_idx"], spec["sample_idx"], self.data_shapes)
+        table = SpecTable.from_specs([spec])
+        validate_specs(table, self.data_shapes)
+        tile = table[0]
+        if not is_tile_specs(tile):
+            raise SpecError(f"the specification {spec} has no crop_coords: give that of a tile")
+        data_idx, index = tile["data_idx"], tile["sample_idx"]
         grid, sizes = self._grids[data_idx], self.data_shapes[data_idx][2:]
-        index = sample_idx
-        for rule, start, size, count in zip(self.rules, spec["stitch_coords"], sizes, grid, strict=True):
+        for rule, start, size, count in zip(self.rules, tile["stitch_coords"], sizes, grid, strict=True):
             index = index * count + rule.touching(start, start + 1, size).start
         index += self._index.edges[data_idx]
-        if self[index] != spec:
+        if self[index] != tile:
             raise SpecError(f"the specification {spec} is not a tile of this tiling: give one that the tiling returned")
         return index

@@ -32,9 +32,8 @@ from patchloom.sinks import (
     output_kind,
 )
 from patchloom.sinks.output_paths import series_destinations
-from patchloom.specs.patch_specs import TileSpecs, is_tile_specs
+from patchloom.specs.patch_specs import TileSpecs
 from patchloom.specs.spec_table import SpecTable
-from patchloom.specs.spec_validation import validate_specs
 from patchloom.stitching.assembler import BlockAssembler
 from patchloom.stitching.blend import blend_dtype
 from patchloom.stitching.block_grid import MAX_BLOCK_VOXELS, choose_blocks, choose_chunk
@@ -229,12 +228,7 @@ class TileWriter:
         specs = listed("specs", specs, "a sequence of specifications, one a tile")
         if len(tiles) != len(specs):
             raise SpecError(f"there are {len(specs)} specifications for {len(tiles)} tiles: give one for each")
-        table = SpecTable.from_specs(specs) if len(specs) else ()
-        for spec in table:
-            if not is_tile_specs(spec):
-                raise SpecError(f"the specification {spec} has no crop_coords: give that of a tile")
-        validate_specs(table, self._tiling.data_shapes)
-        rows = list(cast("Sequence[TileSpecs]", table))
+        rows = cast("list[TileSpecs]", SpecTable.from_specs(specs).to_specs()) if len(specs) else []
         for spec in rows:
             if tiles.shape[2:] != spec["patch_size"]:
                 raise ModelOutputError(
