@@ -23,7 +23,7 @@ class BoxReads(NamedTuple):
     """`(N, C, (Z), Y, X)`."""
 
     rescaling: Rescaling | None = None
-    """For the target; from `Rescaling.for_batch`."""
+    """For the target; from `Rescaling.astype`."""
 
 
 ReadBoxes = Callable[[Sequence[BoxReads]], None]

@@ -54,7 +54,7 @@ def gather(
     boxes : Boxes
         The boxes; they must lie inside both arrays, which is not checked.
     rescaling : Rescaling, optional
-        The target, `(B, C, (Z), Y, X)`, gets `voxel * scale + offset`, computed in its dtype; from `Rescaling.for_batch`.
+        The target, `(B, C, (Z), Y, X)`, gets `voxel * scale + offset`, computed in its dtype; from `Rescaling.astype`.
     min_boxes : int
         Number of boxes from which on the compiled loop copies them.
 
@@ -102,11 +102,12 @@ def rescale_parts(parts: Iterable[NDArray[Any]], places: NDArray[np.int64], resc
     places : array of int64
         `(n, axes of the batch)`: the first voxel of each box in the batch, `(B, C, (Z), Y, X)`.
     rescaling : Rescaling
-        From `Rescaling.for_batch`.
+        From `Rescaling.astype`.
     """
     for (row, first, *_), part in zip(places.tolist(), parts, strict=True):
+        scale, offset, _ = rescaling.of_rows(slice(row, row + 1))
         channels = slice(first, first + len(part))
-        rescale_plainly(part[np.newaxis], Rescaling(*(numbers[row : row + 1, channels] for numbers in rescaling[:2])))
+        rescale_plainly(part[np.newaxis], Rescaling(scale[:, channels], offset[:, channels]))
 
 
 def as_slices(first: NDArray[np.int64], extents: NDArray[np.int64]) -> list[tuple[slice, ...]]:
@@ -165,10 +166,11 @@ def gather_rows(source: Any, target: Any, boxes: Any, rescaling: Any) -> None:  
             place += places[box, axis] * batch_steps[axis]
         n_rows, width = extents[box, rank - 2], _UNSIGNED(extents[box, rank - 1])
         half, last = _UNSIGNED(extents[box, rank - 1] // 2), _UNSIGNED(extents[box, rank - 1] - 1)
-        row, first = places[box, 0], places[box, -rank]
+        first = places[box, -rank]
         for channel in range(extents[box, 0]):
             if rescaling is not None:
                 scales, offsets = rescaling
+                row = places[box, 0] if len(scales) > 1 else 0
                 scale, offset = scales[row, first + channel], offsets[row, first + channel]
             for section in range(extents[box, 1] if rank == 4 else 1):
                 start = _UNSIGNED(corner + channel * steps[-rank] + section * steps[-3])

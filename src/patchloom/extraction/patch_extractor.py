@@ -15,7 +15,7 @@ from patchloom.extraction.box_reads import read_boxes
 from patchloom.extraction.chunk_cache import ChunkCache
 from patchloom.extraction.rescaling import Rescaling, rescale
 from patchloom.extraction.series_windows import SeriesWindows, locate
-from patchloom.extraction.window_reads import pick_windows, read_windows
+from patchloom.extraction.window_reads import Windows, pick_windows, read_windows
 from patchloom.geometry.padding import Padding, check_padding
 from patchloom.image_stacks import HoldsPixels, ImageStack, check_series, listed_stacks
 from patchloom.pixel_arrays import check_fillable, pixel_dtype, share_memory
@@ -140,7 +140,7 @@ class PatchExtractor:
         of_one_stack = located.per_patch == 1
         dtype = self.image_stacks[int(located.stacks[0])].data_dtype if of_one_stack else self.data_dtype
         batch = empty_batch((1, self.n_channels, *located.patch_size), dtype)
-        self._read(located, batch, None)
+        self._read(located.by_stack(), batch, None)
         patch: NDArray[Any] = batch[0]
         return patch
 
@@ -195,8 +195,9 @@ class PatchExtractor:
         if out is None:
             of_batch = (self.data_dtype if plain else np.float32) if dtype is None else pixel_dtype("dtype", dtype)
             out = empty_batch((located.n_patches, self.n_channels, *located.patch_size), of_batch)
-        self._check_out(located, out)
-        self.extract_located(located, out, None if plain else self._rescaling(out, scale, offset))
+        else:
+            check_fillable("out", out, (located.n_patches, self.n_channels, *located.patch_size))
+        self._extract(located, out, None if plain else self._rescaling(out, scale, offset))
         return out
 
     def locate(self, specs: SpecTable | Iterable[PatchSpecs]) -> SeriesWindows:
@@ -240,21 +241,26 @@ class PatchExtractor:
         SourceError
             If the pixels cannot be read.
         """
-        self._check_out(located, out)
-        self.check_apart(out, set(located.stacks.tolist()))
+        check_fillable("out", out, (located.n_patches, self.n_channels, *located.patch_size))
+        if rescaling is not None:
+            instance("rescaling", rescaling, Rescaling, "Rescaling.of makes it")
+            _check_rescaling(rescaling, out)
+        self._extract(located, out, rescaling)
+
+    def _extract(self, located: SeriesWindows, out: NDArray[Any], rescaling: Rescaling | None) -> None:
+        parts = list(located.by_stack())
+        self.check_apart(out, [data_idx for data_idx, _ in parts])
         if rescaling is None:
-            self._read(located, out, None)
-            return
-        instance("rescaling", rescaling, Rescaling, "Rescaling.of makes it")
-        _check_rescaling(rescaling, out)
-        if rescaling.loses_differences(out.dtype).any():
+            self._read(parts, out, None)
+        elif rescaling.loses_differences(out.dtype):
             self._read_exactly(located, out, rescaling)
         else:
-            self._read(located, out, rescaling.for_batch(len(out), out.dtype))
+            self._read(parts, out, rescaling.astype(out.dtype))
 
     def _read_exactly(self, located: SeriesWindows, out: NDArray[Any], rescaling: Rescaling) -> None:
         """Read pixels in their own dtype first, so that their differences are not lost before they are rescaled."""
-        dtypes = {self.image_stacks[data_idx].data_dtype for data_idx in set(located.stacks.tolist())}
+        parts = list(located.by_stack())
+        dtypes = {self.image_stacks[data_idx].data_dtype for data_idx, _ in parts}
         if len(dtypes) > 1 and located.n_patches > 1:  # a patch must not depend on the others of its batch
             for row in range(located.n_patches):
                 one = located.of_patches(row, row + 1)
@@ -262,11 +268,8 @@ class PatchExtractor:
             return
         dtype = np.result_type(*dtypes)
         pixels = out if np.can_cast(dtype, out.dtype, "safe") else np.empty(out.shape, dtype)
-        self._read(located, pixels, None)
+        self._read(parts, pixels, None)
         rescale(pixels, out, rescaling)
-
-    def _check_out(self, located: SeriesWindows, out: object) -> None:
-        check_fillable("out", out, (located.n_patches, self.n_channels, *located.patch_size))
 
     def check_apart(self, out: NDArray[Any], stacks: Iterable[int]) -> None:
         """Refuse an array that shares memory with an image that is read into it.
@@ -282,10 +285,10 @@ class PatchExtractor:
                 source = self.image_stacks[data_idx].source
                 raise GeometryError(f"out shares memory with the image {source}: give another array")
 
-    def _read(self, located: SeriesWindows, batch: NDArray[Any], rescaling: Rescaling | None) -> None:
+    def _read(self, parts: Iterable[tuple[int, Windows]], batch: NDArray[Any], rescaling: Rescaling | None) -> None:
         # Not every reader can write to memory that is not aligned.
         target = batch if batch.flags.aligned else np.empty(batch.shape, batch.dtype)
-        for data_idx, windows in located.by_stack():
+        for data_idx, windows in parts:
             stack, pixels = self.image_stacks[data_idx], self._pixels[data_idx]
             if pixels is not None:
                 pick_windows(pixels, windows, target, padding=self.padding, rescaling=rescaling)
@@ -299,23 +302,24 @@ class PatchExtractor:
         return _make_again, (type(self), self.image_stacks, self.padding, self.cache)
 
     def _rescaling(self, out: NDArray[Any], scale: ArrayLike | None, offset: ArrayLike | None) -> Rescaling:
-        return Rescaling.of(
-            self._per_channel("scale", 1.0 if scale is None else scale, out),
-            self._per_channel("offset", 0.0 if offset is None else offset, out),
-        )
+        scales = self._per_channel("scale", 1.0 if scale is None else scale, out)
+        offsets = self._per_channel("offset", 0.0 if offset is None else offset, out)
+        if len(scales) != len(offsets):
+            scales, offsets = np.broadcast_arrays(scales, offsets)
+        return Rescaling(scales, offsets)
 
     def _per_channel(self, name: str, values: ArrayLike, out: NDArray[Any]) -> NDArray[Any]:
-        """Return `(C,)` or `(B, C)` numbers."""
+        """Return numbers of shape `(1, C)` or `(B, C)`."""
         _check_floats(out)
         numbers = _finite_numbers(name, values, out.dtype)
         if numbers.shape in {(), (1,)}:
-            return np.full(self.n_channels, numbers)
+            return np.full((1, self.n_channels), numbers)
         if numbers.shape not in {out.shape[1:2], out.shape[:2]}:
             raise GeometryError(
                 f"{name} has shape {numbers.shape}: give one number, or one for each of {self.n_channels} channels, or that for "
                 f"each of {len(out)} patches"
             )
-        return numbers
+        return np.atleast_2d(numbers)
 
 
 def empty_batch(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:

@@ -9,6 +9,7 @@ first. What is rounded is then as small as the result::
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import lru_cache
@@ -19,6 +20,9 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 _LARGEST_PLAIN_OFFSET = 256.0
 """Up to this offset, plain float32 is within 3e-5 of the result."""
+
+_FEW = 16
+"""Up to this number, Python compares numbers faster than NumPy does."""
 
 _PIECE = 2**16
 """Voxels worked on at once: they stay in the processor's cache."""
@@ -62,27 +66,24 @@ class Rescaling(NamedTuple):
         rest = None if self.offset_rest is None else self.offset_rest[rows]
         return type(self)(self.scale[rows], self.offset[rows], rest)
 
-    def for_batch(self, n_patches: int, dtype: DTypeLike) -> Self:
-        """Return the numbers in a dtype, `(B, C)` and contiguous, for `gather`."""
-        shape = (n_patches, self.scale.shape[1])
-        return type(self)(
-            *(np.ascontiguousarray(np.broadcast_to(each.astype(dtype), shape)) for each in (self.scale, self.offset))
-        )
+    def astype(self, dtype: DTypeLike) -> Self:
+        """Return the numbers in the dtype of a batch, without the rest, for `gather`."""
+        return type(self)(self.scale.astype(dtype), self.offset.astype(dtype))
 
-    def loses_differences(self, dtype: np.dtype[Any]) -> NDArray[np.bool_]:
-        """Return for which patches `pixel * scale + offset` is too coarse if it is computed in a dtype of floats.
+    def loses_differences(self, dtype: np.dtype[Any]) -> bool:
+        """Return whether `pixel * scale + offset` is too coarse, for some patch, if it is computed in a dtype of floats.
 
         Float16 always is: it does not even hold the pixels.
         """
-        if dtype.kind != "f" or dtype.itemsize > 4:
-            return np.zeros(len(self.offset), bool)
-        is_large: NDArray[np.bool_] = (np.abs(self.offset) > _LARGEST_PLAIN_OFFSET).any(axis=1)
-        return is_large | (dtype.itemsize < 4)
+        return dtype.kind == "f" and (dtype.itemsize < 4 or (dtype.itemsize == 4 and cancels(self.offset)))
 
 
 def cancels(offset: ArrayLike) -> bool:
     """Return whether an offset is so large that differences are lost in float32."""
-    return any(abs(number) > _LARGEST_PLAIN_OFFSET for number in np.ravel(offset).tolist())
+    numbers = np.asarray(offset)
+    if numbers.size > _FEW:
+        return bool(np.abs(numbers).max() > _LARGEST_PLAIN_OFFSET)
+    return any(abs(number) > _LARGEST_PLAIN_OFFSET for number in numbers.ravel().tolist())
 
 
 def is_exact_in_float32(dtype: np.dtype[Any]) -> bool:
@@ -102,19 +103,33 @@ def rescale(pixels: NDArray[Any], out: NDArray[Any], rescaling: Rescaling) -> No
     rescaling : Rescaling
         Scale and offset.
     """
-    is_coarse = rescaling.loses_differences(out.dtype)
-    if not is_coarse.any():
+    if not rescaling.loses_differences(out.dtype):
         if out is not pixels:
             out[...] = pixels
         rescale_plainly(out, rescaling)
-    elif len(is_coarse) == 1:
+    elif len(rescaling.scale) == 1:
         rests = np.zeros_like(rescaling.offset) if rescaling.offset_rest is None else rescaling.offset_rest
         numbers = (each[0].tolist() for each in (rescaling.scale, rescaling.offset, rests))
         rescale_exactly(pixels.swapaxes(0, 1), out.swapaxes(0, 1), *numbers)
     else:
-        for row in range(len(out)):
-            one = slice(row, row + 1)
-            rescale(pixels[one], pixels[one] if out is pixels else out[one], rescaling.of_rows(one))
+        # A patch must not depend on the others of its batch: each is rescaled plainly or exactly by its own numbers.
+        for rows, own in _alike_rows(rescaling, max(1, _PIECE // max(1, out[0].size))):
+            some = pixels[rows]
+            rescaled = some if out is pixels else np.empty(some.shape, out.dtype)
+            rescale(some, rescaled, own)
+            out[rows] = rescaled
+
+
+def _alike_rows(rescaling: Rescaling, most: int) -> Iterator[tuple[list[int], Rescaling]]:
+    """Yield rows of equal numbers, at most so many at a time, and these numbers."""
+    tables = [numbers for numbers in rescaling if numbers is not None]
+    groups: defaultdict[bytes, list[int]] = defaultdict(list)
+    for row in range(len(rescaling.scale)):
+        groups[b"".join(numbers[row].tobytes() for numbers in tables)].append(row)
+    for rows in groups.values():
+        own = rescaling.of_rows(slice(rows[0], rows[0] + 1))
+        for start in range(0, len(rows), most):
+            yield rows[start : start + most], own
 
 
 def rescale_plainly(batch: NDArray[Any], rescaling: Rescaling) -> None:

@@ -110,7 +110,7 @@ def read_windows(
     padding : {"constant", "reflect", "edge", "wrap"}
         How pixels outside the image are filled.
     rescaling : Rescaling, optional
-        For the batch; from `Rescaling.for_batch`.
+        For the batch; from `Rescaling.astype`.
 
     Raises
     ------
