@@ -1,0 +1,106 @@
+"""A survey is facts about images and model; it goes to JSON and back, and no pixel is read for it."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+from patchloom import MeanStd, ModelDescription, measure_normalization
+from patchloom.errors import ArgumentError, SourceError
+from patchloom.image_stacks import ArrayStack, as_planes, open_stacks
+from patchloom.prediction.request import PredictionRequest
+from patchloom.prediction.survey import StackFacts, Survey, open_again, survey_images
+
+MODEL = ModelDescription(
+    overlaps=(8, 8), out_channels=3, out_dtype="uint16", out_channel_names=("a", "b", "c"), scale=(Fraction(1, 2),) * 2
+)
+
+
+def survey(*images: Any, model: ModelDescription = ModelDescription(), **arguments: Any) -> Survey:  # noqa: B008  # frozen
+    return survey_images(images, PredictionRequest.parse(**arguments), model)[0]
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    """A stack in chunks, `CZYX`."""
+    zarr.create_array(tmp_path / "a.zarr", data=np.zeros((2, 6, 40, 30), np.uint16), chunks=(1, 2, 16, 16))
+    return tmp_path / "a.zarr"
+
+
+def test_facts_of_a_file(stored: Path) -> None:
+    """A stack that is stored in chunks has their shape, and opens by its name."""
+    (stack,) = open_stacks(stored, "CZYX")
+    facts = StackFacts.of(stack)
+    assert (facts.source, facts.original_axes, facts.original_data_shape) == (str(stored), "CZYX", (2, 6, 40, 30))
+    assert (facts.data_shape, facts.data_dtype, facts.chunk_shape) == ((1, 2, 6, 40, 30), np.uint16, (1, 1, 2, 16, 16))
+    assert (facts.in_memory, facts.n_planes, facts.opens_by_name) == (False, 0, True)
+
+
+def test_facts_of_slices(stored: Path) -> None:
+    """Slices are samples, which are found in the image again."""
+    (stack,) = open_stacks(stored, "CZYX")
+    facts = StackFacts.of(as_planes(stack))
+    assert (facts.data_shape, facts.image_shape, facts.n_planes) == ((6, 2, 40, 30), stack.data_shape, 6)
+    assert facts.position(4) == (0, (4,))
+
+
+def test_facts_of_an_array() -> None:
+    """An array in memory has no chunks, and no name to open it by."""
+    facts = StackFacts.of(ArrayStack(np.zeros((3, 4)), "YX"))
+    assert (facts.in_memory, facts.chunk_shape, facts.opens_by_name, facts.n_bytes) == (True, None, False, 96)
+
+
+@pytest.mark.parametrize("model", [ModelDescription(), MODEL])
+@pytest.mark.parametrize("normalize", [None, MeanStd(), "given"])
+def test_json(model: ModelDescription, normalize: Any, stored: Path) -> None:
+    """A survey is equal to the one from its JSON."""
+    (stack,) = open_stacks(stored, "CZYX")
+    given = [measure_normalization(stack, per="channel")] if normalize == "given" else normalize
+    found = survey(stack, model=model, patch_size=(16, 16), normalize=given)
+    assert Survey.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    assert bool(found.normalizations) is (normalize == "given")
+    assert bool(found.outputs) is (model is MODEL)
+
+
+@pytest.mark.parametrize(
+    ("images", "arguments", "message"),
+    [
+        ([np.zeros((4, 9, 9)), np.zeros((9, 9))], {}, "the stacks of a series differ"),
+        ([np.zeros((9, 9))], {"patch_size": (4, 4, 4)}, r"patch_size is \(4, 4, 4\), so the model is 3D"),
+        (
+            [np.zeros((9, 9))],
+            {"normalize": [MeanStd().measure(ArrayStack(np.eye(3), "YX"), 10**6)] * 2},
+            "has 2 entries",
+        ),
+    ],
+)
+def test_images_that_do_not_fit(images: list[Any], arguments: dict[str, Any], message: str) -> None:
+    """They are refused by name."""
+    with pytest.raises(ArgumentError, match=message):
+        survey(*(ArrayStack(image, "ZYX"[-image.ndim :]) for image in images), **arguments)
+
+
+def test_images_that_cannot_be_normalized() -> None:
+    """Complex pixels are refused before they are read."""
+    with pytest.raises(SourceError, match="complex64: only integers and floats"):
+        survey(ArrayStack(np.zeros((9, 9), np.complex64), "YX"), normalize="mean_std")
+
+
+def test_dimensions() -> None:
+    """With one number as patch size, a 2D model is run slice by slice, any other on whole stacks."""
+    stack = ArrayStack(np.zeros((4, 9, 9)), "ZYX")
+    assert survey(stack, patch_size=4).stacks[0].n_planes == 0
+    assert survey(stack, patch_size=4, model=ModelDescription(n_dims=2)).stacks[0].n_planes == 4
+
+
+def test_open_again(stored: Path) -> None:
+    """Files are opened by name, and the same images may be given from elsewhere."""
+    found = survey(*open_stacks(stored, "CZYX"))
+    assert StackFacts.of(open_again(found)[0]) == found.stacks[0]
+    assert open_again(found, np.zeros((2, 6, 40, 30), np.uint16))[0].original_axes == "CZYX"
