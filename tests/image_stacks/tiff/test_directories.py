@@ -45,6 +45,34 @@ def test_directories_are_those_that_tifffile_finds(tmp_path, options):
         ]
 
 
+@pytest.mark.parametrize("options", [{}, {"bigtiff": True}, {"byteorder": ">"}])
+@pytest.mark.parametrize("changed", [None, "shorter", "skips"])
+def test_directories_at_equal_distances_are_those_that_tifffile_finds(tmp_path, options, changed):
+    """All pages first and their directories after them, as ImageJ and tifffile write; one may be shorter, or lead past the next."""
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((700, 8, 8), "uint8"), **options)
+    places, form = next_offsets(tmp_path / "a.tif")
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    end, begin = places[350]
+    n_bytes, length_size = struct.calcsize(form), 8 if form[1] == "Q" else 2
+    if changed == "shorter":
+        size = 20 if form[1] == "Q" else 12
+        length = (end - begin - length_size) // size - 1
+        content[begin : begin + length_size] = length.to_bytes(length_size, "little" if form[0] == "<" else "big")
+        content[end - size : end - size + n_bytes] = content[end : end + n_bytes]
+    if changed == "skips":
+        content[end : end + n_bytes] = struct.pack(form, places[352][1])
+    (tmp_path / "a.tif").write_bytes(content)
+    found = read_directories(tmp_path / "a.tif")
+    with tifffile.TiffFile(tmp_path / "a.tif") as tif:
+        assert [directory.offset for directory in found] == [page.offset for page in tif.pages]
+        assert [list(directory.tags().layout.places) for directory in found] == [
+            [tag.code for tag in tifffile.TiffPage(tif, index=0).tags]
+            for page in tif.pages
+            if tif.filehandle.seek(page.offset)
+        ]
+    assert len(found) == (699 if changed == "skips" else 700)
+
+
 @pytest.mark.parametrize("n_pages", [1, 5, 150])
 @pytest.mark.parametrize("target", [0, -1, "middle"])
 @pytest.mark.parametrize("bigtiff", [False, True])

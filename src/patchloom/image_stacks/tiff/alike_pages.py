@@ -1,15 +1,17 @@
 """Pages of a TIFF that are stored alike, told by comparing the bytes of their directories.
 
 In a file of thousands of pages, directories mostly differ in nothing but where the pixels are. Only one of them is decoded
-then, and that the others say the same is one comparison of integers.
+then, and the others are compared with it all at once.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import BinaryIO, Literal, NamedTuple
+from itertools import repeat
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from patchloom.image_stacks.tiff.directories import (
     BYTE_COUNTS,
@@ -18,7 +20,7 @@ from patchloom.image_stacks.tiff.directories import (
     OFFSETS,
     SUB_DIRECTORIES,
     TYPE_SIZES,
-    Directory,
+    Directories,
     Tags,
 )
 from patchloom.image_stacks.tiff.stored_page import StoredPage
@@ -40,17 +42,15 @@ class AlikePages(NamedTuple):
     ...     _, first, second = read_directories(path)
     ...     with tifffile.TiffFile(path) as tif, path.open("rb") as file:
     ...         alike = AlikePages.of(first.tags(), PageReader(tif).page(first, file), file)
-    ...         page = alike.page_like_it(second, file)
-    ...     print(page.offsets[0] - alike.first.offsets[0], page.byte_counts, page.is_run)
-    64 (64,) True
+    ...         pages = alike.pages_like_it(first.among, file)
+    ...     print({number: page.offsets[0] - alike.first.offsets[0] for number, page in pages.items()})
+    {1: 0, 2: 64}
     """
 
     first: StoredPage
-    n_bytes: int
-    """Length of their directories."""
-    mask: int
-    """Bits of a directory, taken as one little-endian integer, that are equal in all."""
-    expected: int
+    mask: NDArray[np.uint8]
+    """Bits of a directory that are equal in all."""
+    expected: NDArray[np.uint8]
     """These bits of the first directory."""
     distant: tuple[tuple[slice, bytes], ...]
     """Values outside the directory that are equal in all: the bytes of a directory that are the offset, and the value."""
@@ -58,8 +58,8 @@ class AlikePages(NamedTuple):
     """Bytes of a directory that are the offset of the segment."""
     byte_count: slice
     """Bytes of a directory that are the byte count of the segment."""
-    order: Literal["little", "big"]
-    """Byte order of numbers."""
+    order: str
+    """Byte order of numbers, `<` or `>`."""
 
     @classmethod
     def of(cls, tags: Tags, first: StoredPage, file: BinaryIO) -> AlikePages | None:
@@ -82,37 +82,46 @@ class AlikePages(NamedTuple):
         bits = np.zeros((len(entries) // n_entry, n_entry), np.uint8)
         bits[:, :n_header] = 255
         bits[[*layout.inline_storage, *elsewhere], n_header:] = 255
-        mask = int.from_bytes(bits.tobytes(), "little")
+        mask = bits.ravel()
         return cls(
             first=first,
-            n_bytes=len(entries),
             mask=mask,
-            expected=int.from_bytes(entries, "little") & mask,
+            expected=np.frombuffer(entries, np.uint8) & mask,
             distant=tuple(
                 (value(place, form.inline), tags.distant_value(file, place, size))
                 for place, size in layout.distant_storage
             ),
             offset=offset,
             byte_count=byte_count,
-            order="little" if form.order == "<" else "big",
+            order=form.order,
         )
 
-    def page_like_it(self, directory: Directory, file: BinaryIO) -> StoredPage | None:
-        """Describe the page of a directory; None if it differs in more than where the segment is."""
-        first, entries = self.first, directory.entries
-        if (
-            directory.path != first.path
-            or len(entries) != self.n_bytes
-            or int.from_bytes(entries, "little") & self.mask != self.expected
-            or (self.distant and not all(self._is_equal(entries, file, *value) for value in self.distant))
-        ):
-            return None
-        offset = int.from_bytes(entries[self.offset], self.order)
-        if not offset:  # a segment that was left out
-            return None
-        byte_counts = first.byte_counts if first.is_run else (int.from_bytes(entries[self.byte_count], self.order),)
-        return StoredPage(first.path, first.kind, (offset,), byte_counts, first.jpeg_tables, first.is_run)
+    def pages_like_it(self, directories: Directories, file: BinaryIO) -> dict[int, StoredPage]:
+        """Describe the pages that differ in nothing but where the segment is, by their numbers in the file."""
+        first = self.first
+        numbers, rows = directories.of_length(len(self.mask))
+        offsets = self._integers(rows, self.offset)
+        is_alike = ((rows & self.mask) == self.expected).all(axis=1)
+        is_alike &= offsets > 0  # a segment at 0 was left out
+        if self.distant:
+            alike = np.flatnonzero(is_alike)
+            is_alike[alike] = [self._has_distant(row, file) for row in rows[alike]]
+        counts = (
+            repeat(first.byte_counts) if first.is_run else zip(self._integers(rows, self.byte_count)[is_alike].tolist())
+        )
+        parts = zip(
+            repeat(first.path), repeat(first.kind), zip(offsets[is_alike].tolist()), counts,
+            repeat(first.jpeg_tables), repeat(first.is_run),
+        )  # fmt: skip
+        return dict(zip(numbers[is_alike].tolist(), map(StoredPage._make, parts), strict=False))
 
-    def _is_equal(self, entries: bytes, file: BinaryIO, place: slice, expected: bytes) -> bool:
-        file.seek(min(int.from_bytes(entries[place], self.order), LAST_POSITION))
-        return file.read(len(expected)) == expected
+    def _integers(self, rows: NDArray[np.uint8], place: slice) -> NDArray[np.unsignedinteger]:
+        return np.ascontiguousarray(rows[:, place]).view(f"{self.order}u{place.stop - place.start}")[:, 0]
+
+    def _has_distant(self, row: NDArray[np.uint8], file: BinaryIO) -> bool:
+        """Whether all values outside the directory are those of the first."""
+        for place, expected in self.distant:
+            file.seek(min(int(self._integers(row[np.newaxis], place)[0]), LAST_POSITION))
+            if file.read(len(expected)) != expected:
+                return False
+        return True

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,25 +72,84 @@ class _Format(NamedTuple):
         return np.dtype([("tag", f"{self.order}u2"), ("type", f"{self.order}u2"), ("count", count), ("value", count)])
 
 
-class Directory(NamedTuple):
-    """The entries of one page."""
+@dataclass(frozen=True, eq=False, slots=True)
+class Directories(Sequence["Directory"]):
+    """The directories of the pages of a file, in their order."""
 
     path: str
     """The file."""
 
-    offset: int
-    """Position of the directory in the file, in bytes."""
-
     format: _Format
-    """How its numbers are written."""
+    """How their numbers are written."""
+
+    offsets: Sequence[int]
+    """Position of each in the file, in bytes."""
+
+    entries: bytes
+    """The entries of all of them as they are in the file, one directory after the other."""
+
+    bounds: Sequence[int]
+    """Where in `entries` each begins, and where the last one ends."""
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    @overload
+    def __getitem__(self, index: int) -> Directory: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Directory]: ...
+
+    def __getitem__(self, index: int | slice) -> Directory | list[Directory]:
+        entries, bounds = self.entries, self.bounds
+        numbers = range(len(bounds) - 1)[index]
+        if isinstance(numbers, int):
+            return Directory(self, numbers, entries[bounds[numbers] : bounds[numbers + 1]])
+        return [Directory(self, number, entries[bounds[number] : bounds[number + 1]]) for number in numbers]
+
+    def __iter__(self) -> Iterator[Directory]:
+        return iter(self[:])
+
+    def of_length(self, n_bytes: int) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:
+        """Find the directories that have this length: their numbers, and the bytes of each as a row."""
+        bounds = np.array(self.bounds)
+        numbers = np.flatnonzero(np.diff(bounds) == n_bytes)
+        at_any_place = np.ndarray(len(self.entries) - n_bytes + 1, f"V{n_bytes}", self.entries, strides=(1,))
+        return numbers, at_any_place[bounds[numbers]].view(np.uint8).reshape(-1, n_bytes)
+
+
+class Directory(NamedTuple):
+    """The directory of one page."""
+
+    among: Directories
+    """Those of all pages of its file."""
+
+    number: int
+    """Which of them it is."""
 
     entries: bytes
     """Its entries as they are in the file."""
 
+    @property
+    def path(self) -> str:
+        """The file."""
+        return self.among.path
+
+    @property
+    def format(self) -> _Format:
+        """How its numbers are written."""
+        return self.among.format
+
+    @property
+    def offset(self) -> int:
+        """Position of the directory in the file, in bytes."""
+        return self.among.offsets[self.number]
+
     def tags(self) -> Tags:
         """Tell its entries apart."""
-        parts = _splitter(self.format, len(self.entries)).unpack(self.entries)
-        return Tags(self, _layout(self.format, parts[::2]), parts[1::2])
+        form = self.among.format
+        parts = _splitter(form, len(self.entries)).unpack(self.entries)
+        return Tags(self, _layout(form, parts[::2]), parts[1::2])
 
 
 class Tags(NamedTuple):
@@ -210,7 +270,7 @@ def _splitter(form: _Format, length: int) -> struct.Struct:
     return struct.Struct(f"{header}s{value}s" * (length // (header + value)))
 
 
-def read_directories(path: str | Path) -> tuple[Directory, ...]:
+def read_directories(path: str | Path) -> Directories:
     """Read the directories of all pages, in their order.
 
     Raises
@@ -221,20 +281,24 @@ def read_directories(path: str | Path) -> tuple[Directory, ...]:
     with open(path, "rb") as file:  # noqa: PTH123  # a string too
         form, position = _header(path, file)
         reader = _DirectoryReader(str(path), file, form)
-        found: dict[int, Directory] = {}
-        left = 2 * reader.size
+        entries = bytearray()
+        offsets: list[int] = []
+        lengths: list[int] = []
+        found: set[int] = set()
         while position:
-            if position in found:
+            positions, content, position = reader.read(position)
+            if not found.isdisjoint(positions):
                 raise SourceError(f"{path} is damaged: its list of pages is a loop")
-            directory, following = reader.read(position)
-            found[position], position = directory, following
-            left -= len(directory.entries)
-            if left < 0:
+            found.update(positions)
+            offsets += positions
+            lengths += [len(content) // len(positions)] * len(positions)
+            entries += content
+            if len(entries) > 2 * reader.size:
                 raise SourceError(f"{path} is damaged: the directories of its pages overlap")
-    return tuple(found.values())
+    return Directories(str(path), form, offsets, bytes(entries), list(accumulate(lengths, initial=0)))
 
 
-def check_tables(directories: Sequence[Directory]) -> None:
+def check_tables(directories: Directories) -> None:
     """Refuse pages whose tables of segments, all together, are longer than their file.
 
     Raises
@@ -242,10 +306,9 @@ def check_tables(directories: Sequence[Directory]) -> None:
     SourceError
         If they are, so that many pages share one table.
     """
-    form, path = directories[0].format, directories[0].path
-    entries = np.frombuffer(b"".join([directory.entries for directory in directories]), form.entry_dtype)
+    entries = np.frombuffer(directories.entries, directories.format.entry_dtype)
     is_table = np.isin(entries["tag"], OFFSETS)
-    check_number_of_segments(path, int(entries["count"][is_table].sum(dtype=np.float64)))
+    check_number_of_segments(directories.path, int(entries["count"][is_table].sum(dtype=np.float64)))
 
 
 def check_number_of_segments(path: str, n_segments: int) -> None:
@@ -264,7 +327,8 @@ def read_directory(path: str | Path, offset: int) -> Directory:
     """
     with open(path, "rb") as file:  # noqa: PTH123  # a string too
         form, _ = _header(path, file)
-        return _DirectoryReader(str(path), file, form).read(offset)[0]
+        _, entries, _ = _DirectoryReader(str(path), file, form).read(offset)
+    return Directories(str(path), form, [offset], entries, [0, len(entries)])[0]
 
 
 def _header(path: str | Path, file: BinaryIO) -> tuple[_Format, int]:
@@ -291,9 +355,20 @@ class _DirectoryReader:
         self._sizes = _sizes(form)
         self._length, self._pointer = struct.Struct(form.length).unpack_from, struct.Struct(form.pointer).unpack_from
         self._start, self._window = 0, b""
+        self._distance = 0
 
-    def read(self, position: int) -> tuple[Directory, int]:
-        """Read a directory and the position of the next one."""
+    def read(self, position: int) -> tuple[Sequence[int], bytes, int]:
+        """Read a directory; and those after it in the window, where they have its length and are as far apart as the last two.
+
+        Returns
+        -------
+        positions : sequence of int
+            Where they are in the file.
+        entries : bytes
+            Their entries, one directory after the other.
+        following : int
+            Where the next one is; 0 if there is none.
+        """
         length_size, entry_size, pointer_size = self._sizes
         start = self._place(position, length_size)
         stop = start + length_size + self._length(self._window, start)[0] * entry_size
@@ -301,8 +376,24 @@ class _DirectoryReader:
             n_bytes = stop - start
             start = self._place(position, n_bytes + pointer_size)
             stop = start + n_bytes
-        directory = Directory(self._path, position, self._format, self._window[start + length_size : stop])
-        return directory, self._pointer(self._window, stop)[0]
+        (following,) = self._pointer(self._window, stop)
+        distance, self._distance = self._distance, following - position
+        if distance == self._distance and distance >= stop + pointer_size - start:
+            return self._read_run(position, start, stop + pointer_size)
+        return (position,), self._window[start + length_size : stop], following
+
+    def _read_run(self, position: int, start: int, stop: int) -> tuple[Sequence[int], bytes, int]:
+        """Read directories from `start` in the window on, the first of which ends at `stop`; see `read`."""
+        length_size, _, pointer_size = self._sizes
+        n_rows = (len(self._window) - stop) // self._distance + 1
+        rows = np.ndarray((n_rows, stop - start), np.uint8, self._window, start, (self._distance, 1))
+        positions = range(position, position + n_rows * self._distance, self._distance)
+        pointers = np.ascontiguousarray(rows[:, -pointer_size:]).view(f"{self._format.order}u{pointer_size}")[:, 0]
+        leads_on = pointers.astype(np.int64) == np.arange(position, positions.stop, self._distance) + self._distance
+        leads_on &= (rows[:, :length_size] == rows[0, :length_size]).all(axis=1)
+        n_read = n_rows if leads_on.all() else int(leads_on.argmin())  # at least 1: the first leads on at this distance
+        entries = rows[:n_read, length_size:-pointer_size].tobytes()
+        return positions[:n_read], entries, position + n_read * self._distance
 
     def _place(self, position: int, n_bytes: int) -> int:
         """Return where a position is in the window, which is moved where it lacks some of the bytes from there on."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import tifffile
 
 from patchloom.errors import SourceError
-from patchloom.image_stacks.tiff.directories import Directory, check_tables
+from patchloom.image_stacks.tiff.directories import Directories, check_tables
 from patchloom.image_stacks.tiff.image import TiffImage
 from patchloom.image_stacks.tiff.ome_images import FileSet, ome_images
 from patchloom.image_stacks.tiff.ome_xml import read_ome_xml
@@ -32,16 +32,14 @@ _PAGES_ALONE = {"generic", "uniform"}
 """tifffile's names for files in which nothing but the pages does."""
 
 
-def tiff_images(
-    tif: tifffile.TiffFile, directories: Sequence[Directory], *, ignores_description: bool
-) -> Sequence[TiffImage]:
+def tiff_images(tif: tifffile.TiffFile, directories: Directories, *, ignores_description: bool) -> Sequence[TiffImage]:
     """List the images of an open file.
 
     Parameters
     ----------
     tif : TiffFile
         The file.
-    directories : sequence of Directory
+    directories : Directories
         Its pages.
     ignores_description : bool
         Whether a description that cannot be used is ignored, so that the pages alone count.
@@ -69,7 +67,7 @@ def _has_format(tif: tifffile.TiffFile, names: Sequence[str]) -> bool:
 
 
 def _described_by_ome(
-    path: Path, tif: tifffile.TiffFile, directories: Sequence[Directory], *, ignores_description: bool
+    path: Path, tif: tifffile.TiffFile, directories: Directories, *, ignores_description: bool
 ) -> Sequence[TiffImage]:
     try:
         document = read_ome_xml(tif.ome_metadata or "")
@@ -84,7 +82,7 @@ def _described_by_ome(
 
 
 def _described_by_series(
-    path: Path, tif: tifffile.TiffFile, directories: Sequence[Directory], *, ignores_description: bool
+    path: Path, tif: tifffile.TiffFile, directories: Directories, *, ignores_description: bool
 ) -> Sequence[TiffImage]:
     check_micromanager(path, tif)
     if len(directories) > _FEW:

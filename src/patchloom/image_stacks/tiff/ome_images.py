@@ -19,7 +19,13 @@ import numpy as np
 from patchloom.axes import AxesMap
 from patchloom.errors import SourceError, SourceNotFoundError
 from patchloom.image_metadata import ImageMetadata
-from patchloom.image_stacks.tiff.directories import SUB_DIRECTORIES, Directory, read_directories, read_directory
+from patchloom.image_stacks.tiff.directories import (
+    SUB_DIRECTORIES,
+    Directories,
+    Directory,
+    read_directories,
+    read_directory,
+)
 from patchloom.image_stacks.tiff.image import TiffLevel, is_name_of_associated
 from patchloom.image_stacks.tiff.metadata import metadata_of_ome
 from patchloom.image_stacks.tiff.ome_xml import OmeDocument, OmeImage, PlaneRun
@@ -42,17 +48,17 @@ class FileSet:
         The file that is opened; links in it are followed already.
     uuid : str or None
         Its identifier.
-    directories : sequence of Directory
+    directories : Directories
         Its pages.
     """
 
-    def __init__(self, path: Path, uuid: str | None, directories: Sequence[Directory]) -> None:
+    def __init__(self, path: Path, uuid: str | None, directories: Directories) -> None:
         self.path = path
         self._uuid = uuid
-        self._directories: dict[Path, Sequence[Directory]] = {self.path: directories}
+        self._directories: dict[Path, Directories] = {self.path: directories}
 
     @property
-    def own(self) -> Sequence[Directory]:
+    def own(self) -> Directories:
         """The directories of the file that is opened."""
         return self._directories[self.path]
 
@@ -65,7 +71,7 @@ class FileSet:
         same_but_for_case = run.file_name.lower() == self.path.name.lower()
         return same_but_for_case and not self.path.with_name(run.file_name).exists()
 
-    def directories(self, run: PlaneRun) -> Sequence[Directory] | None:
+    def directories(self, run: PlaneRun) -> Directories | None:
         """Read the directories of the file that planes lie in; None if there is no such file.
 
         Raises
@@ -206,7 +212,7 @@ class OmeTiffImage:
             )
         return [found.get(plane) for plane in range(n_planes)]
 
-    def _of_run(self, run: PlaneRun, there: Sequence[Directory], n_left: int) -> Sequence[Directory]:
+    def _of_run(self, run: PlaneRun, there: Directories, n_left: int) -> Sequence[Directory]:
         count = n_left if run.n_planes is None else min(run.n_planes, n_left)
         pages = there[run.directory : run.directory + count]
         if run.n_planes is not None and len(pages) < count:

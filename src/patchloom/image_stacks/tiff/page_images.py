@@ -14,7 +14,7 @@ from patchloom.axes import AxesMap
 from patchloom.errors import SourceError
 from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks.metadata import fitting_metadata
-from patchloom.image_stacks.tiff.directories import SUB_DIRECTORIES, Directory, check_tables, read_directory
+from patchloom.image_stacks.tiff.directories import SUB_DIRECTORIES, Directories, check_tables, read_directory
 from patchloom.image_stacks.tiff.image import TiffImage, TiffLevel
 from patchloom.image_stacks.tiff.page_kinds import PageReader
 from patchloom.image_stacks.tiff.stored_page import PageKind, StoredPage
@@ -111,7 +111,7 @@ class DamagedPage:
         return ImageMetadata()
 
 
-def images_of_pages(tif: tifffile.TiffFile, directories: Sequence[Directory]) -> list[TiffImage]:
+def images_of_pages(tif: tifffile.TiffFile, directories: Directories) -> list[TiffImage]:
     """List the images that pages are, in the order of their first pages; the first page that is damaged comes last.
 
     Pages that are marked as smaller copies are levels of the pyramid of the image before them where their size fits, and
@@ -123,7 +123,7 @@ def images_of_pages(tif: tifffile.TiffFile, directories: Sequence[Directory]) ->
     if not directories:
         return []
     check_tables(directories)
-    with open(directories[0].path, "rb") as file:  # noqa: PTH123  # a string
+    with open(directories.path, "rb") as file:  # noqa: PTH123  # a string
         for index, directory in enumerate(directories):
             tags = directory.tags()
             if not tags.is_page:

@@ -14,6 +14,7 @@ from patchloom.image_stacks.tiff.directories import (
     BYTE_COUNTS,
     JPEG_TABLES,
     OFFSETS,
+    Directories,
     Directory,
     Tags,
     check_number_of_segments,
@@ -25,7 +26,7 @@ _DECODED_TO_RGB = {6, 7, 33007, 34892}
 """Compressions (JPEG) whose decoder turns YCbCr into RGB."""
 
 _COMPARED = 4
-"""Number of pages with which others are compared."""
+"""Number of pages of a file with which the others are compared."""
 
 
 class PageReader:
@@ -41,7 +42,8 @@ class PageReader:
         self._tif = tif
         self._n_segments: Counter[str] = Counter()
         self._kinds: dict[tuple[object, ...], PageKind] = {}
-        self._alike: list[AlikePages] = []
+        self._found: dict[Directories, dict[int, StoredPage]] = {}
+        self._n_compared: Counter[Directories] = Counter()
 
     def page(self, directory: Directory, file: BinaryIO, *, index: int = 0) -> StoredPage:
         """Describe a page.
@@ -61,15 +63,29 @@ class PageReader:
             If it is damaged, or stored in a way that is not supported; or if the tables of segments, of all pages so far, are
             longer than their file, so that many pages share one.
         """
-        for earlier in self._alike:
-            alike_page = earlier.page_like_it(directory, file)
-            if alike_page is not None:
-                return alike_page
-        tags = directory.tags()
-        page = self._page(tags, file, index)
-        if len(self._alike) < _COMPARED and (alike := AlikePages.of(tags, page, file)) is not None:
-            self._alike.insert(0, alike)  # the next pages mostly are like the last one
+        found = self._found.get(directory.among)
+        if found is None:
+            found = self._found[directory.among] = {}
+        page = found.get(directory.number)
+        if page is None:
+            tags = directory.tags()
+            page = self._page(tags, file, index)
+            if tags.layout.n_segments == 1:
+                self._compare_others(tags, page, file)
         return page
+
+    def _compare_others(self, tags: Tags, page: StoredPage, file: BinaryIO) -> None:
+        """Find the pages of the file that are stored like this one, of which there may be none."""
+        among = tags.directory.among
+        if self._n_compared[among] < min(_COMPARED, len(among) - 1):
+            self._n_compared[among] += 1
+            alike = AlikePages.of(tags, page, file)
+            self._found[among] |= alike.pages_like_it(among, file) if alike else {}
+
+    def pages(self, directories: Directories, numbers: range, file: BinaryIO) -> list[StoredPage]:
+        """Describe some pages of a file; see `page`."""
+        found = self._found.setdefault(directories, {})
+        return [found.get(number) or self.page(directories[number], file, index=number) for number in numbers]
 
     def _page(self, tags: Tags, file: BinaryIO, index: int) -> StoredPage:
         path = tags.directory.path

@@ -113,22 +113,22 @@ def page_table(pages: Sequence[StoredPage | None]) -> PageTable:
     SourceError
         If pages are too different to be one image, or if a file ends before its last pixel.
     """
-    there = [page for page in pages if page is not None]
-    files = {path: number for number, path in enumerate(dict.fromkeys(page.path for page in there))}
-    kinds = {kind: number for number, kind in enumerate(dict.fromkeys(page.kind for page in there))}
+    absent = next(filter(None, pages))._replace(path="", offsets=(), byte_counts=(), jpeg_tables=None, is_run=False)
+    columns = zip(*[page or absent for page in pages], strict=True)
+    paths, kinds_of_pages, offsets, byte_counts, jpeg_tables, is_run = columns
+    files = {path: number for number, path in enumerate(dict.fromkeys(filter(None, paths)))}
+    kinds = {kind: number for number, kind in enumerate(dict.fromkeys(kinds_of_pages))}
     _check_one_image(pages, tuple(kinds))
-    width = max(len(page.offsets) for page in there)
+    width = max(map(len, offsets))
     table = PageTable(
         files=tuple(files),
-        file_of_page=np.array([files[page.path] if page else MISSING for page in pages]),
+        file_of_page=np.array([files.get(path, MISSING) for path in paths]),
         kinds=tuple(kinds),
-        kind_of_page=np.array([kinds[page.kind] if page else 0 for page in pages]),
-        is_run=np.array([page is not None and page.is_run for page in pages]),
-        offsets=_rows([page.offsets if page else () for page in pages], width),
-        byte_counts=_rows([page.byte_counts if page else () for page in pages], width),
-        jpeg_tables=tuple(page and page.jpeg_tables for page in pages)
-        if any(page.jpeg_tables for page in there)
-        else (),
+        kind_of_page=np.array([kinds[kind] for kind in kinds_of_pages]),
+        is_run=np.array(is_run),
+        offsets=_rows(offsets, width),
+        byte_counts=_rows(byte_counts, width),
+        jpeg_tables=jpeg_tables if any(jpeg_tables) else (),
     )
     _check_within_files(table)
     return table

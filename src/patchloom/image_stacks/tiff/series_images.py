@@ -17,7 +17,7 @@ from patchloom.axes import AxesMap
 from patchloom.errors import SourceError
 from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks.metadata import fitting_metadata
-from patchloom.image_stacks.tiff.directories import Directory, read_directory
+from patchloom.image_stacks.tiff.directories import Directories, read_directory
 from patchloom.image_stacks.tiff.image import TiffLevel, is_name_of_associated
 from patchloom.image_stacks.tiff.metadata import metadata_of_imagej
 from patchloom.image_stacks.tiff.page_kinds import PageReader, page_kind
@@ -41,7 +41,7 @@ class SeriesImage:
     path: Path
     tif: tifffile.TiffFile
     series: tifffile.TiffPageSeries
-    directories: Sequence[Directory]
+    directories: Directories
     reader: PageReader
 
     @property
@@ -101,11 +101,10 @@ class SeriesImage:
         if series.kind in _IN_ORDER and not keyframe.is_subifd:
             if series.kind in _ONE_IMAGE and n_pages < len(self.directories):
                 raise SourceError(f"{self.path} describes {n_pages} pages, but has {len(self.directories)}")
-            following = self.directories[keyframe.index : keyframe.index + n_pages]
-            if not series.is_truncated and len(following) == n_pages:
+            following = range(keyframe.index, keyframe.index + n_pages)
+            if not series.is_truncated and following.stop <= len(self.directories):
                 with self.path.open("rb") as file:
-                    for index, directory in enumerate(following, keyframe.index):
-                        yield self.reader.page(directory, file, index=index)
+                    yield from self.reader.pages(self.directories, following, file)
                 return
         if len(series) == n_pages and not (n_pages > 1 and series.is_truncated):
             yield from (None if page is None else self._page(page) for page in series)

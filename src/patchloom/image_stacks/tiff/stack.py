@@ -21,7 +21,7 @@ from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks.sliced_stack import SlicedStack, as_data_box
 from patchloom.image_stacks.source_axes import axes_from_names, axes_map_of, unknown_axes
 from patchloom.image_stacks.source_paths import checked_path
-from patchloom.image_stacks.tiff.directories import Directory, read_directories
+from patchloom.image_stacks.tiff.directories import Directories, read_directories
 from patchloom.image_stacks.tiff.image import TiffImage, TiffLevel
 from patchloom.image_stacks.tiff.images import tiff_images
 from patchloom.image_stacks.tiff.pages import PageTable, page_table, read_pages
@@ -139,7 +139,7 @@ class TiffStack(SlicedStack):
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[tuple[tifffile.TiffFile, Sequence[Directory]]]:
+def _opened(path: str | Path) -> Iterator[tuple[tifffile.TiffFile, Directories]]:
     """Open a file, with what is wrong with it as one error, and nothing on the log beside it."""
     with _held_back_log():
         try:
