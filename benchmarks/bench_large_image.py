@@ -19,7 +19,7 @@ import numpy as np
 import tensorstore as ts
 
 from patchloom.prediction import predict
-from patchloom.prediction.request import OmeZarr
+from patchloom.sinks import OmeZarr
 
 CHUNK, TILE, OVERLAP = 1024, 512, 128
 ADDRESS_SPACE = 2 * 2**30

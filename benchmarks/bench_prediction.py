@@ -21,7 +21,7 @@ import tensorstore as ts
 
 from patchloom.patching import TiledPatching
 from patchloom.prediction import predict
-from patchloom.prediction.request import OmeZarr
+from patchloom.sinks import OmeZarr
 from patchloom.stitching import paste_tile
 
 

@@ -85,13 +85,13 @@ from patchloom.prediction.postprocessing import PostprocessingChain as Postproce
 from patchloom.prediction.postprocessing import SelectChannels as SelectChannels
 from patchloom.prediction.postprocessing import Threshold as Threshold
 from patchloom.prediction.postprocessing_text import parse_postprocessing as parse_postprocessing
-from patchloom.prediction.request import OmeZarr as OmeZarr
 from patchloom.prediction.skip_rules import SkipDark as SkipDark
 from patchloom.prediction.skip_rules import SkipOutside as SkipOutside
 from patchloom.prediction.skip_rules import SkipRule as SkipRule
 from patchloom.sinks.files.npy_sink import NpySink as NpySink
 from patchloom.sinks.files.tiff_sink import TiffSink as TiffSink
 from patchloom.sinks.memory_sink import MemorySink as MemorySink
+from patchloom.sinks.ome_zarr.options import OmeZarr as OmeZarr
 from patchloom.sinks.ome_zarr.sink import OmeZarrSink as OmeZarrSink
 from patchloom.sinks.open import open_sink as open_sink
 from patchloom.sinks.protocols import ImageSink as ImageSink

@@ -16,8 +16,8 @@ from patchloom.cli.predict_command import predict_command
 from patchloom.geometry.blend_weights import BlendWindow
 from patchloom.geometry.padding import Padding
 from patchloom.geometry.tile_rule import Seams
-from patchloom.prediction.request import PARSERS, OmeZarr, PredictionRequest, RunOptions
-from patchloom.sinks import OmeZarrVersion, Pyramid
+from patchloom.prediction.request import PARSERS, PredictionRequest, RunOptions
+from patchloom.sinks import OmeZarr, OmeZarrVersion, Pyramid
 
 CHOICES = {"blend": BlendWindow, "seams": Seams, "padding": Padding}
 

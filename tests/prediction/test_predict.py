@@ -29,7 +29,7 @@ from patchloom.patching import TiledPatching
 from patchloom.prediction import plan, predict
 from patchloom.prediction.models import ModelDescription
 from patchloom.prediction.planning import fit
-from patchloom.prediction.request import OmeZarr
+from patchloom.sinks import OmeZarr
 from patchloom.stitching import block_grid
 
 

@@ -21,9 +21,8 @@ from patchloom.errors import OutputExistsError, SinkError
 from patchloom.prediction import predict
 from patchloom.prediction.output.ledger import Ledger, ledger_path
 from patchloom.prediction.planning import fit
-from patchloom.prediction.request import OmeZarr
 from patchloom.prediction.skip_rules import SkipDark
-from patchloom.sinks import OmeZarrSink
+from patchloom.sinks import OmeZarr, OmeZarrSink
 from patchloom.stitching import block_grid
 
 KILLS = int(os.environ.get("PATCHLOOM_TORTURE", "3"))

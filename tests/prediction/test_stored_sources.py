@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from patchloom.image_stacks import Region, TiffStack, ZarrStack
 from patchloom.prediction import plan, predict
 from patchloom.prediction.planning import fit, memory
-from patchloom.prediction.request import OmeZarr
+from patchloom.sinks import OmeZarr
 
 # `patchloom.prediction.planning.plan` is the function once something has imported it from the package.
 

@@ -1,12 +1,13 @@
 import pytest
 
 from patchloom.axes import AxesMap
-from patchloom.errors import GeometryError, SinkError
+from patchloom.errors import PatchloomError, SinkError
 from patchloom.sinks import (
     SINK_SUFFIXES,
     SUPPORTED_OUTPUTS,
     MemorySink,
     NpySink,
+    OmeZarr,
     OmeZarrSink,
     OutputLock,
     ResumableSink,
@@ -73,9 +74,36 @@ def test_a_lock_that_the_caller_holds_is_left_to_the_caller(tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_there_are_two_versions_of_ome_zarr(tmp_path):
-    with pytest.raises(GeometryError, match=r"version is '0.3': it must be '0.4' or '0.5'"):
-        open_sink(tmp_path / "a.zarr", **GRID, version="0.3")
-    sink = open_sink(tmp_path / "a.zarr", **GRID, version="0.4")
-    assert sink.shard_shape == (1, 1, 32, 32)
+def test_options(tmp_path):
+    """An `OmeZarr` selects version, pyramid and chunks; the name alone gives the defaults."""
+    sink = open_sink(OmeZarr(tmp_path / "a.zarr", version="0.4", pyramid=None), **GRID)
+    assert (sink.version, sink.method, sink.chunk_shape, sink.shard_shape) == ("0.4", None, *2 * [(1, 1, 32, 32)])
     sink.abort()
+    sink = open_sink(OmeZarr(tmp_path / "a.zarr", pyramid="mode", chunks=(16, 32)), **GRID)
+    assert (sink.version, sink.method, sink.chunk_shape, sink.shard_shape) == (
+        "0.5",
+        "mode",
+        (1, 1, 16, 32),
+        (1, 1, 64, 64),
+    )
+    sink.abort()
+    sink = open_sink(tmp_path / "a.zarr", **GRID)
+    assert (sink.version, sink.method, sink.chunk_shape) == ("0.5", "mean", (1, 1, 32, 32))
+    sink.abort()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"version": "0.3"}, "version is '0.3': it must be '0.4' or '0.5'"),
+        ({"pyramid": "median"}, "pyramid is 'median'"),
+        ({"chunks": 0}, "chunks is 0: it must be at least 1"),
+        ({"chunks": 2.5}, "chunks"),
+        ({"path": "a.tif"}, "which is not an OME-Zarr"),
+        ({"path": 7}, "path is 7"),
+    ],
+)
+def test_wrong_options(wrong, message):
+    """Options are checked where they are given."""
+    with pytest.raises(PatchloomError, match=message):
+        OmeZarr(**{"path": "a.ome.zarr"} | wrong)

@@ -14,9 +14,8 @@ from patchloom.cli import options
 from patchloom.cli.reporting import print_json, reported_errors
 from patchloom.prediction import predict
 from patchloom.prediction.models import AugmentedModel, Model, load_model
-from patchloom.prediction.request import OmeZarr
 from patchloom.prediction.running.image_report import ImageReport
-from patchloom.sinks import OmeZarrVersion, Pyramid
+from patchloom.sinks import OmeZarr, OmeZarrVersion, Pyramid
 
 
 def predict_command(

@@ -9,7 +9,16 @@ from patchloom.argument_checks import MAX_SIZE, listed, shown, whole_number
 from patchloom.axes import spatial_axes
 from patchloom.errors import GeometryError
 
-__all__ = ["check_window", "listed_shapes", "one_per_axis", "series_shapes", "spatial_tuple", "whole_number"]
+__all__ = [
+    "PerAxis",
+    "check_window",
+    "listed_shapes",
+    "one_per_axis",
+    "per_axis",
+    "series_shapes",
+    "spatial_tuple",
+    "whole_number",
+]
 
 
 def spatial_tuple(name: str, values: Sequence[int], n_dims: int | None = None, *, least: int) -> tuple[int, ...]:
@@ -52,6 +61,39 @@ def spatial_tuple(name: str, values: Sequence[int], n_dims: int | None = None, *
         if number > MAX_SIZE:
             raise GeometryError(f"{name} is {shown(number)} along {axis}: it must be at most 2**62")
     return numbers
+
+
+PerAxis = int | tuple[int, ...]
+"""One number for all spatial axes, or one for each, `(z,) y, x`."""
+
+
+def per_axis(name: str, value: int | Sequence[int] | None, *, least: int) -> PerAxis | None:
+    """Parse one number for all spatial axes, or one for each; None stays None.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the message.
+    value : int or sequence of int, optional
+        What was given.
+    least : int
+        The smallest value allowed.
+
+    Raises
+    ------
+    GeometryError, NotIntegerError
+        If it is something else, or too small.
+
+    Examples
+    --------
+    >>> per_axis("overlaps", 32, least=0), per_axis("overlaps", [8, 32, 32], least=0)
+    (32, (8, 32, 32))
+    """
+    if value is None:
+        return None
+    if hasattr(value, "__index__") and not getattr(value, "ndim", 0):
+        return whole_number(name, value, least=least, most=2**62)
+    return spatial_tuple(name, value, least=least)  # type: ignore[arg-type]  # refuses anything else
 
 
 def one_per_axis(name: str, value: int | Sequence[int], n_dims: int, *, least: int) -> tuple[int, ...]:

@@ -17,11 +17,12 @@ from patchloom.prediction.normalization.normalization import Normalization
 from patchloom.prediction.planning.fit import make_plan
 from patchloom.prediction.planning.plan import PredictionPlan
 from patchloom.prediction.postprocessing import Postprocessing
-from patchloom.prediction.request import OmeZarr, PredictionRequest, RunOptions
+from patchloom.prediction.request import PredictionRequest, RunOptions
 from patchloom.prediction.run import complete_plan, run_request
 from patchloom.prediction.running.image_report import ImageReport
 from patchloom.prediction.skip_rules import SkipRule
 from patchloom.prediction.survey import survey_images
+from patchloom.sinks import OmeZarr
 
 
 def predict(

@@ -16,7 +16,7 @@ import numpy as np
 from patchloom.argument_checks import file_path, flag, function, instance, one_of, shown, whole_number
 from patchloom.errors import ArgumentError, GeometryError, SinkError
 from patchloom.geometry.blend_weights import BlendWindow, check_blend
-from patchloom.geometry.checks import spatial_tuple
+from patchloom.geometry.checks import PerAxis, per_axis
 from patchloom.geometry.padding import Padding, check_padding
 from patchloom.geometry.tile_rule import Seams
 from patchloom.local_paths import normalize_path
@@ -25,39 +25,7 @@ from patchloom.prediction.normalization.normalization import Normalization
 from patchloom.prediction.postprocessing import AsDtype, Postprocessing
 from patchloom.prediction.postprocessing_text import parse_postprocessing
 from patchloom.prediction.skip_rules import SkipDark, SkipRule, parse_skip_rule
-from patchloom.sinks import SINK_SUFFIXES, OmeZarrVersion, Pyramid, check_pyramid, output_kind, zarr_format_of
-
-PerAxis = int | tuple[int, ...]
-"""One number for all spatial axes, or one for each, `(z,) y, x`."""
-
-
-def per_axis(name: str, value: int | Sequence[int] | None, *, least: int) -> PerAxis | None:
-    """Parse one number for all spatial axes, or one for each; None stays None.
-
-    Parameters
-    ----------
-    name : str
-        Name of the argument, for the message.
-    value : int or sequence of int, optional
-        What was given.
-    least : int
-        The smallest value allowed.
-
-    Raises
-    ------
-    GeometryError, NotIntegerError
-        If it is something else, or too small.
-
-    Examples
-    --------
-    >>> per_axis("overlaps", 32, least=0), per_axis("overlaps", [8, 32, 32], least=0)
-    (32, (8, 32, 32))
-    """
-    if value is None:
-        return None
-    if hasattr(value, "__index__") and not getattr(value, "ndim", 0):
-        return whole_number(name, value, least=least, most=2**62)
-    return spatial_tuple(name, value, least=least)  # type: ignore[arg-type]  # refuses anything else
+from patchloom.sinks import OmeZarr, OmeZarrVersion, Pyramid
 
 
 def _parse_postprocessing(value: Any) -> Postprocessing | None:
@@ -201,55 +169,6 @@ def _check_same(name: str, given: SkipRule | Postprocessing | None, identity: st
         raise ArgumentError(
             f"the plan was made with {name} {shown(identity)}, and it is {shown(given)}: give the same {name} again"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class OmeZarr:
-    """An OME-Zarr to be written: `output` of `predict`, if a plain path is not enough.
-
-    Parameters
-    ----------
-    path : str or Path
-        A name ending in `.ome.zarr` or `.zarr`; for a series a folder, which gets one `.ome.zarr` for each image.
-    version : {"0.5", "0.4"}
-        0.5 is Zarr v3 with shards, 0.4 is Zarr v2.
-    pyramid : {"auto", "mean", "mode", "nearest"} or None
-        How a voxel of a lower level is made from 2 voxels along each axis: their mean, the most common of them (for labels)
-        or the first. `"auto"` takes the mode of labels and the mean of intensities. Labels are the results of `argmax` and
-        `threshold`, truth values, and integers that a model returns, unless these have 8 or 16 bits and the dtype of the
-        batches it is given. If None, there are no lower levels.
-    chunks : int or sequence of int, optional
-        Size of a chunk in voxels, one number for all spatial axes or `(z,) y, x`. A chunk divides a block, so the nearest
-        divisor is taken. By default 256 in 2D and 64 in 3D.
-
-    Raises
-    ------
-    ArgumentError
-        If an option is not one of those allowed.
-    SinkError
-        If the name is that of another kind of output.
-
-    Examples
-    --------
-    >>> OmeZarr("cells.ome.zarr", pyramid="mode")
-    OmeZarr(path='cells.ome.zarr', version='0.5', pyramid='mode', chunks=None)
-    """
-
-    path: str | Path
-    version: OmeZarrVersion = "0.5"
-    pyramid: Pyramid | None = "auto"
-    chunks: PerAxis | None = None
-
-    def __post_init__(self) -> None:
-        path = normalize_path(file_path("path", self.path, error=SinkError))
-        if str(path).lower().endswith(SINK_SUFFIXES) and not output_kind(path).resumable:
-            raise SinkError(
-                f"path is {str(path)!r}, which is not an OME-Zarr: take a name ending in .ome.zarr, or give the path alone as output"
-            )
-        zarr_format_of(self.version)
-        check_pyramid(self.pyramid)
-        object.__setattr__(self, "path", path)
-        object.__setattr__(self, "chunks", per_axis("chunks", self.chunks, least=1))
 
 
 @dataclass(frozen=True, kw_only=True)

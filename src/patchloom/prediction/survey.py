@@ -17,6 +17,7 @@ import numpy as np
 from patchloom.argument_checks import whole_number
 from patchloom.axes import spatial_axes
 from patchloom.errors import GeometryError, SourceChangedError, SourceNotFoundError
+from patchloom.geometry.checks import PerAxis
 from patchloom.image_stacks import (
     HasFiles,
     HasStorageGrid,
@@ -33,7 +34,7 @@ from patchloom.prediction.free_memory import default_memory_limit
 from patchloom.prediction.models.model import ModelDescription
 from patchloom.prediction.models.output_spec import OutputSpec
 from patchloom.prediction.normalization.normalization import Normalization, check_measurable
-from patchloom.prediction.request import PerAxis, PredictionRequest
+from patchloom.prediction.request import PredictionRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from patchloom.sinks.files.npy_sink import NpySink
 from patchloom.sinks.files.tiff_sink import TiffSink
 from patchloom.sinks.memory_sink import MemorySink
 from patchloom.sinks.ome_zarr.block_records import is_output_of
+from patchloom.sinks.ome_zarr.options import OmeZarr
 from patchloom.sinks.ome_zarr.pyramid import Pyramid, check_pyramid
 from patchloom.sinks.ome_zarr.sink import OmeZarrSink
 from patchloom.sinks.ome_zarr.zarr_format import OmeZarrVersion, zarr_format_of
@@ -23,6 +24,7 @@ __all__ = [
     "InputPlaces",
     "MemorySink",
     "NpySink",
+    "OmeZarr",
     "OmeZarrSink",
     "OmeZarrVersion",
     "OutputLock",

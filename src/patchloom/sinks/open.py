@@ -1,4 +1,4 @@
-"""One way into all sinks: the name says what is written."""
+"""One way to open all sinks: the ending of the name selects the format."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from numpy.typing import DTypeLike
 
 from patchloom.axes import AxesMap
 from patchloom.errors import SinkError
+from patchloom.geometry.checks import one_per_axis
 from patchloom.image_metadata import ImageMetadata
 from patchloom.sinks.files.npy_sink import NpySink, check_npy_dtype
 from patchloom.sinks.files.tiff_sink import TiffSink, check_tiff_dtype
 from patchloom.sinks.memory_sink import MemorySink
-from patchloom.sinks.ome_zarr.pyramid import Pyramid, check_pyramid
+from patchloom.sinks.ome_zarr.options import OmeZarr
 from patchloom.sinks.ome_zarr.sink import OmeZarrSink
-from patchloom.sinks.ome_zarr.zarr_format import OmeZarrVersion, check_zarr_dtype, zarr_format_of
+from patchloom.sinks.ome_zarr.zarr_format import check_zarr_dtype
 from patchloom.sinks.output_kinds import NPY, TIFF, output_kind
 from patchloom.sinks.protocols import ImageSink
 from patchloom.sinks.publishing.lock import OutputLock
@@ -24,7 +25,7 @@ from patchloom.sinks.sink_arguments import check_sink_arguments
 
 
 def check_storable(path: str | Path | None, dtype: DTypeLike) -> None:
-    """Check that the kind of output that a name asks for can store a dtype; touches nothing.
+    """Check that an output can store a dtype, without touching any file.
 
     Parameters
     ----------
@@ -36,7 +37,7 @@ def check_storable(path: str | Path | None, dtype: DTypeLike) -> None:
     Raises
     ------
     SinkError
-        If it cannot, or the name's ending says nothing.
+        If it cannot, or if no output has the ending of the name.
     """
     if path is None:
         return
@@ -50,46 +51,50 @@ def check_storable(path: str | Path | None, dtype: DTypeLike) -> None:
 
 
 def open_sink(
-    path: str | Path | None,
+    output: str | Path | OmeZarr | None,
     *,
     axes_map: AxesMap,
     dtype: DTypeLike,
     chunk_shape: Sequence[int],
     shard_shape: Sequence[int],
     metadata: ImageMetadata | None = None,
-    pyramid: Pyramid | None = "auto",
-    version: OmeZarrVersion = "0.5",
     overwrite: bool = False,
     resume: bool = False,
     lock: OutputLock | None = None,
 ) -> ImageSink:
-    """Make the sink that a name asks for.
+    """Open the sink for an output.
 
     Parameters
     ----------
-    path : str, Path or None
-        Where the output is to be: a name ending in one of `SINK_SUFFIXES`, or `None` for an array in memory.
+    output : str, Path, OmeZarr or None
+        A name with one of the endings in `SINK_SUFFIXES`, or an `OmeZarr` with options. If None, the image stays in memory.
     axes_map : AxesMap
-        The axes and shape that the image has for its user.
+        The axes and shape of the finished image, as its user sees it.
     dtype : dtype-like
-        The dtype stored.
+        The dtype to store.
     chunk_shape, shard_shape : sequence of int
-        `SC(Z)YX`. Blocks of whole shards fit every sink; only OME-Zarr stores chunks and shards.
+        Voxels, `SC(Z)YX`. Every sink takes blocks of whole shards, but only OME-Zarr stores chunks and shards. The `chunks`
+        of an `OmeZarr` replace the spatial sizes of `chunk_shape`.
     metadata : ImageMetadata, optional
-        Voxel sizes and channels, for outputs that have a place for them.
-    pyramid, version
-        As `OmeZarrSink`; for other outputs of no effect.
+        Voxel sizes and channels, for formats that can store them.
     overwrite : bool
-        Whether an output of the same kind may be replaced, and one that a killed run left be discarded.
+        Whether an output of the same kind is replaced, and one that a killed run left unfinished is discarded.
     resume : bool
-        Whether to go on with what a killed run left. The sink is a `ResumableSink` then.
+        Whether to resume the output that a killed run left unfinished. The sink is then a `ResumableSink`.
     lock : OutputLock, optional
-        The lock on `path`, if the caller holds it.
+        The lock on the output, if the caller holds it. If None, the sink holds one while it is open.
+
+    Returns
+    -------
+    ImageSink
+        A sink for one image, open for writing.
 
     Raises
     ------
     SinkError
-        If the name's ending says nothing, that kind of output cannot be resumed, or as the sinks say.
+        If no output has the ending of the name, if an output of that kind cannot be resumed, or as described for the sinks.
+    OutputExistsError
+        If an output exists and is not to be replaced.
 
     Examples
     --------
@@ -97,11 +102,11 @@ def open_sink(
     >>> open_sink(None, axes_map=AxesMap("YX", (64, 64)), dtype="uint8", **grid).data_shape
     (1, 1, 64, 64)
     """
-    if path is None:
+    if output is None:
         return MemorySink(axes_map, dtype)
+    options = output if isinstance(output, OmeZarr) else None
+    path = output.path if isinstance(output, OmeZarr) else output
     check_sink_arguments(path, axes_map, metadata=metadata, overwrite=overwrite, resume=resume, lock=lock)
-    check_pyramid(pyramid)
-    zarr_format_of(version)
     kind = output_kind(path)
     if resume and not kind.resumable:
         raise SinkError(f"{path}: a {kind.name} cannot be resumed: start afresh with overwrite=True (--overwrite)")
@@ -109,6 +114,9 @@ def open_sink(
         return NpySink(path, axes_map=axes_map, dtype=dtype, overwrite=overwrite, lock=lock)
     if kind is TIFF:
         return TiffSink(path, axes_map=axes_map, dtype=dtype, metadata=metadata, overwrite=overwrite, lock=lock)
+    options = options or OmeZarr(path)
+    if options.chunks is not None:
+        chunk_shape = (1, 1, *one_per_axis("chunks", options.chunks, len(axes_map.spatial), least=1))
     return OmeZarrSink(
         path,
         axes_map=axes_map,
@@ -116,8 +124,8 @@ def open_sink(
         chunk_shape=chunk_shape,
         shard_shape=shard_shape,
         metadata=metadata,
-        pyramid=pyramid,
-        version=version,
+        pyramid=options.pyramid,
+        version=options.version,
         overwrite=overwrite,
         resume=resume,
         lock=lock,

@@ -24,6 +24,7 @@ from patchloom.sinks import (
     SINK_SUFFIXES,
     ImageSink,
     InputPlaces,
+    OmeZarr,
     Pyramid,
     check_destination,
     check_pyramid,
@@ -311,14 +312,15 @@ class TileWriter:
         if not (source.is_rgb and n_channels == 3):
             source = replace(source, channel_names=(), channel_colors=(), is_rgb=False)
         has_labels = self._blend is None and dtype_of_labels(dtype, np.dtype(stack.data_dtype))
+        path = image.destination
+        pyramid: Pyramid | None = "mode" if has_labels and self._pyramid == "auto" else self._pyramid
         return open_sink(
-            image.destination,
+            path if path is None or not output_kind(path).resumable else OmeZarr(path, pyramid=pyramid),
             axes_map=AxesMap(stack.original_axes, tuple(stack.original_data_shape)).with_channels(n_channels),
             dtype=dtype,
             chunk_shape=(1, 1, *choose_chunk(block_shape)),
             shard_shape=(1, 1, *block_shape),
             metadata=source,
-            pyramid="mode" if has_labels and self._pyramid == "auto" else self._pyramid,
             overwrite=self._overwrite,
         )
 

@@ -13,7 +13,7 @@ import zarr
 
 from patchloom.errors import ModelOutputError
 from patchloom.prediction import predict
-from patchloom.prediction.request import OmeZarr
+from patchloom.sinks import OmeZarr
 
 
 def levels(output: Path) -> list[np.ndarray]:

@@ -26,12 +26,14 @@ from patchloom.prediction.request import RunOptions
 from patchloom.sinks import (
     HasBuffer,
     ImageSink,
+    OmeZarr,
     OutputLock,
     Pyramid,
     ResumableSink,
     check_destination,
     is_output_of,
     open_sink,
+    output_kind,
     partial_path,
 )
 from patchloom.sinks.output_paths import output_path
@@ -271,14 +273,14 @@ class OutputWriter:
         planes = self._plan.survey.stacks[data_idx].image_shape[2 : -len(grid.spatial_shape)]
         one_plane, block_shape = (1,) * len(planes), form.size(grid.block_shape)
         return open_sink(
-            path,
+            path
+            if path is None or not output_kind(path).resumable
+            else OmeZarr(path, self._options.version, self._halving(data_idx, form)),
             axes_map=axes_map.with_channels(n_channels).with_spatial((*planes, *form.size(grid.spatial_shape))),
             dtype=dtype,
             chunk_shape=(1, 1, *one_plane, *choose_chunk(block_shape, self._options.chunks)),
             shard_shape=(1, 1, *one_plane, *block_shape),
             metadata=result_metadata(stack, self._plan, form),
-            pyramid=self._halving(data_idx, form),
-            version=self._options.version,
             overwrite=self._options.overwrite or is_shown,
             resume=path is not None and data_idx in self._recorded and partial_path(path).exists(),
             lock=self._lock if len(self._plan.survey.stacks) == 1 and not form.name else None,

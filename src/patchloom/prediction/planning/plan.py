@@ -16,9 +16,10 @@ from patchloom.prediction.planning.memory import MemoryUse, estimate_memory
 from patchloom.prediction.planning.summary import describe_briefly, describe_plan, summarize_plan
 from patchloom.prediction.planning.tile_layout import TileLayout, lay_out_tiles
 from patchloom.prediction.postprocessing import Postprocessing
-from patchloom.prediction.request import OmeZarr, PredictionRequest, RunOptions
+from patchloom.prediction.request import PredictionRequest, RunOptions
 from patchloom.prediction.skip_rules import SkipRule
 from patchloom.prediction.survey import Survey
+from patchloom.sinks import OmeZarr
 from patchloom.stitching.block_grid import BlockGrid
 from patchloom.stitching.tile_schedule import TileSchedule
 

@@ -13,14 +13,14 @@ import numpy as np
 from patchloom.argument_checks import instance, whole_number
 from patchloom.axes import spatial_axes
 from patchloom.errors import GeometryError
-from patchloom.geometry.checks import one_per_axis
+from patchloom.geometry.checks import PerAxis, one_per_axis
 from patchloom.geometry.tile_rule import Seams
 from patchloom.patching import TiledPatching
 from patchloom.patching.flat_index import check_data_idx
 from patchloom.prediction.models.model import ModelDescription
 from patchloom.prediction.models.output_spec import OutputSpec
 from patchloom.prediction.planning.blocks import choose_seams
-from patchloom.prediction.request import PerAxis, PredictionRequest
+from patchloom.prediction.request import PredictionRequest
 from patchloom.prediction.survey import StackFacts, Survey
 from patchloom.stitching.blend import blend_dtype
 
