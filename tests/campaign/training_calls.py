@@ -365,7 +365,7 @@ entry(
         {"tiling": world.tiling(), "block_voxels": 500},
     ),
     tiling=TILING,
-    block_voxels=whole(1),
+    block_voxels=whole(1, huge=False),
 )
 entry(
     "TileWriter",
@@ -384,7 +384,7 @@ entry(
     image_stacks=STACKS,
     tiling=TILING,
     blend=optional(word("hann", "gaussian", "linear", "mean")),
-    block_voxels=whole(1),
+    block_voxels=whole(1, huge=False),
     output=optional(OUTPUT_PATH).accepting(
         "text", "unknown ending", "here", "the root", because="a folder, in which the name says what is written"
     ),

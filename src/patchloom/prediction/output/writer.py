@@ -1,10 +1,11 @@
-"""The outputs of a run: one sink an image and output of the model, the ledger, and the lock."""
+"""Writes the outputs of a run: one sink for each image and output of the model."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -15,10 +16,10 @@ from numpy.typing import NDArray
 
 from patchloom.axes import AxesMap
 from patchloom.errors import SourceChangedError
-from patchloom.image_stacks import ImageStack, SourceWatch
+from patchloom.image_metadata import ImageMetadata
+from patchloom.image_stacks import HasMetadata, ImageStack, SourceWatch
 from patchloom.prediction.models.output_spec import OutputSpec
 from patchloom.prediction.output.ledger import Ledger
-from patchloom.prediction.output.result_metadata import result_metadata
 from patchloom.prediction.output.shown_outputs import RecordedBlocks, ShownOutput, by_image, settle
 from patchloom.prediction.planning.label_outputs import holds_labels
 from patchloom.prediction.planning.plan import PredictionPlan
@@ -40,14 +41,14 @@ from patchloom.sinks.output_paths import output_path
 from patchloom.stitching.block_grid import choose_chunk
 
 Result = NDArray[Any] | Path | dict[str, Any]
-"""An image or where it is; by the names of the outputs, where a model has several."""
+"""An image or its path; a dictionary of these, by name, if the model has several outputs."""
 
 
 class OutputWriter:
-    """Where the blocks of all images of a run go; a context manager.
+    """Writes the blocks of all images of a run; a context manager.
 
-    Blocks that the ledger lists are not computed again. Leaving the context with an error keeps what can be resumed and
-    removes the rest.
+    Blocks that the ledger lists are done. When the context ends, unfinished outputs are kept if they can be resumed and removed
+    otherwise.
 
     Parameters
     ----------
@@ -56,17 +57,17 @@ class OutputWriter:
     stacks : sequence of ImageStack
         Its series.
     destinations : sequence of Path or None
-        Where each image goes; `None` for an array.
+        Path of each output; None for an array.
     options : RunOptions
         How outputs are written, and whether those that exist may be replaced.
     spelled : sequence of Path or None, optional
-        What the results are called, if not that.
+        The same paths as the user spelled them, for the results. If None, `destinations`.
     ledger : Ledger, optional
-        What is done already. Without one nothing can be resumed.
+        Contains the blocks that are done. If None, the run cannot be resumed.
     lock : OutputLock, optional
         The lock on the output of a single image, held by the caller.
     watch : SourceWatch, optional
-        Knows whether images have changed since the run began; made with `thoroughly`.
+        Notices images that change while they are read; made with `thoroughly`. If None, nothing is checked.
     """
 
     def __init__(
@@ -91,14 +92,14 @@ class OutputWriter:
         self._lock = lock
         self._sinks: dict[int, list[ImageSink]] = {}
         self._done: dict[int, set[int]] = {data_idx: set() for data_idx in range(len(plan.survey.stacks))}
-        self._arrays = Lock()  # a sink is for one thread at a time, and that of an array lends while another writes
+        self._arrays = Lock()  # one thread asks a sink in memory for buffers while another writes to it
         self._recorded: dict[int, RecordedBlocks] = {}  # by an earlier run
         self.resumed: dict[int, frozenset[int]] = {}
         """Blocks of each image that an earlier run finished."""
         self.completed_at: dict[int, float] = {}
         """When this run completed each image, in seconds of `time.monotonic`."""
         self.results: dict[int, Result] = {}
-        """What came of each image that is complete."""
+        """The result of each image that is complete."""
 
     def __enter__(self) -> Self:
         if self._ledger is not None:
@@ -115,29 +116,29 @@ class OutputWriter:
             for data_idx in list(self._sinks):
                 every.callback(self._let_go, data_idx)
 
-    def is_done(self, data_idx: int, block: int) -> bool:
-        """Whether a block was written, now or by an earlier run."""
-        return block in self._done[data_idx]
+    def is_done(self, data_idx: int, block_idx: int) -> bool:
+        """Return whether a block was written, now or by an earlier run."""
+        return block_idx in self._done[data_idx]
 
     def written(self, data_idx: int) -> frozenset[int]:
-        """Blocks of an image that this run wrote."""
+        """Return the `block_idx` of each block of an image that this run wrote."""
         return frozenset(self._done[data_idx]) - self.resumed[data_idx]
 
-    def block_buffers(self, data_idx: int, block: int) -> Sequence[NDArray[Any] | None]:
-        """Give the memory in which a block will be, `C(Z)YX` for each output that is an array."""
+    def block_buffers(self, data_idx: int, block_idx: int) -> Sequence[NDArray[Any] | None]:
+        """Return the memory of the output at a block, `C(Z)YX`, or None, for each output."""
         if self._destinations[data_idx] is not None:
             return [None] * len(self._plan.survey.outputs[data_idx])
         self._open_once(data_idx)
         with self._arrays:
             return [
-                self._as_block(data_idx, sink.buffer(self._region(data_idx, block, form)))
+                self._as_block(data_idx, sink.buffer(self._region(data_idx, block_idx, output_spec)))
                 if isinstance(sink, HasBuffer)
                 else None
-                for sink, form in zip(self._sinks[data_idx], self._plan.survey.outputs[data_idx], strict=True)
+                for sink, output_spec in zip(self._sinks[data_idx], self._plan.survey.outputs[data_idx], strict=True)
             ]
 
-    def write(self, data_idx: int, block: int, outputs: Sequence[NDArray[Any]]) -> None:
-        """Write one block to all outputs, write it down, and complete the image if it was the last.
+    def write(self, data_idx: int, block_idx: int, outputs: Sequence[NDArray[Any]]) -> None:
+        """Write one block to all outputs, record it in the ledger, and complete the image if it was the last.
 
         Raises
         ------
@@ -150,32 +151,34 @@ class OutputWriter:
             self._watch.check([data_idx])
         self._open_once(data_idx)
         records = []
-        for sink, form, values in zip(self._sinks[data_idx], self._plan.survey.outputs[data_idx], outputs, strict=True):
-            region = self._region(data_idx, block, form)
+        for sink, output_spec, values in zip(
+            self._sinks[data_idx], self._plan.survey.outputs[data_idx], outputs, strict=True
+        ):
+            region = self._region(data_idx, block_idx, output_spec)
             with self._arrays if self._destinations[data_idx] is None else nullcontext():
                 sink.write(region, self._as_written(data_idx, values))
             if isinstance(sink, ResumableSink):
                 records.append(sink.block_record(region))
         if self._ledger is not None:
-            self._ledger.record(data_idx, block, records)
-        self._done[data_idx].add(block)
+            self._ledger.record(data_idx, block_idx, records)
+        self._done[data_idx].add(block_idx)
         if len(self._done[data_idx]) == len(self._plan.blocks[data_idx]):
             self._finalize(data_idx)
 
     def finalize_complete(self) -> None:
-        """Complete the images of which all blocks were written by a run that was killed right then.
+        """Complete the images whose last block was written by a run that was killed right after.
 
         Raises
         ------
         SinkError
-            If one cannot be completed.
+            If an image cannot be completed.
         """
         for data_idx in list(self._sinks):
             if len(self._done[data_idx]) == len(self._plan.blocks[data_idx]):
                 self._finalize(data_idx)
 
     def _let_go(self, data_idx: int) -> None:
-        """Leave an image that will not be completed now: keep what can be resumed, remove the rest."""
+        """Close the outputs of an image that is not complete: keep those that can be resumed, remove the others."""
         for sink in self._sinks.pop(data_idx, []):
             if self._ledger is not None and isinstance(sink, ResumableSink) and self._done[data_idx]:
                 sink.close()
@@ -184,14 +187,14 @@ class OutputWriter:
 
     @property
     def n_kept(self) -> int:
-        """Blocks that a later run need not compute again."""
+        """Number of blocks that a later run does not have to compute again."""
         return 0 if self._ledger is None else len(self._ledger.blocks)
 
     def _check_unchanged(self, data_idx: int) -> None:
-        """Look at all files of an image whose blocks are all written.
+        """Check all files of an image whose blocks are all written.
 
-        Only this check notices a chunk of a Zarr that was rewritten in place. It may have gone into any block, so that none
-        of them counts any more.
+        Only this check notices a chunk of a Zarr that was rewritten in place. Any block may contain the new values, so all are
+        discarded.
         """
         if self._watch is None:
             return
@@ -214,11 +217,11 @@ class OutputWriter:
         self.completed_at[data_idx] = time.monotonic()
 
     def _take_over(self, data_idx: int) -> None:
-        """Find out how far an earlier run got with an image, and resume the outputs that it left unfinished."""
+        """Find the blocks of an image that an earlier run finished, and resume its unfinished outputs."""
         paths = self._paths(data_idx)
         for path in paths:
             settle(path, keep_unfinished=data_idx in self._recorded, lock=self._lock)
-        shown = [self._is_shown(data_idx, number) for number in range(len(paths))]
+        shown = [self._is_shown(data_idx, output_idx) for output_idx in range(len(paths))]
         if all(shown):
             self._done[data_idx] = set(range(len(self._plan.blocks[data_idx])))
             self.results[data_idx] = self._named(data_idx, paths)
@@ -229,116 +232,141 @@ class OutputWriter:
             self._resume(data_idx)
 
     def _resume(self, data_idx: int) -> None:
-        """Open the outputs that an earlier run began, and restore its blocks."""
+        """Open the unfinished outputs of an earlier run, and restore their blocks."""
         self._sinks[data_idx] = sinks = self._open(data_idx, keep_shown=True)
-        for block, records in self._recorded[data_idx].items():
-            known = block < len(self._plan.blocks[data_idx])
+        for block_idx, records in self._recorded[data_idx].items():
+            known = block_idx < len(self._plan.blocks[data_idx])
             if known and len(records) == len(sinks) and _restored(sinks, records):
-                self._done[data_idx].add(block)
+                self._done[data_idx].add(block_idx)
         is_complete = len(self._done[data_idx]) == len(self._plan.blocks[data_idx])
         if not is_complete and any(isinstance(sink, ShownOutput) for sink in sinks):
-            # A block is written to all outputs, so those that are shown are written again with those that lost a block.
+            # A block is written to all outputs at once, so complete ones are written again with those that lost a block.
             for sink in sinks:
                 sink.abort()
             self._done[data_idx].clear()
             del self._sinks[data_idx]
 
     def _open_once(self, data_idx: int) -> None:
-        """Open the outputs of an image, unless the other thread has: the first block may be lent or, if skipped, written."""
+        """Open the outputs of an image, unless the other thread has: either may need them first."""
         with self._arrays:
             if data_idx not in self._sinks:
                 self._sinks[data_idx] = self._open(data_idx)
 
     def _open(self, data_idx: int, *, keep_shown: bool = False) -> list[ImageSink]:
-        """Open all outputs of an image; those that an earlier run began are resumed."""
+        """Open all outputs of an image; unfinished ones of an earlier run are resumed."""
         sinks: list[ImageSink] = []
         try:
-            for number in range(len(self._plan.survey.outputs[data_idx])):
-                sinks.append(self._open_one(data_idx, number, keep_shown=keep_shown))  # noqa: PERF401  # those opened are let go of
+            for output_idx in range(len(self._plan.survey.outputs[data_idx])):
+                sinks.append(self._open_one(data_idx, output_idx, keep_shown=keep_shown))  # noqa: PERF401  # those that were opened are closed
         except BaseException:
             self._sinks[data_idx] = sinks
             self._let_go(data_idx)
             raise
         return sinks
 
-    def _open_one(self, data_idx: int, number: int, *, keep_shown: bool) -> ImageSink:
-        form, destination = self._plan.survey.outputs[data_idx][number], self._destinations[data_idx]
-        path = None if destination is None else output_path(destination, form.name)
-        is_shown = self._is_shown(data_idx, number)
+    def _open_one(self, data_idx: int, output_idx: int, *, keep_shown: bool) -> ImageSink:
+        output_spec, destination = self._plan.survey.outputs[data_idx][output_idx], self._destinations[data_idx]
+        path = None if destination is None else output_path(destination, output_spec.name)
+        is_shown = self._is_shown(data_idx, output_idx)
         if path is not None and is_shown and keep_shown:
             return ShownOutput(path)
         stack, grid = self._stacks[data_idx], self._plan.blocks[data_idx]
-        n_channels, dtype = self._plan.layout.output_channels_and_dtype(form)
+        n_channels, dtype = self._plan.layout.output_channels_and_dtype(output_spec)
         axes_map = AxesMap(stack.original_axes, tuple(stack.original_data_shape))
         planes = self._plan.survey.stacks[data_idx].image_shape[2 : -len(grid.spatial_shape)]
-        one_plane, block_shape = (1,) * len(planes), form.size(grid.block_shape)
+        one_plane, block_shape = (1,) * len(planes), output_spec.size(grid.block_shape)
         return open_sink(
             path
             if path is None or not output_kind(path).resumable
-            else OmeZarr(path, self._options.version, self._halving(data_idx, form)),
-            axes_map=axes_map.with_channels(n_channels).with_spatial((*planes, *form.size(grid.spatial_shape))),
+            else OmeZarr(path, self._options.version, self._halving(data_idx, output_spec)),
+            axes_map=axes_map.with_channels(n_channels).with_spatial((*planes, *output_spec.size(grid.spatial_shape))),
             dtype=dtype,
             chunk_shape=(1, 1, *one_plane, *choose_chunk(block_shape, self._options.chunks)),
             shard_shape=(1, 1, *one_plane, *block_shape),
-            metadata=result_metadata(stack, self._plan, form),
+            metadata=_result_metadata(stack, self._plan, output_spec),
             overwrite=self._options.overwrite or is_shown,
             resume=path is not None and data_idx in self._recorded and partial_path(path).exists(),
-            lock=self._lock if len(self._plan.survey.stacks) == 1 and not form.name else None,
+            lock=self._lock if len(self._plan.survey.stacks) == 1 and not output_spec.name else None,
         )
 
-    def _halving(self, data_idx: int, form: OutputSpec) -> Pyramid | None:
-        """Choose how levels are made by what the model returns; the dtype that is written may be that of labels by chance."""
+    def _halving(self, data_idx: int, output_spec: OutputSpec) -> Pyramid | None:
+        """Choose how levels are made by the dtype that the model returns, not by the one that is written."""
         if self._options.pyramid != "auto":
             return self._options.pyramid
-        return "mode" if holds_labels(self._plan.layout, data_idx, form) else "mean"
+        return "mode" if holds_labels(self._plan.layout, data_idx, output_spec) else "mean"
 
-    def _is_shown(self, data_idx: int, number: int) -> bool:
-        """Whether an earlier run completed an output; it may have been killed before it could write that down."""
+    def _is_shown(self, data_idx: int, output_idx: int) -> bool:
+        """Return whether an earlier run completed an output; it may have been killed before it could record that."""
         if self._ledger is None or data_idx not in self._recorded:
             return False
-        path, recorded = self._paths(data_idx)[number], self._recorded[data_idx]
+        path, recorded = self._paths(data_idx)[output_idx], self._recorded[data_idx]
         if partial_path(path).exists() or len(recorded) < len(self._plan.blocks[data_idx]):
             return False
         if data_idx in self._ledger.finished:
             return path.exists()
-        return is_output_of(path, [record for records in recorded.values() for record in records[number : number + 1]])
+        return is_output_of(
+            path, [record for records in recorded.values() for record in records[output_idx : output_idx + 1]]
+        )
 
-    def _region(self, data_idx: int, block: int, form: OutputSpec) -> tuple[slice, ...]:
-        place = self._plan.blocks[data_idx][block]
-        sample_idx, z = self._plan.survey.stacks[data_idx].position(place.sample_idx)
+    def _region(self, data_idx: int, block_idx: int, output_spec: OutputSpec) -> tuple[slice, ...]:
+        block = self._plan.blocks[data_idx][block_idx]
+        sample_idx, z = self._plan.survey.stacks[data_idx].position(block.sample_idx)
         return (
             slice(sample_idx, sample_idx + 1),
-            slice(0, self._plan.layout.output_channels_and_dtype(form)[0]),
+            slice(0, self._plan.layout.output_channels_and_dtype(output_spec)[0]),
             *(slice(plane, plane + 1) for plane in z),
-            *form.window(place.window),
+            *output_spec.window(block.window),
         )
 
     def _as_written(self, data_idx: int, values: NDArray[Any]) -> NDArray[Any]:
-        """View a block `C(Z)YX` as its sink takes it, `SC(Z)YX`: a slice gets its Z axis back."""
+        """Return a view of a block, `C(Z)YX`, for its sink, `SC(Z)YX`: a slice gets its Z axis back."""
         return values[np.newaxis, :, np.newaxis] if self._plan.survey.stacks[data_idx].n_planes else values[np.newaxis]
 
     def _as_block(self, data_idx: int, memory: NDArray[Any]) -> NDArray[Any]:
-        """View the memory of a sink, `SC(Z)YX`, as a block."""
+        """Return a view of the memory of a sink, `SC(Z)YX`, as a block."""
         return memory[0, :, 0] if self._plan.survey.stacks[data_idx].n_planes else memory[0]
 
     def _paths(self, data_idx: int) -> list[Path]:
         return self._with_names(data_idx, self._destinations[data_idx])
 
     def _with_names(self, data_idx: int, destination: Path | None) -> list[Path]:
-        names = [form.name for form in self._plan.survey.outputs[data_idx]]
+        names = [output_spec.name for output_spec in self._plan.survey.outputs[data_idx]]
         return [] if destination is None else [output_path(destination, name) for name in names]
 
     def _named(self, data_idx: int, results: Sequence[NDArray[Any] | Path]) -> Result:
-        names = [form.name for form in self._plan.survey.outputs[data_idx]]
+        names = [output_spec.name for output_spec in self._plan.survey.outputs[data_idx]]
         results = self._with_names(data_idx, self._spelled[data_idx]) or results
         return results[0] if names == [""] else dict(zip(names, results, strict=True))
 
 
 def _restored(sinks: Sequence[ImageSink], records: Sequence[Any]) -> bool:
-    """Whether all outputs of a block are still there; if one is not, the block is computed again."""
+    """Restore a block that all outputs still have; return whether they do."""
     pairs = [(sink, record) for sink, record in zip(sinks, records, strict=True) if isinstance(sink, ResumableSink)]
     if not all(sink.has_block(record) for sink, record in pairs):
         return False
     for sink, record in pairs:
         sink.restore(record)
     return True
+
+
+def _result_metadata(stack: ImageStack, plan: PredictionPlan, output_spec: OutputSpec) -> ImageMetadata:
+    """Return the metadata of an output: voxel sizes of its source, channels of the model or of a source with as many."""
+    source = stack.metadata if isinstance(stack, HasMetadata) else ImageMetadata()
+    names, colors = plan.survey.model.out_channel_names, plan.survey.model.out_channel_colors
+    n_channels, _ = plan.layout.output_channels_and_dtype(output_spec)
+    keeps_channels = not names and n_channels == stack.data_shape[1]
+    if keeps_channels:
+        names, colors = source.channel_names, source.channel_colors
+    factors = dict(zip("ZYX"[-len(output_spec.scale) :], output_spec.scale, strict=True))
+    sizes = {axis: size / float(factors.get(axis, 1)) for axis, size in source.voxel_size.items()}
+    # Scaling moves the center of the first voxel, because its outer border stays where it is.
+    moved = {axis: (sizes[axis] - size) / 2 for axis, size in source.voxel_size.items()}
+    origin = {axis: source.origin.get(axis, 0.0) + shift for axis, shift in moved.items()}
+    return replace(
+        source,
+        voxel_size=sizes,
+        origin={axis: place for axis, place in origin.items() if place or axis in source.origin},
+        channel_names=names if len(names) == n_channels else (),
+        channel_colors=colors if len(colors) == n_channels else (),
+        is_rgb=source.is_rgb and keeps_channels,
+    )

@@ -207,16 +207,14 @@ class Engine:
     def _read_ahead(
         self, extractor: PatchExtractor, read: Callable[..., Future[Any]], runner: Runner
     ) -> Iterator[_BatchRead]:
-        """Yield batches while the next ones are being read into arrays that are used again."""
+        """Yield batches while the next ones are read into arrays that are reused."""
         ahead = read_ahead(self._plan.survey)
         arrays: list[NDArray[Any] | None] = [None] * (ahead + 1)
         pending: deque[Callable[[], _BatchRead | None]] = deque()
-        work = self._work(extractor)  # a skip rule looks at pixels too, so the thread that reads goes on with it
-        for number in itertools.count():
-            # What is in memory is copied when the model is free, by all cores: there is nothing to wait for.
-            reading = partial(
-                self._read_next, work, extractor, arrays, number % len(arrays), run_serially if ahead else runner
-            )
+        work = self._work(extractor)  # advanced by the thread that reads, since a skip rule reads pixels too
+        for slot in itertools.cycle(range(len(arrays))):
+            # Images in memory are copied by all cores while the model is idle: there is no storage to wait for.
+            reading = partial(self._read_next, work, extractor, arrays, slot, run_serially if ahead else runner)
             pending.append(read(reading).result if ahead else reading)
             if len(pending) > ahead:
                 with self.times.spent("waiting for reads"):
@@ -230,10 +228,10 @@ class Engine:
         work: Iterator[TileBatch],
         extractor: PatchExtractor,
         arrays: list[NDArray[Any] | None],
-        place: int,
+        slot: int,
         runner: Runner,
     ) -> _BatchRead | None:
-        """Read the next batch into one of the arrays; None if there is none."""
+        """Read the next batch into the array of a slot; return None after the last batch."""
         began = time.monotonic()
         batch = next(work, None)
         if batch is None:
@@ -244,20 +242,20 @@ class Engine:
             return _BatchRead(batch)
         tiles = self._plan.tiling.specs(batch.tiles)
         try:
-            pixels = read_tiles(self._plan.layout, extractor, tiles, self._room(arrays, place, tiles), runner)
+            pixels = read_tiles(self._plan.layout, extractor, tiles, self._array(arrays, slot, tiles), runner)
         except PatchloomError as error:
             return _BatchRead(batch, tiles, failure=error)
         return _BatchRead(batch, tiles, pixels)
 
-    def _room(self, arrays: list[NDArray[Any] | None], place: int, tiles: SpecTable) -> NDArray[Any]:
-        """Give room for a batch: the array that was used longest ago, if it fits."""
-        known, data_idx = arrays[place], data_idx_of(tiles)
+    def _array(self, arrays: list[NDArray[Any] | None], slot: int, tiles: SpecTable) -> NDArray[Any]:
+        """Return the array of a slot for a batch; allocate it first if it is missing or has another dtype."""
+        known, data_idx = arrays[slot], data_idx_of(tiles)
         if known is None or known.dtype != self._plan.layout.batch_dtype(data_idx):
-            known = arrays[place] = empty_batch(self._plan.layout, data_idx, self._plan.layout.batch_size)
+            known = arrays[slot] = empty_batch(self._plan.layout, data_idx, self._plan.layout.batch_size)
         return known[: len(tiles)]
 
     def _predict(self, data_idx: int, read: _BatchRead) -> tuple[list[TileSpecs], list[NDArray[Any]]]:
-        """Run the model on a batch: for each output `(B, C, (Z), Y, X)` without margin, ready to be stitched."""
+        """Run the model on a batch; return its tiles and, for each output, `(B, C, (Z), Y, X)` without margin."""
         if read.failure is not None:
             raise read.failure
         if read.tiles is None or read.pixels is None:
@@ -266,16 +264,21 @@ class Engine:
         named = specs_in_images(self._plan.layout, specs)
         with self.times.spent("model"):
             predictions = predict_batch(self._model, read.pixels, named, self._plan.survey.model.batch_size)
-        forms = self._plan.survey.outputs[data_idx]
-        check_forms(predictions, forms, self._plan.layout.patch_size, named)
+        output_specs = self._plan.survey.outputs[data_idx]
+        check_forms(predictions, output_specs, self._plan.layout.patch_size, named)
         with self.times.spent("stitching"):
-            return specs, [self._ready(predictions[form.name], form, named) for form in forms]
+            return specs, [
+                self._without_margin(predictions[output_spec.name], output_spec, named) for output_spec in output_specs
+            ]
 
-    def _ready(self, prediction: NDArray[Any], form: OutputSpec, specs: Sequence[TileSpecs]) -> NDArray[Any]:
-        core = keep_core(prediction, form, self._plan.layout.margin)
+    def _without_margin(
+        self, prediction: NDArray[Any], output_spec: OutputSpec, specs: Sequence[TileSpecs]
+    ) -> NDArray[Any]:
+        """Cut off the margin of a prediction, and convert or check what has to name its tiles if it fails."""
+        core = keep_core(prediction, output_spec, self._plan.layout.margin)
         if self._plan.request.block_postprocess is not None:
             return core
-        _, dtype = self._plan.layout.output_channels_and_dtype(form)
+        _, dtype = self._plan.layout.output_channels_and_dtype(output_spec)
         if self._plan.request.blend is None:
             return to_dtype(core, dtype, specs)
         refuse_nan(core, dtype, specs)
@@ -284,7 +287,7 @@ class Engine:
 
 @contextmanager
 def _background(name: str, *, drop: bool) -> Iterator[Callable[..., Future[Any]]]:
-    """Run calls one after the other in a thread, which has ended afterwards; calls not begun by then may be dropped."""
+    """Run calls one after the other in a thread, which ends with the context; `drop` cancels calls that have not begun."""
     executor = ThreadPoolExecutor(1, thread_name_prefix=f"patchloom-{name}")
     try:
         yield executor.submit

@@ -1,4 +1,4 @@
-"""What became of each image of a run, for people and for programs."""
+"""The outcome of each image of a run, for people and for programs."""
 
 from __future__ import annotations
 
@@ -18,54 +18,55 @@ from patchloom.prediction.running.engine import Engine
 
 @dataclass(frozen=True, slots=True)
 class ImageReport:
-    """What became of one image of a run."""
+    """The outcome of one image of a run."""
 
     source: str
-    """The image."""
+    """Name of the image."""
 
     outputs: tuple[str, ...]
-    """Files that were written: one for each output of the model, none where arrays are returned."""
+    """Files that were written: one for each output of the model; empty if arrays are returned."""
 
     axes: str
-    """The image's own axes."""
+    """Axes of the image as it is stored."""
 
     shape: tuple[int, ...]
-    """The image's shape, in its own axes."""
+    """Shape of the image, in these axes."""
 
     tiles: int
-    """Tiles that the image consists of."""
+    """Number of tiles of the image."""
 
     blocks: int
-    """Blocks that the image consists of."""
+    """Number of blocks of the image."""
 
     blocks_resumed: int
-    """Of these, how many an earlier run had finished."""
+    """Number of blocks that an earlier run finished."""
 
     tiles_skipped: int
-    """Number of tiles that this run filled instead of computing them."""
+    """Number of tiles that this run skipped."""
 
     seconds: float | None
-    """From the first read to completion, neighbors in the series read meanwhile included; `None` if not completed now."""
+    """Seconds from the first read to completion, which may include reads of neighbors in the series; None if this run did not
+    complete the image."""
 
     error: str | None
-    """Why the image failed."""
+    """Message of the error by which the image failed; None if it did not."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Give plain values that go to JSON."""
+        """Return plain values that go to JSON."""
         return {**asdict(self), "outputs": list(self.outputs), "shape": list(self.shape)}
 
 
 def report_images(plan: PredictionPlan, outputs: OutputWriter, engine: Engine) -> list[ImageReport]:
-    """Say what became of each image, after the run.
+    """Report on each image, after the run.
 
     Parameters
     ----------
     plan : PredictionPlan
-        What was run.
+        The plan.
     outputs : OutputWriter
-        What was written.
+        The outputs.
     engine : Engine
-        What ran it.
+        The engine that ran it.
     """
     return [
         ImageReport(
@@ -89,18 +90,18 @@ def _seconds(began_at: float | None, completed_at: float | None) -> float | None
 
 
 def show_reports(reports: Sequence[ImageReport]) -> None:
-    """Show a series as a table on standard error; nothing for a single image.
+    """Print a table of the images of a series on standard error; nothing for a single image.
 
     Parameters
     ----------
     reports : sequence of ImageReport
-        What became of the images.
+        One report for each image.
     """
     if len(reports) < 2:
         return
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
-        console.width = 10_000  # a log has no width, and a line that is cut loses its end
+        console.width = 10_000  # a log file has no width, and a wrapped line is hard to search
     console.print(_table(reports))
 
 

@@ -22,21 +22,21 @@ class Advance(Protocol):
 
 @contextmanager
 def show_progress(label: str, total: int, *, shown: bool) -> Iterator[Advance]:
-    """Show a bar on a terminal or in a notebook, and a plain line now and then elsewhere; both on standard error.
+    """Show progress on standard error: a bar on a terminal or in a notebook, elsewhere a line every ten seconds.
 
     Parameters
     ----------
     label : str
-        What is counted, such as `"tiles"`.
+        Name of the things that are counted, such as `"tiles"`.
     total : int
-        How many there are.
+        Number of them.
     shown : bool
         Whether to show anything.
 
     Yields
     ------
     callable
-        To be called after each step.
+        Called after each step with the number of things done in it.
     """
     if not shown:
         yield lambda _number: None
@@ -58,12 +58,12 @@ def show_progress(label: str, total: int, *, shown: bool) -> Iterator[Advance]:
 
 
 def show_summary(seconds: Mapping[str, float], n_skipped: int, n_tiles: int) -> None:
-    """Say on standard error where the time of a run went, and what was skipped.
+    """Print on standard error how long each stage of a run took, and how many tiles were skipped.
 
     Parameters
     ----------
     seconds : mapping of str to float
-        Seconds by stage.
+        Seconds of each stage.
     n_skipped, n_tiles : int
         Number of tiles that were skipped, and of all tiles.
     """
@@ -80,9 +80,9 @@ class ProgressLines:
     Parameters
     ----------
     label : str
-        What is counted.
+        Name of the things that are counted.
     total : int
-        How many there are.
+        Number of them.
     now : callable
         Clock, in seconds.
 
@@ -100,7 +100,7 @@ class ProgressLines:
         self._started = self._last_line = now()
 
     def advance(self, number: int) -> Iterator[str]:
-        """Count `number` more as done, and give the line that is due, if one is."""
+        """Count `number` more as done, and yield the line that is due, if any."""
         self._done += number
         now = self._now()
         finished = self._done >= self._total
@@ -154,7 +154,7 @@ class Clock(Protocol):
     """A source of time."""
 
     def __call__(self) -> float:
-        """Seconds since whenever."""
+        """Return seconds since some fixed moment."""
 
 
 def _clock(seconds: float) -> str:

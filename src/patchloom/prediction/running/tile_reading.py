@@ -1,4 +1,4 @@
-"""Tiles as the model gets them: with the margin its output will lack, and gray values in the range it was trained on."""
+"""Reads tiles for the model: with the margin that its output lacks, and with normalized gray values."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def read_tiles(
     tiles : SpecTable
         The tiles, as the plan's tiling has them; of images of one dtype.
     out : array, optional
-        What `empty_batch` made, to be filled.
+        The array to fill, of `empty_batch`. If None, a new one.
     runner : callable
-        Runs parts of the work on several cores, if it does.
+        Runs parts of the work, on several cores if it does.
 
     Returns
     -------
     array
-        `(B, C, (Z), Y, X)`: in the dtype of the images, or float32 where the plan normalizes.
+        `(B, C, (Z), Y, X)` in the dtype of the images, or in float32 if they are normalized.
 
     Raises
     ------
     SourceError
-        If pixels cannot be read; the message says for which tile.
+        If pixels cannot be read; the message names the tile.
     """
     batch = empty_batch(layout, data_idx_of(tiles), len(tiles)) if out is None else out
     parts = split_range(len(tiles), n_threads() if batch.size >= MIN_PARALLEL_VOXELS else 1)
@@ -93,7 +93,7 @@ def _rescaling(layout: TileLayout, tiles: SpecTable) -> Rescaling:
 
 
 def candidate_tiles(layout: TileLayout, extractor: PatchExtractor, tiles: SpecTable) -> CandidateTiles:
-    """Make tiles readable for a skip rule.
+    """Return tiles that a skip rule can read.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def candidate_tiles(layout: TileLayout, extractor: PatchExtractor, tiles: SpecTa
 
 
 def _read_from_image(layout: TileLayout, extractor: PatchExtractor, tiles: SpecTable) -> list[NDArray[Any]]:
-    """Read the voxels of the image that tiles consist of: all but the zeros around it."""
+    """Read tiles without the zeros that pad them outside the image."""
     table, stack = _with_margin(tiles, layout.margin), layout.stacks[data_idx_of(tiles)]
     try:
         pixels = extractor.extract_batch(table, dtype=stack.data_dtype)
@@ -129,7 +129,7 @@ def _read_from_image(layout: TileLayout, extractor: PatchExtractor, tiles: SpecT
 
 
 def specs_in_images(layout: TileLayout, specs: Sequence[TileSpecs]) -> Sequence[TileSpecs]:
-    """Return where tiles lie in the images as they were given: with Z, where the model is run slice by slice.
+    """Return where tiles lie in the images as they were given: with Z if the model is run slice by slice.
 
     Parameters
     ----------
@@ -159,21 +159,21 @@ def _spec_in_image(facts: StackFacts, spec: TileSpecs) -> TileSpecs:
 
 
 def data_idx_of(tiles: SpecTable) -> int:
-    """Tell which image the first of some tiles belongs to."""
+    """Return the `data_idx` of the first tile."""
     return int(tiles.columns["data_idx"][0])
 
 
 def empty_batch(layout: TileLayout, data_idx: int, n_tiles: int) -> NDArray[Any]:
-    """Make room for a batch of tiles of an image, and of others that are like it.
+    """Allocate a batch for tiles of an image, and of others of its dtype.
 
     Parameters
     ----------
     layout : TileLayout
         The tiles.
     data_idx : int
-        Which image.
+        Index of the image.
     n_tiles : int
-        How many.
+        Number of tiles.
     """
     n_channels = int(layout.stacks[0].data_shape[1])
     return np.empty((n_tiles, n_channels, *layout.patch_size), layout.batch_dtype(data_idx))
