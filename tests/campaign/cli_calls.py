@@ -28,7 +28,7 @@ def _command(name: str, *flags: str):
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         if result.exit_code in (1, 2):
-            if "Traceback" in result.output or "--debug shows more" in result.stderr:
+            if "Traceback" in result.output or "--debug shows the traceback" in result.stderr:
                 raise RuntimeError(result.stderr[:400])
             raise RefusedError(result.stderr)
         if result.exit_code:

@@ -238,13 +238,28 @@ def test_module() -> None:
     assert "nowhere.tif" in result.stderr
 
 
-def test_help_and_version() -> None:
-    """`--help` lists the commands, and `--version` prints the version."""
+def test_version() -> None:
+    """`--version` prints the version."""
     assert run("--version").stdout == f"{__version__}\n"
-    for arguments in (("--help",), ("predict", "--help"), ("plan", "-h"), ("info", "--help")):
-        result = run(*arguments)
-        assert result.exit_code == 0
-        assert "patchloom" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "listed"),
+    [
+        (("--help",), ["predict", "plan", "info", "status", "--version"]),
+        (("predict", "-h"), ["--model", "--output", "--patch-size", "--blend", "--normalize", "--resume-anyway"]),
+        (("plan", "--help"), ["--model", "--patch-size", "--measure", "--json"]),
+        (("info", "--help"), ["IMAGE", "--axes", "--json"]),
+        (("status", "-h"), ["OUTPUT", "--json"]),
+    ],
+    ids=["patchloom", "predict", "plan", "info", "status"],
+)
+def test_help(monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], listed: list[str]) -> None:
+    """`-h` and `--help` list the commands, and the arguments of a command."""
+    monkeypatch.setenv("COLUMNS", "120")
+    result = run(*arguments)
+    assert result.exit_code == 0
+    assert [name for name in listed if name not in result.stdout] == []
 
 
 def test_status_and_resume(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The command line: parsing and printing only."""
+"""The command line: it only parses arguments and prints results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from patchloom.cli.status_command import status_command
 
 app = typer.Typer(
     name="patchloom",
-    help="Take image stacks apart into patches and put predictions back together, exactly.",
+    help="Run models over microscopy images of any size, tile by tile.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -42,5 +42,5 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line; the exit code is 0 (done), 1 (failed) or 2 (wrong use)."""
+    """Run the command line; the exit code is 0 (done), 1 (failed), 2 (wrong use) or 130 (interrupted)."""
     app()

@@ -19,7 +19,10 @@ def info_command(
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Show axes, shape, type, voxel size, channels and storage of all images, also of a file that has several; no pixel is read."""
+    """Show the axes, shape, dtype, voxel size, channels and chunks of images.
+
+    If a file contains several images, all are shown. No pixels are read.
+    """
     with reported_errors(debug=debug):
         facts = [image for source in sources for image in _images(source, axes)]
         if as_json:
@@ -34,7 +37,7 @@ def info_command(
 
 
 def _images(source: str, axes: str | None) -> list[dict[str, Any]]:
-    """Describe all images that a source stands for, also those of a file that has several."""
+    """Describe all images of a source, also if a file contains several."""
     try:
         return [_facts(stack) for stack in open_stacks(source, axes)]
     except SeveralImagesError as error:

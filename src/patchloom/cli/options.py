@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, so that they are called and explained alike."""
+"""Arguments and options that several commands share, with the same names and help."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import typer
 
 
 class Voxels(tuple[int, ...]):
-    """One whole number for each spatial axis; a class of its own, as typer takes a plain tuple for several arguments."""
+    """One whole number for each spatial axis; a class of its own, because typer reads a plain tuple from several arguments."""
 
     __slots__ = ()
 
 
 def voxels(text: str) -> int | Voxels:
-    """Read one whole number for all spatial axes, or one for each, separated by commas.
+    """Parse one whole number for all spatial axes, or one for each, separated by commas.
 
     Examples
     --------
@@ -26,13 +26,13 @@ def voxels(text: str) -> int | Voxels:
         numbers = Voxels(int(part) for part in text.split(","))
     except ValueError:
         raise typer.BadParameter(
-            f"{text!r} is not a whole number or a list of them, such as 256 or 16,256,256"
+            f"{text!r} is not a whole number, or one for each axis: write 256 or 16,256,256"
         ) from None
     return numbers[0] if len(numbers) == 1 else numbers
 
 
 def n_bytes(text: str) -> int:
-    """Read a size in memory.
+    """Parse a number of bytes.
 
     Examples
     --------
@@ -43,22 +43,42 @@ def n_bytes(text: str) -> int:
     try:
         number, prefix, binary = float(match[1]), match[2] or "", match[3]  # type: ignore[index]  # no match is a TypeError
     except (TypeError, ValueError):
-        raise typer.BadParameter(f"{text!r} is not a size such as 2GiB or 500MB") from None
+        raise typer.BadParameter(f"{text!r} is not a number of bytes: write 2GiB, 500MB or 4096") from None
     power = " KMGT".index(prefix.upper() or " ")
     return int(number * (1024 if binary else 1000) ** power)
 
+
+MODEL = "Model"
+OUTPUT = "Output"
+IMAGES = "Images"
+TILES = "Tiles"
+RUN = "Run"
+"""Titles of the groups of options in the help."""
 
 Sources = Annotated[
     list[str],
     typer.Argument(
         metavar="IMAGE...",
-        help="Images: files, folders, glob patterns or URLs (TIFF, OME-Zarr, Zarr, CZI); one of several in a file as cells.ome.tif@1.",
+        help="Files, folders, glob patterns or URLs of images: TIFF, OME-Zarr, Zarr, CZI, NumPy. If a file contains several "
+        "images, select one by its number: cells.ome.tif@1.",
     ),
 ]
 Axes = Annotated[
     str | None,
     typer.Option(
-        help="Axes of the images, outermost first, letters of STCZYX such as CYX; from their metadata if left out."
+        metavar="LETTERS",
+        help="Axes of the images, outermost first: letters of STCZYX, such as CYX. Default: the axes that their metadata declare.",
+        rich_help_panel=IMAGES,
+    ),
+]
+Normalize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="METHOD",
+        help="Normalize each image by statistics of the whole image: mean_std (to mean 0 and standard deviation 1) or "
+        "percentiles:1,99.8 (these percentiles to 0 and 1). Add /channel, /sample or /sample_channel to measure each one "
+        "alone. Default: the pixel values are not changed.",
+        rich_help_panel=IMAGES,
     ),
 ]
 PatchSize = Annotated[
@@ -66,8 +86,9 @@ PatchSize = Annotated[
     typer.Option(
         parser=voxels,
         metavar="N|[Z,]Y,X",
-        help="Tile size in voxels, one number for all axes or one for each; from the model if it takes only one. With two "
-        "numbers, images with a Z axis are predicted slice by slice.",
+        help="Size of a tile in voxels: one number for all axes, or one for each. With two numbers, images with a Z axis are "
+        "predicted slice by slice. Default: the size that the model declares; required if it declares none.",
+        rich_help_panel=TILES,
     ),
 ]
 Overlaps = Annotated[
@@ -75,40 +96,90 @@ Overlaps = Annotated[
     typer.Option(
         parser=voxels,
         metavar="N|[Z,]Y,X",
-        help="Voxels that neighboring tiles share; what the model declares, else a quarter of the tile.",
+        help="Number of voxels that neighboring tiles share. Default: what the model declares, or a quarter of the tile.",
+        rich_help_panel=TILES,
     ),
 ]
 Blend = Annotated[
     Literal["hann", "gaussian", "linear", "mean"] | None,
-    typer.Option(help="Blend overlapping tiles with this window; by default each voxel is cropped from one tile."),
+    typer.Option(
+        help="Blend overlapping tiles with this window. Default: each voxel is cropped from one tile.",
+        rich_help_panel=TILES,
+    ),
 ]
 Seams = Annotated[
     Literal["centered", "grid"] | None,
-    typer.Option(help="Put seams in the middle of overlaps, or on the output's own grid; chosen by size if left out."),
-]
-Padding = Annotated[
-    Literal["reflect", "edge", "wrap", "constant"],
-    typer.Option(help="How pixels outside the image are filled, where a tile passes its end."),
+    typer.Option(
+        help="Put seams in the middle of overlaps, or on the grid of blocks. Default: chosen by the size of the images.",
+        rich_help_panel=TILES,
+    ),
 ]
 OriginMultiple = Annotated[
     Voxels | None,
     typer.Option(
         parser=voxels,
         metavar="N|[Z,]Y,X",
-        help="Start every tile on a multiple of this, in voxels: the stride of the network. One number holds for all axes; "
-        "what the model declares if left out, else 1.",
+        help="Start every tile on a multiple of this number of voxels: the stride of the network. Default: what the model "
+        "declares, or 1.",
+        rich_help_panel=TILES,
+    ),
+]
+Padding = Annotated[
+    Literal["reflect", "edge", "wrap", "constant"],
+    typer.Option(
+        help="How pixels outside the image are filled, if a tile reaches over its end.", rich_help_panel=TILES
+    ),
+]
+Skip = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RULE",
+        help="Skip tiles without running the model: dark:100 skips tiles in which no voxel is brighter than 100, and writes 0 "
+        "there; dark:100,fill=5 writes 5. Default: no tile is skipped.",
+        rich_help_panel=TILES,
     ),
 ]
 BatchSize = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Number of tiles that go through the model together; as the model declares if left out, else 1."
+        min=1,
+        metavar="N",
+        help="Number of tiles that go through the model together. Default: what the model declares, or 1.",
+        rich_help_panel=MODEL,
+    ),
+]
+Layout = Annotated[
+    str | None,
+    typer.Option(
+        metavar="AXES",
+        help="Order of the axes of an ONNX model, such as NCHW or NHWC, if its file leaves that open.",
+        rich_help_panel=MODEL,
+    ),
+]
+Bgr = Annotated[
+    bool | None,
+    typer.Option(
+        "--bgr/--rgb",
+        help="Whether a ZEISS model takes blue or red as the first color. Default: as its file declares, or the order of the "
+        "image.",
+        rich_help_panel=MODEL,
+    ),
+]
+Postprocess = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STEPS",
+        help="What is done to predictions before they are written: argmax, threshold:0.5, channels:1, uint8 or uint8*255; "
+        "several steps are joined by |. Default: nothing.",
+        rich_help_panel=OUTPUT,
     ),
 ]
 Pyramid = Annotated[
     Literal["auto", "mean", "mode", "nearest", "none"],
     typer.Option(
-        help="How the output's lower levels are made: auto takes the mode of labels and the mean of intensities; none makes none."
+        help="How the lower levels of an OME-Zarr are computed: auto takes the mode of labels and the mean of intensities; "
+        "none writes no lower levels.",
+        rich_help_panel=OUTPUT,
     ),
 ]
 MemoryLimit = Annotated[
@@ -116,42 +187,8 @@ MemoryLimit = Annotated[
     typer.Option(
         parser=n_bytes,
         metavar="SIZE",
-        help="What the run may take, the model's own needs not counted, such as 2GiB; half of what is free if left out.",
-    ),
-]
-Postprocess = Annotated[
-    str | None,
-    typer.Option(
-        metavar="STEPS",
-        help="What to write of a prediction: argmax, threshold:0.5, channels:1, uint8, uint8*255; several joined by |.",
-    ),
-]
-Normalize = Annotated[
-    str | None,
-    typer.Option(
-        metavar="METHOD",
-        help="Bring each image's gray values to the model's range, by statistics of the whole image: mean_std (mean to 0, "
-        "deviation to 1) or percentiles:1,99.8 (to 0 and 1); with /channel, /sample or /sample_channel behind it, each of "
-        "these by its own.",
-    ),
-]
-Skip = Annotated[
-    str | None,
-    typer.Option(
-        metavar="RULE",
-        help="Do not run the model on some tiles: dark:100 skips those without a voxel brighter than 100, and writes 0 there; "
-        "dark:100,fill=5 writes 5.",
-    ),
-]
-Layout = Annotated[
-    str | None,
-    typer.Option(help="Order of an ONNX model's axes, such as NCHW or NHWC, if the file leaves it open."),
-]
-Bgr = Annotated[
-    bool | None,
-    typer.Option(
-        "--bgr/--rgb",
-        help="Whether a ZEISS model takes colors blue first or red first; a .czann does not declare it, and gets them as they come.",
+        help="Memory that the run may use, such as 2GiB, without the memory of the model. Default: half of the free memory.",
+        rich_help_panel=RUN,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -159,7 +196,8 @@ Measure = Annotated[
     bool,
     typer.Option(
         "--measure",
-        help="Read the pixels: measure the images for --normalize, and run the model on one tile to see its outputs.",
+        help="Read the pixels: measure the images for --normalize, and run the model on one tile to infer its outputs.",
+        rich_help_panel=RUN,
     ),
 ]
-Debug = Annotated[bool, typer.Option("--debug", help="Show where in the code an error came from.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

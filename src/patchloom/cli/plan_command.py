@@ -1,4 +1,4 @@
-"""`patchloom plan`: show what a prediction would do, without doing it."""
+"""`patchloom plan`: show what a prediction would do, without running it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,16 @@ from patchloom.prediction.models import load_model
 def plan_command(
     sources: options.Sources,
     model: Annotated[
-        str | None, typer.Option(help="Use the tile size, overlap and channels that this model declares.")
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="As for predict. Use the tile size, overlap and channels that this model declares.",
+            rich_help_panel=options.MODEL,
+        ),
     ] = None,
+    layout: options.Layout = None,
+    bgr: options.Bgr = None,
+    batch_size: options.BatchSize = None,
     axes: options.Axes = None,
     normalize: options.Normalize = None,
     patch_size: options.PatchSize = None,
@@ -25,17 +33,17 @@ def plan_command(
     seams: options.Seams = None,
     origin_multiple: options.OriginMultiple = None,
     padding: options.Padding = "reflect",
-    batch_size: options.BatchSize = None,
     skip: options.Skip = None,
-    memory_limit: options.MemoryLimit = None,
     postprocess: options.Postprocess = None,
+    memory_limit: options.MemoryLimit = None,
     measure: options.Measure = False,
-    layout: options.Layout = None,
-    bgr: options.Bgr = None,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Show the tiles, blocks, bytes and memory of a prediction without running it."""
+    """Show the tiles, blocks and memory of a prediction without running it.
+
+    No pixels are read, unless --measure is given.
+    """
     with reported_errors(debug=debug):
         prepared = plan(
             sources if len(sources) > 1 else sources[0],

@@ -21,7 +21,12 @@ from patchloom.sinks import OmeZarr, OmeZarrVersion, Pyramid
 def predict_command(
     sources: options.Sources,
     model: Annotated[
-        str, typer.Option(help="An .onnx, .czann or .czseg file, or module:function for a callable of your own.")
+        str,
+        typer.Option(
+            metavar="FILE",
+            help="An .onnx, .czann or .czseg file, or a callable of your own as module:function or path/to/file.py:function.",
+            rich_help_panel=options.MODEL,
+        ),
     ],
     output: Annotated[
         str,
@@ -29,9 +34,20 @@ def predict_command(
             "--output",
             "-o",
             metavar="PATH",
-            help="The .ome.zarr, .ome.tif or .npy to write; a folder where there are several images.",
+            help="The .ome.zarr, .ome.tif or .npy to write; for several images a folder, which gets one .ome.zarr for each.",
+            rich_help_panel=options.OUTPUT,
         ),
     ],
+    layout: options.Layout = None,
+    bgr: options.Bgr = None,
+    batch_size: options.BatchSize = None,
+    augment: Annotated[
+        Literal["none", "flips", "all"],
+        typer.Option(
+            help="Average predictions over flips (4 times the work), or over flips and quarter turns (8 times).",
+            rich_help_panel=options.MODEL,
+        ),
+    ] = "none",
     axes: options.Axes = None,
     normalize: options.Normalize = None,
     patch_size: options.PatchSize = None,
@@ -40,36 +56,48 @@ def predict_command(
     seams: options.Seams = None,
     origin_multiple: options.OriginMultiple = None,
     padding: options.Padding = "reflect",
-    batch_size: options.BatchSize = None,
     skip: options.Skip = None,
-    memory_limit: options.MemoryLimit = None,
     postprocess: options.Postprocess = None,
-    layout: options.Layout = None,
-    bgr: options.Bgr = None,
-    augment: Annotated[
-        Literal["none", "flips", "all"],
-        typer.Option(help="Average over flips, or over flips and quarter turns too: 4 or 8 times the work."),
-    ] = "none",
     pyramid: options.Pyramid = "auto",
-    ome_zarr: Annotated[Literal["0.5", "0.4"], typer.Option(help="Which OME-Zarr to write.")] = "0.5",
+    ome_zarr: Annotated[
+        Literal["0.5", "0.4"], typer.Option(help="Version of an OME-Zarr output.", rich_help_panel=options.OUTPUT)
+    ] = "0.5",
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an output that exists, and discard one that is unfinished.")
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace an output that exists, and discard an unfinished one.",
+            rich_help_panel=options.OUTPUT,
+        ),
     ] = False,
+    memory_limit: options.MemoryLimit = None,
     resume_anyway: Annotated[
         bool,
         typer.Option(
             "--resume-anyway",
-            help="Resume although model, image or version differ or cannot be identified: the results are the same.",
+            help="Resume although the model, an image or the version of Patchloom differs or cannot be identified. You "
+            "confirm that the results are the same.",
+            rich_help_panel=options.RUN,
         ),
     ] = False,
     keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="Finish the other images of a series when one fails.")
+        bool,
+        typer.Option(
+            "--keep-going", help="If an image of a series fails, finish the others.", rich_help_panel=options.RUN
+        ),
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Show no progress.", rich_help_panel=options.RUN)
+    ] = False,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Run a model over images of any size and write a seamless result. A run that was killed is resumed when started again."""
+    """Run a model over images of any size and write the result.
+
+    To resume a run that was stopped or killed, start it again in the same way.
+
+    The paths of outputs are printed on standard output, all else on standard error.
+    """
     reports: list[ImageReport] = []
     started = time.monotonic()
     with reported_errors(debug=debug), _printed(reports, started, as_json=as_json):
@@ -101,7 +129,7 @@ def predict_command(
 
 @contextmanager
 def _printed(reports: list[ImageReport], started: float, *, as_json: bool) -> Iterator[None]:
-    """Print what was written, also when some images of a series failed."""
+    """Print the paths of outputs, also if images of a series failed."""
     try:
         yield
     finally:
@@ -115,7 +143,7 @@ def _printed(reports: list[ImageReport], started: float, *, as_json: bool) -> It
 
 
 def _output(path: str, *, pyramid: Pyramid | None, version: OmeZarrVersion) -> str | OmeZarr:
-    """Return a path alone if nothing is chosen beyond it: other outputs than OME-Zarr have no options."""
+    """Return the path alone if it has no other options than the default: only an OME-Zarr has options."""
     return path if (pyramid, version) == ("auto", "0.5") else OmeZarr(path, pyramid=pyramid, version=version)
 
 

@@ -1,4 +1,4 @@
-"""How the command line speaks: results on standard output, everything else on standard error, and exit codes."""
+"""What the command line prints: results on standard output, everything else on standard error; and exit codes."""
 
 from __future__ import annotations
 
@@ -36,14 +36,17 @@ _WRONG_USE_ERRORS = (
 
 @contextmanager
 def reported_errors(*, debug: bool) -> Iterator[None]:
-    """Turn an error into one message and an exit code: 2 for wrong use, 1 for what failed.
+    """Turn an error into one message and an exit code: 2 for wrong use, 1 for a failure, 130 if interrupted.
 
-    With `debug` the error is raised as it is, with its trace.
+    Parameters
+    ----------
+    debug : bool
+        Whether the error is raised instead, with its traceback.
     """
     try:
         yield
     except KeyboardInterrupt as error:
-        _say("\n".join(["stopped", *getattr(error, "__notes__", [])]))
+        _print_error("\n".join(["stopped", *getattr(error, "__notes__", [])]))
         raise typer.Exit(INTERRUPTED) from None
     except typer.Exit:
         raise
@@ -51,13 +54,15 @@ def reported_errors(*, debug: bool) -> Iterator[None]:
         if debug:
             raise
         message = (
-            str(error) if isinstance(error, PatchloomError) else f"{type(error).__name__}: {error} (--debug shows more)"
+            str(error)
+            if isinstance(error, PatchloomError)
+            else f"{type(error).__name__}: {error} (--debug shows the traceback)"
         )
-        _say("\n".join([message, *getattr(error, "__notes__", [])]))
+        _print_error("\n".join([message, *getattr(error, "__notes__", [])]))
         raise typer.Exit(WRONG_USE if isinstance(error, _WRONG_USE_ERRORS) else FAILED) from None
 
 
-def _say(message: str) -> None:
+def _print_error(message: str) -> None:
     Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}", highlight=False)
 
 

@@ -1,4 +1,4 @@
-"""`patchloom status`: report whether an output is finished."""
+"""`patchloom status`: show whether an output is finished."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from patchloom.prediction.output.status import OutputStatus, read_output_status
 
 def status_command(
     output: Annotated[
-        str, typer.Argument(help="An output, finished or not; for a series its folder.", metavar="OUTPUT")
+        str, typer.Argument(help="The output of a run, finished or not; for a series its folder.", metavar="OUTPUT")
     ],
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Report whether an output is finished, and else the number of its blocks that are. The exit code is 0 for a finished output, 1 for an unfinished one, 2 if there is none."""
+    """Show whether an output is finished, or the number of its finished blocks.
+
+    The exit code is 0 for a finished output, 1 for an unfinished output, and 2 if there is no output.
+    """
     with reported_errors(debug=debug):
         status = read_output_status(output)
         if as_json:
@@ -30,12 +33,9 @@ def status_command(
 
 
 def _unfinished(status: OutputStatus) -> str:
-    remedy = "if no run is writing it, start the same run again"
     if not status.progress:
-        return f"unfinished; {remedy}"
+        return "unfinished; if no run is writing it, start the same run again"
     return (
-        "unfinished, {blocks} of {of_blocks} blocks and {images} of {of_images} images are done; ".format(
-            **status.progress
-        )
-        + f"{remedy} to resume"
-    )
+        "unfinished, {blocks} of {of_blocks} blocks and {images} of {of_images} images are finished; if no run is writing "
+        "it, start the same run again to resume"
+    ).format(**status.progress)
