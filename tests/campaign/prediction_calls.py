@@ -275,6 +275,31 @@ entry(
     free={"pixels": "called by `predict`, with pixels of the source"},
 )
 
+MADE_BY_PREDICT = "made by `predict`, of what it has checked"
+for name, arguments in {
+    "CandidateTiles": ("image_stacks", "specs", "read", "cache"),
+    "ImageReport": (
+        *(
+            "source",
+            "outputs",
+            "axes",
+            "shape",
+            "tiles",
+            "blocks",
+            "blocks_resumed",
+            "tiles_skipped",
+            "seconds",
+            "error",
+        ),
+    ),
+    "OutputSpec": ("n_channels", "dtype", "scale", "margin", "name"),
+    "OutputSpec.from_dict": ("values",),
+    "OutputSpec.scale_coords": ("coords",),
+    "OutputSpec.scale_size": ("sizes",),
+    "OutputSpec.scale_window": ("window",),
+}.items():
+    entry(name, lambda: (dict, {}), free=dict.fromkeys(arguments, MADE_BY_PREDICT))
+
 entry(
     "measure_normalization",
     lambda: (

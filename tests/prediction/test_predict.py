@@ -277,7 +277,11 @@ def breaks_on_tile(number: int) -> Callable[[np.ndarray], np.ndarray]:
         (lambda: lambda b: np.repeat(b, 2, axis=0), ModelOutputError, r"returned shape \(2, 1, 8, 8\)"),
         (lambda: lambda _: None, ModelOutputError, "returned NoneType, which is not an array of numbers"),
         (lambda: lambda _: "cells", ModelOutputError, "returned str"),
-        (lambda: lambda b: b * np.nan, ModelOutputError, r"returned NaN for the tile at \(0, 0\) .* no NaN"),
+        (
+            lambda: lambda b: b * np.nan,
+            ModelOutputError,
+            r"returned NaN for the tile at \(0, 0\) .* cannot store: fix the model",
+        ),
         (
             lambda: lambda b: np.repeat(b, 1 + (b.flat[0] < 0.5), axis=1),
             ModelOutputError,

@@ -21,7 +21,7 @@ from patchloom.prediction import plan, predict
 from patchloom.prediction.candidate_tiles import CandidateTiles
 from patchloom.prediction.output import writer as outputs
 from patchloom.prediction.planning import fit
-from patchloom.prediction.postprocessing import AsDtype, Threshold
+from patchloom.prediction.postprocessing.steps import AsDtype, Threshold
 from patchloom.prediction.skip_rules import SkipDark, SkipOutside, coarse_window, fitting_factors
 from patchloom.sinks import open_sink
 from patchloom.stitching import block_grid

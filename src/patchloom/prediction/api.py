@@ -16,7 +16,7 @@ from patchloom.prediction.normalization.methods import NormalizationMethod
 from patchloom.prediction.normalization.normalization import Normalization
 from patchloom.prediction.planning.fit import make_plan
 from patchloom.prediction.planning.plan import PredictionPlan
-from patchloom.prediction.postprocessing import Postprocessing
+from patchloom.prediction.postprocessing.steps import Postprocessing
 from patchloom.prediction.request import PredictionRequest, RunOptions
 from patchloom.prediction.run import complete_plan, run_request
 from patchloom.prediction.running.image_report import ImageReport

@@ -31,7 +31,7 @@ from patchloom.extraction import PatchExtractor
 from patchloom.image_stacks import ImageStack
 from patchloom.prediction.models.batch_prediction import name_tiles, predict_batch
 from patchloom.prediction.models.model import Model
-from patchloom.prediction.models.output_spec import OutputSpec, output_form
+from patchloom.prediction.models.outputs import OutputSpec, infer_output_spec
 from patchloom.prediction.planning.tile_layout import TileLayout
 from patchloom.prediction.running.tile_reading import read_tiles, specs_in_images
 from patchloom.specs.patch_specs import TileSpecs
@@ -122,7 +122,7 @@ def _infer(run: Callable[[NDArray[Any]], Outputs], tile: NDArray[Any], layout: T
         scales = dict.fromkeys(outputs, declared)
     else:
         scales = infer_scales(run, tile, outputs, fixed=is_fixed)
-    specs = tuple(output_form(name, output, tile.shape[2:], scales[name]) for name, output in outputs.items())
+    specs = tuple(infer_output_spec(name, output, tile.shape[2:], scales[name]) for name, output in outputs.items())
     if declared is None and any(any(spec.margin) for spec in specs):
         if not is_fixed:
             _check_whole_steps(run, tile, outputs, specs)

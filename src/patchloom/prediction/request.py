@@ -22,8 +22,8 @@ from patchloom.geometry.tile_rule import Seams
 from patchloom.local_paths import normalize_path
 from patchloom.prediction.normalization.methods import NormalizationMethod, parse_normalization
 from patchloom.prediction.normalization.normalization import Normalization
-from patchloom.prediction.postprocessing import AsDtype, Postprocessing
-from patchloom.prediction.postprocessing_text import parse_postprocessing
+from patchloom.prediction.postprocessing.chain import parse_postprocessing
+from patchloom.prediction.postprocessing.steps import AsDtype, Postprocessing
 from patchloom.prediction.skip_rules import SkipDark, SkipRule, parse_skip_rule
 from patchloom.sinks import OmeZarr, OmeZarrVersion, Pyramid
 

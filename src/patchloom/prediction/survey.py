@@ -32,7 +32,7 @@ from patchloom.image_stacks import (
 )
 from patchloom.prediction.free_memory import default_memory_limit
 from patchloom.prediction.models.model import ModelDescription
-from patchloom.prediction.models.output_spec import OutputSpec
+from patchloom.prediction.models.outputs import OutputSpec
 from patchloom.prediction.normalization.normalization import Normalization, check_measurable
 from patchloom.prediction.request import PredictionRequest
 

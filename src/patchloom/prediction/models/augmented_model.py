@@ -14,7 +14,7 @@ from patchloom.argument_checks import flag, function
 from patchloom.errors import ModelError, ModelOutputError
 from patchloom.geometry.symmetries import Symmetry, symmetries
 from patchloom.prediction.models.model import Model, ModelDescription, check_batch, describe
-from patchloom.prediction.models.model_output import as_array, as_outputs
+from patchloom.prediction.models.outputs import as_array, as_outputs
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import unicodedata
 from pathlib import Path
 
 from patchloom.errors import SinkError
-from patchloom.prediction.models.output_spec import OutputSpec
+from patchloom.prediction.models.outputs import OutputSpec
 from patchloom.prediction.output.claim import OutputClaim
 from patchloom.prediction.planning.plan import PredictionPlan
 from patchloom.prediction.planning.summary import output_bytes

@@ -18,11 +18,11 @@ from patchloom.axes import AxesMap
 from patchloom.errors import SourceChangedError
 from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks import HasMetadata, ImageStack, SourceWatch
-from patchloom.prediction.models.output_spec import OutputSpec
+from patchloom.prediction.models.outputs import OutputSpec
 from patchloom.prediction.output.ledger import Ledger
 from patchloom.prediction.output.shown_outputs import RecordedBlocks, ShownOutput, by_image, settle
-from patchloom.prediction.planning.label_outputs import holds_labels
 from patchloom.prediction.planning.plan import PredictionPlan
+from patchloom.prediction.postprocessing.labels import holds_labels
 from patchloom.prediction.request import RunOptions
 from patchloom.sinks import (
     HasBuffer,
@@ -274,12 +274,14 @@ class OutputWriter:
         n_channels, dtype = self._plan.layout.output_channels_and_dtype(output_spec)
         axes_map = AxesMap(stack.original_axes, tuple(stack.original_data_shape))
         planes = self._plan.survey.stacks[data_idx].image_shape[2 : -len(grid.spatial_shape)]
-        one_plane, block_shape = (1,) * len(planes), output_spec.size(grid.block_shape)
+        one_plane, block_shape = (1,) * len(planes), output_spec.scale_size(grid.block_shape)
         return open_sink(
             path
             if path is None or not output_kind(path).resumable
             else OmeZarr(path, self._options.version, self._halving(data_idx, output_spec)),
-            axes_map=axes_map.with_channels(n_channels).with_spatial((*planes, *output_spec.size(grid.spatial_shape))),
+            axes_map=axes_map.with_channels(n_channels).with_spatial(
+                (*planes, *output_spec.scale_size(grid.spatial_shape))
+            ),
             dtype=dtype,
             chunk_shape=(1, 1, *one_plane, *choose_chunk(block_shape, self._options.chunks)),
             shard_shape=(1, 1, *one_plane, *block_shape),
@@ -293,7 +295,9 @@ class OutputWriter:
         """Choose how levels are made by the dtype that the model returns, not by the one that is written."""
         if self._options.pyramid != "auto":
             return self._options.pyramid
-        return "mode" if holds_labels(self._plan.layout, data_idx, output_spec) else "mean"
+        request, batch_dtype = self._plan.layout.request, self._plan.layout.batch_dtype(data_idx)
+        is_labels = holds_labels(output_spec.dtype, batch_dtype, postprocess=request.postprocess, blend=request.blend)
+        return "mode" if is_labels else "mean"
 
     def _is_shown(self, data_idx: int, output_idx: int) -> bool:
         """Return whether an earlier run completed an output; it may have been killed before it could record that."""
@@ -315,7 +319,7 @@ class OutputWriter:
             slice(sample_idx, sample_idx + 1),
             slice(0, self._plan.layout.output_channels_and_dtype(output_spec)[0]),
             *(slice(plane, plane + 1) for plane in z),
-            *output_spec.window(block.window),
+            *output_spec.scale_window(block.window),
         )
 
     def _as_written(self, data_idx: int, values: NDArray[Any]) -> NDArray[Any]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from patchloom.errors import GeometryError
-from patchloom.prediction.fill_value import check_fill_fits
 from patchloom.prediction.planning.blocks import largest_block
-from patchloom.prediction.planning.label_outputs import check_blend_of_labels
 from patchloom.prediction.planning.plan import PredictionPlan
 from patchloom.prediction.planning.tile_layout import TileLayout, lay_out_tiles
+from patchloom.prediction.postprocessing.labels import check_blend_of_labels
 from patchloom.prediction.request import PredictionRequest
+from patchloom.prediction.skip_rules import check_fill_fits
 from patchloom.prediction.survey import Survey
 from patchloom.stitching.block_grid import choose_blocks
 
@@ -57,8 +57,7 @@ def checked_layout(request: PredictionRequest, survey: Survey) -> TileLayout:
         As `make_plan`, except for memory.
     """
     layout = lay_out_tiles(request, survey)
-    _check_fill(layout)
-    check_blend_of_labels(layout)
+    _check_outputs(layout)
     return layout
 
 
@@ -122,9 +121,16 @@ def _candidates(layout: TileLayout, block_sizes: Sequence[int]) -> Iterator[Pred
             yield PredictionPlan(layout, blocks, n_shared_axes)
 
 
-def _check_fill(layout: TileLayout) -> None:
-    """Check that all outputs can hold what fills skipped tiles, if the outputs are known."""
-    if layout.request.skip is not None and layout.outputs_known:
-        for data_idx in range(len(layout.stacks)):
-            for spec in layout.outputs(data_idx):
-                check_fill_fits(layout.request.skip.fill, layout.output_channels_and_dtype(spec)[1])
+def _check_outputs(layout: TileLayout) -> None:
+    """Check that outputs can store the fill value, and that no labels are blended; outputs that are not known are skipped."""
+    request = layout.request
+    if not layout.outputs_known or (request.skip is None and request.blend is None):
+        return
+    for data_idx in range(len(layout.stacks)):
+        for spec in layout.outputs(data_idx):
+            _, stored_dtype = layout.output_channels_and_dtype(spec)
+            if request.skip is not None:
+                check_fill_fits(request.skip.fill, stored_dtype)
+            if request.blend is not None and request.block_postprocess is None:
+                batch_dtype = layout.batch_dtype(data_idx)
+                check_blend_of_labels(spec.dtype, batch_dtype, stored_dtype=stored_dtype, blend=request.blend)

@@ -106,7 +106,7 @@ def _bytes_of_one(layout: TileLayout, data_idx: int, grid: BlockGrid) -> tuple[i
     block_shape = tuple(map(min, grid.block_shape, grid.spatial_shape))
     of_tile = of_block = of_write = 0
     for spec in layout.outputs(data_idx):
-        voxels, (channels, dtype) = prod(spec.size(block_shape)), layout.output_channels_and_dtype(spec)
+        voxels, (channels, dtype) = prod(spec.scale_size(block_shape)), layout.output_channels_and_dtype(spec)
         put_together = spec.n_channels * voxels * layout.accumulator(spec).itemsize
         shard, stored = voxels * dtype.itemsize, channels * voxels * dtype.itemsize
         converted = postprocess is not None or layout.accumulator(spec) != dtype
@@ -114,7 +114,7 @@ def _bytes_of_one(layout: TileLayout, data_idx: int, grid: BlockGrid) -> tuple[i
             put_together += voxels  # where tiles were added
         of_block += put_together
         of_write += put_together + converted * stored + min(stored, max(shard, SINK_BYTES))
-        of_tile += spec.n_channels * prod(spec.size(layout.patch_size)) * spec.dtype.itemsize
+        of_tile += spec.n_channels * prod(spec.scale_size(layout.patch_size)) * spec.dtype.itemsize
     return of_tile, of_block, of_write
 
 

@@ -15,7 +15,7 @@ from patchloom.prediction.models.model import Model
 from patchloom.prediction.planning.memory import MemoryUse, estimate_memory
 from patchloom.prediction.planning.summary import describe_briefly, describe_plan, summarize_plan
 from patchloom.prediction.planning.tile_layout import TileLayout, lay_out_tiles
-from patchloom.prediction.postprocessing import Postprocessing
+from patchloom.prediction.postprocessing.steps import Postprocessing
 from patchloom.prediction.request import PredictionRequest, RunOptions
 from patchloom.prediction.skip_rules import SkipRule
 from patchloom.prediction.survey import Survey

@@ -161,7 +161,7 @@ def _output_shapes(plan: PredictionPlan, data_idx: int) -> list[tuple[int | None
             image_shape[0],
             layout.output_channels_and_dtype(spec)[0] if is_known else None,
             *image_shape[2 : -len(spatial_shape)],  # Z, if the model is run slice by slice
-            *spec.size(spatial_shape),
+            *spec.scale_size(spatial_shape),
         )
         for spec in layout.outputs(data_idx)
     ]
@@ -170,7 +170,7 @@ def _output_shapes(plan: PredictionPlan, data_idx: int) -> list[tuple[int | None
 def output_bytes(plan: PredictionPlan) -> int:
     """Return the size of the outputs of a plan in bytes, before compression."""
     return sum(
-        grid.n_samples * prod(spec.size(grid.spatial_shape)) * channels * dtype.itemsize
+        grid.n_samples * prod(spec.scale_size(grid.spatial_shape)) * channels * dtype.itemsize
         for data_idx, grid in enumerate(plan.blocks)
         for spec in plan.layout.outputs(data_idx)
         for channels, dtype in [plan.layout.output_channels_and_dtype(spec)]

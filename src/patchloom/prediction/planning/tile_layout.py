@@ -18,7 +18,7 @@ from patchloom.geometry.tile_rule import Seams
 from patchloom.patching import TiledPatching
 from patchloom.patching.flat_index import check_data_idx
 from patchloom.prediction.models.model import ModelDescription
-from patchloom.prediction.models.output_spec import OutputSpec
+from patchloom.prediction.models.outputs import OutputSpec
 from patchloom.prediction.planning.blocks import choose_seams
 from patchloom.prediction.request import PredictionRequest
 from patchloom.prediction.survey import StackFacts, Survey

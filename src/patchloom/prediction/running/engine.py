@@ -22,11 +22,12 @@ from patchloom.errors import GeometryError, PatchloomError
 from patchloom.extraction import ChunkCache, PatchExtractor
 from patchloom.image_stacks import ImageStack
 from patchloom.parallel import Runner, run_serially, thread_runner
-from patchloom.prediction.models.batch_prediction import check_forms, predict_batch, refuse_nan, to_dtype
+from patchloom.prediction.models.batch_prediction import check_predictions, predict_batch
 from patchloom.prediction.models.model import Model
-from patchloom.prediction.models.output_spec import OutputSpec, keep_core
+from patchloom.prediction.models.outputs import OutputSpec, crop_to_margin
 from patchloom.prediction.planning.memory import WRITE_BEHIND, read_ahead
 from patchloom.prediction.planning.plan import PredictionPlan
+from patchloom.prediction.postprocessing.casting import refuse_nan, to_dtype
 from patchloom.prediction.running.batching import TileBatch, batches, tiles_with_open_blocks
 from patchloom.prediction.running.progress import Advance, StageTimes
 from patchloom.prediction.running.stitcher import CompleteBlock, Stitcher
@@ -265,7 +266,7 @@ class Engine:
         with self.times.spent("model"):
             predictions = predict_batch(self._model, read.pixels, named, self._plan.survey.model.batch_size)
         output_specs = self._plan.survey.outputs[data_idx]
-        check_forms(predictions, output_specs, self._plan.layout.patch_size, named)
+        check_predictions(predictions, output_specs, self._plan.layout.patch_size, named)
         with self.times.spent("stitching"):
             return specs, [
                 self._without_margin(predictions[output_spec.name], output_spec, named) for output_spec in output_specs
@@ -275,7 +276,7 @@ class Engine:
         self, prediction: NDArray[Any], output_spec: OutputSpec, specs: Sequence[TileSpecs]
     ) -> NDArray[Any]:
         """Cut off the margin of a prediction, and convert or check what has to name its tiles if it fails."""
-        core = keep_core(prediction, output_spec, self._plan.layout.margin)
+        core = crop_to_margin(prediction, output_spec, self._plan.layout.margin)
         if self._plan.request.block_postprocess is not None:
             return core
         _, dtype = self._plan.layout.output_channels_and_dtype(output_spec)

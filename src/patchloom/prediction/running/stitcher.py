@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from patchloom.geometry.blend_weights import tile_weights
 from patchloom.parallel import Runner
-from patchloom.prediction.models.batch_prediction import to_dtype
-from patchloom.prediction.models.output_spec import OutputSpec
+from patchloom.prediction.models.outputs import OutputSpec
 from patchloom.prediction.planning.plan import PredictionPlan
+from patchloom.prediction.postprocessing.casting import to_dtype
 from patchloom.prediction.running.batching import BlockEnd, TileBatch
 from patchloom.specs.patch_specs import TileSpecs
 from patchloom.stitching.assembler import AssembledBlock, BlockAssembler
@@ -121,7 +121,7 @@ class _ImageStitcher:
         )
 
     def _window(self, output_spec: OutputSpec, block_idx: int) -> tuple[slice, ...]:
-        return output_spec.window(self._grid[block_idx].window)
+        return output_spec.scale_window(self._grid[block_idx].window)
 
     def add(self, blocks: Sequence[int], spec: TileSpecs, tiles: Sequence[NDArray[Any]]) -> None:
         """Add a tile, `C(Z)YX` for each output, to blocks."""
@@ -186,7 +186,7 @@ class _ImageStitcher:
         """A prediction of `fill` for each output, `C(Z)YX`; in a blend, integers may be floats."""
         return [
             np.full(
-                (output_spec.n_channels, *output_spec.size(self._plan.tiling.patch_size)),
+                (output_spec.n_channels, *output_spec.scale_size(self._plan.tiling.patch_size)),
                 self._request.fill,
                 output_spec.dtype if output_spec.dtype.kind in "fc" else self._plan.layout.accumulator(output_spec),
             )
@@ -198,14 +198,14 @@ def _in_output(spec: TileSpecs, output_spec: OutputSpec) -> TileSpecs:
     """Turn a tile in voxels of the input into one in voxels of an output."""
     if not output_spec.is_scaled:
         return spec
-    coords, landing = output_spec.place(spec["coords"]), output_spec.place(spec["stitch_coords"])
-    ends = output_spec.size(
+    coords, landing = output_spec.scale_coords(spec["coords"]), output_spec.scale_coords(spec["stitch_coords"])
+    ends = output_spec.scale_size(
         [start + size for start, size in zip(spec["stitch_coords"], spec["crop_size"], strict=True)]
     )
     return {
         **spec,
         "coords": coords,
-        "patch_size": output_spec.size(spec["patch_size"]),
+        "patch_size": output_spec.scale_size(spec["patch_size"]),
         "crop_coords": tuple(place - start for place, start in zip(landing, coords, strict=True)),
         "crop_size": tuple(end - place for end, place in zip(ends, landing, strict=True)),
         "stitch_coords": landing,

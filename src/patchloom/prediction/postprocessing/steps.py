@@ -1,6 +1,6 @@
-"""What a finished block is reduced to before it is written: its likeliest class, a mask, a few channels, a smaller dtype.
+"""Postprocessing steps: the likeliest class, a mask, a selection of channels, another dtype.
 
-A postprocessing looks at one voxel at a time, all its channels. Its text, such as `argmax` or `uint8*255`, is what
+A step processes each voxel, with all its channels, by itself. Each step has a text, such as `argmax` or `uint8*255`, which
 `parse_postprocessing` reads.
 """
 
@@ -8,62 +8,80 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
 from math import prod
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from patchloom.argument_checks import instances, listed, real_number, shown
+from patchloom.argument_checks import listed, real_number, shown
 from patchloom.errors import GeometryError, ModelOutputError
 from patchloom.geometry.checks import whole_number
 from patchloom.pixel_arrays import pixel_dtype
-from patchloom.prediction.models.batch_prediction import to_dtype
+from patchloom.prediction.postprocessing.casting import to_dtype
 
 DTYPES = (
     *("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "bool"),
     *("float16", "float32", "float64", "complex64", "complex128"),
 )
-"""What values can be turned into."""
+"""Names of the dtypes that values can be converted to."""
 
 _SLAB_VOXELS = 2**18
-"""Voxels worked on at once, so that what is made on the way stays small."""
+"""Voxels that are processed at once, to bound the memory of intermediate arrays."""
 
 
 @runtime_checkable
 class Postprocessing(Protocol):
-    """Something that turns a block into a smaller one of the same spatial size."""
+    """A postprocessing step: it processes complete blocks of an output before they are written.
+
+    Any object with these members can be given as `postprocess` of `pl.predict`. A step must process each voxel, with all its
+    channels, by itself, so that the result does not depend on blocks.
+
+    Examples
+    --------
+    >>> import patchloom as pl
+    >>> class Difference:
+    ...     identity = "difference"
+    ...
+    ...     def output(self, n_channels, dtype):
+    ...         return 1, dtype
+    ...
+    ...     def __call__(self, block):
+    ...         return block[:1] - block[1:]
+    >>> options = {"axes": "CYX", "patch_size": (1, 2), "overlaps": (0, 0), "progress": False}
+    >>> pl.predict(lambda batch: batch, np.array([[[5, 7, 9]], [[1, 2, 3]]]), postprocess=Difference(), **options).tolist()
+    [[[4, 5, 6]]]
+    """
 
     @property
     def identity(self) -> str:
-        """All that the result depends on, as `parse_postprocessing` reads it."""
+        """A text that contains all that the result depends on. A run is not resumed with a step of another identity."""
 
     def output(self, n_channels: int, dtype: np.dtype[Any]) -> tuple[int, np.dtype[Any]]:
-        """Return channels and dtype of the results.
+        """Return channels and dtype of the result.
 
         Parameters
         ----------
         n_channels : int
-            Channels of the blocks that go in.
+            Number of channels of a block.
         dtype : numpy dtype
-            Their dtype.
+            Dtype of a block.
 
         Returns
         -------
         n_channels : int
-            Channels of the results.
+            Number of channels of the result.
         dtype : numpy dtype
-            Its dtype.
+            Dtype of the result.
 
         Raises
         ------
         ModelOutputError
-            If such blocks cannot be reduced in this way.
+            If the step cannot process such blocks.
         """
 
     def __call__(self, block: NDArray[Any], /) -> NDArray[Any]:
-        """Postprocess a block.
+        """Process a block.
 
         Parameters
         ----------
@@ -73,27 +91,18 @@ class Postprocessing(Protocol):
         Returns
         -------
         array
-            `C(Z)YX` of the channels and dtype that `output` returns; it may be a view of the block.
+            `C(Z)YX` with the channels and dtype that `output` returns; it may be a view of the block.
 
         Raises
         ------
         ModelOutputError
-            If a voxel is NaN and the results are integers.
+            If a voxel is NaN and the result is integer.
         """
-
-
-@runtime_checkable
-class MakesLabels(Protocol):
-    """A postprocessing that declares whether its result holds labels."""
-
-    @property
-    def makes_labels(self) -> bool:
-        """Whether the values are labels of classes or objects, of which no mean may be taken."""
 
 
 @dataclass(frozen=True, slots=True)
 class Argmax:
-    """The number of the channel that is highest, in the smallest unsigned dtype; of equal ones the first.
+    """The index of the channel with the highest value, in the smallest unsigned dtype; the first of equal channels.
 
     Examples
     --------
@@ -103,24 +112,26 @@ class Argmax:
 
     @property
     def identity(self) -> str:
-        """As it is spelled."""
+        """The step as text, which `parse_postprocessing` reads."""
         return "argmax"
 
     @property
     def makes_labels(self) -> bool:
-        """The number of a class is a label."""
+        """True: the index of a class is a label."""
         return True
 
     def output(self, n_channels: int, dtype: np.dtype[Any]) -> tuple[int, np.dtype[Any]]:
-        """Return channels and dtype of the results."""
+        """Return channels and dtype of the result; see `Postprocessing.output`."""
         _check_real(self, n_channels, dtype)
         if n_channels < 2:
-            raise ModelOutputError("argmax needs two channels or more, and the model gives one: use threshold")
+            raise ModelOutputError(
+                "postprocess is 'argmax', and the model returns one channel: return a channel for each class, or use 'threshold:VALUE'"
+            )
         return 1, np.min_scalar_type(n_channels - 1)
 
     def __call__(self, block: NDArray[Any], /) -> NDArray[Any]:
-        """Postprocess a block."""
-        _check_block(block)
+        """Process a block; see `Postprocessing`."""
+        check_block(block)
 
         def likeliest(slab: NDArray[Any]) -> NDArray[Any]:
             _refuse_nan(self, slab)
@@ -131,19 +142,19 @@ class Argmax:
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """1 where a voxel is above a value and 0 elsewhere, in uint8: each channel for itself, or of one channel only.
+    """A mask in uint8: 1 for voxels above a value, 0 for others; of each channel, or of one channel only.
 
     Parameters
     ----------
     value : float
-        What a voxel must exceed.
+        The value that a voxel must exceed.
     channel : int, optional
-        The only channel to be looked at, counted from 0.
+        Index of the only channel that is used, from 0. If None, each channel gets a mask.
 
     Raises
     ------
     GeometryError
-        If `value` is NaN, or the channel is not a whole number or below 0.
+        If `value` is NaN, or `channel` is not a whole number or is negative.
 
     Examples
     --------
@@ -161,16 +172,16 @@ class Threshold:
 
     @property
     def identity(self) -> str:
-        """As it is spelled."""
+        """The step as text, which `parse_postprocessing` reads."""
         return f"threshold:{self.value!r}" + ("" if self.channel is None else f"@{self.channel}")
 
     @property
     def makes_labels(self) -> bool:
-        """0 and 1 are the labels of a mask."""
+        """True: 0 and 1 are the labels of a mask."""
         return True
 
     def output(self, n_channels: int, dtype: np.dtype[Any]) -> tuple[int, np.dtype[Any]]:
-        """Return channels and dtype of the results."""
+        """Return channels and dtype of the result; see `Postprocessing.output`."""
         _check_real(self, n_channels, dtype)
         if self.channel is None:
             return n_channels, np.dtype(np.uint8)
@@ -178,13 +189,13 @@ class Threshold:
         return 1, np.dtype(np.uint8)
 
     def __call__(self, block: NDArray[Any], /) -> NDArray[Any]:
-        """Postprocess a block."""
-        _check_block(block)
+        """Process a block; see `Postprocessing`."""
+        check_block(block)
 
         def mask(slab: NDArray[Any]) -> NDArray[Any]:
             seen = slab if self.channel is None else slab[self.channel : self.channel + 1]
             _refuse_nan(self, seen)
-            with np.errstate(over="ignore"):  # a value beyond a float's range is infinite to it: above all voxels
+            with np.errstate(over="ignore"):  # a value beyond the range of the dtype becomes infinite
                 return seen > self.value
 
         return _by_slabs(mask, block, *self.output(len(block), block.dtype))
@@ -192,17 +203,17 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class SelectChannels:
-    """Some channels, in the order wanted.
+    """A selection of channels, in any order.
 
     Parameters
     ----------
     channels : sequence of int
-        Which, counted from 0.
+        Indices of the channels, from 0.
 
     Raises
     ------
     GeometryError
-        If there is none, or one is not a whole number or below 0.
+        If the sequence is empty, or an index is not a whole number or is negative.
 
     Examples
     --------
@@ -216,23 +227,23 @@ class SelectChannels:
         given = listed("channels", self.channels, "a sequence of whole numbers, such as [0, 2]")
         object.__setattr__(self, "channels", tuple(map(_checked_channel, given)))
         if not self.channels:
-            raise GeometryError("channels is empty: name at least one")
+            raise GeometryError("channels is empty: give at least one channel")
 
     @property
     def identity(self) -> str:
-        """As it is spelled."""
+        """The step as text, which `parse_postprocessing` reads."""
         return f"channels:{','.join(map(str, self.channels))}"
 
     def output(self, n_channels: int, dtype: np.dtype[Any]) -> tuple[int, np.dtype[Any]]:
-        """Return channels and dtype of the results."""
+        """Return channels and dtype of the result; see `Postprocessing.output`."""
         n_channels = whole_number("n_channels", n_channels, least=1)
         for channel in self.channels:
             _check_channel(self, channel, n_channels)
         return len(self.channels), pixel_dtype("dtype", dtype)
 
     def __call__(self, block: NDArray[Any], /) -> NDArray[Any]:
-        """Postprocess a block."""
-        _check_block(block)
+        """Process a block; see `Postprocessing`."""
+        check_block(block)
         self.output(len(block), block.dtype)
         first = self.channels[0]
         if self.channels == tuple(range(first, first + len(self.channels))):
@@ -242,22 +253,23 @@ class SelectChannels:
 
 @dataclass(frozen=True, slots=True)
 class AsDtype:
-    """Another dtype, of values multiplied by a number.
+    """A conversion to another dtype, after multiplication by a factor.
 
-    Integers are rounded to the nearest, halves to even, and stop at the ends of their range; floats beyond the range of a
-    smaller float become infinite.
+    For integers, values are rounded to the nearest, halves to even, and values beyond the range become its ends. Floats beyond
+    the range of a smaller float become infinite.
 
     Parameters
     ----------
     dtype : dtype
-        A dtype of integers, floats, truth values (True from 0.5 on) or complex numbers. Predictions are not blended in it.
+        A dtype of integers, floats, booleans (True from 0.5 on) or complex numbers. Predictions are blended before the
+        conversion.
     scale : float
-        What values are multiplied by, in float64; if it is 1, they are not.
+        Factor by which values are multiplied, in float64.
 
     Raises
     ------
     GeometryError
-        If there is no such dtype, or the scale is 0 or not finite, or numbers are complex and scaled.
+        If the dtype is none of these, `scale` is 0 or not finite, or the dtype is complex and `scale` is not 1.
 
     Examples
     --------
@@ -272,9 +284,11 @@ class AsDtype:
         object.__setattr__(self, "dtype", _number_dtype(self.dtype))
         object.__setattr__(self, "scale", real_number("scale", self.scale))
         if not self.scale:
-            raise GeometryError(f"scale is {self.scale}: it must be finite and not 0")
+            raise GeometryError(f"scale is {self.scale}: it must be a finite number other than 0")
         if self.scale != 1 and self._is_complex:
-            raise GeometryError(f"scale is {self.scale}: complex numbers are not scaled, leave it out")
+            raise GeometryError(
+                f"scale is {self.scale}, and dtype is {self.dtype}: complex numbers are not scaled, leave scale out"
+            )
 
     @property
     def _is_complex(self) -> bool:
@@ -282,18 +296,18 @@ class AsDtype:
 
     @property
     def identity(self) -> str:
-        """As it is spelled."""
+        """The step as text, which `parse_postprocessing` reads."""
         return f"{self.dtype}" + ("" if self.scale == 1 else f"*{self.scale!r}")
 
     def output(self, n_channels: int, dtype: np.dtype[Any]) -> tuple[int, np.dtype[Any]]:
-        """Return channels and dtype of the results."""
+        """Return channels and dtype of the result; see `Postprocessing.output`."""
         if not self._is_complex:
             _check_real(self, n_channels, dtype)
         return n_channels, np.dtype(self.dtype)
 
     def __call__(self, block: NDArray[Any], /) -> NDArray[Any]:
-        """Postprocess a block."""
-        _check_block(block)
+        """Process a block; see `Postprocessing`."""
+        check_block(block)
         n_channels, dtype = self.output(len(block), block.dtype)
 
         def convert(slab: NDArray[Any]) -> NDArray[Any]:
@@ -304,73 +318,33 @@ class AsDtype:
         return _by_slabs(convert, block, n_channels, dtype)
 
 
-@dataclass(frozen=True, slots=True)
-class PostprocessingChain:
-    """Postprocessing one after the other.
-
-    Parameters
-    ----------
-    steps : sequence of Postprocessing
-        The first comes first.
-
-    Examples
-    --------
-    >>> chain = PostprocessingChain((SelectChannels((1,)), AsDtype("uint8", 255)))
-    >>> chain.identity, chain.output(3, np.dtype("float32"))
-    ('channels:1|uint8*255.0', (1, dtype('uint8')))
-    """
-
-    steps: tuple[Postprocessing, ...]
-
-    def __post_init__(self) -> None:
-        steps = instances("steps", self.steps, Postprocessing, "a sequence of postprocessing, the first first")
-        if not steps:
-            raise GeometryError("steps is empty: name one postprocessing at least")
-        object.__setattr__(self, "steps", tuple(steps))
-
-    @property
-    def identity(self) -> str:
-        """As it is spelled."""
-        return "|".join(step.identity for step in self.steps)
-
-    @property
-    def makes_labels(self) -> bool:
-        """Whether a step makes labels; those after it choose channels or another dtype of them."""
-        return any(isinstance(step, MakesLabels) and step.makes_labels for step in self.steps)
-
-    def output(self, n_channels: int, dtype: np.dtype[Any]) -> tuple[int, np.dtype[Any]]:
-        """Return channels and dtype of the results."""
-        for step in self.steps:
-            n_channels, dtype = step.output(n_channels, dtype)
-        return n_channels, dtype
-
-    def __call__(self, block: NDArray[Any], /) -> NDArray[Any]:
-        """Postprocess a block."""
-        _check_block(block)
-        self.output(len(block), block.dtype)
-        return reduce(lambda reduced, step: step(reduced), self.steps, block)
-
-
 def _by_slabs(
     function: Callable[[NDArray[Any]], NDArray[Any]], block: NDArray[Any], n_channels: int, dtype: np.dtype[Any]
 ) -> NDArray[Any]:
-    """Fill a new block with what a function makes of the old one, a slab of its first spatial axis at a time."""
-    reduced = np.empty((n_channels, *block.shape[1:]), dtype)
-    step = max(1, _SLAB_VOXELS // max(1, prod(block.shape) // block.shape[1]))
-    for start in range(0, block.shape[1], step):
-        reduced[:, start : start + step] = function(block[:, start : start + step])
-    return reduced
+    """Apply a function to a block, one slab of its first spatial axis at a time."""
+    processed = np.empty((n_channels, *block.shape[1:]), dtype)
+    thickness = max(1, _SLAB_VOXELS // max(1, prod(block.shape) // block.shape[1]))
+    for start in range(0, block.shape[1], thickness):
+        processed[:, start : start + thickness] = function(block[:, start : start + thickness])
+    return processed
 
 
-def _check_block(block: Any) -> None:
+def check_block(block: Any) -> None:
+    """Check that an argument is a block.
+
+    Raises
+    ------
+    ModelOutputError
+        If it is not an array `C(Z)YX`, or it is empty.
+    """
     if not isinstance(block, np.ndarray) or block.ndim not in (3, 4) or not block.size:
-        raise ModelOutputError(f"block is {shown(block)}: it must be an array C(Z)YX, not empty")
+        raise ModelOutputError(f"block is {shown(block)}: it must be a NumPy array C(Z)YX that is not empty")
 
 
 def _refuse_nan(postprocessing: Postprocessing, values: NDArray[Any]) -> None:
     if values.dtype.kind == "f" and np.isnan(values).any():
         raise ModelOutputError(
-            f"the model returned NaN, which {postprocessing.identity!r} cannot process: fix the model, or leave this step out"
+            f"the model returned NaN, which {postprocessing.identity!r} cannot process: fix the model, or postprocess without it"
         )
 
 
@@ -378,21 +352,21 @@ def _check_real(postprocessing: Postprocessing, n_channels: int, dtype: np.dtype
     whole_number("n_channels", n_channels, least=1)
     dtype = pixel_dtype("dtype", dtype)
     if dtype.kind not in "biuf":
-        raise ModelOutputError(f"{postprocessing.identity!r} is for real numbers, and the model returns {dtype}")
+        raise ModelOutputError(
+            f"postprocess is {postprocessing.identity!r}, and the model returns {dtype}: return real numbers, or postprocess without it"
+        )
 
 
 def _check_channel(postprocessing: Postprocessing, channel: int, n_channels: int) -> None:
     if channel >= n_channels:
         raise ModelOutputError(
-            f"{postprocessing.identity!r} asks for channel {channel}, and the model gives {n_channels}, counted from 0"
+            f"postprocess is {postprocessing.identity!r}, and channel {channel} does not exist: the model returns {n_channels} "
+            "channel(s), counted from 0"
         )
 
 
 def _checked_channel(channel: int) -> int:
-    number = whole_number("channel", channel)
-    if number < 0:
-        raise GeometryError(f"channel is {number}: channels are counted from 0")
-    return number
+    return whole_number("channel", channel, least=0)
 
 
 def _number_dtype(dtype: DTypeLike) -> np.dtype[Any]:

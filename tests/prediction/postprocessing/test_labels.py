@@ -27,8 +27,8 @@ def mode_of_four(image: np.ndarray) -> np.ndarray:
     return np.take_along_axis(four, counts.argmax(axis=0)[None], axis=0)[0]
 
 
-def test_mode_of_oracle() -> None:
-    """The mode that the other tests compare with is right."""
+def test_oracle() -> None:
+    """The expected mode is that of 2 × 2 neighbors."""
     assert mode_of_four(np.array([[2, 0, 7, 7], [0, 2, 1, 3]])).tolist() == [[0, 7]]
 
 
@@ -52,8 +52,8 @@ def argmax_of(dtype: str) -> Callable[[np.ndarray], np.ndarray]:
         (lambda batch: batch[:, 1:2] > 0.5, {"postprocess": "uint8"}),
     ],
 )
-def test_labels(model: Any, options: dict[str, Any], rng: np.random.Generator, tmp_path: Path) -> None:
-    """Levels of labels are the mode of the level above."""
+def test_pyramid_of_labels(model: Any, options: dict[str, Any], rng: np.random.Generator, tmp_path: Path) -> None:
+    """Each level of labels is the mode of the level above."""
     scores = rng.random((3, 520, 600)).astype(np.float32)
     output = predict(
         model, scores, tmp_path / "out.ome.zarr", axes="CYX", patch_size=(256, 256), progress=False, **options
@@ -66,7 +66,7 @@ def test_labels(model: Any, options: dict[str, Any], rng: np.random.Generator, t
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 @pytest.mark.parametrize("options", [{}, {"blend": "hann"}, {"postprocess": "uint8*0.5"}, {"postprocess": "int32"}])
-def test_intensities(dtype: str, options: dict[str, Any], rng: np.random.Generator, tmp_path: Path) -> None:
+def test_pyramid_of_intensities(dtype: str, options: dict[str, Any], rng: np.random.Generator, tmp_path: Path) -> None:
     """Levels of intensities are means."""
     image = (rng.random((520, 600)) * 200).astype(dtype)
     output = predict(
@@ -84,8 +84,8 @@ def test_intensities(dtype: str, options: dict[str, Any], rng: np.random.Generat
 
 
 @pytest.mark.parametrize("pyramid", ["mean", "mode", "nearest"])
-def test_given_method(pyramid: Any, rng: np.random.Generator, tmp_path: Path) -> None:
-    """A method that is asked for is used for every output."""
+def test_given_pyramid(pyramid: Any, rng: np.random.Generator, tmp_path: Path) -> None:
+    """A given `pyramid` is used for any output."""
     scores = rng.random((2, 600, 600)).astype(np.float32)
     output = predict(
         lambda batch: batch,
@@ -102,10 +102,10 @@ def test_given_method(pyramid: Any, rng: np.random.Generator, tmp_path: Path) ->
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "int64"])
 @pytest.mark.parametrize("options", [{}, {"postprocess": "uint16"}, {"normalize": "mean_std"}])
 @pytest.mark.parametrize("target", [None, "out.ome.zarr"])
-def test_no_blend_of_labels(
+def test_blend_of_labels(
     dtype: str, options: dict[str, Any], target: str | None, rng: np.random.Generator, tmp_path: Path
 ) -> None:
-    """Labels are not blended."""
+    """Labels are not blended; one tile is run to see the dtype."""
     scores = rng.random((3, 60, 70)).astype(np.float32)
     calls: list[int] = []
 
@@ -135,8 +135,8 @@ def test_no_blend_of_labels(
         (lambda batch: batch > 2, {}),
     ],
 )
-def test_blend(model: Any, options: Any, rng: np.random.Generator) -> None:
-    """Intensities, scores and truth values are blended."""
+def test_blend_of_intensities(model: Any, options: Any, rng: np.random.Generator) -> None:
+    """Intensities, scores and booleans are blended."""
     image = rng.integers(0, 5, (2, 60, 70)).astype(np.uint16)
     tiles: dict[str, Any] = {"axes": "CYX", "patch_size": (32, 32), "progress": False}
     blended = predict(model, image, blend="hann", **tiles, **options)
