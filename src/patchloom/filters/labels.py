@@ -49,7 +49,7 @@ def label_weights(
     labels : sequence of ImageStack
         For each image stack, labels of the same samples and size, in one channel; 0 is background.
     cell_size : sequence of int
-        How finely labels are told apart: voxels of a cell, `(z,) y, x`. Half a patch is a good choice.
+        Size of a cell in voxels, `(z,) y, x`, within which labels are not distinguished. Half a patch is a good choice.
     balance : {"foreground", "classes"}
         `"foreground"`: every voxel that is not background weighs the same. `"classes"`: every label but the background
         weighs the same in total, whether its voxels are few or many.

@@ -70,8 +70,7 @@ def unknown_axes(source: str | Path, shape: Sequence[int], found: str = "", name
     found : str
         Anything that the source contains about its axes, as a sentence; empty if it contains nothing.
     names : sequence
-        The source's name of each axis, as in `axes_from_names`, if it has names; the example keeps those that are letters of
-        `STCZYX`.
+        The source's name of each axis, as in `axes_from_names`, if it has names; the example keeps letters of `STCZYX`.
 
     Examples
     --------

@@ -1,8 +1,8 @@
-"""Where pixels lie: the files or the memory behind an image stack, an array of any library, a mask or a model.
+"""The files or the memory in which the pixels of an image stack, an array of any library, a mask or a model lie.
 
-`array_storage` finds by what the pixels of an array are identified; what it cannot find, it reports. `files_read` finds the
-files that anything reads, down to closures and graphs; it may find too many, which costs another name for an output. Both
-walk through the parts of objects and read no pixel.
+`array_storage` finds the files and arrays that identify the pixels of an array, and reports if there are others. `files_read`
+finds all files that an object reads, also in closures and graphs. It may find too many; then an output only needs another name.
+Both walk through the parts of objects, and read no pixel.
 """
 
 from __future__ import annotations
@@ -100,25 +100,25 @@ def array_storage(array: Any) -> Storage:
 
 
 def files_read(*things: Any, names: bool = True) -> set[Path]:
-    """Find the local files, and folders of Zarr and its kin, that something reads.
+    """Find the local files, and folders of Zarr and similar formats, that an object reads.
 
     Parameters
     ----------
     *things : object
-        Image stacks, array-likes (NumPy, memory maps, zarr, dask, h5py, xarray, TensorStore, and what wraps them), masks,
+        Image stacks, array-likes (NumPy, memory maps, zarr, dask, h5py, xarray, TensorStore, and wrappers of them), masks,
         models, paths.
     names : bool
-        Whether any text that is the name of a file counts. If False, only open and mapped files do: a model may well keep
-        the name of an output.
+        Whether any text that is the name of a file counts. If False, only open and mapped files count, since a model may
+        keep the name of an output.
 
     Returns
     -------
     set of Path
-        As they are spelled there; each exists.
+        Paths as the objects contain them; each exists.
 
     Notes
     -----
-    Not found are files that a library keeps to itself, memory maps of the module `mmap` on systems without `/proc`, and
+    Not found are files that a library does not expose, memory maps of the module `mmap` on systems without `/proc`, and
     files that compiled code opens.
 
     Examples
@@ -140,7 +140,7 @@ def files_read(*things: Any, names: bool = True) -> set[Path]:
 
 
 def _walk(things: Iterable[Any], parts_of: Callable[[Any], Iterable[Any]]) -> Iterator[Any]:
-    """Yield objects, then what they are made of, each once."""
+    """Yield objects and then their parts, each once."""
     todo = deque(things)
     seen: dict[int, Any] = {}  # the objects too, so that no other gets the same number
     while todo:
@@ -217,7 +217,7 @@ def _hdf5_storage(dataset: Any) -> Storage | None:
 
 
 def _hdf5_files(thing: Any) -> list[Path]:
-    """List the file of an HDF5 object and those that hold pixels of a dataset: virtual sources and external storage."""
+    """List the file of an HDF5 object, and the files of virtual sources and external storage of a dataset."""
     path = _absolute(thing.file.filename)
     sources = thing.virtual_sources() if getattr(thing, "is_virtual", False) else ()
     names = [source.file_name for source in sources if source.file_name != "."]  # which is the file itself
@@ -305,16 +305,16 @@ def _is_array(item: Any) -> bool:
 
 
 def _parts(thing: Any) -> Iterable[Any]:
-    """Return what an object is made of, and its files."""
+    """Return the parts and files of an object."""
     if isinstance(thing, np.ndarray):
         return _parts_of_array(thing)
-    if isinstance(thing, Mapping) and _library(thing) != "dask":  # whose graphs are larger than what they are made of
+    if isinstance(thing, Mapping) and _library(thing) != "dask":  # graphs are larger than their layers
         return list(thing.values())
     if isinstance(thing, (list, tuple, set, frozenset, deque)):
         return thing
     if isinstance(thing, (types.FunctionType, types.MethodType, types.CellType, functools.partial)):
         return _parts_of_callable(thing)
-    # Some objects have whatever attribute they are asked for, so their class is asked.
+    # Some objects return any attribute, so the class is inspected.
     if isinstance(getattr(type(thing), "files", None), property) and (files := thing.files):
         return map(_File, files)
     return [*_parts_by_library(thing), *_attributes(thing)]
@@ -327,7 +327,7 @@ def _parts_of_array(array: np.ndarray[Any, Any]) -> list[Any]:
     if isinstance(base, memoryview):
         base = base.obj
     inside = array.flat if array.dtype == object else ()
-    is_foreign = base is not None and not isinstance(base, np.ndarray)  # of `mmap`, or lent by another library
+    is_foreign = base is not None and not isinstance(base, np.ndarray)  # of `mmap`, or memory of another library
     return [_file_in_memory(array) if is_foreign else None, base, *inside]
 
 
@@ -358,7 +358,7 @@ def _parts_of_callable(thing: Any) -> list[Any]:
 
 
 def _parts_by_library(thing: Any) -> Iterator[Any]:
-    """Yield the files of objects whose parts cannot be seen, or mean something else."""
+    """Yield the files of objects whose attributes do not contain them."""
     with suppress(Exception):  # closed files raise all sorts of errors, and read nothing
         if isinstance(thing, io.IOBase):
             yield _File(getattr(thing, "name", None))
@@ -385,7 +385,7 @@ def _kvstore_files(spec: Any) -> Iterator[_File]:
 
 
 def _attributes(thing: Any) -> Iterator[Any]:
-    with suppress(Exception):  # what is no plain attribute may raise anything
+    with suppress(Exception):  # other kinds of attributes may raise any error
         yield from vars(thing).values()
     for of_class in type(thing).__mro__:
         slots = of_class.__dict__.get("__slots__", ())

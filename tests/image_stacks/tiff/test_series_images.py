@@ -39,7 +39,7 @@ def test_an_index_of_a_data_set_is_taken(stack):
 
 def test_an_index_of_places_far_apart_is_refused(stack):
     write_index(stack.parent, [({"time": 0, "z": 0}, "stack.tif"), ({"time": 2**30, "z": 2**30}, "stack.tif")])
-    with pytest.raises(SourceError, match=r"stack\.tif describes \d+ planes, of which 2 are stored"):
+    with pytest.raises(SourceError, match=r"stack\.tif is damaged: it describes \d+ planes, of which 2 are stored"):
         check_ndtiff_index(stack)
 
 

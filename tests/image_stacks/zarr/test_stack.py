@@ -365,7 +365,7 @@ def test_a_server_that_is_gone_is_reported(monkeypatch):
 
 
 def test_a_url_of_another_kind_is_refused():
-    with pytest.raises(SourceError, match=r"ftp://example\.org/a\.zarr is no URL that can be read from"):
+    with pytest.raises(SourceError, match=r"ftp://example\.org/a\.zarr is not a URL that can be read"):
         ZarrStack("ftp://example.org/a.zarr")
 
 
@@ -376,7 +376,7 @@ def test_a_url_of_another_kind_is_refused():
         ("", -1, SourceNotFoundError, "has no level -1"),
         ("1", 0, SourceNotFoundError, "has no level 0: it is level 1 of its image"),
         ("7", None, SourceNotFoundError, "there is no Zarr at"),
-        ("0/c", None, SourceError, "is no Zarr: it has neither zarr.json nor"),
+        ("0/c", None, SourceError, "is not a Zarr: it contains neither zarr.json nor"),
     ],
 )
 def test_levels_that_are_not_there_are_refused(cells, inside, level, error, message):
@@ -427,7 +427,7 @@ def test_a_converted_file_of_one_image_is_that_image(tmp_path):
     write_ome_zarr(tmp_path / "a.zarr" / "0", image, version="0.4")
     assert ZarrStack(tmp_path / "a.zarr").data_shape == image.shape
     write_ome_zarr(tmp_path / "a.zarr" / "1", image, version="0.4")
-    with pytest.raises(SourceError, match=r"a\.zarr holds several images: name one, such as .*a\.zarr/0"):
+    with pytest.raises(SourceError, match=r"a\.zarr contains several images: name one, such as .*a\.zarr/0"):
         ZarrStack(tmp_path / "a.zarr")
     assert ZarrStack(tmp_path / "a.zarr" / "1").data_shape == image.shape
 

@@ -1,9 +1,9 @@
-"""Which planes each scene of a CZI has, from the directory of its subblocks.
+"""The directory of subblocks of a CZI: the planes of each scene, and checks of subblocks.
 
-libCZI tells the extent of the whole document only, so that a scene with fewer slices than another would be filled up with
-zeros. The directory lists every subblock with its coordinates, and is read here, from ZEISS's description of the format
-(https://zeiss.github.io/libczi/imaging_formats/czi.html). It is also checked before libCZI, which is not made for damaged
-files, works with it.
+libCZI returns the extent of the whole document only, so that a scene with fewer slices than another would be filled up with
+zeros. The directory lists every subblock with its coordinates. It is read as ZEISS describes the format
+(https://zeiss.github.io/libczi/imaging_formats/czi.html). Directory and subblocks are checked before libCZI reads them, as libCZI
+may end the process at damaged ones.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from patchloom.errors import SourceError
 
 PLANE_DIMENSIONS = "BVHIRTZC"
-"""The dimensions that number planes, outermost first, by CZI's letters."""
+"""Dimensions of planes, outermost first, by CZI's letters."""
 
 _SEGMENT = struct.Struct("<16sqq")
 _SIZES = struct.Struct("<iiq")
-"""Bytes of the metadata, the attachment and the pixels of a subblock."""
+"""Numbers of bytes of the metadata, the attachment and the pixels of a subblock."""
 
 _SUBBLOCK_HEAD = 256
 _DIRECTORY_POSITION = 84
@@ -45,7 +45,7 @@ _DIMENSION = np.dtype([("name", "S4"), ("start", "<i4"), ("size", "<i4"), ("coor
 
 @dataclass(frozen=True, slots=True)
 class CziDirectory:
-    """The subblocks of a document in full resolution, one row each."""
+    """The subblocks of a document in full resolution, one row for each."""
 
     scenes: NDArray[np.int64]
     """`(n,)`: scene of each; 0 if the file has none."""
@@ -57,23 +57,23 @@ class CziDirectory:
     """`(n, 4)`: `x, y, width, height` on the stage, in pixels."""
 
     positions: NDArray[np.int64]
-    """`(n,)`: where in the file it is."""
+    """`(n,)`: position of each in the file, in bytes."""
 
     entries: Sequence[bytes]
-    """The entry of each as it stands in the directory."""
+    """Entry of each in the directory, as bytes."""
 
     def planes_of(self, path: str | Path, scene: int | None) -> dict[str, tuple[int, ...]]:
         """Return the indices that a scene has along each of `PLANE_DIMENSIONS`.
 
-        Slices and times count as missing where there are some before and after them; channels and the like are those
-        that the scene has.
+        Slices and times are missing if there are others before and after them. Of other dimensions, only the indices in the
+        scene count.
 
         Parameters
         ----------
         path : str or Path
-            What to call the file.
+            Name of the file in messages.
         scene : int or None
-            Which scene; None for the whole document.
+            Index of the scene. If None, the whole document.
 
         Raises
         ------
@@ -97,8 +97,8 @@ class CziDirectory:
                 if len(indices[axis]) > 1
             )
             raise SourceError(
-                f"{path} lacks {n_planes - len(acquired)} of {n_planes} planes, such as that at {named}: they were never "
-                "acquired, and are not made up: export the part that is complete, or choose a scene that is"
+                f"{path} lacks {n_planes - len(acquired)} of {n_planes} planes, such as {named}, which were never acquired: "
+                "export the complete part, or choose a complete scene"
             )
         return indices
 
@@ -122,7 +122,7 @@ def read_directory(path: str | Path) -> CziDirectory:
 
 
 def _segment(file: BinaryIO, file_size: int, position: int, name: bytes) -> bytes:
-    """Read the content of a segment, which never is more than the file has."""
+    """Read the content of a segment, which is never longer than the file."""
     if not 0 <= position <= file_size - _SEGMENT.size:
         raise ValueError(f"its {name.decode()} should be at {position}, and it has {file_size} bytes")
     file.seek(position)
@@ -147,7 +147,7 @@ def _parsed(content: bytes, file_size: int) -> CziDirectory:
         raise ValueError(f"its directory of {n_entries} subblocks is cut off")
     entries = _records(content, np.array(offsets, np.int64), _ENTRY)
     if (entries["schema"] != b"DV").any():
-        raise ValueError("its subblocks are listed in a way that is not known")
+        raise ValueError("its subblocks are listed in an unknown way")
     if ((entries["position"] < 0) | (entries["position"] > file_size - _SEGMENT.size)).any():
         raise ValueError("a subblock of it lies outside the file")
     return _full_resolution(content, np.array(offsets, np.int64), np.array(counts, np.int64), entries["position"])
@@ -178,12 +178,12 @@ def _full_resolution(
 
 
 def check_subblock(file: BinaryIO, file_size: int, position: int, entry: bytes) -> None:
-    """Check that a subblock lies within the file, has room for what it says, and is the one that the directory lists.
+    """Check that a subblock lies within the file, is as long as it declares, and is the one that the directory lists.
 
     Raises
     ------
     ValueError
-        If not: libCZI may end the process at it.
+        If not; libCZI may end the process at it.
     """
     file.seek(position)
     head = file.read(_SEGMENT.size + _SIZES.size + len(entry))
@@ -193,12 +193,12 @@ def check_subblock(file: BinaryIO, file_size: int, position: int, entry: bytes) 
     fits = min(metadata, attachment, data) >= 0 and n_bytes <= max(allocated, used)
     if name.rstrip(b"\0") != b"ZISRAWSUBBLOCK" or not fits or position + _SEGMENT.size + n_bytes > file_size:
         raise ValueError(f"the subblock at {position} is damaged")
-    if _told(head[_SEGMENT.size + _SIZES.size :]) != _told(entry):
+    if _decoding_of(head[_SEGMENT.size + _SIZES.size :]) != _decoding_of(entry):
         raise ValueError(f"the subblock at {position} is not the one that the directory lists there")
 
 
-def _told(entry: bytes) -> tuple[object, ...]:
-    """Return what an entry says of how the pixels are stored."""
+def _decoding_of(entry: bytes) -> tuple[object, ...]:
+    """Return the part of an entry that decides how pixels are decoded."""
     pixel_type, compression, count = (struct.unpack_from("<i", entry, offset)[0] for offset in (2, 18, 28))
     if len(entry) != _ENTRY.itemsize + count * _DIMENSION.itemsize:
         return ()
@@ -213,7 +213,7 @@ def _records(content: bytes, offsets: NDArray[np.int64], dtype: np.dtype[np.void
 
 
 class SubblockChecks:
-    """Which subblocks of a file have been checked; each is, once, before it is read for the first time.
+    """Checks of the subblocks of a file, each once, before it is read for the first time.
 
     Parameters
     ----------
@@ -234,7 +234,7 @@ class SubblockChecks:
         self._of_plane = dict(zip(map(tuple, planes.tolist()), rows, strict=True))
 
     def check(self, plane: Mapping[str, int], box: Sequence[int]) -> None:
-        """Check the subblocks of a plane that a box on the stage meets, `x, y, width, height`.
+        """Check the subblocks of a plane that a box on the stage, `x, y, width, height`, overlaps.
 
         Raises
         ------

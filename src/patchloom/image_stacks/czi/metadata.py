@@ -1,4 +1,4 @@
-"""Voxel sizes and channels as CZI files tell them."""
+"""Voxel sizes and channels of CZI files."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _MICROMETERS_A_METER = 1e6
 def czi_metadata(
     document: dict[str, Any], axes_map: AxesMap, channels: Sequence[int], *, is_rgb: bool = False
 ) -> ImageMetadata:
-    """Metadata of a CZI, as far as they fit the image.
+    """Return the metadata of a CZI, as far as they fit the image.
 
     Parameters
     ----------
     document : dict
-        The file's XML as nested dictionaries, attributes marked by `@`.
+        XML of the file as nested dictionaries, in which the names of attributes begin with `@`.
     axes_map : AxesMap
-        The image's axes and shape.
+        Axes and shape of the image.
     channels : sequence of int
-        Which of the file's channels the image has.
+        Indices of the image's channels in the file.
     is_rgb : bool
-        Whether its channels are red, green and blue.
+        Whether the channels are red, green and blue.
 
     Examples
     --------
@@ -46,7 +46,7 @@ def czi_metadata(
     return fitting_metadata(
         axes_map,
         steps={
-            # Stored in metres; a femtometre is as exact as anybody measures.
+            # Stored in meters. No microscope measures more exactly than a femtometer.
             axis: (round(distance * _MICROMETERS_A_METER, 9), "micrometer")
             for axis, distance in distances.items()
         },
@@ -57,7 +57,7 @@ def czi_metadata(
 
 
 def _number(text: Any) -> float:
-    """Turn text into a number; NaN if it is not one."""
+    """Return a text as a number, NaN if it is not one."""
     try:
         return float(text)
     except (TypeError, ValueError):
@@ -65,13 +65,13 @@ def _number(text: Any) -> float:
 
 
 def _rgb(color: Any) -> str:
-    """Turn `#AARRGGBB` into `RRGGBB`; empty if it is no color."""
+    """Return `#AARRGGBB` as `RRGGBB`, empty if it is not a color."""
     text = str(color or "").removeprefix("#")[-6:]
     return text.upper() if len(text) == 6 and set(text.upper()) <= set("0123456789ABCDEF") else ""
 
 
 def _children(document: dict[str, Any], *path: str) -> list[dict[str, Any]]:
-    """Find the elements at a path below the metadata; a lone one is no list in the document."""
+    """Return the elements at a path below the metadata; the document contains a single one without a list."""
     node: Any = document
     for name in ("ImageDocument", "Metadata", *path):
         node = node.get(name) if isinstance(node, dict) else None

@@ -44,21 +44,21 @@ _DTYPES = {
 
 
 class CziStack(SlicedStack):
-    """An image stack over one scene of a CZI; a region read decodes only the subblocks that it meets.
+    """An image stack over one scene of a CZI, of which only the subblocks of a region are decoded.
 
-    The image is the rectangle around all of the scene's tiles, wherever on the stage that lies; what no tile covers is 0. Its
-    planes are those that the scene has, whatever other scenes have; a scene that lacks some of them is refused.
-    Axes of size 1 are left out, Y and X excepted, and the samples of an RGB image are `C`, the last axis, as red, green and
-    blue.
+    The image is the bounding rectangle of the scene's tiles on the stage; pixels without a tile are 0. The planes are those of
+    the scene, even if other scenes have more. A scene that lacks planes is refused. Axes of size 1 are left out, except Y and
+    X. The samples of an RGB image are `C`, the last axis, in the order red, green, blue.
 
     Parameters
     ----------
     path : str or Path
         The file.
     scene : int, optional
-        Which scene; may be left out where there is only one.
+        Index of the scene. If None, the file must have one scene only.
     axes : str, optional
-        Other letters for the file's axes, as many as it has: a `Z` that is a series of slices may be called `S`.
+        Other letters for the axes of the file, one for each: a `Z` of independent slices may be `S`. If None, the axes of the
+        file.
 
     Raises
     ------
@@ -68,7 +68,7 @@ class CziStack(SlicedStack):
         If the file is not a CZI, is corrupt, or has several scenes and none is chosen; the message lists them. If planes of the
         scene were never acquired.
     AxesError
-        If the file has an axis for which there is no letter, or other axes than those given.
+        If the file has an axis without a letter in `STCZYX`, or has another number of axes than `axes`.
     MissingExtraError
         If pylibCZIrw is not installed.
 
@@ -91,7 +91,7 @@ class CziStack(SlicedStack):
         with _failing(path, "read"):
             self._canvas = _canvas(path, document.reader, scene)
             self._planes = _planes(path, document.reader, document.directory.planes_of(source, scene))
-            told = document.reader.metadata
+            document_metadata = document.reader.metadata
         self._numbered = tuple(axis for axis, indices in self._planes.indices.items() if len(indices) > 1)
         named = [*self._numbered, "Y", "X", *("C" * self._planes.is_rgb)]
         shape = [len(self._planes.indices[axis]) for axis in self._numbered]
@@ -100,7 +100,7 @@ class CziStack(SlicedStack):
         if own is None:
             raise unknown_axes(path, shape, f"its axes are {''.join(named)!r}", named)
         axes_map = axes_map_of(path, own, shape)
-        metadata = czi_metadata(told, axes_map, self._planes.indices["C"], is_rgb=self._planes.is_rgb)
+        metadata = czi_metadata(document_metadata, axes_map, self._planes.indices["C"], is_rgb=self._planes.is_rgb)
         super().__init__(source, axes_map, self._planes.dtype, metadata)
 
     @property
@@ -110,7 +110,7 @@ class CziStack(SlicedStack):
 
     @property
     def image_in_files(self) -> str:
-        """Which scene; see `HasFiles.image_in_files`."""
+        """Index of the scene; see `HasFiles.image_in_files`."""
         return f"scene {self._canvas.scene}"
 
     def read(self, selection: tuple[slice | int, ...]) -> NDArray[Any]:
@@ -145,7 +145,7 @@ class CziStack(SlicedStack):
 
 
 class _OpenDocument:
-    """An open file, which is closed when nobody uses it any more."""
+    """An open file, which is closed when its last reader releases it."""
 
     def __init__(self, source: str | Path, path: Path) -> None:
         self.directory = read_directory(path)
@@ -162,7 +162,7 @@ _DOCUMENTS: OpenFiles[_OpenDocument] = OpenFiles(OPEN_DOCUMENTS)
 
 
 class _Canvas(NamedTuple):
-    """The rectangle of the stage, in pixels, that is the image."""
+    """The rectangle of the image on the stage, in pixels."""
 
     scene: int | None
     x: int
@@ -172,12 +172,12 @@ class _Canvas(NamedTuple):
 
 
 class _Planes(NamedTuple):
-    """Which planes there are, and what is in one."""
+    """Indices and pixel types of the planes of an image."""
 
     indices: dict[str, tuple[int, ...]]
-    """Those that there are along each dimension that numbers planes."""
+    """Indices along each dimension of planes."""
     pixel_types: dict[int, str]
-    """That of each channel, by CZI's name."""
+    """CZI's name of the pixel type of each channel."""
     is_rgb: bool
     dtype: np.dtype[Any]
 
@@ -188,7 +188,7 @@ def _failing(path: str | Path, what: str) -> Iterator[None]:
         yield
     except PatchloomError:
         raise
-    except Exception as error:  # whatever the vendor's library and the parser of its XML raise
+    except Exception as error:  # any error of the vendor's library or the parser of its XML
         raise SourceError(f"{path} cannot be {what}: {error}") from error
 
 
@@ -214,5 +214,7 @@ def _planes(path: str | Path, reader: Any, indices: dict[str, tuple[int, ...]]) 
     types = set(pixel_types.values())
     is_rgb = {name.startswith("Bgr") for name in types}
     if not types <= set(_DTYPES) or len(is_rgb) > 1:
-        raise SourceError(f"{path} has pixels of the types {', '.join(sorted(types))}, which make up no array")
+        raise SourceError(
+            f"{path} has pixels of the types {', '.join(sorted(types))}, which do not fit into one array: select channels of one type when exporting it"
+        )
     return _Planes(indices, pixel_types, is_rgb.pop(), np.result_type(*(_DTYPES[name] for name in types)))

@@ -1,7 +1,7 @@
-"""Pages of a TIFF that are stored alike, told by comparing the bytes of their directories.
+"""Pages of a TIFF that are stored alike, found by comparing the bytes of their directories.
 
-In a file of thousands of pages, directories mostly differ in nothing but where the pixels are. Only one of them is decoded
-then, and the others are compared with it all at once.
+In a file of thousands of pages, most directories differ only in the positions of the pixels. Then one of them is decoded, and the
+others are compared with it all at once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from patchloom.image_stacks.tiff.stored_page import StoredPage
 
 
 class AlikePages(NamedTuple):
-    """What pages of one segment have in common.
+    """The common parts of the directories of pages with one segment.
 
     Examples
     --------
@@ -49,21 +49,21 @@ class AlikePages(NamedTuple):
 
     first: StoredPage
     mask: NDArray[np.uint8]
-    """Bits of a directory that are equal in all."""
+    """Mask of the bits that are equal in all directories."""
     expected: NDArray[np.uint8]
     """These bits of the first directory."""
     distant: tuple[tuple[slice, bytes], ...]
-    """Values outside the directory that are equal in all: the bytes of a directory that are the offset, and the value."""
+    """Values outside the directory that are equal in all: the bytes of the directory with the offset, and the value."""
     offset: slice
-    """Bytes of a directory that are the offset of the segment."""
+    """Bytes of a directory with the offset of the segment."""
     byte_count: slice
-    """Bytes of a directory that are the byte count of the segment."""
+    """Bytes of a directory with the byte count of the segment."""
     order: str
     """Byte order of numbers, `<` or `>`."""
 
     @classmethod
     def of(cls, tags: Tags, first: StoredPage, file: BinaryIO) -> AlikePages | None:
-        """Take a page as the first one; None if it does not have exactly one segment."""
+        """Compare with this first page; None if it does not have exactly one segment."""
         form, entries, layout = tags.directory.format, tags.directory.entries, tags.layout
         if layout.n_segments != 1 or len(first.byte_counts) != 1 or not first.offsets[0]:
             return None
@@ -74,7 +74,7 @@ class AlikePages(NamedTuple):
             return slice(place * n_entry + n_header, place * n_entry + n_header + n_bytes)
 
         found = [[layout.places[tag] for tag in group if tag in layout.places] for group in (OFFSETS, BYTE_COUNTS)]
-        # The byte counts of pages that are one run are not needed, and may be missing.
+        # Pages that are one run need no byte counts, which may be missing.
         offset, byte_count = (
             value(group[0][0], TYPE_SIZES.get(group[0][1], 0)) if group else slice(0) for group in found
         )
@@ -97,7 +97,7 @@ class AlikePages(NamedTuple):
         )
 
     def pages_like_it(self, directories: Directories, file: BinaryIO) -> dict[int, StoredPage]:
-        """Describe the pages that differ in nothing but where the segment is, by their numbers in the file."""
+        """Return the pages that differ only in the position of their segment, by their index in the file."""
         first = self.first
         numbers, rows = directories.of_length(len(self.mask))
         offsets = self._integers(rows, self.offset)
@@ -119,7 +119,7 @@ class AlikePages(NamedTuple):
         return np.ascontiguousarray(rows[:, place]).view(f"{self.order}u{place.stop - place.start}")[:, 0]
 
     def _has_distant(self, row: NDArray[np.uint8], file: BinaryIO) -> bool:
-        """Whether all values outside the directory are those of the first."""
+        """Return whether all values outside the directory equal those of the first one."""
         for place, expected in self.distant:
             file.seek(min(int(self._integers(row[np.newaxis], place)[0]), LAST_POSITION))
             if file.read(len(expected)) != expected:

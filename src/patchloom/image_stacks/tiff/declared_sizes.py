@@ -1,8 +1,7 @@
-"""Number of pixels that an image inside a segment of a TIFF declares, read before any of it is decoded.
+"""Number of pixels that an image inside a segment of a TIFF declares, read before it is decoded.
 
-Some compressions of TIFF are image formats of their own. Their decoders allocate what the image declares, whatever place
-there is for it: a LERC of 70 bytes may declare gigabytes. Where a format is found by a mark that may stand in several places,
-the largest image counts.
+Some compressions of TIFF are image formats themselves. Their decoders allocate the declared size, even if the segment is smaller:
+a LERC of 70 bytes may declare gigabytes. If a format is found by a marker that may occur several times, the largest image counts.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _JXL_RATIOS = ((1, 1), (6, 5), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 
 
 def declared_pixels(compression: int, encoded: bytes) -> int:
-    """Return the number of pixels that an image declares; 0 if the compression has no such images, or none is found.
+    """Return the number of pixels that an image declares; 0 if the compression is not an image format, or no image is found.
 
     Examples
     --------
@@ -55,7 +54,7 @@ def _png(encoded: bytes) -> int:
 
 
 def _webp(encoded: bytes) -> int:
-    """Read the canvas, or else the only frame."""
+    """Return the size of the canvas, or else of the only frame."""
     kind = encoded[12:16]
     if kind == b"VP8X":
         width, height = (int.from_bytes(encoded[start : start + 3], "little") + 1 for start in (24, 27))
@@ -72,7 +71,7 @@ def _jpeg_xl(encoded: bytes) -> int:
 
 
 def _jpeg_xl_size(header: bytes) -> int:
-    """Read the sides of a codestream: numbers of several lengths, beginning with the lowest bit."""
+    """Return the size of a codestream: numbers of different lengths, from the lowest bit on."""
     bits = int.from_bytes(header, "little")
 
     def take(n_bits: int) -> int:
@@ -103,7 +102,7 @@ def _jpeg_xr_size(encoded: bytes, start: int) -> int:
 
 
 def _lerc(encoded: bytes) -> int:
-    """Add up the bands, which follow each other."""
+    """Return the size of all bands, which are consecutive."""
     newer = (_lerc_2_size(encoded, start) for start in _places(encoded, b"Lerc2 "))
     older = (_area(encoded, start + 18, "<II") for start in _places(encoded, b"CntZImage "))
     return sum(newer) + sum(older)

@@ -1,8 +1,8 @@
-"""The directories (IFDs) of a TIFF: which tags each of its pages has, read within bounds.
+"""The directories (IFDs) of a TIFF, with the tags of its pages, read within bounds.
 
-A directory is a list of entries, each a tag, a type, a count and a value or the offset of one, and then the offset of the
-next directory. Nothing here trusts a file: a chain of directories ends, does not take more memory than the file has bytes,
-and a value lies within the file.
+A directory is a list of entries, each a tag, a type, a count and a value or its offset, and then the offset of the next
+directory. Files are not trusted: a chain of directories must end, needs no more memory than the file has bytes, and a value must
+lie within the file.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ STORAGE_TAGS = frozenset([
     42113,  # value of pixels that are left out
     65007, 65008, 65009,  # options of EER's compression
 ])  # fmt: skip
-"""The tags that decide how the pixels of a page are decoded, apart from where they are."""
+"""The tags that decide how the pixels of a page are decoded, except for their positions."""
 
 _TYPES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _USUAL_DIRECTORY, _LARGEST_WINDOW = 512, 1 << 16
-"""Bytes that are read at once: as many as most directories have, and at most where one lies close to the next."""
+"""Numbers of bytes that are read at once: the size of most directories, and the limit if one lies close to the next."""
 
 _LARGEST_STORAGE_VALUE = 4096
-"""Bytes; no tag of `STORAGE_TAGS` needs more."""
+"""Bytes of the longest value; no tag of `STORAGE_TAGS` needs more."""
 
 _SMALL_TABLE = 1 << 16
-"""Bytes that are read without a look at how many the file has."""
+"""Bytes that are read without a check of the file's size."""
 
 LAST_POSITION = 2**62
-"""Position that can be sought, where no file has bytes."""
+"""A valid position beyond the end of any file."""
 
 
 class _Format(NamedTuple):
@@ -57,17 +57,17 @@ class _Format(NamedTuple):
     order: str
     length: str
     header: str
-    """Of an entry: tag, type and count."""
+    """Format of an entry's tag, type and count."""
     pointer: str
 
     @property
     def inline(self) -> int:
-        """Bytes of a value that stand in its entry."""
+        """Largest number of bytes of a value inside an entry."""
         return struct.calcsize(self.pointer)
 
     @property
     def entry_dtype(self) -> np.dtype[np.void]:
-        """An entry as NumPy sees it."""
+        """Structured dtype of an entry."""
         count = f"{self.order}u{self.inline}"
         return np.dtype([("tag", f"{self.order}u2"), ("type", f"{self.order}u2"), ("count", count), ("value", count)])
 
@@ -146,35 +146,35 @@ class Directory(NamedTuple):
         return self.among.offsets[self.number]
 
     def tags(self) -> Tags:
-        """Tell its entries apart."""
+        """Split the directory into its entries."""
         form = self.among.format
         parts = _splitter(form, len(self.entries)).unpack(self.entries)
         return Tags(self, _layout(form, parts[::2]), parts[1::2])
 
 
 class Tags(NamedTuple):
-    """The entries of a directory, told apart."""
+    """The entries of a directory, split into tags, types, counts and values."""
 
     directory: Directory
     layout: _Layout
-    """What the directories of most pages of a file have in common: tags, types and counts."""
+    """Tags, types and counts, which are the same for most pages of a file."""
 
     values: tuple[bytes, ...]
-    """For each entry its value, or the offset of it."""
+    """For each entry its value, or the offset of the value."""
 
     @property
     def is_page(self) -> bool:
-        """Whether it describes pixels at all."""
+        """Whether the directory describes pixels."""
         return not self.layout.places.keys().isdisjoint({256, 257, *OFFSETS})
 
     def storage(self, file: BinaryIO) -> tuple[object, ...]:
-        """Return all that decides how the pixels are decoded; pages for which it is equal share a decoder."""
+        """Return everything that decides how the pixels are decoded; pages for which it is equal share a decoder."""
         inline = tuple([self.values[place] for place in self.layout.inline_storage])
         distant = tuple([self.distant_value(file, *value) for value in self.layout.distant_storage])
         return (self.directory.format, self.layout.storage, inline, distant)
 
     def integers(self, file: BinaryIO, *tags: int) -> Sequence[int] | NDArray[np.uint64]:
-        """Return the values of the first of some tags that is there; none if there is none.
+        """Return the values of the first of some tags that the directory has; empty if it has none.
 
         Raises
         ------
@@ -195,11 +195,11 @@ class Tags(NamedTuple):
         return np.frombuffer(self._bytes(file, tag), _dtype(self.directory.format.order, kind)).astype(np.uint64)
 
     def content(self, file: BinaryIO, tag: int) -> bytes | None:
-        """Return the bytes of a tag's value; None if there is no such tag."""
+        """Return the bytes of a tag's value; None if the directory does not have the tag."""
         return self._bytes(file, tag) if tag in self.layout.places else None
 
     def distant_value(self, file: BinaryIO, place: int, n_bytes: int) -> bytes:
-        """Return the bytes of a value outside the directory, as far as the file has them."""
+        """Return the bytes of a value outside the directory, fewer at the end of the file."""
         (offset,) = struct.unpack(self.directory.format.pointer, self.values[place])
         file.seek(min(offset, LAST_POSITION))
         return file.read(n_bytes)
@@ -223,7 +223,7 @@ class Tags(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Layout:
-    """Where the entries of equal directories are."""
+    """The places of entries in directories with the same tags, types and counts."""
 
     places: dict[int, tuple[int, int, int]]
     """For each tag its place, type and count."""
@@ -235,7 +235,7 @@ class _Layout:
     """Places of the entries that decide how pixels are decoded and have their values in them."""
 
     distant_storage: tuple[tuple[int, int], ...]
-    """Places of those that have the offset of a value in them, and the bytes of the value."""
+    """Places of the entries with the offset of a value, and the number of bytes of the value."""
 
     n_segments: int
     """Number of segments of a page."""
@@ -299,12 +299,12 @@ def read_directories(path: str | Path) -> Directories:
 
 
 def check_tables(directories: Directories) -> None:
-    """Refuse pages whose tables of segments, all together, are longer than their file.
+    """Check that the tables of segments of all pages together are not longer than the file.
 
     Raises
     ------
     SourceError
-        If they are, so that many pages share one table.
+        If they are longer, which means that many pages share one table.
     """
     entries = np.frombuffer(directories.entries, directories.format.entry_dtype)
     is_table = np.isin(entries["tag"], OFFSETS)
@@ -312,7 +312,7 @@ def check_tables(directories: Directories) -> None:
 
 
 def check_number_of_segments(path: str, n_segments: int) -> None:
-    """Refuse a file whose pages have this many segments; see `check_tables`."""
+    """Check that the pages of a file can have this number of segments; see `check_tables`."""
     if n_segments > os.stat(path).st_size:  # noqa: PTH116  # a string
         raise SourceError(f"{path} is damaged: its pages share the tables of where their pixels are")
 
@@ -347,7 +347,7 @@ def _header(path: str | Path, file: BinaryIO) -> tuple[_Format, int]:
 
 
 class _DirectoryReader:
-    """Reads directories of one file. Those that lie close together are read at once: the window grows while they do."""
+    """Reads the directories of one file; directories that lie close together are read at once, through a growing window."""
 
     def __init__(self, path: str, file: BinaryIO, form: _Format) -> None:
         self.size = _size(file)
@@ -396,7 +396,7 @@ class _DirectoryReader:
         return positions[:n_read], entries, position + n_read * self._distance
 
     def _place(self, position: int, n_bytes: int) -> int:
-        """Return where a position is in the window, which is moved where it lacks some of the bytes from there on."""
+        """Return the place of a position in the window, which is moved if it does not contain the bytes from there on."""
         place = position - self._start
         if 0 <= place <= len(self._window) - n_bytes:
             return place
@@ -411,7 +411,7 @@ class _DirectoryReader:
 
 @lru_cache(8)
 def _sizes(form: _Format) -> tuple[int, int, int]:
-    """Bytes of the number of entries, of an entry, and of the offset of the next directory."""
+    """Return the sizes in bytes of the number of entries, of an entry, and of the offset of the next directory."""
     pointer = struct.calcsize(form.pointer)
     return struct.calcsize(form.length), struct.calcsize(form.header) + pointer, pointer
 

@@ -1,4 +1,4 @@
-"""What one of the images of a TIFF is, however the file describes it."""
+"""The protocol of the images of a TIFF, and the levels of their pyramids."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class TiffLevel:
         return first.color == "RGB" and self.axes.count("S") == 1 and self.shape[self.axes.index("S")] == 3
 
     @property
-    def told(self) -> tuple[str, tuple[int, ...]]:
-        """Axes and shape that the file means."""
+    def declared(self) -> tuple[str, tuple[int, ...]]:
+        """Axes and shape, without those of size 1 if they have no meaning."""
         return self.squeezed if self.squeezes else (self.axes, self.shape)
 
 
@@ -56,7 +56,7 @@ _ASSOCIATED = re.compile(r"(thumbnail|label|macro|overview|preview|barcode)( ima
 
 
 def is_name_of_associated(name: str) -> bool:
-    """Whether an image of this name accompanies another one.
+    """Return whether an image of this name accompanies another one.
 
     Examples
     --------
@@ -83,7 +83,7 @@ class TiffImage(Protocol):
 
     @property
     def outline(self) -> tuple[str, tuple[int, ...]]:
-        """Axes and shape, as far as they can be told without reading pages."""
+        """Axes and shape, as far as they are known without reading pages."""
 
     @property
     def n_levels(self) -> int:

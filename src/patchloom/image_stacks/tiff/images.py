@@ -1,4 +1,4 @@
-"""The images of a TIFF, by what describes them: OME-XML, the metadata of another program, or the pages alone."""
+"""The images of a TIFF, as described by OME-XML, by the metadata of another program, or by the pages alone."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _AFTER_OME = (
     "imagej", "ndtiff", "fluoview", "stk", "sis", "svs", "scn", "qpi", "ndpi", "bif", "avs", "eer", "philips", "scanimage",
     "nih", "mdgel",
 )  # fmt: skip
-"""tifffile's names of formats whose metadata say what images there are, in the order in which it tries them."""
+"""tifffile's names of formats whose metadata describe the images, in the order in which it tries them."""
 
 _FEW = 100
-"""Pages whose tables of segments are read without a question, even where each is as long as the file."""
+"""Number of pages whose tables of segments are read without a check, even if each is as long as the file."""
 
 _PAGES_ALONE = {"generic", "uniform"}
-"""tifffile's names for files in which nothing but the pages does."""
+"""tifffile's names of files in which only the pages describe the images."""
 
 
 def tiff_images(tif: tifffile.TiffFile, directories: Directories, *, ignores_description: bool) -> Sequence[TiffImage]:
@@ -97,7 +97,7 @@ def _described_by_series(
 
 
 def _check_imagej(path: Path, tif: tifffile.TiffFile, n_directories: int, *, is_guessed: bool) -> None:
-    """Refuse a file that ImageJ says has more pages than are there; or fewer, where tifffile does not use what it says."""
+    """Check that a file has the pages that ImageJ's metadata declare; if tifffile ignores these, exactly as many."""
     n_images = (tif.imagej_metadata or {}).get("images", 1)
     # Beyond 4 GB ImageJ writes one directory for all pages.
     described = [math.prod(series.shape) // math.prod(series.keyframe.shape) for series in tif.series]

@@ -1,7 +1,6 @@
-"""Voxel sizes and channels as OME-TIFF and ImageJ files tell them.
+"""Voxel sizes and channels of OME-TIFF and ImageJ files.
 
-The resolution that any other TIFF may give is not used: it is meant for printers, and 72 dots an inch is what most
-programs write there.
+The resolution in other TIFFs is not used: it is meant for printers, and most programs write 72 dots per inch.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from patchloom.image_stacks.tiff.ome_xml import OmeImage
 
 
 def metadata_of_ome(image: OmeImage, axes_map: AxesMap, *, is_rgb: bool) -> ImageMetadata:
-    """Metadata of an image that OME-XML describes, as far as they fit the axes."""
+    """Return the metadata of an image in OME-XML, as far as they fit the axes."""
     return fitting_metadata(
         axes_map,
         name=image.name,
@@ -32,59 +31,63 @@ def metadata_of_ome(image: OmeImage, axes_map: AxesMap, *, is_rgb: bool) -> Imag
 
 
 def metadata_of_imagej(
-    told: Mapping[str, Any], page: tifffile.TiffPage, axes_map: AxesMap, *, is_rgb: bool
+    description: Mapping[str, Any], page: tifffile.TiffPage, axes_map: AxesMap, *, is_rgb: bool
 ) -> ImageMetadata:
-    """Metadata of an ImageJ file, as far as they fit the axes.
+    """Return the metadata of an ImageJ file, as far as they fit the axes.
 
     Parameters
     ----------
-    told : mapping
-        Its description, as tifffile reads it.
+    description : mapping
+        Description of the file, as tifffile reads it.
     page : TiffPage
-        Its first page, which has the resolution.
+        First page, which has the resolution.
     axes_map : AxesMap
-        The image's axes and shape.
+        Axes and shape of the image.
     is_rgb : bool
-        Whether its channels are red, green and blue.
+        Whether the channels are red, green and blue.
     """
-    unit = _unit(told.get("unit"))
-    steps = {"T": _known(_number(told.get("finterval")), _unit(told.get("tunit")) or "s")}
-    sizes = {"Z": told.get("spacing"), "Y": _pixel_size(page, "YResolution"), "X": _pixel_size(page, "XResolution")}
+    unit = _unit(description.get("unit"))
+    steps = {"T": _known(_number(description.get("finterval")), _unit(description.get("tunit")) or "s")}
+    sizes = {
+        "Z": description.get("spacing"),
+        "Y": _pixel_size(page, "YResolution"),
+        "X": _pixel_size(page, "XResolution"),
+    }
     for axis, size in sizes.items():
-        own_unit = _unit(told.get(f"{axis.lower()}unit")) or unit
+        own_unit = _unit(description.get(f"{axis.lower()}unit")) or unit
         if own_unit:
-            # Without a unit these are the printer's again.
+            # Without a unit, the resolution is the printer's.
             steps[axis] = _known(_number(size), own_unit)
-    tables = [np.asarray(table) for table in _listed(told.get("LUTs"))]
+    tables = [np.asarray(table) for table in _listed(description.get("LUTs"))]
     colors = ["".join(f"{value:02X}" for value in table[:, -1].tolist()) for table in tables if _is_lookup_table(table)]
     return fitting_metadata(axes_map, steps=steps, channel_colors=colors, is_rgb=is_rgb)
 
 
 def _known(size: float | None, unit: str) -> tuple[float | None, str]:
-    """Size and unit of a voxel; no size where the unit is not one of length or time, such as `"pixel"`."""
+    """Return size and unit of a voxel; no size if the unit is not one of length or time, such as `"pixel"`."""
     name, factor = unit_of(unit)
     return (None if size is None or not name else abs(size) * factor, name)
 
 
-def _unit(told: Any) -> str:
-    """Read a unit of ImageJ's, which writes the micro sign as an escape."""
-    return str(told or "").replace("\\u00B5", "µ").replace("\\u00b5", "µ").strip()
+def _unit(value: Any) -> str:
+    """Return a unit of ImageJ, which writes the micro sign as an escape sequence."""
+    return str(value or "").replace("\\u00B5", "µ").replace("\\u00b5", "µ").strip()
 
 
-def _number(told: Any) -> float | None:
-    is_number = isinstance(told, (int, float)) and not isinstance(told, bool) and abs(told) < 1e300
-    return float(told) if is_number and math.isfinite(told) else None
+def _number(value: Any) -> float | None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+    return float(value) if is_number and math.isfinite(value) else None
 
 
 def _pixel_size(page: tifffile.TiffPage, tag: str) -> float | None:
-    told = page.tags.valueof(tag)
-    if not isinstance(told, tuple) or len(told) != 2 or not all(_number(part) for part in told):
+    value = page.tags.valueof(tag)
+    if not isinstance(value, tuple) or len(value) != 2 or not all(_number(part) for part in value):
         return None
-    return float(told[1] / told[0])
+    return float(value[1] / value[0])
 
 
-def _listed(told: Any) -> list[Any]:
-    return list(told) if isinstance(told, (list, tuple)) else []
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else []
 
 
 def _is_lookup_table(table: np.ndarray[Any, Any]) -> bool:

@@ -1,7 +1,6 @@
-"""The images of an OME-TIFF: which page of which file each of their planes is.
+"""The images of an OME-TIFF: the file and the page of each of their planes.
 
-The description of a set of files names them. Only files in the folder of the file that is opened are read, whatever the
-description says.
+A description may name other files of a set. They are read only from the folder of the file that is opened.
 """
 
 from __future__ import annotations
@@ -34,22 +33,22 @@ from patchloom.image_stacks.tiff.series_images import PLANES_FOR_EACH_STORED
 from patchloom.image_stacks.tiff.stored_page import StoredPage
 
 _DESCRIPTIONS_OF_EACH, _DESCRIPTIONS = 10, 10_000
-"""How often the planes of an image may be described, on the average and in small images."""
+"""Number of descriptions that each plane of an image may have on average, and all planes of a small image together."""
 
 _log = logging.getLogger(__name__)
 
 
 class FileSet:
-    """The files that an OME-XML names, as far as they lie in the folder of the one that is opened.
+    """The files that OME-XML names, in the folder of the file that is opened.
 
     Parameters
     ----------
     path : Path
-        The file that is opened; links in it are followed already.
+        The file that is opened, without links.
     uuid : str or None
-        Its identifier.
+        Identifier of the file.
     directories : Directories
-        Its pages.
+        Directories of its pages.
     """
 
     def __init__(self, path: Path, uuid: str | None, directories: Directories) -> None:
@@ -63,7 +62,7 @@ class FileSet:
         return self._directories[self.path]
 
     def is_own(self, run: PlaneRun) -> bool:
-        """Whether planes lie in the file that is opened."""
+        """Return whether planes lie in the file that is opened."""
         if run.file_name is None or (run.uuid and run.uuid == self._uuid):
             return True
         if run.file_name == self.path.name:
@@ -72,7 +71,7 @@ class FileSet:
         return same_but_for_case and not self.path.with_name(run.file_name).exists()
 
     def directories(self, run: PlaneRun) -> Directories | None:
-        """Read the directories of the file that planes lie in; None if there is no such file.
+        """Return the directories of the file in which planes lie; None if the file does not exist.
 
         Raises
         ------
@@ -101,7 +100,7 @@ class FileSet:
 
 @dataclass(frozen=True)
 class OmeTiffImage:
-    """One image of an OME-XML, whose planes are pages of one file or of several."""
+    """One image in OME-XML, whose planes are pages of one or several files."""
 
     described: OmeImage
     files: FileSet
@@ -124,7 +123,7 @@ class OmeTiffImage:
 
     @property
     def own_pages(self) -> Iterator[range]:
-        """Numbers of the pages of the file that is opened which the description says are planes of the image."""
+        """Indices of the pages, in the file that is opened, that the description declares planes of the image."""
         n_planes, n_pages = math.prod(self.described.sizes[axis] for axis in "ZCT"), len(self.files.own)
         for run in filter(self.files.is_own, self.described.planes):
             stop = n_pages if run.n_planes is None else run.directory + run.n_planes
@@ -190,7 +189,7 @@ class OmeTiffImage:
         for run in self.described.planes:
             position = [run.first[axis] for axis in order]
             if any(place >= size for place, size in zip(position, shape, strict=True)):
-                continue  # ImageJ keeps the planes that it has cropped off
+                continue  # ImageJ keeps the planes that it has cropped
             first = sum(place * math.prod(shape[axis + 1 :]) for axis, place in enumerate(position))
             there = self.files.directories(run)
             if there is None:
@@ -200,7 +199,7 @@ class OmeTiffImage:
             found.update(enumerate(pages, start=first))
             n_described += len(pages)
             if n_described > _DESCRIPTIONS_OF_EACH * len(found) + _DESCRIPTIONS:
-                raise SourceError(f"{self.files.path} describes the same planes again and again")
+                raise SourceError(f"{self.files.path} is damaged: it describes the same planes again and again")
         if missing and len(found) < n_planes:
             names = list(dict.fromkeys(missing))
             raise SourceNotFoundError(
@@ -249,19 +248,19 @@ class OmeTiffImage:
 
 
 def ome_images(document: OmeDocument, files: FileSet, reader: PageReader) -> list[OmeTiffImage]:
-    """List the images of a description that have pixels; pages of the file that none of them has are warned of."""
+    """List the images of a description that have pixels, and warn of pages that belong to none of them."""
     images = [OmeTiffImage(image, files, reader) for image in document.images if image.planes]
     is_used = np.zeros(len(files.own), bool)
     for pages in (pages for image in images for pages in image.own_pages):
         is_used[pages.start : pages.stop] = True
     if images and not is_used.all():
-        told = (files.path, is_used.sum(), len(is_used))
-        _log.warning("%s: the OME-XML describes %d of %d pages, and the others are ignored", *told)
+        counts = (is_used.sum(), len(is_used))
+        _log.warning("%s: the OME-XML describes %d of %d pages, and the others are ignored", files.path, *counts)
     return images
 
 
 def _with_samples(described: OmeImage, page_axes: str, page_sizes: dict[str, int]) -> tuple[str, list[int]]:
-    """Axes of an image whose pages have these axes: samples of a pixel are an axis of their own, where the page has it."""
+    """Return the axes and shape of an image; samples of a pixel are an axis if they are one in its pages."""
     samples = page_sizes.get("S", 1)
     sizes = {**described.sizes, "Y": page_sizes["Y"], "X": page_sizes["X"], "S": samples}
     if samples > 1 and sizes["C"] % samples == 0:
@@ -273,7 +272,7 @@ def _with_samples(described: OmeImage, page_axes: str, page_sizes: dict[str, int
 
 
 def _split(axes: str, shape: Sequence[int], described: OmeImage) -> tuple[str, tuple[int, ...]]:
-    """Split the axes that hold another one inside them."""
+    """Split the axes that contain another axis."""
     sizes = list(shape)
     for axis, (inner, size) in described.split_axes.items():
         place = axes.index(axis)

@@ -1,4 +1,4 @@
-"""What OME-XML says of images, as typed values; it comes from a file, and so nothing in it is trusted."""
+"""Images in OME-XML as typed values, each of which is checked, since files are not trusted."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import NamedTuple
 from xml.etree import ElementTree as ET
 
 _LETTERS = {"angle": "A", "phase": "P", "tile": "R", "lifetime": "H", "lambda": "E"}
-"""Letters for what is told of an axis in a `Modulo` annotation, as tifffile has them; `Q` for any other."""
+"""tifffile's letters for the types of `Modulo` annotations; `Q` for any other."""
 
 _LARGEST = 2**62
 
 
 class PlaneRun(NamedTuple):
-    """Planes that follow each other, in the image and in a file (`TiffData`)."""
+    """Planes that are consecutive in the image and in a file (`TiffData`)."""
 
     first: Mapping[str, int]
     """Position of the first one along `Z`, `C` and `T`."""
 
     directory: int
-    """Page of the file that it is."""
+    """Index of its page in the file."""
 
     n_planes: int | None
-    """Number of them; None for all pages of the file from there on."""
+    """Number of planes; None for all pages from there on."""
 
     file_name: str | None
-    """Name of the file; None for the file that the description is in."""
+    """Name of the file; None for the file that contains the description."""
 
     uuid: str | None
     """Identifier of the file."""
@@ -36,39 +36,39 @@ class PlaneRun(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OmeImage:
-    """One image of an OME-XML."""
+    """One image in OME-XML."""
 
     name: str
     axes: str
-    """Axes in the order of storage, outermost first: `YX` and then `Z`, `C` and `T` in some order before them."""
+    """Axes in the order of storage, outermost first: `Z`, `C` and `T` in any order, then `YX`."""
     sizes: Mapping[str, int]
     samples: int | None
-    """Number of samples of a pixel, which count as channels; None where the channels do not tell."""
+    """Number of samples of a pixel, which count as channels; None if the channels do not declare it."""
     planes: tuple[PlaneRun, ...]
     voxel_size: Mapping[str, tuple[float | None, str]]
-    """Size and unit of a voxel along `TZYX`, as they are in the file."""
+    """Size and unit of a voxel along `TZYX`, as in the file."""
     channel_names: tuple[str, ...]
     channel_colors: tuple[str, ...]
-    """As `RRGGBB`; empty for a channel without one."""
+    """Colors as `RRGGBB`; empty for a channel without one."""
     split_axes: Mapping[str, tuple[str, int]] = field(default_factory=dict)
-    """For an axis that holds another one inside it the letter and the size of that."""
+    """For each axis that contains another axis, the letter and the size of the other."""
 
 
 @dataclass(frozen=True, slots=True)
 class OmeDocument:
-    """All images of an OME-XML."""
+    """All images in OME-XML."""
 
     uuid: str | None
     images: tuple[OmeImage, ...]
 
 
 def read_ome_xml(text: str) -> OmeDocument:
-    """Read an OME-XML.
+    """Read OME-XML.
 
     Raises
     ------
     ValueError
-        If it is not XML, declares entities, or has values that are not of the right type.
+        If it is not XML, declares entities, or has values of the wrong type.
 
     Examples
     --------
@@ -133,7 +133,7 @@ def _plane_run(data: ET.Element) -> PlaneRun:
 
 
 def _split_axes(root: ET.Element) -> dict[str | None, dict[str, tuple[str, int]]]:
-    """Find the annotations that say of an axis that it holds another one inside it."""
+    """Find the annotations of axes that contain another axis."""
     return {
         annotation.get("ID"): {
             along.tag[-1]: (_LETTERS.get(along.get("Type", "").lower(), "Q"), _n_labels(along))
@@ -157,7 +157,7 @@ def _n_labels(along: ET.Element) -> int:
 
 
 def _children(element: ET.Element, tag: str) -> Iterator[ET.Element]:
-    """Give the children of one name, in any namespace."""
+    """Return the children with a name, in any namespace."""
     return (child for child in element if child.tag.rpartition("}")[2] == tag)
 
 
@@ -171,7 +171,7 @@ def _whole(element: ET.Element, name: str, *, least: int = 0, default: int | Non
 
 
 def _number(text: str | None) -> float | None:
-    """Read a number; None for what is not a finite one."""
+    """Return a text as a number; None if it is not a finite number."""
     try:
         number = float(text or "")
     except ValueError:
@@ -180,7 +180,7 @@ def _number(text: str | None) -> float | None:
 
 
 def _color(text: str | None) -> str:
-    """Turn a signed 32-bit number, red to alpha, into `RRGGBB`; empty if it is none."""
+    """Return a signed 32-bit number, red to alpha, as `RRGGBB`; empty if it is not a number."""
     if text is None or not re.fullmatch(r"\s*[-+]?[0-9]{1,10}\s*", text):
         return ""
     return f"{(int(text) >> 8) & 0xFFFFFF:06X}"

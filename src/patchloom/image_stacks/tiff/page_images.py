@@ -1,4 +1,4 @@
-"""The images of a TIFF whose pages alone say what there is: pages of one size and type, in their order, are one image."""
+"""The images of a TIFF without a description: pages of one size and type, in their order, are one image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from patchloom.image_stacks.tiff.page_kinds import PageReader
 from patchloom.image_stacks.tiff.stored_page import PageKind, StoredPage
 
 _FACTORS = (2, 3, 4)
-"""By how much one level of a pyramid may be smaller than the one before it."""
+"""Factors between the sizes of consecutive levels of a pyramid."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class _Pages:
     kind: PageKind
     pages: list[StoredPage] = field(default_factory=list)
     below: list[Sequence[int] | NDArray[np.uint64]] = field(default_factory=list)
-    """For each page the offsets of the directories of its smaller copies."""
+    """For each page, the offsets of the directories of its smaller copies."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class PagesImage:
     """An image whose pages are alike, and whose pyramid consists of more such pages."""
 
     groups: list[_Pages]
-    """The full image, and smaller copies of it that are pages themselves."""
+    """Pages of the full image, and of smaller copies that are pages themselves."""
 
     reader: PageReader
 
@@ -76,7 +76,7 @@ class PagesImage:
         return TiffLevel(*self._dimensions(pages[0].kind, len(pages)), pages, squeezes=True)
 
     def metadata(self, axes_map: AxesMap, *, is_rgb: bool) -> ImageMetadata:
-        """Return nothing but the colors, as nothing describes the image."""
+        """Return only the colors, as the file does not describe the image."""
         return fitting_metadata(axes_map, is_rgb=is_rgb)
 
     @staticmethod
@@ -93,7 +93,7 @@ class PagesImage:
 
 @dataclass(frozen=True)
 class DamagedPage:
-    """A page that is an image of its own, as it cannot be read."""
+    """A page that cannot be read, as an image by itself."""
 
     error: SourceError
     name: str = "damaged"
@@ -103,19 +103,19 @@ class DamagedPage:
     n_levels: int = 1
 
     def level(self, number: int) -> TiffLevel:  # noqa: ARG002
-        """Raise what is wrong with the page."""
+        """Raise the error of the page."""
         raise self.error
 
     def metadata(self, axes_map: AxesMap, *, is_rgb: bool) -> ImageMetadata:  # noqa: ARG002
-        """Return none."""
+        """Return empty metadata."""
         return ImageMetadata()
 
 
 def images_of_pages(tif: tifffile.TiffFile, directories: Directories) -> list[TiffImage]:
-    """List the images that pages are, in the order of their first pages; the first page that is damaged comes last.
+    """List the images of pages, in the order of their first pages, and last the first damaged page.
 
-    Pages that are marked as smaller copies are levels of the pyramid of the image before them where their size fits, and
-    images of their own where it does not.
+    Pages that are marked as smaller copies are levels of the pyramid of the image before them if their size fits, else separate
+    images.
     """
     reader = PageReader(tif)
     groups: dict[object, _Pages] = {}
@@ -151,7 +151,7 @@ def _with_pyramids(groups: Sequence[_Pages], reader: PageReader) -> list[TiffIma
 
 
 def _is_next_level(levels: Sequence[_Pages], candidate: _Pages) -> bool:
-    """Whether pages are smaller copies of those of a pyramid's last level, by the factor that its levels have."""
+    """Return whether pages are smaller copies of a pyramid's last level, by the factor between its levels."""
     full, last = levels[0], levels[-1]
     same = candidate.kind.is_reduced and not full.kind.is_reduced and len(candidate.pages) == len(full.pages)
     if not same or candidate.kind.dtype.newbyteorder("=") != full.kind.dtype.newbyteorder("="):

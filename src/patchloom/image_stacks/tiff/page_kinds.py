@@ -1,4 +1,4 @@
-"""From the directory of a page to how it is stored."""
+"""How the pages of a TIFF are stored, read from their directories."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from patchloom.image_stacks.tiff.segments import DAMAGE
 from patchloom.image_stacks.tiff.stored_page import PageKind, StoredPage
 
 _DECODED_TO_RGB = {6, 7, 33007, 34892}
-"""Compressions (JPEG) whose decoder turns YCbCr into RGB."""
+"""Compressions (JPEG) whose decoder converts YCbCr to RGB."""
 
 _COMPARED = 4
 """Number of pages of a file with which the others are compared."""
 
 
 class PageReader:
-    """Finds how pages are stored; what equal pages have in common is worked out once.
+    """Determines how pages are stored, once for pages that are stored alike.
 
     Parameters
     ----------
     tif : TiffFile
-        A file that is open, so that it need not be opened again.
+        An open file, so that it is not opened again.
     """
 
     def __init__(self, tif: tifffile.TiffFile) -> None:
@@ -46,7 +46,7 @@ class PageReader:
         self._n_compared: Counter[Directories] = Counter()
 
     def page(self, directory: Directory, file: BinaryIO, *, index: int = 0) -> StoredPage:
-        """Describe a page.
+        """Return the stored page of a directory.
 
         Parameters
         ----------
@@ -55,13 +55,13 @@ class PageReader:
         file : binary file
             The file of the directory, open.
         index : int
-            Its number in the file.
+            Index of the page in the file.
 
         Raises
         ------
         SourceError
-            If it is damaged, or stored in a way that is not supported; or if the tables of segments, of all pages so far, are
-            longer than their file, so that many pages share one.
+            If it is damaged, or stored in a way that is not supported; or if the tables of segments of all pages so far are
+            longer than their file, which means that many pages share one.
         """
         found = self._found.get(directory.among)
         if found is None:
@@ -97,7 +97,7 @@ class PageReader:
         return StoredPage.of_segments(path, kind, offsets, byte_counts, tags.content(file, JPEG_TABLES))
 
     def kind(self, tags: Tags, file: BinaryIO, *, index: int = 0) -> PageKind:
-        """Describe how the page of a directory is stored; see `page`."""
+        """Return how the page of a directory is stored; see `page`."""
         storage = tags.storage(file)
         kind = self._kinds.get(storage)
         if kind is None:
@@ -124,7 +124,7 @@ def _page_at(tif: tifffile.TiffFile, offset: int, index: int) -> tifffile.TiffPa
 
 
 def page_kind(page: tifffile.TiffPage) -> PageKind:
-    """Describe how an open page is stored.
+    """Return how an open page is stored.
 
     Raises
     ------
@@ -160,7 +160,7 @@ def page_kind(page: tifffile.TiffPage) -> PageKind:
 
 
 def _is_plain(page: tifffile.TiffPage, dtype: np.dtype[Any]) -> bool:
-    """Whether nothing but the byte order differs from memory, and pieces, put one after the other, make the page."""
+    """Return whether consecutive segments are the pixels of the page, except for the byte order."""
     pieces_in_order = not page.is_tiled or (
         page.tilewidth == page.imagewidth
         and page.imagelength % page.tilelength == 0

@@ -1,19 +1,18 @@
-"""Where a TIFF keeps its pixels, and how to read a box of them.
+"""The pages of a TIFF image, and how to read a box of them.
 
-A TIFF image is a series of pages, and a page is stored in segments: strips or tiles. The table of all segments, their
-offsets and byte counts, is taken once, when the file is opened; from then on a box is read by
+A TIFF image is a series of pages, and a page is stored in segments: strips or tiles. The table of all segments, with their
+offsets and byte counts, is made once, when the file is opened. Then a box is read in four steps:
 
-1. picking the pages and, on each, the segments that the box meets,
-2. reading the bytes of those segments and no others,
-3. decoding them with the page's own decoder,
-4. copying what lies in the box.
+1. find the segments of each page that the box overlaps,
+2. read the bytes of these segments only,
+3. decode them with the decoder of their page,
+4. copy the pixels inside the box.
 
-Pages may be stored differently: each has a `PageKind`, made from its own tags. Pages that are neither compressed nor cut up
-are mapped into memory instead, so that only the rows needed are read.
+Pages may be stored differently: each has a `PageKind`, made from its own tags. Pages that are one run of plain pixels are mapped
+into memory instead, so that only the rows needed are read.
 
-Everything here sees a page as `(planar samples, depth, length, width, interleaved samples)`, as tifffile does. Files
-are opened for each read, and only the maps last used are kept: a series of thousands of TIFFs would run into the limit
-on open files otherwise.
+A page has the axes `(planar samples, depth, length, width, interleaved samples)`, as in tifffile. Files are opened for each read,
+and only the maps used last are kept: otherwise a series of thousands of TIFFs would exceed the limit on open files.
 """
 
 from __future__ import annotations
@@ -34,15 +33,15 @@ from patchloom.image_stacks.tiff.segments import DAMAGE, Decoder
 from patchloom.image_stacks.tiff.stored_page import PageKind, StoredPage
 
 MAPS_KEPT = 32
-"""How many files stay mapped into memory. Mapped anew, a file costs a page fault for every page read."""
+"""Number of files that stay mapped into memory. Mapping a file again costs a page fault for every page read."""
 
 MISSING = -1
-"""The file number of a page that was never written; its pixels are 0."""
+"""The index of the file of a page that was never written; its pixels are 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class PageTable:
-    """The segments of pages of equal shape; plain data that pickles.
+    """The segments of pages of equal shape, as plain data that pickles.
 
     Examples
     --------
@@ -59,28 +58,28 @@ class PageTable:
     """
 
     files: tuple[str, ...]
-    """The files that pages lie in; mostly one."""
+    """The files in which pages lie; mostly one."""
 
     file_of_page: NDArray[np.intp]
-    """For each page the number of its file, or `MISSING`."""
+    """For each page the index of its file, or `MISSING`."""
 
     kinds: tuple[PageKind, ...]
     """The ways in which pages are stored; mostly one."""
 
     kind_of_page: NDArray[np.intp]
-    """For each page the number of its kind."""
+    """For each page the index of its kind."""
 
     is_run: NDArray[np.bool_]
     """For each page whether it is one run of plain pixels, which is mapped into memory."""
 
     offsets: NDArray[np.int64]
-    """Pages × segments: where a segment begins in its file. One segment for a run."""
+    """Pages × segments: position of each segment in its file. A run has one segment."""
 
     byte_counts: NDArray[np.int64]
-    """Pages × segments: how long a segment is as stored."""
+    """Pages × segments: number of stored bytes of each segment."""
 
     jpeg_tables: tuple[bytes | None, ...]
-    """For each page the tables that its JPEG segments share; empty where none has any."""
+    """For each page the tables that its JPEG segments share; empty if no page has any."""
 
     @property
     def page_shape(self) -> tuple[int, ...]:
@@ -89,29 +88,29 @@ class PageTable:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The pixels' dtype, in the machine's byte order."""
+        """Dtype of the pixels, in the byte order of the machine."""
         return self.kinds[0].dtype.newbyteorder("=")
 
     @property
     def segment_shape(self) -> tuple[int, ...] | None:
-        """Shape of the box that is decoded at once, the largest where pages differ; None where nothing is decoded."""
+        """Shape of a segment, the largest if pages differ; None if nothing is decoded."""
         decoded = np.unique(self.kind_of_page[~self.is_run & (self.file_of_page != MISSING)])
         shapes = [self.kinds[number].segment_shape for number in decoded]
         return tuple(map(max, zip(*shapes, strict=True))) if shapes else None
 
 
 def page_table(pages: Sequence[StoredPage | None]) -> PageTable:
-    """Make the table of an image's pages.
+    """Make the table of the pages of an image.
 
     Parameters
     ----------
     pages : sequence of StoredPage or None
-        None for a page that was never written; at least one is there.
+        None for a page that was never written; at least one page exists.
 
     Raises
     ------
     SourceError
-        If pages are too different to be one image, or if a file ends before its last pixel.
+        If the pages cannot be one image, or a file ends before its last pixel.
     """
     absent = next(filter(None, pages))._replace(path="", offsets=(), byte_counts=(), jpeg_tables=None, is_run=False)
     columns = zip(*[page or absent for page in pages], strict=True)
@@ -135,7 +134,7 @@ def page_table(pages: Sequence[StoredPage | None]) -> PageTable:
 
 
 def _rows(rows: Sequence[Sequence[int] | NDArray[np.uint64]], width: int) -> NDArray[np.int64]:
-    """Stack rows of numbers, completed by 0. Numbers that lie beyond any file stay so."""
+    """Stack rows of numbers, filled with 0. Positions beyond any file stay beyond it."""
     if width == 1:
         numbers = np.array([row[0] if len(row) else 0 for row in rows], np.uint64)
         return np.minimum(numbers, np.uint64(_BEYOND)).astype(np.int64)[:, np.newaxis]
@@ -150,7 +149,7 @@ _BEYOND = 2**62
 
 
 def _check_one_image(pages: Sequence[StoredPage | None], kinds: Sequence[PageKind]) -> None:
-    """Refuse pages that differ in more than the way in which they are stored."""
+    """Check that pages differ only in the way in which they are stored."""
     others = [kind for kind in kinds if kind.image != kinds[0].image]
     if others:
         number, page = next((number, page) for number, page in enumerate(pages) if page and page.kind == others[0])
@@ -177,15 +176,15 @@ def read_pages(
     Parameters
     ----------
     table : PageTable
-        Where the pixels are.
+        The segments of the image.
     pages : sequence of int
-        Which pages.
+        Indices of the pages.
     box : tuple of slice
-        Five slices; start and stop given.
+        Five slices with start and stop.
     out : array
-        One box a page, zeroed.
+        One box for each page, filled with 0.
     decoder : callable
-        From the number of a kind to its decoder.
+        Returns the decoder of a kind by its index.
 
     Raises
     ------
@@ -219,8 +218,8 @@ def _copy_mapped(
 ) -> None:
     status = os.stat(path)  # noqa: PTH116  # a string
     if status.st_size < max(table.offsets[page, 0] + table.byte_counts[page, 0] for _, page in places):
-        # To read on would end the process.
-        raise SourceError(f"{path} has become shorter since it was opened")
+        # Reading beyond the end of a mapped file would end the process.
+        raise SourceError(f"{path} has become shorter since it was opened: open it again")
     mapping = _mapping(path, status.st_size, status.st_mtime_ns)
     for place, page in places:
         dtype = table.kinds[table.kind_of_page[page]].dtype
@@ -235,22 +234,22 @@ def _mapping(path: str, size: int, changed: int) -> mmap.mmap:  # noqa: ARG001  
 
 
 class _Segment(NamedTuple):
-    """A decoded segment and where it lies in its page."""
+    """A decoded segment and its place in the page."""
 
     corner: tuple[int, ...]
-    """Its first pixel, in the page's five axes."""
+    """First pixel, along the five axes of the page."""
 
     shape: tuple[int, ...]
-    """Its extent, likewise."""
+    """Size along the same axes."""
 
     pixels: NDArray[Any] | float
-    """Its pixels, without an axis for planar samples, or the value of all of them."""
+    """Pixels without the axis of planar samples, or the value of all pixels."""
 
 
 def _decoded_segments(
     table: PageTable, file: BinaryIO, page: int, box: tuple[slice, ...], decode: Decoder
 ) -> Iterator[_Segment]:
-    """Read and decode the segments of a page that a box meets."""
+    """Read and decode the segments of a page that a box overlaps."""
     kind = table.kinds[table.kind_of_page[page]]
     tables = table.jpeg_tables[page] if table.jpeg_tables else None
     for number in _segment_numbers(kind, box):
@@ -263,7 +262,7 @@ def _decoded_segments(
 
 
 def _copy_segment(segment: _Segment, box: tuple[slice, ...], out: NDArray[Any]) -> None:
-    """Copy what lies in the box."""
+    """Copy the pixels of a segment that lie in the box."""
     common = [
         (max(part.start, start), min(part.stop, start + side), part.start, start)
         for part, start, side in zip(box, segment.corner, segment.shape, strict=True)
@@ -274,7 +273,7 @@ def _copy_segment(segment: _Segment, box: tuple[slice, ...], out: NDArray[Any]) 
 
 
 def read_segment(file: BinaryIO, offset: int, byte_count: int) -> bytes | None:
-    """Read the bytes of one segment; `None` for one that was left out.
+    """Read the bytes of one segment; None if it was left out.
 
     Raises
     ------
@@ -286,12 +285,12 @@ def read_segment(file: BinaryIO, offset: int, byte_count: int) -> bytes | None:
     file.seek(offset)
     encoded = file.read(byte_count)
     if len(encoded) < byte_count:
-        raise SourceError(f"{file.name} is truncated: {byte_count} bytes at {offset} are not all there")
+        raise SourceError(f"{file.name} is truncated: it does not contain all {byte_count} bytes at {offset}")
     return encoded
 
 
 def _segment_numbers(kind: PageKind, box: tuple[slice, ...]) -> Iterator[int]:
-    """Give the numbers of the segments that a box meets."""
+    """Yield the indices of the segments that a box overlaps."""
     met = [
         range(part.start // side, (part.stop - 1) // side + 1)
         for part, side in zip(box[:4], kind.segment_shape[:4], strict=True)

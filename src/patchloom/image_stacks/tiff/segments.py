@@ -1,7 +1,7 @@
-"""Decoding one segment (strip or tile) of a TIFF, within bounds.
+"""Decoders of segments (strips or tiles) of a TIFF, within bounds.
 
-The decoders are tifffile's. What they lack is added here: a few compressed bytes may not claim gigabytes, and the last strip
-of a page may be stored in full, past the end of the image, as some writers do.
+The decoders are those of tifffile, with two additions: a few compressed bytes may not declare gigabytes, and the last strip of a
+page may be stored in full, beyond the end of the image, as some programs do.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from patchloom.errors import SourceError
 from patchloom.image_stacks.tiff.declared_sizes import declared_pixels
 
 Decoded = tuple[NDArray[Any] | None, tuple[int, ...], tuple[int, ...]]
-"""The pixels of a segment (None where it was left out), its corner in the page and its shape."""
+"""The pixels of a segment (None if it was left out), its corner in the page and its shape."""
 
 Decoder = Callable[..., Decoded]
-"""From the bytes and the number of a segment to its pixels."""
+"""A function from the bytes and the index of a segment to its pixels."""
 
 DAMAGE = (
     tifffile.TiffFileError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RuntimeError, struct.error,
     ImportError,
 )  # fmt: skip
-"""What tifffile and the codecs raise for what is damaged or not supported."""
+"""Exceptions of tifffile and the codecs for segments that are damaged or not supported."""
 
 SMALL_SEGMENT = 64 << 20
 """Bytes that any segment may have when decoded."""
@@ -47,7 +47,7 @@ def segment_decoder(path: str | Path, offset: int) -> Decoder:
     path : str or Path
         The file.
     offset : int
-        Position of the page's directory in it.
+        Position of the page's directory in the file, in bytes.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def bounded_decoder(page: tifffile.TiffPage) -> Decoder:
         except RuntimeError:
             if uncompressed is None:
                 raise
-        # The codec had no room for the rows past the end of the image.
+        # The buffer of the codec had no space for the rows beyond the end of the image.
         _check_ratio(full_strip, len(encoded))
         content = tifffile.TIFF.DECOMPRESSORS[compression](encoded, out=full_strip)
         return uncompressed(content, number, **tables)
@@ -93,7 +93,7 @@ def bounded_decoder(page: tifffile.TiffPage) -> Decoder:
 
 
 def _full_strip_bytes(page: tifffile.TiffPage) -> int:
-    """Count the bytes of a strip that is stored in full, as far as they are few; 0 for pixels in tiles."""
+    """Return the number of bytes of a strip that is stored in full, if it is small; 0 for tiles."""
     if page.is_tiled or not isinstance(page.bitspersample, int):
         return 0
     row = math.ceil(page.imagewidth * page.shaped[-1] * page.bitspersample / 8)
@@ -103,7 +103,7 @@ def _full_strip_bytes(page: tifffile.TiffPage) -> int:
 
 
 def _uncompressed(page: tifffile.TiffPage) -> Decoder:
-    """Make the decoder of what is left to do once the bytes of a segment are decompressed."""
+    """Make the decoder of segments that are already decompressed."""
     page.parent.filehandle.seek(page.offset)
     plain = tifffile.TiffPage(page.parent, index=page.index)
     plain.compression = 1

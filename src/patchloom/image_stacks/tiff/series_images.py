@@ -1,6 +1,6 @@
-"""The images of a TIFF that the metadata of some program describe: ImageJ, tifffile, Micro-Manager, slide scanners.
+"""The images of a TIFF with the metadata of a program: ImageJ, tifffile, Micro-Manager, slide scanners.
 
-tifffile knows these formats, and says which pages an image has. How each page is stored is read from its own tags.
+tifffile reads these formats and finds the pages of each image. The storage of each page is read from its own tags.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from patchloom.image_stacks.tiff.page_kinds import PageReader, page_kind
 from patchloom.image_stacks.tiff.stored_page import PageKind, StoredPage
 
 _IN_ORDER = {"shaped", "imagej", "scanimage", "nih", "fluoview", "sis"}
-"""tifffile's names of formats in which the pages of an image follow each other."""
+"""tifffile's names of formats in which the pages of an image are consecutive."""
 
 _ONE_IMAGE = _IN_ORDER - {"shaped"}
-"""Those that have one image, of all pages of the file."""
+"""Formats with one image of all pages of the file."""
 
 
 PLANES_FOR_EACH_STORED = 65_536
-"""Planes that an image may have for each one that is stored; the others were never acquired."""
+"""Largest number of planes of an image for each plane that is stored; the others were never acquired."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class SeriesImage:
 
     @property
     def name(self) -> str:
-        """Its name, as tifffile finds it."""
+        """Name that tifffile finds."""
         return str(self.series.name)
 
     @property
@@ -91,7 +91,7 @@ class SeriesImage:
         return TiffLevel(axes, shape, pages, squeezes=series.shape == series.get_shape(squeeze=True))
 
     def metadata(self, axes_map: AxesMap, *, is_rgb: bool) -> ImageMetadata:
-        """Voxel sizes and channels of an ImageJ file; those of other formats are not known."""
+        """Return voxel sizes and channels of an ImageJ file; of other formats, they are not known."""
         if self.series.kind != "imagej":
             return fitting_metadata(axes_map, is_rgb=is_rgb)
         return metadata_of_imagej(self.tif.imagej_metadata or {}, self.series.keyframe, axes_map, is_rgb=is_rgb)
@@ -112,7 +112,7 @@ class SeriesImage:
         yield from self._of_run(series, n_pages)
 
     def _of_run(self, series: tifffile.TiffPageSeries, n_pages: int) -> Iterator[StoredPage]:
-        """Give pages that follow each other without directories of their own, as ImageJ writes beyond 4 GB."""
+        """Yield consecutive pages without directories, as ImageJ writes them in files of more than 4 GB."""
         kind = page_kind(series.keyframe)
         path = series.keyframe.parent.filehandle.path
         if series.dataoffset is None or not kind.is_plain:
@@ -129,7 +129,7 @@ class SeriesImage:
         offsets, byte_counts = (np.array(numbers, np.uint64) for numbers in (page.dataoffsets, page.databytecounts))
         kind = self._kind(path, page)
         if kind.is_plain and page.is_contiguous and len(offsets) > 1:
-            # tifffile knows formats in which the lengths of the strips are wrong.
+            # In some formats the lengths of the strips are wrong, which tifffile corrects.
             offsets, byte_counts = offsets[:1], byte_counts[:1]
         return StoredPage.of_segments(path, kind, offsets, byte_counts, page.jpegtables)
 
@@ -156,11 +156,11 @@ def check_micromanager(path: Path, tif: tifffile.TiffFile) -> None:
         If there are far more planes than are stored, or files outside the folder.
     """
     if tif.is_mmstack:
-        told = tif.micromanager_metadata or {}
-        largest = told["IndexMap"][:, :4].max(axis=0).tolist()
-        sizes = [int(told["Summary"].get(name, 1)) for name in ("Channels", "Slices", "Frames", "Positions")]
+        metadata = tif.micromanager_metadata or {}
+        largest = metadata["IndexMap"][:, :4].max(axis=0).tolist()
+        sizes = [int(metadata["Summary"].get(name, 1)) for name in ("Channels", "Slices", "Frames", "Positions")]
         sizes = [max(size, last + 1) for size, last in zip(sizes, largest, strict=True)]
-        _check_planes(path, sizes, len(told["IndexMap"]))
+        _check_planes(path, sizes, len(metadata["IndexMap"]))
     elif tif.is_ndtiff:
         check_ndtiff_index(path)
 
@@ -189,4 +189,4 @@ def _extent(places: set[int | str]) -> int:
 def _check_planes(path: Path, sizes: Sequence[int], n_stored: int) -> None:
     n_planes = math.prod(sizes)
     if n_planes > PLANES_FOR_EACH_STORED * n_stored:
-        raise SourceError(f"{path} describes {n_planes} planes, of which {n_stored} are stored")
+        raise SourceError(f"{path} is damaged: it describes {n_planes} planes, of which {n_stored} are stored")

@@ -29,23 +29,23 @@ from patchloom.image_stacks.tiff.segments import Decoder, segment_decoder
 
 
 class TiffStack(SlicedStack):
-    """An image stack over a TIFF; a region read touches its own strips or tiles only.
+    """An image stack over a TIFF, of which only the strips or tiles of a region are read.
 
-    No stack keeps its file open. Where the pixels are compressed or cut up, it has a storage grid (`HasStorageGrid`).
+    No stack keeps its file open. It has a storage grid (`HasStorageGrid`), unless each page is one run of uncompressed pixels.
 
     Parameters
     ----------
     path : str or Path
-        The file. Of an OME-TIFF made of several files, any one that describes them all.
+        The file. Of an OME-TIFF of several files, any file that describes them all.
     axes : str, optional
-        The axes, letters of `STCZYX`, outermost first. They overrule what the file says, if they are as many as the
-        axes it has, counted with or without those of size 1. Without them the file must say: OME-TIFF and ImageJ's
-        hyperstacks do, and the samples of an RGB image are `C`. A `Z` of size 1 is then left out.
+        Axes of the image: letters of `STCZYX`, outermost first, one for each axis of the file, with or without axes of size 1.
+        They override the metadata. If None, they are read from the metadata of OME-TIFF or ImageJ; the samples of an RGB image
+        are `C`, and a `Z` of size 1 is left out.
     series : int, optional
-        Which image of a file with several, counted from 0; may be left out where there is one only, apart from smaller copies,
-        labels and overviews of it, and images that lie in other files of a set.
+        Index of the image in a file with several images. If None, the file must have one image, not counting its smaller copies,
+        labels and overviews, and images in other files of a set.
     level : int
-        Which level of its pyramid; 0 is the full image.
+        Level of the image's pyramid; 0 is the full image.
 
     Raises
     ------
@@ -54,8 +54,8 @@ class TiffStack(SlicedStack):
     SeveralImagesError
         If the file has several images, and none is chosen; the message lists them.
     SourceError
-        If the file is no TIFF, is damaged, belongs to a set that lacks files, or describes what its pages are not. Files
-        outside its folder are never read.
+        If the file is not a TIFF, is damaged, belongs to a set with missing files, or its description does not fit its pages.
+        Files outside its folder are never read.
     AxesError
         If the axes are not known or do not fit the image.
 
@@ -98,12 +98,12 @@ class TiffStack(SlicedStack):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files that pages lie in; see `HasFiles.files`."""
+        """The files in which pages lie; see `HasFiles.files`."""
         return tuple(map(Path, self._table.files))
 
     @property
     def image_in_files(self) -> str:
-        """Which series and level; see `HasFiles.image_in_files`."""
+        """Series and level; see `HasFiles.image_in_files`."""
         return f"series {self._series}, level {self._level}"
 
     def read(self, selection: tuple[slice | int, ...]) -> NDArray[Any]:
@@ -123,7 +123,7 @@ class TiffStack(SlicedStack):
         return self._decoders[kind]
 
     def _in_page(self, windows: Sequence[slice]) -> tuple[slice, ...]:
-        """Turn windows of the axes within a page into a box of a page; an axis that only one of them has is of size 1."""
+        """Return windows of the axes within a page as a box of a page; axes that only one of them has are of size 1."""
         shape = self.original_data_shape[self._n_leading :]
         long = iter(window for window, size in zip(windows, shape, strict=True) if size > 1)
         return tuple(next(long) if size > 1 else slice(0, 1) for size in self._table.page_shape)
@@ -140,11 +140,11 @@ class TiffStack(SlicedStack):
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[tuple[tifffile.TiffFile, Directories]]:
-    """Open a file, with what is wrong with it as one error, and nothing on the log beside it."""
+    """Open a file; if it is damaged, raise one error and log nothing."""
     with _held_back_log():
         try:
             _check_is_file(path)
-            # Links are followed here, once: the other files of a set are beside the file, not beside a link to it.
+            # Links are followed once, here: the other files of a set are beside the file, not beside a link to it.
             real = Path(path).resolve()
             directories = read_directories(real)
             with tifffile.TiffFile(real) as tif:
@@ -152,7 +152,7 @@ def _opened(path: str | Path) -> Iterator[tuple[tifffile.TiffFile, Directories]]
         except (PatchloomError, MemoryError):
             raise
         except Exception as error:
-            # tifffile raises whatever comes of a damaged value.
+            # A damaged value may cause any error in tifffile.
             raise SourceError(f"{path} cannot be read as a TIFF: {type(error).__name__}: {error}") from error
 
 
@@ -165,7 +165,7 @@ def _check_is_file(path: str | Path) -> None:
 
 @contextmanager
 def _held_back_log() -> Iterator[None]:
-    """Hold back what tifffile logs in this thread; an error replaces it, otherwise it is logged after all."""
+    """Hold back the log records of tifffile in this thread; they are dropped if an error is raised, else logged at the end."""
     held: list[logging.LogRecord] = []
     thread = threading.get_ident()
 
@@ -185,7 +185,7 @@ def _held_back_log() -> Iterator[None]:
 
 
 def _chosen(path: str | Path, images: Sequence[TiffImage]) -> int:
-    """Find the one image that a file is meant for."""
+    """Return the index of the only image of a file, not counting associated ones."""
     own = [number for number, image in enumerate(images) if not image.is_associated] or list(range(len(images)))
     here = [number for number in own if images[number].is_here] or own
     if not here:
@@ -210,18 +210,17 @@ def _checked(what: str, path: str | Path, number: int, limit: int) -> int:
 
 def _axes_map(path: str | Path, level: TiffLevel, axes: str | None) -> AxesMap:
     if axes is not None:
-        shapes = [level.told[1], level.squeezed[1], level.shape]
+        shapes = [level.declared[1], level.squeezed[1], level.shape]
         shape = next((shape for shape in shapes if len(shape) == len(str(axes))), shapes[0])
         return axes_map_of(path, axes, shape)
-    named = [("C" if axis == "S" else axis, size) for axis, size in zip(*level.told, strict=True)]
+    named = [("C" if axis == "S" else axis, size) for axis, size in zip(*level.declared, strict=True)]
     letters = [axis for axis, _ in named]
-    # A single slice is a 2D image, and any other axis of size 1 is no loss where there is no letter for it, or it is there
-    # twice.
+    # A single slice is a 2D image, and any other axis of size 1 is left out if it has no letter or occurs twice.
     fits = {axis for axis in LEGAL_AXES if axis != "Z" and letters.count(axis) == 1}
     kept = [(axis, size) for axis, size in named if size > 1 or axis in fits]
     own = axes_from_names([axis for axis, _ in kept])
     if own is None:
-        raise unknown_axes(path, level.told[1], f"the file contains the axes {level.told[0]!r}", letters)
+        raise unknown_axes(path, level.declared[1], f"the file contains the axes {level.declared[0]!r}", letters)
     return AxesMap(own, tuple(size for _, size in kept))
 
 
@@ -236,7 +235,7 @@ def _metadata(image: TiffImage, chosen: TiffLevel, level: int, axes_map: AxesMap
 
 
 def _leading_axes(path: str | Path, shape: Sequence[int], table: PageTable) -> int:
-    """Count the outer axes, which number the pages; the others lie within a page."""
+    """Return the number of outer axes, along which pages lie; the others are axes of a page."""
     within_page = [size for size in table.page_shape if size > 1]
     for n_leading in reversed(range(len(shape) + 1)):
         within = [size for size in shape[n_leading:] if size > 1]

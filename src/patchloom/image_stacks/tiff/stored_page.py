@@ -1,6 +1,6 @@
-"""How and where one page of a TIFF is stored.
+"""The storage of one page of a TIFF.
 
-A page is seen as `(planar samples, depth, length, width, interleaved samples)`, as tifffile does.
+A page has the axes `(planar samples, depth, length, width, interleaved samples)`, as in tifffile.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from patchloom.errors import SourceError
 
 @dataclass(frozen=True, eq=False)
 class PageKind:
-    """How pages are stored; plain data that pickles. Pages that are stored alike share one."""
+    """How a page is stored, as plain data that pickles. Pages that are stored alike share one."""
 
     page_shape: tuple[int, ...]
     """Shape of a page."""
 
     segment_shape: tuple[int, ...]
-    """Shape of a segment; those at the end of a page may be shorter."""
+    """Shape of a segment; segments at the end of a page may be smaller."""
 
     dtype: np.dtype[Any]
-    """The pixels' dtype, in the file's byte order."""
+    """Dtype of the pixels, in the byte order of the file."""
 
     color: str
-    """What the values mean, such as `"MINISBLACK"`; pages of one image agree in it."""
+    """Meaning of the values, such as `"MINISBLACK"`; the same for all pages of one image."""
 
     fill: float
     """Value of the pixels of a segment that was left out."""
 
     directory: tuple[str, int]
-    """File and offset of a directory that has everything a decoder must know."""
+    """File and offset of a directory with all parameters of the decoder."""
 
     jpeg_header: bytes | None
-    """What JPEG segments lack at their beginning, in some formats."""
+    """Header that JPEG segments lack in some formats."""
 
     is_plain: bool
-    """Whether segments that follow each other are the pixels of a page, as they are but for the byte order."""
+    """Whether consecutive segments are the pixels of a page, except for the byte order."""
 
     is_reduced: bool
     """Whether the page is a smaller copy of another."""
@@ -56,7 +56,7 @@ class PageKind:
 
     @cached_property
     def segment_counts(self) -> tuple[int, ...]:
-        """How many segments a page has along each axis but the last, which is never cut."""
+        """Number of segments of a page along each axis, except the last, which is never divided."""
         sides = zip(self.page_shape[:4], self.segment_shape[:4], strict=True)
         return tuple(math.ceil(size / side) for size, side in sides)
 
@@ -71,30 +71,30 @@ class PageKind:
         return math.prod(self.page_shape) * self.dtype.itemsize
 
     def described(self) -> str:
-        """Say what the pages have in common with those of an image."""
+        """Describe size, dtype and color for a message."""
         sides = " × ".join(map(str, self.shape))
         return f"{sides} pixels of {self.dtype.newbyteorder('=')} ({self.color}{', reduced' * self.is_reduced})"
 
     @cached_property
     def image(self) -> tuple[object, ...]:
-        """What is equal for all pages of one image."""
+        """The properties that are equal for all pages of one image."""
         return self.page_shape, self.axes, self.dtype.newbyteorder("="), self.color, self.is_reduced
 
 
 class StoredPage(NamedTuple):
-    """Where one page is stored."""
+    """One page, with the positions of its segments."""
 
     path: str
-    """Its file."""
+    """File of the page."""
 
     kind: PageKind
-    """How it is stored."""
+    """How the page is stored."""
 
     offsets: Sequence[int] | NDArray[np.uint64]
-    """Where its segments begin; the first alone where the page is one run of plain pixels."""
+    """Positions of its segments in the file; only the first if the page is one run of plain pixels."""
 
     byte_counts: Sequence[int] | NDArray[np.uint64]
-    """How long they are as stored."""
+    """Numbers of stored bytes of its segments."""
 
     jpeg_tables: bytes | None = None
     """The tables that its JPEG segments share."""
@@ -111,19 +111,22 @@ class StoredPage(NamedTuple):
         byte_counts: Sequence[int] | NDArray[np.uint64],
         jpeg_tables: bytes | None = None,
     ) -> StoredPage:
-        """Describe a page by its segments.
+        """Make a page from its segments.
 
         Raises
         ------
         SourceError
-            If they are fewer or more than the page needs.
+            If their number is not that of the page.
         """
         n_segments = len(offsets)
         begins = kind.is_plain and n_segments > 0 and offsets[0] > 0
         if begins and (n_segments == 1 or _follow_each_other(kind, np.asarray(offsets), np.asarray(byte_counts))):
             return cls(path, kind, offsets[:1], (kind.page_bytes,), is_run=True)
         if not n_segments == len(byte_counts) == kind.n_segments:
-            raise SourceError(f"{path} is corrupt: its pages do not tell where all of their pixels are")
+            raise SourceError(
+                f"{path} is damaged: a page has {n_segments} positions and {len(byte_counts)} lengths of segments, and needs "
+                f"{kind.n_segments} of both"
+            )
         return cls(path, kind, offsets, byte_counts, jpeg_tables)
 
 

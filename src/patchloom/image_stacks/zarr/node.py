@@ -1,7 +1,7 @@
-"""What there is at a place in a Zarr: an array of one of several formats, a group, or nothing.
+"""Nodes of a Zarr: an array of one of several formats, a group, or nothing.
 
-A place is a path or URL, which TensorStore turns into a key-value store. The small JSON documents that the formats keep
-there are read all together, and tell which it is.
+A place is a path or URL, for which TensorStore has a key-value store. The JSON documents of all formats at this place are read
+together, and determine the kind of the node.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from patchloom.forked_process import check_not_forked
 from patchloom.local_paths import is_url, normalize_path
 
 CACHE_BYTES = 128 << 20
-"""Decoded chunks that TensorStore keeps, all stacks of a process together."""
+"""Bytes of decoded chunks in TensorStore's cache, for all stacks of a process together."""
 
 _RETRIES = {"max_retries": 4}
-"""Waits of 1, 2, 4 and 8 s: enough for a busy server, and a wrong address is found out in a quarter of a minute."""
+"""Waits of 1, 2, 4 and 8 s: enough for a busy server, and a wrong address fails within 15 s."""
 
 _ZARR_DOCUMENTS = ("zarr.json", ".zarray", ".zattrs", ".zgroup")
 DOCUMENTS = (*_ZARR_DOCUMENTS, "attributes.json", "info")
-"""Files with the metadata of the formats."""
+"""Names of files with the metadata of the formats."""
 
 _DOCUMENT_BYTES = 64 << 20
-"""The most that a document may have; the largest list all arrays of a plate."""
+"""Largest document in bytes; the longest ones list all arrays of a plate."""
 
 
 @dataclass(frozen=True, slots=True)
 class ZarrNode:
-    """What was found at a place.
+    """An array, a group, or nothing, at a place.
 
     Parameters
     ----------
     kvstore : dict
-        The place as TensorStore's specification; its path ends in `/`.
+        TensorStore's specification of the place; its path ends in `/`.
     kind : {"array", "group", "none"}
-        What is there.
+        Kind of the node.
     driver : str
         TensorStore's driver for the array.
     attributes : dict
-        The user attributes of the array or group.
+        User attributes of the array or group.
     """
 
     kvstore: dict[str, Any]
@@ -55,11 +55,11 @@ class ZarrNode:
     attributes: dict[str, Any] = field(default_factory=dict)
 
     def child(self, path: str) -> ZarrNode:
-        """Look at a place inside this one."""
+        """Read the node at a path inside this one."""
         return read_node({**self.kvstore, "path": f"{self.kvstore['path']}{path.strip('/')}/"})
 
     def parents(self) -> Iterator[tuple[ZarrNode, str]]:
-        """Look at the groups around this place, innermost first, each with the path from there to here."""
+        """Yield the groups around this node, innermost first, each with the path from it to this node."""
         above, _, name = self.kvstore["path"].rstrip("/").rpartition("/")
         while above and (parent := read_node({**self.kvstore, "path": f"{above}/"})).kind == "group":
             yield parent, name
@@ -69,7 +69,7 @@ class ZarrNode:
 
 @cache
 def context(*, cached: bool = True) -> ts.Context:
-    """Return the cache, if one is wanted, and the limits that all stacks of this process share."""
+    """Return the limits, and optionally the cache, that all stacks of this process share."""
     return ts.Context(
         {
             "cache_pool": {"total_bytes_limit": CACHE_BYTES if cached else 0},
@@ -81,7 +81,7 @@ def context(*, cached: bool = True) -> ts.Context:
 
 
 def place(source: str | Path) -> dict[str, Any]:
-    """Turn a path or URL into TensorStore's specification of a key-value store.
+    """Return TensorStore's specification of the key-value store at a path or URL.
 
     Raises
     ------
@@ -100,17 +100,17 @@ def place(source: str | Path) -> dict[str, Any]:
     try:
         spec: dict[str, Any] = ts.KvStore.Spec(f"{path.rstrip('/')}/{mark}{query}").to_json()
     except ValueError as error:
-        raise SourceError(f"{source} is no URL that can be read from: {reason(error)}") from error
+        raise SourceError(f"{source} is not a URL that can be read: {reason(error)}") from error
     return spec
 
 
 def read_node(kvstore: dict[str, Any]) -> ZarrNode:
-    """Look at a place.
+    """Read the node at a place.
 
     Raises
     ------
     SourceError
-        If the place cannot be reached, or a document there is corrupt.
+        If the place cannot be read, or a document there is corrupt.
     """
     found = _documents(kvstore)
     v3 = found.get("zarr.json", {})
@@ -129,17 +129,17 @@ def read_node(kvstore: dict[str, Any]) -> ZarrNode:
 
 
 def is_zarr_folder(path: Path) -> bool:
-    """Whether a folder is an array or a group of one of the formats."""
+    """Return whether a folder is an array or a group of one of the formats."""
     return any((path / name).is_file() for name in DOCUMENTS) and read_node(place(path)).kind != "none"
 
 
 def reason(error: Exception) -> str:
-    """Return the first words of an error of TensorStore's, without the specification that follows."""
+    """Return the message of an error of TensorStore, without the specification at its end."""
     return str(error).split(" [", 1)[0]
 
 
 def _documents(kvstore: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Read the JSON objects of all formats, as far as they are there."""
+    """Read the documents of all formats that exist at a place."""
     check_not_forked()
     place = _describe(kvstore)
     try:
@@ -159,7 +159,7 @@ def _documents(kvstore: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _check_sizes(folder: str) -> None:
-    """Refuse documents of local files before they are in memory, and what cannot be read to an end, such as a named pipe."""
+    """Refuse local documents that are too long, before they are read, and those without an end, such as named pipes."""
     for name in DOCUMENTS:
         path = Path(folder, name)
         if path.is_file():
@@ -170,7 +170,7 @@ def _check_sizes(folder: str) -> None:
 
 
 def _parsed(name: str, content: bytes, *, is_ours: bool) -> dict[str, Any] | None:
-    """Parse a document; anybody may have files of the names that are not Zarr's own, and then they say nothing."""
+    """Parse a document. Other programs use the names that are not Zarr's own, so that such a file is ignored if it is not JSON."""
     try:
         document = json.loads(content) if len(content) <= _DOCUMENT_BYTES else None
     except (ValueError, RecursionError) as error:
@@ -183,7 +183,7 @@ def _parsed(name: str, content: bytes, *, is_ours: bool) -> dict[str, Any] | Non
 
 
 def _describe(kvstore: dict[str, Any]) -> str:
-    """Name a place in a message, whatever is wrong with it."""
+    """Return the name of a place for messages, even of an invalid one."""
     try:
         return str(ts.KvStore.Spec(kvstore).url)
     except ValueError:

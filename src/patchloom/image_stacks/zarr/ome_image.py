@@ -1,4 +1,4 @@
-"""What OME-Zarr metadata say of an image, read with yaozarrs' models."""
+"""OME-Zarr metadata of an image, read with the models of yaozarrs."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from patchloom.errors import SourceError
 from patchloom.image_metadata import RGB_COLORS
 
 _LARGEST = 1e300
-"""Numbers from here on are no sizes."""
+"""Numbers of this size and above are not sizes."""
 
 
 class OmeZarrImage(NamedTuple):
-    """The multiscales of a group, in plain values."""
+    """The first multiscale image of a group, as plain values."""
 
     name: str
     axes: tuple[str, ...]
-    """One letter of `STCZYX` an axis, or the axis' own name where it has none."""
+    """For each axis a letter of `STCZYX`, or its name if it has no letter."""
     units: tuple[str, ...]
-    """One an axis; empty where there is none."""
+    """Unit of each axis; empty if it has none."""
     paths: tuple[str, ...]
-    """Where the levels are, from the group."""
+    """Paths of the levels, relative to the group."""
     scales: tuple[tuple[float, ...], ...]
-    """For each level the size of a voxel along each axis: negative where that is flipped, NaN where it is not known."""
+    """For each level the size of a voxel along each axis: negative if the axis is flipped, NaN if it is not known."""
     translations: tuple[tuple[float, ...], ...]
-    """For each level where its first voxel is."""
+    """For each level the position of its first voxel."""
     channel_names: tuple[str, ...]
     channel_colors: tuple[str, ...]
     is_rgb: bool
@@ -40,19 +40,19 @@ class OmeZarrImage(NamedTuple):
 
 
 def ome_zarr_image(source: str, attributes: dict[str, Any]) -> OmeZarrImage | None:
-    """Read the metadata of OME-Zarr 0.4 and 0.5 out of a group's attributes.
+    """Read the metadata of OME-Zarr 0.4 and 0.5 from the attributes of a group.
 
     Parameters
     ----------
     source : str
-        What to call the group.
+        Name of the group in messages.
     attributes : dict
-        Its attributes.
+        Attributes of the group.
 
     Returns
     -------
     OmeZarrImage or None
-        `None` if the group is no OME-Zarr image.
+        None if the group is not an OME-Zarr image.
 
     Raises
     ------
@@ -63,12 +63,12 @@ def ome_zarr_image(source: str, attributes: dict[str, Any]) -> OmeZarrImage | No
     multiscales = ome.get("multiscales") if isinstance(ome, dict) else None
     if not multiscales:
         return None
-    # pydantic, beneath yaozarrs, takes its time.
+    # Importing pydantic, which yaozarrs needs, is slow.
     from pydantic import ValidationError  # noqa: PLC0415
     from yaozarrs import v04, v05  # noqa: PLC0415
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an unknown unit or a risky name is the writer's affair
+        warnings.simplefilter("ignore")  # unknown units and risky names do no harm
         try:
             image = (v05 if "ome" in attributes else v04).Multiscale.model_validate(_with_unit_scales(multiscales[0]))
             transformations = _transformations(multiscales[0], len(image.axes))
@@ -77,12 +77,12 @@ def ome_zarr_image(source: str, attributes: dict[str, Any]) -> OmeZarrImage | No
         except (ValidationError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise SourceError(
                 f"{source} has OME-Zarr metadata that are not valid, or of another version than 0.4 and 0.5 "
-                f"({_first_words(error)}): name a level and its axes yourself, such as {source}/0 with axes='TCZYX'"
+                f"({_first_words(error)}): give a level and its axes, such as {source}/0 with axes='TCZYX'"
             ) from error
         try:
             channels = v05.Omero.model_validate(ome.get("omero") or {"channels": []}).channels
         except ValidationError:
-            channels = []  # names and colors are missed, the pixels are not
+            channels = []  # only names and colors are lost
     colors = tuple(channel.color.upper() for channel in channels)
     return OmeZarrImage(
         name=image.name or "",
@@ -98,12 +98,12 @@ def ome_zarr_image(source: str, attributes: dict[str, Any]) -> OmeZarrImage | No
 
 
 def path_inside(path: str) -> str:
-    """Return a path within a store, or refuse one that leads out of it: a file says it, and may come from anybody.
+    """Return a path within a store, and refuse one that leads out of it, since files are not trusted.
 
     Raises
     ------
     ValueError
-        If the path is absolute, empty, or has `..` or another step that stores do not know.
+        If the path is absolute or empty, or has `..` or another step that stores do not have.
 
     Examples
     --------
@@ -122,15 +122,15 @@ def path_inside(path: str) -> str:
 
 
 class _Transformation(NamedTuple):
-    """From a voxel's index to its place: `scale` times the index, plus `translation`, along each axis."""
+    """The position of a voxel along each axis: `scale` times its index, plus `translation`."""
 
     scale: tuple[float, ...]
-    """NaN where it is not known."""
+    """NaN if it is not known."""
     translation: tuple[float, ...]
 
 
 def _transformations(multiscale: dict[str, Any], n_axes: int) -> list[_Transformation]:
-    """Read the transformation of each level, as far as numbers are there."""
+    """Return the transformation of each level, as far as it has numbers."""
     common = multiscale.get("coordinateTransformations") or []
     return [
         _chained([*(dataset.get("coordinateTransformations") or []), *common], n_axes)
@@ -152,7 +152,7 @@ def _chained(steps: Sequence[dict[str, Any]], n_axes: int) -> _Transformation:
 
 
 def _numbers(listed: Any, n_axes: int) -> NDArray[np.float64]:
-    """Turn a list into numbers, and what is none in it into NaN; so where it lies in an array of its own."""
+    """Return a list as numbers, with NaN for other values, or if the numbers are in a separate array."""
     values = listed if isinstance(listed, list) else [None] * n_axes
     if len(values) != n_axes:
         raise ValueError(f"a transformation has {len(values)} numbers, and there are {n_axes} axes")
@@ -161,7 +161,7 @@ def _numbers(listed: Any, n_axes: int) -> NDArray[np.float64]:
 
 
 def _check_order(levels: Sequence[_Transformation], is_spatial: Sequence[bool]) -> None:
-    """Refuse levels that come in another order than from fine to coarse, as far as their scales are known."""
+    """Check that levels are in order from fine to coarse, as far as their scales are known."""
     scales = [
         [abs(size) for size, is_space in zip(level.scale, is_spatial, strict=True) if is_space] for level in levels
     ]
@@ -171,7 +171,7 @@ def _check_order(levels: Sequence[_Transformation], is_spatial: Sequence[bool]) 
 
 
 def _with_unit_scales(multiscale: dict[str, Any]) -> dict[str, Any]:
-    """Replace all transformations by plain ones: the models refuse flips and levels without a scale, which are no loss."""
+    """Replace all transformations by unit scales, as the models refuse flips and levels without a scale."""
     unit = [{"type": "scale", "scale": [1.0] * max(len(multiscale["axes"]), 2)}]
     plain = {name: value for name, value in multiscale.items() if name != "coordinateTransformations"}
     return {
@@ -181,7 +181,7 @@ def _with_unit_scales(multiscale: dict[str, Any]) -> dict[str, Any]:
 
 
 def _first_words(error: Exception) -> str:
-    """Return the first of what a model has against metadata."""
+    """Return the first error of a model in metadata."""
     errors = getattr(error, "errors", None)  # those of pydantic, which is not imported here
     if errors is not None:
         first = errors()[0]
@@ -190,7 +190,7 @@ def _first_words(error: Exception) -> str:
 
 
 def _letters(axes: Sequence[tuple[str, str | None]]) -> tuple[str, ...]:
-    """Letter of each axis, by its name where that is one, else by its type; spatial ones in their order."""
+    """Return the letter of each axis: its name if that is a letter, else by its type, spatial axes in order."""
     n_space = sum(kind == "space" for _, kind in axes)
     spatial = iter(SPATIAL_AXES[-n_space:])
     by_type = {"time": "T", "channel": "C"}

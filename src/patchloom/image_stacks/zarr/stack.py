@@ -30,28 +30,28 @@ CHUNK_BYTES = (2 << 30) - 1
 
 
 class ZarrStack(SlicedStack):
-    """An image stack over one array of a Zarr.
+    """An image stack over one array of a Zarr, OME-Zarr, N5 or neuroglancer precomputed, on disk or remote.
 
-    The regions of a batch are all under way together, and the stack knows its chunks and shards (`HasStorageGrid`). A
-    chunk that was never written has the array's fill value, as in any Zarr.
+    All regions of a batch are read concurrently. The stack has a storage grid (`HasStorageGrid`). A chunk that was never written
+    has the fill value of the array.
 
     Parameters
     ----------
     source : str or Path
         Path or URL (`http`, `https`, `s3`, `gs`) of an array, of a level of an OME-Zarr image, or of the image itself.
     axes : str, optional
-        The array's own axes, letters of `STCZYX`, outermost first; they overrule what the metadata say. Without them
-        the metadata must say: OME-Zarr's do, and so may the names of the dimensions. A `Z` of size 1 is then left out,
-        as many OME-Zarrs are five-dimensional whatever the image.
+        Axes of the array: letters of `STCZYX`, outermost first; they override the metadata. If None, they are read from the
+        metadata of OME-Zarr or the names of the dimensions, and a `Z` of size 1 is left out, as many OME-Zarrs are
+        five-dimensional for any image.
     level : int, optional
-        Which level of an OME-Zarr image, or which scale of a precomputed one; 0, the full image, by default.
+        Level of an OME-Zarr image, or scale of a precomputed one. If None, 0: the full image.
 
     Raises
     ------
     SourceNotFoundError
-        If nothing is there, or no such level.
+        If there is no Zarr, or no such level.
     SourceError
-        If what is there cannot be read, or is no single image; the message then names one.
+        If it cannot be read, or contains several images; the message names one.
     AxesError
         If the axes are not known or do not fit the array.
 
@@ -77,7 +77,7 @@ class ZarrStack(SlicedStack):
         self._spec, self._level = found.spec, found.level
         whole = _open(source, found.spec, context())
         own = axes_map_of(source, axes, whole.shape) if axes is not None else _own_axes(source, whole, found)
-        # A single slice is a 2D image, unless the user says otherwise.
+        # A single slice is a 2D image, unless the axes are given.
         drop_z = axes is None and "Z" in own.axes and own.size("Z") == 1
         self._view = tuple(0 if drop_z and axis == "Z" else slice(None) for axis in own.axes)
         store = whole[self._view]
@@ -92,29 +92,29 @@ class ZarrStack(SlicedStack):
 
     @property
     def chunk_shape(self) -> tuple[int, ...]:
-        """What is decoded at once, `SC(Z)YX`."""
+        """Shape of a chunk, `SC(Z)YX`; see `HasStorageGrid.chunk_shape`."""
         return self._chunk_shape
 
     @property
     def shard_shape(self) -> tuple[int, ...]:
-        """What one file or object holds, `SC(Z)YX`."""
+        """Shape of a shard, `SC(Z)YX`; see `HasStorageGrid.shard_shape`."""
         return self._shard_shape
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The folder of the image or array, none of a remote one; see `HasFiles.files`."""
+        """Folder of the image or array; empty if it is remote; see `HasFiles.files`."""
         return () if is_url(self.source) else (Path(self.source),)
 
     @property
     def image_in_files(self) -> str:
-        """Which level; see `HasFiles.image_in_files`."""
+        """Name of the level; see `HasFiles.image_in_files`."""
         return f"level {self._level}"
 
     @property
     def storage(self) -> Storage:
-        """The folder of the array and the metadata of its image, no other levels or labels; see `HasStorage.storage`."""
+        """Folder of the array and metadata of its image, without other levels or labels; see `HasStorage.storage`."""
         if is_url(self.source):
-            return Storage(part=str(self.source), unknown="it is remote, and remote chunks are not looked at")
+            return Storage(part=str(self.source), unknown="it is remote, and remote chunks are not checked")
         array = Path(self._spec["kvstore"]["path"])
         around = [Path(self.source) / name for name in DOCUMENTS] if Path(self.source).absolute() != array else []
         return Storage((array, *(path for path in around if path.exists())), self.image_in_files)
@@ -125,13 +125,13 @@ class ZarrStack(SlicedStack):
         return pixels
 
     def read_regions(self, regions: Sequence[Region], out: Sequence[NDArray[Any]]) -> None:
-        """Read regions, all of them requested before the first is awaited; see `ReadsRegions.read_regions`."""
+        """Read regions concurrently; see `ReadsRegions.read_regions`."""
         store = self._opened(kept=not all(map(self._is_whole_chunks, regions)))
         selections = [self.axes_map.selection(*region) for region in regions]
-        if all(target.dtype == self.data_dtype for target in out):  # straight to where they go
+        if all(target.dtype == self.data_dtype for target in out):  # without a copy
             places = [ts.array(self.axes_map.from_canonical(target), copy=False) for target in out]
             reads = [place.write(store[chosen]) for place, chosen in zip(places, selections, strict=True)]
-            for read in reads:  # none is under way any more when one has failed
+            for read in reads:  # all have ended before the first error is raised
                 read.exception()
             for selection, read in zip(selections, reads, strict=True):
                 self._result(read, selection)
@@ -141,7 +141,7 @@ class ZarrStack(SlicedStack):
             target[...] = self.axes_map.to_canonical(self._result(read, selection))
 
     def _is_whole_chunks(self, region: Region) -> bool:
-        """Return whether a region consists of whole chunks: who reads those wants each once, and keeps it if needed."""
+        """Return whether a region consists of whole chunks, which the reader keeps itself if it needs them again."""
         windows = (slice(region.sample_idx, region.sample_idx + 1), region.channels, *region.window)
         return all(
             part.start % chunk == 0 and (part.stop % chunk == 0 or part.stop == size)
@@ -149,7 +149,7 @@ class ZarrStack(SlicedStack):
         )
 
     def _opened(self, *, kept: bool = True) -> Any:
-        """Give the array, with or without a cache of decoded chunks in TensorStore."""
+        """Return the array, with or without a cache of decoded chunks in TensorStore."""
         check_not_forked()
         if kept not in self._stores:
             self._stores[kept] = _open(self.source, self._spec, context(cached=kept))[self._view]
@@ -167,7 +167,7 @@ class ZarrStack(SlicedStack):
 
 
 class _FoundArray(NamedTuple):
-    """An array, and what the groups around it say of it."""
+    """An array, and the metadata of the groups around it."""
 
     spec: dict[str, Any]
     attributes: dict[str, Any]
@@ -193,7 +193,7 @@ def _find_array(source: str | Path, level: int | None, *, axes_given: bool) -> _
 
 
 def _check_keys(source: str | Path, info: dict[str, Any]) -> None:
-    """Refuse a precomputed image of which a scale lies elsewhere."""
+    """Check that all scales of a precomputed image lie in its folder."""
     try:
         for scale in info["scales"]:
             path_inside(scale["key"])
@@ -214,14 +214,14 @@ def _level_of_group(source: str | Path, group: ZarrNode, level: int) -> _FoundAr
 
 
 def _only_image(source: str | Path, group: ZarrNode) -> ZarrNode:
-    """Find the image of a group that holds a single one; otherwise say how to name one."""
-    told = group.attributes.get("ome", group.attributes)
-    ome = told if isinstance(told, dict) else {}
+    """Return the only image of a group, or raise an error that shows how to name one."""
+    found = group.attributes.get("ome", group.attributes)
+    ome = found if isinstance(found, dict) else {}
     if "bioformats2raw.layout" in ome:
         first, second = group.child("0"), group.child("1")
         if first.kind == "group" and ome_zarr_image(f"{source}/0", first.attributes) and second.kind == "none":
             return first
-        raise SourceError(f"{source} holds several images: name one, such as {source}/0")
+        raise SourceError(f"{source} contains several images: name one, such as {source}/0")
     if "plate" in ome:
         raise SourceError(f"{source} is a plate: name an image of it, such as {source}/{_first_well(ome['plate'])}/0")
     inside = [] if is_url(source) else sorted(path.name for path in Path(source).iterdir() if is_zarr_folder(path))
@@ -237,12 +237,12 @@ def _first_well(plate: Any) -> str:
 
 
 def _image_around(source: str | Path, array: ZarrNode, *, axes_given: bool) -> tuple[OmeZarrImage | None, int]:
-    """Find the OME-Zarr image of which an array is a level, and which level it is."""
+    """Find the OME-Zarr image of which an array is a level, and the level."""
     for group, path in array.parents():
         try:
             image = ome_zarr_image(str(source).rstrip("/").removesuffix(f"/{path}"), group.attributes)
         except SourceError:
-            if axes_given:  # then metadata of another version are no loss
+            if axes_given:  # then the metadata are not needed
                 break
             raise
         if image is not None:
@@ -255,7 +255,7 @@ def _array_spec(node: ZarrNode) -> dict[str, Any]:
 
 
 def _open(source: str | Path, spec: dict[str, Any], within: ts.Context) -> Any:
-    # What is cached counts as current: an image does not change while it is read.
+    # The cache is not validated again, as an image does not change while it is read.
     checks = {"recheck_cached_metadata": "open", "recheck_cached_data": "open"}
     try:
         store = ts.open({**spec, **checks}, open=True, read=True, context=within).result()
@@ -276,17 +276,17 @@ def _own_axes(source: str | Path, store: Any, found: _FoundArray) -> AxesMap:
 
 
 def _check_chunk(source: str | Path, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
-    """Refuse chunks of which a single one may fill the memory, however small its file is."""
+    """Refuse chunks of which a single one may fill the memory, even if its file is small."""
     n_bytes = math.prod(shape) * dtype.itemsize
     if n_bytes > CHUNK_BYTES:
         raise SourceError(
-            f"{source} has chunks of {n_bytes} bytes, shape {tuple(shape)}, and at most {CHUNK_BYTES} are decoded at once: "
+            f"{source} has chunks of {n_bytes} bytes, shape {tuple(shape)}, but at most {CHUNK_BYTES} are decoded at once: "
             "store it in smaller chunks"
         )
 
 
 def _metadata(axes_map: AxesMap, axes: str, store: Any, found: _FoundArray) -> ImageMetadata:
-    """Metadata of the image; `axes` are those of the whole array."""
+    """Return the metadata of the image; `axes` are those of the whole array."""
     image = found.image
     if image is not None and len(image.axes) == len(axes):
         return fitting_metadata(
@@ -305,6 +305,6 @@ def _metadata(axes_map: AxesMap, axes: str, store: Any, found: _FoundArray) -> I
 def _nothing_there(source: str | Path) -> SourceError:
     if not is_url(source) and Path(source).exists():
         return SourceError(
-            f"{source} is no Zarr: it has neither zarr.json nor .zarray, .zgroup, attributes.json or info"
+            f"{source} is not a Zarr: it contains neither zarr.json nor .zarray, .zgroup, attributes.json or info"
         )
     return SourceNotFoundError(f"there is no Zarr at {source}")
