@@ -129,8 +129,8 @@ def read_batches(dataset: PatchDataset, batch_size: int) -> Iterator[object]:
 
 def converts(image: np.ndarray, voxels: int) -> dict[str, Callable[[], object]]:
     """Give the two floors; each takes about as long as the batches, so that other work on the machine delays both alike."""
-    thread_runner = image.reshape(-1)
-    parts = [thread_runner[start : start + voxels] for start in range(0, len(thread_runner), voxels)]
+    pixels = image.reshape(-1)
+    parts = [pixels[start : start + voxels] for start in range(0, len(pixels), voxels)]
     out = np.empty(voxels, np.float32)
 
     def run(*, normalize: bool) -> None:

@@ -29,9 +29,8 @@ def weights(window: BlendWindow, tiling: TiledPatching, spec: PatchSpecs) -> Til
 
 @settings(deadline=None, max_examples=80)
 @given(data=st.data(), window=st.sampled_from(WINDOWS), n_dims=st.integers(2, 3), seed=st.integers(0, 2**32))
-def test_tiles_of_an_image_blend_to_the_image_in_any_blocks(
-    data: st.DataObject, window: BlendWindow, n_dims: int, seed: int
-) -> None:
+def test_identity(data: st.DataObject, window: BlendWindow, n_dims: int, seed: int) -> None:
+    """Tiles of an image blend to the image, whole or in two blocks."""
     shape = data.draw(st.tuples(st.just(1), st.integers(1, 2), *[st.integers(1, 17)] * n_dims))
     patch_size = data.draw(st.tuples(*[st.integers(1, 9)] * n_dims))
     overlaps = [data.draw(st.integers(0, size - 1)) for size in patch_size]
@@ -48,9 +47,11 @@ def test_tiles_of_an_image_blend_to_the_image_in_any_blocks(
 
 
 @pytest.mark.parametrize("window", WINDOWS)
-def test_each_tile_counts_as_much_as_its_window_says(window: BlendWindow, rng: np.random.Generator) -> None:
-    # Tiles that disagree, against the definition: the sum of window times value over the sum of windows. No tile is moved
-    # inside this image; at its borders windows do not fall off.
+def test_definition(window: BlendWindow, rng: np.random.Generator) -> None:
+    """Tiles that disagree blend to the sum of window times value over the sum of windows.
+
+    No tile is moved inside this image; at its borders windows do not fall off.
+    """
     tiling = TiledPatching([(1, 1, 23, 31)], (8, 10), (3, 3))
     total, weight, blended = np.zeros((23, 31)), np.zeros((23, 31)), np.zeros((1, 23, 31))
     for spec in tiling:
@@ -68,8 +69,8 @@ def test_each_tile_counts_as_much_as_its_window_says(window: BlendWindow, rng: n
     np.testing.assert_allclose(blended[0], total / weight, rtol=1e-12)
 
 
-def test_a_tile_adds_nothing_where_it_weighs_nothing() -> None:
-    # NaN there must not reach the image: NaN times 0 is NaN.
+def test_zero_weight() -> None:
+    """NaN where a tile weighs nothing does not reach the image."""
     extents = (((-1, 2),), ((2, 8), (-4, 4)))
     tile, block = np.array([[[np.nan, np.nan, 1.0, 1.0, 1.0, 1.0]]]), np.zeros((1, 1, 6))
     add_blended_tile(tile, (0, 0), TileWeights("hann", (1, 6), extents), block, (slice(0, 1), slice(0, 6)))
@@ -90,7 +91,7 @@ LAYOUTS = {
     "dtypes", [("f4", "f4"), ("f8", "f8"), ("u2", "f4"), ("?", "f4"), ("i4", "f8"), (">f4", "f4"), ("f2", "f4")]
 )
 @pytest.mark.parametrize("n_dims", [2, 3])
-def test_the_compiled_loop_adds_what_numpy_adds_bit_for_bit(
+def test_compiled_loop(
     how: str,
     layout: str,
     dtypes: tuple[str, str],
@@ -98,6 +99,7 @@ def test_the_compiled_loop_adds_what_numpy_adds_bit_for_bit(
     rng: np.random.Generator,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The compiled loop adds what NumPy adds, bit for bit."""
     if how == "compiled":
         pytest.importorskip("numba")
     else:
@@ -117,19 +119,20 @@ def test_the_compiled_loop_adds_what_numpy_adds_bit_for_bit(
     for coords in ((4, 4, 4)[-n_dims:], (1, 7, 9)[-n_dims:], (8, 7, 2)[-n_dims:]):
         blocks = []
         for least in (0, 2**60):
-            monkeypatch.setattr(blend_module, "_WORTH_COMPILING", least)
             blocks.append(laid_out(start, dtypes[1]))
-            add_blended_tile(tile, coords, factors, blocks[-1], window)
+            add_blended_tile(tile, coords, factors, blocks[-1], window, min_compiled_voxels=least)
         assert np.array_equal(*blocks)
         assert not np.array_equal(blocks[0], start)
 
 
 @pytest.mark.parametrize("least", [0, 2**60])
-def test_a_tile_is_not_added_to_read_only_memory(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blend_module, "_WORTH_COMPILING", least)
+def test_read_only_block(least: int) -> None:
+    """A tile is not added to read-only memory."""
     block = np.zeros((1, 8, 8))
     block.flags.writeable = False
     factors = TileWeights("hann", (8, 8), (((0, 8),), ((0, 8),)))
     with pytest.raises(StitchError, match="read-only"):
-        add_blended_tile(np.ones((1, 8, 8)), (0, 0), factors, block, (slice(0, 8), slice(0, 8)))
+        add_blended_tile(
+            np.ones((1, 8, 8)), (0, 0), factors, block, (slice(0, 8), slice(0, 8)), min_compiled_voxels=least
+        )
     assert not block.any()

@@ -1,4 +1,4 @@
-"""Blocks: they cover an image once, are whole shards of whole chunks, and on a grid no tile belongs to two."""
+"""Blocks cover an image once, are whole shards of whole chunks, and on a grid share no tile."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from patchloom.stitching.block_grid import choose_blocks, choose_chunk
 
 @settings(deadline=None, max_examples=80)
 @given(data=st.data(), n_dims=st.integers(2, 3), limit=st.integers(1, 400))
-def test_blocks_cover_every_voxel_once_and_share_no_tile_on_a_grid(
-    data: st.DataObject, n_dims: int, limit: int
-) -> None:
+def test_partition(data: st.DataObject, n_dims: int, limit: int) -> None:
+    """Blocks cover every voxel once, and share no tile on a grid."""
     shape = data.draw(st.tuples(st.integers(1, 2), st.just(1), *[st.integers(1, 20)] * n_dims))
     patch_size = data.draw(st.tuples(*[st.integers(1, 9)] * n_dims))
     overlaps = [data.draw(st.integers(0, size - 1)) for size in patch_size]
@@ -44,7 +43,8 @@ def test_blocks_cover_every_voxel_once_and_share_no_tile_on_a_grid(
     assert prod(grid.block_shape) <= max(limit, prod(unit))
 
 
-def test_a_block_beyond_the_last_is_an_index_error() -> None:
+def test_index_error() -> None:
+    """A block beyond the last is an index error."""
     grid = choose_blocks((1, 1, 10, 10), (4, 4), "grid")
     with pytest.raises(IndexError, match="block_idx is 1, but the image has 1 blocks"):
         grid[1]

@@ -1,4 +1,4 @@
-"""The order of work: every block gets every tile that it needs, before it is closed, from few open blocks."""
+"""The order of work: every block gets each of its tiles before its end, and few blocks are open."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from patchloom.stitching.tile_schedule import TileSchedule
 
 @settings(deadline=None, max_examples=40)
 @given(data=st.data(), n_dims=st.integers(2, 3))
-def test_every_block_gets_each_of_its_tiles_once_before_it_is_closed(data: st.DataObject, n_dims: int) -> None:
+def test_order(data: st.DataObject, n_dims: int) -> None:
+    """Every block gets each of its tiles once before its end, however many axes are shared."""
     shape = data.draw(st.tuples(st.integers(1, 2), st.just(1), *[st.integers(1, 13)] * n_dims))
     patch_size = data.draw(st.tuples(*[st.integers(1, 8)] * n_dims))
     overlaps = [data.draw(st.integers(0, size - 1)) for size in patch_size]
@@ -61,6 +62,8 @@ def test_every_block_gets_each_of_its_tiles_once_before_it_is_closed(data: st.Da
             len(got[n]) for n in range(len(blocks))
         ]
         assert computed == schedule.n_computed
+        for tile in tiling.get_patch_indices(1):
+            assert schedule.blocks_of(tile) == sorted(number for number, tiles in needed.items() if tile in tiles)
         assert most_open <= schedule.n_open
         if n_shared_axes == n_dims:
             assert computed == len(tiling.get_patch_indices(1))

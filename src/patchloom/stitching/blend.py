@@ -1,10 +1,10 @@
 """Tiles → image by blending: every voxel is the weighted mean of all tiles that cover it, in one pass.
 
-Weights are normalized beforehand, axis by axis (see `patchloom.geometry.blend_weights`), so tiles are multiplied and added
-up and nothing is divided afterwards. That is right only where every tile of the plan is added.
+Weights are normalized beforehand, axis by axis (see `patchloom.geometry.blend_weights`). Tiles are multiplied by them and
+added up, and nothing is divided afterwards. This needs every tile of the plan.
 
-Where numba is installed (the extra `speed`) one compiled loop does both at once; elsewhere NumPy does, plane by plane, with
-the same result bit for bit.
+If numba is installed (the extra `speed`), one compiled loop multiplies and adds. Otherwise NumPy does, plane by plane, to the
+same bits.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from patchloom.errors import StitchError
 from patchloom.geometry.blend_weights import TileWeights, most_tiles_at_a_voxel
 from patchloom.geometry.tile_rule import TileRule
 
-_WORTH_COMPILING = 2**18
-"""Voxels of a tile below which NumPy adds it: a plane of it is then in the processor's cache anyway."""
+MIN_COMPILED_VOXELS = 2**18
+"""Number of voxels of a tile below which NumPy adds it: its planes fit into the processor's cache anyway."""
 
 _UNSIGNED = np.uint64
 
@@ -66,8 +66,10 @@ def add_blended_tile(
     weights: TileWeights,
     block: NDArray[Any],
     window: Sequence[slice],
+    *,
+    min_compiled_voxels: int = MIN_COMPILED_VOXELS,
 ) -> None:
-    """Add what a tile contributes to a window of the image to a block that holds this window.
+    """Add a tile, weighted, to a block that holds a window of the image.
 
     Parameters
     ----------
@@ -76,11 +78,13 @@ def add_blended_tile(
     coords : sequence of int
         Where the tile starts in the image, `(z,) y, x`.
     weights : TileWeights
-        Of the tile's size.
+        Its weights, of the tile's size.
     block : array of float
         `C(Z)YX` of the window's size, 0 before the first tile; changed in place.
     window : sequence of slice
         Where the block lies in the image; start and stop given.
+    min_compiled_voxels : int
+        Number of voxels of a tile from which on the compiled loop adds it, if numba is installed.
 
     Raises
     ------
@@ -107,7 +111,7 @@ def add_blended_tile(
     target, values = block[(slice(None), *into)], tile[(slice(None), *out_of)]
     if not target.flags.writeable:
         raise StitchError("the block is read-only: give an array that can be written to")
-    loop = compiled_loop(add_weighted_rows) if tile.size >= _WORTH_COMPILING else None
+    loop = compiled_loop(add_weighted_rows) if tile.size >= min_compiled_voxels else None
     if loop is not None and _is_known(values.dtype, target.dtype) and has_rows(target) and has_rows(values):
         axes = [of_axis[part] for of_axis, part in zip(weights.along_axes(), out_of, strict=True)]
         if target.ndim == 3:
@@ -118,7 +122,7 @@ def add_blended_tile(
 
 
 def _add_by_plane(values: NDArray[Any], factors: NDArray[Any], target: NDArray[Any]) -> None:
-    """Multiply and add plane by plane: what is multiplied is still in the processor's cache when it is added."""
+    """Multiply and add plane by plane, so that products are still in the processor's cache when they are added."""
     scratch = np.empty(target.shape[-2:], target.dtype)
     for plane in np.ndindex(target.shape[:-2]):
         np.multiply(values[plane], factors[plane[1:]], out=scratch)
@@ -126,14 +130,14 @@ def _add_by_plane(values: NDArray[Any], factors: NDArray[Any], target: NDArray[A
 
 
 def _is_known(values: np.dtype[Any], target: np.dtype[Any]) -> bool:
-    """Whether the loop has these dtypes, and NumPy would multiply in the target's too."""
+    """Return whether the loop is compiled for these dtypes, and NumPy would multiply in the target's dtype too."""
     known = values.kind in "buif" and values != np.float16 and target in (np.float32, np.float64)
     return known and target == np.result_type(values, target)
 
 
 def add_weighted_rows(target: Any, values: Any, axes: Any, shape: Any) -> None:
-    """Add rows, weighted, to others: the loop that is compiled."""
-    # Places are unsigned: a signed one could be negative, which the loop would have to look out for at every voxel.
+    """Add weighted rows to others: the loop that is compiled."""
+    # Unsigned positions save a test at every voxel, for a negative one.
     into, out_of, (along_z, along_y, along_x) = target.memory, values.memory, axes
     width = _UNSIGNED(shape[3])
     for channel in range(shape[0]):

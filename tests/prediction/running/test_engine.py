@@ -1,7 +1,8 @@
-"""The engine: whatever the tiles, blocks, batches and memory, the result is the same, and right."""
+"""The engine: results are right, and do not depend on tiles, blocks, batches and memory."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def quiet(*args: Any, **kwargs: Any) -> Any:
 
 
 def memory_needed(image: np.ndarray, **options: Any) -> int:
-    """The least that an identity model can do with on this image."""
+    """Return the smallest memory limit for an identity model on this image."""
     with pytest.raises(GeometryError, match="needs") as caught:
         plan(image, model=identity, memory_limit=1, measure=True, **options)
     return int(str(caught.value).split("needs ")[1].split(" ")[0])
@@ -36,9 +37,8 @@ def memory_needed(image: np.ndarray, **options: Any) -> int:
 
 @settings(deadline=None, max_examples=25)
 @given(data=st.data(), n_dims=st.integers(2, 3), seed=st.integers(0, 2**32))
-def test_identity_holds_for_all_tiles_windows_batches_blocks_and_memory_limits(
-    data: st.DataObject, n_dims: int, seed: int
-) -> None:
+def test_identity(data: st.DataObject, n_dims: int, seed: int) -> None:
+    """An identity model gives the image back for all tiles, windows, batches, blocks and memory limits."""
     shape = data.draw(st.tuples(st.integers(1, 2), st.integers(1, 2), *[st.integers(1, 15)] * n_dims))
     patch_size = data.draw(st.tuples(*[st.integers(1, 9)] * n_dims))
     options: dict[str, Any] = {
@@ -67,7 +67,8 @@ def test_identity_holds_for_all_tiles_windows_batches_blocks_and_memory_limits(
 
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "uint32", "float64", "bool"])
-def test_blended_integers_are_rounded_back_to_themselves(window: Any, dtype: str, rng: np.random.Generator) -> None:
+def test_blended_integers(window: Any, dtype: str, rng: np.random.Generator) -> None:
+    """Integers that are blended with themselves are rounded back to themselves."""
     image = (
         rng.integers(0, 2, (40, 50)).astype(bool) if dtype == "bool" else rng.integers(0, 256, (40, 50)).astype(dtype)
     )
@@ -76,7 +77,8 @@ def test_blended_integers_are_rounded_back_to_themselves(window: Any, dtype: str
     np.testing.assert_allclose(result, image, rtol=1e-15)
 
 
-def test_large_integers_survive_blending(rng: np.random.Generator) -> None:
+def test_large_integers(rng: np.random.Generator) -> None:
+    """Integers that float32 does not hold survive blending."""
     image = rng.integers(2**31, 2**32, (30, 30), np.uint32)
     assert np.array_equal(quiet(identity, image, axes="YX", patch_size=(8, 8), overlaps=(4, 5), blend="hann"), image)
 
@@ -89,9 +91,8 @@ def filter5(batch: np.ndarray) -> np.ndarray:
     return np.einsum("bcyxij,ij->bcyx", windows, weights)
 
 
-def test_a_filter_that_sees_less_than_the_overlap_blends_to_the_whole_image_where_tiles_agree(
-    rng: np.random.Generator,
-) -> None:
+def test_linear_filter(rng: np.random.Generator) -> None:
+    """A filter that sees less than the overlap gives what it gives on the whole image, also without its margin."""
     image = rng.random((64, 64))
     whole = filter5(image[None, None])[0, 0]
     cropped = quiet(filter5, image, axes="YX", patch_size=(24, 24), overlaps=(8, 8))
@@ -114,7 +115,8 @@ def enlarge(batch: np.ndarray, factor: int = 2) -> np.ndarray:
 
 @pytest.mark.parametrize("blend", [None, "hann"])
 @pytest.mark.parametrize("seams", ["centered", "grid"])
-def test_a_model_that_enlarges_gives_a_larger_image(blend: Any, seams: Any, rng: np.random.Generator) -> None:
+def test_larger(blend: Any, seams: Any, rng: np.random.Generator) -> None:
+    """A model that enlarges gives a larger image."""
     image = rng.random((3, 29, 41)).astype(np.float32)
     options: dict[str, Any] = {"axes": "CYX", "patch_size": (12, 9), "overlaps": (5, 3), "blend": blend, "seams": seams}
     for factor in (2, 3):
@@ -123,7 +125,8 @@ def test_a_model_that_enlarges_gives_a_larger_image(blend: Any, seams: Any, rng:
 
 
 @pytest.mark.parametrize("blend", [None, "linear"])
-def test_a_model_that_enlarges_and_eats_a_margin_still_covers_the_image(blend: Any, rng: np.random.Generator) -> None:
+def test_larger_without_margin(blend: Any, rng: np.random.Generator) -> None:
+    """A model that enlarges and removes a margin still covers the image."""
     image = rng.random((29, 41)).astype(np.float32)
 
     def model(batch: np.ndarray) -> np.ndarray:
@@ -134,9 +137,8 @@ def test_a_model_that_enlarges_and_eats_a_margin_still_covers_the_image(blend: A
 
 
 @pytest.mark.parametrize("size", [(32, 48), (30, 45)])
-def test_a_model_that_makes_images_smaller_does_so_for_any_size(
-    size: tuple[int, int], rng: np.random.Generator
-) -> None:
+def test_smaller(size: tuple[int, int], rng: np.random.Generator) -> None:
+    """A model that makes images smaller does so for any size."""
     image = rng.random(size)
 
     def halve(batch: np.ndarray) -> np.ndarray:
@@ -150,7 +152,8 @@ def test_a_model_that_makes_images_smaller_does_so_for_any_size(
         quiet(halve, image, axes="YX", patch_size=(16, 12), seams="centered")
 
 
-def test_several_outputs_become_several_images(rng: np.random.Generator, tmp_path: Any) -> None:
+def test_several_outputs(rng: np.random.Generator, tmp_path: Any) -> None:
+    """Several outputs become several images."""
     image = rng.integers(0, 200, (30, 40), np.uint8)
 
     def model(batch: np.ndarray) -> dict[str, np.ndarray]:
@@ -177,7 +180,8 @@ def test_several_outputs_become_several_images(rng: np.random.Generator, tmp_pat
     assert np.array_equal(pair["1"], -image.astype(np.int16))
 
 
-def test_an_output_that_changes_its_form_is_refused(rng: np.random.Generator) -> None:
+def test_changed_output(rng: np.random.Generator) -> None:
+    """An output whose size changes during the run is refused."""
     sizes = iter([0, 0, 0, 1])
     with pytest.raises(ModelOutputError, match="before"):
         quiet(
@@ -189,12 +193,13 @@ def test_an_output_that_changes_its_form_is_refused(rng: np.random.Generator) ->
         )
 
 
-def test_every_tile_is_read_once_and_images_of_a_series_share_batches(rng: np.random.Generator) -> None:
-    reads = []
+def test_reads_and_batches(rng: np.random.Generator) -> None:
+    """Every tile is read once, one more time for the output specs, and images of a series share batches."""
+    reads: Counter[str] = Counter()
 
     class Counting(ArrayStack):
         def read(self, selection: Any) -> np.ndarray:
-            reads.append(selection)
+            reads[f"{self.data_shape} {selection}"] += 1
             return super().read(selection)
 
     images = [rng.random((20, 20)), rng.random((24, 20)), rng.random((5, 20))]
@@ -209,12 +214,13 @@ def test_every_tile_is_read_once_and_images_of_a_series_share_batches(rng: np.ra
     results = quiet(model, stacks, patch_size=(8, 8), overlaps=(2, 2), batch_size=4)
     assert all(np.array_equal(result, image) for result, image in zip(results, images, strict=True))
     assert sizes[1:] == [4] * (len(prepared.tiling) // 4) + [len(prepared.tiling) % 4] * (len(prepared.tiling) % 4 > 0)
-    assert len(reads) >= len(prepared.tiling)
+    first, *others = reads.values()
+    assert (first, set(others)) == (2, {1})
+    assert len(reads) == len(prepared.tiling)
 
 
-def test_blending_hands_tiles_over_where_memory_allows_and_computes_them_again_where_not(
-    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shared_tiles(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks share blended tiles if memory allows, and compute them again if not."""
     monkeypatch.setattr(fit, "BLOCK_SIZES", [400])
     monkeypatch.setattr(block_grid, "CHUNK_SIZE", {2: 20, 3: 8})
     image = rng.random((100, 100)).astype(np.float32)
@@ -230,7 +236,8 @@ def test_blending_hands_tiles_over_where_memory_allows_and_computes_them_again_w
         np.testing.assert_allclose(result, image, rtol=4 * 2**-23)
 
 
-def test_a_memory_limit_that_is_too_low_says_what_is_needed(rng: np.random.Generator) -> None:
+def test_low_memory_limit(rng: np.random.Generator) -> None:
+    """The error of a memory limit that is too low contains the smallest one that is not."""
     with pytest.raises(GeometryError, match=r"memory_limit is 1000 bytes, and this plan needs \d+ at least"):
         quiet(identity, rng.random((100, 100)), axes="YX", patch_size=(64, 64), memory_limit=1000)
 

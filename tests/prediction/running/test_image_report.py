@@ -1,4 +1,4 @@
-"""What a run says of each image at its end: the same to a program as to a reader, and true."""
+"""The report on each image after a run: true, and the same for programs and for readers."""
 
 from __future__ import annotations
 
@@ -38,9 +38,8 @@ def reports_of(model: Any, *arguments: Any, **settings: Any) -> list[ImageReport
     return reports
 
 
-def test_all_that_was_done_is_counted_image_by_image(
-    images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_counts(images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Tiles, blocks and skipped tiles are counted image by image, in the reports and in the table."""
     reports = reports_of(lambda batch: batch, images, tmp_path / "out", skip=SkipDark(threshold=20))
     prepared = plan(images, **TILES)
     assert [report.source for report in reports] == list(map(str, images))
@@ -53,7 +52,7 @@ def test_all_that_was_done_is_counted_image_by_image(
     for report in reports:
         assert (report.blocks_resumed, report.error) == (0, None)
         assert report.seconds is not None
-        assert 0 < report.seconds < 60
+        assert report.seconds > 0
     lines = capsys.readouterr().err.splitlines()[-4:]
     assert lines[0].split() == ["image", "output", "shape", "tiles", "blocks", "resumed", "skipped", "seconds"]
     for report, line in zip(reports, lines[1:], strict=True):
@@ -62,7 +61,8 @@ def test_all_that_was_done_is_counted_image_by_image(
         assert line.split() == [report.source, *report.outputs, *shape, *map(str, numbers)]
 
 
-def test_what_an_earlier_run_did_counts_as_resumed(images: list[Path], tmp_path: Path) -> None:
+def test_resumed(images: list[Path], tmp_path: Path) -> None:
+    """Blocks of an earlier run count as resumed, and an image that it completed has no time."""
     calls = iter(range(10_000))
 
     def fails_once(batch: np.ndarray) -> np.ndarray:
@@ -84,9 +84,9 @@ def test_what_an_earlier_run_did_counts_as_resumed(images: list[Path], tmp_path:
         )
 
 
-def test_an_image_that_failed_is_reported_with_the_reason(
-    images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_failed(images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An image that failed is reported with the error, and has neither output nor time."""
+
     def fails_in_the_dark(batch: np.ndarray) -> np.ndarray:
         if batch.max() < 50:
             raise RuntimeError("[too] dark")
@@ -104,7 +104,9 @@ def test_an_image_that_failed_is_reported_with_the_reason(
     assert f"{failed.source}  failed: {failed.error}" in table
 
 
-def test_several_outputs_are_all_named_and_arrays_have_no_name(images: list[Path], tmp_path: Path) -> None:
+def test_outputs(images: list[Path], tmp_path: Path) -> None:
+    """All outputs of a model are named; arrays have no name."""
+
     def model(batch: np.ndarray) -> dict[str, np.ndarray]:
         return {"same": batch, "more": batch + 1}
 
@@ -114,9 +116,8 @@ def test_several_outputs_are_all_named_and_arrays_have_no_name(images: list[Path
     assert report.outputs == ()
 
 
-def test_a_single_image_has_no_table_and_neither_has_a_silent_run(
-    images: list[Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_table(images: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither a single image nor a run without progress prints a table."""
     reports_of(lambda batch: batch, images[0])
     assert "resumed" not in capsys.readouterr().err
     reports_of(lambda batch: batch, images, progress=False)
