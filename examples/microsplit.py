@@ -37,7 +37,7 @@ def read_channels() -> NDArray[np.float32]:
     """Read the channels, `CYX`, normalized so that the percentiles 1 and 99.8 of each channel are 0 and 1."""
     files = importlib.metadata.files("ndev-sampledata") or []
     (stack,) = pl.open_stacks(next(Path(str(file.locate())) for file in files if file.name == "neuron-4Ch.tiff"))
-    measured = pl.measure_normalization(stack, "percentiles", per="channel")
+    measured = pl.measure_normalization(stack, pl.Percentiles(per="channel"))
     whole = pl.WholeSamplePatching([stack.data_shape])
     (image,) = pl.PatchExtractor([stack]).extract_batch(whole, scale=measured.scale[0], offset=measured.offset[0])
     return image[list(CHANNELS.values())]

@@ -76,10 +76,10 @@ from patchloom.prediction.models.model import Model as Model
 from patchloom.prediction.models.model import ModelDescription as ModelDescription
 from patchloom.prediction.models.onnx_model import OnnxModel as OnnxModel
 from patchloom.prediction.models.outputs import OutputSpec as OutputSpec
+from patchloom.prediction.normalization.measuring import measure_normalization as measure_normalization
 from patchloom.prediction.normalization.methods import MeanStd as MeanStd
 from patchloom.prediction.normalization.methods import Percentiles as Percentiles
 from patchloom.prediction.normalization.normalization import Normalization as Normalization
-from patchloom.prediction.normalization.normalization import measure_normalization as measure_normalization
 from patchloom.prediction.planning.plan import PredictionPlan as PredictionPlan
 from patchloom.prediction.postprocessing.chain import PostprocessingChain as PostprocessingChain
 from patchloom.prediction.postprocessing.chain import parse_postprocessing as parse_postprocessing

@@ -171,13 +171,6 @@ entry(
     per=PER,
     words={"lower": ("percentiles",), "upper": ("percentiles",)},
 )
-for name, make in {"MeanStd": pl.MeanStd, "Percentiles": pl.Percentiles}.items():
-    entry(
-        f"{name}.measure",
-        lambda make=make: (make().measure, {"stack": world.stacks()[0]}),
-        stack=instance("stack", array=world.image),
-        free={"memory_limit": "called by `predict`, with what it has checked"},
-    )
 
 entry("AsDtype", lambda: (pl.AsDtype, {"dtype": "uint8", "scale": 2.0}), dtype=DTYPE, scale=number())
 entry(
@@ -306,22 +299,17 @@ entry(
         pl.measure_normalization,
         {
             "stack": world.stacks()[0],
-            "method": "mean_std",
-            "percentiles": (1, 99),
-            "per": "source",
+            "method": "mean_std/channel",
             "max_bytes": 10**6,
             "max_count_bytes": None,
         },
     ),
     stack=instance("stack", array=world.image),
     method=word("mean_std", "percentiles"),
-    percentiles=numbers(length=2),
-    per=word("source", "channel", "sample", "sample_channel"),
     max_bytes=whole(1, huge=False),
     max_count_bytes=optional(whole(0, huge=False)),
-    words={"percentiles": ("percentile",)},
 )
-NORM = lambda: pl.measure_normalization(world.stacks()[0], per="channel")  # noqa: E731
+NORM = lambda: pl.measure_normalization(world.stacks()[0], pl.MeanStd("channel"))  # noqa: E731
 TABLE = sequence_of(numbers(length=3), lambda: [(1.0, 2.0, 3.0)] * 2, keep=99)
 entry(
     "Normalization",
@@ -329,8 +317,6 @@ entry(
         pl.Normalization,
         {
             "method": "mean_std",
-            "per": "channel",
-            "percentiles": (),
             "scale": ((1.0, 2.0, 3.0),) * 2,
             "offset": ((1.0, 2.0, 3.0),) * 2,
             "n_ignored": 0,
@@ -338,22 +324,17 @@ entry(
         },
     ),
     method=word("mean_std", "percentiles"),
-    per=word("source", "channel", "sample", "sample_channel"),
-    free={
-        "percentiles": "what was asked for, shown again",
-        "offset_rest": "what rounding left of an offset, measured",
-    },
+    free={"offset_rest": "what rounding left of an offset, measured"},
     scale=TABLE,
     offset=TABLE,
     n_ignored=whole(0, huge=False),
     n_flat=whole(0, huge=False),
-    words={"percentiles": ("percentile",)},
 )
 entry(
     "Normalization.from_dict",
     lambda: (pl.Normalization.from_dict, {"values": NORM().to_dict()}),
     values=mapping(lambda: NORM().to_dict()),
-    words={"values": ("normali", "method", "per", "scale", "offset", "percentiles", "n_")},
+    words={"values": ("normali", "method", "per", "scale", "offset", "n_")},
 )
 entry(
     "Normalization.undo",

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from patchloom import ArrayStack, PatchExtractor
 from patchloom.extraction.rescaling import difference, rescale_exactly
 from patchloom.prediction import predict
-from patchloom.prediction.normalization.normalization import Normalization, measure_normalization
+from patchloom.prediction.normalization.measuring import measure_normalization
+from patchloom.prediction.normalization.normalization import Normalization
 
 DTYPES = ["uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64"]
 LARGE = [

@@ -96,8 +96,8 @@ SPREAD = np.array(VALUES, np.uint8)[np.arange(480).reshape(16, 30) * 7 % 16]
 """Mean 8 and standard deviation 4, exactly."""
 RANKS = (np.arange(1025) * 427 % 1025).astype(np.uint16).reshape(25, 41)
 """Each number from 0 to 1024 once: the percentiles 12.5 and 62.5 are 128 and 640."""
-MEASURED = pl.measure_normalization(pl.ArrayStack(RANKS, axes="YX"), "percentiles", percentiles=(12.5, 62.5))
-GIVEN = pl.Normalization("mean_std", "channel", (), scale=((0.5, 2.0, 0.25),) * 2, offset=((-3.0, 1.0, 0.5),) * 2)
+MEASURED = pl.measure_normalization(pl.ArrayStack(RANKS, axes="YX"), pl.Percentiles(12.5, 62.5))
+GIVEN = pl.Normalization("mean_std/channel", scale=((0.5, 2.0, 0.25),) * 2, offset=((-3.0, 1.0, 0.5),) * 2)
 
 CASES = {
     "crop": case(mark, *CROP),

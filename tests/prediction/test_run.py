@@ -14,7 +14,7 @@ import pytest
 from patchloom import Percentiles, SkipDark
 from patchloom.errors import ModelError, SinkError
 from patchloom.prediction import api, plan, predict, request, run
-from patchloom.prediction.normalization import methods
+from patchloom.prediction.normalization import measuring
 from patchloom.prediction.planning import fit
 from patchloom.stitching import block_grid
 
@@ -74,7 +74,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     for module, name in [
         *((api, name) for name in ("open_stacks", "is_series", "make_plan")),
         *((run, name) for name in ("survey_images", "infer_outputs", "make_plan")),
-        (methods, "measure_normalization"),
+        (measuring, "measure_normalization"),
         (FINGERPRINT, "fingerprint"),
     ]:
         monkeypatch.setattr(module, name, counted(name, getattr(module, name)))

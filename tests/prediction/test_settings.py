@@ -13,7 +13,7 @@ import tensorstore as ts
 from patchloom.errors import SeriesError, SinkError, SourceError
 from patchloom.image_stacks import ArrayStack
 from patchloom.prediction import predict
-from patchloom.prediction.normalization.normalization import measure_normalization
+from patchloom.prediction.normalization.measuring import measure_normalization
 from patchloom.prediction.planning import fit
 from patchloom.prediction.skip_rules import SkipDark, SkipOutside
 from patchloom.stitching import block_grid
@@ -43,7 +43,7 @@ def test_normalize(rng: np.random.Generator, tmp_path: Path) -> None:
     results = quiet(identity, images, axes="SYX", normalize="mean_std", batch_size=5, **TILES)
     for image, result in zip(images, results, strict=True):
         np.testing.assert_allclose(result, (image - image.mean()) / image.std(), atol=1e-4)
-    per_sample = measure_normalization(ArrayStack(images[0], "SYX"), "mean_std", per="sample")
+    per_sample = measure_normalization(ArrayStack(images[0], "SYX"), "mean_std/sample")
     result = quiet(identity, images[0], axes="SYX", normalize=[per_sample], **TILES)
     np.testing.assert_allclose(result.mean(axis=(1, 2)), 0, atol=1e-4)
     # What was measured is kept for a run that goes on, and is the same.

@@ -61,7 +61,7 @@ def test_facts_of_an_array() -> None:
 def test_json(model: ModelDescription, normalize: Any, stored: Path) -> None:
     """A survey is equal to the one from its JSON."""
     (stack,) = open_stacks(stored, "CZYX")
-    given = [measure_normalization(stack, per="channel")] if normalize == "given" else normalize
+    given = [measure_normalization(stack, MeanStd("channel"))] if normalize == "given" else normalize
     found = survey(stack, model=model, patch_size=(16, 16), normalize=given)
     assert Survey.from_dict(json.loads(json.dumps(found.to_dict()))) == found
     assert bool(found.normalizations) is (normalize == "given")
@@ -75,7 +75,7 @@ def test_json(model: ModelDescription, normalize: Any, stored: Path) -> None:
         ([np.zeros((9, 9))], {"patch_size": (4, 4, 4)}, r"patch_size is \(4, 4, 4\), so the model is 3D"),
         (
             [np.zeros((9, 9))],
-            {"normalize": [MeanStd().measure(ArrayStack(np.eye(3), "YX"), 10**6)] * 2},
+            {"normalize": [measure_normalization(ArrayStack(np.eye(3), "YX"))] * 2},
             "has 2 entries",
         ),
     ],

@@ -14,18 +14,28 @@ from typing import Any, Self, get_args
 import numpy as np
 
 from patchloom.argument_checks import file_path, flag, function, instance, one_of, shown, whole_number
-from patchloom.errors import ArgumentError, GeometryError, SinkError
+from patchloom.errors import ArgumentError, ArgumentTypeError, GeometryError, SinkError
 from patchloom.geometry.blend_weights import BlendWindow, check_blend
 from patchloom.geometry.checks import PerAxis, per_axis
 from patchloom.geometry.padding import Padding, check_padding
 from patchloom.geometry.tile_rule import Seams
 from patchloom.local_paths import normalize_path
-from patchloom.prediction.normalization.methods import NormalizationMethod, parse_normalization
+from patchloom.prediction.normalization.methods import NormalizationMethod, parse_method
 from patchloom.prediction.normalization.normalization import Normalization
 from patchloom.prediction.postprocessing.chain import parse_postprocessing
 from patchloom.prediction.postprocessing.steps import AsDtype, Postprocessing
 from patchloom.prediction.skip_rules import SkipDark, SkipRule, parse_skip_rule
 from patchloom.sinks import OmeZarr, OmeZarrVersion, Pyramid
+
+
+def _parse_normalization(value: Any) -> NormalizationMethod | tuple[Normalization, ...] | None:
+    if value is None or isinstance(value, (str, NormalizationMethod)):
+        return None if value is None else parse_method("normalize", value)
+    if isinstance(value, Sequence) and all(isinstance(measured, Normalization) for measured in value):
+        return tuple(value)
+    raise ArgumentTypeError(
+        f"normalize is {shown(value)}: give MeanStd(), Percentiles(1, 99.8), or a list of one Normalization for each image"
+    )
 
 
 def _parse_postprocessing(value: Any) -> Postprocessing | None:
@@ -55,7 +65,7 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "seams": lambda value: None if value is None else one_of("seams", value, get_args(Seams)),
     "padding": check_padding,
     "batch_size": lambda value: None if value is None else whole_number("batch_size", value, least=1, most=2**31),
-    "normalize": parse_normalization,
+    "normalize": _parse_normalization,
     "skip": parse_skip_rule,
     "postprocess": _parse_postprocessing,
     "memory_limit": lambda value: None if value is None else _parse_memory_limit(value),

@@ -13,6 +13,7 @@ from patchloom.errors import GeometryError, PatchloomError, SeriesError, SourceC
 from patchloom.geometry.checks import one_per_axis
 from patchloom.image_stacks import ImageStack, SourceWatch, whole_stack
 from patchloom.prediction.models.model import Model, describe
+from patchloom.prediction.normalization.measuring import measure_images
 from patchloom.prediction.output.checks import check_outputs
 from patchloom.prediction.output.claim import claim_output, run_ledger
 from patchloom.prediction.output.ledger import check_same, damaged
@@ -166,7 +167,7 @@ def complete_plan(
     normalize = request.normalize
     if normalize is not None and not isinstance(normalize, tuple) and not survey.normalizations:
         check_fits(layout)
-        measured = tuple(normalize.measure(whole_stack(stack), survey.memory_limit) for stack in stacks)
+        measured = measure_images([*map(whole_stack, stacks)], normalize, survey.memory_limit)
         survey = replace(survey, normalizations=measured)
     if model is not None and not survey.outputs:
         outputs = infer_outputs(replace(layout, survey=survey), stacks, model, keep_going=keep_going)

@@ -33,7 +33,8 @@ from patchloom.image_stacks import (
 from patchloom.prediction.free_memory import default_memory_limit
 from patchloom.prediction.models.model import ModelDescription
 from patchloom.prediction.models.outputs import OutputSpec
-from patchloom.prediction.normalization.normalization import Normalization, check_measurable
+from patchloom.prediction.normalization.measuring import check_measurable
+from patchloom.prediction.normalization.normalization import Normalization
 from patchloom.prediction.request import PredictionRequest
 
 

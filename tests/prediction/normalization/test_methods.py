@@ -11,9 +11,9 @@ import pytest
 from patchloom.errors import ArgumentError, SinkError, SourceError
 from patchloom.image_stacks import ArrayStack
 from patchloom.prediction import plan, predict
-from patchloom.prediction.normalization import methods
-from patchloom.prediction.normalization.methods import MeanStd, Percentiles
-from patchloom.prediction.normalization.normalization import measure_normalization
+from patchloom.prediction.normalization import measuring
+from patchloom.prediction.normalization.measuring import measure_normalization
+from patchloom.prediction.normalization.methods import MeanStd, Percentiles, parse_method
 from patchloom.prediction.planning import fit
 from patchloom.stitching import block_grid
 
@@ -67,13 +67,13 @@ def test_default_percentiles(image: np.ndarray) -> None:
         for text in ("percentiles", "percentiles:1,99.8")
     )
     assert usual == named
-    assert usual[0].percentiles == (1.0, 99.8)
+    assert usual[0].method == Percentiles(1, 99.8)
 
 
 @pytest.mark.parametrize("method", [MeanStd(), MeanStd("sample"), Percentiles(), Percentiles(0.1, 99.95, "channel")])
 def test_text(method: Any) -> None:
     """The text of a method is parsed to the same method."""
-    assert methods.parse_normalization(str(method)) == method
+    assert parse_method("normalize", str(method)) == method
 
 
 @pytest.mark.parametrize("run", [plan, lambda *args, **kwargs: predict(identity, *args, **kwargs)])
@@ -83,7 +83,7 @@ def test_text(method: Any) -> None:
         ({"normalize": "minmax"}, "normalize is 'minmax': it must be mean_std or percentiles:1,99.8"),
         ({"normalize": "mean_std:2,98"}, "normalize is 'mean_std:2,98': it must be"),
         ({"normalize": "mean_std/tile"}, "per is 'tile': it must be one of 'source', 'channel', 'sample'"),
-        ({"normalize": "percentiles:98,2"}, r"percentiles is \(98.0, 2.0\): .* the lower one first"),
+        ({"normalize": "percentiles:98,2"}, "percentiles are 98.0 and 2.0: .* the lower one first"),
         ({"normalize": "percentiles:2"}, "give two percentiles behind the colon"),
         ({"normalize": "percentiles:low,98"}, "give two percentiles behind the colon"),
         ({"normalize": []}, "normalize has 0 entries and there are 1 images"),
@@ -128,7 +128,7 @@ def test_resume(image: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def never(*args: Any, **kwargs: Any) -> None:
         pytest.fail("measured again")
 
-    monkeypatch.setattr(methods, "measure_normalization", never)
+    monkeypatch.setattr(measuring, "measure_normalization", never)
     before = "normalize: percentiles:1,99.8/channel before"
     for change, now in [
         ("percentiles/sample", "percentiles:1,99.8/sample"),

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from patchloom.errors import GeometryError
 from patchloom.image_stacks import ArrayStack
 from patchloom.prediction import plan, predict
-from patchloom.prediction.normalization import methods
+from patchloom.prediction.normalization import measuring
 
 TILES = {"patch_size": (256, 256), "overlaps": (64, 64), "batch_size": 4, "seams": "grid"}
 
@@ -155,7 +155,7 @@ def test_limit_of_refused_run(n_channels: int, dtype: str, factor: int, margin: 
 
 def test_refused_before_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     """No image is measured if the run does not fit anyway."""
-    monkeypatch.setattr(methods, "measure_normalization", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr(measuring, "measure_normalization", lambda *_, **__: pytest.fail("measured"))
     with pytest.raises(GeometryError, match="memory_limit is 1000 bytes"):
         predict(np.abs, np.zeros((200, 200)), axes="YX", normalize="mean_std", patch_size=64, memory_limit=1000)
 
@@ -175,7 +175,7 @@ def test_chunks_are_measured_whole() -> None:
         chunk_shape = shard_shape = (1, 1, 100, 100)
 
     stack = Chunks(np.zeros((1, 1, 500, 500), np.float32), axes="SCYX")
-    assert methods.pixel_bytes(stack, 10**5) == 10**5 // 8
-    assert methods.pixel_bytes(stack, 5 * 10**5) == 40_000  # a chunk
-    assert methods.pixel_bytes(stack, 2 * 10**6) == 2 * 10**6 // 24
-    assert methods.pixel_bytes(stack, 2**40) == 2**25
+    assert measuring.pixel_bytes(stack, 10**5) == 10**5 // 8
+    assert measuring.pixel_bytes(stack, 5 * 10**5) == 40_000  # a chunk
+    assert measuring.pixel_bytes(stack, 2 * 10**6) == 2 * 10**6 // 24
+    assert measuring.pixel_bytes(stack, 2**40) == 2**25

@@ -9,8 +9,6 @@ from dataclasses import asdict
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from patchloom.prediction.normalization.methods import method_of
-
 if TYPE_CHECKING:
     from patchloom.prediction.planning.plan import PredictionPlan
 
@@ -147,7 +145,7 @@ def _normalize(plan: PredictionPlan) -> list[str]:
     if normalize is None:
         return []
     if isinstance(normalize, tuple):
-        return [str(method_of(measured)) for measured in normalize]
+        return [str(measured.method) for measured in normalize]
     return [str(normalize)] * len(plan.layout.stacks)
 
 

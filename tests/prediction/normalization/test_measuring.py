@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchloom import ArrayStack, PatchExtractor
-from patchloom.errors import GeometryError, SourceError
+from patchloom.errors import ArgumentError, GeometryError, SourceError
 from patchloom.prediction.normalization import source_statistics
-from patchloom.prediction.normalization.normalization import Normalization, measure_normalization
+from patchloom.prediction.normalization.measuring import measure_normalization
+from patchloom.prediction.normalization.methods import MeanStd, Percentiles
+from patchloom.prediction.normalization.normalization import Normalization
 from patchloom.prediction.normalization.streamed_moments import CountedMoments, StreamedMoments
 
 POOLED = {"source": (0, 1, 2, 3), "channel": (0, 2, 3), "sample": (1, 2, 3), "sample_channel": (2, 3)}
@@ -51,13 +53,13 @@ def expected_values(zero: np.ndarray, spread: np.ndarray, shape) -> tuple[np.nda
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_mean_and_deviation_are_those_of_numpy(dtype, per, rng):
     image = random_image(rng, dtype)
-    found = measure_normalization(RecordingStack(image, axes="SCYX"), per=per, max_bytes=500)
+    found = measure_normalization(RecordingStack(image, axes="SCYX"), MeanStd(per), max_bytes=500)
     wide = image.astype(np.float64)
     means, deviations = (f(wide, axis=POOLED[per], keepdims=True)[..., 0, 0] for f in (np.mean, np.std))
     scale, offset = expected_values(means, deviations, (2, 3))
     np.testing.assert_allclose(found.scale, scale, rtol=1e-12)
     np.testing.assert_allclose(found.offset, offset, rtol=1e-12)
-    assert (found.method, found.per, found.percentiles, found.n_ignored, found.n_flat) == ("mean_std", per, (), 0, 0)
+    assert (found.method, found.n_ignored, found.n_flat) == (MeanStd(per), 0, 0)
 
 
 @pytest.mark.parametrize("per", POOLED)
@@ -65,12 +67,12 @@ def test_mean_and_deviation_are_those_of_numpy(dtype, per, rng):
 def test_percentiles_are_those_of_numpy(dtype, per, rng):
     image = random_image(rng, dtype)
     stack = RecordingStack(image, axes="SCYX")
-    found = measure_normalization(stack, "percentiles", percentiles=(2.5, 90), per=per, max_bytes=500)
+    found = measure_normalization(stack, Percentiles(2.5, 90, per), max_bytes=500)
     low, high = np.percentile(image.astype(np.float64), (2.5, 90), axis=POOLED[per], keepdims=True)[..., 0, 0]
     scale, offset = expected_values(low, high - low, (2, 3))
     np.testing.assert_allclose(found.scale, scale, rtol=1e-12)
     np.testing.assert_allclose(found.offset, offset, rtol=1e-12, atol=1e-12)
-    assert found.percentiles == (2.5, 90.0)
+    assert found.method == Percentiles(2.5, 90, per)
 
 
 @settings(deadline=None, max_examples=60)
@@ -83,11 +85,11 @@ def test_percentiles_are_those_of_numpy(dtype, per, rng):
 )
 def test_the_result_does_not_depend_on_what_is_read_at_once(dtype, method, per, shape, max_bytes) -> None:
     image = random_image(np.random.default_rng(prod(shape)), dtype, shape)
-    whole = measure_normalization(ArrayStack(image, axes="SCYX"), method, per=per)
+    whole = measure_normalization(ArrayStack(image, axes="SCYX"), f"{method}/{per}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(source_statistics, "_PORTION", 17)
         patch.setattr(source_statistics, "_STATISTIC_BYTES", 2**21)  # one part after the other
-        pieces = measure_normalization(RecordingStack(image, axes="SCYX"), method, per=per, max_bytes=max_bytes)
+        pieces = measure_normalization(RecordingStack(image, axes="SCYX"), f"{method}/{per}", max_bytes=max_bytes)
     if dtype == "float32" and method == "mean_std":
         np.testing.assert_allclose(pieces.offset, whole.offset, rtol=1e-6)
         assert pieces.n_flat == whole.n_flat
@@ -99,7 +101,7 @@ def test_the_result_does_not_depend_on_what_is_read_at_once(dtype, method, per, 
 @pytest.mark.parametrize("method", ["mean_std", "percentiles"])
 def test_no_more_is_held_than_allowed_and_no_pass_is_wasted(dtype, n_passes, method, rng):
     stack = RecordingStack(random_image(rng, dtype, (3, 2, 64, 64)), axes="SCYX")
-    measure_normalization(stack, method, per="sample_channel", max_bytes=4096)
+    measure_normalization(stack, f"{method}/sample_channel", max_bytes=4096)
     assert stack.most_bytes <= 4096
     assert stack.n_bytes == stack.array.nbytes * (n_passes if method == "percentiles" else 1)
 
@@ -120,7 +122,7 @@ def test_deviation_of_16_bits_is_exact_even_for_counts_whose_squares_pass_64_bit
 def test_batches_become_what_was_asked_for(rng):
     image = random_image(rng, "uint16")
     stack = ArrayStack(image, axes="SCYX")
-    found = measure_normalization(stack, per="sample_channel")
+    found = measure_normalization(stack, MeanStd("sample_channel"))
     extractor = PatchExtractor([stack])
     for sample_idx in range(2):
         spec = {"data_idx": 0, "sample_idx": sample_idx, "coords": (0, 0), "patch_size": (23, 31)}
@@ -148,8 +150,8 @@ def test_a_part_without_a_finite_pixel_is_an_error_that_names_it(method):
     image[1, 2] = np.nan
     stack = ArrayStack(image, axes="SCYX")
     with pytest.raises(SourceError, match="array has no finite pixel in sample 1, channel 2"):
-        measure_normalization(stack, method, per="sample_channel")
-    assert measure_normalization(stack, method, per="channel").n_ignored == 20
+        measure_normalization(stack, f"{method}/sample_channel")
+    assert measure_normalization(stack, f"{method}/channel").n_ignored == 20
 
 
 @pytest.mark.parametrize("method", ["mean_std", "percentiles"])
@@ -157,34 +159,32 @@ def test_a_part_without_a_finite_pixel_is_an_error_that_names_it(method):
 def test_an_image_of_one_value_becomes_zero(dtype, method):
     image = np.full((2, 1, 300, 300), 0.1 if "float" in dtype else 77, dtype)
     image[1, 0, 0, 0] = 200
-    found = measure_normalization(ArrayStack(image, axes="SCYX"), method, per="sample", max_bytes=999)
+    found = measure_normalization(ArrayStack(image, axes="SCYX"), f"{method}/sample", max_bytes=999)
     assert (found.scale[0], found.offset[0]) == ((1.0,), (-float(image[0, 0, 0, 0]),))
     assert found.n_flat == (1 if method == "mean_std" else 2)  # one bright pixel of 90,000 moves no percentile
 
 
 def test_spreads_that_no_float_can_divide_by_count_as_none_and_those_beyond_all_floats_are_refused():
     tiny = np.array([[0.0, 5e-324]])
-    assert measure_normalization(ArrayStack(tiny, axes="YX"), "percentiles", percentiles=(0, 100)).n_flat == 1
-    for method in ("mean_std", "percentiles"):
+    assert measure_normalization(ArrayStack(tiny, axes="YX"), Percentiles(0, 100)).n_flat == 1
+    for method in ("mean_std", "percentiles:0,100"):
         with pytest.raises(SourceError, match="too large to be normalized"):
-            measure_normalization(ArrayStack(np.array([[-1.7e308, 1.7e308]]), axes="YX"), method, percentiles=(0, 100))
+            measure_normalization(ArrayStack(np.array([[-1.7e308, 1.7e308]]), axes="YX"), method)
 
 
 def test_json_keeps_every_bit(rng):
     found = measure_normalization(
-        ArrayStack(random_image(rng, "float32"), axes="SCYX"), "percentiles", per="sample_channel"
+        ArrayStack(random_image(rng, "float32"), axes="SCYX"), Percentiles(per="sample_channel")
     )
     again = Normalization.from_dict(json.loads(json.dumps(found.to_dict())))
     assert again == found
     assert hash(again) == hash(found)
-    assert all(
-        type(number) is float for numbers in (*again.scale, *again.offset, again.percentiles) for number in numbers
-    )
+    assert all(type(number) is float for numbers in (*again.scale, *again.offset) for number in numbers)
 
 
 def test_a_prediction_gets_its_gray_values_back(rng):
     image = random_image(rng, "uint16").astype(np.float64)
-    found = measure_normalization(ArrayStack(image, axes="SCYX"), per="sample_channel")
+    found = measure_normalization(ArrayStack(image, axes="SCYX"), MeanStd("sample_channel"))
     scale, offset = (np.array(numbers[1])[:, None, None] for numbers in (found.scale, found.offset))
     normalized = image[1] * scale + offset
     np.testing.assert_allclose(found.undo(normalized, 1), image[1], rtol=1e-9)
@@ -200,7 +200,7 @@ def test_a_prediction_gets_its_gray_values_back(rng):
 
 
 def test_any_number_of_predicted_channels_goes_back_where_all_channels_were_measured_together(rng):
-    found = measure_normalization(ArrayStack(random_image(rng, "uint8"), axes="SCYX"), per="sample")
+    found = measure_normalization(ArrayStack(random_image(rng, "uint8"), axes="SCYX"), MeanStd("sample"))
     restored = found.undo(np.ones((5, 2, 2)), 0)
     np.testing.assert_allclose(restored, (1 - found.offset[0][0]) / found.scale[0][0])
 
@@ -208,12 +208,14 @@ def test_any_number_of_predicted_channels_goes_back_where_all_channels_were_meas
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"method": "minmax"}, "method is 'minmax': it must be one of 'mean_std', 'percentiles'"),
-        ({"per": "tile"}, "per is 'tile'"),
-        ({"percentiles": (99, 1)}, "two numbers from 0 to 100, the lower one first"),
-        ({"percentiles": (1, 101)}, "percentiles is"),
-        ({"percentiles": (5,)}, "percentiles is"),
-        ({"percentiles": (float("nan"), 99)}, "percentiles is"),
+        ({"method": "minmax"}, "method is 'minmax': it must be mean_std or percentiles:1,99.8"),
+        ({"method": "mean_std/tile"}, "per is 'tile'"),
+        ({"method": "percentiles:99,1"}, "two numbers from 0 to 100, the lower one first"),
+        ({"method": "percentiles:1,101"}, "percentiles are 1.0 and 101.0"),
+        ({"method": "percentiles:5"}, "give two percentiles behind the colon"),
+        ({"method": "percentiles:nan,99"}, "percentiles are nan and 99.0"),
+        ({"method": 3}, r"method is 3: give MeanStd\(\) or Percentiles"),
+        ({"max_bytes": 0}, "max_bytes is 0: it must be at least 1"),
     ],
 )
 def test_arguments_that_do_not_exist_are_refused_before_anything_is_read(arguments, message):
@@ -221,7 +223,7 @@ def test_arguments_that_do_not_exist_are_refused_before_anything_is_read(argumen
         def read(self, selection):
             raise AssertionError("read")
 
-    with pytest.raises(GeometryError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         measure_normalization(Unread(np.zeros((4, 4)), axes="YX"), **arguments)
 
 
@@ -235,7 +237,7 @@ def test_complex_images_are_refused():
 )
 def test_values_that_are_no_normalization_are_refused(scale, offset):
     with pytest.raises(GeometryError):
-        Normalization("mean_std", "source", (), scale, offset)
+        Normalization("mean_std", scale, offset)
 
 
 def test_moments_merge_to_those_of_all_values_in_any_portions(rng):

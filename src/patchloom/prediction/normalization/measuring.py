@@ -1,0 +1,216 @@
+"""Images measured chunk by chunk, so that their gray values can be normalized."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from functools import partial
+from math import inf, isfinite, prod
+from typing import Any
+
+import numpy as np
+
+from patchloom.argument_checks import instance
+from patchloom.errors import SourceError
+from patchloom.extraction.rescaling import cancels
+from patchloom.geometry.checks import whole_number
+from patchloom.image_stacks import HasStorageGrid, ImageStack
+from patchloom.image_stacks.scan import MAX_BYTES
+from patchloom.prediction.normalization.methods import MeanStd, NormalizationMethod, parse_method
+from patchloom.prediction.normalization.normalization import Normalization
+from patchloom.prediction.normalization.percentile_search import PercentileSearch
+from patchloom.prediction.normalization.source_statistics import Division, Measured, Part, Statistic, measure_parts
+from patchloom.prediction.normalization.streamed_moments import CountedMoments, StreamedMoments
+
+_COUNTS_BYTES = 2**16 * 8
+"""A count of each value of 16 bits."""
+
+_SHARE_OF_PIXELS = 24
+"""Pixels take one in so many of the bytes allowed, several times: as they are decoded, as they are held, and as the allocator
+keeps them."""
+
+_SHARE_OF_CHUNK = 8
+"""One stored chunk may take one in so many of them: in smaller pieces, it would be decoded several times."""
+
+_SHARE_OF_COUNTS = 4
+"""Counts of values take at most one in so many of them."""
+
+
+def measure_images(
+    images: Sequence[ImageStack], method: NormalizationMethod, memory_limit: int
+) -> tuple[Normalization, ...]:
+    """Measure the images of a run.
+
+    Parameters
+    ----------
+    images : sequence of ImageStack
+        The images.
+    method : MeanStd or Percentiles
+        How they are normalized.
+    memory_limit : int
+        Bytes that measuring may take.
+
+    Raises
+    ------
+    SourceError
+        As `measure_normalization`.
+    """
+    return tuple(
+        measure_normalization(
+            image,
+            method,
+            max_bytes=pixel_bytes(image, memory_limit),
+            max_count_bytes=memory_limit // _SHARE_OF_COUNTS,
+        )
+        for image in images
+    )
+
+
+def measure_normalization(
+    stack: ImageStack,
+    method: str | NormalizationMethod = MeanStd(),  # noqa: B008  # frozen
+    *,
+    max_bytes: int = MAX_BYTES,
+    max_count_bytes: int | None = None,
+) -> Normalization:
+    """Measure an image so that its gray values can be normalized.
+
+    The pixels are read chunk by chunk; memory does not grow with the image.
+
+    Parameters
+    ----------
+    stack : ImageStack
+        The image, of integers or floats of up to 64 bits.
+    method : MeanStd, Percentiles or str
+        How it is normalized: `MeanStd(per="channel")` or `Percentiles(1, 99.8)`, or the text of one.
+    max_bytes : int
+        Bytes of pixels that are held at once.
+    max_count_bytes : int
+        Bytes that counts of values take in addition, if less than 64 MiB. Parts that do not fit are measured after the
+        others, in passes of their own. The counts of one part are always held: 2 MiB at most.
+
+    Returns
+    -------
+    Normalization
+        One scale and offset for each channel of each sample, equal within what `per` takes together.
+
+    Raises
+    ------
+    GeometryError
+        If an argument has a value that is not allowed.
+    SourceError
+        If pixels cannot be read, or are complex, or a part to be measured has no finite pixel.
+
+    Notes
+    -----
+    Pixels that are NaN or infinite are left out and counted (`n_ignored`). If there is no spread (all pixels are the same,
+    or both percentiles are), the scale is 1: such an image becomes 0, and is counted (`n_flat`).
+
+    Precision: mean and standard deviation of integers of 8 and 16 bits are exact before the last rounding, of other pixels to
+    within the rounding of float64. Percentiles are exact and the same as those of `numpy.percentile` for the whole image in
+    float64. They take one pass over the pixels for 8 and 16 bits, two for 32, four for 64; mean and deviation take one.
+
+    Examples
+    --------
+    >>> from patchloom import ArrayStack, Percentiles
+    >>> stack = ArrayStack(np.arange(101, dtype=np.uint8).reshape(1, 101), axes="YX")
+    >>> measured = measure_normalization(stack, Percentiles(10, 90))
+    >>> measured.scale, measured.offset
+    (((0.0125,),), ((-0.125,),))
+    """
+    instance("stack", stack, ImageStack, "open_stacks makes them")
+    chosen = parse_method("method", method)
+    whole_number("max_bytes", max_bytes, least=1)
+    if max_count_bytes is not None:
+        whole_number("max_count_bytes", max_count_bytes, least=0)
+    check_measurable(stack)
+    dtype, per = np.dtype(stack.data_dtype), chosen.per
+    division = Division(by_sample=per in {"sample", "sample_channel"}, by_channel=per in {"channel", "sample_channel"})
+    bounds: dict[str, Any] = {"max_bytes": max_bytes, "max_statistic_bytes": max_count_bytes}
+    if isinstance(chosen, MeanStd):
+        return _normalization(stack, division, measure_parts(stack, division, *_moments(dtype), **bounds), chosen)
+    search = partial(PercentileSearch, dtype, (chosen.lower, chosen.upper))
+    ends = measure_parts(stack, division, search, 2 * 2 * _COUNTS_BYTES, **bounds)
+    ranges = {part: (low, _as_float(high - low)) for part, (low, high) in ends.results.items()}
+    return _normalization(stack, division, ends._replace(results=ranges), chosen)
+
+
+def check_measurable(stack: ImageStack) -> None:
+    """Check that the gray values of an image can be normalized.
+
+    Raises
+    ------
+    SourceError
+        If they are complex, or wider than 64 bits.
+    """
+    dtype = np.dtype(stack.data_dtype)
+    if dtype.kind not in "iubf" or dtype.itemsize > 8:
+        raise SourceError(f"{stack.source} has dtype {dtype}: only integers and floats of up to 64 bits are normalized")
+
+
+def pixel_bytes(stack: ImageStack, memory_limit: int) -> int:
+    """Return the number of bytes of pixels that are held at once while an image is measured.
+
+    Parameters
+    ----------
+    stack : ImageStack
+        The image.
+    memory_limit : int
+        Bytes that measuring may take.
+    """
+    chunk_shape = stack.chunk_shape if isinstance(stack, HasStorageGrid) else ()
+    chunk = prod(map(min, chunk_shape, stack.data_shape)) * np.dtype(stack.data_dtype).itemsize
+    wanted = max(memory_limit // _SHARE_OF_PIXELS, min(chunk, memory_limit // _SHARE_OF_CHUNK))
+    return max(1, min(wanted, MAX_BYTES))
+
+
+def _moments(dtype: np.dtype[Any]) -> tuple[Callable[[], Statistic], int]:
+    """Return what measures mean and deviation, and the bytes that it takes for a part."""
+    if dtype.kind in "iub" and dtype.itemsize <= 2:
+        return partial(CountedMoments, dtype), _COUNTS_BYTES
+    return StreamedMoments, 1
+
+
+def _normalization(
+    stack: ImageStack, division: Division, measured: Measured, method: NormalizationMethod
+) -> Normalization:
+    """Turn the value that becomes 0 in each part, and its distance to the one that becomes 1, into scales and offsets."""
+    transforms: dict[Part, tuple[float, float, float]] = {}
+    n_flat = 0
+    for part, (zero, spread) in measured.results.items():
+        if not isfinite(zero) or not isfinite(spread):
+            raise SourceError(f"{stack.source} has pixels too large to be normalized: their spread is beyond float64")
+        flat = not spread or not isfinite(1 / spread) or not isfinite(float(zero) / spread)
+        n_flat += flat
+        transforms[part] = _transform(zero, 1.0 if flat else 1 / spread)
+    n_samples, n_channels = stack.data_shape[:2]
+    scale, offset, rest = (
+        tuple(
+            tuple(transforms[division.part_of(sample, channel)][which] for channel in range(n_channels))
+            for sample in range(n_samples)
+        )
+        for which in (0, 1, 2)
+    )
+    return Normalization(
+        method,
+        scale,
+        offset,
+        measured.n_ignored,
+        n_flat,
+        rest if any(map(any, rest)) and cancels(offset) else (),
+    )
+
+
+def _as_float(number: float | Fraction) -> float:
+    """Round a number to float64, or to infinity."""
+    try:
+        return float(number)
+    except OverflowError:
+        return inf
+
+
+def _transform(zero: float | Fraction, scale: float) -> tuple[float, float, float]:
+    """Return scale, offset and what float64 lacks of the offset."""
+    exact = -Fraction(zero) * Fraction(scale)
+    offset = float(exact)
+    return scale, offset, float(exact - Fraction(offset))
