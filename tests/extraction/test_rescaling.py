@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchloom import ArrayStack, PatchExtractor
-from patchloom.extraction.rescaling import difference, rescale_exactly
+from patchloom.extraction.rescaling import Rescaling, difference, rescale, rescale_exactly
 from patchloom.prediction import predict
 from patchloom.prediction.normalization.measuring import measure_normalization
 from patchloom.prediction.normalization.normalization import Normalization
@@ -136,6 +136,24 @@ def test_rescale_exactly(dtype, scale, offset, rest, seed) -> None:
     ]
     bound = 2**-50 * max(map(abs, exact))
     np.testing.assert_allclose(out.ravel(), exact, rtol=2**-50, atol=bound)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int16", "uint32", "int32", "float32"])
+def test_rescale_many_voxels(dtype, in_place, rng) -> None:
+    """Large batches, which a compiled loop rescales, have the bytes that NumPy gives, also in the memory of their pixels."""
+    high = 2 if dtype == "bool" else min(2**31, np.iinfo(dtype).max if dtype != "float32" else 2**24)
+    pixels = rng.integers(0, high, (5, 2, 150, 97)).astype(dtype)
+    scale, offset = [0.3, 1e-3], [-1.7e6, 4096.5]
+    expected = np.empty(pixels.shape, np.float32)
+    rescale_exactly(pixels.swapaxes(0, 1), expected.swapaxes(0, 1), scale, offset)
+    out = np.empty(pixels.shape, np.float32)
+    if in_place and pixels.itemsize == out.itemsize:
+        pixels = out.view(dtype)
+        pixels[...] = rng.integers(0, high, pixels.shape).astype(dtype)
+        rescale_exactly(pixels.swapaxes(0, 1), expected.swapaxes(0, 1), scale, offset)
+    rescale(pixels, out, Rescaling.of(scale, offset))
+    np.testing.assert_array_equal(out.view(np.uint32), expected.view(np.uint32))
 
 
 def test_json(rng: np.random.Generator) -> None:

@@ -267,7 +267,10 @@ class PatchExtractor:
                 self._read_exactly(one, out[row : row + 1], rescaling.of_rows(slice(row, row + 1)))
             return
         dtype = np.result_type(*dtypes)
-        pixels = out if np.can_cast(dtype, out.dtype, "safe") else np.empty(out.shape, dtype)
+        if np.can_cast(dtype, out.dtype, "safe"):
+            pixels = out
+        else:
+            pixels = out.view(dtype) if dtype.itemsize == out.itemsize else np.empty(out.shape, dtype)
         self._read(parts, pixels, None)
         rescale(pixels, out, rescaling)
 

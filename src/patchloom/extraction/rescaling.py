@@ -10,13 +10,15 @@ first. What is rounded is then as small as the result::
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from patchloom._compiled_loop import compiled_loop
 
 _LARGEST_PLAIN_OFFSET = 256.0
 """Up to this offset, plain float32 is within 3e-5 of the result."""
@@ -26,6 +28,9 @@ _FEW = 16
 
 _PIECE = 2**16
 """Voxels worked on at once: they stay in the processor's cache."""
+
+_BUFFER = 2048
+"""Voxels worked on at once by the compiled loop."""
 
 
 class Rescaling(NamedTuple):
@@ -99,7 +104,7 @@ def rescale(pixels: NDArray[Any], out: NDArray[Any], rescaling: Rescaling) -> No
     pixels : array
         `(B, C, ...)` of numbers.
     out : array of float or complex
-        Of the same shape; it may be `pixels`.
+        Of the same shape; it may be `pixels`, or in the same memory.
     rescaling : Rescaling
         Scale and offset.
     """
@@ -107,6 +112,10 @@ def rescale(pixels: NDArray[Any], out: NDArray[Any], rescaling: Rescaling) -> No
         if out is not pixels:
             out[...] = pixels
         rescale_plainly(out, rescaling)
+    elif len(rescaling.scale) == 1 and (compiled := _compiled_loop(pixels, out, rescaling)) is not None:
+        pairs = zip(rescaling.scale[0].tolist(), rescaling.offset[0].tolist(), strict=True)
+        table = np.array([_centered(pixels.dtype, *pair, 0.0) for pair in pairs], np.float64)
+        compiled(pixels.reshape(*out.shape[:2], -1), out.reshape(*out.shape[:2], -1), table)
     elif len(rescaling.scale) == 1:
         rests = np.zeros_like(rescaling.offset) if rescaling.offset_rest is None else rescaling.offset_rest
         numbers = (each[0].tolist() for each in (rescaling.scale, rescaling.offset, rests))
@@ -132,6 +141,38 @@ def _alike_rows(rescaling: Rescaling, most: int) -> Iterator[tuple[list[int], Re
             yield rows[start : start + most], own
 
 
+def _compiled_loop(pixels: NDArray[Any], out: NDArray[Any], rescaling: Rescaling) -> Callable[..., None] | None:
+    """Return the compiled loop for pixels whose difference to another pixel float64 holds, if there are many of them."""
+    is_known = (
+        pixels.dtype.kind in "buif"
+        and pixels.dtype.itemsize <= 4
+        and {pixels.dtype, out.dtype}.isdisjoint({np.float16})
+    )
+    is_plain = all(array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative for array in (pixels, out))
+    if not is_known or not is_plain or rescaling.offset_rest is not None or out.size < _PIECE:
+        return None
+    return compiled_loop(rescale_voxels)
+
+
+def rescale_voxels(pixels: Any, out: Any, table: Any) -> None:
+    """Write `(pixel - center) * scale + offset` for these three numbers of each channel: the loop to be compiled.
+
+    Results are in a buffer before they are written, as `out` may have the memory of `pixels`.
+    """
+    n_patches, n_channels, n_voxels = pixels.shape
+    buffer = np.empty(_BUFFER, np.float64)
+    for patch in range(n_patches):
+        for channel in range(n_channels):
+            center, scale, offset = table[channel, 0], table[channel, 1], table[channel, 2]
+            for start in range(0, n_voxels, _BUFFER):
+                read = pixels[patch, channel, start : start + _BUFFER]
+                written = out[patch, channel, start : start + _BUFFER]
+                for voxel in range(len(read)):
+                    buffer[voxel] = (np.float64(read[voxel]) - center) * scale + offset
+                for voxel in range(len(read)):
+                    written[voxel] = buffer[voxel]
+
+
 def rescale_plainly(batch: NDArray[Any], rescaling: Rescaling) -> None:
     """Multiply a batch `(B, C, ...)` and add to it, in place and in its own dtype."""
     column = (..., *(np.newaxis,) * (batch.ndim - 2))
@@ -153,7 +194,7 @@ def rescale_exactly(
     pixels : array
         `C...YX` real numbers of up to 64 bits, with any axes between the channels and YX.
     out : array of float
-        Of the same shape; it may be `pixels`.
+        Of the same shape; it may be `pixels`, or in the same memory.
     scale, offset : sequence of float
         One number for each channel.
     offset_rest : sequence of float, optional
