@@ -107,7 +107,7 @@ def test_numbers_of_tiles_and_specs(torn: Any) -> None:
     with pytest.raises(StitchError, match="at least one"):
         stitch_tiles([], [])
     plain = {key: specs[0][key] for key in ("data_idx", "sample_idx", "coords", "patch_size")}
-    with pytest.raises(StitchError, match="says nothing of cropping"):
+    with pytest.raises(StitchError, match="has no crop_coords"):
         CropStitcher((1, 1, 8, 8), float).add(tiles[0], plain)  # type: ignore[arg-type]
 
 

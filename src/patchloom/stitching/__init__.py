@@ -1,4 +1,4 @@
-"""Tiles → image."""
+"""Puts tiles together into blocks and images, cropped or blended."""
 
 from patchloom.stitching.blend import add_blended_tile
 from patchloom.stitching.crop import paste_tile

@@ -1,4 +1,4 @@
-"""Blocks: the pieces of an output that are computed, written and recorded as one.
+"""Blocks: the parts of an output that are each computed, written and recorded as a whole.
 
 A block is a set of whole stored objects (shards) of the output, so exactly one worker writes each of them, once. Memory holds
 the blocks that are open and one being written, however large the image is.
@@ -16,7 +16,7 @@ from patchloom.geometry.checks import one_per_axis
 from patchloom.geometry.tile_rule import Seams
 
 MAX_BLOCK_VOXELS = 2**25
-"""Voxels of a block, in one channel: 128 MiB of float32."""
+"""Most voxels of a block, in one channel: 128 MiB of float32."""
 
 CHUNK_SIZE = {2: 256, 3: 64}
 """Size along each axis that a chunk of the output comes close to: what viewers fetch at once."""
@@ -42,7 +42,7 @@ class BlockGrid:
     Parameters
     ----------
     n_samples : int
-        Samples of the image.
+        Number of samples of the image.
     spatial_shape : tuple of int
         Size of a sample, `(z,) y, x`.
     block_shape : tuple of int
@@ -114,9 +114,9 @@ def choose_blocks(
     steps : sequence of int
         Distance between tile starts, `(z,) y, x`.
     seams : {"centered", "grid"}
-        Where the tiling has its seams. On a grid, blocks consist of whole tiles.
+        Seams of the tiling. On a grid, blocks consist of whole tiles.
     max_voxels : int
-        Voxels of a block, in one channel, that are not to be passed unless one tile has more.
+        Most voxels of a block, in one channel, unless one step of the tiles has more.
 
     Returns
     -------
@@ -132,7 +132,7 @@ def choose_blocks(
     """
     spatial = tuple(data_shape[2:])
     target = CHUNK_SIZE[len(spatial)]
-    # A chunk never needs to be larger than the image, so that thin stacks are not stored as padding.
+    # Chunks are not larger than the image, or thin stacks would be stored as padding.
     units = tuple(steps) if seams == "grid" else tuple(min(target, size) for size in spatial)
     limits = [-(-size // unit) for size, unit in zip(spatial, units, strict=True)]
     repeats = _grow([1] * len(units), units, limits, max_voxels)
@@ -162,7 +162,7 @@ def choose_chunk(block_shape: Sequence[int], wanted: int | Sequence[int] | None 
 
 
 def _grow(repeats: list[int], units: Sequence[int], limits: Sequence[int], max_voxels: int) -> list[int]:
-    """Lengthen the shortest side that may still grow, a unit at a time, while the block stays small enough."""
+    """Lengthen the shortest side that may grow, unit by unit, while the block stays small enough."""
     while True:
         open_axes = [axis for axis, (repeat, limit) in enumerate(zip(repeats, limits, strict=True)) if repeat < limit]
         for axis in sorted(open_axes, key=lambda axis: repeats[axis] * units[axis]):
@@ -175,7 +175,7 @@ def _grow(repeats: list[int], units: Sequence[int], limits: Sequence[int], max_v
 
 
 def _nearest_divisor(size: int, target: int) -> int:
-    """Divisor of `size` nearest to `target`, as a ratio.
+    """Return the divisor of `size` whose ratio to `target` is nearest to 1.
 
     Examples
     --------

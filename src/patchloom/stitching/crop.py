@@ -13,14 +13,14 @@ from patchloom.specs.patch_specs import TileSpecs
 
 
 def paste_tile(tile: NDArray[Any], spec: TileSpecs, block: NDArray[Any], window: Sequence[slice]) -> int:
-    """Copy what a tile keeps of a window of the image into a block that holds this window.
+    """Copy the kept part of a tile into a block that holds a window of the image.
 
     Parameters
     ----------
     tile : array
         `C(Z)YX`, the whole tile.
     spec : TileSpecs
-        What is kept of it, and where that lands.
+        Where the tile lies and what is kept of it.
     block : array
         `C(Z)YX` of the window's size; changed in place.
     window : sequence of slice
@@ -29,7 +29,7 @@ def paste_tile(tile: NDArray[Any], spec: TileSpecs, block: NDArray[Any], window:
     Returns
     -------
     int
-        Number of voxels copied, counted in one channel; 0 where the kept part does not meet the window.
+        Number of voxels copied, in one channel; 0 if the kept part lies outside the window.
 
     Raises
     ------

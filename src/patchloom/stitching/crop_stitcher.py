@@ -96,14 +96,14 @@ class CropStitcher:
         self._series: tuple[int, int] | None = None
 
     def add(self, tile: NDArray[Any], spec: TileSpecs) -> None:
-        """Copy one tile into the image.
+        """Add one tile to the image.
 
         Parameters
         ----------
         tile : array
             `C(Z)YX`, the whole tile.
         spec : TileSpecs
-            Where the tile comes from and what is kept of it.
+            Where the tile lies and what is kept of it.
 
         Raises
         ------
@@ -126,7 +126,7 @@ class CropStitcher:
         self._kept.add((spec["sample_idx"], tuple(spec["stitch_coords"]), tuple(spec["crop_size"])))
 
     def finish(self) -> NDArray[Any]:
-        """Hand over the image, once all tiles are there.
+        """Return the image, once all tiles are there.
 
         Returns
         -------
@@ -140,7 +140,9 @@ class CropStitcher:
         """
         total = self._series[1] if self._series else 0
         if len(self._kept) != total or not total:
-            raise StitchError(f"{len(self._kept)} tiles were added of {total or 'at least 1'}: tiles are missing")
+            raise StitchError(
+                f"{len(self._kept)} of {total or 'at least 1'} tiles were added: add the missing ones first"
+            )
         for sample_idx in range(self._image.shape[0]):
             self._check_partition(sample_idx)
         return round_to(self._image, self._dtype)
@@ -160,7 +162,7 @@ class CropStitcher:
 
     def _check(self, tile: NDArray[Any], spec: TileSpecs) -> None:
         if not is_tile_specs(spec):
-            raise StitchError(f"the specification says nothing of cropping and stitching: {spec}")
+            raise StitchError(f"the specification {spec} has no crop_coords: give that of a tile")
         _check_numbers(tile)
         place = f"tile at {tuple(spec['coords'])} of sample {spec['sample_idx']} of image stack {spec['data_idx']}"
         if self._series not in (None, (spec["data_idx"], spec["total_tiles"])):
@@ -193,7 +195,7 @@ class CropStitcher:
             raise StitchError(f"{place} is repeated: it was added before")
 
     def _check_form(self, tile: NDArray[Any], spec: TileSpecs, place: str) -> None:
-        """Refuse a tile of other dimensions, or of a dtype that the image's does not hold."""
+        """Refuse a tile of other dimensions, or of a dtype that the image cannot hold."""
         n_dims = self._image.ndim - 2
         fields: Mapping[str, Any] = spec
         for field in ("coords", "patch_size", "crop_coords", "crop_size", "stitch_coords"):
@@ -205,7 +207,7 @@ class CropStitcher:
             )
 
     def _check_partition(self, sample_idx: int) -> None:
-        """Whether the kept parts of a sample are all cells of one grid: then they cover each voxel once."""
+        """Check that the kept parts of a sample are the cells of one grid, and so cover each voxel once."""
         kept = [(starts, sizes) for sample, starts, sizes in self._kept if sample == sample_idx]
         spatial = self._image.shape[2:]
         counts = []
@@ -219,7 +221,9 @@ class CropStitcher:
                     raise StitchError(f"tiles of sample {sample_idx} {fault} along {name} between {stop} and {start}")
             counts.append(len(runs))
         if len(kept) != prod(counts):
-            raise StitchError(f"sample {sample_idx} has {len(kept)} of {prod(counts)} tiles: tiles are missing")
+            raise StitchError(
+                f"sample {sample_idx} has {len(kept)} of {prod(counts)} tiles: add the missing ones first"
+            )
 
 
 def stitch_tiles(
@@ -235,9 +239,9 @@ def stitch_tiles(
     Parameters
     ----------
     tiles : iterable of array
-        `C(Z)YX` each, all of one dtype; a `(B, C, (Z), Y, X)` array is one too.
+        `C(Z)YX` each; a `(B, C, (Z), Y, X)` array is a sequence of them.
     specs : iterable of TileSpecs
-        One for each tile, in the same order.
+        One specification for each tile, in the same order.
     data_shape : sequence of int, optional
         Shape of the image, `SC(Z)YX`. If None, it follows from the specifications.
     blend, tiling
@@ -251,7 +255,7 @@ def stitch_tiles(
     Raises
     ------
     StitchError
-        If tiles are missing, repeated or foreign, or tiles and specifications are not as many.
+        If tiles are missing, repeated or foreign, or the numbers of tiles and specifications differ.
     SpecError
         If a specification lacks a field or has a number that is not whole.
     """
@@ -264,7 +268,7 @@ def stitch_tiles(
     for array, spec in zip(arrays, rows, strict=True):
         _check_numbers(array)
         if not is_tile_specs(spec):
-            raise StitchError(f"the specification says nothing of cropping and stitching: {spec}")
+            raise StitchError(f"the specification {spec} has no crop_coords: give that of a tile")
     rows = cast("list[TileSpecs]", SpecTable.from_specs(rows).to_specs())
     if data_shape is None:
         ends = np.max([np.add(spec["stitch_coords"], spec["crop_size"]) for spec in rows], axis=0).tolist()
@@ -277,7 +281,7 @@ def stitch_tiles(
 
 
 def _holds(dtype: np.dtype[Any], of_tile: np.dtype[Any]) -> bool:
-    """Whether a dtype holds the values of another; floats may be rounded to shorter ones."""
+    """Return whether a dtype holds the values of another; floats may be rounded to shorter ones."""
     return np.can_cast(of_tile, dtype, "safe") or (
         dtype.kind in "fc" and of_tile.kind in "fc" and np.can_cast(of_tile, dtype, "same_kind")
     )

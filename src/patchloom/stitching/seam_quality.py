@@ -1,4 +1,4 @@
-"""How visible seams are, in one number."""
+"""Visibility of seams, in one number."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def seam_jump_ratio(image: NDArray[Any], tiling: TiledPatching, data_idx: int = 
     image : array
         The stitched image, `SC(Z)YX`.
     tiling : TiledPatching
-        The plan it was stitched by.
+        The tiles that it was stitched from.
     data_idx : int
-        Which image stack of the plan it is.
+        Index of the image stack in the tiling.
 
     Returns
     -------
     float
-        Mean jump across seams ÷ mean jump elsewhere; `nan` where the plan has no seam, or the image no jump.
+        Mean jump across seams ÷ mean jump elsewhere; NaN if there is no seam, or no jump.
 
     Raises
     ------
     StitchError
-        If the image has another size than the plan says.
+        If the image has another size than that of the tiling.
 
     Examples
     --------
@@ -47,11 +47,13 @@ def seam_jump_ratio(image: NDArray[Any], tiling: TiledPatching, data_idx: int = 
     4.0
     """
     instance("tiling", tiling, TiledPatching)
-    tiling.get_patch_indices(data_idx)  # refuses a stack that is not there
+    tiling.get_patch_indices(data_idx)  # refuses an index that does not exist
     spatial = tiling.data_shapes[data_idx][2:]
     _check_image(image)
     if image.shape[2:] != spatial:
-        raise StitchError(f"the image has spatial shape {image.shape[2:]}, but the plan has {spatial}")
+        raise StitchError(
+            f"image has spatial shape {image.shape[2:]}, but the tiling is for {spatial}: give the stitched image"
+        )
     seen = expected = 0.0
     for axis, (rule, size, tiles) in enumerate(zip(tiling.rules, spatial, tiling.grid_shape(data_idx), strict=True)):
         numbers = np.arange(tiles - 1)

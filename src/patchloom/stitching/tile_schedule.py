@@ -1,16 +1,16 @@
-"""In which order tiles go through the model, and which blocks each of them serves.
+"""The order in which tiles go through the model, and the blocks that each tile contributes to.
 
-Blocks are finished one after the other in raster order. A tile that reaches into several blocks is computed in the turn of
-the first, and what it gives to later ones is handed over to them: each tile is computed once, but the blocks it served are
-open until their own turn. How many are open depends on how many axes are handed over along, counted from the innermost::
+Blocks are completed one after the other in raster order. A tile that several blocks share is computed in the turn of the first
+and added to all of them. Each tile is then computed once, but the later blocks stay open until their own turn. The number of
+open blocks depends on the number of axes along which tiles are shared, counted from the innermost::
 
     0 axes   every block computes all its tiles     1 open block
-    1 axis   X is handed over                       2 blocks, as a rule
-    2 axes   Y and X are                            a row of blocks and one more
-    3 axes   all are                                a plane, a row and one more
+    1 axis   tiles are shared along X               2 blocks, as a rule
+    2 axes   along Y and X                          a row of blocks and one more
+    3 axes   along all                              a plane, a row and one more
 
-Along an axis that is not handed over, each block computes the tiles it needs itself, some of them again. The order in which
-a block gets its tiles depends on the schedule only, so a run that was resumed adds up the same numbers in the same order.
+Along an axis that is not shared, each block computes its own tiles, some of them again. The order in which a block gets its
+tiles depends on the schedule only, so a resumed run adds up the same numbers in the same order.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ class TileSchedule:
     tiling : TiledPatching
         The tiles of the series.
     data_idx : int
-        Which image stack.
+        Index of the image stack.
     blocks : BlockGrid
         Its blocks, in voxels of the input.
     n_shared_axes : int
-        Along how many axes, from the innermost, tiles are handed over.
+        Number of axes, from the innermost, along which blocks share tiles.
     whole_tiles : bool
-        Whether a tile serves every block that it overlaps, as in blending, or only those that what it keeps lies in.
+        Whether a tile contributes to every block that it overlaps (to blend), or only to those that its kept part overlaps (to
+        crop).
     """
 
     tiling: TiledPatching
@@ -50,13 +51,13 @@ class TileSchedule:
     n_shared_axes: int
     whole_tiles: bool
     _served: tuple[NDArray[np.int64], ...] = field(init=False, repr=False)
-    """For each axis, the first and last block that each tile serves: `(2, tiles)`."""
+    """For each axis, the first and last block that each tile contributes to: `(2, tiles)`."""
 
     _shares: tuple[NDArray[np.int64], ...] = field(init=False, repr=False)
-    """For each axis, the number of blocks that each tile serves when it is computed once, in the turn of the first."""
+    """For each axis, the number of blocks to which each tile is added in one turn."""
 
     _grid: tuple[int, ...] = field(init=False, repr=False)
-    """Tiles along each axis of a sample."""
+    """Number of tiles along each axis of a sample."""
     _first_tile: int = field(init=False, repr=False)
     """Flat index of the image's first tile."""
 
@@ -109,7 +110,7 @@ class TileSchedule:
         return windows
 
     def tiles_of(self, block_idx: int) -> NDArray[np.int64]:
-        """Find the flat indices of the tiles that are computed in the turn of a block, in order.
+        """Return the flat indices of the tiles that are computed in the turn of a block, in order.
 
         Parameters
         ----------
@@ -136,7 +137,7 @@ class TileSchedule:
         return [self.blocks.block_idx(sample_idx, position) for position in positions]
 
     def n_serving(self, block_idx: int) -> int:
-        """Count the tiles that contribute to a block, in whose turn they may be computed.
+        """Count the tiles that contribute to a block, whichever turn they are computed in.
 
         Parameters
         ----------
@@ -150,7 +151,7 @@ class TileSchedule:
         )
 
     def is_first_turn(self, tile: int, block_idx: int) -> bool:
-        """Return whether a tile of a block's turn belongs to no earlier turn.
+        """Return whether a tile is computed in the turn of a block for the first time.
 
         Parameters
         ----------
@@ -181,7 +182,7 @@ class TileSchedule:
             One list for each tile, in the order of `tiles_of`.
         """
         _, position = self.blocks.position(block_idx)
-        served = [[block_idx]]  # the block in whose turn a tile is computed is the first of those that it serves
+        served = [[block_idx]]  # a tile is computed in the turn of the first block that shares it
         for axis, block in enumerate(position):
             stride = prod(self.blocks.grid_shape[axis + 1 :])
             shares = self._shares[axis][self._tiles_along(axis, block)].tolist()
@@ -202,7 +203,7 @@ class TileSchedule:
         """Largest number of blocks that are open at the same time."""
         grid = self.blocks.grid_shape
         ahead = [int((last - first).max()) for first, last in self._served]
-        # The farthest block ahead, in raster order, that a tile of the current one may serve.
+        # The last block, in raster order, that may share a tile of the current one.
         strides = [prod(grid[axis + 1 :]) for axis in range(len(grid))]
         reach = sum(
             steps * stride
