@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from patchloom import ArrayStack, PatchExtractor
 from patchloom.errors import ArgumentError, GeometryError, SourceError
-from patchloom.prediction.normalization import source_statistics
 from patchloom.prediction.normalization.measuring import measure_normalization
 from patchloom.prediction.normalization.methods import MeanStd, Percentiles
 from patchloom.prediction.normalization.normalization import Normalization
@@ -51,7 +50,8 @@ def expected_values(zero: np.ndarray, spread: np.ndarray, shape) -> tuple[np.nda
 
 @pytest.mark.parametrize("per", POOLED)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_mean_and_deviation_are_those_of_numpy(dtype, per, rng):
+def test_mean_std(dtype, per, rng):
+    """Mean and deviation are those of NumPy."""
     image = random_image(rng, dtype)
     found = measure_normalization(RecordingStack(image, axes="SCYX"), MeanStd(per), max_bytes=500)
     wide = image.astype(np.float64)
@@ -64,7 +64,8 @@ def test_mean_and_deviation_are_those_of_numpy(dtype, per, rng):
 
 @pytest.mark.parametrize("per", POOLED)
 @pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype != "bool"])
-def test_percentiles_are_those_of_numpy(dtype, per, rng):
+def test_percentiles(dtype, per, rng):
+    """Percentiles are those of NumPy."""
     image = random_image(rng, dtype)
     stack = RecordingStack(image, axes="SCYX")
     found = measure_normalization(stack, Percentiles(2.5, 90, per), max_bytes=500)
@@ -83,13 +84,13 @@ def test_percentiles_are_those_of_numpy(dtype, per, rng):
     st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 25), st.integers(1, 25)),
     st.integers(1, 3000),
 )
-def test_the_result_does_not_depend_on_what_is_read_at_once(dtype, method, per, shape, max_bytes) -> None:
+def test_pieces(dtype, method, per, shape, max_bytes) -> None:
+    """The result does not depend on the bytes that are read or counted at once."""
     image = random_image(np.random.default_rng(prod(shape)), dtype, shape)
     whole = measure_normalization(ArrayStack(image, axes="SCYX"), f"{method}/{per}")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source_statistics, "_PORTION", 17)
-        patch.setattr(source_statistics, "_STATISTIC_BYTES", 2**21)  # one part after the other
-        pieces = measure_normalization(RecordingStack(image, axes="SCYX"), f"{method}/{per}", max_bytes=max_bytes)
+    pieces = measure_normalization(
+        RecordingStack(image, axes="SCYX"), f"{method}/{per}", max_bytes=max_bytes, max_count_bytes=2**21
+    )
     if dtype == "float32" and method == "mean_std":
         np.testing.assert_allclose(pieces.offset, whole.offset, rtol=1e-6)
         assert pieces.n_flat == whole.n_flat
@@ -99,27 +100,31 @@ def test_the_result_does_not_depend_on_what_is_read_at_once(dtype, method, per, 
 
 @pytest.mark.parametrize(("dtype", "n_passes"), [("uint16", 1), ("float32", 2), ("float64", 4)])
 @pytest.mark.parametrize("method", ["mean_std", "percentiles"])
-def test_no_more_is_held_than_allowed_and_no_pass_is_wasted(dtype, n_passes, method, rng):
+def test_passes(dtype, n_passes, method, rng):
+    """No more is held than allowed, and no pass is wasted."""
     stack = RecordingStack(random_image(rng, dtype, (3, 2, 64, 64)), axes="SCYX")
     measure_normalization(stack, f"{method}/sample_channel", max_bytes=4096)
     assert stack.most_bytes <= 4096
     assert stack.n_bytes == stack.array.nbytes * (n_passes if method == "percentiles" else 1)
 
 
-def test_nothing_cancels_where_the_mean_is_far_from_zero(rng):
+def test_distant_mean(rng):
+    """A mean far from zero costs no precision."""
     noise = rng.normal(0, 1e-3, (1, 60_000))
     image = 1e9 + noise
     found = measure_normalization(ArrayStack(image, axes="YX"), max_bytes=1024)
     assert 1 / found.scale[0][0] == pytest.approx(float((image - 1e9).std()), rel=1e-9)
 
 
-def test_deviation_of_16_bits_is_exact_even_for_counts_whose_squares_pass_64_bits():
+def test_exact_deviation():
+    """The deviation of 16 bits is exact, even if squares of counts exceed 64 bits."""
     moments = CountedMoments(np.dtype(np.uint16))
     moments._counts[[0, 65535]] = 10**12  # more voxels than any test can read
     assert moments.result() == (32767.5, 32767.5)
 
 
-def test_batches_become_what_was_asked_for(rng):
+def test_batches(rng):
+    """Batches have the mean and deviation that were asked for."""
     image = random_image(rng, "uint16")
     stack = ArrayStack(image, axes="SCYX")
     found = measure_normalization(stack, MeanStd("sample_channel"))
@@ -132,7 +137,8 @@ def test_batches_become_what_was_asked_for(rng):
         np.testing.assert_allclose(batch.std(axis=(0, 2, 3)), 1, rtol=1e-9)
 
 
-def test_pixels_that_are_not_finite_are_left_out_and_counted(rng):
+def test_not_finite(rng):
+    """Pixels that are not finite are excluded and counted."""
     image = random_image(rng, "float32")
     image[0, 0, :3] = np.nan
     image[1, 2, 5] = np.inf
@@ -145,7 +151,8 @@ def test_pixels_that_are_not_finite_are_left_out_and_counted(rng):
 
 
 @pytest.mark.parametrize("method", ["mean_std", "percentiles"])
-def test_a_part_without_a_finite_pixel_is_an_error_that_names_it(method):
+def test_no_finite_pixel(method):
+    """A part without a finite pixel is an error that names it."""
     image = np.ones((2, 3, 4, 5))
     image[1, 2] = np.nan
     stack = ArrayStack(image, axes="SCYX")
@@ -156,7 +163,8 @@ def test_a_part_without_a_finite_pixel_is_an_error_that_names_it(method):
 
 @pytest.mark.parametrize("method", ["mean_std", "percentiles"])
 @pytest.mark.parametrize("dtype", ["uint16", "float32", "float64"])
-def test_an_image_of_one_value_becomes_zero(dtype, method):
+def test_flat(dtype, method):
+    """An image of one value becomes zero."""
     image = np.full((2, 1, 300, 300), 0.1 if "float" in dtype else 77, dtype)
     image[1, 0, 0, 0] = 200
     found = measure_normalization(ArrayStack(image, axes="SCYX"), f"{method}/sample", max_bytes=999)
@@ -164,7 +172,8 @@ def test_an_image_of_one_value_becomes_zero(dtype, method):
     assert found.n_flat == (1 if method == "mean_std" else 2)  # one bright pixel of 90,000 moves no percentile
 
 
-def test_spreads_that_no_float_can_divide_by_count_as_none_and_those_beyond_all_floats_are_refused():
+def test_extreme_spreads():
+    """A spread too small to divide by counts as none, and one beyond float64 is refused."""
     tiny = np.array([[0.0, 5e-324]])
     assert measure_normalization(ArrayStack(tiny, axes="YX"), Percentiles(0, 100)).n_flat == 1
     for method in ("mean_std", "percentiles:0,100"):
@@ -172,7 +181,8 @@ def test_spreads_that_no_float_can_divide_by_count_as_none_and_those_beyond_all_
             measure_normalization(ArrayStack(np.array([[-1.7e308, 1.7e308]]), axes="YX"), method)
 
 
-def test_json_keeps_every_bit(rng):
+def test_json(rng):
+    """JSON keeps every bit."""
     found = measure_normalization(
         ArrayStack(random_image(rng, "float32"), axes="SCYX"), Percentiles(per="sample_channel")
     )
@@ -182,7 +192,8 @@ def test_json_keeps_every_bit(rng):
     assert all(type(number) is float for numbers in (*again.scale, *again.offset) for number in numbers)
 
 
-def test_a_prediction_gets_its_gray_values_back(rng):
+def test_undo(rng):
+    """A prediction is brought back to the gray values of its source."""
     image = random_image(rng, "uint16").astype(np.float64)
     found = measure_normalization(ArrayStack(image, axes="SCYX"), MeanStd("sample_channel"))
     scale, offset = (np.array(numbers[1])[:, None, None] for numbers in (found.scale, found.offset))
@@ -199,7 +210,8 @@ def test_a_prediction_gets_its_gray_values_back(rng):
         found.undo(normalized, 2)
 
 
-def test_any_number_of_predicted_channels_goes_back_where_all_channels_were_measured_together(rng):
+def test_undo_together(rng):
+    """Any number of channels is brought back if all channels were measured together."""
     found = measure_normalization(ArrayStack(random_image(rng, "uint8"), axes="SCYX"), MeanStd("sample"))
     restored = found.undo(np.ones((5, 2, 2)), 0)
     np.testing.assert_allclose(restored, (1 - found.offset[0][0]) / found.scale[0][0])
@@ -218,7 +230,9 @@ def test_any_number_of_predicted_channels_goes_back_where_all_channels_were_meas
         ({"max_bytes": 0}, "max_bytes is 0: it must be at least 1"),
     ],
 )
-def test_arguments_that_do_not_exist_are_refused_before_anything_is_read(arguments, message):
+def test_wrong_arguments(arguments, message):
+    """Wrong arguments are refused before a pixel is read."""
+
     class Unread(ArrayStack):
         def read(self, selection):
             raise AssertionError("read")
@@ -227,7 +241,8 @@ def test_arguments_that_do_not_exist_are_refused_before_anything_is_read(argumen
         measure_normalization(Unread(np.zeros((4, 4)), axes="YX"), **arguments)
 
 
-def test_complex_images_are_refused():
+def test_complex():
+    """Complex images are refused."""
     with pytest.raises(SourceError, match="complex64"):
         measure_normalization(ArrayStack(np.zeros((4, 4), np.complex64), axes="YX"))
 
@@ -235,12 +250,14 @@ def test_complex_images_are_refused():
 @pytest.mark.parametrize(
     ("scale", "offset"), [(((1.0,),), ((1.0, 2.0),)), (((0.0,),), ((1.0,),)), (((1.0,),), ((float("nan"),),))]
 )
-def test_values_that_are_no_normalization_are_refused(scale, offset):
+def test_wrong_values(scale, offset):
+    """Scale and offset have one finite number for each channel of each sample."""
     with pytest.raises(GeometryError):
         Normalization("mean_std", scale, offset)
 
 
-def test_moments_merge_to_those_of_all_values_in_any_portions(rng):
+def test_moments(rng):
+    """Moments of portions merge to those of all values."""
     values = rng.normal(-5, 3, 1000)
     moments = StreamedMoments()
     for portion in np.split(values, np.sort(rng.integers(1, 999, 30))):

@@ -30,7 +30,8 @@ def search(values: np.ndarray, percents: list[float], n_portions: int) -> tuple[
 
 @settings(deadline=None, max_examples=200)
 @given(st.data(), st.sampled_from(DTYPES), st.lists(st.floats(0, 100), min_size=1, max_size=4), st.integers(1, 5))
-def test_percentiles_are_those_of_numpy(data, dtype, percents, n_portions) -> None:
+def test_numpy(data, dtype, percents, n_portions) -> None:
+    """Percentiles are those of NumPy, for values in any portions."""
     elements = {"allow_nan": False, "allow_infinity": False} if "float" in dtype else {}
     if dtype == "float64":  # between the two ends of its range lies more than a float64 can say
         elements |= {"min_value": -1e307, "max_value": 1e307}
@@ -44,7 +45,8 @@ def test_percentiles_are_those_of_numpy(data, dtype, percents, n_portions) -> No
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_percentiles_of_many_random_bits_are_exact_where_they_hit_a_value(dtype, rng):
+def test_exact(dtype, rng):
+    """Percentiles that hit a value are exact for all bits."""
     bits = rng.integers(0, 256, 10_001 * np.dtype(dtype).itemsize, np.uint8)
     values = bits > 99 if dtype == "bool" else bits.view(dtype)
     values = values[np.isfinite(values)]
@@ -58,7 +60,8 @@ def test_percentiles_of_many_random_bits_are_exact_where_they_hit_a_value(dtype,
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_keys_keep_the_order_and_turn_back_into_their_values(dtype, rng):
+def test_keys(dtype, rng):
+    """Keys have the order of the values, and turn back into them."""
     bits = rng.integers(0, 256, 1000 * np.dtype(dtype).itemsize, np.uint8)
     values = bits > 99 if dtype == "bool" else bits.view(dtype)
     values = values[~np.isnan(values)]

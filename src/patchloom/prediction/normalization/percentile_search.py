@@ -1,9 +1,9 @@
-"""Exact percentiles of values that come a portion at a time, as often as need be.
+"""Exact percentiles of values that come a portion at a time, in several passes if needed.
 
-Every value has a key, an unsigned integer of as many bits, and keys have the order of the values. In one pass the values are
-counted by the first 16 bits of their keys; that tells in which of these 65,536 classes each value sought lies, and how many
-of its class come before it. The next pass counts the next 16 bits of that class alone, until all bits are known: one pass
-for 8 and 16 bits, two for 32, four for 64.
+Every value has a key, an unsigned integer of as many bits, and keys have the order of the values. The first pass counts the values
+by the first 16 bits of their keys. The counts contain the class (one of 65,536) of each value sought, and its rank in that class.
+The next pass counts the next 16 bits of that class alone, until all bits are known: one pass for 8 and 16 bits, two for 32, four
+for 64.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class _Sought(NamedTuple):
     """Those bits of its key that are known."""
 
     rank: int
-    """How many values with this prefix come before it."""
+    """Number of values with this prefix that come before it."""
 
 
 class PercentileSearch:
@@ -81,7 +81,7 @@ class PercentileSearch:
         self._counts[prefix][: len(counted)] += counted
 
     def end_pass(self) -> bool:
-        """Learn from what was counted; say whether all values are needed once more, the same and in any order."""
+        """Narrow the search by the counts; return whether all values are needed once more, the same and in any order."""
         if not self._sought:
             self._sought = [_Sought(0, rank) for rank in self._ranks()]
         self._sought = [self._narrow(sought) for sought in self._sought]

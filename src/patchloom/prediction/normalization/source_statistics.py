@@ -1,7 +1,7 @@
-"""Statistics of images that are larger than memory, in few passes over their pixels.
+"""Statistics of images that are larger than memory; each pixel is read a few times.
 
 What is measured is divided into *parts*: the whole image, its channels, its samples, or each channel of each sample. Pixels
-that are NaN or infinite have no say; they are counted.
+that are NaN or infinite are excluded and counted.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Statistic(Protocol):
 
     @property
     def count(self) -> int:
-        """How many values there were."""
+        """Number of values."""
 
     def add(self, values: NDArray[Any], /) -> None:
         """Take in some values: one axis, not empty, all finite."""
 
     def end_pass(self) -> bool:
-        """Say whether all values are needed once more."""
+        """Return whether all values are needed once more."""
 
     def exact(self) -> tuple[Number, ...]:
         """Return what was found, after the last pass, without rounding it to float64 where that loses something."""
@@ -97,7 +97,7 @@ def measure_parts(
     bytes_each : int
         Memory that one of these takes.
     max_bytes : int
-        How many bytes of pixels are held at once.
+        Number of bytes of pixels that are held at once.
     max_statistic_bytes : int
         Memory for statistics under way, if less than 64 MiB.
 
@@ -143,7 +143,7 @@ def _turns(stack: ImageStack, division: Division, n_parts: int) -> Iterator[_Tur
 def _one_pass(
     stack: ImageStack, turn: _Turn, division: Division, statistics: Mapping[Part, Statistic], max_bytes: int
 ) -> int:
-    """Show all pixels to the statistics of their parts; count those that are not finite."""
+    """Add all pixels to the statistics of their parts; return the number of pixels that are not finite."""
     n_ignored = 0
     for block, pixels in scan_stack(stack, samples=turn.samples, channels=turn.channels, max_bytes=max_bytes):
         boxes = zip(turn.channels, pixels, strict=True) if division.by_channel else [(0, pixels)]

@@ -56,7 +56,7 @@ class StreamedMoments:
         self.count = count
 
     def end_pass(self) -> bool:
-        """Say whether all values are needed once more: they never are."""
+        """Return whether all values are needed once more: they never are."""
         return False
 
     def result(self) -> tuple[float, float]:
@@ -86,16 +86,16 @@ class CountedMoments:
 
     @property
     def count(self) -> int:
-        """How many values were taken in."""
+        """Number of values that were added."""
         return int(self._counts.sum())
 
     def add(self, values: NDArray[Any]) -> None:
-        """Take in a portion."""
+        """Add a portion."""
         steps = np.subtract(values, self._least, dtype=np.intp)
         self._counts += np.bincount(steps, minlength=len(self._counts))
 
     def end_pass(self) -> bool:
-        """Say whether all values are needed once more: they never are."""
+        """Return whether all values are needed once more: they never are."""
         return False
 
     def result(self) -> tuple[float, float]:

@@ -59,7 +59,7 @@ class OutputWriter:
     destinations : sequence of Path or None
         Path of each output; None for an array.
     options : RunOptions
-        How outputs are written, and whether those that exist may be replaced.
+        How outputs are written, and whether outputs that exist may be replaced.
     spelled : sequence of Path or None, optional
         The same paths as the user spelled them, for the results. If None, `destinations`.
     ledger : Ledger, optional
@@ -178,7 +178,7 @@ class OutputWriter:
                 self._finalize(data_idx)
 
     def _let_go(self, data_idx: int) -> None:
-        """Close the outputs of an image that is not complete: keep those that can be resumed, remove the others."""
+        """Close the outputs of an image that is not complete: keep what can be resumed, remove the others."""
         for sink in self._sinks.pop(data_idx, []):
             if self._ledger is not None and isinstance(sink, ResumableSink) and self._done[data_idx]:
                 sink.close()
@@ -240,7 +240,7 @@ class OutputWriter:
                 self._done[data_idx].add(block_idx)
         is_complete = len(self._done[data_idx]) == len(self._plan.blocks[data_idx])
         if not is_complete and any(isinstance(sink, ShownOutput) for sink in sinks):
-            # A block is written to all outputs at once, so complete ones are written again with those that lost a block.
+            # A block is written to all outputs at once, so complete ones are written again together with an output that lost a block.
             for sink in sinks:
                 sink.abort()
             self._done[data_idx].clear()
@@ -257,7 +257,7 @@ class OutputWriter:
         sinks: list[ImageSink] = []
         try:
             for output_idx in range(len(self._plan.survey.outputs[data_idx])):
-                sinks.append(self._open_one(data_idx, output_idx, keep_shown=keep_shown))  # noqa: PERF401  # those that were opened are closed
+                sinks.append(self._open_one(data_idx, output_idx, keep_shown=keep_shown))  # noqa: PERF401  # all that were opened are closed
         except BaseException:
             self._sinks[data_idx] = sinks
             self._let_go(data_idx)

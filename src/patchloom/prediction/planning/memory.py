@@ -9,7 +9,8 @@ from math import prod
 from patchloom.extraction.chunk_cache import READ_TOGETHER
 from patchloom.extraction.rescaling import is_exact_in_float32
 from patchloom.prediction.planning.tile_layout import TileLayout
-from patchloom.prediction.survey import StackFacts, Survey
+from patchloom.prediction.stack_facts import StackFacts
+from patchloom.prediction.survey import Survey
 from patchloom.stitching.block_grid import BlockGrid
 from patchloom.stitching.tile_schedule import TileSchedule
 

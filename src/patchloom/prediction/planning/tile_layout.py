@@ -21,7 +21,8 @@ from patchloom.prediction.models.model import ModelDescription
 from patchloom.prediction.models.outputs import OutputSpec
 from patchloom.prediction.planning.blocks import choose_seams
 from patchloom.prediction.request import PredictionRequest
-from patchloom.prediction.survey import StackFacts, Survey
+from patchloom.prediction.stack_facts import StackFacts
+from patchloom.prediction.survey import Survey
 from patchloom.stitching.blend import blend_dtype
 
 

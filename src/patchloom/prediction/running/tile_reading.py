@@ -17,7 +17,7 @@ from patchloom.parallel import MIN_PARALLEL_VOXELS, Runner, n_threads, run_seria
 from patchloom.prediction.candidate_tiles import CandidateTiles
 from patchloom.prediction.models.batch_prediction import name_tiles
 from patchloom.prediction.planning.tile_layout import TileLayout
-from patchloom.prediction.survey import StackFacts
+from patchloom.prediction.stack_facts import StackFacts
 from patchloom.specs.patch_specs import TileSpecs
 from patchloom.specs.spec_table import SpecTable
 

@@ -1,0 +1,137 @@
+"""What planning needs to know about an image, without the image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any, Self
+
+import numpy as np
+
+from patchloom.image_stacks import (
+    HasFiles,
+    HasStorageGrid,
+    HoldsPixels,
+    ImageStack,
+    PlanePosition,
+    fingerprint,
+    whole_stack,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackFacts:
+    """All that planning needs to know about an image stack.
+
+    The first five are those of the `ImageStack`. For a 2D model, the Z slices of a 3D image are its samples.
+    """
+
+    source: str
+    original_axes: str
+    original_data_shape: tuple[int, ...]
+    data_shape: tuple[int, ...]
+    data_dtype: np.dtype[Any]
+
+    chunk_shape: tuple[int, ...] | None
+    """The box that is decoded at once, `SC(Z)YX`; None if the stack is not stored in chunks, or is in memory."""
+
+    in_memory: bool
+    """Whether its pixels are there without being read."""
+
+    n_planes: int
+    """Number of Z slices that became samples; 0 if none did."""
+
+    opens_by_name: bool
+    """Whether `open_stacks(source)` opens it again."""
+
+    state: str
+    """Its `"quick"` fingerprint."""
+
+    @classmethod
+    def of(cls, stack: ImageStack, state: str | None = None) -> Self:
+        """Return the facts about a stack; no pixel is read.
+
+        Parameters
+        ----------
+        stack : ImageStack
+            The stack that the model is run on.
+        state : str, optional
+            Its `"quick"` fingerprint, if that is known already.
+        """
+        image = whole_stack(stack)
+        in_memory = isinstance(stack, HoldsPixels) and stack.pixels is not None
+        chunk_shape = stack.chunk_shape if isinstance(stack, HasStorageGrid) and not in_memory else None
+        return cls(
+            source=str(stack.source),
+            original_axes=stack.original_axes,
+            original_data_shape=_plain(stack.original_data_shape),
+            data_shape=_plain(stack.data_shape),
+            data_dtype=np.dtype(stack.data_dtype),
+            chunk_shape=None if chunk_shape is None else _plain(chunk_shape),
+            in_memory=in_memory,
+            n_planes=0 if image is stack else int(image.data_shape[2]),
+            opens_by_name=isinstance(image, HasFiles),
+            state=fingerprint(image, "quick").digest if state is None else state,
+        )
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of the image as it was given, `SC(Z)YX`."""
+        if not self.n_planes:
+            return self.data_shape
+        n_slices, n_channels, *plane = self.data_shape
+        return (n_slices // self.n_planes, n_channels, self.n_planes, *plane)
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the image, decoded."""
+        return prod(self.data_shape) * self.data_dtype.itemsize
+
+    def position(self, sample_idx: int) -> PlanePosition:
+        """Find where a sample of the stack lies in the image that was given.
+
+        Parameters
+        ----------
+        sample_idx : int
+            Which sample of the stack.
+        """
+        if not self.n_planes:
+            return PlanePosition(sample_idx, ())
+        sample, z = divmod(sample_idx, self.n_planes)
+        return PlanePosition(sample, (z,))
+
+    @property
+    def identity(self) -> list[Any]:
+        """What identifies this image in a run: its name, axes, shape and dtype."""
+        return [self.source, self.original_axes, list(self.original_data_shape), str(self.data_dtype)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that go to JSON."""
+        return asdict(self) | {"data_dtype": str(self.data_dtype)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the facts that `to_dict` was made of, before or after JSON."""
+        plain = {name: as_tuples(value) for name, value in values.items()}
+        return cls(**plain | {"data_dtype": np.dtype(plain["data_dtype"])})
+
+
+def as_tuples(value: Any) -> Any:
+    """Return what JSON has turned into lists as tuples again.
+
+    Parameters
+    ----------
+    value : object
+        A plain value.
+
+    Examples
+    --------
+    >>> as_tuples([[1, 2], None])
+    ((1, 2), None)
+    """
+    return tuple(map(as_tuples, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _plain(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(map(int, shape))
