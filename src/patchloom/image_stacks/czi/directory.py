@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -40,7 +41,12 @@ _ENTRY = np.dtype(
         "itemsize": 32,
     }
 )
-_DIMENSION = np.dtype([("name", "S4"), ("start", "<i4"), ("size", "<i4"), ("coordinate", "<f4"), ("stored", "<i4")])
+_DIMENSION = np.dtype([("name", "<u4"), ("start", "<i4"), ("size", "<i4"), ("coordinate", "<f4"), ("stored", "<i4")])
+
+_COLUMNS = f"XY{PLANE_DIMENSIONS}S"
+_COLUMN_OF_NAME = np.full(256, len(_COLUMNS))
+_COLUMN_OF_NAME[[ord(axis) for axis in _COLUMNS]] = range(len(_COLUMNS))
+"""Column of a dimension in a table of subblocks; the last one for any other name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +86,14 @@ class CziDirectory:
         SourceError
             If there are no pixels, or some planes of the scene were never acquired.
         """
-        found = self.planes if scene is None else self.planes[self.scenes == scene]
-        if not len(found):
+        found = (self.planes if scene is None else self.planes[self.scenes == scene]).tolist()
+        if not found:
             raise SourceError(f"{path} has no pixels")
         indices = {}
-        for axis, column in zip(PLANE_DIMENSIONS, found.T, strict=True):
-            first, last = int(column.min()), int(column.max())
-            indices[axis] = tuple(range(first, last + 1)) if axis in "TZ" else tuple(np.unique(column).tolist())
-        acquired = set(map(tuple, found.tolist()))
+        for axis, column in zip(PLANE_DIMENSIONS, zip(*found, strict=True), strict=True):
+            there = sorted(set(column))
+            indices[axis] = tuple(range(there[0], there[-1] + 1) if axis in "TZ" else there)
+        acquired = set(map(tuple, found))
         n_planes = prod(map(len, indices.values()))
         if len(acquired) < n_planes:
             missing = next(plane for plane in product(*indices.values()) if plane not in acquired)
@@ -161,20 +167,17 @@ def _full_resolution(
     dimensions = _records(content, offsets[rows] + _ENTRY.itemsize + of_entry * _DIMENSION.itemsize, _DIMENSION)
     if (dimensions["size"] < 1).any():
         raise ValueError("a subblock of it has a size of 0")
+    columns = _COLUMN_OF_NAME[np.where(dimensions["name"] < len(_COLUMN_OF_NAME), dimensions["name"], 0)]
+    starts, sizes = np.zeros((2, len(offsets), len(_COLUMNS) + 1), np.int64)
+    starts[rows, columns] = dimensions["start"]
+    sizes[rows, columns] = dimensions["size"]
     is_full = np.ones(len(offsets), bool)
-    starts = {axis: np.zeros(len(offsets), np.int64) for axis in f"XY{PLANE_DIMENSIONS}S"}
-    sides = {axis: np.zeros(len(offsets), np.int64) for axis in "XY"}
-    for axis, of_axis in starts.items():
-        named = dimensions["name"] == axis.encode()
-        of_axis[rows[named]] = dimensions["start"][named]
-        if axis in sides:
-            sides[axis][rows[named]] = dimensions["size"][named]
-            is_full[rows[named & (dimensions["stored"] != dimensions["size"])]] = False
-    planes = np.stack([starts[axis] for axis in PLANE_DIMENSIONS], axis=1)
-    boxes = np.stack([starts["X"], starts["Y"], sides["X"], sides["Y"]], axis=1)
+    is_full[rows[(columns < 2) & (dimensions["stored"] != dimensions["size"])]] = False
+    planes, scenes = starts[is_full, 2:-2], starts[is_full, -2]
+    boxes = np.concatenate([starts[is_full, :2], sizes[is_full, :2]], axis=1)
     ends = offsets + _ENTRY.itemsize + counts * _DIMENSION.itemsize
     entries = [content[start:end] for start, end in zip(offsets[is_full].tolist(), ends[is_full].tolist(), strict=True)]
-    return CziDirectory(starts["S"][is_full], planes[is_full], boxes[is_full], positions[is_full], entries)
+    return CziDirectory(scenes, planes, boxes, positions[is_full], entries)
 
 
 def check_subblock(file: BinaryIO, file_size: int, position: int, entry: bytes) -> None:
@@ -227,11 +230,15 @@ class SubblockChecks:
         self._path = path
         self._directory = directory
         self._is_checked = np.zeros(len(directory.positions), bool)
-        planes, number = np.unique(directory.planes, axis=0, return_inverse=True)
+
+    @cached_property
+    def _of_plane(self) -> dict[tuple[int, ...], NDArray[np.intp]]:
+        """Which subblocks each plane has."""
+        planes, number = np.unique(self._directory.planes, axis=0, return_inverse=True)
         order = np.argsort(number.ravel(), kind="stable")
         ends = np.cumsum(np.bincount(number.ravel(), minlength=len(planes)))
         rows = [order[end - count : end] for end, count in zip(ends, np.diff(ends, prepend=0), strict=True)]
-        self._of_plane = dict(zip(map(tuple, planes.tolist()), rows, strict=True))
+        return dict(zip(map(tuple, planes.tolist()), rows, strict=True))
 
     def check(self, plane: Mapping[str, int], box: Sequence[int]) -> None:
         """Check the subblocks of a plane that a box on the stage, `x, y, width, height`, overlaps.
