@@ -30,8 +30,8 @@ def search(values: np.ndarray, percents: list[float], n_portions: int) -> tuple[
 
 @settings(deadline=None, max_examples=200)
 @given(st.data(), st.sampled_from(DTYPES), st.lists(st.floats(0, 100), min_size=1, max_size=4), st.integers(1, 5))
-def test_numpy(data, dtype, percents, n_portions) -> None:
-    """Percentiles are those of NumPy, for values in any portions."""
+def test_percentiles(data, dtype, percents, n_portions) -> None:
+    """Percentiles of any values in any portions equal those of NumPy."""
     elements = {"allow_nan": False, "allow_infinity": False} if "float" in dtype else {}
     if dtype == "float64":  # between the two ends of its range lies more than a float64 can say
         elements |= {"min_value": -1e307, "max_value": 1e307}
@@ -46,7 +46,7 @@ def test_numpy(data, dtype, percents, n_portions) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_exact(dtype, rng):
-    """Percentiles that hit a value are exact for all bits."""
+    """A percentile that is one of the values is exact."""
     bits = rng.integers(0, 256, 10_001 * np.dtype(dtype).itemsize, np.uint8)
     values = bits > 99 if dtype == "bool" else bits.view(dtype)
     values = values[np.isfinite(values)]
@@ -61,7 +61,7 @@ def test_exact(dtype, rng):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_keys(dtype, rng):
-    """Keys have the order of the values, and turn back into them."""
+    """Keys have the order of the values, and are converted back to them."""
     bits = rng.integers(0, 256, 1000 * np.dtype(dtype).itemsize, np.uint8)
     values = bits > 99 if dtype == "bool" else bits.view(dtype)
     values = values[~np.isnan(values)]

@@ -1,4 +1,4 @@
-"""Images measured chunk by chunk, so that their gray values can be normalized."""
+"""Measurement of the normalization of an image, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -23,17 +23,16 @@ from patchloom.prediction.normalization.source_statistics import Division, Measu
 from patchloom.prediction.normalization.streamed_moments import CountedMoments, StreamedMoments
 
 _COUNTS_BYTES = 2**16 * 8
-"""A count of each value of 16 bits."""
+"""Memory for a count of each value of 16 bits."""
 
 _SHARE_OF_PIXELS = 24
-"""Pixels take one in so many of the bytes allowed, several times: as they are decoded, as they are held, and as the allocator
-keeps them."""
+"""Pixels take 1/24 of the memory limit, as they are in memory several times: decoded, copied, and kept by the allocator."""
 
 _SHARE_OF_CHUNK = 8
-"""One stored chunk may take one in so many of them: in smaller pieces, it would be decoded several times."""
+"""A stored chunk may take 1/8 of the memory limit: in smaller pieces, it would be decoded several times."""
 
 _SHARE_OF_COUNTS = 4
-"""Counts of values take at most one in so many of them."""
+"""Counts of values take at most 1/4 of the memory limit."""
 
 
 def measure_images(
@@ -46,9 +45,9 @@ def measure_images(
     images : sequence of ImageStack
         The images.
     method : MeanStd or Percentiles
-        How they are normalized.
+        The method by which they are normalized.
     memory_limit : int
-        Bytes that measuring may take.
+        Bytes of memory that measuring may take.
 
     Raises
     ------
@@ -73,26 +72,26 @@ def measure_normalization(
     max_bytes: int = MAX_BYTES,
     max_count_bytes: int | None = None,
 ) -> Normalization:
-    """Measure an image so that its gray values can be normalized.
+    """Measure the statistics of an image with which it is normalized.
 
-    The pixels are read chunk by chunk; memory does not grow with the image.
+    Pixels are read chunk by chunk, so memory does not grow with the image.
 
     Parameters
     ----------
     stack : ImageStack
-        The image, of integers or floats of up to 64 bits.
+        The image, of integers or floats of at most 64 bits.
     method : MeanStd, Percentiles or str
-        How it is normalized: `MeanStd(per="channel")` or `Percentiles(1, 99.8)`, or the text of one.
+        The method, such as `MeanStd(per="channel")` or `Percentiles(1, 99.8)`, or its text.
     max_bytes : int
-        Bytes of pixels that are held at once.
+        Bytes of pixels that are in memory at once.
     max_count_bytes : int
-        Bytes that counts of values take in addition, if less than 64 MiB. Parts that do not fit are measured after the
-        others, in passes of their own. The counts of one part are always held: 2 MiB at most.
+        Bytes of memory for counts of values, at most 64 MiB. If it is too little for all parts, the image is read several times.
+        The counts of a single part take at most 2 MiB and are always in memory. If None, 64 MiB.
 
     Returns
     -------
     Normalization
-        One scale and offset for each channel of each sample, equal within what `per` takes together.
+        A scale and an offset for each channel of each sample; they are equal within a part.
 
     Raises
     ------
@@ -103,12 +102,13 @@ def measure_normalization(
 
     Notes
     -----
-    Pixels that are NaN or infinite are left out and counted (`n_ignored`). If there is no spread (all pixels are the same,
-    or both percentiles are), the scale is 1: such an image becomes 0, and is counted (`n_flat`).
+    NaN and infinite pixels are excluded and counted (`n_ignored`). If a part has no spread, because all of its pixels or both of
+    its percentiles are equal, its scale is 1; it is counted (`n_flat`).
 
-    Precision: mean and standard deviation of integers of 8 and 16 bits are exact before the last rounding, of other pixels to
-    within the rounding of float64. Percentiles are exact and the same as those of `numpy.percentile` for the whole image in
-    float64. They take one pass over the pixels for 8 and 16 bits, two for 32, four for 64; mean and deviation take one.
+    Precision: mean and standard deviation of integers of 8 and 16 bits are exact before the last rounding; those of other pixels
+    are exact to within the rounding of float64. Percentiles are exact: they equal `numpy.percentile` of the whole image in
+    float64. They need one pass over the pixels for 8 and 16 bits, two for 32 bits and four for 64 bits; mean and deviation need
+    one pass.
 
     Examples
     --------
@@ -118,7 +118,7 @@ def measure_normalization(
     >>> measured.scale, measured.offset
     (((0.0125,),), ((-0.125,),))
     """
-    instance("stack", stack, ImageStack, "open_stacks makes them")
+    instance("stack", stack, ImageStack, "open_stacks makes one")
     chosen = parse_method("method", method)
     whole_number("max_bytes", max_bytes, least=1)
     if max_count_bytes is not None:
@@ -136,7 +136,12 @@ def measure_normalization(
 
 
 def check_measurable(stack: ImageStack) -> None:
-    """Check that the gray values of an image can be normalized.
+    """Check that the pixels of an image can be normalized.
+
+    Parameters
+    ----------
+    stack : ImageStack
+        The image.
 
     Raises
     ------
@@ -145,7 +150,10 @@ def check_measurable(stack: ImageStack) -> None:
     """
     dtype = np.dtype(stack.data_dtype)
     if dtype.kind not in "iubf" or dtype.itemsize > 8:
-        raise SourceError(f"{stack.source} has dtype {dtype}: only integers and floats of up to 64 bits are normalized")
+        raise SourceError(
+            f"{stack.source} has dtype {dtype}, and only integers and floats of up to 64 bits are normalized: convert the image, or "
+            "leave normalize out"
+        )
 
 
 def pixel_bytes(stack: ImageStack, memory_limit: int) -> int:
@@ -165,7 +173,7 @@ def pixel_bytes(stack: ImageStack, memory_limit: int) -> int:
 
 
 def _moments(dtype: np.dtype[Any]) -> tuple[Callable[[], Statistic], int]:
-    """Return what measures mean and deviation, and the bytes that it takes for a part."""
+    """Return a function that makes the statistic of one part, and the bytes of memory that it needs."""
     if dtype.kind in "iub" and dtype.itemsize <= 2:
         return partial(CountedMoments, dtype), _COUNTS_BYTES
     return StreamedMoments, 1
@@ -174,12 +182,14 @@ def _moments(dtype: np.dtype[Any]) -> tuple[Callable[[], Statistic], int]:
 def _normalization(
     stack: ImageStack, division: Division, measured: Measured, method: NormalizationMethod
 ) -> Normalization:
-    """Turn the value that becomes 0 in each part, and its distance to the one that becomes 1, into scales and offsets."""
+    """Compute scale and offset of each channel from two numbers for each part: the value that becomes 0, and the spread."""
     transforms: dict[Part, tuple[float, float, float]] = {}
     n_flat = 0
     for part, (zero, spread) in measured.results.items():
         if not isfinite(zero) or not isfinite(spread):
-            raise SourceError(f"{stack.source} has pixels too large to be normalized: their spread is beyond float64")
+            raise SourceError(
+                f"{stack.source} has pixels whose spread is too large for float64: mask them, or leave normalize out"
+            )
         flat = not spread or not isfinite(1 / spread) or not isfinite(float(zero) / spread)
         n_flat += flat
         transforms[part] = _transform(zero, 1.0 if flat else 1 / spread)
@@ -202,7 +212,7 @@ def _normalization(
 
 
 def _as_float(number: float | Fraction) -> float:
-    """Round a number to float64, or to infinity."""
+    """Round a number to float64; a number that is too large becomes infinite."""
     try:
         return float(number)
     except OverflowError:
@@ -210,7 +220,7 @@ def _as_float(number: float | Fraction) -> float:
 
 
 def _transform(zero: float | Fraction, scale: float) -> tuple[float, float, float]:
-    """Return scale, offset and what float64 lacks of the offset."""
+    """Return scale, offset, and the part of the offset that float64 cannot represent."""
     exact = -Fraction(zero) * Fraction(scale)
     offset = float(exact)
     return scale, offset, float(exact - Fraction(offset))

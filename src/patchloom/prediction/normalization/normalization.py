@@ -1,7 +1,6 @@
-"""Scale and offset that bring the gray values of an image to the range that a model was trained on.
+"""The normalization of an image, by statistics of the whole image and never of a tile.
 
-They are of statistics of the whole source and never of a tile: those of a tile differ from those of its neighbor, and so would the
-two predictions at their seam.
+Statistics of neighboring tiles differ, so predictions of tiles that are normalized by themselves would differ at the seams.
 """
 
 from __future__ import annotations
@@ -22,15 +21,28 @@ from patchloom.prediction.normalization.methods import NormalizationMethod, pars
 
 @dataclass(frozen=True, slots=True)
 class Normalization:
-    """The numbers that bring the gray values of one image to the range that a model was trained on: `pixel * scale + offset`.
+    """The scale and offset with which one image is normalized: `pixel * scale + offset`.
 
-    Made by `measure_normalization`. All values are plain, and JSON keeps them exactly. `PatchExtractor.extract_batch` takes
+    `measure_normalization` makes it. Its values are plain numbers, which JSON stores exactly. `PatchExtractor.extract_batch` takes
     `scale[sample_idx]` and `offset[sample_idx]` for tiles of one sample.
+
+    Parameters
+    ----------
+    method : MeanStd, Percentiles or str
+        The method by which it was measured, or its text, such as `"mean_std/channel"`.
+    scale, offset : tuple of tuple of float
+        One number for each channel of each sample.
+    n_ignored : int
+        Number of NaN or infinite pixels, excluded from the statistics.
+    n_flat : int
+        Number of parts without spread, which are shifted and not scaled.
+    offset_rest : tuple of tuple of float
+        The part of each offset that float64 cannot represent; empty if all are 0.
 
     Raises
     ------
     GeometryError
-        If `scale` and `offset` are not of one form, or one of their numbers is not finite, or a scale is 0.
+        If `scale` and `offset` do not have the same shape, one of their numbers is not finite, or a scale is 0.
 
     Examples
     --------
@@ -42,22 +54,11 @@ class Normalization:
     """
 
     method: NormalizationMethod
-    """The method by which it was measured; as text, such as `"mean_std/channel"`, it is parsed."""
-
     scale: tuple[tuple[float, ...], ...]
-    """One number for each channel of each sample."""
-
     offset: tuple[tuple[float, ...], ...]
-    """One number for each channel of each sample."""
-
     n_ignored: int = 0
-    """Number of NaN or infinite pixels, excluded from the statistics."""
-
     n_flat: int = 0
-    """Number of sources, channels or samples without a spread, which are shifted only."""
-
     offset_rest: tuple[tuple[float, ...], ...] = ()
-    """What is added to each offset, if float64 does not hold it exactly; all 0 if empty."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "method", parse_method("method", self.method))
@@ -68,36 +69,40 @@ class Normalization:
         rest = self.offset_rest or self.offset
         lengths = {len(numbers) for numbers in (*self.scale, *self.offset, *rest)}
         if not len(self.scale) == len(self.offset) == len(rest) or len(lengths) != 1:
-            raise GeometryError("scale and offset must both have one number for each channel of each sample")
+            raise GeometryError(
+                "scale and offset must both have one number for each channel of each sample: give tables of the same shape"
+            )
         for name, samples in (("scale", self.scale), ("offset", self.offset), ("offset_rest", rest)):
             for number in (number for numbers in samples for number in numbers):
                 if not isfinite(number) or (name == "scale" and not number):
-                    raise GeometryError(f"{name} is {number} for some channel: it must be finite, and a scale not 0")
+                    raise GeometryError(
+                        f"{name} contains {number}: all its numbers must be finite, and those of scale not 0"
+                    )
 
     def undo(
         self, prediction: NDArray[Any], sample_idx: int, channels: Sequence[int] | None = None
     ) -> NDArray[np.floating[Any]]:
-        """Return a prediction in the gray values of the source: `(value - offset) / scale`.
+        """Undo the normalization of a prediction: `(value - offset) / scale`.
 
         Parameters
         ----------
         prediction : array
-            `C(Z)YX`, all of it of one sample.
+            `C(Z)YX`, of one sample.
         sample_idx : int
-            Which sample.
+            Index of the sample.
         channels : sequence of int, optional
-            For each channel of the prediction, the channel of the source whose gray values it gets. It may be left out
-            where both have as many, or where all channels of the source have the same scale and offset.
+            For each channel of the prediction, the channel of the image whose scale and offset are used. It is not needed if
+            both have the same number of channels, or all channels of the image have the same scale and offset.
 
         Returns
         -------
         array
-            Of the same shape, float64 or float32 as the prediction's dtype asks for.
+            An array of the same shape, in float64 if the dtype of the prediction needs it, else in float32.
 
         Raises
         ------
         GeometryError
-            If it is not clear which channel belongs to which, or there is no such sample or channel.
+            If `channels` is needed, or there is no such sample or channel.
         """
         scale, offset = self._of_sample(sample_idx)
         _check_prediction(prediction)
@@ -111,7 +116,9 @@ class Normalization:
     def _of_sample(self, sample_idx: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         number = whole_number("sample_idx", sample_idx)
         if not 0 <= number < len(self.scale):
-            raise GeometryError(f"sample_idx is {number}, but {len(self.scale)} samples were measured")
+            raise GeometryError(
+                f"sample_idx is {number}: it must be from 0 to {len(self.scale) - 1}, as {len(self.scale)} samples were measured"
+            )
         return self.scale[number], self.offset[number]
 
     @staticmethod
@@ -126,40 +133,43 @@ class Normalization:
         chosen = [whole_number("channels", channel) for channel in given]
         if len(chosen) != n_channels or not all(0 <= channel < len(scale) for channel in chosen):
             raise GeometryError(
-                f"channels is {shown(channels)}: name for each of {n_channels} predicted channels one of the source's "
-                f"{len(scale)}, counted from 0"
+                f"channels is {shown(channels)}: for each of {n_channels} predicted channels, give one of the {len(scale)} channels "
+                "of the image, counted from 0"
             )
         return chosen
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values that go to JSON and come back exactly."""
+        """Return plain values, which JSON stores exactly."""
         return asdict(self) | {"method": str(self.method)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Normalization:
-        """Return the normalization that `to_dict` was made of, before or after JSON.
+        """Make a normalization from the values that `to_dict` returns.
+
+        Parameters
+        ----------
+        values : mapping of str to object
+            The values, before or after JSON.
 
         Raises
         ------
         ArgumentError
-            If it is something else.
+            If the values are not those of a normalization.
         """
         if isinstance(values, Mapping):
-            values = {"offset_rest": (), **values}  # which may be left out
+            values = {"offset_rest": (), **values}  # older files do not contain it
         _check_fields(values, {field.name for field in fields(cls)})
         return cls(**values)
 
 
 def _check_fields(values: Any, names: set[str]) -> None:
     if not isinstance(values, Mapping) or set(values) != names:
-        raise GeometryError(
-            f"values is {shown(values)}: it must be what to_dict returned, a mapping of {sorted(names)}"
-        )
+        raise GeometryError(f"values is {shown(values)}: it must be a mapping with {sorted(names)}, as to_dict returns")
 
 
 def _check_prediction(prediction: Any) -> None:
     if not isinstance(prediction, np.ndarray) or prediction.ndim < 2 or prediction.dtype.kind not in "biuf":
-        raise GeometryError(f"prediction is {shown(prediction)}: it must be an array C(Z)YX of real numbers")
+        raise GeometryError(f"prediction is {shown(prediction)}: it must be a NumPy array C(Z)YX of real numbers")
 
 
 def _table(name: str, samples: Any) -> tuple[tuple[float, ...], ...]:

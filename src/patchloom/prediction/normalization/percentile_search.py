@@ -1,9 +1,9 @@
-"""Exact percentiles of values that come a portion at a time, in several passes if needed.
+"""Exact percentiles of values that are added in portions, in one or several passes.
 
-Every value has a key, an unsigned integer of as many bits, and keys have the order of the values. The first pass counts the values
-by the first 16 bits of their keys. The counts contain the class (one of 65,536) of each value sought, and its rank in that class.
-The next pass counts the next 16 bits of that class alone, until all bits are known: one pass for 8 and 16 bits, two for 32, four
-for 64.
+Every value has a key, an unsigned integer of the same number of bits, and keys have the order of the values. The first pass counts
+the values by the first 16 bits of their keys. The counts show the class, out of 65,536, of each value that is sought, and its rank
+in this class. The next pass counts the next 16 bits within that class, until all bits are known: one pass for 8 and 16 bits, two
+for 32, four for 64.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ _DIGIT_BITS = 16
 
 
 class _Sought(NamedTuple):
-    """A value that is looked for by its rank."""
+    """A value that is sought by its rank."""
 
     prefix: int
-    """Those bits of its key that are known."""
+    """The bits of its key that are known."""
 
     rank: int
     """Number of values with this prefix that come before it."""
 
 
 class PercentileSearch:
-    """Percentiles as `numpy.percentile` defines them by default, without a copy of the values and without error.
+    """Exact percentiles, as `numpy.percentile` defines them by default, without a copy of the values.
 
-    A percentile between two values is interpolated in float64. Memory is 512 KiB at most for each different value sought,
-    of which there are two a percentile.
+    A percentile between two values is interpolated in float64. Two values are sought for each percentile, and each takes at most
+    512 KiB of memory.
 
     Parameters
     ----------
     dtype : numpy dtype
-        Of the values: bool, integers or floats of up to 64 bits.
+        Dtype of the values: bool, integers or floats of at most 64 bits.
     percents : sequence of float
-        From 0 to 100.
+        The percentiles, from 0 to 100.
 
     Examples
     --------
@@ -65,7 +65,7 @@ class PercentileSearch:
         self.count = 0
 
     def add(self, values: NDArray[Any]) -> None:
-        """Take in a portion; none is NaN."""
+        """Add a portion of values, none of which is NaN."""
         keys = ordered_keys(values)
         if not self._sought:
             self.count += len(values)
@@ -81,7 +81,7 @@ class PercentileSearch:
         self._counts[prefix][: len(counted)] += counted
 
     def end_pass(self) -> bool:
-        """Narrow the search by the counts; return whether all values are needed once more, the same and in any order."""
+        """End a pass; return True if all values have to be added again, in any order."""
         if not self._sought:
             self._sought = [_Sought(0, rank) for rank in self._ranks()]
         self._sought = [self._narrow(sought) for sought in self._sought]
@@ -93,7 +93,7 @@ class PercentileSearch:
         return True
 
     def _ranks(self) -> list[int]:
-        """Ranks of the values that the percentiles lie between, two for each."""
+        """Return the ranks of the two values around each percentile."""
         last = self.count - 1
         below = [floor(self._position(percent)) for percent in self._percents]
         return [rank for lower in below for rank in (lower, min(lower + 1, last))]
@@ -108,7 +108,7 @@ class PercentileSearch:
         return _Sought(sought.prefix << self._digit_bits | digit, sought.rank - before)
 
     def result(self) -> tuple[float, ...]:
-        """Give the percentiles, once no pass is needed any more."""
+        """Return the percentiles, after the last pass."""
         values = [value_of_key(sought.prefix, self._dtype) for sought in self._sought]
         percentiles = []
         for percent, lower, upper in zip(self._percents, values[::2], values[1::2], strict=True):
@@ -117,7 +117,7 @@ class PercentileSearch:
         return tuple(percentiles)
 
     def exact(self) -> tuple[float | Fraction, ...]:
-        """Return the percentiles as fractions, so that those of 64-bit integers are not rounded; infinite ones as they are."""
+        """Return the percentiles as fractions, so that those of 64-bit integers are not rounded; as floats if one is infinite."""
         rounded = self.result()
         if not all(map(isfinite, rounded)):
             return rounded
@@ -130,7 +130,7 @@ class PercentileSearch:
 
 
 def ordered_keys(values: NDArray[Any]) -> NDArray[Any]:
-    """Give values unsigned integers of their own size that have the same order.
+    """Return unsigned integers of the same size and order as the values.
 
     Examples
     --------
@@ -145,14 +145,14 @@ def ordered_keys(values: NDArray[Any]) -> NDArray[Any]:
     if values.dtype.kind not in "if":
         return bits
     flips = np.array(1 << (8 * size - 1), bits.dtype)
-    if values.dtype.kind == "f":  # sign and magnitude: of negative values, all bits are flipped
+    if values.dtype.kind == "f":  # sign and magnitude: all bits of negative values are flipped
         flips = (values.view(f"i{size}") >> (8 * size - 1)).view(bits.dtype) | flips
     keys: NDArray[Any] = bits ^ flips
     return keys
 
 
 def value_of_key(key: int, dtype: np.dtype[Any]) -> float:
-    """Turn a key back into its value.
+    """Return the value of a key.
 
     Examples
     --------

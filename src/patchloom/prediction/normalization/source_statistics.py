@@ -1,7 +1,7 @@
-"""Statistics of images that are larger than memory; each pixel is read a few times.
+"""Statistics of the parts of an image that is larger than memory: few reads of its pixels.
 
-What is measured is divided into *parts*: the whole image, its channels, its samples, or each channel of each sample. Pixels
-that are NaN or infinite are excluded and counted.
+The *parts* are the whole image, its channels, its samples, or each channel of each sample. NaN and infinite pixels are excluded
+and counted.
 """
 
 from __future__ import annotations
@@ -19,60 +19,60 @@ from patchloom.image_stacks import ImageStack, scan_stack
 from patchloom.image_stacks.scan import MAX_BYTES
 
 _PORTION = 2**16
-"""Values worked on at once: so few that what is made of them stays in the processor's cache."""
+"""Values that are processed at once: so few that intermediate arrays stay in the processor's cache."""
 
 _STATISTIC_BYTES = 64 << 20
-"""Memory for statistics under way: if it does not suffice for all parts, some are measured after the others."""
+"""Memory for statistics, in bytes. If it is too little for all parts, some are measured after the others."""
 
 
 Number = float | Fraction
 
 
 class Statistic(Protocol):
-    """Something that is found out about values in one pass over them, or in several."""
+    """A statistic of values, which takes one pass over them or several."""
 
     @property
     def count(self) -> int:
-        """Number of values."""
+        """Number of values in one pass."""
 
     def add(self, values: NDArray[Any], /) -> None:
-        """Take in some values: one axis, not empty, all finite."""
+        """Add values: an array of one axis, not empty, all finite."""
 
     def end_pass(self) -> bool:
-        """Return whether all values are needed once more."""
+        """End a pass; return True if all values are needed again."""
 
     def exact(self) -> tuple[Number, ...]:
-        """Return what was found, after the last pass, without rounding it to float64 where that loses something."""
+        """Return the results after the last pass; as fractions if float64 would round them."""
 
 
 Part = tuple[int, int]
-"""First sample and first channel of a part."""
+"""The index of the first sample and of the first channel of a part."""
 
 
 class Division(NamedTuple):
-    """How an image is divided into parts, each of which is measured by itself."""
+    """The division of an image into parts, each of which is measured by itself."""
 
     by_sample: bool
     by_channel: bool
 
     def part_of(self, sample_idx: int, channel: int) -> Part:
-        """Name the part that a channel of a sample belongs to."""
+        """Return the part of a channel of a sample."""
         return (sample_idx if self.by_sample else 0, channel if self.by_channel else 0)
 
 
-class _Turn(NamedTuple):
-    """What is read to measure some parts."""
+class _Region(NamedTuple):
+    """Samples and channels that are read to measure some of the parts."""
 
     samples: range
     channels: range
 
 
 class Measured(NamedTuple):
-    """What was found out about the parts of an image."""
+    """The results for the parts of an image."""
 
     results: Mapping[Part, tuple[Number, ...]]
     n_ignored: int
-    """Pixels that are NaN or infinite."""
+    """Number of NaN or infinite pixels, excluded from the statistics."""
 
 
 def measure_parts(
@@ -91,20 +91,20 @@ def measure_parts(
     stack : ImageStack
         The image.
     division : Division
-        Into which parts.
+        The division into parts.
     make_statistic : callable
-        Makes what measures one part.
+        Makes the statistic of one part.
     bytes_each : int
-        Memory that one of these takes.
+        Memory that one statistic needs.
     max_bytes : int
-        Number of bytes of pixels that are held at once.
+        Bytes of pixels that are in memory at once.
     max_statistic_bytes : int
-        Memory for statistics under way, if less than 64 MiB.
+        Bytes of memory for statistics, at most 64 MiB. If None, 64 MiB.
 
     Raises
     ------
     SourceError
-        If pixels cannot be read, or a part has none that is finite.
+        If pixels cannot be read, or a part has no finite pixel.
 
     Examples
     --------
@@ -116,37 +116,37 @@ def measure_parts(
     """
     results: dict[Part, tuple[Number, ...]] = {}
     n_ignored = 0
-    room = _STATISTIC_BYTES if max_statistic_bytes is None else min(max_statistic_bytes, _STATISTIC_BYTES)
-    for turn in _turns(stack, division, max(1, room // bytes_each)):
-        parts = {division.part_of(*place) for place in product(turn.samples, turn.channels)}
+    available = _STATISTIC_BYTES if max_statistic_bytes is None else min(max_statistic_bytes, _STATISTIC_BYTES)
+    for region in _regions(stack, division, max(1, available // bytes_each)):
+        parts = {division.part_of(sample, channel) for sample, channel in product(region.samples, region.channels)}
         statistics = {part: make_statistic() for part in sorted(parts)}
-        n_ignored += _one_pass(stack, turn, division, statistics, max_bytes)
+        n_ignored += _add_pixels(stack, region, division, statistics, max_bytes)
         _check_counts(stack, division, statistics)
         unfinished = statistics
         while unfinished := {part: statistic for part, statistic in unfinished.items() if statistic.end_pass()}:
-            _one_pass(stack, turn, division, unfinished, max_bytes)
+            _add_pixels(stack, region, division, unfinished, max_bytes)
         results.update((part, statistic.exact()) for part, statistic in statistics.items())
     return Measured(results, n_ignored)
 
 
-def _turns(stack: ImageStack, division: Division, n_parts: int) -> Iterator[_Turn]:
-    """Take turns in measuring, of so many parts at most."""
+def _regions(stack: ImageStack, division: Division, n_parts: int) -> Iterator[_Region]:
+    """Divide an image into regions of at most `n_parts` parts."""
     n_samples, n_channels = stack.data_shape[:2]
     channel_step = min(n_channels, n_parts) if division.by_channel else n_channels
     sample_step = max(1, n_parts // (channel_step if division.by_channel else 1)) if division.by_sample else n_samples
     for sample, channel in product(range(0, n_samples, sample_step), range(0, n_channels, channel_step)):
-        yield _Turn(
+        yield _Region(
             range(sample, min(sample + sample_step, n_samples)), range(channel, min(channel + channel_step, n_channels))
         )
 
 
-def _one_pass(
-    stack: ImageStack, turn: _Turn, division: Division, statistics: Mapping[Part, Statistic], max_bytes: int
+def _add_pixels(
+    stack: ImageStack, region: _Region, division: Division, statistics: Mapping[Part, Statistic], max_bytes: int
 ) -> int:
-    """Add all pixels to the statistics of their parts; return the number of pixels that are not finite."""
+    """Add all pixels of a region to the statistics of their parts; return the number of pixels that are not finite."""
     n_ignored = 0
-    for block, pixels in scan_stack(stack, samples=turn.samples, channels=turn.channels, max_bytes=max_bytes):
-        boxes = zip(turn.channels, pixels, strict=True) if division.by_channel else [(0, pixels)]
+    for block, pixels in scan_stack(stack, samples=region.samples, channels=region.channels, max_bytes=max_bytes):
+        boxes = zip(region.channels, pixels, strict=True) if division.by_channel else [(0, pixels)]
         for channel, box in boxes:
             statistic = statistics[division.part_of(block.sample_idx, channel)]
             values = box.reshape(-1)
@@ -171,4 +171,6 @@ def _check_counts(stack: ImageStack, division: Division, statistics: Mapping[Par
         if not statistic.count:
             named = [f"sample {sample_idx}"] * division.by_sample + [f"channel {channel}"] * division.by_channel
             where = f" in {', '.join(named)}" if named else ""
-            raise SourceError(f"{stack.source} has no finite pixel{where}: there is nothing to measure")
+            raise SourceError(
+                f"{stack.source} has no finite pixel{where}: measure other parts with per, or leave normalize out"
+            )

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of values that come a portion at a time."""
+"""Mean and standard deviation of values that are added in portions."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from patchloom.extraction.rescaling import difference
 class StreamedMoments:
     """Mean and standard deviation in one pass, to within the rounding of float64.
 
-    Values are taken relative to the first of all. The moments of each portion are taken around its own mean, and two sets
-    of moments are merged by the formula of Chan et al. [1]_, so that nothing cancels, however far the mean is from 0.
-    Values that are all the same have that mean exactly, and no deviation.
+    The first value is subtracted from all values. The moments of each portion are computed around its own mean, and two sets of
+    moments are merged by the formula of Chan et al. [1]_, so that no digits cancel, however far the mean is from 0. If all values
+    are equal, the mean is exactly this value, and the deviation is 0.
 
     References
     ----------
@@ -42,10 +42,10 @@ class StreamedMoments:
         self._mean = self._squares = 0.0
 
     def add(self, values: NDArray[Any]) -> None:
-        """Take in a portion; at least one value, all finite."""
+        """Add a portion: at least one value, all finite."""
         if not self.count:
             self._first = values[0].item()
-        with np.errstate(over="ignore", invalid="ignore"):  # shows in the result
+        with np.errstate(over="ignore", invalid="ignore"):  # infinite results are refused later
             relative = difference(values, self._first)
             mean = float(relative.mean())
             squares = float(np.square(relative - mean).sum())
@@ -56,15 +56,15 @@ class StreamedMoments:
         self.count = count
 
     def end_pass(self) -> bool:
-        """Return whether all values are needed once more: they never are."""
+        """Return False: values are needed once."""
         return False
 
     def result(self) -> tuple[float, float]:
-        """Mean and (population) standard deviation."""
+        """Return mean and (population) standard deviation."""
         return self._first + self._mean, sqrt(self._squares / self.count)
 
     def exact(self) -> tuple[float | Fraction, float]:
-        """Mean, of which nothing is rounded that float64 does not hold, and (population) standard deviation."""
+        """Return the mean, as a fraction if it is finite, and the (population) standard deviation."""
         mean, std = self.result()
         return (Fraction(self._first) + Fraction(self._mean) if isfinite(mean) else mean), std
 
@@ -95,16 +95,16 @@ class CountedMoments:
         self._counts += np.bincount(steps, minlength=len(self._counts))
 
     def end_pass(self) -> bool:
-        """Return whether all values are needed once more: they never are."""
+        """Return False: values are needed once."""
         return False
 
     def result(self) -> tuple[float, float]:
-        """Mean and (population) standard deviation."""
+        """Return mean and (population) standard deviation."""
         count = self.count
         steps = np.arange(len(self._counts), dtype=np.int64)
         high, low = np.divmod(steps, 256)
         total = int(self._counts @ steps)
-        # Squares by their bytes: no sum exceeds 64 bits before it is an `int` of any size.
+        # The squares of high and low bytes are summed separately, so that no sum exceeds 64 bits before it becomes an `int`.
         squares = (
             (int(self._counts @ (high * high)) << 16)
             + (int(self._counts @ (high * low)) << 9)
@@ -114,6 +114,6 @@ class CountedMoments:
         return mean, sqrt((count * squares - total * total) / (count * count))
 
     def exact(self) -> tuple[Fraction, float]:
-        """Mean and (population) standard deviation, as fractions hold them."""
+        """Return the mean as a fraction, and the (population) standard deviation."""
         mean, std = self.result()
         return Fraction(mean), std
