@@ -26,7 +26,7 @@ from patchloom.prediction.request import PredictionRequest, RunOptions
 from patchloom.prediction.running.engine import Engine
 from patchloom.prediction.running.image_report import report_images, show_reports
 from patchloom.prediction.running.progress import show_progress, show_summary
-from patchloom.prediction.survey import Survey, open_again, stacks_for_network, survey_images
+from patchloom.prediction.survey import Survey, open_again, survey_images
 from patchloom.sinks import check_storable
 
 
@@ -74,16 +74,17 @@ def run_request(
         identity = None if claim.ledger is None else RunIdentity.of(model, [*images, *masks], watch.full_fingerprints())
         if claim.unfinished is not None and claim.ledger is not None and identity is not None:
             check_resumable(claim.ledger, claim.unfinished, identity, resume_anyway=options.resume_anyway)
-        if planned is None:
-            states = [seen.digest for seen in watch.quick]
-            survey, stacks = survey_images(images, request, describe(model), is_series=is_series, states=states)
-        else:
-            survey, stacks = planned.survey, stacks_for_network(images, request.patch_size, planned.survey.model)
+        states = [seen.digest for seen in watch.quick]
+        survey, stacks = survey_images(images, request, describe(model), is_series=is_series, states=states)
+        if planned is not None:
+            survey = _with_planned(survey, planned)
         _check_chunks(options, survey)
         settings = _settings(request, options, survey)
         if claim.ledger is not None and claim.unfinished is not None:
             check_same(claim.ledger, claim.unfinished["settings"], settings)
             plan = _unfinished_plan(claim.ledger, claim.unfinished, request)
+            if planned is not None and is_complete(planned):
+                check_same(claim.ledger, _blocks(plan), _blocks(planned))
             options = replace(options, overwrite=options.overwrite or claim.unfinished["overwrite"])
         elif planned is not None and is_complete(planned):
             plan = planned
@@ -128,6 +129,18 @@ def run_planned(plan: PredictionPlan, options: RunOptions, model: Model, sources
     function("model", model, "load_model makes one from a file")
     images = open_again(plan.survey, sources)
     return run_request(plan.request, options, model, images, is_series=plan.survey.is_series, planned=plan)
+
+
+def _with_planned(survey: Survey, planned: PredictionPlan) -> Survey:
+    """Return the survey of a plan, as far as it was complete; what the model declares may be known only now."""
+    if is_complete(planned):
+        return planned.survey
+    normalizations = planned.survey.normalizations or survey.normalizations
+    return replace(survey, memory_limit=planned.survey.memory_limit, normalizations=normalizations)
+
+
+def _blocks(plan: PredictionPlan) -> dict[str, Any]:
+    return {name: value for name, value in plan.decisions().items() if name != "survey"}
 
 
 def is_complete(plan: PredictionPlan) -> bool:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from patchloom import ModelDescription, OmeZarr, Percentiles, PredictionPlan, SkipDark, SkipOutside, plan, predict
-from patchloom.errors import ArgumentError, GeometryError, SourceChangedError, SourceNotFoundError
-from patchloom.image_stacks import ArrayStack
+from patchloom.errors import ArgumentError, GeometryError, SinkError, SourceChangedError, SourceNotFoundError
+from patchloom.image_stacks import ArrayStack, open_stacks
 from patchloom.prediction.planning import fit
 from patchloom.stitching import block_grid
 
@@ -271,3 +271,48 @@ def test_fixed_batch(rng: np.random.Generator) -> None:
     assert planned.layout.batch_size == 4
     assert np.array_equal(planned.run(Four(), sources=image, progress=False), image)
     assert sizes == [4] * (1 + 16 // 4), "one batch shows the outputs, and four are the image"
+
+
+def test_model_that_is_given_late(rng: np.random.Generator) -> None:
+    """A plan without a model takes what the model declares when it runs."""
+    image = rng.random((40, 30))
+
+    class Fixed:
+        description = ModelDescription(patch_size=(16, 16), batch_size=4)
+
+        def __call__(self, batch: np.ndarray) -> np.ndarray:
+            assert batch.shape == (4, 1, 16, 16)
+            return batch
+
+    planned = plan(image, axes="YX", patch_size=16, memory_limit=10**8)
+    assert np.array_equal(planned.run(Fixed(), sources=image, progress=False), image)
+    with pytest.raises(GeometryError, match=r"patch_size is \(32, 32\), but the model takes \(16, 16\) only"):
+        plan(image, axes="YX", **TILES).run(Fixed(), sources=image)
+
+
+def test_plan_of_other_blocks(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A complete plan does not resume a run of other blocks."""
+    calls = iter(range(10**6))
+
+    def fails_once(batch: np.ndarray) -> np.ndarray:
+        if next(calls) == 20:
+            raise RuntimeError
+        return root(batch)
+
+    fails_once.identity = "root"  # type: ignore[attr-defined]
+    monkeypatch.setattr(block_grid, "CHUNK_SIZE", {2: 40, 3: 16})
+    monkeypatch.setattr(fit, "BLOCK_SIZES", [2000])
+    planned = plan(source, axes="TYX", model=root, measure=True, **TILES)
+    monkeypatch.setattr(fit, "BLOCK_SIZES", [4000])
+    others = plan(source, axes="TYX", model=root, measure=True, **TILES)
+    with pytest.raises(RuntimeError):
+        planned.run(fails_once, tmp_path / "out.ome.zarr", progress=False)
+    with pytest.raises(SinkError, match=r"unfinished run of another plan:\n  block_shapes: .* before, .* now"):
+        others.run(root, tmp_path / "out.ome.zarr", progress=False)
+    planned.run(root, tmp_path / "out.ome.zarr", progress=False)
+    predict(root, source, tmp_path / "whole.ome.zarr", axes="TYX", progress=False, **TILES)
+    read = (
+        open_stacks(tmp_path / name)[0].extract_patch(0, None, (0, 0), (150, 130))
+        for name in ("out.ome.zarr", "whole.ome.zarr")
+    )
+    assert np.array_equal(*read)
