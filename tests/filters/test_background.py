@@ -38,7 +38,8 @@ def scores_touched(spec, score_map: ScoreMap) -> np.ndarray:
 
 @settings(deadline=None, max_examples=60)
 @given(scored_series(), st.floats(0, 1))
-def test_no_patch_touches_what_is_excluded(series, threshold) -> None:
+def test_excluded(series, threshold) -> None:
+    """No patch contains voxels of excluded cells."""
     patching, score_map = series
     exclude_below(patching, score_map, threshold)
     for epoch in range(3):
@@ -47,7 +48,8 @@ def test_no_patch_touches_what_is_excluded(series, threshold) -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(scored_series(), st.floats(0, 1))
-def test_at_probability_zero_every_patch_starts_within_reach_of_foreground(series, threshold) -> None:
+def test_probability_0(series, threshold) -> None:
+    """At probability 0 every patch starts within one cell of the foreground."""
     patching, score_map = series
     downweight_below(patching, score_map, threshold, probability=0)
     for spec in patching.at_epoch(1):
@@ -56,7 +58,8 @@ def test_at_probability_zero_every_patch_starts_within_reach_of_foreground(serie
         assert score_map.scores[spec["data_idx"]][spec["sample_idx"]][reach].max() >= threshold
 
 
-def test_a_patch_may_reach_from_background_into_foreground_but_not_into_what_is_excluded():
+def test_downweighted_and_excluded():
+    """A patch may extend from background into foreground, but not into excluded cells."""
     scores = np.zeros((1, 4, 4))
     scores[0, 2, 2] = 1
     shapes = [(1, 1, 32, 24)]
@@ -72,7 +75,8 @@ def test_a_patch_may_reach_from_background_into_foreground_but_not_into_what_is_
     assert [spec["coords"] for spec in excluded] == [(16, 12)]
 
 
-def test_background_is_drawn_as_seldom_as_said():
+def test_probability():
+    """Background is drawn with the given probability."""
     scores = np.zeros((1, 40, 40))
     scores[0, :, 20:] = 1
     score_map = ScoreMap((scores,), CELL, ((1, 1, 320, 240),), "test")
@@ -87,7 +91,8 @@ def test_background_is_drawn_as_seldom_as_said():
     assert background.mean() == pytest.approx(19 * 0.2 / (19 * 0.2 + 20.8), rel=0.1)
 
 
-def test_an_image_of_background_only_gives_no_patch_and_leaves_the_others_alone():
+def test_background_image():
+    """An image of background gives no patch and does not change the others."""
     scores = (np.zeros((1, 4, 4)), np.ones((1, 4, 4)))
     score_map = ScoreMap(scores, CELL, ((1, 1, 32, 24),) * 2, "test")
     for thin_out in (exclude_below, lambda *args: downweight_below(*args, probability=0)):
@@ -96,7 +101,8 @@ def test_an_image_of_background_only_gives_no_patch_and_leaves_the_others_alone(
         assert (len(patching.get_patch_indices(0)), len(patching.get_patch_indices(1))) == (0, 16)
 
 
-def test_two_filters_add_up_even_where_nothing_is_left():
+def test_two_filters():
+    """Two filters add up, even if no cell is left."""
     left, right = np.ones((1, 4, 4)), np.ones((1, 4, 4))
     left[..., 2:] = right[..., :3] = 0
     patching = StratifiedPatching([(1, 1, 32, 24)], CELL, seed=1)
@@ -105,7 +111,8 @@ def test_two_filters_add_up_even_where_nothing_is_left():
     assert len(patching) == 0 or {spec["coords"][1] // CELL[1] for spec in patching} <= {2}
 
 
-def test_works_in_three_dimensions(rng):
+def test_three_dimensions(rng):
+    """Cells in 3D are excluded as well."""
     scores = rng.random((2, 3, 4, 5))
     score_map = ScoreMap((scores,), (4, 8, 8), ((2, 1, 12, 32, 37),), "test")
     patching = StratifiedPatching(score_map.data_shapes, (4, 8, 8), seed=5)
@@ -127,7 +134,8 @@ def test_works_in_three_dimensions(rng):
         (CELL, ((1, 1, 32, 24),) * 2, "score_map has 2 image stacks, and patching has 1"),
     ],
 )
-def test_scores_of_other_images_or_cells_are_refused(cell_size, shapes, message):
+def test_other_scores(cell_size, shapes, message):
+    """Scores of other images or cells are refused."""
     scores = tuple(np.zeros((shape[0], 4, 4)) for shape in shapes)
     patching = StratifiedPatching([(1, 1, 32, 24)], CELL, seed=1)
     for heed in (exclude_below, downweight_below):
@@ -136,7 +144,8 @@ def test_scores_of_other_images_or_cells_are_refused(cell_size, shapes, message)
     assert len(patching) == 16
 
 
-def test_masks_may_have_other_channels_than_the_images():
+def test_channels():
+    """Masks may have other channels than the images."""
     score_map = ScoreMap((np.ones((1, 4, 4)),), CELL, ((1, 1, 32, 24),), "mask")
     patching = StratifiedPatching([(1, 3, 32, 24)], CELL, seed=1)
     exclude_below(patching, score_map, 0.5)
@@ -144,7 +153,8 @@ def test_masks_may_have_other_channels_than_the_images():
 
 
 @pytest.mark.parametrize("probability", [-0.1, 1.1, float("nan")])
-def test_a_probability_that_is_none_is_refused(probability):
+def test_bad_probability(probability):
+    """Numbers that are not probabilities are refused."""
     patching = StratifiedPatching([(1, 1, 32, 24)], CELL, seed=1)
     score_map = ScoreMap((np.ones((1, 4, 4)),), CELL, ((1, 1, 32, 24),), "test")
     with pytest.raises(GeometryError, match="probability is"):

@@ -23,14 +23,16 @@ BUILT_IN = [MaxFilter(), MeanFilter(), StdFilter(), PercentileFilter(90), Entrop
 
 @pytest.mark.parametrize("cell_filter", BUILT_IN, ids=str)
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32", "float64", "bool"])
-def test_many_cells_together_have_the_scores_of_each(cell_filter, dtype, rng):
+def test_many_cells(cell_filter, dtype, rng):
+    """Many cells together have the scores of each alone."""
     cells = rng.integers(0, 50, (7, 2, 3, 5, 4)).astype(dtype)
     singly = [cell_filter(cell) for cell in cells]
     assert cell_filter.score_many(cells).tolist() == singly
     assert all(type(score) is float for score in singly)
 
 
-def test_scores_are_numpys(rng):
+def test_numpy(rng):
+    """Scores are those of NumPy's functions."""
     cell = rng.normal(100, 20, (2, 9, 11)).astype("float32")
     exact = cell.astype("float64")
     assert MaxFilter()(cell) == cell.max()
@@ -40,24 +42,28 @@ def test_scores_are_numpys(rng):
     assert MaskFilter()(cell > 100) == np.mean(cell > 100)
 
 
-def test_large_integers_keep_their_mean_and_spread(rng):
+def test_large_integers(rng):
+    """Means and deviations of large integers are exact."""
     cell = rng.integers(60_000, 65_535, (1, 64, 64)).astype("uint16")
     assert MeanFilter()(cell) == pytest.approx(cell.astype(float).mean())
     assert StdFilter()(cell) == pytest.approx(cell.astype(float).std())
 
 
-def test_entropy_counts_bits():
+def test_entropy():
+    """Entropy is measured in bits."""
     values = np.repeat(np.arange(8), 4096)
     assert EntropyFilter()(values.reshape(1, 128, -1)) == pytest.approx(3, abs=1e-3)
     assert EntropyFilter(bin_width=4)(values.reshape(1, 128, -1)) == pytest.approx(1, abs=1e-3)
     assert EntropyFilter(bin_width=100)(values.reshape(1, 128, -1)) == 0
 
 
-def test_entropy_of_a_constant_is_nothing_however_small_the_cell():
+def test_entropy_of_constant():
+    """The entropy of a constant is 0 in cells of any size."""
     assert [EntropyFilter()(np.full((1, side, side), 9)) for side in (1, 2, 16)] == [0, 0, 0]
 
 
-def test_entropy_does_not_depend_on_how_many_voxels_a_cell_has(rng):
+def test_entropy_of_small_cells(rng):
+    """Entropy does not depend on the number of voxels."""
     noise = rng.poisson(50, (1, 400, 512, 8)).astype("uint16")
     whole, cut = (EntropyFilter().score_many(noise[0, :, : width * 8].reshape(400, 1, -1)) for width in (64, 8))
     plain = np.mean([_plug_in_entropy(part[:64].ravel()) for part in noise[0]])
@@ -71,32 +77,37 @@ def _plug_in_entropy(values: np.ndarray) -> float:
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint32"])
 @pytest.mark.parametrize("width", [1, 2, 7, 127, 255, 300])
-def test_entropy_of_integers_is_that_of_their_bins(dtype, width, rng):
+def test_entropy_of_bins(dtype, width, rng):
+    """The entropy of integers is that of their bins."""
     cell = rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, (1, 32, 32), dtype, endpoint=True)
     bins = np.floor(cell.astype("float64") / width)
     assert EntropyFilter(width)(cell) == EntropyFilter(1)(bins)
 
 
-def test_entropy_tells_negative_and_fractional_values_apart():
+def test_entropy_of_fractions():
+    """Negative and fractional values have bins as well."""
     cell = np.repeat([-1.5, -0.5, 0.5, 1.5], 1024).reshape(1, 64, 64)
     assert EntropyFilter(bin_width=1)(cell) == pytest.approx(2, abs=1e-3)
     assert EntropyFilter(bin_width=2)(cell) == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize("cell_filter", BUILT_IN[:-1], ids=str)
-def test_a_cell_with_nan_has_no_score(cell_filter):
+def test_nan(cell_filter):
+    """A cell with NaN has no score."""
     cells = np.ones((2, 1, 4, 4))
     cells[1, 0, 2, 3] = np.nan
     assert np.isnan(cell_filter.score_many(cells)).tolist() == [False, True]
 
 
-def test_two_filters_have_one_identity_only_if_they_score_alike():
+def test_identity():
+    """Filters with the same identity give the same scores."""
     filters = [*BUILT_IN, PercentileFilter(91), EntropyFilter(2), CustomFilter("mine", np.ptp)]
     assert len({cell_filter.identity for cell_filter in filters}) == len(filters)
     assert EntropyFilter(2.0).identity == EntropyFilter(bin_width=2.0).identity
 
 
-def test_a_plain_function_has_no_identity_and_a_named_one_has():
+def test_custom_filter():
+    """A plain function has no identity, and a `CustomFilter` has one."""
     assert not isinstance(np.ptp, HasIdentity)
     assert isinstance(CustomFilter("range", np.ptp), HasIdentity)
     assert not isinstance(CustomFilter("range", np.ptp), ScoresMany)
@@ -105,6 +116,7 @@ def test_a_plain_function_has_no_identity_and_a_named_one_has():
 @pytest.mark.parametrize(
     "make", [lambda: PercentileFilter(101), lambda: PercentileFilter(-1), lambda: EntropyFilter(0)]
 )
-def test_parameters_that_make_no_sense_are_refused(make):
+def test_bad_parameters(make):
+    """Invalid parameters are refused."""
     with pytest.raises(GeometryError, match="must be"):
         make()

@@ -73,7 +73,8 @@ def naive_scores(array: np.ndarray, cell_size: Sequence[int], function) -> np.nd
 
 @settings(deadline=None, max_examples=60)
 @given(series())
-def test_scores_are_those_of_each_cell_alone(drawn) -> None:
+def test_scores(drawn) -> None:
+    """Scores are those of each cell alone."""
     arrays, cell_size, max_bytes = drawn
     stacks = [ArrayStack(array, "SCZYX" if array.ndim == 5 else "SCYX") for array in arrays]
     for cell_filter, found in zip(FILTERS, score_cells(stacks, cell_size, FILTERS, max_bytes=max_bytes), strict=True):
@@ -84,7 +85,8 @@ def test_scores_are_those_of_each_cell_alone(drawn) -> None:
 
 
 @pytest.mark.parametrize("chunk_shape", [(1, 1, 1, 1), (1, 2, 16, 16), (2, 1, 100, 7), (1, 1, 3, 128)])
-def test_neither_storage_nor_memory_nor_company_changes_a_score(chunk_shape, rng):
+def test_independence(chunk_shape, rng):
+    """Scores depend neither on chunks, memory nor other filters."""
     array = rng.normal(100, 9, (3, 2, 100, 128)).astype("float32")
     filters = [MeanFilter(), StdFilter(), EntropyFilter()]
     whole = score_cells([ArrayStack(array, "SCYX")], (13, 16), filters)
@@ -97,7 +99,8 @@ def test_neither_storage_nor_memory_nor_company_changes_a_score(chunk_shape, rng
             assert np.array_equal(one.scores[0], third.scores[0])
 
 
-def test_every_voxel_is_read_once_for_all_filters_in_whole_batches(rng):
+def test_reads(rng):
+    """Every voxel is read once for all filters, in batches of regions."""
     array = rng.integers(0, 9, (4, 2, 70, 90)).astype("uint8")
     stack = WatchedStack(array, "SCYX", (1, 1, 32, 32))
     score_cells([stack], (16, 16), FILTERS, max_bytes=2**14)
@@ -112,7 +115,9 @@ def test_every_voxel_is_read_once_for_all_filters_in_whole_batches(rng):
     assert len(n_bytes) <= 2 * array.size / 2**14
 
 
-def test_memory_is_bounded_whatever_the_image():
+def test_memory():
+    """Memory does not grow with the image."""
+
     class Blank:
         shape, dtype = (1, 1, 6000, 5000), np.dtype("uint16")
 
@@ -128,7 +133,8 @@ def test_memory_is_bounded_whatever_the_image():
     assert peak < 5 * 2**20 < 60 * 10**6 / 10
 
 
-def test_cells_that_the_end_of_an_image_cuts_are_not_darker():
+def test_cut_cells():
+    """Cells that are cut by the end of an image are not darker."""
     image = np.full((3, 65, 130), 7, "uint16")
     mean, spread, share = score_cells([ArrayStack(image, "SYX")], (64, 64), [MeanFilter(), StdFilter(), MaskFilter()])
     assert (mean.scores[0].shape, np.unique(mean.scores[0]).tolist()) == ((3, 2, 3), [7])
@@ -136,7 +142,8 @@ def test_cells_that_the_end_of_an_image_cuts_are_not_darker():
     assert np.unique(share.scores[0]).tolist() == [1]
 
 
-def test_only_the_channels_wanted_are_seen_in_the_order_wanted(rng):
+def test_channels(rng):
+    """Filters get only the channels wanted, in order."""
     image = rng.integers(0, 200, (4, 20, 30)).astype("uint8")
     stack = WatchedStack(image, "CYX", (1, 1, 20, 30))
     seen = []
@@ -148,7 +155,8 @@ def test_only_the_channels_wanted_are_seen_in_the_order_wanted(rng):
 
 
 @pytest.mark.parametrize("kind", ["tiff", "zarr"])
-def test_files_score_as_their_arrays_do(kind, rng, tmp_path):
+def test_files(kind, rng, tmp_path):
+    """Files have the scores of their arrays."""
     volume = rng.integers(0, 5000, (9, 70, 50)).astype("uint16")
     path = tmp_path / ("a.ome.tif" if kind == "tiff" else "a.zarr")
     if kind == "tiff":
@@ -164,7 +172,9 @@ def test_files_score_as_their_arrays_do(kind, rng, tmp_path):
             assert np.array_equal(one.scores[0], other.scores[0])
 
 
-def test_a_filter_cannot_change_what_the_next_one_sees(rng):
+def test_read_only(rng):
+    """A filter cannot change the pixels for the next one."""
+
     def greedy(cell):
         cell -= cell.min()
         return 0.0
@@ -173,7 +183,9 @@ def test_a_filter_cannot_change_what_the_next_one_sees(rng):
         score_cells([ArrayStack(rng.normal(size=(8, 8)), "YX")], (4, 4), [greedy])
 
 
-def test_what_a_filter_raises_comes_through_with_a_note_of_where(rng):
+def test_error_of_filter(rng):
+    """An error of a filter has a note that names the cells."""
+
     def picky(cell):
         raise ZeroDivisionError("no such thing")
 
@@ -182,7 +194,8 @@ def test_what_a_filter_raises_comes_through_with_a_note_of_where(rng):
     assert caught.value.__notes__ == ["while picky scored cells of size (4, 4) in sample 0 of cells.tif"]
 
 
-def test_a_filter_that_gives_no_number_is_refused(rng):
+def test_result_of_filter(rng):
+    """A filter that returns another object than a number is refused."""
     stack = ArrayStack(rng.normal(size=(8, 8)), "YX")
     with pytest.raises(TypeError, match="NoneType"):
         score_cells([stack], (4, 4), [lambda cell: None])
@@ -190,7 +203,8 @@ def test_a_filter_that_gives_no_number_is_refused(rng):
         score_cells([stack], (4, 4), [lambda cell: 1j])
 
 
-def test_maps_are_named_by_their_filters(rng):
+def test_names(rng):
+    """Score maps have the names of their filters."""
     stack = ArrayStack(rng.normal(size=(8, 8)), "YX")
     found = score_cells([stack], (4, 4), [EntropyFilter(4), CustomFilter("range", np.ptp), np.median])
     assert [one.name for one in found] == ["EntropyFilter(bin_width=4)", "range", "median"]
@@ -199,7 +213,8 @@ def test_maps_are_named_by_their_filters(rng):
         found[0].scores[0][...] = 0
 
 
-def test_no_filters_are_no_maps(rng):
+def test_no_filters(rng):
+    """No filters give no maps."""
     assert score_cells([ArrayStack(rng.normal(size=(8, 8)), "YX")], (4, 4), []) == ()
 
 
@@ -216,7 +231,8 @@ def test_no_filters_are_no_maps(rng):
         ({"image_stacks": []}, GeometryError, "empty"),
     ],
 )
-def test_arguments_that_make_no_sense_are_refused(arguments, error, message):
+def test_bad_arguments(arguments, error, message):
+    """Invalid arguments are refused."""
     stack = ArrayStack(np.zeros((2, 8, 8)), "CYX", source="cells.tif")
     with pytest.raises(error, match=message):
         score_cells(**{"image_stacks": [stack], "cell_size": (4, 4), "filters": [MaxFilter()], **arguments})

@@ -59,7 +59,8 @@ def kept(path: Path) -> list[Path]:
     return sorted((path.parent / FOLDER_NAME).glob("*"))
 
 
-def test_a_second_scan_reads_no_pixel_and_gives_the_same(tiff, reads):
+def test_second_scan(tiff, reads):
+    """A second scan reads no pixel and returns the same scores."""
     (first,) = scan(tiff)
     assert reads.during(lambda: scan(tiff)) == 0
     (again,) = scan(tiff)
@@ -67,7 +68,8 @@ def test_a_second_scan_reads_no_pixel_and_gives_the_same(tiff, reads):
     assert not again.scores[0].flags.writeable
 
 
-def test_only_what_is_missing_is_scanned(tiff, reads):
+def test_missing_scores(tiff, reads):
+    """Only missing scores are computed."""
     scan(tiff, [MaxFilter(), EntropyFilter()])
     assert reads.during(lambda: scan(tiff, [EntropyFilter(), MaxFilter()])) == 0
     mean, highest = scan(tiff, [MeanFilter(), MaxFilter()])
@@ -85,12 +87,14 @@ def test_only_what_is_missing_is_scanned(tiff, reads):
         {"channels": [0]},
     ],
 )
-def test_another_question_is_not_answered_by_an_old_score(tiff, reads, other):
+def test_other_questions(tiff, reads, other):
+    """Other cells, channels, axes or filters are scored again."""
     scan(tiff, [EntropyFilter(), CustomFilter("a", np.ptp)])
     assert reads.during(lambda: scan(tiff, **other)) > 0
 
 
-def test_a_changed_file_is_scanned_again_and_its_old_scores_are_replaced(tiff, reads):
+def test_changed_file(tiff, reads):
+    """A changed file is scored again, and its old scores are replaced."""
     scan(tiff)
     n_kept = len(kept(tiff))
     status = tiff.stat()
@@ -101,7 +105,8 @@ def test_a_changed_file_is_scanned_again_and_its_old_scores_are_replaced(tiff, r
     assert len(kept(tiff)) == n_kept == 1
 
 
-def test_a_chunk_changed_inside_a_zarr_is_noticed(tmp_path, reads):
+def test_changed_chunk(tmp_path, reads):
+    """A changed chunk of a Zarr is noticed."""
     path = tmp_path / "a.zarr"
     spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path)}}
     layout = ts.ChunkLayout(chunk_shape=[16, 16])
@@ -114,7 +119,8 @@ def test_a_chunk_changed_inside_a_zarr_is_noticed(tmp_path, reads):
     assert kept(path)
 
 
-def test_nothing_is_written_inside_a_zarr(tmp_path):
+def test_outside_zarr(tmp_path):
+    """Nothing is written inside a Zarr."""
     path = tmp_path / "b.zarr"
     spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path / "0")}}
     ts.open(spec, create=True, dtype=ts.uint8, shape=[40, 50]).result()[...] = 1
@@ -125,13 +131,15 @@ def test_nothing_is_written_inside_a_zarr(tmp_path):
     assert kept(path)
 
 
-def test_data_may_be_moved_together_with_their_scores(tiff, reads):
+def test_moved_data(tiff, reads):
+    """Data can be moved together with their scores."""
     scan(tiff)
     moved = tiff.parent.rename(tiff.parent.with_name("elsewhere")) / tiff.name
     assert reads.during(lambda: scan(moved)) == 0
 
 
-def test_files_of_one_name_do_not_share_scores_in_one_folder(tmp_path):
+def test_equal_names(tmp_path):
+    """Files with the same name do not share scores in one folder."""
     for number in (1, 2):
         (tmp_path / str(number)).mkdir()
         tifffile.imwrite(tmp_path / str(number) / "a.tif", np.full((20, 20), number, "uint8"), metadata={"axes": "YX"})
@@ -143,7 +151,8 @@ def test_files_of_one_name_do_not_share_scores_in_one_folder(tmp_path):
     assert not (tmp_path / "1" / FOLDER_NAME).exists()
 
 
-def test_images_of_one_file_do_not_share_scores(tmp_path):
+def test_images_of_one_file(tmp_path):
+    """Images of one file do not share scores."""
     path = tmp_path / "several.ome.tif"
     with tifffile.TiffWriter(path, ome=True) as tif:
         for number in (1, 2):
@@ -154,19 +163,22 @@ def test_images_of_one_file_do_not_share_scores(tmp_path):
             assert found.scores[0].max() == series + 1
 
 
-def test_scores_of_a_nameless_function_or_of_an_array_are_not_kept(tiff, tmp_path):
+def test_not_kept(tiff, tmp_path):
+    """Scores of plain functions and of arrays are not kept."""
     scan(tiff, [lambda cell: cell.max()])
     score_cells([ArrayStack(tifffile.imread(tiff), "YX", source=tiff)], (16, 16), [MaxFilter()])
     assert kept(tiff) == []
 
 
-def test_a_cache_that_is_not_wanted_is_not_made(tiff):
+def test_no_cache(tiff):
+    """With `cache=False` nothing is written."""
     scan(tiff, cache=False)
     assert kept(tiff) == []
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 no archive", None])
-def test_a_damaged_file_is_as_good_as_none(tiff, damage):
+def test_damaged_file(tiff, damage):
+    """A damaged file of scores is ignored."""
     (first,) = scan(tiff)
     (file,) = kept(tiff)
     file.write_bytes(file.read_bytes()[:-30] if damage is None else damage)
@@ -176,12 +188,14 @@ def test_a_damaged_file_is_as_good_as_none(tiff, damage):
         assert np.array_equal(mended["scores"], first.scores[0])
 
 
-def test_a_place_beside_the_data_that_cannot_be_written_costs_nothing_but_time(tiff, reads):
+def test_read_only_folder(tiff, reads):
+    """If the folder beside the data cannot be written, scores are not kept."""
     (tiff.parent / FOLDER_NAME).write_text("in the way")
     assert reads.during(lambda: scan(tiff)) == reads.during(lambda: scan(tiff)) > 0
 
 
-def test_a_chosen_folder_that_cannot_be_written_is_an_error_before_anything_is_read(tiff, reads):
+def test_bad_folder(tiff, reads):
+    """A given folder that cannot be written is an error before anything is read."""
     in_the_way = tiff.with_suffix(".txt")
     in_the_way.write_text("")
 
@@ -192,7 +206,8 @@ def test_a_chosen_folder_that_cannot_be_written_is_an_error_before_anything_is_r
     assert reads.during(refused) == 0
 
 
-def test_an_interrupted_scan_keeps_the_stacks_that_were_done(tmp_path, reads, rng):
+def test_interrupted_scan(tmp_path, reads, rng):
+    """An interrupted scan keeps the scores of finished stacks."""
     for number in range(3):
         tifffile.imwrite(
             tmp_path / f"{number}.tif", rng.integers(0, 9, (20, 20)).astype("uint8"), metadata={"axes": "YX"}
@@ -206,7 +221,9 @@ def test_an_interrupted_scan_keeps_the_stacks_that_were_done(tmp_path, reads, rn
     assert reads.during(lambda: score_cells(stacks[:2], (16, 16), [MaxFilter()])) == 0
 
 
-def test_a_write_that_fails_halfway_leaves_nothing(tiff, monkeypatch):
+def test_failed_write(tiff, monkeypatch):
+    """A failed write leaves no file."""
+
     def full_disk(file, **arrays):
         file.write(b"PK half")
         raise OSError(28, "No space left on device")
@@ -217,8 +234,11 @@ def test_a_write_that_fails_halfway_leaves_nothing(tiff, monkeypatch):
     assert kept(tiff) == []
 
 
-def test_whatever_bit_of_a_file_flips_its_scores_are_the_same_or_scanned_again(tiff, tmp_path):
-    """Every seventh bit, which is each of a byte in turn."""
+def test_flipped_bits(tiff, tmp_path):
+    """If any bit of a file of scores flips, the scores are the same or computed again.
+
+    Every seventh bit is flipped, so that all bits of a byte are covered.
+    """
     (file,) = score_files(open_stacks(tiff, "YX")[0], (16, 16), None, [MaxFilter()], tmp_path / "scores")
     scores = np.arange(12.0).reshape(1, 3, 4)
     file.write(scores)
@@ -237,7 +257,8 @@ def test_whatever_bit_of_a_file_flips_its_scores_are_the_same_or_scanned_again(t
 
 
 @pytest.mark.parametrize("scores", [np.zeros((1, 3, 4), "float32"), np.zeros((1, 4, 3)), np.array("x"), None])
-def test_scores_of_another_kind_are_scanned_again(tiff, scores, reads):
+def test_other_dtype(tiff, scores, reads):
+    """Scores of another dtype or shape are computed again."""
     scan(tiff)
     (path,) = kept(tiff)
     with np.load(path) as arrays:

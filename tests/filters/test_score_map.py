@@ -19,7 +19,8 @@ def score_map(
     return ScoreMap(arrays, cell_size, shapes, "test")
 
 
-def test_a_quantile_is_one_threshold_for_all_stacks(rng):
+def test_quantile(rng):
+    """A quantile is one threshold for all stacks."""
     scores = rng.normal(size=(2, 5, 6)), rng.normal(10, 1, size=(1, 10, 6))
     found = score_map(*scores)
     threshold = found.quantile(0.5)
@@ -29,32 +30,37 @@ def test_a_quantile_is_one_threshold_for_all_stacks(rng):
     assert sum(part.sum() for part in found.below(found.quantile(0.25))) == 30
 
 
-def test_a_cell_without_a_score_is_below_everything_and_counts_for_no_quantile():
+def test_nan():
+    """A cell without a score is below every threshold, and no part of a quantile."""
     found = score_map([[[np.nan, 1, 2, 3]]])
     assert found.below(-np.inf)[0].tolist() == [[[True, False, False, False]]]
     assert found.quantile(0) == 1
 
 
-def test_there_is_no_quantile_without_a_score():
+def test_no_scores():
+    """A quantile of no scores is an error."""
     with pytest.raises(GeometryError, match="no cell of the series has a score of test"):
         score_map([[[np.nan]]]).quantile(0.5)
     with pytest.raises(GeometryError, match="share is 1"):
         score_map([[[1]]]).quantile(1.5)
 
 
-def test_weights_count_the_voxels_that_a_cell_has():
+def test_weights():
+    """Weights are proportional to the voxels of a cell."""
     found = score_map([[[3, 5, 5], [5, np.nan, 7]]], sizes=((1, 2, 6, 9),))
     assert found.weights(above=4)[0].tolist() == [[[0, 16, 4], [8, 0, 6]]]
 
 
-def test_weights_draw_patches_where_scores_are_high():
+def test_weighted_patching():
+    """Weights draw patches from cells with high scores."""
     found = score_map([[[0, 0], [0, 1]]], [[[0, 0], [0, 0]]], cell_size=(8, 8), sizes=((1, 1, 16, 16),) * 2)
     patching = WeightedPatching(found.data_shapes, (8, 8), found.weights(), found.cell_size, seed=1, n_patches=20)
     assert {spec["data_idx"] for spec in patching} == {0}
     assert min(min(spec["coords"]) for spec in patching) >= 4
 
 
-def test_a_map_pickles(rng):
+def test_pickle(rng):
+    """A score map pickles."""
     found = score_map(rng.normal(size=(1, 2, 3)))
     again = pickle.loads(pickle.dumps(found))
     assert np.array_equal(again.scores[0], found.scores[0])

@@ -82,19 +82,21 @@ class TestHdf5(ImageStackConformance):
         return ArrayStack(self.opened["movie"], AXES), as_data(movie())
 
     def test_pickle(self, tmp_path):
+        """An open HDF5 dataset cannot be pickled."""
         stack, _ = self.make_stack(tmp_path)
         with pytest.raises(TypeError, match="h5py objects cannot be pickled"):
             pickle.dumps(stack)
 
-    def test_a_file_that_was_closed_is_reported(self, tmp_path):
+    def test_closed_file(self, tmp_path):
+        """Reading from a closed file is an error that names the array."""
         stack, _ = self.make_stack(tmp_path)
         self.opened.close()
         with pytest.raises(SourceError, match=r"array cannot be read at T 0, Y 1:3, X 2:4, C 0:3: "):
             stack.extract_patch(0, None, (1, 2), (2, 2))
 
 
-def test_a_memory_map_travels_by_name(tmp_path):
-    """However large it is, and it is read again where it arrives."""
+def test_pickled_map(tmp_path):
+    """A memory map pickles as the name of its file."""
     array = np.memmap(tmp_path / "large.raw", "uint8", "w+", shape=(64, 512, 512))
     array[5, 6, 7] = 9
     array.flush()
@@ -106,8 +108,11 @@ def test_a_memory_map_travels_by_name(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["c", "r"])
-def test_what_differs_from_its_file_travels_with_its_pixels(tmp_path, mode):
-    """A private copy that was changed, and a part of a memory map."""
+def test_pickled_pixels(tmp_path, mode):
+    """A map that differs from its file pickles with its pixels.
+
+    These are a private copy that was changed, and a part of a memory map.
+    """
     np.save(tmp_path / "image.npy", np.arange(100.0).reshape(10, 10))
     array = np.load(tmp_path / "image.npy", mmap_mode=mode)
     if mode == "c":
@@ -118,7 +123,9 @@ def test_what_differs_from_its_file_travels_with_its_pixels(tmp_path, mode):
     np.testing.assert_array_equal(again.extract_patch(0, None, (0, 0), array.shape)[0], array)
 
 
-def test_nothing_is_read_before_it_is_asked_for():
+def test_lazy():
+    """Nothing is read before a patch is extracted."""
+
     class Counting:
         shape, dtype, voxels = (100, 100), np.dtype("uint8"), 0
 
@@ -147,19 +154,22 @@ def test_nothing_is_read_before_it_is_asked_for():
         (xr.DataArray(np.zeros((4, 4)), dims=("lat", "lon")), None, r"its dimensions are named \('lat', 'lon'\)"),
     ],
 )
-def test_axes_that_are_unknown_or_contradict_are_refused(array, axes, message):
+def test_bad_axes(array, axes, message):
+    """Axes that are unknown or do not fit are refused."""
     with pytest.raises(AxesError, match=message):
         ArrayStack(array, axes)
 
 
 @pytest.mark.parametrize("array", [np.array([["a", "b"]]), np.zeros((2, 2), "datetime64[s]"), np.zeros((2, 2), object)])
-def test_what_is_no_number_is_refused(array):
+def test_bad_dtype(array):
+    """Arrays of other elements than numbers are refused."""
     with pytest.raises(SourceError, match="the pixels of an image must be numbers"):
         ArrayStack(array, "YX")
 
 
 @pytest.mark.parametrize("axes", ["STZYXC", "CYX", "XY", "TCSYX"])
-def test_pixels_in_memory_are_a_view_or_not_given(axes):
+def test_pixels(axes):
+    """Pixels in memory are a view, or None if they cannot be one."""
     array = np.zeros([3, 2, 4, 5, 6, 7][: len(axes)])
     pixels = ArrayStack(array, axes).pixels
     if axes == "TCSYX":  # samples and times do not fold
@@ -168,7 +178,9 @@ def test_pixels_in_memory_are_a_view_or_not_given(axes):
         assert np.shares_memory(pixels, array)
 
 
-def test_pixels_that_are_not_in_memory_are_not_given():
+def test_no_pixels():
+    """Pixels outside memory are None."""
+
     class Corrected(ArrayStack):
         def read(self, selection):
             return super().read(selection) + 1
@@ -189,8 +201,8 @@ class CountingStack(ArrayStack):
 
 
 @given(channels=st.lists(st.integers(0, 999), min_size=1, max_size=9))
-def test_channels_that_lie_far_apart_are_read_without_those_between(channels):
-    """Of an image that says of itself to have any number of channels, only a few are read."""
+def test_distant_channels(channels):
+    """Channels that lie far apart are read without the channels between them."""
     image = np.arange(1000 * 4).reshape(1000, 2, 2)
     stack = CountingStack(image, "CYX")
     np.testing.assert_array_equal(stack.extract_patch(0, channels, (0, 0), (2, 2)), image[channels])

@@ -27,7 +27,8 @@ def stack(request, image, tmp_path) -> ImageStack:
 
 
 @pytest.mark.parametrize("channels", [[3], [4, 0, 1], [1, 2], range(5)])
-def test_patches_and_regions_have_the_channels_chosen_in_order(stack, image, channels):
+def test_order(stack, image, channels):
+    """Patches and regions have the chosen channels in order."""
     chosen = select_channels(stack, channels)
 
     assert isinstance(chosen, ImageStack)
@@ -44,7 +45,8 @@ def test_patches_and_regions_have_the_channels_chosen_in_order(stack, image, cha
     )
 
 
-def test_a_part_of_the_channels_chosen_is_read_as_a_region(stack, image):
+def test_part(stack, image):
+    """A part of the chosen channels is read as a region."""
     chosen = select_channels(stack, [4, 0, 1, 3])
     out = np.empty((2, 5, 5), np.uint16)
 
@@ -54,7 +56,8 @@ def test_a_part_of_the_channels_chosen_is_read_as_a_region(stack, image):
     np.testing.assert_array_equal(out, image[0, [0, 1], :5, 3:8])
 
 
-def test_it_can_do_what_the_whole_can(stack, image):
+def test_capabilities(stack, image):
+    """A selection has the capabilities of the whole stack."""
     chosen = select_channels(stack, [1, 2])
 
     assert isinstance(chosen, HasStorageGrid) == isinstance(stack, HasStorageGrid)
@@ -72,18 +75,21 @@ def test_it_can_do_what_the_whole_can(stack, image):
         assert chosen.metadata.voxel_size == stack.metadata.voxel_size
 
 
-def test_all_channels_in_order_are_the_stack_itself(stack):
+def test_all_channels(stack):
+    """All channels in order are the stack itself."""
     assert select_channels(stack, range(5)) is stack
 
 
-def test_a_selection_pickles(stack, image):
+def test_pickle(stack, image):
+    """A selection pickles."""
     chosen = pickle.loads(pickle.dumps(select_channels(stack, [3])))
 
     np.testing.assert_array_equal(chosen.extract_patch(0, None, (0, 0), (30, 40)), image[0, 3:4])
 
 
 @pytest.mark.parametrize("channels", [[5], [-1], [], [1, 1], [1.0], [True]])
-def test_channels_that_there_are_not_are_refused(stack, channels):
+def test_bad_channels(stack, channels):
+    """Missing and repeated channels are refused."""
     with pytest.raises(pl.GeometryError, match="channels"):
         select_channels(stack, channels)
     with pytest.raises(pl.GeometryError, match="channels"):

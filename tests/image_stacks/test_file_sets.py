@@ -75,16 +75,16 @@ def whole(stack: TiffStack) -> np.ndarray:
 
 
 @pytest.mark.parametrize("pattern", ["", "*.tif", "t1*"])
-def test_a_set_of_files_in_a_folder_is_one_image(tmp_path: Path, images: np.ndarray, pattern: str) -> None:
+def test_set_of_files(tmp_path: Path, images: np.ndarray, pattern: str) -> None:
+    """A set of files in a folder is one image."""
     write_set(tmp_path / "set", images[:1], one_file_a_time(images))
     (stack,) = open_stacks(tmp_path / "set" / pattern)
     assert Path(str(stack.source)).name == ("t1.ome.tif" if pattern == "t1*" else "t0.ome.tif")
     np.testing.assert_array_equal(whole(stack), images[0])
 
 
-def test_the_description_of_a_set_is_read_once(
-    tmp_path: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_description(tmp_path: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The description of a set is read once."""
     write_set(tmp_path / "set", images[:1], one_file_a_time(images))
     opened = []
 
@@ -98,7 +98,8 @@ def test_the_description_of_a_set_is_read_once(
     assert len(opened) == 1
 
 
-def test_other_images_of_the_folder_stay_in_their_order(tmp_path: Path, images: np.ndarray) -> None:
+def test_order(tmp_path: Path, images: np.ndarray) -> None:
+    """Other images of the folder keep their order."""
     for number, letter in enumerate("bd"):
         write_set(
             tmp_path / "set", images[number : number + 1], one_file_a_time(images, f"{letter}{{}}.ome.tif".format)
@@ -111,7 +112,8 @@ def test_other_images_of_the_folder_stay_in_their_order(tmp_path: Path, images: 
     np.testing.assert_array_equal(whole(stacks[4]), images[1])
 
 
-def test_files_that_leave_the_description_to_another_are_no_images(tmp_path: Path, images: np.ndarray) -> None:
+def test_files_without_description(tmp_path: Path, images: np.ndarray) -> None:
+    """Files that refer to the description in another file are not images."""
     for number, master in enumerate(("t0.ome.tif", "t2.ome.tif")):
         folder = tmp_path / str(number)
         write_set(folder, images[:1], one_file_a_time(images), master=master)
@@ -120,7 +122,8 @@ def test_files_that_leave_the_description_to_another_are_no_images(tmp_path: Pat
         np.testing.assert_array_equal(whole(stack), images[0])
 
 
-def test_of_a_set_of_several_images_each_comes_once(tmp_path: Path, images: np.ndarray) -> None:
+def test_several_images(tmp_path: Path, images: np.ndarray) -> None:
+    """Each image of a set is listed once."""
     planes = [
         Plane(position, time, channel, f"p{position}.ome.tif", 2 * time + channel)
         for position in range(2)
@@ -134,26 +137,30 @@ def test_of_a_set_of_several_images_each_comes_once(tmp_path: Path, images: np.n
         np.testing.assert_array_equal(whole(stack), image)
 
 
-def test_a_set_gives_one_output(tmp_path: Path, images: np.ndarray) -> None:
+def test_one_output(tmp_path: Path, images: np.ndarray) -> None:
+    """A set gives one output."""
     write_set(tmp_path / "set", images[:1], one_file_a_time(images))
     written = predict(lambda batch: batch, tmp_path / "set", tmp_path / "out", patch_size=(16, 16), progress=False)
     assert [path.name for path in written] == ["t0.ome.zarr"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["t0.ome.zarr"]
 
 
-def test_files_that_are_named_run_serially_are_taken_at_their_word(tmp_path: Path, images: np.ndarray) -> None:
+def test_named_files(tmp_path: Path, images: np.ndarray) -> None:
+    """Each file that is named is opened, even if two belong to one set."""
     paths = write_set(tmp_path / "set", images[:1], one_file_a_time(images))
     assert len(open_stacks(paths[:2])) == 2
 
 
-def test_a_set_that_lacks_a_file_is_refused_and_not_taken_for_fewer_images(tmp_path: Path, images: np.ndarray) -> None:
+def test_missing_file(tmp_path: Path, images: np.ndarray) -> None:
+    """A set with a missing file is refused."""
     paths = write_set(tmp_path / "set", images[:1], one_file_a_time(images))
     paths[1].unlink()
     with pytest.raises(SourceError, match=r"one file of a set, and 1 are missing, such as t1\.ome\.tif"):
         open_stacks(tmp_path / "set")
 
 
-def test_an_image_that_a_folder_holds_under_two_names_stays_two_images(tmp_path: Path, images: np.ndarray) -> None:
+def test_two_names(tmp_path: Path, images: np.ndarray) -> None:
+    """An image with two names in a folder is listed twice."""
     tifffile.imwrite(tmp_path / "a.ome.tif", images[0, 0, 0], metadata={"axes": "YX"})
     (tmp_path / "b.ome.tif").symlink_to(tmp_path / "a.ome.tif")
     assert len(open_stacks(tmp_path)) == 2

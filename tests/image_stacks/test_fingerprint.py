@@ -1,8 +1,9 @@
-"""Whether a source is still the one that a run began with: told by what the file system says, or by all that is in memory."""
+"""Fingerprints identify files by their sizes and times and arrays by their bytes, and a watch notices changed files."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,33 +17,39 @@ import tifffile
 import xarray as xr
 import zarr
 
-from patchloom.image_stacks import ArrayStack, Fingerprint, ZarrStack, fingerprint, open_stacks, select_channels
+from patchloom.errors import SourceChangedError
+from patchloom.image_stacks import (
+    ArrayStack,
+    Fingerprint,
+    SourceWatch,
+    ZarrStack,
+    fingerprint,
+    open_stacks,
+    select_channels,
+)
+
+FILES = ["a.npy", "a.tif", "a.zarr"]
 
 
 def state(source: Any, axes: str = "YX") -> Fingerprint:
     return fingerprint(open_stacks(source, axes=axes)[0])
 
 
-def write_npy(folder: Path, image: np.ndarray) -> Path:
-    np.save(folder / "image.npy", image)
-    return folder / "image.npy"
+def write(path: Path, image: np.ndarray) -> Path:
+    match path.suffix:
+        case ".npy":
+            np.save(path, image)
+        case ".tif":
+            tifffile.imwrite(path, image)
+        case _:
+            zarr.create_array(path, data=image, chunks=(8, 8), overwrite=True)
+    return path
 
 
-def write_tiff(folder: Path, image: np.ndarray) -> Path:
-    tifffile.imwrite(folder / "image.tif", image)
-    return folder / "image.tif"
-
-
-def write_zarr(folder: Path, image: np.ndarray) -> Path:
-    zarr.create_array(folder / "image.zarr", data=image, chunks=(8, 8), overwrite=True)
-    return folder / "image.zarr"
-
-
-@pytest.mark.parametrize("write", [write_npy, write_tiff, write_zarr])
-def test_files_are_known_by_all_of_their_sizes_and_times(
-    write: Callable[[Path, np.ndarray], Path], tmp_path: Path, rng: np.random.Generator
-) -> None:
-    source = write(tmp_path, rng.integers(1, 255, (20, 30), np.uint8))
+@pytest.mark.parametrize("name", FILES)
+def test_times(name: str, tmp_path: Path, rng: np.random.Generator) -> None:
+    """A file or any file of a folder with another time changes the fingerprint."""
+    source = write(tmp_path / name, rng.integers(1, 255, (20, 30), np.uint8))
     before = state(source)
     assert before.digest
     assert not before.unknown
@@ -53,23 +60,23 @@ def test_files_are_known_by_all_of_their_sizes_and_times(
         assert state(source) != before
 
 
-@pytest.mark.parametrize("write", [write_npy, write_tiff, write_zarr])
-def test_other_pixels_behind_the_old_size_and_time_are_noticed(
-    write: Callable[[Path, np.ndarray], Path], tmp_path: Path, rng: np.random.Generator
-) -> None:
+@pytest.mark.parametrize("name", FILES)
+def test_old_times(name: str, tmp_path: Path, rng: np.random.Generator) -> None:
+    """Other pixels with the old size and time change the fingerprint."""
     image = rng.integers(1, 255, (20, 30), np.uint8)
-    source = write(tmp_path, image)
+    source = write(tmp_path / name, image)
     files = [source] if source.is_file() else [path for path in source.rglob("*") if path.is_file()]
     times = {path: path.stat().st_mtime_ns for path in files}
     before = state(source)
-    write(tmp_path, image[::-1])
+    write(source, image[::-1])
     for path, when in times.items():
         os.utime(path, ns=(when, when))
     assert state(source) != before
 
 
-def test_of_a_zarr_other_levels_labels_and_hidden_files_do_not_count(tmp_path: Path, rng: np.random.Generator) -> None:
-    write_zarr(tmp_path, rng.integers(1, 255, (20, 30), np.uint8))
+def test_other_files_of_zarr(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Labels and hidden files beside an array do not count."""
+    write(tmp_path / "image.zarr", rng.integers(1, 255, (20, 30), np.uint8))
     group = zarr.open_group(tmp_path / "image.ome.zarr", mode="w", zarr_format=3)
     multiscale = {
         "axes": [{"name": "y", "type": "space"}, {"name": "x", "type": "space"}],
@@ -86,7 +93,8 @@ def test_of_a_zarr_other_levels_labels_and_hidden_files_do_not_count(tmp_path: P
     assert fingerprint(stack) != before[0]
 
 
-def test_arrays_are_known_by_every_pixel_wherever_they_lie_in_memory(rng: np.random.Generator) -> None:
+def test_arrays(rng: np.random.Generator) -> None:
+    """Every pixel of an array counts, and its layout in memory does not."""
     image = rng.integers(0, 255, (3, 20, 30), np.uint8)
     before = state(image, "CYX")
     assert state(np.asfortranarray(image), "CYX") == before
@@ -94,7 +102,8 @@ def test_arrays_are_known_by_every_pixel_wherever_they_lie_in_memory(rng: np.ran
     assert state(image, "CYX") != before
 
 
-def test_a_large_array_is_known_by_every_pixel_of_every_slab(rng: np.random.Generator) -> None:
+def test_large_arrays(rng: np.random.Generator) -> None:
+    """Every pixel of an array that is hashed in slabs counts."""
     image = rng.integers(0, 2**63, (1, 3, 700, 1000), np.uint64)
     before = state(image, "SCYX")
     assert state(np.asfortranarray(image), "SCYX") == before
@@ -105,15 +114,15 @@ def test_a_large_array_is_known_by_every_pixel_of_every_slab(rng: np.random.Gene
     assert state(image, "SCYX") == before
 
 
-def test_an_array_is_known_by_its_pixels_where_a_file_is_named_like_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_named_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file named array does not stand for an array in memory."""
     monkeypatch.chdir(tmp_path)
     Path("array").touch()
     assert state(np.zeros((4, 5))) != state(np.ones((4, 5)))
 
 
-def test_a_mapped_array_is_known_by_its_file_and_not_read(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_maps(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Memory maps have the fingerprint of their file and of their part of it."""
     path = tmp_path / "pixels"
     rng.integers(0, 255, (40, 30), np.uint8).tofile(path)
 
@@ -129,7 +138,8 @@ def test_a_mapped_array_is_known_by_its_file_and_not_read(tmp_path: Path, rng: n
     assert state(mapped()) not in states
 
 
-def test_a_map_that_is_copied_on_write_is_known_by_what_is_in_memory(tmp_path: Path) -> None:
+def test_copy_on_write(tmp_path: Path) -> None:
+    """A map that is copied on write has the fingerprint of its pixels."""
     np.save(tmp_path / "image.npy", np.zeros((4, 5)))
     pixels = np.load(tmp_path / "image.npy", mmap_mode="c")
     before = state(pixels)
@@ -154,10 +164,9 @@ def xarray_of_zarr(path: Path) -> Any:
 
 
 @pytest.mark.parametrize("open_lazily", [open_zarr, dask_of_zarr, dask_of_zarr_inline, xarray_of_zarr])
-def test_what_is_read_lazily_is_known_by_the_files_behind_it(
-    open_lazily: Callable[[Path], Any], tmp_path: Path, rng: np.random.Generator
-) -> None:
-    path = write_zarr(tmp_path, rng.integers(1, 255, (20, 30), np.uint8))
+def test_lazy_arrays(open_lazily: Callable[[Path], Any], tmp_path: Path, rng: np.random.Generator) -> None:
+    """Lazy arrays have the fingerprint of their files."""
+    path = write(tmp_path / "image.zarr", rng.integers(1, 255, (20, 30), np.uint8))
     before = state(open_lazily(path))
     assert not before.unknown
     assert state(open_lazily(path)) == before
@@ -165,7 +174,8 @@ def test_what_is_read_lazily_is_known_by_the_files_behind_it(
     assert state(open_lazily(path)) != before
 
 
-def test_a_dataset_of_hdf5_is_known_by_its_file(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_hdf5(tmp_path: Path, rng: np.random.Generator) -> None:
+    """A dataset has the fingerprint of its file and of its name."""
     with h5py.File(tmp_path / "image.h5", "w") as file:
         file["one"], file["two"] = rng.random((2, 20, 30))
     with h5py.File(tmp_path / "image.h5") as file:
@@ -179,19 +189,21 @@ def test_a_dataset_of_hdf5_is_known_by_its_file(tmp_path: Path, rng: np.random.G
         assert state(file["one"]) != before
 
 
-def test_a_dask_array_is_known_by_how_it_is_computed(tmp_path: Path) -> None:
+def test_dask(tmp_path: Path) -> None:
+    """A dask array has the fingerprint of its graph and of the files in it."""
     ones = da.ones((20, 30), chunks=(8, 8))
     assert state(ones + 1) == state(da.ones((20, 30), chunks=(8, 8)) + 1)
     assert state(ones + 1) != state(ones + 2)
     assert state(da.from_array(np.zeros((4, 5)))) != state(da.from_array(np.ones((4, 5))))
-    write_npy(tmp_path, np.zeros((4, 5)))
+    write(tmp_path / "image.npy", np.zeros((4, 5)))
     lazily = da.map_blocks(np.load, str(tmp_path / "image.npy"), chunks=((4,), (5,)), dtype=float)
     before = state(lazily)
-    write_npy(tmp_path, np.ones((4, 5)))
+    write(tmp_path / "image.npy", np.ones((4, 5)))
     assert state(lazily) != before
 
 
-def test_a_zarr_in_a_zip_is_known_by_the_zip(tmp_path: Path) -> None:
+def test_zip(tmp_path: Path) -> None:
+    """A Zarr in an archive has the fingerprint of the archive."""
     with zarr.storage.ZipStore(tmp_path / "image.zip", mode="w") as store:
         zarr.create_array(store, data=np.ones((4, 5)))
     with zarr.storage.ZipStore(tmp_path / "image.zip", mode="r") as store:
@@ -214,7 +226,8 @@ class ArrayOfOnes:
         return np.ones(self.shape, self.dtype)[index]
 
 
-def test_of_what_cannot_be_identified_the_reason_is_given() -> None:
+def test_unknown() -> None:
+    """The fingerprint contains why pixels cannot be identified."""
     assert fingerprint(Foreign()).unknown == "a Foreign names neither its files nor its pixels"  # type: ignore[arg-type]
     assert fingerprint(ArrayStack(ArrayOfOnes(), "YX")).unknown.endswith(
         "ArrayOfOnes names neither its files nor its pixels"
@@ -224,10 +237,102 @@ def test_of_what_cannot_be_identified_the_reason_is_given() -> None:
     assert state(da.from_array(in_memory)).unknown
 
 
-def test_chosen_channels_are_known_by_their_image(rng: np.random.Generator) -> None:
+def test_channels(rng: np.random.Generator) -> None:
+    """Chosen channels have the fingerprint of their image and of their numbers."""
     image = rng.random((3, 4, 5))
     stack = ArrayStack(image, "CYX")
     states = {fingerprint(select_channels(stack, channels)) for channels in ([0, 1], [1, 0], [2])}
     assert len(states) == 3
     image[0, 0, 0] += 1
     assert fingerprint(select_channels(stack, [0, 1])) not in states
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_copy(name: str, tmp_path: Path, rng: np.random.Generator) -> None:
+    """A copy with the same times has the same portable fingerprint, and others at the other levels."""
+    source = write(tmp_path / name, rng.integers(1, 255, (20, 30), np.uint8))
+    (tmp_path / "copy").mkdir()
+    copy = tmp_path / "copy" / name
+    shutil.copytree(source, copy) if source.is_dir() else shutil.copy2(source, copy)
+    one, other = (open_stacks(path, axes="YX")[0] for path in (source, copy))
+    assert fingerprint(one, "portable") == fingerprint(other, "portable")
+    assert fingerprint(one, "quick") != fingerprint(other, "quick")
+    assert fingerprint(one, "full") != fingerprint(other, "full")
+
+
+def test_levels(tmp_path: Path, rng: np.random.Generator) -> None:
+    """A chunk that is rewritten in place changes the fingerprint of every level but quick; a missing file changes quick."""
+    path = write(tmp_path / "a.zarr", rng.integers(1, 255, (20, 30), np.uint8))
+    (stack,) = open_stacks(path, axes="YX")
+    before = {level: fingerprint(stack, level) for level in ("quick", "portable", "full")}
+    zarr.open_array(path, mode="r+")[9, 9] = 0
+    assert [fingerprint(stack, level) == before[level] for level in before] == [True, False, False]
+    path.rename(tmp_path / "elsewhere")
+    assert fingerprint(stack, "quick") != before["quick"]
+    for level in ("portable", "full"):
+        with pytest.raises(OSError, match=r"a\.zarr"):
+            fingerprint(stack, level)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_watched_rename(name: str, tmp_path: Path, rng: np.random.Generator) -> None:
+    """An image that is replaced by a rename is noticed."""
+    image = rng.integers(0, 255, (20, 30), np.uint8)
+    path, newer = tmp_path / name, tmp_path / f"newer-{name}"
+    write(path, image)
+    shutil.copytree(path, newer) if path.is_dir() else shutil.copy2(path, newer)
+    watch = SourceWatch([*open_stacks(path, "YX"), ArrayStack(image, "YX")])
+    watch.check([0, 1])
+    if path.is_dir():
+        path.rename(tmp_path / "old")
+    newer.replace(path)
+    watch.check([1])
+    with pytest.raises(SourceChangedError, match=rf"{name} has changed on disk"):
+        watch.check([0, 1])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_watched_removal(name: str, tmp_path: Path, rng: np.random.Generator) -> None:
+    """An image that is gone is noticed."""
+    write(tmp_path / name, rng.integers(0, 255, (20, 30), np.uint8))
+    watch = SourceWatch(open_stacks(tmp_path / name, "YX"), thoroughly=True)
+    (tmp_path / name).rename(tmp_path / "elsewhere")
+    for check in (lambda: watch.check([0]), lambda: watch.check_thoroughly(0)):
+        with pytest.raises(SourceChangedError, match=rf"{name} has changed on disk"):
+            check()
+
+
+def test_watched_chunk(tmp_path: Path, rng: np.random.Generator) -> None:
+    """A chunk that is rewritten in place is noticed by `check_thoroughly`."""
+    write(tmp_path / "a.zarr", rng.integers(1, 255, (20, 30), np.uint8))
+    watch = SourceWatch(open_stacks(tmp_path / "a.zarr", "YX"), thoroughly=True)
+    watch.check_thoroughly(0)
+    zarr.open_array(tmp_path / "a.zarr", mode="r+")[9, 9] = 0
+    with pytest.raises(SourceChangedError, match="has changed on disk"):
+        watch.check_thoroughly(0)
+
+
+def test_watched_metadata(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Metadata that are rewritten are noticed."""
+    write(tmp_path / "a.zarr", rng.integers(1, 255, (20, 30), np.uint8))
+    watch = SourceWatch(open_stacks(tmp_path / "a.zarr", "YX"))
+    zarr.open_array(tmp_path / "a.zarr", mode="r+").attrs["seen"] = True
+    with pytest.raises(SourceChangedError, match="has changed on disk"):
+        watch.check([0])
+
+
+@pytest.mark.parametrize("n_masks", [1, 2, 3])
+def test_watched_masks(n_masks: int, tmp_path: Path, rng: np.random.Generator) -> None:
+    """A mask is checked with its image, or with every image."""
+    paths = [tmp_path / f"{number}.npy" for number in range(2 + n_masks)]
+    for path in paths:
+        write(path, rng.random((4, 5)))
+    stacks = [open_stacks(path, "YX")[0] for path in paths]
+    watch = SourceWatch(stacks[:2], stacks[2:], thoroughly=True)
+    watch.check([0, 1])
+    write(paths[-1], rng.random((4, 5)))
+    if n_masks == 2:
+        watch.check_thoroughly(0)
+    for check in (lambda: watch.check([0, 1]), lambda: watch.check_thoroughly(1)):
+        with pytest.raises(SourceChangedError, match=rf"{paths[-1].name} has changed"):
+            check()

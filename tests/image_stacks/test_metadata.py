@@ -10,7 +10,8 @@ from patchloom.image_stacks.metadata import fitting_metadata, unit_name, unit_of
 IMAGE = AxesMap("TCYX", (2, 3, 8, 8))
 
 
-def test_only_what_is_about_the_image_is_kept():
+def test_other_axes():
+    """Only metadata of the image's own axes are kept."""
     steps = {"C": (1.0, "µm"), "Z": (2.0, "µm"), "X": (0.5, "nm"), "Y": (0.25, "pixel"), "T": (1.5, "s")}
     told = fitting_metadata(IMAGE, steps=steps)
     assert told.voxel_size == {"T": 1.5, "Y": 0.25, "X": 0.5}
@@ -18,12 +19,14 @@ def test_only_what_is_about_the_image_is_kept():
 
 
 @pytest.mark.parametrize("size", [None, 0.0, -0.0, math.nan, math.inf, -math.inf])
-def test_a_size_that_is_none_is_left_out(size):
+def test_invalid_sizes(size):
+    """Invalid sizes are left out."""
     assert fitting_metadata(IMAGE, steps={"X": (size, "µm")}).voxel_size == {}
 
 
 @pytest.mark.parametrize("names", [["a", "b"], ["a", "", "c"], list("abcd"), []])
-def test_names_are_one_a_channel_or_none(names):
+def test_channel_names(names):
+    """Names are kept if there is one for each channel."""
     told = fitting_metadata(IMAGE, channel_names=names, channel_colors=["FF0000", "00FF00", "0000FF"])
     assert told.channel_names == ()
     assert len(told.channel_colors) == 3
@@ -45,7 +48,8 @@ def test_names_are_one_a_channel_or_none(names):
         ("banana", ""),
     ],
 )
-def test_units_have_one_name(unit, name):
+def test_units(unit, name):
+    """Every unit has one full name."""
     assert unit_name(unit) == name
 
 
@@ -81,7 +85,8 @@ def size_of(name):
 
 
 @pytest.mark.parametrize(("unit", "size"), [*METERS.items(), *SECONDS.items()])
-def test_units_of_ome_keep_their_size_under_a_name_of_ome_zarr(unit, size):
+def test_converted_units(unit, size):
+    """Units that OME-Zarr does not name are converted."""
     name, factor = unit_of(unit)
     kind = v05.TimeAxis if unit in SECONDS else v05.SpaceAxis
     with warnings.catch_warnings():
@@ -91,5 +96,6 @@ def test_units_of_ome_keep_their_size_under_a_name_of_ome_zarr(unit, size):
 
 
 @pytest.mark.parametrize("unit", ["pixel", "pixels", "reference frame", "", " ", "banana", "mol", "meterstick"])
-def test_other_units_are_none(unit):
+def test_other_units(unit):
+    """Other units have no name."""
     assert unit_of(unit) == ("", 1)

@@ -31,8 +31,11 @@ class TestFortranOrderAndOtherBytes(ImageStackConformance):
         return NpyStack(folder / "a.npy", "YXC"), image.transpose(2, 0, 1)[np.newaxis].astype("f4")
 
 
-def test_more_files_than_a_process_may_open_are_read_and_predicted(tmp_path):
-    """In a process of its own, whose limit is low; every pixel is compared."""
+def test_descriptors(tmp_path):
+    """More files than a process may open are read and predicted.
+
+    The test runs in another process with a low limit, and compares every pixel.
+    """
     script = """
         import resource, sys
         resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
@@ -53,7 +56,8 @@ def test_more_files_than_a_process_may_open_are_read_and_predicted(tmp_path):
     subprocess.run([sys.executable, "-c", textwrap.dedent(script), str(tmp_path)], check=True)
 
 
-def test_no_file_is_open_before_it_is_read_nor_after_its_stack_is_gone(tmp_path):
+def test_open_while_used(tmp_path):
+    """A file is open only while its stack is used."""
     np.save(tmp_path / "a.npy", random_image((8, 8)))
     maps, live = len(_MAPS), len(_LIVE_MAPS)
     stack = NpyStack(tmp_path / "a.npy", "YX")
@@ -64,7 +68,8 @@ def test_no_file_is_open_before_it_is_read_nor_after_its_stack_is_gone(tmp_path)
     assert (len(_MAPS), len(_LIVE_MAPS)) == (maps, live)
 
 
-def test_a_pickle_holds_no_pixels(tmp_path):
+def test_small_pickle(tmp_path):
+    """A pickle contains no pixels."""
     image = random_image((500, 500))
     np.save(tmp_path / "a.npy", image)
     stack = NpyStack(tmp_path / "a.npy", "YX")
@@ -75,7 +80,8 @@ def test_a_pickle_holds_no_pixels(tmp_path):
 
 
 @pytest.mark.parametrize("change", [lambda path: path.write_bytes(path.read_bytes()[:200]), lambda path: path.unlink()])
-def test_a_file_that_changed_since_it_was_opened_is_refused(tmp_path, change):
+def test_changed_file(tmp_path, change):
+    """A file that has changed since it was opened is refused."""
     np.save(tmp_path / "a.npy", random_image((80, 80)))
     stack = NpyStack(tmp_path / "a.npy", "YX")
     change(tmp_path / "a.npy")
@@ -83,7 +89,8 @@ def test_a_file_that_changed_since_it_was_opened_is_refused(tmp_path, change):
         stack.extract_patch(0, None, (0, 0), (8, 8))
 
 
-def test_axes_are_to_be_given(tmp_path):
+def test_axes_needed(tmp_path):
+    """The axes must be given."""
     np.save(tmp_path / "a.npy", random_image((3, 8, 8)))
     with pytest.raises(AxesError, match=r"a\.npy has shape \(3, 8, 8\).*axes='ZYX'"):
         NpyStack(tmp_path / "a.npy")
@@ -134,13 +141,15 @@ HEADERS = {
 @pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
 @pytest.mark.parametrize("version", [1, 2, 3])
 @pytest.mark.filterwarnings("error")
-def test_a_header_that_makes_no_sense_is_refused(tmp_path, header, version):
+def test_bad_header(tmp_path, header, version):
+    """A header that contradicts the file is refused."""
     (tmp_path / "a.npy").write_bytes(npy(header, version=version))
     with pytest.raises(PatchloomError, match=r"a\.npy|no voxels"):
         NpyStack(tmp_path / "a.npy", "YX")
 
 
-def test_what_is_no_numpy_file_is_refused(tmp_path):
+def test_other_files(tmp_path):
+    """Other files are refused."""
     np.savez(tmp_path / "b.npz", a=np.zeros((4, 4)))
     (tmp_path / "b.npz").rename(tmp_path / "archive.npy")
     (tmp_path / "empty.npy").touch()
@@ -153,14 +162,16 @@ def test_what_is_no_numpy_file_is_refused(tmp_path):
         NpyStack(tmp_path / "none.npy", "YX")
 
 
-def test_a_link_is_followed(tmp_path):
+def test_link(tmp_path):
+    """A link is followed."""
     image = random_image((8, 9))
     np.save(tmp_path / "a.npy", image)
     (tmp_path / "b.npy").symlink_to(tmp_path / "a.npy")
     np.testing.assert_array_equal(NpyStack(tmp_path / "b.npy", "YX").extract_patch(0, None, (0, 0), (8, 9))[0], image)
 
 
-def test_many_files_are_one_series(tmp_path):
+def test_series(tmp_path):
+    """Many files are one series."""
     for number in range(20):
         np.save(tmp_path / f"{number}.npy", np.full((4, 4), number))
     stacks = open_stacks(tmp_path, "YX")

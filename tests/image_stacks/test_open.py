@@ -53,7 +53,8 @@ def names(stacks):
     return [stack.source.name for stack in stacks]
 
 
-def test_every_kind_of_source_is_opened(folder, sample_file):
+def test_sources(folder, sample_file):
+    """Every kind of source is opened."""
     czi = sample_file("napari-czann-segment", "PGC_20X.czi")
     stack = ArrayStack(np.zeros((4, 5)), "YX")
     sources = [
@@ -71,13 +72,16 @@ def test_every_kind_of_source_is_opened(folder, sample_file):
     assert stacks[5].data_shape == (1, 1, 3, 8, 9)
 
 
-def test_one_source_is_a_list_of_one(folder):
+def test_one_source(folder):
+    """One source gives a list with one stack."""
     for source in (folder / "img2.tif", str(folder / "img2.tif"), np.zeros((8, 9)), ArrayStack(np.zeros((8, 9)), "YX")):
         (stack,) = open_stacks(source, "YX")
         assert stack.data_shape == (1, 1, 8, 9)
 
 
-def test_a_stack_of_somebody_elses_passes_through():
+def test_other_stacks():
+    """Stacks of other libraries are returned unchanged."""
+
     class Foreign:
         source, data_shape, data_dtype = "theirs", (1, 1, 4, 4), np.dtype("uint8")
         original_axes, original_data_shape = "YX", (4, 4)
@@ -92,33 +96,39 @@ def test_a_stack_of_somebody_elses_passes_through():
         open_stacks(foreign, "XY")
 
 
-def test_a_folder_is_its_images_in_natural_order(folder):
+def test_folder(folder):
+    """A folder is its images in natural order."""
     (folder / "array.npy").unlink()
     assert names(open_stacks(folder)) == ["IMG1.TIFF", "img2.tif", "img3.ome.zarr", "img4", "img10.tif"]
 
 
-def test_a_pattern_is_its_images_in_natural_order(folder):
+def test_pattern(folder):
+    """A pattern is its matches in natural order."""
     assert names(open_stacks(str(folder / "img*.tif"))) == ["img2.tif", "img10.tif"]
     assert names(open_stacks(folder / "**" / "[di]*.tif")) == ["img2.tif", "img10.tif", "deeper.tif"]
     assert names(open_stacks(str(folder / "img[23]*"))) == ["img2.tif", "img3.ome.zarr"]
 
 
-def test_a_name_with_a_bracket_is_a_name(tmp_path):
+def test_brackets(tmp_path):
+    """The name of a file with brackets is not a pattern."""
     write_tiff(tmp_path / "cells[1].tif")
     assert names(open_stacks(tmp_path / "cells[1].tif")) == ["cells[1].tif"]
 
 
-def test_axes_of_a_folder_are_those_of_each_image(folder):
+def test_axes_of_folder(folder):
+    """The axes of a folder are those of each image."""
     sources = [folder / "subfolder", np.zeros((4, 4))]
     assert [stack.original_axes for stack in open_stacks(sources, axes=["XY", "YX"])] == ["XY", "YX"]
 
 
-def test_a_zarr_is_one_image_whatever_it_is_called(folder):
+def test_name_of_zarr(folder):
+    """A Zarr with any name is one image."""
     (stack,) = open_stacks(folder / "img4")
     assert isinstance(stack, ZarrStack)
 
 
-def test_levels_reach_what_has_them(tmp_path):
+def test_levels(tmp_path):
+    """A level is opened of every format with pyramids."""
     with tifffile.TiffWriter(tmp_path / "a.ome.tif") as tif:
         tif.write(np.zeros((64, 64), "uint8"), subifds=1, metadata={"axes": "YX"})
         tif.write(np.zeros((32, 32), "uint8"), subfiletype=1)
@@ -131,7 +141,8 @@ def test_levels_reach_what_has_them(tmp_path):
             open_stacks(source, "YX", level=1)
 
 
-def test_a_scene_is_named_after_the_file(sample_file):
+def test_scene(sample_file):
+    """A scene is named by its number behind the file."""
     czi = sample_file("napari-czann-segment", "Tumor_HE_Stain_T76.czi")
     (stack,) = open_stacks(f"{czi}@0")
     assert stack.data_shape == (1, 3, 1200, 1600)
@@ -154,37 +165,43 @@ def test_a_scene_is_named_after_the_file(sample_file):
         ),
     ],
 )
-def test_what_is_not_there_is_not_found(folder, make, message):
+def test_missing(folder, make, message):
+    """Missing files, folders and matches are not found."""
     with pytest.raises(SourceNotFoundError, match=message):
         open_stacks(make(folder))
     with pytest.raises(FileNotFoundError):
         open_stacks(str(make(folder)))
 
 
-def test_a_folder_without_images_is_not_found(tmp_path):
+def test_empty_folder(tmp_path):
+    """A folder without images is not found."""
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(SourceNotFoundError, match="contains 1 files and folders, none of them an image: give TIFF"):
         open_stacks(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["picture.png", "notes.txt"])
-def test_what_is_no_supported_image_is_refused(folder, name):
+def test_other_formats(folder, name):
+    """Other formats are refused with a list of those supported."""
     with pytest.raises(SourceError, match=rf"{name} is not a supported image: give TIFF \(\.tif.*NumPy \(\.npy\)"):
         open_stacks(folder / name)
 
 
 @pytest.mark.parametrize("source", [None, 7, [7], [None], [[[1, 2], [3, 4]]]])
-def test_what_is_no_source_is_refused(source):
+def test_other_objects(source):
+    """Other objects than sources are refused."""
     with pytest.raises(SourceError, match="is not a source of images: give a path, a URL, an array or an image stack"):
         open_stacks(source, "YX")
 
 
-def test_an_empty_series_is_refused():
+def test_empty_series():
+    """An empty series is refused."""
     with pytest.raises(GeometryError, match="the series is empty: give at least one source"):
         open_stacks([])
 
 
-def test_axes_are_as_many_as_the_sources_given(folder):
+def test_number_of_axes(folder):
+    """A list of axes must have one entry for each source."""
     with pytest.raises(AxesError, match="axes are given for 2 sources, but there are 1"):
         open_stacks([folder], axes=["YX", "YX"])
     with pytest.raises(AxesError, match="axes are given for 1 sources, but there are 2"):
@@ -194,20 +211,25 @@ def test_axes_are_as_many_as_the_sources_given(folder):
 @pytest.mark.parametrize(
     ("axes", "message"), [("QYX", "unknown axis 'Q'"), ("ZYX", "name 3 axes"), (5, "must be a string")]
 )
-def test_axes_that_contradict_are_refused(axes, message):
+def test_contradicting_axes(axes, message):
+    """Axes that contradict those of an open stack are refused."""
     with pytest.raises(AxesError, match=message):
         open_stacks([np.zeros((4, 4))], axes=[axes])
 
 
-def test_axes_that_are_no_string_are_refused_by_every_format(folder, sample_file):
+def test_type_of_axes(folder, sample_file):
+    """Axes that are not a string are refused by every format."""
     czi = sample_file("napari-czann-segment", "PGC_20X.czi")
     for source in (folder / "img2.tif", folder / "img4", folder / "array.npy", czi):
         with pytest.raises(AxesError, match="axes is 5: it must be a string such as 'CYX'"):
             open_stacks([source], axes=[5])
 
 
-def test_a_relative_name_holds_elsewhere(folder, sample_file, monkeypatch):
-    """A worker may have another working directory."""
+def test_relative_path(folder, sample_file, monkeypatch):
+    """A relative path stays valid in another working directory.
+
+    A worker may have another working directory.
+    """
     shutil.copy(sample_file("napari-czann-segment", "Tumor_HE_Stain_T76.czi"), folder / "slide.czi")
     tifffile.imwrite(folder / "packed.tif", np.zeros((8, 9), "uint8"), compression="zlib")
     monkeypatch.chdir(folder)
@@ -221,7 +243,8 @@ def test_a_relative_name_holds_elsewhere(folder, sample_file, monkeypatch):
         assert stack.extract_patch(0, [0], [0] * n_dims, [1] * n_dims).shape == (1,) * (n_dims + 1)
 
 
-def test_one_error_lists_every_source_that_failed(folder):
+def test_one_error(folder):
+    """One error lists every source that failed."""
     (folder / "broken.tif").write_bytes(b"II*\0")
     sources = [
         folder / "img2.tif",
@@ -239,34 +262,39 @@ def test_one_error_lists_every_source_that_failed(folder):
     assert not isinstance(caught.value, SourceNotFoundError)
 
 
-def test_errors_of_one_kind_stay_of_that_kind(tmp_path):
+def test_class_of_error(tmp_path):
+    """An error for several sources has their common class."""
     with pytest.raises(SourceNotFoundError, match=r"2 of 2 images cannot be opened:\n.*a\.tif\n.*b\.tif"):
         open_stacks([tmp_path / "a.tif", tmp_path / "b.tif"])
     with pytest.raises(AxesError, match="2 of 3 images cannot be opened"):
         open_stacks([np.zeros((3, 4, 4)), np.zeros((3, 4, 4)), ArrayStack(np.zeros((4, 4)), "YX")])
 
 
-def test_images_that_fail_in_a_folder_are_listed(folder):
+def test_damaged_folder(folder):
+    """Images of a folder that fail are listed."""
     (folder / "img7.tif").write_bytes(b"")
     with pytest.raises(SourceError, match=r"2 of 7 images cannot be opened:\n.*array\.npy has shape.*\n.*img7\.tif"):
         open_stacks(folder)
 
 
 @pytest.mark.parametrize("content", [b"", b"not an array", b"\x93NUMPY\x01\x00"])
-def test_a_broken_array_file_is_refused(tmp_path, content):
+def test_damaged_npy(tmp_path, content):
+    """A damaged NumPy file is refused."""
     (tmp_path / "a.npy").write_bytes(content)
     with pytest.raises(SourceError, match=r"a\.npy cannot be read as a NumPy array"):
         open_stacks(tmp_path / "a.npy", "YX")
 
 
-def test_an_array_file_that_is_cut_short_is_refused(tmp_path):
+def test_truncated_npy(tmp_path):
+    """A truncated NumPy file is refused."""
     np.save(tmp_path / "a.npy", np.zeros((100, 100)))
     (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:5000])
     with pytest.raises(SourceError, match=r"a\.npy cannot be read as a NumPy array"):
         open_stacks(tmp_path / "a.npy", "YX")
 
 
-def test_a_missing_extra_is_named(tmp_path, sample_file, monkeypatch):
+def test_missing_extra(tmp_path, sample_file, monkeypatch):
+    """A missing extra is named."""
     shutil.copy(sample_file("napari-czann-segment", "PGC_20X.czi"), tmp_path)
     monkeypatch.setitem(sys.modules, "pylibCZIrw.czi", None)
     with pytest.raises(MissingExtraError, match=r'pip install "patchloom\[czi\]"'):
@@ -287,13 +315,15 @@ def test_a_missing_extra_is_named(tmp_path, sample_file, monkeypatch):
         (".", True),
     ],
 )
-def test_a_series_is_told_from_a_single_image(sources, expected):
+def test_is_series(sources, expected):
+    """A series is distinguished from a single image."""
     assert is_series(sources) is expected
 
 
 @pytest.mark.parametrize("name", ["img2.tif", "img3.ome.zarr", "array.npy", "slide.czi"])
 @pytest.mark.parametrize("axes", ["TCZYX", "YY", "YQ", "XX"])
-def test_axes_that_do_not_fit_are_refused_with_the_name_of_the_file(folder, sample_file, name, axes):
+def test_bad_axes(folder, sample_file, name, axes):
+    """The error for axes that do not fit names the file."""
     (folder / "slide.czi").symlink_to(sample_file("napari-czann-segment", "PGC_20X.czi"))
     with pytest.raises(AxesError, match=rf"{name}: axes"):
         open_stacks(folder / name, axes)

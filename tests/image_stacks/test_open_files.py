@@ -36,7 +36,8 @@ SCRIPT = """
 
 
 @pytest.mark.parametrize("kind", ["tif", "npy", "czi", "zarr"])
-def test_a_series_of_more_files_than_may_be_open_is_read(tmp_path, kind):
+def test_long_series(tmp_path, kind):
+    """A series of more files than a process may open is read."""
     subprocess.run([sys.executable, "-c", textwrap.dedent(SCRIPT), str(tmp_path), kind], check=True)
 
 
@@ -44,7 +45,8 @@ class Image:
     """Something that a file belongs to."""
 
 
-def test_the_file_unused_for_longest_is_closed_first():
+def test_eviction():
+    """The least recently used file is evicted first."""
     files, images = OpenFiles(2), [Image() for _ in range(3)]
     first, second = (files.of(image, object) for image in images[:2])
     assert files.of(images[0], object) is first

@@ -74,7 +74,8 @@ class TestCzi(PlanesConformance):
         return as_planes(open_stacks(folder / "cells.czi")[0]), by_plane(image[np.newaxis])
 
 
-def test_a_2d_image_stays_as_it_is() -> None:
+def test_2d_image() -> None:
+    """A 2D image is returned unchanged."""
     image = ArrayStack(np.zeros((3, 8, 8)), axes="TYX")
     assert as_planes(image) is image is whole_stack(image)
     assert plane_position(image, 2) == (2, ())
@@ -87,9 +88,8 @@ def test_a_2d_image_stays_as_it_is() -> None:
     chunk=st.tuples(st.integers(1, 3), st.integers(1, 9)),
     seed=st.integers(0, 99),
 )
-def test_chunks_folded_into_samples_give_every_pixel_through_a_pool(
-    n_samples: int, n_planes: int, chunk: tuple[int, int], seed: int
-) -> None:
+def test_chunk_cache(n_samples: int, n_planes: int, chunk: tuple[int, int], seed: int) -> None:
+    """Chunks of slices give every pixel through a chunk cache."""
     data = np.random.default_rng(seed).integers(0, 255, (n_samples, 1, n_planes, 6, 5), np.uint8)
 
     class Stored(ArrayStack):
@@ -107,7 +107,8 @@ def test_chunks_folded_into_samples_give_every_pixel_through_a_pool(
 
 
 @pytest.mark.parametrize(("n_samples", "n_planes", "depth"), [(1, 12, 4), (1, 10, 4), (3, 8, 4), (3, 6, 64)])
-def test_a_chunk_of_many_slices_is_read_once(n_samples: int, n_planes: int, depth: int) -> None:
+def test_chunk_of_slices(n_samples: int, n_planes: int, depth: int) -> None:
+    """A chunk of many slices is read once."""
     data = np.random.default_rng(0).integers(0, 255, (n_samples, 1, n_planes, 32, 32), np.uint8)
     reads: list[tuple[int, slice]] = []
 

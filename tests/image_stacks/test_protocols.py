@@ -34,20 +34,23 @@ class Together:
 
 
 @pytest.mark.parametrize("make", [OneByOne, Together])
-def test_regions_land_where_they_belong_in_the_dtype_of_the_target(make):
+def test_targets(make):
+    """Regions are written to their targets in the dtype of the target."""
     out = [np.zeros((2, 4, 9), "float32"), np.zeros((1, 1, 2), "uint16")]
     read_regions(make(), REGIONS, out)
     assert np.array_equal(out[0], IMAGE[1, 1:3, 2:6, :])
     assert np.array_equal(out[1], IMAGE[0, 0:1, 7:8, 3:5])
 
 
-def test_a_stack_that_reads_many_together_is_asked_once():
+def test_reads_regions():
+    """A stack that reads many regions together is called once."""
     stack = Together()
     read_regions(stack, REGIONS, [np.zeros((2, 4, 9)), np.zeros((1, 1, 2))])
     assert stack.batches == [REGIONS]
 
 
-def test_other_stacks_are_asked_with_plain_lists_of_channels():
+def test_other_stacks():
+    """Other stacks get plain lists of channels."""
     stack = OneByOne()
     read_regions(stack, REGIONS, [np.zeros((2, 4, 9)), np.zeros((1, 1, 2))])
     assert stack.asked == [(1, [1, 2], [2, 0], [4, 9]), (0, [0], [7, 3], [1, 2])]

@@ -15,8 +15,11 @@ def stored(draw):
 
 
 @given(stored())
-def test_the_box_holds_no_more_than_the_chunk(pair):
-    """The voxels of the first chunk, marked in the source and moved, hold a box of the shape told."""
+def test_box_of_chunk(pair):
+    """The box of a chunk contains no more voxels than the chunk.
+
+    The voxels of the first chunk are marked in the source and moved.
+    """
     axes_map, chunk = pair
     marked = np.zeros(axes_map.shape, bool)
     marked[tuple(slice(side) for side in chunk)] = True
@@ -28,5 +31,6 @@ def test_the_box_holds_no_more_than_the_chunk(pair):
 
 
 @pytest.mark.parametrize(("chunk", "samples"), [((1, 4), 4), ((1, 10), 10), ((3, 10), 30), ((3, 4), 4)])
-def test_samples_and_times_fold_where_they_make_a_box(chunk, samples):
+def test_samples_and_times(chunk, samples):
+    """Samples and times of a chunk become one axis if they form a box."""
     assert as_data_box(AxesMap("STYX", (5, 10, 64, 64)), (*chunk, 32, 32)) == (samples, 1, 32, 32)

@@ -130,7 +130,8 @@ MAKERS: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("kind", MAKERS)
-def test_a_file_is_found_through_whatever_reads_it(kind: str, tmp_path: Path) -> None:
+def test_wrapped_files(kind: str, tmp_path: Path) -> None:
+    """A file is found through any object that reads it."""
     path = tmp_path / ("data.zip" if "archive" in kind else "data.npy")
     found = files_read(MAKERS[kind](path))
     assert path.resolve() in {each.resolve() for each in found}
@@ -147,7 +148,8 @@ def test_a_file_is_found_through_whatever_reads_it(kind: str, tmp_path: Path) ->
     ],
     ids=["buffer", "array", "lent by DLPack"],
 )
-def test_a_bare_memory_map_is_found(take: Any, tmp_path: Path) -> None:
+def test_bare_map(take: Any, tmp_path: Path) -> None:
+    """A memory map of the module `mmap` is found."""
     held = bare_map(tmp_path / "data")
     array = take(held, np.uint8)
     assert files_read(array[1:]) == {tmp_path / "data"}
@@ -155,7 +157,8 @@ def test_a_bare_memory_map_is_found(take: Any, tmp_path: Path) -> None:
     held.close()
 
 
-def test_a_name_counts_only_where_it_may_name_a_source(tmp_path: Path) -> None:
+def test_names(tmp_path: Path) -> None:
+    """The name of a file counts only if names are searched."""
     stored(tmp_path / "old.zarr")
 
     class Pipeline:
@@ -169,7 +172,8 @@ def test_a_name_counts_only_where_it_may_name_a_source(tmp_path: Path) -> None:
     assert files_read(Pipeline().model) == {tmp_path / "old.zarr"}
 
 
-def test_what_names_no_file_reads_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other objects read no file."""
     monkeypatch.chdir(tmp_path)
     Path("getitem").mkdir()  # a word that is a folder's name by accident
     recursive: list[Any] = [

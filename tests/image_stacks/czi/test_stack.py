@@ -16,9 +16,8 @@ from pylibCZIrw import czi
 
 from patchloom.errors import AxesError, MissingExtraError, SourceError, SourceNotFoundError
 from patchloom.image_stacks import CziStack
-from patchloom.image_stacks.czi import stack as czi_stack
 from patchloom.image_stacks.czi.directory import read_directory
-from patchloom.image_stacks.open_files import OpenFiles
+from patchloom.image_stacks.czi.stack import OPEN_FILES
 from patchloom.testing.stack_conformance import ImageStackConformance
 
 
@@ -77,7 +76,8 @@ class TestFloatingPoint(ImageStackConformance):
         return CziStack(path), image[np.newaxis, np.newaxis]
 
 
-def test_where_no_tile_is_the_image_is_zero(tmp_path):
+def test_gaps(tmp_path):
+    """Pixels without a tile are 0."""
     tile = random_image((20, 20, 1)) + 1
     stack = CziStack(write_czi(tmp_path / "a.czi", [((0, 0), {"C": 0}, 0, tile), ((40, 30), {"C": 0}, 0, tile)]))
     image = stack.extract_patch(0, None, (0, 0), (50, 60))[0]
@@ -87,7 +87,8 @@ def test_where_no_tile_is_the_image_is_zero(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="bytes read are counted in /proc")
-def test_a_region_reads_its_own_tiles_only(tmp_path):
+def test_region(tmp_path):
+    """A region decodes only the tiles that it overlaps."""
     tile = random_image((256, 256, 1))
     planes = [((256 * x, 256 * y), {"C": 0}, 0, tile) for y in range(8) for x in range(8)]
     path = write_czi(tmp_path / "mosaic.czi", planes, compression="uncompressed:")
@@ -101,7 +102,8 @@ def test_a_region_reads_its_own_tiles_only(tmp_path):
     assert tile.nbytes < bytes_read() - before < 3 * tile.nbytes
 
 
-def test_scenes_are_to_be_chosen(tmp_path):
+def test_choice_of_scene(tmp_path):
+    """One of several scenes must be chosen."""
     tile = random_image((20, 30, 1))
     path = write_czi(tmp_path / "a.czi", [((400 * scene, 0), {"C": 0}, scene, tile) for scene in range(2)])
     with pytest.raises(SourceError, match=r"has 2 scenes: choose one of .*a\.czi@0 \(30 × 20 pixels\), .*a\.czi@1"):
@@ -111,7 +113,8 @@ def test_scenes_are_to_be_chosen(tmp_path):
     assert CziStack(path, scene=1).source == f"{path}@1"
 
 
-def test_scenes_that_overlap_are_kept_apart(tmp_path):
+def test_overlapping_scenes(tmp_path):
+    """Scenes that overlap on the stage keep their own pixels."""
     tiles = random_image((2, 20, 30, 1))
     path = write_czi(tmp_path / "a.czi", [((5 * scene, 0), {"C": 0}, scene, tiles[scene]) for scene in range(2)])
     for scene in range(2):
@@ -136,8 +139,8 @@ def write_scenes(path, planes_of_scenes):
 
 @given(data=st.data())
 @settings(max_examples=25, deadline=None)
-def test_a_scene_has_the_planes_that_were_acquired_and_no_others(data):
-    """Of scenes of any size, each beginning anywhere; a plane that is missing among them is never made up."""
+def test_planes_of_scenes(data):
+    """A scene has its own planes only, and is refused if one of them is missing."""
     ranges = st.tuples(st.integers(0, 2), st.integers(1, 3)).map(lambda ends: range(ends[0], sum(ends)))
     channels = st.sets(st.integers(0, 3), min_size=1).map(sorted)
     boxes = data.draw(st.lists(st.tuples(ranges, channels, ranges), min_size=1, max_size=3))
@@ -164,7 +167,8 @@ def test_a_scene_has_the_planes_that_were_acquired_and_no_others(data):
             np.testing.assert_array_equal(np.reshape(found, expected.shape), expected)
 
 
-def test_channels_that_a_scene_has_are_named_as_they_are(tmp_path):
+def test_channel_names(tmp_path):
+    """Each scene has the names of its own channels."""
     planes = [
         ((100 * scene, 0), {"C": c}, scene, random_image((20, 30, 1))) for scene, c in ((0, 0), (0, 1), (1, 0), (1, 2))
     ]
@@ -173,8 +177,9 @@ def test_channels_that_a_scene_has_are_named_as_they_are(tmp_path):
     assert CziStack(path, scene=1).metadata.channel_names == ("DAPI", "Cy5")
 
 
-def test_a_bounded_number_of_files_is_open(tmp_path, monkeypatch):
-    monkeypatch.setattr(czi_stack, "_DOCUMENTS", OpenFiles(3))
+def test_open_files(tmp_path, monkeypatch):
+    """The number of open files is bounded."""
+    monkeypatch.setattr(OPEN_FILES, "most", 3)
     images = random_image((12, 20, 30, 1))
     paths = [write_czi(tmp_path / f"{number}.czi", [((0, 0), {"C": 0}, 0, images[number])]) for number in range(12)]
     before = len(list(Path("/proc/self/fd").iterdir()))
@@ -185,7 +190,8 @@ def test_a_bounded_number_of_files_is_open(tmp_path, monkeypatch):
     assert len(list(Path("/proc/self/fd").iterdir())) - before <= 3
 
 
-def test_a_file_that_was_replaced_since_it_was_opened_is_refused(tmp_path):
+def test_replaced_file(tmp_path):
+    """A file that was replaced since it was opened is refused."""
     path = write_czi(tmp_path / "a.czi", [((0, 0), {"C": 0}, 0, random_image((20, 30, 1)))])
     stack = pickle.loads(pickle.dumps(CziStack(path)))
     path.unlink()
@@ -194,13 +200,15 @@ def test_a_file_that_was_replaced_since_it_was_opened_is_refused(tmp_path):
         stack.extract_patch(0, None, (0, 0), (20, 30))
 
 
-def test_the_colors_of_a_color_image_are_red_green_and_blue(tmp_path):
+def test_colors(tmp_path):
+    """The colors of a color image are red, green and blue."""
     path = write_czi(tmp_path / "a.czi", [((0, 0), {"C": 0}, 0, random_image((20, 30, 3), "uint8"))])
     told = CziStack(path).metadata
     assert (told.is_rgb, told.channel_colors) == (True, ("FF0000", "00FF00", "0000FF"))
 
 
-def test_axes_given_rename_the_files(tmp_path):
+def test_other_axes(tmp_path):
+    """Axes that are given rename the axes of the file."""
     planes = [((0, 0), {"C": 0, "Z": z}, 0, random_image((20, 30, 1))) for z in range(4)]
     path = write_czi(tmp_path / "a.czi", planes)
     assert CziStack(path).data_shape == (1, 1, 4, 20, 30)
@@ -209,7 +217,8 @@ def test_axes_given_rename_the_files(tmp_path):
         CziStack(path, axes="YX")
 
 
-def test_an_axis_without_a_letter_is_not_guessed(tmp_path, monkeypatch):
+def test_axis_without_letter(tmp_path, monkeypatch):
+    """An axis without a letter is an error."""
     # The writer leaves out dimensions beyond these, which the format has.
     monkeypatch.setattr(czi.CziWriter, "_create_plane", staticmethod(lambda plane, scene: {**plane, "S": scene}))
     planes = [((0, 0), {"C": 0, "H": phase}, 0, random_image((20, 30, 1))) for phase in range(5)]
@@ -219,7 +228,8 @@ def test_an_axis_without_a_letter_is_not_guessed(tmp_path, monkeypatch):
     assert CziStack(path, axes="SYX").data_shape == (5, 1, 20, 30)
 
 
-def test_channels_of_different_depth_share_the_larger_dtype(tmp_path):
+def test_mixed_dtypes(tmp_path):
+    """Channels of different dtypes have the larger one."""
     shallow, deep = random_image((20, 30, 1), "uint8"), random_image((20, 30, 1)) * 200
     path = write_czi(tmp_path / "a.czi", [((0, 0), {"C": 0}, 0, shallow), ((0, 0), {"C": 1}, 0, deep)])
     stack = CziStack(path)
@@ -227,7 +237,8 @@ def test_channels_of_different_depth_share_the_larger_dtype(tmp_path):
     np.testing.assert_array_equal(stack.extract_patch(0, None, (0, 0), (20, 30)), [shallow[..., 0], deep[..., 0]])
 
 
-def test_what_the_file_tells_is_carried_over(tmp_path):
+def test_metadata(tmp_path):
+    """Voxel sizes and channels are those of the file."""
     planes = [((0, 0), {"C": channel, "Z": z}, 0, random_image((20, 30, 1))) for channel in range(2) for z in range(2)]
     colors = {
         channel: czi.ChannelDisplaySettingsDataClass(
@@ -249,7 +260,8 @@ def patch_sum(stack):
     return int(stack.extract_patch(0, None, (1000, 1000), (300, 200)).sum())
 
 
-def test_a_real_image_is_read_also_in_a_worker(sample_file):
+def test_real_image(sample_file):
+    """A real image is read, also in a worker."""
     stack = CziStack(sample_file("napari-czann-segment", "PGC_20X.czi"))
     assert (stack.original_axes, stack.data_shape, stack.data_dtype) == ("YX", (1, 1, 2755, 3675), np.uint16)
     assert stack.metadata.voxel_size == pytest.approx({"Y": 0.227, "X": 0.227})
@@ -261,15 +273,19 @@ def test_a_real_image_is_read_also_in_a_worker(sample_file):
         assert patch_sum(stack) == workers.submit(patch_sum, stack).result() == expected
 
 
-def test_a_real_stain_is_pink_and_violet(sample_file):
-    """Haematoxylin and eosin leave little green; more red than blue."""
+def test_real_colors(sample_file):
+    """A real stain is pink and violet.
+
+    Hematoxylin and eosin leave little green, and more red than blue.
+    """
     stack = CziStack(sample_file("napari-czann-segment", "Tumor_HE_Stain_T76.czi"))
     assert (stack.original_axes, stack.data_shape, stack.data_dtype) == ("YXC", (1, 3, 1200, 1600), np.uint8)
     red, green, blue = stack.extract_patch(0, None, (0, 0), (1200, 1600)).mean((1, 2))
     assert red > blue > green
 
 
-def test_what_is_no_czi_is_refused(tmp_path):
+def test_other_files(tmp_path):
+    """Other files are refused."""
     (tmp_path / "notes.czi").write_text("these are my notes")
     with pytest.raises(SourceError, match=r"notes\.czi cannot be opened as a CZI: "):
         CziStack(tmp_path / "notes.czi")
@@ -278,14 +294,16 @@ def test_what_is_no_czi_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("fraction", [0.02, 0.5, 0.99])
-def test_a_truncated_file_is_refused(tmp_path, fraction):
+def test_truncated_file(tmp_path, fraction):
+    """A truncated file is refused."""
     content = write_czi(tmp_path / "a.czi", [((0, 0), {"C": 0}, 0, random_image((200, 300, 1)))]).read_bytes()
     (tmp_path / "cut.czi").write_bytes(content[: int(len(content) * fraction)])
     with pytest.raises(SourceError, match=r"cut\.czi cannot be "):
         CziStack(tmp_path / "cut.czi")
 
 
-def test_pixels_that_cannot_be_decoded_are_reported(tmp_path):
+def test_corrupt_pixels(tmp_path):
+    """Pixels that cannot be decoded are an error that names the file."""
     path = write_czi(tmp_path / "a.czi", [((0, 0), {"C": 0}, 0, random_image((200, 300, 1)))], compression="zstd0:")
     content = bytearray(path.read_bytes())
     start = content.index(b"\x28\xb5\x2f\xfd")  # how Zstandard begins
@@ -310,8 +328,11 @@ SUBBLOCK_DAMAGE = {
 
 
 @pytest.mark.parametrize(("offset", "bytes_there"), SUBBLOCK_DAMAGE.values(), ids=SUBBLOCK_DAMAGE)
-def test_a_damaged_subblock_never_reaches_the_vendors_library(tmp_path, offset, bytes_there):
-    """Which some of these would end, and the process with it."""
+def test_damaged_subblock(tmp_path, offset, bytes_there):
+    """A damaged subblock is refused before libCZI reads it.
+
+    libCZI ends the process at some of these.
+    """
     tiles = random_image((2, 20, 30, 1))
     path = write_czi(tmp_path / "a.czi", [((100 * n, 0), {"C": 0}, 0, tile) for n, tile in enumerate(tiles)])
     content = bytearray(path.read_bytes())
@@ -324,8 +345,11 @@ def test_a_damaged_subblock_never_reaches_the_vendors_library(tmp_path, offset, 
         stack.extract_patch(0, None, (0, 0), (20, 130))
 
 
-def test_a_directory_of_many_subblocks_is_read_at_once(tmp_path):
-    """Of any number of dimensions each, also of lower resolution, which are no planes."""
+def test_many_subblocks(tmp_path):
+    """A directory of many subblocks is read at once.
+
+    Subblocks have any number of dimensions, and those of lower resolution are not planes.
+    """
     rng = np.random.default_rng(3)
     content = bytearray(struct.pack("<i124x", 20_000))
     expected = []
@@ -348,7 +372,8 @@ def test_a_directory_of_many_subblocks_is_read_at_once(tmp_path):
     assert set(map(tuple, found.boxes.tolist())) == {(7, 9, 30, 20)}
 
 
-def test_a_missing_reader_is_named(tmp_path, monkeypatch):
+def test_missing_extra(tmp_path, monkeypatch):
+    """Without pylibCZIrw, the error names the extra."""
     path = write_czi(tmp_path / "a.czi", [((0, 0), {"C": 0}, 0, random_image((20, 30, 1)))])
     monkeypatch.setitem(sys.modules, "pylibCZIrw.czi", None)
     with pytest.raises(MissingExtraError, match=r'pip install "patchloom\[czi\]"'):

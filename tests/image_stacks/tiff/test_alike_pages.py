@@ -45,7 +45,8 @@ def last_page(path, *, alone):
 
 @pytest.mark.parametrize("options", [{}, {"bigtiff": True}, {"byteorder": ">"}])
 @pytest.mark.parametrize("way", WAYS)
-def test_a_page_whose_directory_differs_in_any_bit_is_what_its_own_directory_says(tmp_path, way, options):
+def test_any_bit(tmp_path, way, options):
+    """A page whose directory differs in any bit is read by its own directory."""
     shape = (4, 16, 16, 3) if way == "rgb" else (4, 16, 16)
     pages = np.random.default_rng(0).integers(0, 256, shape).astype("uint8")
     path = write(tmp_path / "a.tif", pages, [way] * 4, **options)
@@ -60,7 +61,8 @@ def test_a_page_whose_directory_differs_in_any_bit_is_what_its_own_directory_say
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_pages_that_are_stored_in_turns_are_read_by_their_own_tags(tmp_path, seed):
+def test_alternating_pages(tmp_path, seed):
+    """Pages that are stored in alternating ways are read by their own tags."""
     generator = np.random.default_rng(seed)
     ways = generator.choice([way for way in WAYS if way != "rgb"], 40)
     pages = generator.integers(0, 2**16, (40, 16, 16)).astype("uint16")

@@ -47,13 +47,15 @@ def encoded(name, height, width, value=None):
 @pytest.mark.parametrize("name", ENCODERS)
 @settings(max_examples=20, deadline=None)
 @given(st.integers(8, 300), st.integers(8, 300), st.booleans())
-def test_declared_pixels_are_those_that_were_encoded(name, height, width, is_square):
+def test_encoded_images(name, height, width, is_square):
+    """The number of declared pixels is that of the encoded image."""
     height = width if is_square else height
     assert declared_pixels(*encoded(name, height, width)) == height * width
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_a_header_that_was_cut_off_or_damaged_declares_some_number(name):
+def test_damaged_header(name):
+    """A damaged or truncated header gives some number."""
     compression, whole = encoded(name, 40, 30)
     for stop in range(min(len(whole), 200)):
         assert declared_pixels(compression, whole[:stop]) >= 0
@@ -63,7 +65,8 @@ def test_a_header_that_was_cut_off_or_damaged_declares_some_number(name):
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_an_image_that_declares_too_much_is_not_decoded(tmp_path, name):
+def test_too_many_pixels(tmp_path, name):
+    """An image that declares too many pixels is not decoded."""
     side = 4000
     compression, content = encoded(name, side, side, value=7)
     samples = SAMPLES[ENCODERS[name][1]]

@@ -35,7 +35,8 @@ def next_offsets(path):
 
 
 @pytest.mark.parametrize("options", [{}, {"bigtiff": True}, {"byteorder": ">"}, {"bigtiff": True, "byteorder": ">"}])
-def test_directories_are_those_that_tifffile_finds(tmp_path, options):
+def test_like_tifffile(tmp_path, options):
+    """Directories are those that tifffile finds."""
     path = write(tmp_path / "a.tif", 5, **options)
     found = read_directories(path)
     with tifffile.TiffFile(path) as tif, path.open("rb") as file:
@@ -47,8 +48,11 @@ def test_directories_are_those_that_tifffile_finds(tmp_path, options):
 
 @pytest.mark.parametrize("options", [{}, {"bigtiff": True}, {"byteorder": ">"}])
 @pytest.mark.parametrize("changed", [None, "shorter", "skips"])
-def test_directories_at_equal_distances_are_those_that_tifffile_finds(tmp_path, options, changed):
-    """All pages first and their directories after them, as ImageJ and tifffile write; one may be shorter, or lead past the next."""
+def test_equal_distances(tmp_path, options, changed):
+    """Directories at equal distances are those that tifffile finds.
+
+    ImageJ and tifffile write all pages first and then their directories, one of which may be shorter or lead past the next.
+    """
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((700, 8, 8), "uint8"), **options)
     places, form = next_offsets(tmp_path / "a.tif")
     content = bytearray((tmp_path / "a.tif").read_bytes())
@@ -76,7 +80,8 @@ def test_directories_at_equal_distances_are_those_that_tifffile_finds(tmp_path, 
 @pytest.mark.parametrize("n_pages", [1, 5, 150])
 @pytest.mark.parametrize("target", [0, -1, "middle"])
 @pytest.mark.parametrize("bigtiff", [False, True])
-def test_a_list_of_pages_that_is_a_loop_is_refused(tmp_path, n_pages, target, bigtiff):
+def test_loop(tmp_path, n_pages, target, bigtiff):
+    """A list of pages that is a loop is refused."""
     path = write(tmp_path / "loop.tif", n_pages, bigtiff=bigtiff)
     places, form = next_offsets(path)
     to = places[n_pages // 2 if target == "middle" else target][1]
@@ -88,7 +93,8 @@ def test_a_list_of_pages_that_is_a_loop_is_refused(tmp_path, n_pages, target, bi
 
 
 @pytest.mark.parametrize("to", [1, 7, 2**31, 2**32 - 1])
-def test_a_list_of_pages_that_leads_outside_the_file_is_refused(tmp_path, to):
+def test_outside_file(tmp_path, to):
+    """A list of pages that leads out of the file is refused."""
     path = write(tmp_path / "cut.tif", 3)
     places, form = next_offsets(path)
     with path.open("r+b") as file:
@@ -98,8 +104,11 @@ def test_a_list_of_pages_that_leads_outside_the_file_is_refused(tmp_path, to):
         TiffStack(path, "ZYX")
 
 
-def test_directories_that_overlap_do_not_multiply_a_file(tmp_path):
-    """A directory at every other byte, each of 4 kB."""
+def test_overlapping(tmp_path):
+    """Overlapping directories do not need more memory than the file.
+
+    There is a directory of 4 kB at every other byte.
+    """
     size = 1 << 16
     content = bytearray(size)
     content[:8] = struct.pack("<2sHI", b"II", 42, 8)
@@ -113,8 +122,11 @@ def test_directories_that_overlap_do_not_multiply_a_file(tmp_path):
 
 
 @pytest.mark.parametrize("description", [None, "ImageJ=1.54f\nimages=900\nslices=900\n"])
-def test_pages_that_share_long_tables_do_not_multiply_a_file(tmp_path, description):
-    """Each of 900 pages says that its pixels are in all of 40,000 strips, which one table in the file lists."""
+def test_shared_tables(tmp_path, description):
+    """Shared tables do not need more memory than the file.
+
+    Each of 900 pages has the same table of 40,000 strips.
+    """
     n_strips, n_pages = 40_000, 900
     image = np.zeros((n_strips, 1), "uint8")
     with tifffile.TiffWriter(tmp_path / "a.tif") as writer:

@@ -44,7 +44,8 @@ def several(request, tmp_path):
     return tmp_path / request.param, images
 
 
-def test_one_of_several_images_is_to_be_chosen(several):
+def test_choice(several):
+    """One of several images must be chosen."""
     path, _ = several
     for opening in (
         TiffStack,
@@ -59,7 +60,8 @@ def test_one_of_several_images_is_to_be_chosen(several):
         assert list(told.value.images) == [f"{path}@{number}" for number in range(3)]
 
 
-def test_images_are_opened_by_number(several):
+def test_numbers(several):
+    """Images are opened by number."""
     path, images = several
     for number, image in enumerate(images):
         (stack,) = open_stacks(f"{path}@{number}", "CZYX"[-image.ndim :])
@@ -71,14 +73,16 @@ def test_images_are_opened_by_number(several):
         open_stacks(f"{path}@3", "YX")
 
 
-def test_images_of_one_file_are_told_apart(several):
+def test_fingerprints(several):
+    """Images of one file have different names and fingerprints."""
     path, _ = several
     first, second = (TiffStack(path, "YX", series=number) for number in (0, 2))
     assert first.files == second.files
     assert first.image_in_files != second.image_in_files
 
 
-def test_an_image_is_predicted_by_number(several, tmp_path):
+def test_predict(several, tmp_path):
+    """An image is predicted by number."""
     path, images = several
     result = predict(lambda batch: batch, f"{path}@2", axes="YX", patch_size=(32, 32), progress=False)
     np.testing.assert_array_equal(np.squeeze(result), images[2])
@@ -92,7 +96,8 @@ def run_info(*arguments):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def test_info_lists_all_images(several):
+def test_info(several):
+    """`patchloom info` lists all images."""
     path, _ = several
     shown = run_info(path)
     assert all(f"{path}@{number}" in shown for number in range(3))
@@ -109,7 +114,8 @@ def test_info_lists_all_images(several):
 
 
 @pytest.mark.parametrize("name", ["cells@2.tif", "cells.tif@2", "day@3/cells.tif", "cells@1.tif@0", "a@b.ome.tif"])
-def test_a_name_that_holds_an_at_is_a_name(tmp_path, name):
+def test_at_in_name(tmp_path, name):
+    """The name of a file may contain an @."""
     (image,) = random_images((20, 30))
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
@@ -121,7 +127,8 @@ def test_a_name_that_holds_an_at_is_a_name(tmp_path, name):
         np.testing.assert_array_equal(pixels(open_stacks(f"{path}@0", "YX")[0]), image)
 
 
-def test_numbers_are_split_off_files_that_may_hold_several_images():
+def test_split_number():
+    """Numbers are split off the names of formats with several images."""
     assert split_number("a.OME.TIFF@12") == ("a.OME.TIFF", 12)
     assert split_number("a.btf@0") == ("a.btf", 0)
     for name in ("a.tif@", "a.tif@x", "a.tif@-1", "a.npy@1", "a.ome.zarr@1", "a@1", "a.tif@1234567890"):
@@ -130,7 +137,8 @@ def test_numbers_are_split_off_files_that_may_hold_several_images():
     assert image_format("a.npy@1") is None
 
 
-def test_levels_of_a_pyramid_are_not_several_images(tmp_path):
+def test_pyramid(tmp_path):
+    """Levels of a pyramid are one image."""
     (image,) = random_images((64, 48))
     for name, in_sub_directories in (("a.tif", True), ("b.tif", False)):
         with tifffile.TiffWriter(tmp_path / name) as writer:
@@ -143,7 +151,8 @@ def test_levels_of_a_pyramid_are_not_several_images(tmp_path):
             np.testing.assert_array_equal(pixels(TiffStack(tmp_path / name, level=level)), image[::factor, ::factor])
 
 
-def test_a_thumbnail_or_label_beside_an_image_is_no_choice(tmp_path):
+def test_thumbnail(tmp_path):
+    """A thumbnail or label beside an image need not be excluded."""
     small, picture, label = random_images((20, 30), (40, 50), (25, 25))
     write_images(tmp_path / "a.ome.tif", [small, picture, label], ["Thumbnail", "picture", "label image"])
     np.testing.assert_array_equal(pixels(TiffStack(tmp_path / "a.ome.tif")), picture)
@@ -154,7 +163,8 @@ def test_a_thumbnail_or_label_beside_an_image_is_no_choice(tmp_path):
     np.testing.assert_array_equal(pixels(TiffStack(tmp_path / "b.tif")), picture)
 
 
-def test_a_page_that_is_damaged_does_not_hide_the_others(tmp_path):
+def test_damaged_page(tmp_path):
+    """A damaged page does not hide the others."""
     (image,) = random_images((3, 20, 30))
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, image, metadata=None, photometric="minisblack")
@@ -172,7 +182,8 @@ def test_a_page_that_is_damaged_does_not_hide_the_others(tmp_path):
 
 
 @pytest.mark.parametrize("n_described", [2, 3, 5])
-def test_pages_that_imagej_does_not_count_are_not_dropped(tmp_path, n_described):
+def test_imagej_count(tmp_path, n_described):
+    """Pages that ImageJ does not count are not dropped."""
     (image,) = random_images((4, 20, 30))
     with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
         for number, page in enumerate(image):
@@ -182,7 +193,8 @@ def test_pages_that_imagej_does_not_count_are_not_dropped(tmp_path, n_described)
         TiffStack(tmp_path / "a.tif")
 
 
-def test_pages_that_tifffile_takes_for_a_shorter_run_are_not_dropped(tmp_path):
+def test_shorter_run(tmp_path):
+    """Pages that tifffile takes for a shorter run are not dropped."""
     (image,) = random_images((12, 16, 20))
     with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
         for page in image:
@@ -192,7 +204,8 @@ def test_pages_that_tifffile_takes_for_a_shorter_run_are_not_dropped(tmp_path):
     np.testing.assert_array_equal(pixels(TiffStack(tmp_path / "a.tif", "ZYX")), image)
 
 
-def test_a_slide_is_opened_without_its_thumbnail_label_and_overview(tmp_path):
+def test_slide(tmp_path):
+    """A slide is opened without its thumbnail, label and overview."""
     rng = np.random.default_rng(2)
     slide = rng.integers(0, 256, (128, 160, 3)).astype("uint8")
     with tifffile.TiffWriter(tmp_path / "slide.tif") as writer:
@@ -213,7 +226,8 @@ def test_a_slide_is_opened_without_its_thumbnail_label_and_overview(tmp_path):
 
 
 @pytest.mark.parametrize("n_left", [1, 3])
-def test_an_imagej_stack_of_one_directory_that_was_cut_is_not_taken_for_its_first_page(tmp_path, n_left):
+def test_truncated_imagej(tmp_path, n_left):
+    """A truncated ImageJ stack of one directory is refused."""
     (image,) = random_images((4, 20, 30))
     told = "ImageJ=1.54f\nimages=4\nslices=4\n"
     tifffile.imwrite(tmp_path / "a.tif", image[:n_left].reshape(-1, 30)[:20], metadata=None, description=told)
@@ -225,7 +239,8 @@ def test_an_imagej_stack_of_one_directory_that_was_cut_is_not_taken_for_its_firs
 
 
 @pytest.mark.parametrize("told", ["images=7", "images=99999999999999999999999", "images=3.5", "images=7\nframes=1"])
-def test_an_imagej_file_of_one_page_that_says_it_has_more_is_refused(tmp_path, told):
+def test_missing_imagej_pages(tmp_path, told):
+    """An ImageJ file with fewer pages than declared is refused."""
     (image,) = random_images((20, 30))
     tifffile.imwrite(tmp_path / "a.tif", image, metadata=None, description=f"ImageJ=1.54f\n{told}\n")
     with pytest.raises(SourceError, match=r"a\.tif is damaged: ImageJ describes .* pages, and there are 1"):

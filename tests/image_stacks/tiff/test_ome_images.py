@@ -61,7 +61,8 @@ OUTSIDE = [
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_files_outside_the_folder_are_never_read(tmp_path, name):
+def test_outside_folder(tmp_path, name):
+    """Files outside the folder are not read."""
     for place in (tmp_path / "x.ome.tif", tmp_path / "mine/x.ome.tif", tmp_path / "private/x.ome.tif"):
         write(place, OTHER, value=99)
     folder = tmp_path / "mine" / "data"
@@ -77,14 +78,16 @@ def test_files_outside_the_folder_are_never_read(tmp_path, name):
 @pytest.mark.parametrize(
     "name", ["http://127.0.0.1:9/x.ome.tif", "file:///etc/hosts", "B.OME.TIF", "", "b.ome.tif\u0301", "x" * 300]
 )
-def test_names_that_no_file_of_the_folder_has_are_missing(tmp_path, name):
+def test_missing_names(tmp_path, name):
+    """Named files that do not exist are missing."""
     write(tmp_path / "b.ome.tif", OTHER, value=99)
     path = write(tmp_path / "a.ome.tif", ome(two_files(name)))
     with pytest.raises(SourceError, match=r"a\.ome\.tif is one file of a set, and (1 are missing|names another)"):
         TiffStack(path)
 
 
-def test_a_pipe_of_the_name_is_not_waited_for(tmp_path):
+def test_pipe(tmp_path):
+    """A pipe with the name of a file is not read."""
     os.mkfifo(tmp_path / "b.ome.tif")
     path = write(tmp_path / "a.ome.tif", ome(two_files("b.ome.tif")))
     with pytest.raises(SourceNotFoundError):
@@ -94,7 +97,8 @@ def test_a_pipe_of_the_name_is_not_waited_for(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["b.ome.tif", "sub/b.ome.tif", "sub/../b.ome.tif", "inside.ome.tif"])
-def test_files_inside_the_folder_are_read(tmp_path, name):
+def test_inside_folder(tmp_path, name):
+    """Files inside the folder are read."""
     folder = tmp_path / "data"
     for place in (folder / "b.ome.tif", folder / "sub/b.ome.tif"):
         write(place, OTHER, value=7)
@@ -105,7 +109,8 @@ def test_files_inside_the_folder_are_read(tmp_path, name):
         assert slices(TiffStack(opened)) == [3, 7]
 
 
-def test_a_file_that_was_renamed_is_known_by_its_identifier_or_but_for_its_case(tmp_path):
+def test_renamed_file(tmp_path):
+    """A renamed file is found by its identifier, or if only the case differs."""
     where = '<TiffData IFD="0" PlaneCount="2"><UUID FileName="{}">urn:uuid:{}</UUID></TiffData>'
     for name, uuid in (("before.ome.tif", "mine"), ("NOW.ome.tif", "none"), ("now.ome.tif", "none")):
         path = write(tmp_path / "now.ome.tif", ome(image(where.format(name, uuid), size_z=2)), value=5, n_pages=2)
@@ -125,7 +130,8 @@ HUGE = {
 
 
 @pytest.mark.parametrize("what", HUGE)
-def test_numbers_that_no_page_stands_for_cost_nothing(tmp_path, what):
+def test_huge_numbers(tmp_path, what):
+    """Huge declared numbers need neither memory nor time."""
     path = write(tmp_path / "a.ome.tif", ome(HUGE[what]))
     tracemalloc.start()
     with pytest.raises(SourceError, match=r"a\.ome\.tif"):
@@ -135,14 +141,16 @@ def test_numbers_that_no_page_stands_for_cost_nothing(tmp_path, what):
     assert peak < 10e6
 
 
-def test_planes_that_are_described_again_and_again_cost_nothing(tmp_path):
+def test_repeated_planes(tmp_path):
+    """Planes that are described again and again are refused early."""
     where = '<TiffData IFD="0" PlaneCount="300"/>' * 300
     path = write(tmp_path / "a.ome.tif", ome(image(where, size_z=300)), n_pages=300)
     with pytest.raises(SourceError, match=r"a\.ome\.tif is damaged: it describes the same planes again and again"):
         TiffStack(path)
 
 
-def test_entities_are_not_expanded(tmp_path):
+def test_entities(tmp_path):
+    """Entities are not expanded."""
     entities = "".join(f'<!ENTITY a{level} "{f"&a{level - 1};" * 10}">' for level in range(1, 12))
     body = ome(image('<TiffData IFD="0"/>', name="&a11;")).partition("?>")[2]
     path = write(tmp_path / "a.ome.tif", f'<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a0 "lol">{entities}]>{body}')
@@ -157,7 +165,8 @@ BAD_VALUES = ["", " ", "1.5", "-1", "0", "1e3", "0x10", "NaN", "inf", "1" + "0" 
 
 @pytest.mark.parametrize("attribute", ["SizeX", "SizeY", "SizeZ", "SizeC", "SizeT", "SamplesPerPixel"])
 @pytest.mark.parametrize("value", BAD_VALUES)
-def test_sizes_that_are_not_whole_numbers_are_refused(tmp_path, attribute, value):
+def test_bad_sizes(tmp_path, attribute, value):
+    """Sizes that are not whole numbers are refused."""
     xml = ome(image('<TiffData IFD="0"/>')).replace(f'{attribute}="', f'{attribute}="{value}" was="', 1)
     with pytest.raises(SourceError, match=rf"a\.ome\.tif has OME-XML that cannot be used: {attribute} is "):
         TiffStack(write(tmp_path / "a.ome.tif", xml))
@@ -165,7 +174,8 @@ def test_sizes_that_are_not_whole_numbers_are_refused(tmp_path, attribute, value
 
 @pytest.mark.parametrize("value", [value for value in BAD_VALUES if value != "0"])
 @pytest.mark.parametrize("attribute", ["IFD", "PlaneCount", "FirstZ", "FirstC", "FirstT"])
-def test_places_that_are_not_whole_numbers_are_refused(tmp_path, attribute, value):
+def test_bad_positions(tmp_path, attribute, value):
+    """Positions that are not whole numbers are refused."""
     path = write(tmp_path / "a.ome.tif", ome(image(f'<TiffData {attribute}="{value}"/>')))
     with pytest.raises(SourceError, match=rf"a\.ome\.tif has OME-XML that cannot be used: {attribute} is "):
         TiffStack(path)
@@ -180,7 +190,8 @@ def test_places_that_are_not_whole_numbers_are_refused(tmp_path, attribute, valu
         (ome(image('<TiffData IFD="0"/>')).replace("DimensionOrder", "Order"), "DimensionOrder is None"),
     ],
 )
-def test_descriptions_that_cannot_be_used_are_ignored_where_the_user_gives_the_axes(tmp_path, xml, message, caplog):
+def test_ignored_description(tmp_path, xml, message, caplog):
+    """An unusable description is ignored if the axes are given."""
     path = write(tmp_path / "a.ome.tif", xml, value=8, n_pages=3)
     with pytest.raises(SourceError, match=rf"a\.ome\.tif has OME-XML that cannot be used: {message}.*; give axes"):
         TiffStack(path)
@@ -191,21 +202,26 @@ def test_descriptions_that_cannot_be_used_are_ignored_where_the_user_gives_the_a
 @pytest.mark.parametrize(
     "where", ['<TiffData IFD="1" PlaneCount="2"/>', '<TiffData IFD="0" PlaneCount="3"/>', '<TiffData IFD="5"/>']
 )
-def test_planes_on_pages_that_the_file_lacks_are_refused(tmp_path, where):
+def test_missing_pages(tmp_path, where):
+    """Planes on missing pages are refused."""
     path = write(tmp_path / "a.ome.tif", ome(image(where, size_z=3)), n_pages=2)
     with pytest.raises(SourceError, match=r"a\.ome\.tif describes \d planes from page \d on, but it has 2 pages"):
         TiffStack(path)
 
 
-def test_pages_that_are_not_described_are_warned_of(tmp_path, caplog):
-    """ImageJ leaves descriptions of planes that it has cropped off."""
+def test_undescribed_pages(tmp_path, caplog):
+    """A warning names pages without a description.
+
+    ImageJ keeps descriptions of planes that it has cropped.
+    """
     where = '<TiffData IFD="0" PlaneCount="9"/><TiffData IFD="1" FirstZ="7"/>'
     path = write(tmp_path / "a.ome.tif", ome(image(where, size_z=2)), value=4, n_pages=9)
     assert slices(TiffStack(path)) == [4, 4]
     assert "the OME-XML describes 2 of 9 pages, and the others are ignored" in caplog.text
 
 
-def test_sizes_that_are_not_those_of_the_pages_are_refused(tmp_path):
+def test_wrong_sizes(tmp_path):
+    """Sizes that are not those of the pages are refused."""
     xml = ome(image('<TiffData IFD="0"/>')).replace('SizeX="24"', 'SizeX="48"')
     with pytest.raises(SourceError, match=r"a\.ome\.tif describes .*X 48.*, but its pages have Y 16, X 24"):
         TiffStack(write(tmp_path / "a.ome.tif", xml))
@@ -214,7 +230,8 @@ def test_sizes_that_are_not_those_of_the_pages_are_refused(tmp_path):
 # Which image it is ------------------------------------------------------------------------------------------------------
 
 
-def test_images_without_pixels_do_not_shift_metadata(tmp_path):
+def test_empty_images(tmp_path):
+    """Images without pixels do not shift metadata."""
     steps = 'PhysicalSizeX="{}" PhysicalSizeXUnit="nm"'
     xml = ome(
         image("<MetadataOnly/>", number=0, name="empty", more=steps.format(1))
@@ -230,7 +247,8 @@ def test_images_without_pixels_do_not_shift_metadata(tmp_path):
 
 
 @pytest.mark.parametrize("order", ["XYZCT", "XYTCZ", "XYCZT", "XYCTZ"])
-def test_planes_lie_where_they_are_described(tmp_path, rng, order):
+def test_planes(tmp_path, rng, order):
+    """Planes are at their described positions."""
     sizes = {"Z": 3, "C": 2, "T": 4}
     values = rng.permutation(24).astype("uint8")
     outer = order[:1:-1]
@@ -263,7 +281,8 @@ def test_planes_lie_where_they_are_described(tmp_path, rng, order):
         ('Type="lifetime" Start="0" End="4" Step="1"', "TCZYX", None),
     ],
 )
-def test_an_axis_inside_another_is_told_and_never_read_as_that(tmp_path, along, axes, shape):
+def test_inner_axis(tmp_path, along, axes, shape):
+    """An axis inside another is reported, and never read as the other."""
     annotation = (
         '<StructuredAnnotations><XMLAnnotation ID="A" Namespace="openmicroscopy.org/omero/dimension/modulo"><Value><Modulo>'
         f"<ModuloAlongZ {along}/></Modulo></Value></XMLAnnotation></StructuredAnnotations>"

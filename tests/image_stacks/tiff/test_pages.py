@@ -66,7 +66,8 @@ def windows_agree(stack, image, rng):
 
 @settings(max_examples=25, deadline=None)
 @given(st.data())
-def test_pages_of_any_mixture_are_one_image_whatever_describes_it(tmp_path_factory, data):
+def test_mixed_pages(tmp_path_factory, data):
+    """Pages with different storage are one image with any description."""
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     image = rng.integers(0, 2**16, (data.draw(st.integers(2, 9)), 40, 30)).astype(
         data.draw(st.sampled_from(["uint8", "uint16", "float32"]))
@@ -104,7 +105,8 @@ def test_pages_of_any_mixture_are_one_image_whatever_describes_it(tmp_path_facto
             windows_agree(TiffStack(folder / opened), image, rng)
 
 
-def test_pages_of_colors_of_any_mixture_are_one_image(tmp_path, rng):
+def test_mixed_colors(tmp_path, rng):
+    """Color pages with different storage are one image."""
     image = rng.integers(0, 256, (4, 40, 30, 3)).astype("uint8")
     options = [{"photometric": "rgb", **own} for own in (STORED_AS[0], STORED_AS[2], STORED_AS[5], STORED_AS[6])]
     xml = described(image.shape, "uint8", '<TiffData IFD="0" PlaneCount="4"/>', samples=3)
@@ -127,7 +129,8 @@ OTHER_PAGES = {
 
 @pytest.mark.parametrize("what", OTHER_PAGES)
 @pytest.mark.parametrize("place", [1, 5])
-def test_pages_that_cannot_be_one_image_are_refused_by_name(tmp_path, what, place):
+def test_different_pages(tmp_path, what, place):
+    """Pages that cannot be one image are refused by number."""
     page, options = OTHER_PAGES[what]
     pages = [np.full((40, 30), z, "uint16") for z in range(9)]
     pages[place], all_options = page, [{}] * 9
@@ -180,9 +183,8 @@ def raw_tiff(strips, *, size, rows, compression, bits=8, samples=1, planar=1, pr
 @pytest.mark.parametrize("rows", [12, 7, 64])
 @pytest.mark.parametrize(("dtype", "samples", "planar"), [("u1", 1, 1), ("<u2", 1, 1), ("u1", 3, 1), ("u1", 3, 2)])
 @pytest.mark.parametrize("predictor", [1, 2])
-def test_a_last_strip_that_is_stored_in_full_is_read(
-    tmp_path, rng, compression, rows, dtype, samples, planar, predictor
-):
+def test_full_strip(tmp_path, rng, compression, rows, dtype, samples, planar, predictor):
+    """A last strip that is stored in full is read."""
     image = rng.integers(0, 255, (20, 30, samples)).astype(dtype)
     padded = np.pad(image, ((0, -20 % rows), (0, 0), (0, 0)), mode="reflect" if rows < 20 else "wrap")
     planes = [padded] if planar == 1 else [padded[..., sample : sample + 1] for sample in range(samples)]
@@ -202,7 +204,8 @@ def test_a_last_strip_that_is_stored_in_full_is_read(
 
 
 @pytest.mark.parametrize("bits", [1, 4, 12, 20])
-def test_a_last_strip_of_packed_pixels_that_is_stored_in_full_is_read(tmp_path, rng, bits):
+def test_packed_strip(tmp_path, rng, bits):
+    """A last strip of packed pixels that is stored in full is read."""
     image = rng.integers(0, 2**bits, (24, 32)).astype("uint8" if bits <= 8 else "uint16" if bits <= 16 else "uint32")
     strips = [zlib.compress(packed(image[row : row + 12], bits)) for row in (0, 12)]
     content = raw_tiff(strips, size=(32, 20), rows=12, compression=8, bits=bits)
@@ -220,7 +223,8 @@ def packed(image, bits):
 # What lies about its size -----------------------------------------------------------------------------------------------
 
 
-def test_a_few_bytes_cannot_be_gigabytes_of_pixels(tmp_path):
+def test_ratio(tmp_path):
+    """A few bytes cannot be gigabytes of pixels."""
     side = 60_000
     content = raw_tiff([zlib.compress(bytes(1000))], size=(side, side), rows=side, compression=8)
     (tmp_path / "bomb.tif").write_bytes(content)
@@ -229,7 +233,8 @@ def test_a_few_bytes_cannot_be_gigabytes_of_pixels(tmp_path):
         stack.extract_patch(0, None, (0, 0), (8, 8))
 
 
-def test_a_jpeg_that_is_larger_than_its_place_is_not_decoded(tmp_path):
+def test_large_jpeg(tmp_path):
+    """A JPEG that is larger than its segment is not decoded."""
     jpeg = bytearray(imagecodecs.jpeg_encode(np.zeros((16, 16), "uint8")))
     place = jpeg.index(b"\xff\xc0") + 5
     jpeg[place : place + 4] = struct.pack(">HH", 65_000, 65_000)
@@ -241,7 +246,8 @@ def test_a_jpeg_that_is_larger_than_its_place_is_not_decoded(tmp_path):
 @pytest.mark.parametrize("offset", [10**6, 2**32 - 1])
 @pytest.mark.parametrize("length", [1, 600, 2**32 - 1])
 @pytest.mark.parametrize("compression", [1, 8])
-def test_strips_beyond_the_file_are_refused(tmp_path, offset, length, compression):
+def test_strips_outside(tmp_path, offset, length, compression):
+    """Strips beyond the end of the file are refused."""
     content = bytearray(raw_tiff([bytes(600)], size=(30, 20), rows=20, compression=compression))
     with tifffile.TiffFile(io.BytesIO(bytes(content))) as tif:
         places = [tif.pages.first.tags[tag].offset + 8 for tag in (273, 279)]
@@ -253,7 +259,8 @@ def test_strips_beyond_the_file_are_refused(tmp_path, offset, length, compressio
 
 
 @pytest.mark.parametrize("sides", [(0, 20, 20), (30, 0, 20), (30, 20, 0), (2**32 - 1, 2**32 - 1, 2**32 - 1)])
-def test_sizes_that_no_image_has_are_refused(tmp_path, sides):
+def test_impossible_sizes(tmp_path, sides):
+    """Impossible sizes are refused."""
     width, length, rows = sides
     (tmp_path / "odd.tif").write_bytes(raw_tiff([bytes(600)], size=(width, length), rows=rows, compression=1))
     with pytest.raises(SourceError, match=r"odd\.tif"):

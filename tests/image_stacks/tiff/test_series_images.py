@@ -31,20 +31,23 @@ def stack(tmp_path):
     return folder / "stack.tif"
 
 
-def test_an_index_of_a_data_set_is_taken(stack):
+def test_index(stack):
+    """The index of a data set is accepted."""
     entries = [({"time": time, "channel": "GFP"}, name) for time in range(9) for name in ("stack.tif", "stack_1.tif")]
     write_index(stack.parent, entries)
     check_ndtiff_index(stack)
 
 
-def test_an_index_of_places_far_apart_is_refused(stack):
+def test_distant_planes(stack):
+    """An index of planes that are far apart is refused."""
     write_index(stack.parent, [({"time": 0, "z": 0}, "stack.tif"), ({"time": 2**30, "z": 2**30}, "stack.tif")])
     with pytest.raises(SourceError, match=r"stack\.tif is damaged: it describes \d+ planes, of which 2 are stored"):
         check_ndtiff_index(stack)
 
 
 @pytest.mark.parametrize("name", ["../outside.tif", "/etc/hosts", "missing.tif", "link.tif"])
-def test_an_index_of_files_elsewhere_is_refused(stack, name):
+def test_files_elsewhere(stack, name):
+    """An index of files outside the folder is refused."""
     (stack.parent / "link.tif").symlink_to(stack.parent.parent / "outside.tif")
     write_index(stack.parent, [({"time": 0}, name)])
     with pytest.raises(SourceError, match=r"stack\.tif is one file of a set, and names another"):

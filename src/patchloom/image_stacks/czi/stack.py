@@ -137,7 +137,7 @@ class CziStack(SlicedStack):
         return box.reshape([index.stop - index.start for index in selection if isinstance(index, slice)])
 
     def _opened(self) -> _OpenDocument:
-        return _DOCUMENTS.of(self, self._open)
+        return OPEN_FILES.of(self, self._open)
 
     def _open(self) -> _OpenDocument:
         check_unchanged(self.source, self._path, self._fingerprint)
@@ -158,7 +158,7 @@ class _OpenDocument:
         weakref.finalize(self, opened.close)
 
 
-_DOCUMENTS: OpenFiles[_OpenDocument] = OpenFiles(OPEN_DOCUMENTS)
+OPEN_FILES: OpenFiles[_OpenDocument] = OpenFiles(OPEN_DOCUMENTS)
 
 
 class _Canvas(NamedTuple):
