@@ -85,7 +85,7 @@ def test_a_file_that_comes_where_only_zeros_were_written_is_noticed(tmp_path):
     sink = written(tmp_path / "a.zarr", image=np.zeros(SHAPE, "uint16"))
     other = written(tmp_path / "b.zarr")
     shutil.copytree(partial_path(other.path) / "0", partial_path(sink.path) / "0", dirs_exist_ok=True)
-    with pytest.raises(SinkError, match="and 0 were written at S 0:1, C 0:1, Y 0:32, X 0:32"):
+    with pytest.raises(SinkError, match="but 0 were written at S 0:1, C 0:1, Y 0:32, X 0:32"):
         sink.finalize()
 
 

@@ -25,7 +25,9 @@ def test_regions_that_overlap_are_named():
     sink = MemorySink(AxesMap("YX", (8, 8)), "uint8")
     one = slice(0, 1)
     sink.write((one, one, slice(0, 4), slice(0, 8)), np.zeros((1, 1, 4, 8), "uint8"))
-    with pytest.raises(SinkError, match="Y 3:8, X 0:8 meets one that was written already, S 0:1, C 0:1, Y 0:4, X 0:8"):
+    with pytest.raises(
+        SinkError, match="Y 3:8, X 0:8 overlaps one that was written already, S 0:1, C 0:1, Y 0:4, X 0:8"
+    ):
         sink.write((one, one, slice(3, 8), slice(0, 8)), np.zeros((1, 1, 5, 8), "uint8"))
 
 

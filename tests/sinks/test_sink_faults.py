@@ -103,7 +103,7 @@ def random_file_sink(path, shape):
 
 @pytest.mark.parametrize("name", ["a.ome.tif", "a.npy"])
 def test_a_file_too_large_for_the_disk_is_refused_before_anything_is_computed(small_disk, name):
-    with pytest.raises(SinkError, match=r"takes \d+ bytes, and the disk has \d+ left: make room for it"):
+    with pytest.raises(SinkError, match=r"takes \d+ bytes, but the disk has \d+ left: make room for it"):
         random_file_sink(small_disk / name, (1000, 1000))
     assert list(small_disk.iterdir()) == []
 

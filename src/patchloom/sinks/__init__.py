@@ -1,4 +1,4 @@
-"""Pixels out: where predicted images land."""
+"""Image sinks: outputs that predicted images are written to, block by block."""
 
 from patchloom.sinks.files.file_sink import check_room
 from patchloom.sinks.files.npy_sink import NpySink

@@ -1,4 +1,4 @@
-"""A sink that is an array in memory."""
+"""A sink that keeps the image in memory."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from patchloom.sinks.regions import WrittenBoxes, check_block, check_region
 
 
 class MemorySink:
-    """An `ImageSink` that keeps the image in memory and hands it over in its own axes.
+    """An `ImageSink` that keeps the image in memory and returns it in its own axes.
 
-    Any region may be written, whatever its start, as long as it meets no region written before; or its memory may be
-    borrowed by `buffer` and filled in place. Where the axes have `T` outside of `S`, or another axis between them, samples
-    cannot be laid out one after the other; then the image is copied once at the end.
+    Regions may start anywhere, as long as they do not overlap. `buffer` returns the memory of a region, to be filled in place.
+    If `T` is outside of `S`, or another axis is between them, samples cannot be stored one after the other, and `finalize`
+    copies the image once.
 
     Parameters
     ----------
     axes_map : AxesMap
-        The axes and shape that the image is to have in the end.
+        The axes and shape of the finished image.
     dtype : dtype-like
-        The dtype stored.
+        The dtype to store.
 
     Raises
     ------
     GeometryError
-        If the dtype holds no numbers.
+        If the dtype is not numeric.
 
     Examples
     --------
@@ -55,7 +55,7 @@ class MemorySink:
         self._boxes = WrittenBoxes(len(self.data_shape))
 
     def buffer(self, region: tuple[slice, ...]) -> NDArray[Any]:
-        """Return the memory of a region, to be filled and then given to `write`; see `HasBuffer.buffer`."""
+        """Return the memory of a region, to be filled and passed to `write`; see `HasBuffer.buffer`."""
         data = self._open_data()
         check_region(region, self.data_shape)
         self._boxes.check_free(region)
@@ -71,7 +71,7 @@ class MemorySink:
         self._boxes.add(region)
 
     def finalize(self) -> NDArray[Any]:
-        """Give the image in its own axes, contiguous; see `ImageSink.finalize`."""
+        """Return the image in its own axes, contiguous; see `ImageSink.finalize`."""
         data = self._open_data()
         self._boxes.check_complete(self.data_shape)
         image = self._image
@@ -79,18 +79,18 @@ class MemorySink:
         return np.ascontiguousarray(self.axes_map.from_data(data)) if image is None else image
 
     def abort(self) -> None:
-        """Let go of the memory; see `ImageSink.abort`."""
+        """Release the memory; see `ImageSink.abort`."""
         self._data = self._image = None
 
     def _open_data(self) -> NDArray[Any]:
         if self._data is None:
-            raise SinkError("the sink is closed: finalize or abort was called")
+            raise SinkError("the sink is closed, as finalize or abort was called: make a new one")
         return self._data
 
 
 def _is_same_memory(one: NDArray[Any], other: NDArray[Any]) -> bool:
-    """Whether two arrays of one shape are the same voxels in the same place."""
-    # How far apart the voxels of an axis of one are says nothing.
+    """Return whether two arrays of one shape are the same memory."""
+    # The stride of an axis of size 1 has no meaning.
     steps = [
         tuple(step for step, size in zip(array.strides, array.shape, strict=True) if size > 1) for array in (one, other)
     ]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import DTypeLike
 
+from patchloom.argument_checks import file_path
 from patchloom.axes import AxesMap
 from patchloom.errors import SinkError
 from patchloom.geometry.checks import one_per_axis
@@ -105,7 +106,7 @@ def open_sink(
     if output is None:
         return MemorySink(axes_map, dtype)
     options = output if isinstance(output, OmeZarr) else None
-    path = output.path if isinstance(output, OmeZarr) else output
+    path = output.path if isinstance(output, OmeZarr) else file_path("output", output, error=SinkError)
     check_sink_arguments(path, axes_map, metadata=metadata, overwrite=overwrite, resume=resume, lock=lock)
     kind = output_kind(path)
     if resume and not kind.resumable:

@@ -1,4 +1,4 @@
-"""What kinds of output there are, told apart by how a name ends."""
+"""The kinds of output, and the endings of names that select them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from patchloom.local_paths import normalize_path
 
 @dataclass(frozen=True, slots=True)
 class OutputKind:
-    """One kind of output.
+    """A kind of output.
 
     Parameters
     ----------
     name : str
-        What it is called.
+        Name of the kind, for messages.
     suffixes : tuple of str
-        Endings of names that ask for it, the longest first.
+        Endings of names that select it, the longest first.
     resumable : bool
-        Whether an output that a killed run left behind can be gone on with.
+        Whether an unfinished output of a killed run can be resumed.
     files_inside : tuple of str
-        One of these is in every folder of this kind; empty if the kind is no folder.
+        Every folder of this kind contains one of these files; empty if the kind is a file.
     first_bytes : tuple of bytes
-        Every file of this kind begins with one of these; empty if the kind is a folder.
+        Every file of this kind starts with one of these; empty if the kind is a folder.
     """
 
     name: str
@@ -35,7 +35,7 @@ class OutputKind:
     first_bytes: tuple[bytes, ...] = ()
 
     def is_at(self, path: Path) -> bool:
-        """Whether what is at a place is of this kind."""
+        """Return whether the file or folder at a path is of this kind."""
         if self.files_inside:
             return any((path / name).is_file() for name in self.files_inside)
         if not path.is_file():
@@ -57,14 +57,14 @@ NPY = OutputKind("NumPy file", (".npy",), resumable=False, first_bytes=(b"\x93NU
 
 OUTPUT_KINDS = (ZARR, TIFF, NPY)
 SINK_SUFFIXES = tuple(suffix for kind in OUTPUT_KINDS for suffix in kind.suffixes)
-"""Endings of names that ask for some kind of output, a longer one before those that it ends in."""
+"""Endings of names that select a kind of output; `.ome.zarr` comes before `.zarr`."""
 
 SUPPORTED_OUTPUTS = "OME-Zarr (.ome.zarr, .zarr), OME-TIFF (.ome.tif, .ome.tiff, .tif, .tiff, .btf) or NumPy (.npy)"
-"""All of them, as a part of a sentence."""
+"""All kinds with their endings, as a part of a sentence."""
 
 
 def image_name(path: str | Path) -> str:
-    """Name of an image that is called after its file.
+    """Return the name of an image from the name of its file.
 
     Examples
     --------
@@ -73,17 +73,17 @@ def image_name(path: str | Path) -> str:
     """
     name = Path(normalize_path(path)).name
     ending = next((suffix for suffix in SINK_SUFFIXES if name.lower().endswith(suffix)), "")
-    # A name that is not Unicode has no place in metadata.
+    # Metadata are Unicode, and names of files need not be.
     return os.fsencode(name[: len(name) - len(ending)]).decode("utf-8", "replace")
 
 
 def output_kind(path: str | Path) -> OutputKind:
-    """Return the kind of output that a name asks for by its ending; case does not count.
+    """Return the kind of output that the ending of a name selects. Case does not matter.
 
     Raises
     ------
     SinkError
-        If no kind has such an ending; the message lists those that have one.
+        If no kind has this ending. The message lists all endings.
 
     Examples
     --------
@@ -92,12 +92,12 @@ def output_kind(path: str | Path) -> OutputKind:
     >>> output_kind("cells.png")
     Traceback (most recent call last):
         ...
-    patchloom.errors.SinkError: cells.png has no ending of an output format: take a name for OME-Zarr (.ome.zarr, .zarr),
+    patchloom.errors.SinkError: cells.png does not end like an output: take a name for OME-Zarr (.ome.zarr, .zarr),
     OME-TIFF (.ome.tif, .ome.tiff, .tif, .tiff, .btf) or NumPy (.npy); only several images go into a folder
     """
     for kind in OUTPUT_KINDS:
         if normalize_path(str(path)).lower().endswith(kind.suffixes):
             return kind
     raise SinkError(
-        f"{path} has no ending of an output format: take a name for {SUPPORTED_OUTPUTS}; only several images go into a folder"
+        f"{path} does not end like an output: take a name for {SUPPORTED_OUTPUTS}; only several images go into a folder"
     )

@@ -1,4 +1,4 @@
-"""Where each result of a run lands: a pure function of the sources and the output asked for."""
+"""Paths of the results of a run: pure functions of the sources and the output."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _SOURCE_SUFFIXES = (".ome.zarr", ".zarr", ".ome.tiff", ".ome.tif", ".tiff", ".ti
 
 
 def series_destinations(sources: Sequence[str | Path], folder: Path) -> list[Path]:
-    """Name one output for each source of a series; no two are ever the same.
+    """Return one output path for each source of a series. No two are the same.
 
-    An output is called after its source. Where that is not enough to tell two apart, so many folders above are put
-    before the name as are; sources that are the same altogether are numbered.
+    An output has the name of its source. If two sources have the same name, the names of their folders are put before it,
+    until they differ. Sources with the same path are numbered.
 
     Parameters
     ----------
     sources : sequence of str or Path
-        What the image stacks call their sources.
+        The `source` of each image stack.
     folder : Path
-        Where the outputs go.
+        The folder of the outputs.
 
     Examples
     --------
@@ -52,10 +52,10 @@ def series_destinations(sources: Sequence[str | Path], folder: Path) -> list[Pat
 
 
 def output_path(destination: Path, name: str) -> Path:
-    """Name one of several outputs of an image: the output's own name goes before the ending.
+    """Return the path of one of several outputs of an image: the name of the output goes before the ending.
 
-    Characters that some file system does not allow in a name, and `%`, are written as `%` and their code in UTF-8, as in
-    a URL; so no two names become one.
+    Characters that a file system may not allow in a name, and `%`, are written as `%` and their code in UTF-8, as in a URL,
+    so that different names stay different.
 
     Examples
     --------
@@ -95,7 +95,7 @@ def _name(parts: Sequence[str], depth: int) -> str:
 
 
 def _number_repeats(names: Sequence[str]) -> list[str]:
-    """Make names distinct, also where case does not count, by numbering from the second on."""
+    """Append a number to repeated names from the second on. Names that differ in case only count as repeated."""
     taken: set[str] = set()
     distinct = []
     for name in names:

@@ -1,4 +1,4 @@
-"""A block and the region it belongs to: checked before anything is written."""
+"""Regions of an image that is written in blocks: checked, cut into boxes, and counted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Slices = tuple[slice, ...]
 
 
 def data_axes(n_axes: int) -> str:
-    """Names of the axes of an image held as `SC(Z)YX`.
+    """Return the names of the axes of an image `SC(Z)YX`.
 
     Examples
     --------
@@ -38,23 +38,23 @@ def check_block(
     region : tuple of slice
         One slice for each axis of `SC(Z)YX`, start and stop given.
     block : array
-        What is to be written there.
+        The values to be written there, `SC(Z)YX`.
     data_shape : tuple of int
         Shape of the image, `SC(Z)YX`.
     data_dtype : numpy dtype
-        The image's dtype; the byte order may differ.
+        Dtype of the image. The byte order of the block may differ.
 
     Raises
     ------
     SinkError
-        If the region is no box inside the image, or the block has another shape or dtype.
+        If the region is not a box inside the image, or the block has another shape or dtype.
     """
     check_region(region, data_shape)
     if not isinstance(block, np.ndarray):
         raise SinkError(f"block is a {type(block).__name__}: it must be a NumPy array")
     shape = tuple(part.stop - part.start for part in region)
     if block.shape != shape:
-        raise SinkError(f"block has shape {block.shape}, but its region has {shape}: {show(region)}")
+        raise SinkError(f"block has shape {block.shape}, but its region has {shape}: {shown_region(region)}")
     if block.dtype.newbyteorder("=") != data_dtype.newbyteorder("="):
         raise SinkError(f"block is {block.dtype}, but the sink stores {data_dtype}: convert it first")
 
@@ -72,7 +72,7 @@ def check_region(region: tuple[slice, ...], data_shape: tuple[int, ...]) -> None
     Raises
     ------
     SinkError
-        If it is no box inside the image.
+        If it is not a box inside the image.
     """
     axes = data_axes(len(data_shape))
     _check_slices(region, axes)
@@ -88,12 +88,12 @@ def check_region(region: tuple[slice, ...], data_shape: tuple[int, ...]) -> None
             )
 
 
-def show(region: tuple[slice, ...]) -> str:
-    """Write a region down for a message.
+def shown_region(region: tuple[slice, ...]) -> str:
+    """Format a region for a message.
 
     Examples
     --------
-    >>> show((slice(0, 1), slice(0, 2), slice(64, 128), slice(0, 64)))
+    >>> shown_region((slice(0, 1), slice(0, 2), slice(64, 128), slice(0, 64)))
     'S 0:1, C 0:2, Y 64:128, X 0:64'
     """
     parts = zip(data_axes(len(region)), region, strict=True)
@@ -101,7 +101,7 @@ def show(region: tuple[slice, ...]) -> str:
 
 
 def boxes(region: Slices, shape: Sequence[int]) -> Iterator[Slices]:
-    """Cut a region into boxes of some shape, the last along each axis clipped, in raster order.
+    """Cut a region into boxes of one shape, in raster order. The last box along an axis may be smaller.
 
     Examples
     --------
@@ -117,9 +117,9 @@ def boxes(region: Slices, shape: Sequence[int]) -> Iterator[Slices]:
 
 
 class WrittenBoxes:
-    """Boxes of which no two share a voxel.
+    """The boxes of an image that are written, for sinks that take blocks of any size. No two of them share a voxel.
 
-    Each new one is compared with all before it: a few microseconds for a thousand of them.
+    Each new box is compared with all earlier ones, which takes a few microseconds for a thousand boxes.
 
     Parameters
     ----------
@@ -141,26 +141,26 @@ class WrittenBoxes:
         self._stops = np.empty((n_axes, 64), np.int64)
 
     def check_free(self, region: tuple[slice, ...]) -> None:
-        """Check that no voxel of a region is in a box.
+        """Check that a region does not overlap a written box.
 
         Raises
         ------
         SinkError
-            If one is; the message has the box.
+            If it does. The message contains both.
         """
-        meets = np.ones(self.count, bool)
+        overlaps = np.ones(self.count, bool)
         for part, starts, stops in zip(region, self._starts, self._stops, strict=True):
-            meets &= (starts[: self.count] < part.stop) & (stops[: self.count] > part.start)
-        if meets.any():
-            earlier = int(np.flatnonzero(meets)[0])
+            overlaps &= (starts[: self.count] < part.stop) & (stops[: self.count] > part.start)
+        if overlaps.any():
+            earlier = int(np.flatnonzero(overlaps)[0])
             bounds = zip(self._starts[:, earlier].tolist(), self._stops[:, earlier].tolist(), strict=True)
             raise SinkError(
-                f"region {show(region)} meets one that was written already, "
-                f"{show(tuple(slice(*pair) for pair in bounds))}: each voxel is written once"
+                f"region {shown_region(region)} overlaps one that was written already, "
+                f"{shown_region(tuple(slice(*pair) for pair in bounds))}: each voxel is written once"
             )
 
     def add(self, region: tuple[slice, ...]) -> None:
-        """Add a box that is free."""
+        """Add a box that does not overlap any other."""
         if self.count == self._starts.shape[1]:
             self._starts = np.tile(self._starts, 2)
             self._stops = np.tile(self._stops, 2)
@@ -179,7 +179,9 @@ class WrittenBoxes:
         """
         size = int(np.prod(data_shape, dtype=np.int64))
         if self.volume != size:
-            raise SinkError(f"{size - self.volume} of {size} voxels were never written: the image is not complete")
+            raise SinkError(
+                f"{size - self.volume} of {size} voxels were never written: write the missing blocks before finalize"
+            )
 
 
 def _check_slices(region: Any, axes: str) -> None:

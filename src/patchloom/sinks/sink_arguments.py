@@ -1,4 +1,4 @@
-"""Arguments that all sinks have in common: checked before anything is made."""
+"""Checks of the arguments that all sinks share, made before any file is."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def check_sink_arguments(
     resume: Any = False,
     lock: Any = None,
 ) -> None:
-    """Refuse arguments of another type than a sink takes.
+    """Check the types of the arguments of a sink.
 
     Raises
     ------
     ArgumentTypeError
-        If one is of another type.
+        If an argument has another type.
     SinkError
-        If the path is not one.
+        If `path` is not a path.
     """
     file_path("path", path, error=SinkError)
     instance("axes_map", axes_map, AxesMap, "such as AxesMap('YX', (64, 64))")
@@ -45,7 +45,7 @@ def check_sink_arguments(
 
 
 def sink_dtype(dtype: DTypeLike) -> np.dtype[Any]:
-    """Return a dtype as NumPy has it; whether a sink can store it is for the sink to say.
+    """Return a NumPy dtype. The sink checks whether it can store it.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def sink_dtype(dtype: DTypeLike) -> np.dtype[Any]:
 
 def _known(dtype: Any) -> np.dtype[Any] | None:
     try:
-        with warnings.catch_warnings(action="ignore"):  # old names are none that a sink stores
+        with warnings.catch_warnings(action="ignore"):  # of old names, which no sink stores
             known: np.dtype[Any] = np.dtype(dtype)
     except (TypeError, ValueError, SyntaxError):
         return None

@@ -1,4 +1,4 @@
-"""Why something could not be written, in the system's own words, and what helps."""
+"""Explanations of errors of the operating system: the reason in its own words, and a remedy."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _REMEDIES = {
 
 
 def explain(error: Exception) -> str:
-    """Say why, and what helps where that is known.
+    """Explain why a file could not be written, and what helps if that is known.
 
     Parameters
     ----------
     error : Exception
-        What the system raised, or TensorStore, which puts the system's number into its message.
+        An error of the operating system, or of TensorStore, whose messages contain the number of that error.
 
     Examples
     --------
@@ -30,8 +30,8 @@ def explain(error: Exception) -> str:
     >>> explain(ValueError("INVALID_ARGUMENT: what a chunk [source locations='a long list']"))
     'INVALID_ARGUMENT: what a chunk'
     """
-    told = re.search(r"os_error_code='(\d+)'", str(error))
-    number = int(told[1]) if told else getattr(error, "errno", None)
+    match = re.search(r"os_error_code='(\d+)'", str(error))
+    number = int(match[1]) if match else getattr(error, "errno", None)
     if number is None:
         return str(error).split(" [", 1)[0]
     words = os.strerror(number)

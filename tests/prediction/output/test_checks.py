@@ -197,7 +197,7 @@ def test_network_files(place: str, wrapped: bool, tmp_path: Path) -> None:
     if place != "net.onnx":
         output = linked(output, os.symlink).rename(tmp_path / "link.zarr")
     before = tree(tmp_path)
-    with pytest.raises(SinkError, match="holds the input"):
+    with pytest.raises(SinkError, match="contains the input"):
         predict(AugmentedModel(model) if wrapped else model, pixels(), output, overwrite=True, **OPTIONS)
     assert tree(tmp_path) == before
 
@@ -346,7 +346,7 @@ def test_no_room(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     model = Counted()
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=64 * 48 - 1))
-    with pytest.raises(SinkError, match=r"takes 3072 bytes, and the disk has 3071 left"):
+    with pytest.raises(SinkError, match=r"takes 3072 bytes, but the disk has 3071 left"):
         predict(model, pixels(), tmp_path / name, **OPTIONS)
     assert model.calls == 1
     assert list(tmp_path.iterdir()) == []

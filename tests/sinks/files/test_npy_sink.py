@@ -39,7 +39,7 @@ def test_any_block_goes_to_its_place_in_any_order_of_axes(tmp_path_factory, data
 
 def test_only_an_npy_file_is_replaced(tmp_path):
     (tmp_path / "a.npy").write_bytes(b"a text")
-    with pytest.raises(OutputExistsError, match="is no NumPy file"):
+    with pytest.raises(OutputExistsError, match="is not a NumPy file"):
         NpySink(tmp_path / "a.npy", axes_map=AxesMap("YX", (2, 2)), dtype="u1", overwrite=True)
     np.save(tmp_path / "b.npy", np.ones(3))
     sink = NpySink(tmp_path / "b.npy", axes_map=AxesMap("YX", (2, 2)), dtype="u1", overwrite=True)
@@ -50,6 +50,6 @@ def test_only_an_npy_file_is_replaced(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["O", "S3", "datetime64[s]", "i4,f4"])
 def test_what_are_no_numbers_is_refused(tmp_path, dtype):
-    with pytest.raises(SinkError, match="use one of numbers"):
+    with pytest.raises(SinkError, match="use a numeric one"):
         NpySink(tmp_path / "a.npy", axes_map=AxesMap("YX", (2, 2)), dtype=dtype)
     assert list(tmp_path.iterdir()) == []

@@ -166,7 +166,7 @@ def test_a_file_that_was_lost_or_cut_is_noticed_and_its_block_can_be_written_aga
         sink.close()
         again = OmeZarrSink(tmp_path / "a.zarr", **GRID, overwrite=True, resume=True)
         assert not again.has_block(record)
-        with pytest.raises(SinkError, match=r"what was written at .* is gone or changed"):
+        with pytest.raises(SinkError, match=r"the block at .* is missing or changed"):
             again.restore(record)
         again.write(again.grid.whole, image)
         again.finalize()

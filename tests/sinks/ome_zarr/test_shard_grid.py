@@ -56,7 +56,7 @@ def test_a_region_is_taken_only_if_it_is_whole_shards(grid, data):
         b.start <= a.start and a.stop <= b.stop for shard in touched for a, b in zip(shard, region, strict=True)
     )
     if not whole:
-        with pytest.raises(SinkError, match="holds a part of a shard"):
+        with pytest.raises(SinkError, match="contains a part of a shard"):
             grid.shard_indices(region)
     else:
         indices = grid.shard_indices(region)

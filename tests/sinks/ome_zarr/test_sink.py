@@ -351,7 +351,7 @@ def test_chunks_and_shards_that_do_not_fit_are_refused(tmp_path, chunk, shard):
 def test_a_part_of_a_shard_is_refused(tmp_path, y):
     sink = make_sink(tmp_path / "a.zarr", AxesMap("YX", (64, 64)))
     region = (slice(0, 1), slice(0, 1), y, slice(0, 64))
-    with pytest.raises(SinkError, match="along Y holds a part of a shard: it must start at a multiple of 32"):
+    with pytest.raises(SinkError, match="along Y contains a part of a shard: it must start at a multiple of 32"):
         sink.write(region, np.ones((1, 1, y.stop - y.start, 64), "uint16"))
     assert [file.name for file in files(tmp_path / "a.zarr.partial")] == ["zarr.json"]
 

@@ -30,12 +30,10 @@ class SpyStore:
 
 
 @pytest.mark.parametrize(("limit", "most"), [(1, 1), (2 * 64 * 64 * 2, 2), (1 << 30, 12)])
-def test_so_many_shards_are_written_at_once_as_fit_the_limit_however_large_the_block(
-    tmp_path, monkeypatch, limit, most
-):
-    monkeypatch.setattr(zarr_array, "BYTES_IN_FLIGHT", limit)
+def test_bytes_in_flight(tmp_path, limit, most):
+    """The limit bounds the number of shards that are written at once, whatever the size of the block."""
     grid = ShardGrid((1, 1, 256, 192), (1, 1, 32, 32), (1, 1, 64, 64))
-    array = ZarrArray(tmp_path / "0", grid, np.dtype("uint16"), "yx")
+    array = ZarrArray(tmp_path / "0", grid, np.dtype("uint16"), "yx", bytes_in_flight=limit)
     spy = array._store = SpyStore()
     array.write(grid.whole, np.zeros(grid.data_shape, "uint16"))
     assert (spy.total, spy.most, spy.running) == (12, most, 0)

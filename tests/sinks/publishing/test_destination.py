@@ -63,7 +63,7 @@ def test_what_is_no_zarr_is_never_replaced(tmp_path, kind):
             (path / "a.tif").write_text("image")
     else:
         path = Path("/")
-    with pytest.raises(OutputExistsError, match="is no Zarr, so it is not replaced"):
+    with pytest.raises(OutputExistsError, match="is not a Zarr, so it is not replaced"):
         check_destination(path, overwrite=True, kind=ZARR)
 
 
@@ -114,10 +114,10 @@ def test_what_an_interrupted_run_left_is_named(tmp_path, ending, name, message):
     [
         ("raw.zarr", "raw.zarr", "is the input"),
         ("raw.zarr/out.zarr", "raw.zarr", "lies inside the input"),
-        ("folder", "folder/raw.tif", "holds the input"),
+        ("folder", "folder/raw.tif", "contains the input"),
         ("x/../raw.zarr", "raw.zarr", "is the input"),
         ("link.zarr", "raw.zarr", "is the input"),
-        ("raw.zarr", "link.zarr/0", "holds the input"),
+        ("raw.zarr", "link.zarr/0", "contains the input"),
     ],
 )
 def test_an_output_that_touches_an_input_is_refused(tmp_path, monkeypatch, output, source, relation):

@@ -1,1 +1,1 @@
-"""Outputs of one file: OME-TIFF and NumPy."""
+"""Outputs that are one file: OME-TIFF and NumPy."""

@@ -1,4 +1,4 @@
-"""What sinks that write one uncompressed file have in common: every voxel has its place in it from the start."""
+"""The base of sinks that write one uncompressed file, in which every voxel has a fixed position."""
 
 from __future__ import annotations
 
@@ -21,26 +21,33 @@ from patchloom.sinks.output_kinds import OutputKind
 from patchloom.sinks.publishing.destination import resolved
 from patchloom.sinks.publishing.lock import OutputLock
 from patchloom.sinks.publishing.pending_output import PendingOutput
-from patchloom.sinks.regions import Slices, WrittenBoxes, check_block, show
+from patchloom.sinks.regions import Slices, WrittenBoxes, check_block, shown_region
 from patchloom.sinks.sink_arguments import check_sink_arguments, sink_dtype
 from patchloom.sinks.write_errors import explain
 
 
 def check_room(path: str | Path, n_bytes: int) -> None:
-    """Check that a disk has room for a file that is written with its full length.
+    """Check that the disk of an output has room for it.
+
+    Parameters
+    ----------
+    path : str or Path
+        The output.
+    n_bytes : int
+        Its size in bytes.
 
     Raises
     ------
     SinkError
-        If it has not.
+        If it does not.
     """
     free = shutil.disk_usage(resolved(path).parent).free
     if n_bytes > free:
-        raise SinkError(f"{path} takes {n_bytes} bytes, and the disk has {free} left: make room for it")
+        raise SinkError(f"{path} takes {n_bytes} bytes, but the disk has {free} left: make room for it")
 
 
 class Piece(NamedTuple):
-    """A part of a block, and where it goes in the file, as `write_strided` takes them."""
+    """A part of a block and its position in the file: the arguments of `write_strided`."""
 
     values: NDArray[Any]
     offset: int
@@ -48,10 +55,23 @@ class Piece(NamedTuple):
 
 
 class FileSink(ABC):
-    """An `ImageSink` over a file whose layout is known before its first voxel.
+    """An `ImageSink` for a file whose layout is known before its first voxel.
 
-    So blocks may be of any size and come in any order, nothing waits in memory, and a disk that is too small is noticed at
-    the start.
+    Therefore blocks may have any size and any order, no voxel waits in memory, and a disk that is too small is noticed at the
+    start.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    axes_map : AxesMap
+        The axes and shape of the image.
+    dtype : dtype-like
+        The dtype to store.
+    overwrite : bool
+        Whether a file of the same kind is replaced, and one that a killed run left unfinished is discarded.
+    lock : OutputLock or None
+        The lock on `path`, if the caller holds it. If None, the sink holds one while it is open.
     """
 
     kind: ClassVar[OutputKind]
@@ -68,7 +88,7 @@ class FileSink(ABC):
         self._file: FileIO | None = None
         self._output = PendingOutput(path, self.kind, overwrite=overwrite, lock=lock)
         try:
-            with self._failing("cannot be begun"):
+            with self._failing("cannot be opened"):
                 self._begin(self._output.partial)
         except BaseException:
             self.abort()
@@ -76,24 +96,24 @@ class FileSink(ABC):
 
     @abstractmethod
     def _lay_out(self, path: Path) -> int:
-        """Write all but the voxels, and return how many bytes the whole file has."""
+        """Write everything but the voxels, and return the size of the whole file in bytes."""
 
     @abstractmethod
     def _pieces(self, region: Slices, block: NDArray[Any]) -> Iterator[Piece]:
-        """Cut a block into pieces, each of which is contiguous in the file or nearly so."""
+        """Cut a block into pieces that are contiguous, or nearly contiguous, in the file."""
 
     def write(self, region: tuple[slice, ...], block: NDArray[Any]) -> None:
         """Write one block, of any size; see `ImageSink.write`."""
         self._output.check_open()
         check_block(region, block, self.data_shape, self.data_dtype)
         self._boxes.check_free(region)
-        with self._failing(f"cannot be written at {show(region)}"):
+        with self._failing(f"cannot be written at {shown_region(region)}"):
             for piece in self._pieces(region, block.astype(self.data_dtype, copy=False)):
                 write_strided(self._open_file(), *piece)
         self._boxes.add(region)
 
     def finalize(self) -> Path:
-        """Show the file; see `ImageSink.finalize`."""
+        """Publish the file; see `ImageSink.finalize`."""
         self._output.check_open()
         self._boxes.check_complete(self.data_shape)
         with self._failing("cannot be completed"):
@@ -115,7 +135,7 @@ class FileSink(ABC):
         os.truncate(partial, size)
 
     def _check_whole(self, file: FileIO) -> None:
-        """Check that the file that was written is the one that will be shown, and has its full length."""
+        """Check that the file that was written is the one that will be published, and has its full length."""
         written, partial = os.fstat(file.fileno()), self._output.partial.stat()
         if not os.path.samestat(written, partial) or partial.st_size != self._size:
             raise SinkError(
@@ -147,21 +167,21 @@ class FileSink(ABC):
 
 
 def write_strided(file: FileIO, values: NDArray[Any], offset: int, strides: Sequence[int]) -> None:
-    r"""Write an array into a file in which neighbors lie some number of bytes apart.
+    r"""Write an array into a file in which neighbors are a fixed number of bytes apart.
 
-    What is contiguous in the file is written at once. There is no buffer, so that an error is an error of this array, and
-    no memory map: a full disk would not be an error then but the end of the process.
+    Bytes that are contiguous in the file are written together. There is no buffer, so that an error belongs to this array. There
+    is no memory map, as a full disk would then end the process instead of raising an error.
 
     Parameters
     ----------
     file : FileIO
-        Open for writing.
+        A file that is open for writing.
     values : array
-        Of any memory order.
+        Values in any memory order.
     offset : int
-        Where the first element goes.
+        Position of the first element, in bytes.
     strides : sequence of int
-        For each axis how many bytes further the next element goes. For an axis with one element anything will do.
+        For each axis, number of bytes from an element to the next. The stride of an axis with one element is ignored.
 
     Raises
     ------

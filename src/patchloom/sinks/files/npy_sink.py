@@ -1,4 +1,4 @@
-"""A sink that is a NumPy file."""
+"""A sink that writes a NumPy file."""
 
 from __future__ import annotations
 
@@ -20,43 +20,43 @@ from patchloom.sinks.sink_arguments import sink_dtype
 
 
 def check_npy_dtype(dtype: np.dtype[Any]) -> None:
-    """Check that a dtype can be stored as a NumPy file.
+    """Check that a NumPy file can store a dtype.
 
     Raises
     ------
     SinkError
-        If it is not one of numbers.
+        If it is not numeric.
     """
     if dtype.kind not in "biufc":
-        raise SinkError(f"dtype {dtype} cannot be stored as a NumPy file: use one of numbers")
+        raise SinkError(f"dtype {dtype} cannot be stored as a NumPy file: use a numeric one")
 
 
 class NpySink(FileSink):
-    """An `ImageSink` that writes an `.npy` file, in the image's own axes, for `numpy.load(path, mmap_mode="r")`.
+    """An `ImageSink` that writes an `.npy` file in the image's own axes, for `numpy.load(path, mmap_mode="r")`.
 
-    It goes to `<path>.partial` and is renamed at the end. Blocks may be of any size and come in any order. It cannot be
-    resumed, and has no place for axes, voxel sizes or channels.
+    The file is written to `<path>.partial` and renamed at the end. Blocks may have any size and any order. The file cannot be
+    resumed, and stores no axes, voxel sizes or channels.
 
     Parameters
     ----------
     path : str or Path
-        Where the file is to be: a local path ending in `.npy`.
+        The file: a local path that ends in `.npy`.
     axes_map : AxesMap
-        The axes and shape that the array is to have.
+        The axes and shape of the array.
     dtype : dtype-like
         Boolean, integer, floating-point or complex.
     overwrite : bool
-        Whether an `.npy` file that is at `path` already may be replaced, and what a killed run left be discarded.
+        Whether an existing `.npy` file is replaced, and one that a killed run left unfinished is discarded.
     lock : OutputLock, optional
-        The lock on `path`, if the caller holds it; else the sink holds one for as long as it is open.
+        The lock on `path`, if the caller holds it. If None, the sink holds one while it is open.
 
     Raises
     ------
     OutputExistsError
-        If something is at `path` that is not to be replaced.
+        If `path` exists and is not to be replaced.
     SinkError
-        If the place cannot be written to, has too little space left, or is written to by another run; or the dtype cannot
-        be stored.
+        If the folder cannot be written to, the disk has too little space left, another run is writing the file, or the dtype
+        cannot be stored.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""How an image lies in a tiled OME-TIFF: its axes, its tiles, and what it says of itself. Pixels come later."""
+"""The layout of an image in a tiled OME-TIFF: its axes, its tiles and its metadata, written before any voxel."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from patchloom.errors import SinkError
 from patchloom.image_metadata import ImageMetadata
 
 TILE_SIZE = 256
-"""Sizes of tiles come close to this."""
+"""Preferred size of a tile in voxels."""
 
 _TILE_UNIT = 16
-"""Sizes of tiles are multiples of this, as TIFF wants it."""
+"""Sizes of tiles are multiples of this, as TIFF requires."""
 
 _STORABLE = ("int8", "int16", "int32", "uint8", "uint16", "uint32", "float32", "float64")
 _UNITS = {
@@ -42,9 +42,9 @@ _UNITS = {
 
 
 def tiff_axes(axes_map: AxesMap) -> str:
-    """Axes of an image as OME-TIFF stores it: pages are planes `YX`, and come in the image's own order of `T`, `C`, `Z`.
+    """Return the axes of an image in OME-TIFF: pages are planes `YX`, in the image's own order of `T`, `C`, `Z`.
 
-    OME-TIFF knows no samples: `S`, and `S` and `T` together, are stored as `T`.
+    OME-TIFF has no samples: `S`, and `S` and `T` together, are stored as `T`.
 
     Examples
     --------
@@ -56,12 +56,12 @@ def tiff_axes(axes_map: AxesMap) -> str:
 
 
 def check_storable(dtype: np.dtype[Any]) -> None:
-    """Check that OME-TIFF has a dtype.
+    """Check that OME-TIFF can store a dtype.
 
     Raises
     ------
     SinkError
-        If it has not.
+        If it cannot.
     """
     if dtype.newbyteorder("=").name not in _STORABLE:
         remedy = "convert it to uint8" if dtype.kind == "b" else "convert it, or write OME-Zarr"
@@ -70,14 +70,14 @@ def check_storable(dtype: np.dtype[Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TiffLayout:
-    """Where the voxels of an image are in a TIFF: tile after tile, page after page, uncompressed.
+    """Positions of the voxels of an image in a TIFF: tile after tile, page after page, uncompressed.
 
     Parameters
     ----------
     axes_map : AxesMap
         The image's own axes and shape.
     dtype : numpy dtype
-        Of the voxels.
+        Dtype of the voxels.
 
     Examples
     --------
@@ -91,24 +91,24 @@ class TiffLayout:
 
     @property
     def axes(self) -> str:
-        """The axes stored."""
+        """The axes that are stored."""
         return tiff_axes(self.axes_map)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Size along each of them."""
+        """Size along each stored axis."""
         sizes = {"T": self.axes_map.data_shape[0]}
         return tuple(sizes.get(axis) or self.axes_map.size(axis) for axis in self.axes)
 
     @property
     def tile_shape(self) -> tuple[int, int]:
-        """Size of a tile, `y, x`: as many tiles as it takes, and no larger than it takes."""
+        """Size of a tile, `y, x`: the smallest one with which this number of tiles covers a page."""
         y, x = map(_tile_size, self.shape[-2:])
         return y, x
 
     @property
     def tile_counts(self) -> tuple[int, int]:
-        """Tiles of a page, `y, x`."""
+        """Number of tiles of a page, `y, x`."""
         y, x = (math.ceil(size / tile) for size, tile in zip(self.shape[-2:], self.tile_shape, strict=True))
         return y, x
 
@@ -124,11 +124,11 @@ class TiffLayout:
 
     @property
     def n_pages(self) -> int:
-        """How many planes there are."""
+        """Number of planes."""
         return math.prod(self.shape[:-2])
 
     def page_steps(self) -> dict[str, int]:
-        """For `T`, `C` and `Z` how many pages further the next one is; 0 for an axis that is not stored."""
+        """Return the number of pages from one `T`, `C` or `Z` to the next; 0 for an axis that is not stored."""
         steps = dict.fromkeys("TCZ", 0)
         for position, axis in enumerate(self.axes[:-2]):
             steps[axis] = math.prod(self.shape[position + 1 : -2])
@@ -136,14 +136,14 @@ class TiffLayout:
 
 
 def write_layout(path: Path, layout: TiffLayout, metadata: ImageMetadata) -> tuple[int, int]:
-    """Write a new BigTIFF that has everything but its tiles.
+    """Write a new BigTIFF that contains everything but its tiles.
 
     Returns
     -------
     int
-        Where the first tile begins.
+        Position of the first tile in bytes.
     int
-        How many bytes the file is going to have.
+        Size of the finished file in bytes.
 
     Raises
     ------
@@ -163,10 +163,10 @@ def write_layout(path: Path, layout: TiffLayout, metadata: ImageMetadata) -> tup
             metadata=ome_metadata(layout.axes, metadata, n_channels=layout.axes_map.size("C")),
         )
     with tifffile.TiffFile(path, mode="r+") as tif:
-        if one_tile_a_page:  # tifffile puts these one after the other itself
+        if one_tile_a_page:  # tifffile stores these one after the other itself
             return tif.pages.first.dataoffsets[0], path.stat().st_size
         begin = offset = path.stat().st_size + -path.stat().st_size % 4096
-        # It has written the tiles as missing ones, and their tables are filled in here.
+        # tifffile wrote the tiles as missing ones, so their tables are filled here.
         for page in tif.pages:
             offsets = range(offset, offset + layout.page_bytes, layout.tile_bytes)
             page.aspage().tags["TileOffsets"].overwrite(list(offsets))
@@ -176,9 +176,9 @@ def write_layout(path: Path, layout: TiffLayout, metadata: ImageMetadata) -> tup
 
 
 def ome_metadata(axes: str, metadata: ImageMetadata, *, n_channels: int) -> dict[str, Any]:
-    """Metadata as tifffile turns them into OME-XML.
+    """Return metadata as tifffile takes them for OME-XML.
 
-    A voxel size without a unit, or with one that OME-XML does not have, is left out: readers would take it for micrometers.
+    A voxel size without a unit, or with a unit that OME-XML does not have, is left out: readers would assume micrometers.
 
     Examples
     --------
@@ -199,12 +199,14 @@ def ome_metadata(axes: str, metadata: ImageMetadata, *, n_channels: int) -> dict
         channel["Color"] = [_signed_rgba(color) for color in metadata.channel_colors]
     for what, given in channel.items():
         if len(given) != n_channels:
-            raise SinkError(f"metadata has {len(given)} channels ({what}: {given}), and the image has {n_channels}")
+            raise SinkError(
+                f"metadata has {len(given)} channels ({what}: {given}), but the image has {n_channels}: give one for each channel"
+            )
     return described | ({"Channel": channel} if channel else {})
 
 
 def _attribute(text: str) -> str:
-    """Text as an XML attribute can hold it; not every tifffile that we take escapes quotes."""
+    """Return a text that an XML attribute can contain; older versions of tifffile do not escape quotes."""
     return "".join(character for character in text if character.isprintable()).replace('"', "'")
 
 
@@ -214,7 +216,7 @@ def _tile_size(size: int) -> int:
 
 
 def _signed_rgba(color: str) -> int:
-    """Color as OME-XML has it: a signed number of 32 bits, red to opacity."""
+    """Return a color for OME-XML: a signed number of 32 bits, from red to opacity."""
     try:
         value = int(color.lstrip("#"), 16) << 8 | 0xFF
     except ValueError:

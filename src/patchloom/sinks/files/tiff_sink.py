@@ -1,4 +1,4 @@
-"""A sink that is an OME-TIFF on disk."""
+"""A sink that writes an OME-TIFF."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from patchloom.sinks.sink_arguments import check_sink_arguments, sink_dtype
 
 
 def check_tiff_dtype(dtype: np.dtype[Any]) -> None:
-    """Check that a dtype can be stored as OME-TIFF.
+    """Check that OME-TIFF can store a dtype.
 
     Raises
     ------
@@ -35,34 +35,33 @@ def check_tiff_dtype(dtype: np.dtype[Any]) -> None:
 class TiffSink(FileSink):
     """An `ImageSink` that writes a tiled OME-TIFF, as BigTIFF.
 
-    It goes to `<path>.partial` and is renamed at the end. It is not compressed: so the place of every tile is known before
-    its pixels are, blocks may be of any size and come in any order, and memory holds none of them. It cannot be resumed, and
-    has no pyramid; for both there is OME-Zarr.
+    The file is written to `<path>.partial` and renamed at the end. It is not compressed, so that the position of every tile is
+    known from the start, and blocks may have any size and any order. It cannot be resumed and has no pyramid: use OME-Zarr for
+    both.
 
     Parameters
     ----------
     path : str or Path
-        Where the file is to be: a local path ending in `.ome.tif`, `.ome.tiff`, `.tif`, `.tiff` or `.btf`. It is an OME-TIFF
-        whichever it is.
+        The file: a local path that ends in `.ome.tif`, `.ome.tiff`, `.tif`, `.tiff` or `.btf`. All of them give an OME-TIFF.
     axes_map : AxesMap
-        The axes and shape that the image has for its user. Planes `YX` are stored, in the image's own order of `T`, `C` and
-        `Z`. OME-TIFF knows no samples: `S`, and `S` and `T` together, are stored as `T`.
+        The axes and shape of the image, as its user sees it. Planes `YX` are stored, in the image's own order of `T`, `C` and
+        `Z`. OME-TIFF has no samples: `S`, and `S` and `T` together, are stored as `T`.
     dtype : dtype-like
-        Integer or floating-point, without `int64`, `uint64` and `float16`, which OME-TIFF does not have.
+        Integer or floating-point, but not `int64`, `uint64` or `float16`, which OME-TIFF does not have.
     metadata : ImageMetadata, optional
-        Voxel sizes, units, and names and colors of the channels, carried over.
+        Voxel sizes, units, and names and colors of the channels to store.
     overwrite : bool
-        Whether a TIFF that is at `path` already may be replaced, and what a killed run left be discarded.
+        Whether an existing TIFF is replaced, and one that a killed run left unfinished is discarded.
     lock : OutputLock, optional
-        The lock on `path`, if the caller holds it; else the sink holds one for as long as it is open.
+        The lock on `path`, if the caller holds it. If None, the sink holds one while it is open.
 
     Raises
     ------
     OutputExistsError
-        If something is at `path` that is not to be replaced.
+        If `path` exists and is not to be replaced.
     SinkError
-        If the place cannot be written to, has too little space left, or is written to by another run; the dtype cannot be
-        stored; or the metadata do not fit the channels.
+        If the folder cannot be written to, the disk has too little space left, another run is writing the file, the dtype
+        cannot be stored, or the metadata do not match the channels.
 
     Examples
     --------
@@ -99,7 +98,9 @@ class TiffSink(FileSink):
         self.layout = TiffLayout(axes_map, little)
         self.metadata = metadata or ImageMetadata()
         self.metadata = replace(self.metadata, name=self.metadata.name or image_name(path))
-        ome_metadata(self.layout.axes, self.metadata, n_channels=axes_map.size("C"))  # before there is anything to lose
+        ome_metadata(
+            self.layout.axes, self.metadata, n_channels=axes_map.size("C")
+        )  # checked before an old output is discarded
         super().__init__(path, axes_map, little, overwrite=overwrite, lock=lock)
 
     def _lay_out(self, path: Path) -> int:
@@ -109,7 +110,7 @@ class TiffSink(FileSink):
         return size
 
     def _pieces(self, region: Slices, block: NDArray[Any]) -> Iterator[Piece]:
-        """Cut a block at the edges of tiles; a piece goes through all pages."""
+        """Cut a block at the edges of tiles; a piece extends through all pages."""
         layout = self.layout
         height, width = layout.tile_shape
         pages = layout.page_steps()
@@ -127,7 +128,7 @@ class TiffSink(FileSink):
 
 
 def _cut_at_tiles(window: Slices, tile_shape: tuple[int, int]) -> Iterator[Slices]:
-    """Cut a window `y, x` into the parts of it that lie in one tile each."""
+    """Cut a window `y, x` at the edges of tiles."""
     aligned = tuple(slice(part.start // size * size, part.stop) for part, size in zip(window, tile_shape, strict=True))
     for tile in boxes(aligned, tile_shape):
         yield tuple(slice(max(cut.start, part.start), cut.stop) for cut, part in zip(tile, window, strict=True))

@@ -1,1 +1,1 @@
-"""OME-Zarr outputs: shards, pyramid and metadata, resumable."""
+"""OME-Zarr outputs: shards, pyramid, metadata, and resuming."""

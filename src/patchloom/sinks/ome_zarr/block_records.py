@@ -21,18 +21,18 @@ _ARRAY_DOCUMENTS = ("0/zarr.json", "0/.zarray")
 def block_record(
     region: Slices, ranges: Sequence[ValueRange], stored_bytes: Sequence[int], mark: Sequence[int]
 ) -> dict[str, Any]:
-    """Make the record of a block.
+    """Return the record of a block.
 
     Parameters
     ----------
     region : tuple of slice
-        Where it lies, `SC(Z)YX`.
+        Position of the block, `SC(Z)YX`.
     ranges : sequence of (float, float) or None
-        Smallest and largest value of each of its channels.
+        Smallest and largest value of each channel of the block.
     stored_bytes : sequence of int
-        Sizes of the files it is stored in.
+        Sizes of the files of the block, in bytes.
     mark : sequence of int
-        The output that it was written to; see `output_mark`.
+        Mark of the output that the block was written to; see `output_mark`.
 
     Examples
     --------
@@ -53,34 +53,36 @@ def read_record(record: dict[str, Any], data_shape: Sequence[int]) -> tuple[Slic
     Parameters
     ----------
     record : dict
-        What `block_record` made, perhaps by way of JSON.
+        A record of `block_record`, possibly read from JSON.
     data_shape : sequence of int
         Shape of the image, `SC(Z)YX`.
 
     Raises
     ------
     SinkError
-        If it is no record of a block in this image.
+        If it is not a record of a block in this image.
     """
     try:
         bounds = [(int(start), int(stop)) for start, stop in record["region"]]
         ranges: list[ValueRange] = [found and (float(found[0]), float(found[1])) for found in record["ranges"]]
         stored = [int(size) for size in record["bytes"]]
     except (LookupError, TypeError, ValueError) as error:
-        raise SinkError(f"{record!r} is no record of a block") from error
+        raise SinkError(f"{record!r} is not a record of a block: write the block again") from error
     inside = len(bounds) == len(data_shape) and all(
         0 <= start < stop <= size for (start, stop), size in zip(bounds, data_shape, strict=True)
     )
     if not inside or len(ranges) != bounds[1][1] - bounds[1][0]:
-        raise SinkError(f"{record!r} is no record of a block in an image of shape {tuple(data_shape)}")
+        raise SinkError(
+            f"{record!r} is not a record of a block in an image of shape {tuple(data_shape)}: write the block again"
+        )
     return tuple(slice(*pair) for pair in bounds), ranges, stored
 
 
 def output_mark(folder: Path) -> list[int]:
-    """Return what tells an OME-Zarr from all that were, are and will be at the same path.
+    """Return a mark that distinguishes an OME-Zarr from all others that were or will be at the same path.
 
-    These are the number that the file system has for the folder, which stays the same when it is renamed, and the time at
-    which its first array was made, as numbers are used again.
+    It consists of the number of the folder in the file system, which a rename does not change, and of the time at which the
+    first array was made, as such numbers are used again.
 
     Parameters
     ----------
@@ -90,7 +92,7 @@ def output_mark(folder: Path) -> list[int]:
     Returns
     -------
     list of int
-        Empty if there is none.
+        Empty if the OME-Zarr does not exist.
     """
     try:
         times = [(folder / name).stat().st_mtime_ns for name in _ARRAY_DOCUMENTS if (folder / name).exists()]
@@ -100,21 +102,21 @@ def output_mark(folder: Path) -> list[int]:
 
 
 def is_output_of(path: str | Path, records: Sequence[Any]) -> bool:
-    """Return whether the output at a path is the one that some blocks were written to.
+    """Return whether blocks were written to the output that is now at a path.
 
     Parameters
     ----------
     path : str or Path
-        Where an output may be.
+        The output, which may not exist.
     records : sequence
-        Records of blocks, as of `ResumableSink.block_record`.
+        Records of the blocks, from `ResumableSink.block_record`.
     """
     mark = output_mark(Path(path))
     return bool(mark) and all(isinstance(record, dict) and record.get("output") == mark for record in records)
 
 
 class ChannelRanges:
-    """Ranges of the values in all blocks so far, whatever their order.
+    """The range of values of each channel in all blocks so far, in any order: a viewer's first contrast limits.
 
     Parameters
     ----------
@@ -133,14 +135,14 @@ class ChannelRanges:
         self._ranges: list[ValueRange] = [None] * n_channels
 
     def include(self, ranges: Sequence[ValueRange], first_channel: int = 0) -> None:
-        """Take in the ranges of a block.
+        """Extend the ranges by those of a block.
 
         Parameters
         ----------
         ranges : sequence of (float, float) or None
             One for each channel of the block.
         first_channel : int
-            Which channel the block's first one is.
+            Channel of the image that is the first one of the block.
         """
         for channel, found in enumerate(ranges, first_channel):
             known = self._ranges[channel]
@@ -149,12 +151,12 @@ class ChannelRanges:
             self._ranges[channel] = found or known
 
     def pairs(self) -> list[tuple[float, float]]:
-        """Smallest and largest value of each channel; 0 and 1 where none was finite."""
+        """Return the smallest and largest value of each channel; 0 and 1 if none is finite."""
         return [found or (0.0, 1.0) for found in self._ranges]
 
 
 def block_ranges(block: NDArray[Any]) -> list[ValueRange]:
-    """Range of the values of each channel; NaN and infinities do not count.
+    """Return the range of values of each channel, without NaN and infinities.
 
     Parameters
     ----------
@@ -177,5 +179,5 @@ def _finite_range(values: NDArray[Any]) -> ValueRange:
         if not finite.size:
             return None
         low, high = finite.min(), finite.max()
-    # A zero added takes the sign off one, which would depend on the order of blocks.
+    # Adding 0 removes the sign of -0, which would depend on the order of blocks.
     return float(low) + 0.0, float(high) + 0.0

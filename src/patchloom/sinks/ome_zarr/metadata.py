@@ -1,6 +1,6 @@
-"""What an OME-Zarr says of itself, built with yaozarrs' models so that it is valid.
+"""The metadata of an OME-Zarr, built from the models of yaozarrs so that they are valid.
 
-Import this module where it is used: pydantic, beneath yaozarrs, takes its time.
+Import this module inside functions: yaozarrs needs pydantic, which is slow to import.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _DESCRIPTIONS = {
 
 
 def ome_axes(axes_map: AxesMap) -> str:
-    """Axes of an image as OME-Zarr stores it: a part of `tczyx`, in this order.
+    """Return the axes of an image in OME-Zarr: a part of `tczyx`, in this order.
 
-    OME-Zarr knows no samples: `S`, and `S` and `T` together, are stored as `t`.
+    OME-Zarr has no samples: `S`, and `S` and `T` together, are stored as `t`.
 
     Examples
     --------
@@ -49,29 +49,29 @@ def group_attributes(
     method: PyramidMethod | None,
     value_ranges: Sequence[tuple[float, float]],
 ) -> dict[str, Any]:
-    """Attributes of the group that is an image.
+    """Return the attributes of the group of an image.
 
     Parameters
     ----------
     axes_map : AxesMap
-        The axes and shape that the image has for its user. They are kept under `"patchloom"`, so that
-        `AxesMap(axes, shape).from_data` brings the order back.
+        The axes and shape of the image, as its user sees it. They are stored under `"patchloom"`, so that
+        `AxesMap(axes, shape).from_data` restores the order.
     metadata : ImageMetadata
         Voxel sizes, origin, units and channels. A size that is not positive counts as unknown, and a unit that OME-Zarr does
-        not know is left out. The channels of a color image get one window.
+        not have is left out. The channels of a color image share one window.
     version : {"0.5", "0.4"}
-        Of OME-Zarr. In 0.4 the attributes are not gathered under `"ome"`.
+        Version of OME-Zarr. In 0.5 the attributes are under `"ome"`.
     level_factors : sequence of sequence of int
-        For each level how many voxels of the full image one of its voxels spans, `(z,) y, x`.
+        For each level, number of voxels of the full image that one of its voxels spans, `(z,) y, x`.
     method : {"mean", "mode", "nearest"} or None
-        How lower levels were made; `None` where there are none.
+        How lower levels are computed; None if there are none.
     value_ranges : sequence of (float, float)
         Smallest and largest value of each channel.
 
     Raises
     ------
     SinkError
-        If the channels' names or colors are not as many as the channels, or a color is none.
+        If there is not one name and one color for each channel, or a color is not valid.
     """
     models = {"0.4": v04, "0.5": v05}[version]
     try:
@@ -81,9 +81,9 @@ def group_attributes(
         )
     except ValueError as error:
         raise SinkError(f"metadata cannot be written as OME-Zarr: {error}") from error
-    said = image.model_dump(mode="json", exclude_none=True)
+    attributes = image.model_dump(mode="json", exclude_none=True)
     return {
-        **({"ome": said} if version == "0.5" else said),
+        **({"ome": attributes} if version == "0.5" else attributes),
         "patchloom": {"axes": axes_map.axes, "shape": list(axes_map.shape)},
     }
 
@@ -105,7 +105,7 @@ def _multiscale(
         transformations: list[Any] = [
             models.ScaleTransformation(scale=[known.get(axis, 1.0) * factors[axis] for axis in axes])
         ]
-        # A mean or mode lies at the center of the voxels it was taken of; every second voxel lies where it was.
+        # A mean or mode is at the center of its voxels; with "nearest" a voxel stays at its position.
         is_central = level > 0 and method != "nearest"
         if is_central or any(origin):
             shift = [known.get(axis, 1.0) * (factors[axis] - 1) / 2 * is_central for axis in axes]
@@ -129,7 +129,7 @@ def _axis(name: str, unit: str | None) -> v05.Axis:
         warnings.simplefilter("error")
         try:
             return kind(name=name, unit=unit)
-        except Warning:  # so yaozarrs says that a unit is not one of OME-Zarr's
+        except Warning:  # yaozarrs warns of a unit that OME-Zarr does not have
             return kind(name=name)
 
 
@@ -142,7 +142,9 @@ def _channels(
     colors = metadata.channel_colors or tuple(default_colors)
     for what, given in (("channel_names", names), ("channel_colors", colors)):
         if len(given) != n_channels:
-            raise SinkError(f"metadata.{what} has {len(given)} entries, {given}: the image has {n_channels} channels")
+            raise SinkError(
+                f"metadata.{what} has {len(given)} entries, {given}: the image has {n_channels} channels: give one for each"
+            )
     if metadata.is_rgb and value_ranges:  # three windows would change the colors
         lows, highs = zip(*value_ranges, strict=True)
         value_ranges = [(min(lows), max(highs))] * n_channels
@@ -153,6 +155,6 @@ def _channels(
 
 
 def _window(low: float, high: float) -> dict[str, float]:
-    # Viewers refuse a window without width.
+    # Viewers refuse an empty window.
     end = high if high > low else low + max(1.0, 1e-6 * abs(low))
     return {"min": low, "start": low, "end": end, "max": end}

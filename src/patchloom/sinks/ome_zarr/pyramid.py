@@ -27,19 +27,19 @@ from patchloom.errors import GeometryError
 
 PyramidMethod = Literal["mean", "mode", "nearest"]
 Pyramid = Literal["auto", "mean", "mode", "nearest"]
-"""What may be asked for: `"auto"` is the mode or the mean, whichever suits the dtype."""
+"""Choices of a user: `"auto"` selects the mode or the mean by the dtype."""
 
 SMALL_ENOUGH = 256
 """An image whose spatial sizes are not larger needs no further level."""
 
 
 def check_pyramid(pyramid: object) -> Pyramid | None:
-    """Check a method, or `None` for no lower levels.
+    """Check a choice of a user: a method, or None for no lower levels.
 
     Raises
     ------
     GeometryError
-        If there is no such method.
+        If it is not one of these.
     """
     if pyramid is not None and not (isinstance(pyramid, str) and pyramid in get_args(Pyramid)):
         raise GeometryError(
@@ -49,20 +49,20 @@ def check_pyramid(pyramid: object) -> Pyramid | None:
 
 
 def pyramid_method(method: str, dtype: np.dtype[Any]) -> PyramidMethod:
-    """Return the method by which an image of some dtype is halved.
+    """Return the method that computes the levels of an image.
 
     Parameters
     ----------
     method : {"auto", "mean", "mode", "nearest"}
-        `"auto"` is the mode for truth values and integers of 32 and 64 bits, which are labels as a rule, and the mean for
-        others.
+        `"auto"` selects the mode for booleans and for integers of 32 and 64 bits, which usually are labels, and the mean for
+        all other dtypes.
     dtype : numpy dtype
         Dtype of the image.
 
     Raises
     ------
     GeometryError
-        If there is no such method.
+        If it is not one of these.
 
     Examples
     --------
@@ -77,7 +77,7 @@ def pyramid_method(method: str, dtype: np.dtype[Any]) -> PyramidMethod:
 
 
 def halving(shape: Sequence[int]) -> tuple[int, ...]:
-    """Factor by which each axis shrinks from one level to the next: 2, or 1 where one voxel is left.
+    """Return the factor between a level and the next one for each axis: 2, or 1 if the axis has one voxel.
 
     Examples
     --------
@@ -88,7 +88,7 @@ def halving(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def halved(shape: Sequence[int]) -> tuple[int, ...]:
-    """Shape of the next level.
+    """Return the shape of the next level.
 
     Examples
     --------
@@ -101,7 +101,7 @@ def halved(shape: Sequence[int]) -> tuple[int, ...]:
 def level_shapes(
     spatial_shape: Sequence[int], chunk_shape: Sequence[int], levels: int | None = None
 ) -> tuple[tuple[int, ...], ...]:
-    """Spatial shapes of all levels, the full image first.
+    """Return the spatial shapes of all levels, the full image first.
 
     Parameters
     ----------
@@ -110,8 +110,8 @@ def level_shapes(
     chunk_shape : sequence of int
         Chunk of the image, `(z,) y, x`.
     levels : int, optional
-        How many levels to make, the full image among them; fewer where one voxel is left. Without it, levels are made
-        until no axis is larger than 256 voxels or one chunk.
+        Number of levels, including the full image; fewer if one voxel is left before. If None, levels are added until no axis
+        is larger than 256 voxels or one chunk.
 
     Examples
     --------

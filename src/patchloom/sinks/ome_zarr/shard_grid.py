@@ -1,4 +1,4 @@
-"""The boxes an image is stored in: chunks, decoded whole, and shards, files of whole chunks."""
+"""The boxes that an image is stored in: chunks, each decoded as a whole, and shards, which are files of whole chunks."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from dataclasses import dataclass
 
 from patchloom.errors import GeometryError, SinkError
 from patchloom.geometry.checks import whole_number
-from patchloom.sinks.regions import Slices, boxes, data_axes, show
+from patchloom.sinks.regions import Slices, boxes, data_axes, shown_region
 
 
 @dataclass(frozen=True, slots=True)
 class ShardGrid:
-    """How an image is divided into shards, and a shard into chunks.
+    """The division of an image into shards, and of a shard into chunks.
 
     Parameters
     ----------
     data_shape : sequence of int
-        `SC(Z)YX`.
+        Shape of the image in voxels, `SC(Z)YX`.
     chunk_shape : sequence of int
-        `SC(Z)YX`. Clipped to the image.
+        Shape of a chunk in voxels, `SC(Z)YX`. Clipped to the image.
     shard_shape : sequence of int
-        `SC(Z)YX`, a multiple of the chunk along every axis. Clipped to as many chunks as cover the image.
+        Shape of a shard in voxels, `SC(Z)YX`: a multiple of the chunk along every axis. Clipped to the chunks that cover the
+        image.
 
     Raises
     ------
     GeometryError
-        If there is not one positive number for each axis, or a shard is no whole number of chunks.
+        If there is not one positive number for each axis, or a shard is not a whole number of chunks.
 
     Examples
     --------
@@ -63,24 +64,24 @@ class ShardGrid:
 
     @property
     def whole(self) -> Slices:
-        """The region that is the image."""
+        """The region of the whole image."""
         return tuple(slice(0, size) for size in self.data_shape)
 
     def shards(self, region: Slices) -> Iterator[Slices]:
-        """Shards of a region whose starts are starts of shards, clipped to the region, in raster order."""
+        """Return the shards of a region that starts with a shard, clipped to the region, in raster order."""
         return boxes(region, self.shard_shape)
 
     def chunks(self, region: Slices) -> Iterator[Slices]:
-        """Chunks of a region whose starts are starts of chunks, clipped to the region, in raster order."""
+        """Return the chunks of a region that starts with a chunk, clipped to the region, in raster order."""
         return boxes(region, self.chunk_shape)
 
     def shard_indices(self, region: Slices) -> Slices:
-        """Which shards make up a region, as indices along each axis of `counts`.
+        """Return the indices of the shards of a region, along each axis of `counts`.
 
         Raises
         ------
         SinkError
-            If the region holds a part of a shard only.
+            If the region contains a part of a shard.
 
         Examples
         --------
@@ -93,8 +94,8 @@ class ShardGrid:
         ):
             if part.start % shard or (part.stop % shard and part.stop != size):
                 raise SinkError(
-                    f"region {part.start}:{part.stop} along {axis} holds a part of a shard: it must start at a multiple "
-                    f"of {shard} and stop at one or at the image's end, {size}; region is {show(region)}"
+                    f"region {part.start}:{part.stop} along {axis} contains a part of a shard: it must start at a multiple "
+                    f"of {shard} and stop at one or at the image's end, {size}; region is {shown_region(region)}"
                 )
         return tuple(
             slice(part.start // shard, _ceil_div(part.stop, shard))

@@ -1,4 +1,4 @@
-"""A sink that is an OME-Zarr image on disk."""
+"""A sink that writes an OME-Zarr."""
 
 from __future__ import annotations
 
@@ -33,64 +33,65 @@ from patchloom.sinks.output_kinds import ZARR, image_name
 from patchloom.sinks.publishing.destination import remove, sync_folder
 from patchloom.sinks.publishing.lock import OutputLock
 from patchloom.sinks.publishing.pending_output import PendingOutput
-from patchloom.sinks.regions import Slices, check_block, check_region, show
+from patchloom.sinks.regions import Slices, check_block, check_region, shown_region
 from patchloom.sinks.sink_arguments import check_sink_arguments, sink_dtype
 from patchloom.sinks.write_errors import explain
 
 
 class OmeZarrSink:
-    """An `ImageSink` that writes an OME-Zarr image with a pyramid: sharded Zarr v3, or Zarr v2 where a viewer wants that.
+    """An `ImageSink` that writes an OME-Zarr with a pyramid: sharded Zarr v3, or Zarr v2 for viewers that need it.
 
-    Every shard is written once, whole, and is durable when `write` returns. All is written to `<path>.partial`; `finalize`
-    makes the lower levels and the metadata and then renames the folder, so that an image at `path` is always complete. What
-    a killed process left there can be gone on with: see `ResumableSink`.
+    Every shard is written once, as a whole, and is durable when `write` returns. The image is written to `<path>.partial`.
+    `finalize` adds the lower levels and the metadata and then renames the folder, so that an image at `path` is always complete.
+    An image that a killed process left unfinished can be resumed: see `ResumableSink`.
 
     Parameters
     ----------
     path : str or Path
-        Where the image is to be: a local path, by custom ending in `.ome.zarr`.
+        The image: a local path that by convention ends in `.ome.zarr`.
     axes_map : AxesMap
-        The axes and shape that the image has for its user. Stored are `tczyx`, in this order, as OME-Zarr wants it: `c` if
-        there is a `C`, `t` if there is a `T` or an `S` (OME-Zarr knows no samples; `S` and `T` together fold into `t`).
-        The axes and shape themselves are kept in the attributes, under `"patchloom"`.
+        The axes and shape of the image, as its user sees it. OME-Zarr stores a part of `tczyx`, in this order: `c` if there is a
+        `C`, and `t` if there is a `T` or an `S`. OME-Zarr has no samples: `S` and `T` together fold into `t`. The attributes
+        contain the user's axes and shape under `"patchloom"`.
     dtype : dtype-like
         Boolean, integer or floating-point.
     chunk_shape, shard_shape : sequence of int
-        `SC(Z)YX`; what is decoded at once, and what a file holds: a whole number of chunks. Both are clipped to the image.
-        Equal ones make plain chunks, without the sharding codec. OME-Zarr 0.4 has no shards: a chunk is a file.
+        Voxels, `SC(Z)YX`: the box that is decoded at once, and the box of a file, which is a whole number of chunks. Both are
+        clipped to the image. If they are equal, chunks are stored without the sharding codec. OME-Zarr 0.4 has no shards: each
+        chunk is a file.
     metadata : ImageMetadata, optional
-        Voxel sizes, units, and names and colors of the channels, carried over.
+        Voxel sizes, units, and names and colors of the channels to store.
     pyramid : {"auto", "mean", "mode", "nearest"} or None
-        How each lower level, half the size of the one above it along each spatial axis, is made: of the mean of neighbors,
-        of the commonest of them, which is right for labels, or of every second voxel. `"auto"` takes the mode of truth
-        values and of integers of 32 and 64 bits, and the mean of others. `None` makes no lower levels.
+        How each lower level is computed, which has half the size along each spatial axis: the mean of neighbors, their mode
+        (for labels), or every second voxel. `"auto"` takes the mode of booleans and of integers of 32 and 64 bits, and the mean
+        of all other dtypes. If None, there are no lower levels.
     levels : int, optional
-        How many levels to make, the full image among them. Without it, levels are made until no axis is larger than 256
-        voxels or one chunk.
+        Number of levels, including the full image. If None, levels are added until no axis is larger than 256 voxels or one
+        chunk.
     version : {"0.5", "0.4"}
-        Of OME-Zarr; 0.5 is Zarr v3, 0.4 is Zarr v2.
+        Version of OME-Zarr: 0.5 is Zarr v3, 0.4 is Zarr v2.
     overwrite : bool
-        Whether a Zarr that is at `path` already may be replaced, and an unfinished one be discarded. The former stays until
-        the new image is complete.
+        Whether an existing Zarr is replaced, and an unfinished one is discarded. An existing one stays until the new image is
+        complete.
     resume : bool
-        Whether to go on with the unfinished image at `path`, which must have been begun with the same arguments.
+        Whether to resume the unfinished image at `path`, which must have been started with the same arguments.
     lock : OutputLock, optional
-        The lock on `path`, if the caller holds it; else the sink holds one for as long as it is open.
+        The lock on `path`, if the caller holds it. If None, the sink holds one while it is open.
 
     Raises
     ------
     OutputExistsError
-        If something is at `path` that is not to be replaced.
+        If `path` exists and is not to be replaced.
     SinkError
-        If the place cannot be written to, another run is writing there, the dtype cannot be stored, the metadata do not
-        fit the channels, or what is to be resumed is not there or has another shape, dtype, chunks or shards.
+        If the folder cannot be written to, another run is writing the image, the dtype cannot be stored, the metadata do not
+        match the channels, or the image to be resumed does not exist or has another shape, dtype, chunks or shards.
     GeometryError
-        If chunks, shards, levels, pyramid or version make no sense.
+        If chunks, shards, levels, pyramid or version have a value that is not allowed.
 
     Notes
     -----
-    Memory, beside the block written: a few times 16 MiB, or what a shard takes once more compressed, whichever is more;
-    `finalize` takes a shard on top. Neither depends on the size of the image.
+    Memory beside the block that is written: a few times 16 MiB, or a compressed shard if that is more. `finalize` needs one
+    shard more. Neither depends on the size of the image.
 
     Examples
     --------
@@ -139,35 +140,35 @@ class OmeZarrSink:
         self._records: dict[tuple[tuple[int, int], ...], dict[str, Any]] = {}
         self._written = np.zeros(self.grid.counts, bool)
         self._ranges = ChannelRanges(self.data_shape[1])
-        self._attributes()  # so that metadata which do not fit are found before there is anything to lose
+        self._attributes()  # checks the metadata before an old output is discarded
         self._output = PendingOutput(path, ZARR, overwrite=overwrite, resume=resume, lock=lock)
         try:
             self._output.make_folder()
             self._full = self._level_array(0)
             self._mark = output_mark(self._output.partial)
         except BaseException:
-            # What was there before is not ours to remove.
+            # An image that cannot be resumed is kept.
             (self._output.close if resume else self._output.abort)()
             raise
 
     @property
     def chunk_shape(self) -> tuple[int, ...]:
-        """What is decoded at once, `SC(Z)YX`, clipped to the image."""
+        """Shape of a chunk in voxels, `SC(Z)YX`, clipped to the image."""
         return self.grid.chunk_shape
 
     @property
     def shard_shape(self) -> tuple[int, ...]:
-        """What a file holds, `SC(Z)YX`, clipped to the image: blocks are whole shards."""
+        """Shape of a shard in voxels, `SC(Z)YX`, clipped to the image. Blocks are whole shards."""
         return self.grid.shard_shape
 
     def write(self, region: tuple[slice, ...], block: NDArray[Any]) -> None:
-        """Write whole shards, each for the only time; see `ImageSink.write`.
+        """Write whole shards, each of them once; see `ImageSink.write`.
 
         Raises
         ------
         SinkError
-            Also if the region holds a part of a shard, or a shard that was written before. A write that failed may be
-            tried again.
+            Also if the region contains a part of a shard, or a shard that was written before. A write that failed may be
+            repeated.
         """
         self._output.check_open()
         check_block(region, block, self.data_shape, self.data_dtype)
@@ -177,15 +178,15 @@ class OmeZarrSink:
         self._count(region, ranges, block_record(region, ranges, self._full.stored_bytes(region), self._mark))
 
     def block_record(self, region: tuple[slice, ...]) -> dict[str, Any]:
-        """Return what to keep of a block: its region, its values' range and the sizes of its files; see `ResumableSink`."""
+        """Return the region, range of values and sizes of files of a block; see `ResumableSink.block_record`."""
         check_region(region, self.data_shape)
         try:
             return self._records[_bounds(region)]
         except KeyError:
-            raise SinkError(f"{self.path}: no block was written at {show(region)}") from None
+            raise SinkError(f"{self.path}: no block was written at {shown_region(region)}: write it first") from None
 
     def has_block(self, record: dict[str, Any]) -> bool:
-        """Whether the files of a block have the sizes that they were written with; see `ResumableSink.has_block`."""
+        """Return whether the files of a block have the recorded sizes; see `ResumableSink.has_block`."""
         try:
             region, _, stored = read_record(record, self.data_shape)
             self._check_unwritten(region)
@@ -194,37 +195,37 @@ class OmeZarrSink:
         return self._full.stored_bytes(region) == stored
 
     def restore(self, record: dict[str, Any]) -> Slices:
-        """Count a block as written that was written by an earlier sink; see `ResumableSink.restore`."""
+        """Count the block of an earlier sink as written; see `ResumableSink.restore`."""
         self._output.check_open()
         region, ranges, stored = read_record(record, self.data_shape)
         self._check_unwritten(region)
         found = self._full.stored_bytes(region)
         if found != stored:
             raise SinkError(
-                f"{self.path}: what was written at {show(region)} is gone or changed: its files have {found} bytes, "
-                f"and {stored} were written"
+                f"{self.path}: the block at {shown_region(region)} is missing or changed: its files have {found} bytes, "
+                f"but {stored} were written: write it again"
             )
         self._full.expect(region, stored)
         self._count(region, ranges, record)
         return region
 
     def finalize(self) -> Path:
-        """Make the lower levels and the metadata, and show the image; see `ImageSink.finalize`.
+        """Write the lower levels and the metadata, and publish the image; see `ImageSink.finalize`.
 
         Raises
         ------
         SinkError
-            If shards are missing, were lost or changed since they were written, or something cannot be written. The image is
-            not shown then, and may be finalized again.
+            If shards were never written, are missing or were changed, or if something cannot be written. Then the image is not
+            published, and may be finalized again.
         """
         self._output.check_open()
         missing = self._written.size - int(self._written.sum())
         if missing:
             raise SinkError(
-                f"{self.path}: {missing} of {self._written.size} shards were never written: it is incomplete"
+                f"{self.path}: {missing} of {self._written.size} shards were never written: write the missing blocks before finalize"
             )
         self._full.check_whole()
-        for leftover in self._output.partial.iterdir():  # of a process that was killed here
+        for leftover in self._output.partial.iterdir():  # of a process that was killed in this loop
             if leftover != self._full.folder:
                 remove(leftover)
         levels = [self._full]
@@ -241,13 +242,13 @@ class OmeZarrSink:
         self._output.abort()
 
     def close(self) -> None:
-        """Leave what was written to be resumed; see `ResumableSink.close`."""
+        """Close the image and keep it to be resumed; see `ResumableSink.close`."""
         self._output.close()
 
     def _check_unwritten(self, region: Slices) -> None:
         if self._written[self.grid.shard_indices(region)].any():
             raise SinkError(
-                f"{self.path}: region {show(region)} was written already, at least in part: each shard is once"
+                f"{self.path}: region {shown_region(region)} was written already, at least in part: write each shard once"
             )
 
     def _count(self, region: Slices, ranges: Sequence[ValueRange], record: dict[str, Any]) -> None:
@@ -256,7 +257,7 @@ class OmeZarrSink:
         self._records[_bounds(region)] = record
 
     def _make_level(self, level: int, above: ZarrArray) -> ZarrArray:
-        """Make one level from the one above it, shard by shard, reading each of the upper's chunks once."""
+        """Write one level, shard by shard, and read each chunk of the level above it once."""
         array = self._level_array(level)
         factors = (1, 1, *halving(self.level_shapes[level - 1]))
         for shard in array.grid.shards(array.grid.whole):

@@ -1,7 +1,7 @@
-"""One Zarr array, written in whole shards by TensorStore.
+"""A Zarr array that TensorStore writes in whole shards.
 
-The array is handled as `SC(Z)YX`, whichever of its first two axes are stored. TensorStore writes a shard to a file of
-another name, syncs it and renames it; so each shard is there whole or not at all. See docs/durability.md.
+Its regions are `SC(Z)YX`, whether or not its first two axes are stored. TensorStore writes a shard to a file with another name,
+syncs it and renames it, so that a shard exists as a whole or not at all. See docs/durability.md.
 """
 
 from __future__ import annotations
@@ -22,45 +22,55 @@ from patchloom.sinks.ome_zarr.pyramid import PyramidMethod, downsample, downsamp
 from patchloom.sinks.ome_zarr.shard_grid import ShardGrid
 from patchloom.sinks.ome_zarr.zarr_format import DRIVERS, ZarrFormat, array_document, array_metadata, chunk_file
 from patchloom.sinks.publishing.destination import remove, sync_folder
-from patchloom.sinks.regions import Slices, show
+from patchloom.sinks.regions import Slices, shown_region
 from patchloom.sinks.write_errors import explain
 
 BYTES_IN_FLIGHT = 16 << 20
-"""How much is read or written at once, but always at least one shard or chunk: enough to keep threads and disk busy."""
+"""Bytes that are read or written at once, enough to keep threads and disk busy; at least one shard or chunk."""
 
 _MOST_REFERENCED_DIMENSIONS = 3
 
 
 class ZarrArray:
-    """A Zarr array that is new, or that a killed process began.
+    """A Zarr array that is new, or that a killed process left unfinished.
 
     Parameters
     ----------
     folder : Path
-        Where it is; made here if need be. What is there already must be the same array, unfinished or not.
+        The folder of the array, made if it does not exist. If it contains an array, that must be the same one.
     grid : ShardGrid
         Shape, chunks and shards, as `SC(Z)YX`.
     dtype : numpy dtype
         One of `STORABLE`.
     axes : str
-        The axes stored, a part of `tczyx` in this order; `t` stands for samples.
+        The axes that are stored: a part of `tczyx` in this order, where `t` is the axis of samples.
     zarr_format : {2, 3}
-        In 2, shards are chunks.
+        Version of Zarr. In Zarr v2, shards are chunks.
+    bytes_in_flight : int
+        Bytes that are read or written at once; at least one shard or chunk is.
 
     Raises
     ------
     SinkError
-        If it cannot be made, or another array is there; the message lists in what they differ.
+        If it cannot be made, or another array is there. The message lists the differences.
     """
 
     def __init__(
-        self, folder: Path, grid: ShardGrid, dtype: np.dtype[Any], axes: str, zarr_format: ZarrFormat = 3
+        self,
+        folder: Path,
+        grid: ShardGrid,
+        dtype: np.dtype[Any],
+        axes: str,
+        zarr_format: ZarrFormat = 3,
+        *,
+        bytes_in_flight: int = BYTES_IN_FLIGHT,
     ) -> None:
         check_not_forked()
         self.folder = folder
         self.grid = grid
         self.dtype = dtype
         self.zarr_format = zarr_format
+        self._bytes_in_flight = bytes_in_flight
         self._stored = [axis in axes for axis in "tczyx" if axis != "z" or len(grid.data_shape) == 5]
         self._durable_folders = {folder.parent}
         metadata = array_metadata(zarr_format, grid, self._stored, dtype, axes)
@@ -68,7 +78,7 @@ class ZarrArray:
             "driver": DRIVERS[zarr_format],
             "kvstore": {"driver": "file", "path": f"{folder}/"},
             "metadata": metadata,
-            # Each chunk is written once and read once: nothing to keep.
+            # Each chunk is written once and read once, so a cache has no use.
             "context": {"cache_pool": {"total_bytes_limit": 0}},
         }
         _remove_leftovers(folder)
@@ -76,15 +86,15 @@ class ZarrArray:
             self._check_same(spec)
             array = ts.open(spec, open=True, create=True).result()
             self._sync_folders(folder)
-        self._sizes = np.full(grid.counts, -1, np.int64)  # of files that were written; -1 where none was
+        self._sizes = np.full(grid.counts, -1, np.int64)  # of written files; -1 for others
         self._document = self._array_document()
         self._store = array[tuple(slice(None) if kept else ts.newaxis for kept in self._stored)]
-        # Nothing returns before all is written, so blocks need not be copied. TensorStore 0.1.86 stores zeros, though, for
-        # a chunk that it references and that is strided in four dimensions or more.
+        # `write` returns when all is written, so blocks need not be copied. But TensorStore 0.1.86 stores zeros for a chunk
+        # that it references and that is strided in four dimensions or more.
         self._may_reference_blocks = sum(size > 1 for size in grid.chunk_shape) <= _MOST_REFERENCED_DIMENSIONS
 
     def write(self, region: Slices, block: NDArray[Any]) -> None:
-        """Write whole shards; their bytes are durable when this returns.
+        """Write whole shards. They are durable when this returns.
 
         Parameters
         ----------
@@ -105,9 +115,9 @@ class ZarrArray:
                 block[inside], can_reference_source_data_indefinitely=self._may_reference_blocks
             )
 
-        with self._failing(f"be written at {show(region)}"):
+        with self._failing(f"be written at {shown_region(region)}"):
             for file in self._files(region):
-                # TensorStore would read what a killed process left of a shard at the image's end, to write the rest of it.
+                # TensorStore would read and complete what a killed process left of a shard at the end of the image.
                 file.unlink(missing_ok=True)
             for _ in in_flight(start, self.grid.shards(region), self._n_in_flight(self.grid.shard_shape)):
                 pass
@@ -116,28 +126,31 @@ class ZarrArray:
         self.expect(region, self.stored_bytes(region))
 
     def expect(self, region: Slices, stored_bytes: Sequence[int]) -> None:
-        """Note the sizes of the files of a region, for `check_whole`; in raster order, as of `stored_bytes`."""
+        """Store the sizes of the files of a region for `check_whole`, in raster order, as from `stored_bytes`."""
         sizes = self._sizes[self.grid.shard_indices(region)]
         sizes[...] = np.reshape(stored_bytes, sizes.shape)
 
     def check_whole(self) -> None:
-        """Check that all files are as they were written.
+        """Check that no file was removed or changed since it was written.
 
         Raises
         ------
         SinkError
-            If a file that was written is gone or has another length, or the description of the array has changed.
+            If a written file is missing or has another length, or the description of the array was changed.
         """
         if self._array_document() != self._document:
-            raise SinkError(f"{self.folder} was changed while it was written: its description is gone or another")
+            raise SinkError(
+                f"{self.folder} was changed while it was written: its description is missing or another: start afresh with overwrite=True "
+                "(--overwrite)"
+            )
         expected = self._sizes.ravel()
         for shard, file, size in zip(
             self.grid.shards(self.grid.whole), self._files(self.grid.whole), expected, strict=True
         ):
             if size >= 0 and (found := _size(file)) != size:
                 raise SinkError(
-                    f"{file} was changed after it was written: it has {found} bytes, and {size} were written at "
-                    f"{show(shard)}: run again to write it anew"
+                    f"{file} was changed after it was written: it has {found} bytes, but {size} were written at "
+                    f"{shown_region(shard)}: run again to write it again"
                 )
 
     def _array_document(self) -> bytes:
@@ -147,9 +160,9 @@ class ZarrArray:
             return b""
 
     def stored_bytes(self, region: Slices) -> list[int]:
-        """Sizes of the files that a region of whole shards is stored in, in raster order; 0 for one that is not there.
+        """Return the sizes of the files of a region of whole shards, in raster order; 0 for a missing file.
 
-        A shard without any value but 0 is not stored.
+        A shard that contains only 0 is not stored.
         """
         return [_size(file) for file in self._files(region)]
 
@@ -197,16 +210,16 @@ class ZarrArray:
             yield self.folder / chunk_file(self.zarr_format, position)
 
     def _sync_folders(self, folder: Path) -> None:
-        """Make the names of a folder and of those around it durable: TensorStore syncs only the one a file is in."""
+        """Make the names of a folder and of those around it durable: TensorStore syncs only the folder of a file."""
         while folder not in self._durable_folders and folder.is_dir():
             sync_folder(folder.parent)
             self._durable_folders.add(folder)
             folder = folder.parent
 
     def _check_same(self, spec: dict[str, Any]) -> None:
-        """Check that what is there, if anything, is this array."""
+        """Check that an existing array is this one."""
         try:
-            there = ts.open({key: value for key, value in spec.items() if key != "metadata"}).result()
+            existing = ts.open({key: value for key, value in spec.items() if key != "metadata"}).result()
         except ValueError as error:
             if "NOT_FOUND" in str(error):
                 return
@@ -214,20 +227,20 @@ class ZarrArray:
         metadata = spec["metadata"]
         wanted = ts.Spec(spec)
         described = {
-            "shape": (there.shape, tuple(metadata["shape"])),
-            "dtype": (there.dtype.name, self.dtype.name),
-            "chunk shape": (there.chunk_layout.read_chunk.shape, wanted.chunk_layout.read_chunk.shape),
-            "shard shape": (there.chunk_layout.write_chunk.shape, wanted.chunk_layout.write_chunk.shape),
+            "shape": (existing.shape, tuple(metadata["shape"])),
+            "dtype": (existing.dtype.name, self.dtype.name),
+            "chunk shape": (existing.chunk_layout.read_chunk.shape, wanted.chunk_layout.read_chunk.shape),
+            "shard shape": (existing.chunk_layout.write_chunk.shape, wanted.chunk_layout.write_chunk.shape),
         }
         differing = [f"{what} is {old}, not {new}" for what, (old, new) in described.items() if old != new]
         if differing:
             raise SinkError(
-                f"{self.folder} was begun for another image: its {', its '.join(differing)}: "
+                f"{self.folder} belongs to another image: its {', its '.join(differing)}: "
                 "start afresh with overwrite=True (--overwrite)"
             )
 
     def _n_in_flight(self, shape: tuple[int, ...]) -> int:
-        return max(1, BYTES_IN_FLIGHT // (int(np.prod(shape)) * self.dtype.itemsize))
+        return max(1, self._bytes_in_flight // (int(np.prod(shape)) * self.dtype.itemsize))
 
     @contextmanager
     def _failing(self, what: str) -> Iterator[None]:
@@ -240,9 +253,9 @@ class ZarrArray:
 
 
 def in_flight(start: Callable[[Slices], Any], regions: Iterable[Slices], n: int) -> Iterator[Any]:
-    """Start an operation on each region, `n` of them at once, and give the results in order.
+    """Start an operation on each region, `n` of them at once, and return the results in order.
 
-    No operation is left running, however this ends.
+    No operation is running when this ends, also after an error.
     """
     running: deque[Any] = deque()
     try:
@@ -264,9 +277,10 @@ def _first_result(running: deque[Any]) -> Any:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove the files that a killed TensorStore was writing.
+    """Remove the files that TensorStore was writing when it was killed.
 
-    It writes into such a file again without emptying it first, and what was longer would end up in the new shard.
+    TensorStore writes into such a file again without truncating it, so that old bytes at its end would become a part of the
+    new shard.
     """
     for leftover in folder.rglob("*.__lock"):
         remove(leftover)

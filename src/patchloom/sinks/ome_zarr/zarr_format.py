@@ -1,4 +1,4 @@
-"""How an array is described in Zarr v2 and v3, for TensorStore and for whoever reads it."""
+"""Descriptions of arrays in Zarr v2 and v3, for TensorStore and for all readers."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ OmeZarrVersion = Literal["0.4", "0.5"]
 STORABLE = frozenset(
     "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split()  # noqa: SIM905  # reads well
 )
-"""Names of the dtypes that an OME-Zarr image may have."""
+"""Names of the dtypes that OME-Zarr can store."""
 
 ZSTD_LEVEL = 3
-"""Where a higher level costs much more time and saves next to nothing on microscope images and predictions."""
+"""A higher level takes much more time, and saves almost no bytes on microscope images and predictions."""
 
 _FORMATS: dict[OmeZarrVersion, ZarrFormat] = {"0.4": 2, "0.5": 3}
 
 DRIVERS: dict[ZarrFormat, str] = {2: "zarr", 3: "zarr3"}
-"""What TensorStore calls them."""
+"""Names of TensorStore's drivers."""
 
 
 def check_zarr_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Check that a dtype can be stored as OME-Zarr, and return it in the machine's byte order.
+    """Check that OME-Zarr can store a dtype, and return it in the machine's byte order.
 
     Raises
     ------
@@ -60,20 +60,20 @@ def zarr_format_of(version: object) -> ZarrFormat:
 def array_metadata(
     zarr_format: ZarrFormat, grid: ShardGrid, kept: Sequence[bool], dtype: np.dtype[Any], axes: str
 ) -> dict[str, Any]:
-    """Metadata of an array.
+    """Return the metadata of an array.
 
     Parameters
     ----------
     zarr_format : {2, 3}
-        In 2 there are no shards: the grid's are its chunks.
+        Version of Zarr. Zarr v2 has no shards.
     grid : ShardGrid
         Shape, chunks and shards, as `SC(Z)YX`.
     kept : sequence of bool
-        Which of these axes are stored.
+        For each of these axes, whether it is stored.
     dtype : numpy dtype
         One of `STORABLE`.
     axes : str
-        Names of the axes stored.
+        Names of the axes that are stored.
     """
 
     def stored(shape: Sequence[int]) -> list[int]:
@@ -90,7 +90,7 @@ def array_metadata(
             "order": "C",
             "dimension_separator": "/",
             "filters": None,
-            # What readers of Zarr v2 know best.
+            # The codec that most readers of Zarr v2 have.
             "compressor": {"id": "blosc", "cname": "zstd", "clevel": ZSTD_LEVEL, "shuffle": 1, "blocksize": 0},
         }
     return {
@@ -105,12 +105,12 @@ def array_metadata(
 
 
 def array_document(zarr_format: ZarrFormat) -> str:
-    """Name of the file in an array's folder that describes it."""
+    """Return the name of the file in the folder of an array that describes it."""
     return "zarr.json" if zarr_format == 3 else ".zarray"
 
 
 def chunk_file(zarr_format: ZarrFormat, position: Sequence[int]) -> str:
-    """Where a stored object (a shard in Zarr v3, a chunk in v2) is in its array's folder.
+    """Return the path of a stored object (a shard in Zarr v3, a chunk in v2) in the folder of its array.
 
     Examples
     --------

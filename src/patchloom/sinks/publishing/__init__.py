@@ -1,1 +1,1 @@
-"""How an output appears: locked while it is written, visible only when it is complete."""
+"""Publishing of outputs: locked while they are written, visible only when they are complete."""

@@ -1,9 +1,8 @@
-"""Where an output goes: may it go there, and how it appears there all at once.
+"""The destination of an output: checked before a run, and replaced in one step at its end.
 
-While it is being written, an output lives beside its destination under the destination's name with `.partial` added. When
-it is complete, one rename shows it. So whoever looks at the destination sees the whole output or none; and a run that was
-killed leaves a `.partial` behind that tells of it. A folder that is replaced is called `.replaced` for the moment between
-two renames; a file is replaced by one.
+An unfinished output is beside its destination and has the destination's name with `.partial` added. One rename publishes it
+when it is complete, so that a reader finds the whole output or none. A run that was killed leaves its `.partial` behind. A
+folder that is replaced has `.replaced` added to its name between two renames; a file is replaced by one rename.
 """
 
 from __future__ import annotations
@@ -21,43 +20,43 @@ _ENDINGS = (".partial", ".replaced", ".ledger", ".lock")
 
 
 def partial_path(path: str | Path) -> Path:
-    """Return where an output is while it is being written; links in its path are followed."""
+    """Return the path of an unfinished output, with links resolved."""
     return name_beside(path, ".partial")
 
 
 def lock_path(path: str | Path) -> Path:
-    """Return the file that is locked while an output is written."""
+    """Return the path of the lock file of an output, with links resolved."""
     return name_beside(path, ".lock")
 
 
 def names_beside(path: str | Path) -> list[Path]:
-    """Return the names beside an output that are written and removed while it comes about; see docs/durability.md."""
+    """Return the paths beside an output that are written and removed during a run; see docs/durability.md."""
     return [name_beside(path, ending) for ending in _ENDINGS]
 
 
 def check_destination(
     path: str | Path, *, overwrite: bool = False, resume: bool = False, kind: OutputKind | None = None
 ) -> None:
-    """Check that an output can be written at a place, before any work is done; touches nothing.
+    """Check that an output can be written, without touching any file.
 
     Parameters
     ----------
     path : str or Path
-        Where the output is to be.
+        The output.
     overwrite : bool
-        Whether an output of the same kind that is there may be replaced, and one that was left unfinished be discarded.
+        Whether an output of the same kind is replaced, and an unfinished one is discarded.
     resume : bool
-        Whether one that was left unfinished is gone on with.
+        Whether an unfinished output is resumed.
     kind : OutputKind, optional
-        What is to be written; by default what the name's ending says.
+        Kind of the output. If None, the ending of the name selects it.
 
     Raises
     ------
     OutputExistsError
-        If something is there that is not to be replaced.
+        If the output exists and is not to be replaced.
     SinkError
-        If the place is no local path, its folder is missing or cannot be written to, the ending says nothing, or a run left
-        an unfinished output there that is neither resumed nor discarded.
+        If the path is not local, its folder is missing or cannot be written to, its ending selects no kind, or an unfinished
+        output is there that is neither resumed nor discarded.
     """
     check_folder(path)
     kind = kind or output_kind(path)
@@ -73,12 +72,12 @@ def check_destination(
 
 
 def check_folder(path: str | Path) -> None:
-    """Check that something can be written beside a path.
+    """Check that files can be written in the folder of an output.
 
     Raises
     ------
     SinkError
-        If it is no local path, its name is too long, or its folder is missing or cannot be written to.
+        If the path is not local, its name is too long, or its folder is missing or cannot be written to.
     """
     if is_url(normalize_path(path)):
         raise SinkError(f"{path}: outputs are written to local paths only; write to a folder and copy it from there")
@@ -87,16 +86,16 @@ def check_folder(path: str | Path) -> None:
     if not folder.is_dir():
         raise SinkError(f"{path}: the folder {folder} does not exist: make it first")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise SinkError(f"{path}: the folder {folder} cannot be written to")
+        raise SinkError(f"{path}: the folder {folder} cannot be written to: choose another one")
 
 
 def _check_name(path: str | Path, folder: Path) -> None:
-    """Check that a name, and those beside it, are not longer than the file system allows."""
+    """Check that a name, and the names beside it, are not longer than the file system allows."""
     name = Path(path).name
     longest = max(len(os.fsencode(name + ending)) for ending in _ENDINGS)
     try:
         allowed = os.pathconf(folder, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
-    except (OSError, ValueError):  # a folder that is not there is another matter
+    except (OSError, ValueError):  # another check finds a missing folder
         return
     if longest > allowed:
         raise SinkError(
@@ -106,12 +105,12 @@ def _check_name(path: str | Path, folder: Path) -> None:
 
 
 def check_replaceable(path: str | Path, kind: OutputKind, *, overwrite: bool) -> None:
-    """Check that nothing is at a place, or something that may be replaced.
+    """Check that a path does not exist, or may be replaced.
 
     Raises
     ------
     OutputExistsError
-        If something is there and is not to be replaced, or is of another kind.
+        If it exists and is not to be replaced, or is of another kind.
     """
     destination = resolved(path)
     if not os.path.lexists(destination):
@@ -123,19 +122,19 @@ def check_replaceable(path: str | Path, kind: OutputKind, *, overwrite: bool) ->
         )
     if not kind.is_at(destination):
         raise OutputExistsError(
-            f"{path}: exists and is no {kind.name}, so it is not replaced: choose another output, or remove it yourself"
+            f"{path}: exists and is not a {kind.name}, so it is not replaced: choose another output, or remove it yourself"
         )
 
 
 def publish(path: str | Path, kind: OutputKind, *, overwrite: bool) -> None:
-    """Show a complete output at its destination by renaming it; what it replaces is removed after that.
+    """Publish a complete output by renaming it, then remove the output that it replaces.
 
-    What is in the output is durable before; the renames are when this returns.
+    The content of the output has to be durable before. The renames are durable when this returns.
 
     Raises
     ------
     SinkError
-        If that cannot be done; what was at the destination is there still.
+        If that cannot be done. The old output is then still at the destination.
     """
     partial, replaced, destination = partial_path(path), _replaced_path(path), resolved(path)
     check_replaceable(path, kind, overwrite=overwrite)
@@ -155,9 +154,9 @@ def publish(path: str | Path, kind: OutputKind, *, overwrite: bool) -> None:
 
 
 def undo_interrupted_replacement(path: str | Path) -> None:
-    """Bring a destination back in order that a run was killed at while it was replacing it.
+    """Undo or complete the replacement of an output during which a run was killed.
 
-    Either the new output is there already, then the old one is removed; or neither is, then the old one is put back.
+    If the new output is at the destination, the old one is removed. If neither is, the old one is moved back.
 
     Raises
     ------
@@ -175,7 +174,7 @@ def undo_interrupted_replacement(path: str | Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder and all in it, if it is there.
+    """Remove a file, or a folder with its content, if it exists.
 
     Raises
     ------
@@ -192,7 +191,7 @@ def remove(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable; Windows neither needs nor has this."""
+    """Make the names in a folder durable. Windows does not need this."""
     if os.name == "nt":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -203,10 +202,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def name_beside(path: str | Path, ending: str) -> Path:
-    """Return the name of an output with an ending added; links in its path are followed."""
+    """Return the path of an output with an ending added, and with links resolved."""
     destination = resolved(path)
     if not destination.name:
-        raise SinkError(f"{path}: this is not the name of an output: name a file or folder in it")
+        raise SinkError(f"{path}: this is a folder, not the name of an output: name a file or folder in it")
     return destination.with_name(destination.name + ending)
 
 
@@ -215,15 +214,15 @@ def _replaced_path(path: str | Path) -> Path:
 
 
 def resolved(path: str | Path) -> Path:
-    """Return where a path leads, all links followed.
+    """Return a path with all links resolved.
 
     Raises
     ------
     SinkError
-        If it holds a NUL, which no path does, or if its links are a loop.
+        If it contains a NUL, or if its links are a loop.
     """
     if "\0" in str(path):
-        raise SinkError(f"output is {str(path)!r}: a path has no NUL in it: choose another name")
+        raise SinkError(f"output is {str(path)!r}: a path cannot contain a NUL: choose another name")
     try:
         return Path(normalize_path(path)).resolve()
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Where the inputs of a run are, so that none of its outputs replaces, contains or enters one."""
+"""The places of the inputs of a run, so that none of its outputs replaces, contains or enters one."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from patchloom.local_paths import is_url, normalize_path
 from patchloom.sinks.publishing.destination import names_beside, resolved
 
 _Key = str | tuple[int, int]
-"""A place: its path without links, or the number that the file system has for it, whatever it is called."""
+"""A place: its path without links, or its number in the file system, which does not depend on its name."""
 
 
 class InputPlaces:
     """The places of all inputs of a run.
 
-    Links, `..`, hard links and spellings that a file system takes for equal make no difference.
+    Links, `..`, hard links and spellings that a file system treats as equal make no difference.
 
     Parameters
     ----------
     sources : iterable of str or Path
-        The inputs; arrays (`"array"`) and remote ones are passed over.
+        The inputs. Arrays (`"array"`) and remote inputs are skipped.
     """
 
     def __init__(self, sources: Iterable[str | Path]) -> None:
@@ -34,16 +34,21 @@ class InputPlaces:
                 self._at.update(dict.fromkeys(_keys(place), source))
                 for folder in place.parents:
                     if str(folder) in self._inside:
-                        break  # and so are all folders around it
+                        break  # and therefore all folders around it
                     self._inside.update(dict.fromkeys(_keys(folder), source))
 
     def check_apart(self, path: str | Path) -> None:
-        """Check that writing an output touches no input, neither at its place nor at the names beside it.
+        """Check that an output, with the names beside it, is apart from all inputs.
+
+        Parameters
+        ----------
+        path : str or Path
+            The output.
 
         Raises
         ------
         SinkError
-            If the output is an input, lies inside one or holds one; the message names both.
+            If the output is an input, is inside one or contains one. The message names both.
         """
         output = resolved(path)
         self._check_free(output, f"the output {path}")
@@ -54,38 +59,43 @@ class InputPlaces:
                     raise _touches(f"the output {path} lies inside the input {self._at[key]}")
 
     def check_names_beside(self, path: str | Path) -> None:
-        """Check that no input has one of the names beside an output that are written and removed meanwhile.
+        """Check that no input has one of the names beside an output that are written and removed during a run.
+
+        Parameters
+        ----------
+        path : str or Path
+            The output.
 
         Raises
         ------
         SinkError
-            If one has; the message names both.
+            If one does. The message names both.
         """
         for place in names_beside(path):
-            self._check_free(place, f"{place.name}, which the output {path} uses meanwhile,")
+            self._check_free(place, f"{place.name}, which the output {path} uses during the run,")
 
     def _check_free(self, place: Path, what: str) -> None:
         for key in _keys(place):
             if key in self._at:
                 raise _touches(f"{what} is the input {self._at[key]}")
             if key in self._inside:
-                raise _touches(f"{what} holds the input {self._inside[key]}")
+                raise _touches(f"{what} contains the input {self._inside[key]}")
 
 
 def check_apart(path: str | Path, sources: Iterable[str | Path]) -> None:
-    """Check that writing an output touches no input.
+    """Check that an output is apart from all inputs.
 
     Parameters
     ----------
     path : str or Path
-        Where the output is to be.
+        The output.
     sources : iterable of str or Path
-        The inputs; arrays (`"array"`) and remote ones are passed over.
+        The inputs. Arrays (`"array"`) and remote inputs are skipped.
 
     Raises
     ------
     SinkError
-        If the output is an input, lies inside one or holds one; the message names both.
+        If the output is an input, is inside one or contains one. The message names both.
 
     Examples
     --------
@@ -103,7 +113,7 @@ def _keys(place: Path) -> Iterator[_Key]:
         status = place.stat()
     except (OSError, ValueError):
         return
-    if status.st_ino:  # some file systems have no numbers
+    if status.st_ino:  # 0 on file systems without such numbers
         yield status.st_dev, status.st_ino
 
 

@@ -1,4 +1,4 @@
-"""An output on its way: locked, out of sight, until it is published or discarded."""
+"""An unfinished output: locked and invisible until it is published or removed."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from patchloom.sinks.write_errors import explain
 
 
 class PendingOutput:
-    """The place that a sink writes to, from the claim to the end.
+    """The files of an output while a sink writes it.
 
     Parameters
     ----------
     path : str or Path
-        Where the output is to be.
+        The output.
     kind : OutputKind
-        What is written.
+        Kind of the output.
     overwrite : bool
-        Whether what is there may be replaced, and what a killed run left be discarded.
+        Whether an existing output is replaced, and one that a killed run left unfinished is discarded.
     resume : bool
-        Whether what a killed run left is kept and gone on with.
+        Whether the output that a killed run left unfinished is kept, to be resumed.
     lock : OutputLock, optional
-        The lock on this output, if the caller holds it already, and goes on to; else one is taken and let go of here.
+        The lock on this output, if the caller holds it. If None, one is held until the output is published, aborted or closed.
 
     Raises
     ------
     OutputExistsError, SinkError
-        As `check_destination`; if another run is writing there; or if there is nothing to resume.
+        As `check_destination`. Also if another run is writing the output, or if there is nothing to resume.
     """
 
     def __init__(
@@ -55,9 +55,9 @@ class PendingOutput:
         self.kind = kind
         self.overwrite = overwrite
         self.state = "open"
-        self._destination = self.path.resolve()  # stays where it is when the working directory does not
+        self._destination = self.path.resolve()  # does not change with the working directory
         self.partial = partial_path(self._destination)
-        """Where to write."""
+        """The path to write to."""
         self._owns_lock = lock is None
         self._lock = OutputLock(path) if lock is None else lock
         try:
@@ -71,12 +71,12 @@ class PendingOutput:
             undo_interrupted_replacement(self._destination)
         check_destination(self.path, overwrite=self.overwrite, resume=resume, kind=self.kind)
         if resume and not os.path.lexists(self.partial):
-            raise SinkError(f"{self.path}: nothing to resume: {self.partial} does not exist")
+            raise SinkError(f"{self.path}: nothing to resume: {self.partial} does not exist: start without resume=True")
         if not resume:
             remove(self.partial)
 
     def make_folder(self) -> None:
-        """Make the place a folder.
+        """Make the folder that the output is written to.
 
         Raises
         ------
@@ -90,12 +90,12 @@ class PendingOutput:
             raise SinkError(f"{self.path}: cannot make {self.partial}: {explain(error)}") from error
 
     def check_open(self) -> None:
-        """Check that the output is still on its way.
+        """Check that the output may still be written to.
 
         Raises
         ------
         SinkError
-            If not.
+            If it was published, aborted or closed, or belongs to the process that this one was forked from.
         """
         if self.state != "open":
             raise SinkError(f"{self.path}: the sink is closed: it was {self.state}")
@@ -103,18 +103,18 @@ class PendingOutput:
             raise SinkError(f"{self.path}: the sink belongs to the process that this one was forked from: write there")
 
     def publish(self) -> None:
-        """Show the complete output.
+        """Publish the complete output.
 
         Raises
         ------
         SinkError
-            If that cannot be done. It is still on its way then.
+            If that cannot be done. The output stays unfinished.
         """
         publish(self._destination, self.kind, overwrite=self.overwrite)
         self._release("finalized")
 
     def abort(self) -> None:
-        """Remove it, unless it is published, closed or another process's; may be called twice."""
+        """Remove the output, unless it is published, closed or belongs to another process; may be called twice."""
         if self.state == "open":
             try:
                 if self._lock.is_held:
@@ -123,7 +123,7 @@ class PendingOutput:
                 self._release("aborted")
 
     def close(self) -> None:
-        """Leave it as it is, for another sink to resume; may be called twice."""
+        """Keep the unfinished output, to be resumed by another sink; may be called twice."""
         if self.state == "open":
             self._release("closed")
 
