@@ -265,14 +265,18 @@ def _scale_by_one_size(out: int, size: int) -> Fraction:
 
 
 def _check_whole_steps(
-    run: Callable[[NDArray[Any]], Outputs], tile: NDArray[Any], outputs: Outputs, forms: Sequence[OutputSpec]
+    run: Callable[[NDArray[Any]], Outputs], tile: NDArray[Any], outputs: Outputs, output_specs: Sequence[OutputSpec]
 ) -> None:
     """Check that what an output lacks is a margin, and not what a stride leaves over at the end of the tile.
 
     A tile that is shorter by one voxel gives a shorter output then, or is not taken.
     """
     for axis, side in enumerate(tile.shape[2:]):
-        strided = [form for form in forms if form.scale[axis].denominator > 1 and form.margin[axis]]
+        strided = [
+            output_spec
+            for output_spec in output_specs
+            if output_spec.scale[axis].denominator > 1 and output_spec.margin[axis]
+        ]
         if not strided:
             continue
         shorter = [other - (number == axis) for number, other in enumerate(tile.shape[2:])]
@@ -280,17 +284,20 @@ def _check_whole_steps(
             second = run(_resized(tile, shorter))
         except ModelError:
             continue
-        for form in strided:
-            if form.name in second and second[form.name].shape[2 + axis] == outputs[form.name].shape[2 + axis]:
+        for output_spec in strided:
+            if (
+                output_spec.name in second
+                and second[output_spec.name].shape[2 + axis] == outputs[output_spec.name].shape[2 + axis]
+            ):
                 raise ModelOutputError(
-                    f"the model makes tiles smaller by {form.scale[axis].denominator} and leaves over some of the {side} voxels "
-                    f"along {spatial_axes(len(forms[0].scale))[axis]}: take a patch_size that its stride divides, with the margin "
+                    f"the model makes tiles smaller by {output_spec.scale[axis].denominator} and leaves over some of the {side} voxels "
+                    f"along {spatial_axes(len(output_specs[0].scale))[axis]}: take a patch_size that its stride divides, with the margin "
                     f"taken off; if it leaves none over, {_REMEDY}"
                 )
 
 
 def _check_centered(
-    run: Callable[[NDArray[Any]], Outputs], tile: NDArray[Any], outputs: Outputs, forms: Sequence[OutputSpec]
+    run: Callable[[NDArray[Any]], Outputs], tile: NDArray[Any], outputs: Outputs, output_specs: Sequence[OutputSpec]
 ) -> None:
     """Check that margins are the same on both sides: that a voxel changed in a tile changes the output around its place.
 
@@ -300,7 +307,7 @@ def _check_centered(
     sides = tile.shape[2:]
     for quarter in (2, 1, 3):
         place = [side * quarter // 4 for side in sides]
-        answer = _shifts(run, tile, outputs, forms, place)
+        answer = _shifts(run, tile, outputs, output_specs, place)
         if answer is not None:
             break
     else:  # the model answers to none of them
@@ -309,7 +316,11 @@ def _check_centered(
         return
     for step in (1, -1):
         again = _shifts(
-            run, tile, outputs, forms, [min(max(at + step, 0), side - 1) for at, side in zip(place, sides, strict=True)]
+            run,
+            tile,
+            outputs,
+            output_specs,
+            [min(max(at + step, 0), side - 1) for at, side in zip(place, sides, strict=True)],
         )
         for (name, axis), shift in answer.items():
             if again is not None and again.get((name, axis)) == shift:
@@ -324,7 +335,7 @@ def _shifts(
     run: Callable[[NDArray[Any]], Outputs],
     tile: NDArray[Any],
     outputs: Outputs,
-    forms: Sequence[OutputSpec],
+    output_specs: Sequence[OutputSpec],
     place: Sequence[int],
 ) -> dict[tuple[str, str], int] | None:
     """Find the distance in voxels of the input, by output and axis, between a changed voxel and the answer to it, if there is one.
@@ -334,8 +345,11 @@ def _shifts(
     changed = run(_with_changed_voxel(tile, place))
     found: dict[tuple[str, str], int] = {}
     answers = False
-    for form in forms:
-        before, after = outputs[form.name][0], changed[form.name][0] if form.name in changed else None
+    for output_spec in output_specs:
+        before, after = (
+            outputs[output_spec.name][0],
+            changed[output_spec.name][0] if output_spec.name in changed else None,
+        )
         if after is None or after.shape != before.shape:
             continue
         difference = _difference(before, after)
@@ -343,7 +357,7 @@ def _shifts(
             continue
         answers = True
         peak = np.unravel_index(int(difference.argmax()), difference.shape)
-        for axis, (factor, margin) in enumerate(zip(form.scale, form.margin, strict=True)):
+        for axis, (factor, margin) in enumerate(zip(output_spec.scale, output_spec.margin, strict=True)):
             if margin and factor.denominator == 1:
                 scale, expected = int(factor), place[axis] - margin
                 touched = np.flatnonzero(
@@ -352,7 +366,7 @@ def _shifts(
                 middle = Fraction(int(touched[0] + touched[-1]) - (scale - 1), 2 * scale)
                 shift = int(peak[axis]) // scale - expected
                 if shift and middle - expected == shift:
-                    found[form.name, spatial_axes(len(place))[axis]] = shift
+                    found[output_spec.name, spatial_axes(len(place))[axis]] = shift
     return found if answers else None
 
 

@@ -120,10 +120,6 @@ class OutputWriter:
         """Return whether a block was written, now or by an earlier run."""
         return block_idx in self._done[data_idx]
 
-    def written(self, data_idx: int) -> frozenset[int]:
-        """Return the `block_idx` of each block of an image that this run wrote."""
-        return frozenset(self._done[data_idx]) - self.resumed[data_idx]
-
     def block_buffers(self, data_idx: int, block_idx: int) -> Sequence[NDArray[Any] | None]:
         """Return the memory of the output at a block, `C(Z)YX`, or None, for each output."""
         if self._destinations[data_idx] is not None:
