@@ -32,6 +32,9 @@ _SIZES = struct.Struct("<iiq")
 _SUBBLOCK_HEAD = 256
 _DIRECTORY_POSITION = 84
 _ENTRIES_FROM = 128
+_COUNT_OFFSET = 28
+"""Of the number of dimensions in an entry, in bytes."""
+
 _MOST_DIMENSIONS = 64
 _ENTRY = np.dtype(
     {
@@ -65,8 +68,15 @@ class CziDirectory:
     positions: NDArray[np.int64]
     """`(n,)`: position of each in the file, in bytes."""
 
-    entries: Sequence[bytes]
-    """Entry of each in the directory, as bytes."""
+    content: bytes
+    """The directory as it is in the file."""
+
+    spans: NDArray[np.int64]
+    """`(n, 2)`: where the entry of each begins and ends in `content`."""
+
+    def entry(self, row: int) -> bytes:
+        """Return the entry of a subblock in the directory."""
+        return self.content[slice(*self.spans[row].tolist())]
 
     def planes_of(self, path: str | Path, scene: int | None) -> dict[str, tuple[int, ...]]:
         """Return the indices that a scene has along each of `PLANE_DIMENSIONS`.
@@ -86,17 +96,19 @@ class CziDirectory:
         SourceError
             If there are no pixels, or some planes of the scene were never acquired.
         """
-        found = (self.planes if scene is None else self.planes[self.scenes == scene]).tolist()
-        if not found:
+        found = self.planes if scene is None else self.planes[self.scenes == scene]
+        if not len(found):
             raise SourceError(f"{path} has no pixels")
-        indices = {}
-        for axis, column in zip(PLANE_DIMENSIONS, zip(*found, strict=True), strict=True):
-            there = sorted(set(column))
-            indices[axis] = tuple(range(there[0], there[-1] + 1) if axis in "TZ" else there)
-        acquired = set(map(tuple, found))
+        firsts, lasts = found.min(axis=0).tolist(), found.max(axis=0).tolist()
+        indices = {
+            axis: tuple(range(first, last + 1) if axis in "TZ" or first == last else np.unique(column).tolist())
+            for axis, first, last, column in zip(PLANE_DIMENSIONS, firsts, lasts, found.T, strict=True)
+        }
+        acquired = _distinct(found, firsts, lasts)
         n_planes = prod(map(len, indices.values()))
         if len(acquired) < n_planes:
-            missing = next(plane for plane in product(*indices.values()) if plane not in acquired)
+            there = set(map(tuple, acquired.tolist()))
+            missing = next(plane for plane in product(*indices.values()) if plane not in there)
             named = ", ".join(
                 f"{axis} {index}"
                 for axis, index in zip(PLANE_DIMENSIONS, missing, strict=True)
@@ -107,6 +119,15 @@ class CziDirectory:
                 "export the complete part, or choose a complete scene"
             )
         return indices
+
+
+def _distinct(rows: NDArray[np.int64], firsts: Sequence[int], lasts: Sequence[int]) -> NDArray[np.int64]:
+    """Return each row of a table once, given the least and the largest number of each column."""
+    extents = [last - first + 1 for first, last in zip(firsts, lasts, strict=True)]
+    if prod(extents) > np.iinfo(np.int64).max:
+        return np.unique(rows, axis=0)
+    numbers = np.ravel_multi_index(tuple((rows - firsts).T), extents)
+    return rows[np.unique(numbers, return_index=True)[1]]
 
 
 def read_directory(path: str | Path) -> CziDirectory:
@@ -141,9 +162,26 @@ def _segment(file: BinaryIO, file_size: int, position: int, name: bytes) -> byte
 
 def _parsed(content: bytes, file_size: int) -> CziDirectory:
     (n_entries,) = struct.unpack_from("<i", content)
+    offsets, counts = _find_entries(content, n_entries)
+    entries = _records(content, offsets, _ENTRY)
+    if (entries["schema"] != b"DV").any():
+        raise ValueError("its subblocks are listed in an unknown way")
+    if ((entries["position"] < 0) | (entries["position"] > file_size - _SEGMENT.size)).any():
+        raise ValueError("a subblock of it lies outside the file")
+    return _full_resolution(content, offsets, counts, entries["position"])
+
+
+def _find_entries(content: bytes, n_entries: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Find where the entries begin, and how many dimensions each has: mostly all have as many as the first."""
+    (first,) = struct.unpack_from("<i", content, _ENTRIES_FROM + _COUNT_OFFSET) if n_entries > 0 else (0,)
+    size = _ENTRY.itemsize + first * _DIMENSION.itemsize
+    if 2 <= first <= _MOST_DIMENSIONS and _ENTRIES_FROM + n_entries * size <= len(content):
+        alike = np.ndarray(n_entries, "<i4", content, _ENTRIES_FROM + _COUNT_OFFSET, (size,))
+        if (alike == first).all():
+            return _ENTRIES_FROM + size * np.arange(n_entries), alike.astype(np.int64)
     offsets, counts, offset = [], [], _ENTRIES_FROM
     for _ in range(n_entries):
-        (count,) = struct.unpack_from("<i", content, offset + 28)
+        (count,) = struct.unpack_from("<i", content, offset + _COUNT_OFFSET)
         if not 2 <= count <= _MOST_DIMENSIONS:
             raise ValueError(f"a subblock of it has {count} dimensions")
         offsets.append(offset)
@@ -151,12 +189,7 @@ def _parsed(content: bytes, file_size: int) -> CziDirectory:
         offset += _ENTRY.itemsize + count * _DIMENSION.itemsize
     if offset > len(content):
         raise ValueError(f"its directory of {n_entries} subblocks is cut off")
-    entries = _records(content, np.array(offsets, np.int64), _ENTRY)
-    if (entries["schema"] != b"DV").any():
-        raise ValueError("its subblocks are listed in an unknown way")
-    if ((entries["position"] < 0) | (entries["position"] > file_size - _SEGMENT.size)).any():
-        raise ValueError("a subblock of it lies outside the file")
-    return _full_resolution(content, np.array(offsets, np.int64), np.array(counts, np.int64), entries["position"])
+    return np.array(offsets, np.int64), np.array(counts, np.int64)
 
 
 def _full_resolution(
@@ -175,9 +208,8 @@ def _full_resolution(
     is_full[rows[(columns < 2) & (dimensions["stored"] != dimensions["size"])]] = False
     planes, scenes = starts[is_full, 2:-2], starts[is_full, -2]
     boxes = np.concatenate([starts[is_full, :2], sizes[is_full, :2]], axis=1)
-    ends = offsets + _ENTRY.itemsize + counts * _DIMENSION.itemsize
-    entries = [content[start:end] for start, end in zip(offsets[is_full].tolist(), ends[is_full].tolist(), strict=True)]
-    return CziDirectory(scenes, planes, boxes, positions[is_full], entries)
+    spans = np.stack([offsets, offsets + _ENTRY.itemsize + counts * _DIMENSION.itemsize], axis=1)[is_full]
+    return CziDirectory(scenes, planes, boxes, positions[is_full], content, spans)
 
 
 def check_subblock(file: BinaryIO, file_size: int, position: int, entry: bytes) -> None:
@@ -202,7 +234,7 @@ def check_subblock(file: BinaryIO, file_size: int, position: int, entry: bytes) 
 
 def _decoding_of(entry: bytes) -> tuple[object, ...]:
     """Return the part of an entry that decides how pixels are decoded."""
-    pixel_type, compression, count = (struct.unpack_from("<i", entry, offset)[0] for offset in (2, 18, 28))
+    pixel_type, compression, count = (struct.unpack_from("<i", entry, offset)[0] for offset in (2, 18, _COUNT_OFFSET))
     if len(entry) != _ENTRY.itemsize + count * _DIMENSION.itemsize:
         return ()
     dimensions = np.frombuffer(entry, _DIMENSION, offset=_ENTRY.itemsize)
@@ -211,8 +243,8 @@ def _decoding_of(entry: bytes) -> tuple[object, ...]:
 
 def _records(content: bytes, offsets: NDArray[np.int64], dtype: np.dtype[np.void]) -> NDArray[np.void]:
     """Read records at any offsets."""
-    taken = np.frombuffer(content, np.uint8)[offsets[:, np.newaxis] + np.arange(dtype.itemsize)]
-    return np.ascontiguousarray(taken).view(dtype)[:, 0]
+    at_any_offset = np.ndarray(max(0, len(content) - dtype.itemsize + 1), f"V{dtype.itemsize}", content, strides=(1,))
+    return at_any_offset[offsets].view(dtype)
 
 
 class SubblockChecks:
@@ -259,7 +291,7 @@ class SubblockChecks:
             size = file.seek(0, 2)
             for row in met:
                 try:
-                    check_subblock(file, size, int(self._directory.positions[row]), self._directory.entries[row])
+                    check_subblock(file, size, int(self._directory.positions[row]), self._directory.entry(row))
                 except struct.error as error:
                     raise ValueError(f"a subblock is cut off: {error}") from error
                 self._is_checked[row] = True
