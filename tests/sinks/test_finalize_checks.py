@@ -46,7 +46,8 @@ DAMAGES = {
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_no_file_of_an_ome_zarr_may_change_before_it_is_shown(tmp_path, version, damage):
+def test_changed_shard(tmp_path, version, damage):
+    """An OME-Zarr with a changed or missing file is not published."""
     n_files = len(stored_files(partial_path(written(tmp_path / "count.zarr", version).path)))
     for number in range(0, n_files, 9 if version == "0.4" else 3):
         path = tmp_path / f"{number}.zarr"
@@ -59,7 +60,8 @@ def test_no_file_of_an_ome_zarr_may_change_before_it_is_shown(tmp_path, version,
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
-def test_no_lower_level_may_change_before_it_is_shown(tmp_path, version, monkeypatch):
+def test_changed_level(tmp_path, version, monkeypatch):
+    """An OME-Zarr with a changed lower level is not published."""
     written(tmp_path / "whole.zarr", version).finalize()
     levels = [file for level in "12" for file in stored_files(tmp_path / "whole.zarr" / level)]
     write_documents = OmeZarrSink._write_documents
@@ -81,7 +83,8 @@ def test_no_lower_level_may_change_before_it_is_shown(tmp_path, version, monkeyp
         np.testing.assert_array_equal(zarr.open_group(path, mode="r")["0"][...], IMAGE[0])
 
 
-def test_a_file_that_comes_where_only_zeros_were_written_is_noticed(tmp_path):
+def test_new_shard(tmp_path):
+    """A file that appears for a shard of zeros is noticed."""
     sink = written(tmp_path / "a.zarr", image=np.zeros(SHAPE, "uint16"))
     other = written(tmp_path / "b.zarr")
     shutil.copytree(partial_path(other.path) / "0", partial_path(sink.path) / "0", dirs_exist_ok=True)
@@ -89,7 +92,8 @@ def test_a_file_that_comes_where_only_zeros_were_written_is_noticed(tmp_path):
         sink.finalize()
 
 
-def test_restored_blocks_are_checked_too(tmp_path):
+def test_restored_blocks(tmp_path):
+    """The files of restored blocks are checked, too."""
     first = written(tmp_path / "a.zarr")
     record = first.block_record(WHOLE)
     first.close()
@@ -105,7 +109,8 @@ def test_restored_blocks_are_checked_too(tmp_path):
 
 @pytest.mark.parametrize(("name", "kind"), [("a.npy", NpySink), ("a.tif", TiffSink)])
 @pytest.mark.parametrize("damage", [*DAMAGES, "replaced"])
-def test_a_file_that_was_changed_is_not_shown(tmp_path, name, kind, damage):
+def test_changed_file(tmp_path, name, kind, damage):
+    """A changed TIFF or NumPy file is not published."""
     sink = kind(tmp_path / name, axes_map=AxesMap("CYX", SHAPE[1:]), dtype="uint16")
     for channel, rows in itertools.product(range(2), (slice(0, 48), slice(48, 96))):
         region = (slice(0, 1), slice(channel, channel + 1), rows, slice(0, 80))

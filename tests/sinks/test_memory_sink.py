@@ -21,7 +21,8 @@ class TestMemorySink(ImageSinkConformance):
         return axes_map.to_data(result)
 
 
-def test_regions_that_overlap_are_named():
+def test_overlap():
+    """The message names both regions that overlap."""
     sink = MemorySink(AxesMap("YX", (8, 8)), "uint8")
     one = slice(0, 1)
     sink.write((one, one, slice(0, 4), slice(0, 8)), np.zeros((1, 1, 4, 8), "uint8"))
@@ -31,8 +32,8 @@ def test_regions_that_overlap_are_named():
         sink.write((one, one, slice(3, 8), slice(0, 8)), np.zeros((1, 1, 5, 8), "uint8"))
 
 
-def test_any_partition_into_blocks_is_taken_and_any_voxel_missing_is_noticed(rng):
-    """More blocks than are kept track of at first, in random order, one left out."""
+def test_partition(rng):
+    """More blocks than fit the first table, in random order; one missing voxel is noticed."""
     sink = MemorySink(AxesMap("YX", (40, 40)), "uint8")
     regions = [
         (slice(0, 1), slice(0, 1), slice(y, y + 2), slice(x, x + 4)) for y in range(0, 40, 2) for x in range(0, 40, 4)
@@ -47,7 +48,8 @@ def test_any_partition_into_blocks_is_taken_and_any_voxel_missing_is_noticed(rng
 
 
 @pytest.mark.parametrize("axes", ["YX", "YXC", "ZCYX", "STYX"])
-def test_the_image_is_the_memory_that_was_lent(axes):
+def test_buffers_are_not_copied(axes):
+    """The image is the memory of the buffers."""
     axes_map = AxesMap(axes, range(3, 3 + len(axes)))
     sink = MemorySink(axes_map, "float32")
     assert isinstance(sink, HasBuffer)
@@ -57,7 +59,8 @@ def test_the_image_is_the_memory_that_was_lent(axes):
     assert np.shares_memory(sink.finalize(), buffer)
 
 
-def test_times_outside_of_samples_are_put_in_order(rng):
+def test_times_outside_of_samples(rng):
+    """Times outside of samples are stored in the order of the axes."""
     axes_map = AxesMap("TSYX", (2, 3, 4, 5))
     image = rng.normal(size=axes_map.shape)
     sink = MemorySink(axes_map, image.dtype)
@@ -69,7 +72,8 @@ def test_times_outside_of_samples_are_put_in_order(rng):
     np.testing.assert_array_equal(sink.finalize(), image)
 
 
-def test_a_block_that_is_another_part_of_the_image_is_copied():
+def test_other_buffer():
+    """A block that is the buffer of another region is copied."""
     sink = MemorySink(AxesMap("YX", (4, 4)), "uint8")
     one = slice(0, 1)
     upper, lower = ((one, one, slice(y, y + 2), slice(0, 4)) for y in (0, 2))
@@ -80,16 +84,17 @@ def test_a_block_that_is_another_part_of_the_image_is_copied():
     assert (sink.finalize() == 7).all()
 
 
-def test_a_lent_block_with_a_new_axis_is_not_copied_onto_itself(rng):
+def test_new_axis(rng):
+    """A buffer with a new axis is not copied onto itself."""
     sink = MemorySink(AxesMap("YX", (40, 30)), "float32")
     region = (slice(0, 1), slice(0, 1), slice(0, 40), slice(5, 20))
-    lent = sink.buffer(region)[0]
-    lent[...] = expected = rng.random((1, 40, 15), np.float32)
+    buffer = sink.buffer(region)[0]
+    buffer[...] = expected = rng.random((1, 40, 15), np.float32)
     tracemalloc.start()
-    sink.write(region, lent[np.newaxis])
+    sink.write(region, buffer[np.newaxis])
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < lent.nbytes, "NumPy copies what overlaps with itself"
+    assert peak < buffer.nbytes, "NumPy copies what overlaps with itself"
     for start, stop in ((0, 5), (20, 30)):
         sink.write(
             (slice(0, 1), slice(0, 1), slice(0, 40), slice(start, stop)), np.zeros((1, 1, 40, stop - start), "f4")
@@ -98,13 +103,15 @@ def test_a_lent_block_with_a_new_axis_is_not_copied_onto_itself(rng):
 
 
 @pytest.mark.parametrize("dtype", [object, "U5", "M8[s]", [("a", "f4")], "no such dtype"])
-def test_a_sink_in_memory_stores_numbers(dtype):
+def test_dtype(dtype):
+    """A dtype that is not numeric is refused."""
     with pytest.raises(PatchloomError, match="dtype"):
         MemorySink(AxesMap("YX", (8, 8)), dtype)
 
 
 @pytest.mark.parametrize("block", [[[[[1]]]], "block", None])
-def test_a_block_is_an_array(block):
+def test_wrong_block(block):
+    """A block has to be a NumPy array."""
     sink = MemorySink(AxesMap("YX", (1, 1)), "uint8")
     with pytest.raises(SinkError, match="block"):
         sink.write((slice(0, 1),) * 4, block)

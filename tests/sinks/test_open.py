@@ -34,7 +34,8 @@ GRID = {"axes_map": AxesMap("YX", (64, 64)), "dtype": "uint8", "chunk_shape": (1
         (None, MemorySink),
     ],
 )
-def test_the_name_says_what_is_written(tmp_path, name, kind):
+def test_endings(tmp_path, name, kind):
+    """The ending of the name selects the sink."""
     sink = open_sink(name and tmp_path / name, **GRID)
     assert type(sink) is kind
     assert isinstance(sink, ResumableSink) == (kind is OmeZarrSink)
@@ -44,14 +45,16 @@ def test_the_name_says_what_is_written(tmp_path, name, kind):
 
 
 @pytest.mark.parametrize("name", ["a", "a.png", "a.zarr.zip", "zarr"])
-def test_any_other_ending_is_refused_and_all_that_do_are_named(tmp_path, name):
+def test_unknown_ending(tmp_path, name):
+    """Another ending is refused, and the message lists all endings."""
     with pytest.raises(SinkError, match=r"take a name for OME-Zarr \(.ome.zarr, .zarr\), OME-TIFF"):
         open_sink(tmp_path / name, **GRID)
     assert all(suffix in SUPPORTED_OUTPUTS for suffix in SINK_SUFFIXES)
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.npy"])
-def test_a_file_is_not_resumed(tmp_path, name):
+def test_files_are_not_resumed(tmp_path, name):
+    """TIFF and NumPy files cannot be resumed."""
     (tmp_path / f"{name}.partial").write_bytes(b"half")
     with pytest.raises(SinkError, match=r"cannot be resumed: start afresh with overwrite=True"):
         open_sink(tmp_path / name, **GRID, resume=True)
@@ -63,7 +66,8 @@ def test_a_file_is_not_resumed(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["a.zarr", "a.tif", "a.npy"])
-def test_a_lock_that_the_caller_holds_is_left_to_the_caller(tmp_path, name):
+def test_lock_of_the_caller(tmp_path, name):
+    """A lock that the caller holds is not released by the sink."""
     with OutputLock(tmp_path / name) as lock:
         with pytest.raises(SinkError, match="another run is writing"):
             open_sink(tmp_path / name, **GRID)

@@ -13,5 +13,6 @@ from patchloom.sinks.output_paths import series_destinations
         (["../cells.tif", "cells.npy"], ["cells", "cells-2"]),
     ],
 )
-def test_outputs_are_named_after_sources_however_these_are_spelled(sources, names):
+def test_names_of_sources(sources, names):
+    """Outputs have the names of their sources, for all spellings."""
     assert series_destinations(sources, Path("out")) == [Path("out", f"{name}.ome.zarr") for name in names]

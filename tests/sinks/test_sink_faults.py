@@ -67,7 +67,8 @@ def random_sink(folder, shape):
     return sink, image
 
 
-def test_a_full_disk_is_named_and_a_block_may_be_tried_again(small_disk):
+def test_full_disk(small_disk):
+    """The message names the full disk, and the block can be written again."""
     (small_disk / "ballast").write_bytes(bytes(700_000))
     sink, image = random_sink(small_disk, (400, 512))
     with pytest.raises(SinkError, match="No space left on device"):
@@ -78,7 +79,8 @@ def test_a_full_disk_is_named_and_a_block_may_be_tried_again(small_disk):
     np.testing.assert_array_equal(zarr.open_group(sink.finalize(), mode="r")["0"][...], image[0, 0])
 
 
-def test_a_disk_that_fills_up_at_the_end_leaves_nothing(small_disk):
+def test_full_disk_at_the_end(small_disk):
+    """If the disk is full in `finalize`, no file is left."""
     sink, image = random_sink(small_disk, (512, 900))
     sink.write(sink.grid.whole, image)
     with pytest.raises(SinkError, match="No space left on device"):
@@ -87,7 +89,8 @@ def test_a_disk_that_fills_up_at_the_end_leaves_nothing(small_disk):
     assert list(small_disk.iterdir()) == []
 
 
-def test_a_disk_too_full_to_begin_leaves_nothing(small_disk):
+def test_full_disk_at_the_start(small_disk):
+    """If the disk is full at the start, no file is left."""
     with pytest.raises(OSError, match="No space"):
         (small_disk / "ballast").write_bytes(bytes(2_000_000))
     with pytest.raises(SinkError, match="No space left on device"):
@@ -102,14 +105,16 @@ def random_file_sink(path, shape):
 
 
 @pytest.mark.parametrize("name", ["a.ome.tif", "a.npy"])
-def test_a_file_too_large_for_the_disk_is_refused_before_anything_is_computed(small_disk, name):
+def test_too_large_file(small_disk, name):
+    """A file that is too large for the disk is refused at the start."""
     with pytest.raises(SinkError, match=r"takes \d+ bytes, but the disk has \d+ left: make room for it"):
         random_file_sink(small_disk / name, (1000, 1000))
     assert list(small_disk.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["a.ome.tif", "a.npy"])
-def test_a_disk_that_somebody_else_fills_is_named_and_a_block_may_be_tried_again(small_disk, name):
+def test_disk_filled_by_another_process(small_disk, name):
+    """If another process fills the disk, the block can be written again."""
     sink, image = random_file_sink(small_disk / name, (512, 512))
     (small_disk / "ballast").write_bytes(bytes(700_000))
     whole = tuple(slice(0, size) for size in image.shape)
@@ -122,7 +127,8 @@ def test_a_disk_that_somebody_else_fills_is_named_and_a_block_may_be_tried_again
 
 
 @pytest.mark.skipif(os.name == "nt", reason="files have no size limit there")
-def test_a_file_that_may_not_grow_is_an_error_and_leaves_nothing(tmp_path):
+def test_file_size_limit(tmp_path):
+    """A limit on the size of files is an error, and no file is left."""
     output = run(
         """
         import resource
@@ -141,8 +147,9 @@ def test_a_file_that_may_not_grow_is_an_error_and_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a place where nobody can write")
-def test_a_place_where_nothing_can_be_made_is_an_error():
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="there is no such folder")
+def test_unwritable_place():
+    """A folder in which no file can be made is an error."""
     with pytest.raises(SinkError, match=r"/proc/a\.zarr: cannot make|cannot be written to"):
         random_sink(Path("/proc"), (64, 64))
 
@@ -160,7 +167,8 @@ WRITE_AND_TELL = """
 
 @pytest.mark.parametrize("n_lines", [1, 25])
 @pytest.mark.parametrize("replacing", [False, True])
-def test_a_killed_process_leaves_the_destination_as_it_was(tmp_path, n_lines, replacing):
+def test_kill(tmp_path, n_lines, replacing):
+    """A killed process does not change the destination."""
     path = tmp_path / "a.zarr"
 
     def stored():
@@ -184,7 +192,8 @@ def test_a_killed_process_leaves_the_destination_as_it_was(tmp_path, n_lines, re
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.02, 0.05])
-def test_a_process_killed_while_it_finishes_shows_all_or_nothing(tmp_path, delay):
+def test_kill_during_finalize(tmp_path, delay):
+    """A process that is killed in `finalize` publishes the whole image or none."""
     path = tmp_path / "a.zarr"
     process = start(WRITE_AND_TELL, path, 3)
     for _ in range(25):
@@ -204,7 +213,7 @@ def test_a_process_killed_while_it_finishes_shows_all_or_nothing(tmp_path, delay
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
 @pytest.mark.parametrize(("name", "limit"), [("a.zarr", 150), ("a.ome.tif", 60), ("a.npy", 60)])
-def test_memory_does_not_grow_with_the_image(tmp_path, name, limit):
+def test_memory(tmp_path, name, limit):
     """An image of 256 MiB, in blocks of 8 MiB, through a sink that may also make a pyramid."""
     peak = int(
         run(
@@ -241,7 +250,8 @@ class FakeFuture:
         self.log.append(self.number)
 
 
-def test_at_most_so_many_operations_run_and_none_is_left_running():
+def test_in_flight():
+    """A limited number of operations run at once, and none is running at the end."""
     log, started = [], []
 
     def begin(number):

@@ -23,7 +23,8 @@ class RecordingFile:
 
 
 @given(st.data())
-def test_a_part_of_an_array_lands_where_numpy_puts_it(data):
+def test_write_strided(data):
+    """An array is written where NumPy would write it in an array of the same strides."""
     shape = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
     whole = np.zeros(shape, "uint16").transpose(order := data.draw(st.permutations(range(len(shape)))))
     region = []
@@ -39,7 +40,8 @@ def test_a_part_of_an_array_lands_where_numpy_puts_it(data):
     np.testing.assert_array_equal(back, whole)
 
 
-def test_what_is_contiguous_is_written_at_once():
+def test_contiguous_bytes():
+    """Bytes that are contiguous in the file are written together."""
     file = RecordingFile(10_000, most=10_000)
     write_strided(file, np.ones((1, 5, 8, 3), "u1"), 0, (7, 24, 3, 1))
     assert file.n_writes == 1

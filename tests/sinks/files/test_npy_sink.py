@@ -23,7 +23,8 @@ class TestNpySink(ImageSinkConformance):
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_any_block_goes_to_its_place_in_any_order_of_axes(tmp_path_factory, data):
+def test_order_of_axes(tmp_path_factory, data):
+    """Blocks are stored at their positions, for any order of axes."""
     axes = data.draw(st.permutations(["Y", "X", *data.draw(st.sets(st.sampled_from("STCZ")))]))
     axes_map = AxesMap("".join(axes), data.draw(st.lists(st.integers(1, 5), min_size=len(axes), max_size=len(axes))))
     image = np.random.default_rng(0).integers(0, 2**16, axes_map.data_shape, dtype="uint16")
@@ -37,7 +38,8 @@ def test_any_block_goes_to_its_place_in_any_order_of_axes(tmp_path_factory, data
     np.testing.assert_array_equal(np.load(sink.finalize()), axes_map.from_data(image))
 
 
-def test_only_an_npy_file_is_replaced(tmp_path):
+def test_overwrite(tmp_path):
+    """A file that is not a NumPy file is not replaced."""
     (tmp_path / "a.npy").write_bytes(b"a text")
     with pytest.raises(OutputExistsError, match="is not a NumPy file"):
         NpySink(tmp_path / "a.npy", axes_map=AxesMap("YX", (2, 2)), dtype="u1", overwrite=True)
@@ -49,7 +51,8 @@ def test_only_an_npy_file_is_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["O", "S3", "datetime64[s]", "i4,f4"])
-def test_what_are_no_numbers_is_refused(tmp_path, dtype):
+def test_dtype(tmp_path, dtype):
+    """A dtype that is not numeric is refused."""
     with pytest.raises(SinkError, match="use a numeric one"):
         NpySink(tmp_path / "a.npy", axes_map=AxesMap("YX", (2, 2)), dtype=dtype)
     assert list(tmp_path.iterdir()) == []

@@ -45,7 +45,8 @@ class TestTiffSink(ImageSinkConformance):
     [("YX", "YX"), ("YXC", "CYX"), ("YXZ", "ZYX"), ("XYC", "CYX"), ("SCYX", "TCYX"), ("ZSTYX", "ZTYX")]
     + [("".join(order) + "YX",) * 2 for order in itertools.permutations("TCZ")],
 )
-def test_tifffile_reads_axes_in_the_images_own_order(tmp_path, rng, axes, stored):
+def test_order_of_axes(tmp_path, rng, axes, stored):
+    """tifffile reads the axes in the image's own order."""
     sizes = {"S": 2, "T": 3, "C": 2, "Z": 4, "Y": 33, "X": 20}
     axes_map = AxesMap(axes, [sizes[axis] for axis in axes])
     image = rng.integers(0, 255, axes_map.shape, dtype="uint8")
@@ -62,7 +63,8 @@ def test_tifffile_reads_axes_in_the_images_own_order(tmp_path, rng, axes, stored
         np.testing.assert_array_equal(tif.asarray(), expected)
 
 
-def test_voxel_sizes_channels_and_name_are_carried_over(tmp_path, rng):
+def test_metadata(tmp_path, rng):
+    """Voxel sizes, channels and the name are stored."""
     metadata = ImageMetadata(
         name="embryo <3> & 'µ'",
         voxel_size={"T": 30.0, "Z": 2000.0, "Y": 0.227, "X": 0.227},
@@ -76,7 +78,8 @@ def test_voxel_sizes_channels_and_name_are_carried_over(tmp_path, rng):
     assert stack.metadata == metadata
 
 
-def test_sizes_that_nobody_could_read_right_are_left_out(tmp_path):
+def test_unknown_units(tmp_path):
+    """A voxel size that is not positive, or without a known unit, is left out."""
     metadata = ImageMetadata(voxel_size={"Z": 0.0, "Y": 2.0, "X": 3.0}, units={"Z": "micrometer", "X": "parsec"})
     sink = TiffSink(tmp_path / "a.b.tif", axes_map=AxesMap("ZYX", (2, 8, 8)), dtype="u1", metadata=metadata)
     with tifffile.TiffFile(write_all(sink, np.zeros((1, 1, 2, 8, 8), "u1"))) as tif:
@@ -84,27 +87,31 @@ def test_sizes_that_nobody_could_read_right_are_left_out(tmp_path):
         assert 'Image ID="Image:0" Name="a.b"' in tif.ome_metadata
 
 
-def test_blocks_of_foreign_byte_order_are_stored_alike(tmp_path, rng):
+def test_byte_order(tmp_path, rng):
+    """Blocks of either byte order give the same file."""
     axes_map = AxesMap("YX", (40, 40))
     image = rng.integers(0, 60000, axes_map.data_shape).astype(">u2")
     path = write_all(TiffSink(tmp_path / "a.tif", axes_map=axes_map, dtype=">u2"), image)
     np.testing.assert_array_equal(tifffile.imread(path), image[0, 0])
 
 
-def test_names_that_xml_cannot_hold_lose_what_it_cannot(tmp_path):
+def test_names_in_xml(tmp_path):
+    """Characters that XML cannot contain are removed from names."""
     metadata = ImageMetadata(name='a "quote"\x00\n', channel_names=('"', "b"))
     sink = TiffSink(tmp_path / "a.tif", axes_map=AxesMap("CYX", (2, 8, 8)), dtype="u1", metadata=metadata)
     (stack,) = open_stacks([write_all(sink, np.zeros((1, 2, 8, 8), "u1"))])
     assert (stack.metadata.name, stack.metadata.channel_names) == ("a 'quote'", ("'", "b"))
 
 
-def test_small_images_are_not_padded_to_large_tiles(tmp_path):
+def test_small_image(tmp_path):
+    """The tiles of a small image are small."""
     sink = TiffSink(tmp_path / "a.tif", axes_map=AxesMap("TYX", (100, 20, 30)), dtype="u1")
     path = write_all(sink, np.zeros((100, 1, 20, 30), "u1"))
     assert path.stat().st_size < 100 * (32 * 32 + 400) + 10_000
 
 
-def test_blocks_need_not_fit_tiles(tmp_path, rng):
+def test_blocks_across_tiles(tmp_path, rng):
+    """Blocks may start and end inside tiles."""
     axes_map = AxesMap("CZYX", (2, 5, 530, 270))
     image = rng.integers(0, 60000, axes_map.data_shape, dtype="uint16")
     sink = TiffSink(tmp_path / "a.tif", axes_map=axes_map, dtype="uint16")
@@ -122,13 +129,15 @@ def test_blocks_need_not_fit_tiles(tmp_path, rng):
         ({"metadata": ImageMetadata(channel_colors=("reddish",))}, "give colors as RRGGBB"),
     ],
 )
-def test_what_cannot_be_stored_is_refused_before_anything_is_made(tmp_path, options, message):
+def test_wrong_arguments(tmp_path, options, message):
+    """Dtypes and metadata that cannot be stored are refused before any file is made."""
     with pytest.raises(SinkError, match=message):
         TiffSink(tmp_path / "a.tif", **{"axes_map": AxesMap("YX", (20, 20)), "dtype": "uint8", **options})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_overwriting_keeps_the_old_image_until_the_new_one_is_complete(tmp_path, rng):
+def test_overwrite(tmp_path, rng):
+    """The old image stays until the new one is complete."""
     axes_map = AxesMap("YX", (70, 70))
     old, new = rng.integers(0, 255, (2, *axes_map.data_shape), dtype="uint8")
     path = write_all(TiffSink(tmp_path / "a.tif", axes_map=axes_map, dtype="uint8"), old)

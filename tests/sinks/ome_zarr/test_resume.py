@@ -78,7 +78,8 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("version", ["0.5", "0.4"])
-def test_a_run_that_is_killed_again_and_again_ends_in_the_bytes_of_an_undisturbed_one(tmp_path, version):
+def test_repeated_kills(tmp_path, version):
+    """A run that is killed several times ends in the bytes of a run without a kill."""
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
     whole, killed = tmp_path / "whole" / "a.zarr", tmp_path / "killed" / "a.zarr"
@@ -117,8 +118,8 @@ def begun(path, **options):
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
-def test_what_a_killed_writer_was_writing_does_not_end_up_in_a_file(tmp_path, version):
-    """TensorStore writes over the file it was killed at without emptying it."""
+def test_leftover_of_tensorstore(tmp_path, version):
+    """TensorStore does not truncate the file that it was writing when it was killed, so the sink removes it."""
     sink, image, _record = begun(tmp_path / "a.zarr", version=version)
     stored = next(file for file in (tmp_path / "a.zarr.partial").rglob("*/0/0") if file.is_file())
     before = stored.read_bytes()
@@ -132,7 +133,8 @@ def test_what_a_killed_writer_was_writing_does_not_end_up_in_a_file(tmp_path, ve
     again.abort()
 
 
-def test_levels_that_were_half_made_are_made_anew(tmp_path):
+def test_unfinished_levels(tmp_path):
+    """Unfinished lower levels are written again."""
     begun(tmp_path / "whole.zarr")[0].finalize()
     expected = contents(tmp_path / "whole.zarr")
     sink, _, record = begun(tmp_path / "a.zarr")
@@ -148,7 +150,8 @@ def test_levels_that_were_half_made_are_made_anew(tmp_path):
     assert found == expected
 
 
-def test_finalizing_may_be_tried_again(tmp_path, monkeypatch):
+def test_repeated_finalize(tmp_path, monkeypatch):
+    """After a failure, `finalize` may be called again."""
     begun(tmp_path / "whole.zarr")[0].finalize()
     sink, _, _ = begun(tmp_path / "a.zarr")
     with monkeypatch.context() as patch:
@@ -159,7 +162,8 @@ def test_finalizing_may_be_tried_again(tmp_path, monkeypatch):
     assert found.keys() == contents(tmp_path / "whole.zarr").keys()
 
 
-def test_a_file_that_was_lost_or_cut_is_noticed_and_its_block_can_be_written_again(tmp_path):
+def test_damaged_file(tmp_path):
+    """A missing or truncated file is noticed, and its block can be written again."""
     for damage in (Path.unlink, lambda file: os.truncate(file, 100)):
         sink, image, record = begun(tmp_path / "a.zarr", overwrite=True)
         damage(next(file for file in (tmp_path / "a.zarr.partial" / "0").rglob("c/1/0")))
@@ -185,7 +189,8 @@ def test_a_file_that_was_lost_or_cut_is_noticed_and_its_block_can_be_written_aga
         ),
     ],
 )
-def test_what_differs_from_the_image_that_was_begun_is_listed_and_nothing_is_lost(tmp_path, other, message):
+def test_other_image(tmp_path, other, message):
+    """The differences to the unfinished image are listed, and the unfinished image stays."""
     begun(tmp_path / "a.zarr")[0].close()
     before = contents(tmp_path)
     with pytest.raises(SinkError, match=message):
@@ -194,7 +199,8 @@ def test_what_differs_from_the_image_that_was_begun_is_listed_and_nothing_is_los
 
 
 @pytest.mark.parametrize("damage", ["folder only", "no array yet"])
-def test_a_run_killed_at_its_very_beginning_is_resumed(tmp_path, damage):
+def test_kill_at_the_start(tmp_path, damage):
+    """A run that was killed while it made its first files is resumed."""
     (tmp_path / "a.zarr.partial").mkdir()
     if damage == "no array yet":
         (tmp_path / "a.zarr.partial" / "0").mkdir()
@@ -204,7 +210,8 @@ def test_a_run_killed_at_its_very_beginning_is_resumed(tmp_path, damage):
     assert (sink.finalize() / "0" / "zarr.json").exists()
 
 
-def test_a_run_that_starts_afresh_discards_what_was_left(tmp_path):
+def test_overwrite_unfinished(tmp_path):
+    """With `overwrite` an unfinished image is discarded."""
     begun(tmp_path / "a.zarr")[0].close()
     with pytest.raises(SinkError, match="a run was interrupted here: resume it or start afresh"):
         OmeZarrSink(tmp_path / "a.zarr", **GRID)
@@ -216,7 +223,7 @@ def test_a_run_that_starts_afresh_discards_what_was_left(tmp_path):
 
 @pytest.mark.parametrize("resume", [False, True])
 @pytest.mark.parametrize("shown", [False, True])
-def test_a_run_killed_while_it_replaced_an_image_neither_loses_the_old_nor_keeps_both(tmp_path, resume, shown):
+def test_kill_during_replacement(tmp_path, resume, shown):
     """Between the renames the old image is set aside; after them the new one is shown and the old one not yet removed."""
     old = begun(tmp_path / "a.zarr")[0].finalize()
     if shown:
@@ -238,7 +245,8 @@ def test_a_run_killed_while_it_replaced_an_image_neither_loses_the_old_nor_keeps
     assert contents(old) != expected
 
 
-def test_resuming_beside_a_finished_image_takes_leave_to_replace_it(tmp_path):
+def test_resume_beside_finished(tmp_path):
+    """An unfinished image beside a finished one is resumed only with `overwrite`."""
     begun(tmp_path / "a.zarr")[0].finalize()
     begun(tmp_path / "a.zarr", overwrite=True)[0].close()
     with pytest.raises(OutputExistsError):

@@ -16,7 +16,8 @@ def grids(draw):
 
 
 @given(grids())
-def test_shards_and_chunks_partition_the_image(grid):
+def test_partition(grid):
+    """The shards, and the chunks, cover every voxel once."""
     for parts in (grid.shards(grid.whole), grid.chunks(grid.whole)):
         seen = np.zeros(grid.data_shape, int)
         for part in parts:
@@ -25,7 +26,8 @@ def test_shards_and_chunks_partition_the_image(grid):
 
 
 @given(grids())
-def test_each_shard_has_an_index_of_its_own(grid):
+def test_shard_indices(grid):
+    """Each shard has its own index."""
     seen = np.zeros(grid.counts, int)
     for shard in grid.shards(grid.whole):
         seen[grid.shard_indices(shard)] += 1
@@ -33,7 +35,8 @@ def test_each_shard_has_an_index_of_its_own(grid):
 
 
 @given(grids())
-def test_clipped_shards_are_whole_chunks_and_cover_no_more_than_needed(grid):
+def test_clipping(grid):
+    """Clipped shards are whole chunks, and not larger than the image needs."""
     for size, chunk, shard in zip(grid.data_shape, grid.chunk_shape, grid.shard_shape, strict=True):
         assert shard % chunk == 0
         assert chunk <= size
@@ -41,7 +44,8 @@ def test_clipped_shards_are_whole_chunks_and_cover_no_more_than_needed(grid):
 
 
 @given(grids(), st.data())
-def test_a_region_is_taken_only_if_it_is_whole_shards(grid, data):
+def test_part_of_a_shard(grid, data):
+    """A region that contains a part of a shard is refused."""
     region = []
     for size in grid.data_shape:
         start = data.draw(st.integers(0, size - 1))

@@ -104,9 +104,8 @@ class TestOmeZarr04Sink(TestOmeZarrSink):
         ("TCYX", (1, 1, 20, 30), "tcyx", (1, 1, 20, 30)),
     ],
 )
-def test_axes_stored_mirror_those_of_the_image_and_its_own_order_can_be_restored(
-    tmp_path, rng, axes, shape, stored_axes, stored_shape
-):
+def test_axes(tmp_path, rng, axes, shape, stored_axes, stored_shape):
+    """The stored axes follow from the image's own axes, whose order can be restored."""
     image = random_image(rng, shape, "uint16")
     axes_map = AxesMap(axes, shape)
     group = zarr.open_group(write_all(make_sink(tmp_path / "a.zarr", axes_map), axes_map.to_data(image)), mode="r")
@@ -120,7 +119,8 @@ def test_axes_stored_mirror_those_of_the_image_and_its_own_order_can_be_restored
 @pytest.mark.parametrize("axes_map", [AxesMap("YX", (300, 1100)), AxesMap("TCZYX", (2, 2, 3, 40, 70))])
 @pytest.mark.parametrize("pyramid", ["auto", "mean", "mode", "nearest", None])
 @pytest.mark.parametrize(("version", "reader"), [("0.4", v04.Image), ("0.5", v05.Image)])
-def test_metadata_are_valid(tmp_path, rng, axes_map, pyramid, version, reader):
+def test_valid_metadata(tmp_path, rng, axes_map, pyramid, version, reader):
+    """Other readers accept the metadata."""
     path = write_all(
         make_sink(tmp_path / "a.ome.zarr", axes_map, chunk=64, pyramid=pyramid, version=version),
         random_image(rng, axes_map.data_shape, "u2"),
@@ -132,7 +132,8 @@ def test_metadata_are_valid(tmp_path, rng, axes_map, pyramid, version, reader):
     assert len(model.datasets[0]) == len(list(zarr.open_group(path, mode="r").array_keys()))
 
 
-def test_ome_zarr_04_says_the_same_in_its_own_place_and_a_file_is_a_chunk(tmp_path, rng):
+def test_version_04(tmp_path, rng):
+    """OME-Zarr 0.4 stores the same metadata at other places, and one chunk in each file."""
     axes_map = AxesMap("CZYX", (2, 5, 70, 90))
     image = random_image(rng, axes_map.data_shape, "u2") + 1
     new, old = (
@@ -156,7 +157,8 @@ def test_ome_zarr_04_says_the_same_in_its_own_place_and_a_file_is_a_chunk(tmp_pa
     np.testing.assert_array_equal(stack.extract_patch(0, None, (0, 0, 0), (5, 70, 90)), image[0])
 
 
-def test_voxel_sizes_channels_and_name_are_carried_over(tmp_path, rng):
+def test_metadata(tmp_path, rng):
+    """Voxel sizes, channels and the name are stored."""
     metadata = ImageMetadata(
         name="embryo",
         voxel_size={"T": 30.0, "Z": 2.0, "Y": 0.227, "X": 0.227},
@@ -188,7 +190,8 @@ def test_voxel_sizes_channels_and_name_are_carried_over(tmp_path, rng):
         assert window == dict.fromkeys(("min", "start"), finite.min()) | dict.fromkeys(("max", "end"), finite.max())
 
 
-def test_what_the_source_does_not_say_gets_defaults(tmp_path):
+def test_default_metadata(tmp_path):
+    """Metadata that the source does not contain have defaults."""
     metadata = ImageMetadata(voxel_size={"Y": 0.0, "X": float("nan")}, units={"Y": "micrometer", "X": "pixel"})
     sink = make_sink(tmp_path / "flat.ome.zarr", AxesMap("YX", (20, 20)), "uint8", metadata=metadata)
     ome = zarr.open_group(write_all(sink, np.full((1, 1, 20, 20), 7, "uint8")), mode="r").attrs["ome"]
@@ -202,7 +205,8 @@ def test_what_the_source_does_not_say_gets_defaults(tmp_path):
 
 
 @pytest.mark.parametrize("unit", ["micrometer", "pixel", "µm"])
-def test_units_that_ome_zarr_does_not_know_are_left_out(tmp_path, unit):
+def test_unknown_units(tmp_path, unit):
+    """A unit that OME-Zarr does not have is left out."""
     metadata = ImageMetadata(voxel_size={"Y": 0.5, "X": 0.5}, units={"Y": unit, "X": unit})
     sink = make_sink(tmp_path / "a.ome.zarr", AxesMap("YX", (20, 20)), "uint8", metadata=metadata)
     path = write_all(sink, np.zeros((1, 1, 20, 20), "uint8"))
@@ -224,7 +228,8 @@ def test_units_that_ome_zarr_does_not_know_are_left_out(tmp_path, unit):
 @pytest.mark.parametrize(
     "axes_map", [AxesMap("CYX", (2, 93, 70)), AxesMap("TZYX", (2, 1, 37, 50)), AxesMap("ZYX", (11, 35, 66))]
 )
-def test_levels_are_halved_from_the_whole_image_whatever_the_shards(tmp_path, rng, dtype, method, axes_map):
+def test_levels(tmp_path, rng, dtype, method, axes_map):
+    """The levels are those of the whole image, for all shapes of chunks and shards."""
     image = random_image(rng, axes_map.data_shape, dtype)
     found = []
     for n, (chunk, chunks_a_shard) in enumerate([(32, 1), (8, 4), (5, 3)]):
@@ -247,8 +252,8 @@ def test_levels_are_halved_from_the_whole_image_whatever_the_shards(tmp_path, rn
 
 
 @pytest.mark.parametrize("method", ["mean", "nearest"])
-def test_levels_lie_over_each_other(tmp_path, method):
-    """An image that is a ramp has at each voxel of each level the value of its place, but for the odd end."""
+def test_positions_of_levels(tmp_path, method):
+    """In a ramp, each voxel of each level has the value of its position, except at an odd end."""
     shape = (53, 80)
     y, x = np.meshgrid(*(np.arange(size, dtype=float) for size in shape), indexing="ij")
     metadata = ImageMetadata(voxel_size={"Y": 0.5, "X": 3.0})
@@ -268,7 +273,8 @@ def test_levels_lie_over_each_other(tmp_path, method):
     ("dtype", "method"),
     [("uint8", "mean"), ("float32", "mean"), ("uint32", "mode"), ("int64", "mode"), ("bool", "mode")],
 )
-def test_by_default_a_pyramid_is_made_by_what_suits_the_dtype(tmp_path, rng, dtype, method):
+def test_default_pyramid(tmp_path, rng, dtype, method):
+    """By default the dtype selects the mean or the mode."""
     axes_map = AxesMap("YX", (70, 93))
     image = random_image(rng, axes_map.data_shape, dtype)
     group = zarr.open_group(write_all(make_sink(tmp_path / "a.zarr", axes_map, dtype, levels=2), image), mode="r")
@@ -276,9 +282,10 @@ def test_by_default_a_pyramid_is_made_by_what_suits_the_dtype(tmp_path, rng, dty
     np.testing.assert_array_equal(group["1"][...], downsample(image, (1, 1, 2, 2), method)[0, 0])
 
 
-def test_each_file_is_written_once(tmp_path, rng):
+def test_files_are_written_once(tmp_path, rng):
+    """TensorStore writes each shard, and each description of an array, once."""
     axes_map = AxesMap("CZYX", (2, 20, 100, 90))
-    image = random_image(rng, axes_map.data_shape, "uint16") + 1  # so that no chunk is empty and left out
+    image = random_image(rng, axes_map.data_shape, "uint16") + 1  # a chunk of zeros is not stored
 
     before = files_written_by_tensorstore()
     path = write_all(make_sink(tmp_path / "a.zarr", axes_map, levels=3), image)
@@ -288,7 +295,8 @@ def test_each_file_is_written_once(tmp_path, rng):
     assert not [file for file in stored if "lock" in file.name]
 
 
-def test_minus_zero_and_nan_are_kept_although_empty_chunks_are_not_stored(tmp_path):
+def test_minus_zero_and_nan(tmp_path):
+    """-0 and NaN are stored, although chunks of zeros are not."""
     axes_map = AxesMap("YX", (32, 96))
     image = np.zeros((1, 1, 32, 96), "float32")
     image[..., 32:64] = -0.0
@@ -297,14 +305,16 @@ def test_minus_zero_and_nan_are_kept_although_empty_chunks_are_not_stored(tmp_pa
     assert np.asarray(zarr.open_group(path, mode="r")["0"][...]).tobytes() == image.tobytes()
 
 
-def test_blocks_of_foreign_byte_order_are_stored_alike(tmp_path, rng):
+def test_byte_order(tmp_path, rng):
+    """Blocks of either byte order give the same image."""
     axes_map = AxesMap("YX", (40, 40))
     image = random_image(rng, axes_map.data_shape, "u2").astype(">u2")
     group = zarr.open_group(write_all(make_sink(tmp_path / "a.zarr", axes_map, ">u2"), image), mode="r")
     np.testing.assert_array_equal(group["0"][...], image[0, 0])
 
 
-def test_chunks_and_shards_are_clipped_and_equal_ones_make_plain_chunks(tmp_path):
+def test_clipping(tmp_path):
+    """Chunks and shards are clipped to the image; if they are equal, there is no sharding codec."""
     sink = OmeZarrSink(
         tmp_path / "a.zarr", axes_map=AxesMap("YX", (600, 100)), dtype="u1",
         chunk_shape=(1, 1, 256, 256), shard_shape=(1, 1, 1024, 1024), levels=4,
@@ -332,14 +342,16 @@ def test_chunks_and_shards_are_clipped_and_equal_ones_make_plain_chunks(tmp_path
         ({"levels": 1.5}, "must be a whole number"),
     ],
 )
-def test_what_cannot_be_stored_is_refused_before_anything_is_made(tmp_path, options, message):
+def test_wrong_arguments(tmp_path, options, message):
+    """Arguments that cannot be stored are refused before any file is made."""
     with pytest.raises((SinkError, GeometryError), match=message):
         make_sink(tmp_path / "a.zarr", AxesMap("YX", (20, 20)), **options)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("chunk", "shard"), [((1, 1, 8, 8), (1, 1, 20, 16)), ((8, 8), (8, 8)), ((1, 1, 1, 8, 8),) * 2])
-def test_chunks_and_shards_that_do_not_fit_are_refused(tmp_path, chunk, shard):
+def test_wrong_shapes(tmp_path, chunk, shard):
+    """Chunks and shards that do not fit are refused."""
     with pytest.raises(GeometryError, match=r"shard_shape is 20 along Y|one positive number for each axis of SCYX"):
         OmeZarrSink(
             tmp_path / "a.zarr", axes_map=AxesMap("YX", (64, 64)), dtype="u1", chunk_shape=chunk, shard_shape=shard
@@ -348,7 +360,8 @@ def test_chunks_and_shards_that_do_not_fit_are_refused(tmp_path, chunk, shard):
 
 
 @pytest.mark.parametrize("y", [slice(0, 16), slice(16, 48), slice(32, 63), slice(8, 64)])
-def test_a_part_of_a_shard_is_refused(tmp_path, y):
+def test_part_of_a_shard(tmp_path, y):
+    """A block that contains a part of a shard is refused."""
     sink = make_sink(tmp_path / "a.zarr", AxesMap("YX", (64, 64)))
     region = (slice(0, 1), slice(0, 1), y, slice(0, 64))
     with pytest.raises(SinkError, match="along Y contains a part of a shard: it must start at a multiple of 32"):
@@ -356,7 +369,8 @@ def test_a_part_of_a_shard_is_refused(tmp_path, y):
     assert [file.name for file in files(tmp_path / "a.zarr.partial")] == ["zarr.json"]
 
 
-def test_two_sinks_never_share_a_destination(tmp_path):
+def test_one_writer(tmp_path):
+    """A second sink for the same image is refused."""
     axes_map = AxesMap("YX", (20, 20))
     first = make_sink(tmp_path / "a.zarr", axes_map)
     with pytest.raises(SinkError, match=r"a.zarr: another run is writing this output"):
@@ -365,7 +379,8 @@ def test_two_sinks_never_share_a_destination(tmp_path):
     make_sink(tmp_path / "a.zarr", axes_map).abort()
 
 
-def test_what_appears_at_the_destination_meanwhile_is_not_replaced(tmp_path, rng):
+def test_new_destination(tmp_path, rng):
+    """An image that appears at the destination during the run is not replaced."""
     axes_map = AxesMap("YX", (20, 20))
     sink = make_sink(tmp_path / "a.zarr", axes_map)
     (tmp_path / "a.zarr").mkdir()
@@ -376,7 +391,8 @@ def test_what_appears_at_the_destination_meanwhile_is_not_replaced(tmp_path, rng
     assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
 
 
-def test_overwriting_keeps_the_old_image_until_the_new_one_is_complete(tmp_path, rng):
+def test_overwrite(tmp_path, rng):
+    """The old image stays until the new one is complete."""
     axes_map = AxesMap("YX", (70, 70))
     old, new = (random_image(rng, axes_map.data_shape, "u2") for _ in range(2))
     path = write_all(make_sink(tmp_path / "a.zarr", axes_map), old)
@@ -395,7 +411,8 @@ def test_overwriting_keeps_the_old_image_until_the_new_one_is_complete(tmp_path,
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.zarr"]
 
 
-def test_a_linked_destination_is_written_where_the_link_leads(tmp_path, rng):
+def test_linked_destination(tmp_path, rng):
+    """If the destination is a link, the image is written to its target."""
     axes_map = AxesMap("YX", (20, 20))
     (tmp_path / "disk").mkdir()
     (tmp_path / "link.zarr").symlink_to(tmp_path / "disk" / "real.zarr")
@@ -404,7 +421,8 @@ def test_a_linked_destination_is_written_where_the_link_leads(tmp_path, rng):
     assert (tmp_path / "disk" / "real.zarr" / "zarr.json").is_file()
 
 
-def test_a_folder_that_is_left_does_not_move_the_output(tmp_path, rng, monkeypatch):
+def test_working_directory(tmp_path, rng, monkeypatch):
+    """A relative path is resolved once, in the first working directory."""
     axes_map = AxesMap("YX", (20, 20))
     monkeypatch.chdir(tmp_path)
     sink = make_sink("a.zarr", axes_map)

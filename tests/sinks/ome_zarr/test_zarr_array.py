@@ -40,8 +40,8 @@ def test_bytes_in_flight(tmp_path, limit, most):
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
-def test_the_names_of_new_folders_are_durable_when_a_write_returns(tmp_path, monkeypatch, zarr_format):
-    """TensorStore syncs a file and the folder it is in, but not the folders it had to make for that."""
+def test_new_folders_are_synced(tmp_path, monkeypatch, zarr_format):
+    """TensorStore syncs a file and its folder, but not the new folders around it."""
     synced = []
     monkeypatch.setattr(zarr_array, "sync_folder", synced.append)
     grid = ShardGrid((2, 2, 64, 64), (1, 1, 32, 32), (1, 1, 32, 32))
@@ -80,7 +80,8 @@ def laid_out(values, order, steps):
 
 @settings(max_examples=100, deadline=None)
 @given(layouts(), st.sampled_from(DTYPES), st.sampled_from([2, 3]), st.booleans(), st.integers(0, 2**32 - 1))
-def test_whatever_the_layout_zarr_reads_what_was_written(tmp_path_factory, layout, dtype, zarr_format, swapped, seed):
+def test_zarr_reads_it(tmp_path_factory, layout, dtype, zarr_format, swapped, seed):
+    """zarr reads the values that were written, for all layouts."""
     shape, chunk, shard, order, steps = layout
     values = np.random.default_rng(seed).integers(0, 2 if dtype == "bool" else 100, shape).astype(dtype)
     given_dtype = values.dtype.newbyteorder("S") if swapped else values.dtype
@@ -95,8 +96,8 @@ def test_whatever_the_layout_zarr_reads_what_was_written(tmp_path_factory, layou
 @pytest.mark.parametrize("zarr_format", [2, 3])
 @pytest.mark.parametrize("chunk", [(1, 2, 8, 16, 16), (2, 1, 8, 16, 16), (2, 2, 8, 16, 16), (1, 1, 8, 16, 16)])
 @pytest.mark.parametrize("n_chunks", [1, 3])
-def test_chunks_of_several_channels_or_samples_of_a_stack_are_stored(tmp_path, chunk, n_chunks, zarr_format):
-    """TensorStore 0.1.86 stores zeros where it references what is strided in four dimensions or more."""
+def test_chunks_of_several_channels(tmp_path, chunk, n_chunks, zarr_format):
+    """TensorStore 0.1.86 stores zeros for a chunk that it references and that is strided in four dimensions or more."""
     if zarr_format == 2 and n_chunks > 1:
         pytest.skip("there are no shards in Zarr v2")
     shape = (2, 2, 16, 48, 48)

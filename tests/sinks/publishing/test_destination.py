@@ -11,13 +11,8 @@ from patchloom.sinks.output_kinds import ZARR
 from patchloom.sinks.publishing.destination import publish
 
 
-def make_zarr(path):
-    path.mkdir()
-    (path / "zarr.json").write_text("{}")
-    return path
-
-
-def test_a_free_place_is_taken_and_left_alone(tmp_path):
+def test_free_destination(tmp_path):
+    """A free destination is accepted, and nothing is written."""
     check_destination(tmp_path / "a.zarr")
     check_destination(tmp_path / "a.zarr", overwrite=True)
     check_destination(str(tmp_path / "a.zarr"))
@@ -25,12 +20,12 @@ def test_a_free_place_is_taken_and_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["s3://bucket/a.zarr", "https://host/a.zarr", "file://host/a.zarr"])
-def test_remote_outputs_are_refused(path):
+def test_remote_output(path):
     with pytest.raises(SinkError, match="local paths only"):
         check_destination(path)
 
 
-def test_a_missing_folder_is_named(tmp_path):
+def test_missing_folder(tmp_path):
     with pytest.raises(SinkError, match="missing does not exist: make it first"):
         check_destination(tmp_path / "missing" / "a.zarr")
     (tmp_path / "file").write_text("")
@@ -39,13 +34,14 @@ def test_a_missing_folder_is_named(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="nothing is forbidden to root")
-def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
+def test_read_only_folder(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(SinkError, match="cannot be written to"):
         check_destination(tmp_path / "a.zarr")
 
 
-def test_what_exists_is_replaced_only_if_asked_and_only_if_it_is_a_zarr(tmp_path):
+def test_overwrite(tmp_path, make_zarr):
+    """An existing Zarr is replaced only with `overwrite`."""
     zarr = make_zarr(tmp_path / "a.zarr")
     with pytest.raises(OutputExistsError, match=r"overwrite=True \(--overwrite\)"):
         check_destination(zarr)
@@ -53,7 +49,8 @@ def test_what_exists_is_replaced_only_if_asked_and_only_if_it_is_a_zarr(tmp_path
 
 
 @pytest.mark.parametrize("kind", ["file", "empty folder", "folder of images", "home"])
-def test_what_is_no_zarr_is_never_replaced(tmp_path, kind):
+def test_other_kinds_stay(tmp_path, kind):
+    """Files and folders that are not a Zarr are never replaced by one."""
     path = tmp_path / "out.zarr"
     if kind == "file":
         path.write_text("thesis")
@@ -75,14 +72,16 @@ def make_file(path, kind):
     elif kind == "array":
         path.write_bytes(b"\x93NUMPY")
     elif kind == "folder":
-        make_zarr(path)
+        path.mkdir()
+        (path / "zarr.json").write_text("{}")
     else:
         path.write_bytes(b"" if kind == "empty file" else b"my thesis")
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "BigTIFF", "array", "text", "empty file", "folder"])
 @pytest.mark.parametrize("name", ["a.ome.tif", "a.btf", "a.npy", "a.zarr"])
-def test_a_file_is_replaced_only_if_it_is_what_its_name_says(tmp_path, name, kind):
+def test_other_files_stay(tmp_path, name, kind):
+    """A file is replaced only if its content is of the kind of its name."""
     make_file(tmp_path / name, kind)
     expected = {"npy": {"array"}, "zarr": {"folder"}}.get(name[2:], {"TIFF", "BigTIFF"})
     if kind in expected:
@@ -94,14 +93,16 @@ def test_a_file_is_replaced_only_if_it_is_what_its_name_says(tmp_path, name, kin
         check_destination(tmp_path / name)
 
 
-def test_a_name_that_says_nothing_is_refused(tmp_path):
+def test_unknown_ending(tmp_path):
+    """A name without the ending of an output is refused."""
     with pytest.raises(SinkError, match=r"take a name for OME-Zarr"):
         check_destination(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("ending", [".partial", ".replaced"])
 @pytest.mark.parametrize(("name", "message"), [("a.zarr", "resume it or start afresh"), ("a.tif", "cannot be resumed")])
-def test_what_an_interrupted_run_left_is_named(tmp_path, ending, name, message):
+def test_leftovers(tmp_path, ending, name, message):
+    """The message names the files of an interrupted run."""
     (tmp_path / f"{name}{ending}").mkdir()
     with pytest.raises(SinkError, match=rf"{name}{ending} exists: a run was interrupted here: .*{message}"):
         check_destination(tmp_path / name)
@@ -120,7 +121,8 @@ def test_what_an_interrupted_run_left_is_named(tmp_path, ending, name, message):
         ("raw.zarr", "link.zarr/0", "contains the input"),
     ],
 )
-def test_an_output_that_touches_an_input_is_refused(tmp_path, monkeypatch, output, source, relation):
+def test_output_at_an_input(tmp_path, make_zarr, monkeypatch, output, source, relation):
+    """An output that is an input, is inside one or contains one is refused."""
     monkeypatch.chdir(tmp_path)
     make_zarr(tmp_path / "raw.zarr")
     (tmp_path / "link.zarr").symlink_to(tmp_path / "raw.zarr")
@@ -132,14 +134,16 @@ def test_an_output_that_touches_an_input_is_refused(tmp_path, monkeypatch, outpu
 @pytest.mark.parametrize(
     "source", ["raw.zarr", "out", "out.zarr2", "folder/out.zarr", "array", "https://host/out.zarr"]
 )
-def test_an_output_beside_its_inputs_is_fine(tmp_path, monkeypatch, source):
+def test_output_beside_inputs(tmp_path, monkeypatch, source):
+    """An output may be beside its inputs."""
     monkeypatch.chdir(tmp_path)
     check_apart("out.zarr", [source, Path(source)])
 
 
-def test_an_output_that_cannot_be_moved_leaves_the_old_one_in_place(tmp_path):
+def test_failed_rename(tmp_path, make_zarr):
+    """If the new output cannot be renamed, the old one stays."""
     old = make_zarr(tmp_path / "a.zarr")
     with pytest.raises(SinkError, match="cannot move the finished output"):
-        publish(old, ZARR, overwrite=True)  # somebody has tidied up
+        publish(old, ZARR, overwrite=True)  # another process has removed it
     assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
     assert (old / "zarr.json").read_text() == "{}"

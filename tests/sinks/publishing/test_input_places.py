@@ -9,14 +9,9 @@ from patchloom.errors import SinkError
 from patchloom.sinks import InputPlaces, check_apart
 
 
-def make_zarr(path):
-    path.mkdir(parents=True)
-    (path / "zarr.json").write_text("{}")
-    return path
-
-
 @pytest.mark.parametrize("ending", [".partial", ".replaced", ".ledger", ".lock"])
-def test_an_input_that_has_a_name_used_meanwhile_is_kept(tmp_path, ending):
+def test_names_beside(tmp_path, make_zarr, ending):
+    """An input that has one of the names beside an output is not overwritten."""
     source = make_zarr(tmp_path / f"a.zarr{ending}")
     with pytest.raises(
         SinkError, match=rf"a\.zarr\{ending}, which the output .*a\.zarr uses during the run, is the input"
@@ -26,7 +21,8 @@ def test_an_input_that_has_a_name_used_meanwhile_is_kept(tmp_path, ending):
         InputPlaces([source / "0"]).check_names_beside(tmp_path / "a.zarr")
 
 
-def test_a_hard_link_to_an_input_is_the_input(tmp_path):
+def test_hard_link(tmp_path):
+    """A hard link to an input counts as the input."""
     (tmp_path / "a.npy").write_bytes(b"pixels")
     os.link(tmp_path / "a.npy", tmp_path / "b.npy")
     with pytest.raises(SinkError, match=r"b\.npy is the input .*a\.npy"):
@@ -36,7 +32,8 @@ def test_a_hard_link_to_an_input_is_the_input(tmp_path):
 @pytest.mark.parametrize(
     "spelling", ["{}/x/../raw.zarr", "{}/raw.zarr/", "{}/link/raw.zarr", "file://{}/raw.zarr", "{}//raw.zarr"]
 )
-def test_all_spellings_of_an_input_are_the_input(tmp_path, spelling):
+def test_spellings(tmp_path, make_zarr, spelling):
+    """All spellings of the path of an input count as the input."""
     make_zarr(tmp_path / "raw.zarr")
     (tmp_path / "x").mkdir()
     (tmp_path / "link").symlink_to(tmp_path)
@@ -48,7 +45,8 @@ def test_all_spellings_of_an_input_are_the_input(tmp_path, spelling):
             check_apart(f"{output}/labels/out.zarr", [source])
 
 
-def test_a_folder_that_is_a_link_elsewhere_is_no_hiding_place(tmp_path):
+def test_linked_folder(tmp_path, make_zarr):
+    """An input is found through a linked folder."""
     make_zarr(tmp_path / "disk" / "raw.zarr")
     (tmp_path / "data").symlink_to(tmp_path / "disk")
     with pytest.raises(SinkError, match="is the input"):
@@ -57,7 +55,8 @@ def test_a_folder_that_is_a_link_elsewhere_is_no_hiding_place(tmp_path):
         check_apart(tmp_path / "disk" / "raw.zarr", [tmp_path / "data" / "raw.zarr" / "0"])
 
 
-def test_many_inputs_and_outputs_are_compared_in_one_pass(tmp_path, monkeypatch):
+def test_one_pass(tmp_path, monkeypatch):
+    """The number of file accesses grows with the number of inputs and outputs, not with their product."""
     looked_at = []
     stat = Path.stat
     monkeypatch.setattr(Path, "stat", lambda self, **options: looked_at.append(self) or stat(self, **options))
@@ -67,6 +66,6 @@ def test_many_inputs_and_outputs_are_compared_in_one_pass(tmp_path, monkeypatch)
     assert len(looked_at) < 300 * 40
 
 
-def test_a_path_with_a_nul_is_refused_in_words(tmp_path):
+def test_nul(tmp_path):
     with pytest.raises(SinkError, match="cannot contain a NUL"):
         check_apart(f"{tmp_path}/a\0.zarr", [])

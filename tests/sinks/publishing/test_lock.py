@@ -42,7 +42,7 @@ def holder(tmp_path):
 
 
 def test_killed_holder(tmp_path, holder):
-    """A second process is refused, and admitted after the first is killed; the file that remains locks out nobody."""
+    """A second process is refused, and admitted after the first is killed; the file that remains does not lock the output."""
     with pytest.raises(SinkError, match="another run is writing this output: wait for it"):
         OutputLock(tmp_path / "a.zarr")
     OutputLock(tmp_path / "b.zarr").release()
