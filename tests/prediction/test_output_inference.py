@@ -123,7 +123,7 @@ def test_fixed_size(
     crop = cropped((16, 16), (16, 16))
     for declared in ({}, {"patch_size": (64, 64)}):
         with pytest.raises(
-            ModelOutputError, match=r"returned 32 voxels for tiles of 64 and takes no other size.*declare its scale"
+            ModelOutputError, match=r"returned 32 voxels for tiles of 64 and accepts no other size.*declare its scale"
         ):
             quiet(Fixed(crop, 64, **declared), image, patch_size=(64, 64))
     one, half = (Fraction(1), Fraction(1)), (Fraction(1, 2), Fraction(1, 2))
@@ -140,7 +140,8 @@ def test_fixed_size(
 def test_constant_size() -> None:
     """A model that returns one size for all tiles is refused."""
     with pytest.raises(
-        ModelOutputError, match=r"returned 8 × 8 voxels for tiles of 32 × 32, 8 × 8 for .* fits no scale.*at \(0, 0\)"
+        ModelOutputError,
+        match=r"returned 8 × 8 voxels for tiles of 32 × 32, 8 × 8 for .*, and no scale fits all of these.*at \(0, 0\)",
     ):
         quiet(lambda batch: batch[..., :8, :8], np.zeros((40, 40)), patch_size=(32, 32))
 
@@ -224,7 +225,7 @@ def test_inner_grid(stride: int, patch: int, rng: np.random.Generator) -> None:
 @pytest.mark.parametrize(("factor", "patch"), [(4, 50), (5, 52), (3, 50), (8, 66)])
 def test_rest_of_stride(factor: int, patch: int) -> None:
     """A tile size that the stride does not divide is refused."""
-    message = f"smaller by {factor} and leaves over some of the {patch} voxels along Y|not the same whole margin"
+    message = f"smaller by {factor} and does not use all of the {patch} voxels along Y|the margin must be the same whole number"
     with pytest.raises(ModelOutputError, match=message):
         quiet(lambda batch: averaged(batch, factor), np.zeros((80, 80)), patch_size=(patch, patch))
 
@@ -236,7 +237,7 @@ def test_stride_rounds_up(rng: np.random.Generator) -> None:
     def every_second(batch: np.ndarray) -> np.ndarray:  # rounds up, as convolutions with a stride and padding do
         return batch[..., 3:-3:2, 3:-3:2]
 
-    with pytest.raises(ModelOutputError, match="if it leaves none over, declare its scale"):
+    with pytest.raises(ModelOutputError, match="if it uses all voxels, declare its scale"):
         quiet(every_second, image, patch_size=(22, 22))
     result = quiet(Fixed(every_second, 22, scale=(Fraction(1, 2),) * 2), image, patch_size=(22, 22))
     np.testing.assert_array_equal(result, image[::2, ::2])

@@ -1,4 +1,4 @@
-"""Tiles for which a skip rule decides whether the model runs on them."""
+"""The tiles on which a skip rule decides."""
 
 from __future__ import annotations
 
@@ -15,20 +15,30 @@ from patchloom.specs.patch_specs import TileSpecs
 
 @dataclass(frozen=True)
 class CandidateTiles:
-    """Tiles of one image, as few as a batch holds, for a skip rule to decide on.
+    """Tiles of one image, at most a batch of them, on which a skip rule decides.
 
     Parameters
     ----------
     image_stacks : sequence of ImageStack
         The series.
     specs : sequence of TileSpecs
-        The tiles, as the plan's tiling has them; at least one, all of one image.
+        The tiles, at least one, all of one image.
     read : callable
-        Reads for each tile the voxels of the image that the model would get, in the image's dtype, `C(Z)YX`. Voxels that
-        padding repeats (`"reflect"`, `"edge"`) or brings in from the other side (`"wrap"`) are among them; the zeros of
-        `"constant"` are not.
+        Returns an array `C(Z)YX` for each tile: the voxels of the image that the model would get, in the dtype of the image. They
+        include voxels that padding repeats (`"reflect"`, `"edge"`) or reads from the other side of the image (`"wrap"`), but not the
+        zeros of `"constant"`.
     cache : ChunkCache
-        Keeps decoded chunks while the run lasts, for rules that read images of their own.
+        The cache of decoded chunks of the run, for rules that read other images.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import patchloom as pl
+    >>> stack = pl.ArrayStack(np.zeros((6, 8)), axes="YX")
+    >>> tiling = pl.TiledPatching([stack.data_shape], patch_size=(4, 4), overlaps=(0, 0))
+    >>> tiles = pl.CandidateTiles([stack], [tiling[3]], read=list, cache=pl.ChunkCache(1000))
+    >>> tiles.windows
+    [(slice(2, 6, None), slice(4, 8, None))]
     """
 
     image_stacks: Sequence[ImageStack]
@@ -43,7 +53,7 @@ class CandidateTiles:
 
     @property
     def windows(self) -> list[tuple[slice, ...]]:
-        """For each tile, the part of the image that it predicts, `(z,) y, x`; the part outside the image is cut off."""
+        """For each tile, the region that it predicts, cropped to the image, `(z,) y, x` in voxels."""
         spatial_shape = self.image_stacks[self.data_idx].data_shape[2:]
         return [
             tuple(

@@ -1,19 +1,19 @@
-"""What a model makes of a tile, inferred by running it on a few.
+"""Inference of the outputs of a model by running it on a few tiles.
 
-The size of an output depends on the size P of a tile by ``scale * (P - 2 * margin)``. One size does not separate scale and
-margin: 32 voxels for a tile of 64 are half the scale, or a margin of 16. So where an output is not as large as the tile, the
-model is run on a tile of a second size, and the slope is the scale::
+The size of an output is ``scale * (P - 2 * margin)`` for tiles of size P. One size does not separate scale and margin: 32 voxels for
+a tile of 64 are a scale of 1/2, or a margin of 16. If an output is not as large as the tile, the model is therefore run on a tile
+of a second size, and the slope is the scale::
 
     output                     slope 1, intercept -32: a margin of 16
       |            . 32
-      |        . 16            slope 1/2, intercept 0: half the scale
+      |        . 16            slope 1/2, intercept 0: a scale of 1/2
       |    .
       +---------------- tile
           32  48  64
 
-An output as large as the tile is taken as it is. A model that takes tiles of one size only, and returns a whole fraction of it,
-is refused: it has to declare its scale. So is one whose margin differs on the two sides, which no size shows where the total
-is even: then a voxel in the middle of the tile is changed, and the output has to change in its middle as well.
+An output as large as the tile has scale 1 and no margin. A model that accepts one tile size only, and returns 1/2, 1/3, … of it,
+is refused and has to declare its scale. A model whose margin differs on the two sides is refused too. If the sum of both margins
+is even, sizes do not show the difference: a voxel in the middle of the tile is changed, and the output must change in its middle.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from patchloom.prediction.running.tile_reading import read_tiles, specs_in_image
 from patchloom.specs.patch_specs import TileSpecs
 
 Outputs = Mapping[str, NDArray[Any]]
-"""`(B, C, (Z), Y, X)` for each output."""
+"""`(B, C, (Z), Y, X)`, by the name of the output."""
 
 Scale = tuple[Fraction, ...]
 
@@ -52,7 +52,7 @@ _CHANGES = (
     32,
     Fraction(1),
 )
-"""Second sizes that are tried, as changes of the first: fractions of it, or voxels. Small tiles first, which take less memory."""
+"""Changes of the tile size that are tried: fractions of it, or voxels. Smaller tiles come first, as they need less memory."""
 
 _REMEDY = "declare its scale in a ModelDescription, such as scale=(Fraction(1, 2), Fraction(1, 2))"
 
@@ -65,25 +65,25 @@ def infer_outputs(
     Parameters
     ----------
     layout : TileLayout
-        The tiles, while the outputs are not known.
+        The tiles, without known outputs.
     stacks : sequence of ImageStack
         The series as the model is run on it.
     model : callable
         The model.
     keep_going : bool
-        Whether an image that fails is skipped if another one of its dtype does not.
+        Whether an image that fails is skipped if another image of its dtype does not fail.
 
     Returns
     -------
     tuple of tuple of OutputSpec
-        The outputs for each image.
+        The outputs of each image.
 
     Raises
     ------
     ModelError
         If the model fails.
     ModelOutputError
-        If what it returns fits no scale and margin, or several; the message names the tile.
+        If no scale and margin fit what it returns, or several do. The message names the tile.
     """
     extractor = PatchExtractor(stacks, padding=layout.request.padding)
     inferred: dict[np.dtype[Any], tuple[OutputSpec, ...]] = {}
@@ -117,23 +117,25 @@ def _infer_from(layout: TileLayout, extractor: PatchExtractor, data_idx: int, mo
 
 def _infer(run: Callable[[NDArray[Any]], Outputs], tile: NDArray[Any], layout: TileLayout) -> tuple[OutputSpec, ...]:
     declared, is_fixed = layout.survey.model.scale, layout.survey.model.patch_size is not None
-    outputs = run(tile.copy())  # a batch is the model's to change
+    outputs = run(tile.copy())  # the model may change it
     if declared is not None:
         scales = dict.fromkeys(outputs, declared)
     else:
         scales = infer_scales(run, tile, outputs, fixed=is_fixed)
-    specs = tuple(infer_output_spec(name, output, tile.shape[2:], scales[name]) for name, output in outputs.items())
-    if declared is None and any(any(spec.margin) for spec in specs):
+    output_specs = tuple(
+        infer_output_spec(name, output, tile.shape[2:], scales[name]) for name, output in outputs.items()
+    )
+    if declared is None and any(any(spec.margin) for spec in output_specs):
         if not is_fixed:
-            _check_whole_steps(run, tile, outputs, specs)
-        _check_centered(run, tile, outputs, specs)
-    return specs
+            _check_whole_steps(run, tile, outputs, output_specs)
+        _check_centered(run, tile, outputs, output_specs)
+    return output_specs
 
 
 def infer_scales(
     run: Callable[[NDArray[Any]], Outputs], tile: NDArray[Any], outputs: Outputs, *, fixed: bool
 ) -> dict[str, Scale]:
-    """Infer the scale of each output from a second size of tiles, where its size is not that of the tile.
+    """Infer the scale of each output; if its size is not that of the tile, from tiles of a second size.
 
     Parameters
     ----------
@@ -142,14 +144,14 @@ def infer_scales(
     tile : array
         `(1, C, (Z), Y, X)`.
     outputs : mapping of str to array
-        What the model returned for it.
+        The outputs for this tile.
     fixed : bool
-        Whether the model takes tiles of this size only.
+        Whether the model accepts tiles of this size only.
 
     Raises
     ------
     ModelOutputError
-        If the sizes fit no scale, or several.
+        If no scale fits the sizes, or several do.
 
     Examples
     --------
@@ -166,7 +168,7 @@ def infer_scales(
     for other in () if fixed else _other_sizes(size, outputs):
         try:
             second = run(_resized(tile, other))
-        except ModelError:  # the network does not take this size
+        except ModelError:  # the network does not accept this size
             continue
         if second.keys() == outputs.keys():
             seen.append(_Sizes(other, {name: output.shape[2:] for name, output in second.items()}))
@@ -177,20 +179,20 @@ def infer_scales(
         others = ", ".join(f"{_texts(sizes.outputs.values())} for {_text(sizes.tile)}" for sizes in seen[:3])
         raise ModelOutputError(
             f"the model returned {_texts(output.shape[2:] for output in outputs.values())} voxels for tiles of {_text(size)}, "
-            f"{others}: that fits no scale; {_REMEDY}"
+            f"{others}, and no scale fits all of these: {_REMEDY}"
         )
     return {name: tuple(map(_scale_by_one_size, output.shape[2:], size)) for name, output in outputs.items()}
 
 
 class _Sizes(NamedTuple):
-    """Sizes of a tile and of what a model returned for it, `(z,) y, x`."""
+    """Sizes of a tile and of the outputs for it, `(z,) y, x`."""
 
     tile: tuple[int, ...]
     outputs: Mapping[str, tuple[int, ...]]
 
 
 def _other_sizes(size: tuple[int, ...], outputs: Outputs) -> Iterator[tuple[int, ...]]:
-    """Yield sizes that differ from a size along all axes; then along those only along which an output differs from the tile."""
+    """Yield sizes that differ along all axes, then sizes that differ only along the axes where an output differs from the tile."""
     differs = [any(output.shape[2 + axis] != side for output in outputs.values()) for axis, side in enumerate(size)]
     for varied in dict.fromkeys([(True,) * len(size), tuple(differs)]):
         for change in _CHANGES:
@@ -203,7 +205,7 @@ def _other_sizes(size: tuple[int, ...], outputs: Outputs) -> Iterator[tuple[int,
 
 
 def _voxels(side: int, change: Fraction | int) -> int:
-    """Turn a change into voxels: a fraction that is not whole becomes a multiple of 12, which most strides divide."""
+    """Return a change in voxels: if it is not a whole number, a multiple of 12, as most strides divide 12."""
     if isinstance(change, int):
         return change
     voxels = side * change
@@ -213,14 +215,14 @@ def _voxels(side: int, change: Fraction | int) -> int:
 
 
 def _resized(tile: NDArray[Any], size: Sequence[int]) -> NDArray[Any]:
-    """Cut a tile, or continue it by its mirror image, to another size."""
+    """Crop a tile to another size, or extend it by its mirror image."""
     cut = tile[(slice(None), slice(None), *map(slice, size))]
-    missing = [(0, side - there) for side, there in zip(size, cut.shape[2:], strict=True)]
+    missing = [(0, side - cropped) for side, cropped in zip(size, cut.shape[2:], strict=True)]
     return np.pad(cut, [(0, 0), (0, 0), *missing], mode="symmetric")
 
 
 def _scales(out: Sequence[int], size: Sequence[int], name: str, seen: Sequence[_Sizes]) -> Scale | None:
-    """Find the scale of an output along each axis; None if other sizes are needed for it."""
+    """Find the scale of an output along each axis; None if more sizes are needed."""
     scales = []
     for axis, (voxels, side) in enumerate(zip(out, size, strict=True)):
         steps = [(sizes.tile[axis] - side, sizes.outputs[name][axis] - voxels) for sizes in seen]
@@ -233,10 +235,10 @@ def _scales(out: Sequence[int], size: Sequence[int], name: str, seen: Sequence[_
 
 
 def _scale(out: int, size: int, steps: Sequence[tuple[int, int]]) -> Fraction | None:
-    """Find the scale along one axis by changes of a tile and of its output; None if not exactly one fits.
+    """Find the scale along one axis from changes of the tile size and of the output size; None if not exactly one fits.
 
-    Networks may round sizes, so that an output that is smaller by a factor is off by less than a voxel. A factor fits if all
-    changes do; of several that fit, the one that some change shows exactly.
+    Networks may round sizes, so an output that is smaller by a factor may be off by less than a voxel. A factor fits if it fits all
+    changes. If several fit, the one that fits a change exactly is taken.
     """
     tile, output = steps[0]
     larger = Fraction(output, tile)
@@ -253,13 +255,13 @@ def _scale(out: int, size: int, steps: Sequence[tuple[int, int]]) -> Fraction | 
 
 
 def _scale_by_one_size(out: int, size: int) -> Fraction:
-    """Infer a scale where no second size is taken: only outputs larger than the tile, or less by a clear margin."""
+    """Infer the scale if no second size is accepted: outputs are larger than the tile, or lack what can only be a margin."""
     if out >= size:
         return Fraction(-(-out // size))
     if size % out == 0:
         raise ModelOutputError(
-            f"the model returned {out} voxels for tiles of {size} and takes no other size: that is {Fraction(out, size)} of the "
-            f"scale, or a margin; {_REMEDY}"
+            f"the model returned {out} voxels for tiles of {size} and accepts no other size: its scale is {Fraction(out, size)}, or "
+            f"it has a margin; {_REMEDY}"
         )
     return Fraction(1)
 
@@ -267,52 +269,45 @@ def _scale_by_one_size(out: int, size: int) -> Fraction:
 def _check_whole_steps(
     run: Callable[[NDArray[Any]], Outputs], tile: NDArray[Any], outputs: Outputs, output_specs: Sequence[OutputSpec]
 ) -> None:
-    """Check that what an output lacks is a margin, and not what a stride leaves over at the end of the tile.
+    """Check that voxels that an output lacks are its margin, and not the remainder of the tile size divided by a stride.
 
-    A tile that is shorter by one voxel gives a shorter output then, or is not taken.
+    If they are a margin, the output of a tile that is one voxel shorter is shorter too, or the model does not accept this tile.
     """
     for axis, side in enumerate(tile.shape[2:]):
-        strided = [
-            output_spec
-            for output_spec in output_specs
-            if output_spec.scale[axis].denominator > 1 and output_spec.margin[axis]
-        ]
+        strided = [spec for spec in output_specs if spec.scale[axis].denominator > 1 and spec.margin[axis]]
         if not strided:
             continue
-        shorter = [other - (number == axis) for number, other in enumerate(tile.shape[2:])]
+        shorter = [other - (other_axis == axis) for other_axis, other in enumerate(tile.shape[2:])]
         try:
             second = run(_resized(tile, shorter))
         except ModelError:
             continue
-        for output_spec in strided:
-            if (
-                output_spec.name in second
-                and second[output_spec.name].shape[2 + axis] == outputs[output_spec.name].shape[2 + axis]
-            ):
+        for spec in strided:
+            if spec.name in second and second[spec.name].shape[2 + axis] == outputs[spec.name].shape[2 + axis]:
                 raise ModelOutputError(
-                    f"the model makes tiles smaller by {output_spec.scale[axis].denominator} and leaves over some of the {side} voxels "
-                    f"along {spatial_axes(len(output_specs[0].scale))[axis]}: take a patch_size that its stride divides, with the margin "
-                    f"taken off; if it leaves none over, {_REMEDY}"
+                    f"the model makes tiles smaller by {spec.scale[axis].denominator} and does not use all of the {side} voxels "
+                    f"along {spatial_axes(len(output_specs[0].scale))[axis]}: use a patch_size that, without the margin, is a multiple of its "
+                    f"stride; if it uses all voxels, {_REMEDY}"
                 )
 
 
 def _check_centered(
     run: Callable[[NDArray[Any]], Outputs], tile: NDArray[Any], outputs: Outputs, output_specs: Sequence[OutputSpec]
 ) -> None:
-    """Check that margins are the same on both sides: that a voxel changed in a tile changes the output around its place.
+    """Check that margins are the same on both sides: that a changed voxel of the tile changes the output around its position.
 
-    A shift is taken as one only if the voxels that change at all and the voxel that changes most show the same shift, for two
-    neighboring voxels. The answer of a network need not be symmetric, but it is not shifted by the same whole number everywhere.
+    The response of a network need not be symmetric. It counts as shifted only if the center of all voxels that change, and the
+    voxel that changes most, are off by the same whole number, for two neighboring voxels of the tile.
     """
     sides = tile.shape[2:]
     for quarter in (2, 1, 3):
-        place = [side * quarter // 4 for side in sides]
-        answer = _shifts(run, tile, outputs, output_specs, place)
-        if answer is not None:
+        position = [side * quarter // 4 for side in sides]
+        shifts = _shifts(run, tile, outputs, output_specs, position)
+        if shifts is not None:
             break
-    else:  # the model answers to none of them
+    else:  # no output responds to any of them
         return
-    if not answer:
+    if not shifts:
         return
     for step in (1, -1):
         again = _shifts(
@@ -320,14 +315,14 @@ def _check_centered(
             tile,
             outputs,
             output_specs,
-            [min(max(at + step, 0), side - 1) for at, side in zip(place, sides, strict=True)],
+            [min(max(at + step, 0), side - 1) for at, side in zip(position, sides, strict=True)],
         )
-        for (name, axis), shift in answer.items():
+        for (name, axis), shift in shifts.items():
             if again is not None and again.get((name, axis)) == shift:
                 raise ModelOutputError(
-                    f"the model takes more from one side of a tile than from the other along {axis}, so that its output"
-                    f"{f' {name!r}' if name else ''} would be shifted by {abs(shift)} voxel(s): crop or pad it to the same "
-                    "margin on both sides; if the shift is meant, declare scale in a ModelDescription"
+                    f"the margin of {f'output {name!r}' if name else 'the output'} differs on the two sides along {axis}, so that it "
+                    f"would be shifted by {abs(shift)} voxel(s): crop or pad it to the same margin on both sides, or declare scale in a "
+                    "ModelDescription if the shift is intended"
                 )
 
 
@@ -336,44 +331,41 @@ def _shifts(
     tile: NDArray[Any],
     outputs: Outputs,
     output_specs: Sequence[OutputSpec],
-    place: Sequence[int],
+    position: Sequence[int],
 ) -> dict[tuple[str, str], int] | None:
-    """Find the distance in voxels of the input, by output and axis, between a changed voxel and the answer to it, if there is one.
+    """Return how far the response to a changed voxel is from its position, in voxels of the input, by output and axis.
 
-    None if no output answers.
+    Shifts of 0 are left out. None if no output responds.
     """
-    changed = run(_with_changed_voxel(tile, place))
+    changed = run(_with_changed_voxel(tile, position))
     found: dict[tuple[str, str], int] = {}
-    answers = False
-    for output_spec in output_specs:
-        before, after = (
-            outputs[output_spec.name][0],
-            changed[output_spec.name][0] if output_spec.name in changed else None,
-        )
+    responds = False
+    for spec in output_specs:
+        before, after = outputs[spec.name][0], changed[spec.name][0] if spec.name in changed else None
         if after is None or after.shape != before.shape:
             continue
         difference = _difference(before, after)
         if not difference.any():
             continue
-        answers = True
+        responds = True
         peak = np.unravel_index(int(difference.argmax()), difference.shape)
-        for axis, (factor, margin) in enumerate(zip(output_spec.scale, output_spec.margin, strict=True)):
+        for axis, (factor, margin) in enumerate(zip(spec.scale, spec.margin, strict=True)):
             if margin and factor.denominator == 1:
-                scale, expected = int(factor), place[axis] - margin
+                scale, expected = int(factor), position[axis] - margin
                 touched = np.flatnonzero(
                     difference.any(axis=tuple(other for other in range(difference.ndim) if other != axis))
                 )
                 middle = Fraction(int(touched[0] + touched[-1]) - (scale - 1), 2 * scale)
                 shift = int(peak[axis]) // scale - expected
                 if shift and middle - expected == shift:
-                    found[output_spec.name, spatial_axes(len(place))[axis]] = shift
-    return found if answers else None
+                    found[spec.name, spatial_axes(len(position))[axis]] = shift
+    return found if responds else None
 
 
-def _with_changed_voxel(tile: NDArray[Any], place: Sequence[int]) -> NDArray[Any]:
-    """Return a tile with the opposite value in one voxel."""
+def _with_changed_voxel(tile: NDArray[Any], position: Sequence[int]) -> NDArray[Any]:
+    """Return a copy of a tile in which one voxel has the lowest or the highest value of the tile."""
     changed = tile.copy()
-    voxel = changed[(slice(None), slice(None), *(slice(at, at + 1) for at in place))]
+    voxel = changed[(slice(None), slice(None), *(slice(at, at + 1) for at in position))]
     lowest, highest = tile.min(), tile.max()
     if lowest == highest:
         voxel[...] = np.logical_not(voxel)
@@ -383,7 +375,7 @@ def _with_changed_voxel(tile: NDArray[Any], place: Sequence[int]) -> NDArray[Any
 
 
 def _difference(before: NDArray[Any], after: NDArray[Any]) -> NDArray[np.float64]:
-    """How much each voxel changed, the channel that changed most; NaN that stays NaN did not."""
+    """Return the change of each voxel, of the channel that changed most; NaN that stays NaN does not count."""
     wide = np.complex128 if before.dtype.kind == "c" else np.float64
     with np.errstate(invalid="ignore", over="ignore"):
         change = np.abs(after.astype(wide) - before.astype(wide))

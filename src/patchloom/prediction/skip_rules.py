@@ -1,8 +1,7 @@
-"""Rules that decide on which tiles the model need not run.
+"""Skip rules: they decide on which tiles the model is not run.
 
-A tile that is skipped counts as one for which the model returned `fill` everywhere. All others run and come out as if none
-were skipped. What is skipped depends on the tiles of the plan and on the images, and on nothing else: not on memory, blocks,
-batches, or what an earlier run finished.
+A skipped tile counts as a tile for which the model returned `fill` everywhere; predictions of other tiles do not change. The
+decisions depend on the tiles of the plan and on the images only, not on memory, blocks, batches or an earlier run.
 """
 
 from __future__ import annotations
@@ -23,28 +22,48 @@ from patchloom.axes import spatial_axes
 from patchloom.errors import ArgumentError, GeometryError, PatchloomError
 from patchloom.extraction import PatchExtractor
 from patchloom.geometry.checks import whole_number
+from patchloom.geometry.coarse_axis import coarse_window, fitting_factors
 from patchloom.image_stacks import ImageStack, fingerprint, listed_stacks
 from patchloom.prediction.candidate_tiles import CandidateTiles
 
 
 @runtime_checkable
 class SkipRule(Protocol):
-    """A rule that decides on which tiles the model need not run."""
+    """A rule that decides on which tiles the model is not run.
+
+    Any object with these members can be given as `skip` of `pl.predict`. A decision must depend on the tile and on the images
+    only, so that the result is the same with any memory limit, and after a run is resumed.
+
+    Examples
+    --------
+    >>> import patchloom as pl
+    >>> class SkipLeft:
+    ...     images, identity, fill = (), "left half", 0
+    ...
+    ...     def check(self, image_stacks):
+    ...         pass
+    ...
+    ...     def skips(self, tiles):
+    ...         return [spec["coords"][-1] < 4 for spec in tiles.specs]
+    >>> options = {"axes": "YX", "patch_size": (1, 4), "overlaps": (0, 0), "progress": False}
+    >>> pl.predict(lambda batch: batch + 1, np.zeros((1, 8)), skip=SkipLeft(), **options).tolist()
+    [[0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]]
+    """
 
     @property
     def images(self) -> Sequence[ImageStack]:
-        """Image stacks that the rule reads besides the series, such as masks."""
+        """Image stacks that the rule reads in addition to the series, such as masks."""
 
     @property
     def identity(self) -> str:
-        """All that the decisions depend on but the image itself, as JSON."""
+        """A text that contains all that the decisions depend on, except for the images of the series."""
 
     @property
     def fill(self) -> float:
         """Value of the output where tiles are skipped."""
 
     def check(self, image_stacks: Sequence[ImageStack]) -> None:
-        """Refuse images that the rule does not fit, before anything runs.
+        """Check that the rule fits the images, before the model runs.
 
         Parameters
         ----------
@@ -54,16 +73,16 @@ class SkipRule(Protocol):
         Raises
         ------
         GeometryError
-            If it does not fit one of them; the message names both.
+            If it does not fit one of them. The message names the image.
         """
 
     def skips(self, tiles: CandidateTiles) -> Sequence[bool]:
-        """Decide on tiles, each by itself: the answer depends on the tile and the images only.
+        """Decide on tiles, each by itself.
 
         Parameters
         ----------
         tiles : CandidateTiles
-            The tiles, of a series that was checked.
+            Tiles of a series that was checked.
 
         Returns
         -------
@@ -81,17 +100,18 @@ class SkipRule(Protocol):
 class SkipOutside:
     """Skip tiles in which a mask is 0 everywhere.
 
-    Only the part of the image that a tile predicts counts, not a margin around it: a result outside the mask is not wanted.
-    Every tile that touches the mask runs, so that cropped or blended, the result inside the mask is as without skipping.
+    Only the region that a tile predicts counts, without the margin that it reads. Every tile that touches the mask is run, so the
+    result inside the mask is the same as without skipping, cropped or blended.
 
-    A mask may be coarser than its image, by a whole number of its own along each axis; its last voxel then stands for what is
-    left of the image. Where sizes do not divide and several whole numbers fit (a mask of 3 voxels may be that of 10 by 3 or
-    by 4), a tile is skipped only if it lies outside the mask for each of them.
+    A mask may be coarser than its image, by a whole factor along each axis; its last voxel then covers the rest of the image. If
+    sizes are not multiples and several factors fit (3 voxels may cover 10 by a factor of 3 or 4), a tile is skipped only if it is
+    outside the mask for each of them.
 
     Parameters
     ----------
     masks : sequence of ImageStack
-        One for each image stack of the series, with as many samples or with one for all. All channels count. NaN is not 0.
+        A mask for each image stack of the series, with the same number of samples, or with one sample for all. All channels count.
+        NaN is not 0.
     fill : float
         Value of the output where tiles are skipped.
 
@@ -129,20 +149,26 @@ class SkipOutside:
         return json.dumps({"skip": "outside", "masks": masks})
 
     def check(self, image_stacks: Sequence[ImageStack]) -> None:
-        """Refuse images that the masks do not fit; see `SkipRule.check`."""
+        """Check that the masks fit the images; see `SkipRule.check`."""
         listed_stacks("image_stacks", image_stacks)
         if len(self.masks) != len(image_stacks):
-            raise GeometryError(f"there are {len(self.masks)} masks and {len(image_stacks)} images: give one for each")
+            raise GeometryError(
+                f"there are {len(self.masks)} masks and {len(image_stacks)} images: give a mask for each image"
+            )
         for mask, stack in zip(self.masks, image_stacks, strict=True):
             shapes = f"mask {mask.source} has shape SC(Z)YX {tuple(mask.data_shape)} and {stack.source} {tuple(stack.data_shape)}"
             if len(mask.data_shape) != len(stack.data_shape):
-                raise GeometryError(f"{shapes}: both must be 2D or both 3D")
+                raise GeometryError(f"{shapes}: both must be 2D, or both 3D")
             if mask.data_shape[0] not in {1, stack.data_shape[0]}:
-                raise GeometryError(f"{shapes}: a mask has as many samples as its image, or one for all")
+                raise GeometryError(
+                    f"{shapes}: give a mask with the same number of samples, or with one sample for all"
+                )
             sizes = zip(stack.data_shape[2:], mask.data_shape[2:], spatial_axes(len(stack.data_shape) - 2), strict=True)
             for size, coarse, axis in sizes:
                 if not fitting_factors(size, coarse):
-                    raise GeometryError(f"{shapes}: along {axis} no whole number scales {coarse} to {size}")
+                    raise GeometryError(
+                        f"{shapes}: along {axis}, no whole factor scales {coarse} to {size}; give a mask that is coarser by a whole factor"
+                    )
 
     def skips(self, tiles: CandidateTiles) -> Sequence[bool]:
         """Decide on tiles; see `SkipRule.skips`."""
@@ -161,23 +187,22 @@ class SkipOutside:
 class SkipDark:
     """Skip tiles of which no voxel is brighter than a threshold.
 
-    All voxels that the model would get count, also voxels that padding brings in from the other side of the image (`"wrap"`)
-    included, so that a model that is blind to voxels up to the threshold loses nothing. Zeros around the image
-    (`"constant"`) do not count. NaN is not bright.
+    All voxels that the model would get count, including the margin, and voxels that padding repeats or reads from the other side of
+    the image (`"wrap"`). Zeros around the image (`"constant"`) do not count. NaN is not bright.
 
     Parameters
     ----------
     threshold : float
-        The highest gray value that is dark, in gray values of the source.
+        The highest pixel value that is dark, before normalization.
     fill : float
         Value of the output where tiles are skipped.
     channels : sequence of int, optional
-        Channels that count, from 0. If None, all count.
+        Indices of the channels that count, from 0. If None, all channels count.
 
     Raises
     ------
     GeometryError
-        If the threshold is NaN, or there is no channel, or one is not a whole number or below 0.
+        If the threshold is NaN, `channels` is empty, or a channel is not a whole number or is negative.
 
     Examples
     --------
@@ -201,13 +226,13 @@ class SkipDark:
         numbers = tuple(sorted({whole_number("channels", channel) for channel in given}))
         if not numbers or numbers[0] < 0:
             raise GeometryError(
-                f"channels is {self.channels}: name at least one, counted from 0, or leave it out for all"
+                f"channels is {self.channels}: give at least one channel, counted from 0, or leave it out for all"
             )
         object.__setattr__(self, "channels", numbers)
 
     @property
     def images(self) -> Sequence[ImageStack]:
-        """None: only the series is read."""
+        """Empty: only the series is read."""
         return ()
 
     @property
@@ -237,24 +262,33 @@ class SkipDark:
         return cls(values["threshold"], fill, values["channels"])
 
     def check(self, image_stacks: Sequence[ImageStack]) -> None:
-        """Refuse images without these channels, or without an order of gray values; see `SkipRule.check`."""
+        """Check that the images have these channels and are not complex; see `SkipRule.check`."""
         for stack in listed_stacks("image_stacks", image_stacks):
             if self.channels is not None and self.channels[-1] >= stack.data_shape[1]:
                 raise GeometryError(
-                    f"channels has {self.channels[-1]}, but {stack.source} has {stack.data_shape[1]}, counted from 0"
+                    f"channels contains {self.channels[-1]}: it must be from 0 to {stack.data_shape[1] - 1}, as {stack.source} has "
+                    f"{stack.data_shape[1]} channel(s)"
                 )
             if np.dtype(stack.data_dtype).kind == "c":
-                raise GeometryError(f"{stack.source} is complex, and only real numbers can be above a threshold")
+                raise GeometryError(
+                    f"{stack.source} is complex, and only real numbers can be above a threshold: use another skip rule"
+                )
 
     def skips(self, tiles: CandidateTiles) -> Sequence[bool]:
         """Decide on tiles; see `SkipRule.skips`."""
         return [self.is_dark(pixels) for pixels in tiles.read()]
 
     def is_dark(self, pixels: NDArray[Any]) -> bool:
-        """Return whether no voxel is bright, of `C(Z)YX` pixels with all channels of the source."""
+        """Return whether no voxel is bright.
+
+        Parameters
+        ----------
+        pixels : array
+            `C(Z)YX`, with all channels of the source.
+        """
         for channel in range(len(pixels)) if self.channels is None else self.channels:
             values = pixels[channel]
-            # Of floats one NaN would be the maximum and hide the others.
+            # The maximum of floats is NaN if one of them is.
             bright = (values > self.threshold).any() if values.dtype.kind == "f" else values.max() > self.threshold
             if bright:
                 return False
@@ -262,7 +296,7 @@ class SkipDark:
 
 
 def parse_skip_rule(value: Any) -> SkipRule | None:
-    """Parse what `skip` of `predict` may be.
+    """Parse the argument `skip` of `predict`.
 
     Parameters
     ----------
@@ -294,40 +328,13 @@ def parse_skip_rule(value: Any) -> SkipRule | None:
         raise ArgumentError(f"skip is {shown(value)}: write dark:100, or dark:100,fill=5") from error
 
 
-def fitting_factors(size: int, coarse: int) -> range:
-    """Whole numbers by which an axis may have become so much smaller: the exact one, or all that fit after rounding.
-
-    Examples
-    --------
-    >>> list(fitting_factors(100, 50)), list(fitting_factors(10, 3)), list(fitting_factors(10, 7))
-    ([2], [3, 4], [])
-    """
-    if size % coarse == 0:
-        return range(size // coarse, size // coarse + 1)
-    largest = size if coarse == 1 else -(-size // (coarse - 1)) - 1
-    return range(size // (coarse + 1) + 1, largest + 1)
-
-
-def coarse_window(part: slice, size: int, coarse: int) -> slice:
-    """Find which voxels of a coarser axis may lie over a part of an axis; at least one.
-
-    Examples
-    --------
-    >>> coarse_window(slice(4, 8), size=10, coarse=3), coarse_window(slice(9, 10), size=10, coarse=3)
-    (slice(1, 3, None), slice(2, 3, None))
-    """
-    factors = fitting_factors(size, coarse)
-    start = min(part.start // factors[-1], coarse - 1)
-    return slice(start, max(min(-(-part.stop // factors[0]), coarse), start + 1))
-
-
 def check_fill(fill: Any) -> float:
-    """Check that a fill value is a number, NaN and infinities included.
+    """Return a fill value as a plain number; NaN and infinite numbers are allowed.
 
     Raises
     ------
     ArgumentTypeError
-        If it is not one.
+        If it is not a real number.
 
     Examples
     --------
@@ -342,13 +349,13 @@ def check_fill(fill: Any) -> float:
 
 
 def check_fill_fits(fill: float, dtype: np.dtype[Any]) -> None:
-    """Check that a dtype can hold a fill value.
+    """Check that a dtype can store a fill value.
 
     Raises
     ------
     GeometryError
-        If it cannot: of integers the value must be whole and in their range, of truth values 0 or 1, and of floats it must
-        not overflow.
+        If it cannot: for integers, the value must be whole and within their range; for bool, 0 or 1; for floats, within their
+        range or infinite.
 
     Examples
     --------
@@ -368,6 +375,6 @@ def check_fill_fits(fill: float, dtype: np.dtype[Any]) -> None:
     else:
         largest = float(np.finfo(dtype).max)
         fits = not finite or abs(fill) <= largest
-        allowed = f"it must not be beyond {largest}"
+        allowed = f"it must be from {-largest} to {largest}"
     if not fits:
         raise GeometryError(f"fill is {shown(fill)}, and the output has dtype {dtype}: {allowed}")
