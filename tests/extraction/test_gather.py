@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,11 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from patchloom.extraction import gather as gather_module
 from patchloom.extraction.gather import Boxes, gather_by_numpy
 from patchloom.extraction.rescaling import Rescaling
-
-# `patchloom.extraction.gather` is the function once something has imported it from the package.
-gather_module = importlib.import_module("patchloom.extraction.gather")
 
 
 @pytest.fixture
@@ -51,7 +48,7 @@ def same_as_numpy(
     rescaling = Rescaling(*numbers) if rescaled else None
     expected = target.copy()
     gather_by_numpy(source, expected, boxes, rescaling)
-    gather_module.gather(source, target, boxes, rescaling, min_boxes=0)
+    gather_module.gather_boxes(source, target, boxes, rescaling, min_boxes=0)
     assert target.dtype == expected.dtype
     assert target.tobytes() == expected.tobytes()
 
@@ -109,7 +106,7 @@ def test_other_dtypes(source: str, target: str, monkeypatch: pytest.MonkeyPatch)
     """NumPy copies boxes whose dtypes the compiled loop does not support."""
     monkeypatch.setattr(gather_module, "compiled_loop", lambda kernel: pytest.fail("the loop was used"))
     arrays = np.ones((1, 1, 2, 2), source), np.zeros((1, 1, 2, 2), target)
-    gather_module.gather(*arrays, Boxes(*np.zeros((2, 1, 4), np.int64), np.array([[1, 2, 2]])), min_boxes=0)
+    gather_module.gather_boxes(*arrays, Boxes(*np.zeros((2, 1, 4), np.int64), np.array([[1, 2, 2]])), min_boxes=0)
     assert (arrays[1] == 1).all()
 
 

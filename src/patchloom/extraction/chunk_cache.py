@@ -18,7 +18,7 @@ from patchloom.argument_checks import instance
 from patchloom.errors import GeometryError, SourceError
 from patchloom.extraction.box_reads import BoxReads, ReadBoxes, read_boxes
 from patchloom.extraction.chunk_grid import ChunkGrid, ChunkPieces, cut_by_chunks
-from patchloom.extraction.gather import Boxes, gather
+from patchloom.extraction.gather import Boxes, gather_boxes
 from patchloom.geometry.checks import whole_number
 from patchloom.image_stacks import HoldsPixels, ImageStack
 
@@ -80,7 +80,18 @@ class ChunkCache:
         return len(self._slots) * self._slot_bytes
 
     def reader(self, stack: ImageStack) -> ReadBoxes:
-        """Return the function that reads boxes of a stack: through the cache if the stack is stored in chunks."""
+        """Return the function that reads boxes of a stack: through the cache if the stack is stored in chunks.
+
+        Parameters
+        ----------
+        stack : ImageStack
+            The image.
+
+        Returns
+        -------
+        callable
+            Takes a sequence of `BoxReads`.
+        """
         instance("stack", stack, ImageStack, "open_stacks makes them")
         grid = self._grid(stack)
         return partial(read_boxes, stack) if grid is None else partial(self._read, grid)
@@ -188,7 +199,7 @@ class ChunkCache:
         there = slots >= 0
         corners, places, extents = cut.boxes if there.all() else (column[there] for column in cut.boxes)
         boxes = Boxes(np.column_stack((slots[there], corners)), places, extents)
-        gather(self._as_chunks(grid), read.target, boxes, read.rescaling)
+        gather_boxes(self._as_chunks(grid), read.target, boxes, read.rescaling)
 
     def _as_chunks(self, grid: ChunkGrid) -> NDArray[Any]:
         """Return a view of the memory as chunks of one stack: `(slots, S, C, (Z), Y, X)`."""

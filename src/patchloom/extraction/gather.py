@@ -38,7 +38,7 @@ class Boxes(NamedTuple):
     """`(n, 3)` or `(n, 4)`: size along `C(Z)YX`, the last axes of both arrays; it is 1 along the axes before."""
 
 
-def gather(
+def gather_boxes(
     source: NDArray[Any],
     target: NDArray[Any],
     boxes: Boxes,
@@ -62,7 +62,7 @@ def gather(
     --------
     >>> image, batch = np.arange(20, dtype=np.uint8).reshape(1, 4, 5), np.zeros((2, 1, 2, 3), np.float32)
     >>> boxes = Boxes(np.array([[0, 0, 0], [0, 2, 1]]), np.array([[0, 0, 0, 0], [1, 0, 0, 0]]), np.array([[1, 2, 3]] * 2))
-    >>> gather(image, batch, boxes, Rescaling(np.float32([[2], [2]]), np.float32([[1], [1]])))
+    >>> gather_boxes(image, batch, boxes, Rescaling(np.float32([[2], [2]]), np.float32([[1], [1]])))
     >>> batch[1].tolist()
     [[[23.0, 25.0, 27.0], [33.0, 35.0, 37.0]]]
     """
@@ -80,7 +80,7 @@ def gather_by_numpy(
     boxes: Boxes,
     rescaling: Rescaling | None = None,
 ) -> None:
-    """Copy boxes one by one: the reference for `gather`."""
+    """Copy boxes one by one: the reference for `gather_boxes`."""
     parts = parts_of(target, boxes.places, boxes.extents)
     for part, pixels in zip(parts, parts_of(source, boxes.corners, boxes.extents), strict=True):
         part[...] = pixels

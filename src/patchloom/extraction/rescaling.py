@@ -72,7 +72,7 @@ class Rescaling(NamedTuple):
         return type(self)(self.scale[rows], self.offset[rows], rest)
 
     def astype(self, dtype: DTypeLike) -> Self:
-        """Return the numbers in the dtype of a batch, without the rest, for `gather`."""
+        """Return the numbers in the dtype of a batch, without the rest, for `gather_boxes`."""
         return type(self)(self.scale.astype(dtype), self.offset.astype(dtype))
 
     def loses_differences(self, dtype: np.dtype[Any]) -> bool:

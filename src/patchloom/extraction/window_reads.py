@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.extraction.box_reads import BoxReads, ReadBoxes
-from patchloom.extraction.gather import Boxes, gather, rescale_parts
+from patchloom.extraction.gather import Boxes, gather_boxes, rescale_parts
 from patchloom.extraction.rescaling import Rescaling
 from patchloom.geometry.padding import AxisSource, Padding, axis_source, source_runs
 from patchloom.image_stacks import ImageStack
@@ -147,7 +147,7 @@ def pick_windows(
     """
     inside, outside = _divide(windows, pixels.shape)
     if len(inside.corners):
-        gather(pixels, batch, inside.boxes(), rescaling)
+        gather_boxes(pixels, batch, inside.boxes(), rescaling)
     if len(outside.corners):
         _fill(_windows_of_pixels(pixels, outside, batch, padding), rescaling)
 

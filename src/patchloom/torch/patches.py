@@ -16,7 +16,15 @@ BatchSpecs = dict[str, torch.Tensor]
 
 
 class Patch(NamedTuple):
-    """A patch, or a batch of them, without a target."""
+    """A patch, or a batch of patches, without a target.
+
+    Examples
+    --------
+    >>> from patchloom.torch import Patch
+    >>> spec = {"data_idx": 0, "sample_idx": 0, "coords": (4, 6), "patch_size": (1, 2)}
+    >>> patch = Patch(input=torch.zeros(3, 1, 2), specs=spec)
+    >>> brighter = patch._replace(input=patch.input + 1)                       # as a transform does
+    """
 
     input: torch.Tensor
     """`C(Z)YX`; `(B, C, (Z), Y, X)` in a batch."""
@@ -26,7 +34,14 @@ class Patch(NamedTuple):
 
 
 class PatchPair(NamedTuple):
-    """A patch, or a batch of them, with its target."""
+    """A patch, or a batch of patches, with its target.
+
+    Examples
+    --------
+    >>> from patchloom.torch import PatchPair
+    >>> spec = {"data_idx": 0, "sample_idx": 0, "coords": (4, 6), "patch_size": (1, 2)}
+    >>> source, target, specs = PatchPair(torch.zeros(3, 1, 2), torch.ones(1, 1, 2), spec)
+    """
 
     input: torch.Tensor
     """`C(Z)YX`; `(B, C, (Z), Y, X)` in a batch."""

@@ -186,7 +186,18 @@ class PlannedDataset(torch.utils.data.Dataset[Any]):
             yield collate(self._patches(run, rows, allocate), allocate)
 
     def at_epoch(self, epoch: int) -> Self:
-        """Return a copy of the dataset at an epoch, for samplers whose keys contain no epoch."""
+        """Return a copy of the dataset at an epoch, for samplers whose keys contain no epoch.
+
+        Parameters
+        ----------
+        epoch : int
+            From 0 to 2³² - 1.
+
+        Raises
+        ------
+        GeometryError
+            If it is out of this range.
+        """
         dataset = copy.copy(self)
         dataset.epoch = checked_epoch(epoch)
         dataset._forget_repeats()  # noqa: SLF001  # of the same class

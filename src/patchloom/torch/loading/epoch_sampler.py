@@ -146,7 +146,18 @@ class EpochSampler(torch.utils.data.Sampler[PatchKey]):
         return self._runs(epoch, order, range(start, stop, max(max_keys // batch_size, 1) * batch_size))
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration; a loaded state is kept if it is of this epoch."""
+        """Choose the epoch of the next iteration; a loaded state is kept if it is of this epoch.
+
+        Parameters
+        ----------
+        epoch : int
+            From 0 to 2³² - 1.
+
+        Raises
+        ------
+        GeometryError
+            If it is out of this range.
+        """
         if checked_epoch(epoch) != self._next:
             self._next, self._resume_at = epoch, 0
 

@@ -18,10 +18,20 @@ from patchloom.errors import PatchIndexError
 
 
 class PatchKey(NamedTuple):
-    """The key of a patch: its epoch and its index in the epoch."""
+    """The key of a patch.
+
+    Examples
+    --------
+    >>> from patchloom.torch import EpochSampler, PatchKey
+    >>> next(iter(EpochSampler(4, shuffle=False))) == PatchKey(epoch=0, index=0)
+    True
+    """
 
     epoch: int
+    """Number of the epoch, from 0."""
+
     index: int  # type: ignore[assignment]  # hides a method of tuples that keys do not need
+    """Index of the patch in the epoch, from 0."""
 
 
 class PatchKeys(NamedTuple):
