@@ -172,7 +172,7 @@ def _parsed(content: bytes, file_size: int) -> CziDirectory:
 
 
 def _find_entries(content: bytes, n_entries: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Find where the entries begin, and how many dimensions each has: mostly all have as many as the first."""
+    """Return the positions of the entries and their numbers of dimensions; in most files all numbers equal the first."""
     (first,) = struct.unpack_from("<i", content, _ENTRIES_FROM + _COUNT_OFFSET) if n_entries > 0 else (0,)
     size = _ENTRY.itemsize + first * _DIMENSION.itemsize
     if 2 <= first <= _MOST_DIMENSIONS and _ENTRIES_FROM + n_entries * size <= len(content):

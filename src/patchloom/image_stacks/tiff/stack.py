@@ -21,9 +21,9 @@ from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks.sliced_stack import SlicedStack, as_data_box
 from patchloom.image_stacks.source_axes import axes_from_names, axes_map_of, unknown_axes
 from patchloom.image_stacks.source_paths import checked_path
+from patchloom.image_stacks.tiff.described_images import tiff_images
 from patchloom.image_stacks.tiff.directories import Directories, read_directories
 from patchloom.image_stacks.tiff.image import TiffImage, TiffLevel
-from patchloom.image_stacks.tiff.images import tiff_images
 from patchloom.image_stacks.tiff.pages import PageTable, page_table, read_pages
 from patchloom.image_stacks.tiff.segments import Decoder, segment_decoder
 
