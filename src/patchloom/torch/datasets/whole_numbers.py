@@ -56,6 +56,24 @@ def cast(pixels: NDArray[Any], out: NDArray[Any]) -> tuple[int, ...] | None:
     """
     with np.errstate(invalid="ignore", over="ignore"):
         out[...] = pixels
+        if pixels.dtype.kind == "u" and out.dtype.kind == "f" and _fit_together(pixels, out.dtype):
+            return None
         # Cast there and back, a number may be the same although it was infinite or had another sign in between.
         changed = (out.real.astype(pixels.dtype) != pixels) | (out != pixels)
     return tuple(np.argwhere(changed)[0].tolist()) if changed.any() else None
+
+
+def _fit_together(pixels: NDArray[Any], dtype: np.dtype[Any]) -> bool:
+    """Return whether a dtype of floats holds each number made of the bits that are set in any of them.
+
+    Examples
+    --------
+    >>> _fit_together(np.array([2**31, 2**8], np.uint32), np.dtype("float32"))
+    True
+    >>> _fit_together(np.array([2**31, 1], np.uint32), np.dtype("float32"))
+    False
+    """
+    bits = int(np.bitwise_or.reduce(pixels, axis=None))
+    highest, lowest = bits.bit_length(), (bits & -bits).bit_length()
+    limits = np.finfo(dtype)
+    return highest - lowest <= limits.nmant and highest <= limits.maxexp
