@@ -118,6 +118,11 @@ class StageTimes:
     Reading and writing have threads of their own: their stages contain only the time that the main thread waited for them. A
     stage that begins within another interrupts it, so no second counts twice.
 
+    Parameters
+    ----------
+    now : callable
+        Clock, in seconds.
+
     Examples
     --------
     >>> times = StageTimes()
@@ -127,8 +132,9 @@ class StageTimes:
     ['model']
     """
 
-    def __init__(self) -> None:
+    def __init__(self, now: Clock = time.perf_counter) -> None:
         self.seconds: dict[str, float] = {}
+        self._now = now
         self._stage: str | None = None
         self._since = 0.0
 
@@ -143,7 +149,7 @@ class StageTimes:
 
     def _switch(self, stage: str | None) -> str | None:
         """Begin a stage; return the one that was going on."""
-        now, before = time.perf_counter(), self._stage
+        now, before = self._now(), self._stage
         if before is not None:
             self.seconds[before] = self.seconds.get(before, 0.0) + now - self._since
         self._stage, self._since = stage, now
