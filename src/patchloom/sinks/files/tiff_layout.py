@@ -21,7 +21,6 @@ TILE_SIZE = 256
 _TILE_UNIT = 16
 """Sizes of tiles are multiples of this, as TIFF requires."""
 
-_STORABLE = ("int8", "int16", "int32", "uint8", "uint16", "uint32", "float32", "float64")
 _UNITS = {
     "angstrom": "Å",
     "picometer": "pm",
@@ -53,19 +52,6 @@ def tiff_axes(axes_map: AxesMap) -> str:
     """
     leading = ["T" if axis in "ST" else axis for axis in axes_map.axes if axis not in "YX"]
     return "".join(dict.fromkeys(leading)) + "YX"
-
-
-def check_storable(dtype: np.dtype[Any]) -> None:
-    """Check that OME-TIFF can store a dtype.
-
-    Raises
-    ------
-    SinkError
-        If it cannot.
-    """
-    if dtype.newbyteorder("=").name not in _STORABLE:
-        remedy = "convert it to uint8" if dtype.kind == "b" else "convert it, or write OME-Zarr"
-        raise SinkError(f"dtype {dtype} cannot be stored as OME-TIFF, which has {', '.join(_STORABLE)}: {remedy}")
 
 
 @dataclass(frozen=True, slots=True)

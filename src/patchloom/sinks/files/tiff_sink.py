@@ -11,12 +11,15 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from patchloom.axes import AxesMap
+from patchloom.errors import SinkError
 from patchloom.image_metadata import ImageMetadata
 from patchloom.sinks.files.file_sink import FileSink, Piece
 from patchloom.sinks.output_kinds import TIFF, OutputKind, image_name
 from patchloom.sinks.publishing.lock import OutputLock
 from patchloom.sinks.regions import Slices, boxes
 from patchloom.sinks.sink_arguments import check_sink_arguments, sink_dtype
+
+_STORABLE = ("int8", "int16", "int32", "uint8", "uint16", "uint32", "float32", "float64")
 
 
 def check_tiff_dtype(dtype: np.dtype[Any]) -> None:
@@ -27,9 +30,9 @@ def check_tiff_dtype(dtype: np.dtype[Any]) -> None:
     SinkError
         If it cannot.
     """
-    from patchloom.sinks.files.tiff_layout import check_storable  # noqa: PLC0415  # slow to import
-
-    check_storable(dtype)
+    if dtype.newbyteorder("=").name not in _STORABLE:
+        remedy = "convert it to uint8" if dtype.kind == "b" else "convert it, or write OME-Zarr"
+        raise SinkError(f"dtype {dtype} cannot be stored as OME-TIFF, which has {', '.join(_STORABLE)}: {remedy}")
 
 
 class TiffSink(FileSink):
