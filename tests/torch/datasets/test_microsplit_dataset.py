@@ -437,7 +437,7 @@ def test_nan(rng):
         ({"padding": "constant?"}, "padding is 'constant\\?'"),
         ({"downscale": "max"}, "downscale is 'max'"),
         ({"channels": [0]}, "channels is \\[0\\], but the inputs are sums of the targets: leave it out"),
-        ({"nan": "skip"}, "nan is 'skip': it must be 'raise' or 'keep'"),
+        ({"nan": "skip"}, "nan is 'skip': it must be one of 'raise', 'keep'"),
         ({"normalization": Normalization([1, 2], 0)}, "inputs that are sums of channels have one finite number"),
         ({"targets": None}, "targets and inputs are None: give targets, inputs, or both"),
         ({"targets": [[]]}, "there is one plan, and targets is a series for each channel"),

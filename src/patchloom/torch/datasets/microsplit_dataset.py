@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from patchloom.argument_checks import flag, instance, instances, listed, real_number, shown
+from patchloom.argument_checks import flag, instance, instances, listed, one_of, real_number
 from patchloom.errors import GeometryError, SourceError
 from patchloom.extraction import ChunkCache
 from patchloom.extraction.downscaling import Downscale
@@ -139,7 +139,7 @@ class MicroSplitDataset(PlannedDataset):
         transform: Transform | None = None,
         seed: int = 0,
     ) -> None:
-        _check_nan(nan)
+        one_of("nan", nan, ("raise", "keep"))
         flag("scale_z", scale_z)
         if cache is not None:
             instance("cache", cache, ChunkCache)
@@ -231,11 +231,6 @@ class MicroSplitDataset(PlannedDataset):
                         "choose nan='keep'"
                     )
         return PatchBatch(pixels, table)
-
-
-def _check_nan(nan: Any) -> None:
-    if not isinstance(nan, str) or nan not in {"raise", "keep"}:
-        raise GeometryError(f"nan is {shown(nan)}: it must be 'raise' or 'keep'")
 
 
 def _plans(patching: Any) -> list[Patching[PatchSpecs]]:
