@@ -1,4 +1,4 @@
-"""A test suite for models, to inherit."""
+"""A test suite for models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from patchloom.prediction.models.model import Model
 
 
 class ModelConformance:
-    """Tests for a model. Inherit it in a class that pytest collects, and define the model and its input.
+    """Tests for a model. Inherit it in a test class, and define `make_model` and `make_batch`.
 
     Examples
     --------
@@ -38,15 +38,15 @@ class ModelConformance:
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
     def test_batch_sizes(self) -> None:
-        """Batches of any size keep their spatial size: the last batch may be smaller than the others."""
+        """Predictions have the same shape in batches of any size: the last batch may be smaller than the others."""
         model = self.make_model()
-        channels = set()
+        shapes = set()
         for size in (1, 2, 3):
             batch = self.make_batch(size)
             predicted = np.asarray(model(batch.copy()))
-            channels.add(predicted.shape[1])
-            np.testing.assert_equal(predicted.shape[:1] + predicted.shape[2:], batch.shape[:1] + batch.shape[2:])
-        np.testing.assert_equal(len(channels), 1, "the number of channels depends on the batch size")
+            np.testing.assert_equal((len(predicted), predicted.ndim), (size, batch.ndim))
+            shapes.add(predicted.shape[1:])
+        np.testing.assert_equal(len(shapes), 1, "the shape of a prediction depends on the batch size")
 
     def test_tiles_are_independent(self) -> None:
         """The prediction of a tile does not depend on the other tiles of its batch."""
@@ -62,7 +62,7 @@ class ModelConformance:
         self.compare(np.asarray(model(np.asfortranarray(batch))), expected)
 
     def test_pickle(self) -> None:
-        """A pickled model predicts the same, as in worker processes."""
+        """A pickled model predicts the same, as it must in other processes."""
         model, batch = self.make_model(), self.make_batch(1)
         arrived = pickle.loads(pickle.dumps(model))  # noqa: S301  # our own pickle
         self.compare(np.asarray(arrived(batch.copy())), np.asarray(model(batch.copy())))

@@ -1,4 +1,4 @@
-"""Methods by which the gray values of images are normalized: the values of `normalize`."""
+"""Methods of normalization: the values of `normalize`."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ _HELP = (
 
 @dataclass(frozen=True, slots=True)
 class MeanStd:
-    """Bring the gray values of an image to mean 0 and standard deviation 1.
+    """Normalize an image so that the mean of its pixels is 0 and their standard deviation is 1.
+
+    Statistics are measured over the whole image, so that tiles agree at their seams.
 
     Parameters
     ----------
     per : {"source", "channel", "sample", "sample_channel"}
-        What is normalized by statistics of its own: the whole image, each channel, each sample (a time point is one), or each
-        channel of each sample.
+        The parts of an image that have statistics of their own: the whole image, each channel, each sample (a time point is a
+        sample), or each channel of each sample.
 
     Raises
     ------
     GeometryError
-        If there is no such `per`.
+        If `per` is not one of these.
 
     Examples
     --------
@@ -49,7 +51,9 @@ class MeanStd:
 
 @dataclass(frozen=True, slots=True)
 class Percentiles:
-    """Bring two percentiles of the gray values of an image to 0 and 1; what lies beyond them goes beyond 0 and 1.
+    """Normalize an image so that two percentiles of its pixels become 0 and 1.
+
+    Pixels beyond the percentiles become less than 0 or more than 1. Percentiles are measured over the whole image and are exact.
 
     Parameters
     ----------
@@ -61,7 +65,7 @@ class Percentiles:
     Raises
     ------
     GeometryError
-        If the percentiles are not two numbers from 0 to 100, the lower one first, or there is no such `per`.
+        If the percentiles are not two numbers from 0 to 100, the lower one first, or `per` is not one of these.
 
     Examples
     --------
@@ -152,5 +156,5 @@ def _with_per(name: str, per: Per) -> str:
 
 
 def _shortest(number: float) -> str:
-    """Write a number so that it reads back as the same, without a point where it is whole."""
+    """Return the shortest text of a number, without a decimal point if it is whole."""
     return repr(number).removesuffix(".0")

@@ -18,38 +18,53 @@ from patchloom.prediction.running.engine import Engine
 
 @dataclass(frozen=True, slots=True)
 class ImageReport:
-    """The outcome of one image of a run."""
+    """The outcome of one image of a run.
+
+    `pl.predict` calls its argument `report` with a list of these, one for each image.
+
+    Parameters
+    ----------
+    source : str
+        Name of the image.
+    outputs : tuple of str
+        Files that were written, one for each output of the model; empty if arrays are returned.
+    axes : str
+        Axes of the image as it is stored.
+    shape : tuple of int
+        Shape of the image, in these axes.
+    tiles, blocks : int
+        Number of tiles and blocks of the image.
+    blocks_resumed : int
+        Number of blocks that an earlier run finished.
+    tiles_skipped : int
+        Number of tiles that this run skipped.
+    seconds : float, optional
+        Seconds from the first read to completion, which may include reads of neighbors in the series; None if this run did not
+        complete the image.
+    error : str, optional
+        Message of the error by which the image failed; None if it did not.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import patchloom as pl
+    >>> reports = []
+    >>> options = {"axes": "YX", "patch_size": (4, 4), "overlaps": (0, 0), "progress": False}
+    >>> result = pl.predict(lambda batch: batch, np.zeros((8, 12)), report=reports.extend, **options)
+    >>> reports[0].shape, reports[0].tiles, reports[0].error
+    ((8, 12), 6, None)
+    """
 
     source: str
-    """Name of the image."""
-
     outputs: tuple[str, ...]
-    """Files that were written: one for each output of the model; empty if arrays are returned."""
-
     axes: str
-    """Axes of the image as it is stored."""
-
     shape: tuple[int, ...]
-    """Shape of the image, in these axes."""
-
     tiles: int
-    """Number of tiles of the image."""
-
     blocks: int
-    """Number of blocks of the image."""
-
     blocks_resumed: int
-    """Number of blocks that an earlier run finished."""
-
     tiles_skipped: int
-    """Number of tiles that this run skipped."""
-
     seconds: float | None
-    """Seconds from the first read to completion, which may include reads of neighbors in the series; None if this run did not
-    complete the image."""
-
     error: str | None
-    """Message of the error by which the image failed; None if it did not."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that go to JSON."""

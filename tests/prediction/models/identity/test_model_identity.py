@@ -1,4 +1,4 @@
-"""What a model is known by: everything that it computes with, and nothing that changes from one process to the next."""
+"""The identity of a model: it contains all that the model computes with, and nothing that differs between processes."""
 
 from __future__ import annotations
 
@@ -158,7 +158,8 @@ WAYS: dict[str, Callable[[Any], Any]] = {
     ],
     ids=["array", "dtype", "dict", "set", "text", "object"],
 )
-def test_whatever_a_model_computes_with_counts_wherever_it_is_kept(way: str, one: Any, other: Any) -> None:
+def test_weights(way: str, one: Any, other: Any) -> None:
+    """Weights count wherever a model keeps them, and only if they differ."""
     make = WAYS[way]
     identity = identify_model(make(one))
     assert not identity.unknown
@@ -222,19 +223,22 @@ def class_without_module(factor: int) -> Any:
         (lambda pattern: closure(re.compile(pattern)), "a", "b"),
     ],
 )
-def test_what_pickling_or_a_type_leaves_out_counts(make: Any, one: Any, other: Any) -> None:
+def test_hidden_state(make: Any, one: Any, other: Any) -> None:
+    """State that pickling or the type of an object leaves out counts."""
     identity = identify_model(make(one))
     assert not identity.unknown
     assert identify_model(make(one)) == identity
     assert differing(identity, identify_model(make(other)))
 
 
-def test_a_module_without_a_file_is_reported() -> None:
+def test_module_without_file() -> None:
+    """A module without a file is reported."""
     settings = types.ModuleType("settings_made_at_run_time")
     assert "settings_made_at_run_time" in identify_model(closure(settings)).unknown[0]
 
 
-def test_what_differs_is_named() -> None:
+def test_part_names() -> None:
+    """The parts that differ are named."""
     assert differing(identify_model(closure(1)), identify_model(closure(2))) == {
         "closure variable 'weights' of 'model'"
     }
@@ -270,9 +274,8 @@ PLAIN = {"scale": 2, "bias": 1, "operator": "*", "unused": 0}
 
 
 @pytest.mark.parametrize("change", [{"scale": 3}, {"bias": 2}, {"operator": "+"}], ids=str)
-def test_code_and_globals_count_through_functions_and_classes_of_the_users_own(
-    change: dict[str, Any], tmp_path: Path
-) -> None:
+def test_user_code(change: dict[str, Any], tmp_path: Path) -> None:
+    """Code and globals count through functions and classes of the user."""
     module("def shift(batch): return 1", tmp_path, "helpers")
     before = identify_model(module(MODULE.format(**PLAIN), tmp_path).model)
     assert not before.unknown
@@ -281,7 +284,8 @@ def test_code_and_globals_count_through_functions_and_classes_of_the_users_own(
     assert differing(before, identify_model(module(MODULE.format(**PLAIN | change), tmp_path).model))
 
 
-def test_a_module_of_the_users_own_that_is_imported_counts_by_what_is_taken_of_it(tmp_path: Path) -> None:
+def test_user_module(tmp_path: Path) -> None:
+    """Of a module of the user, only the attributes that are used count."""
     module("W = 1\ndef shift(batch): return W", tmp_path, "helpers")
     before = identify_model(module(MODULE.format(**PLAIN), tmp_path).model)
     module("W = 2\ndef shift(batch): return W", tmp_path, "helpers")
@@ -289,9 +293,8 @@ def test_a_module_of_the_users_own_that_is_imported_counts_by_what_is_taken_of_i
     assert differing(before, after) == {"global 'W' of helpers"}
 
 
-def test_a_module_that_a_function_imports_when_it_is_called_counts_by_its_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_late_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that a function imports when it is called counts by its file."""
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "late_helpers.py").write_text("shift = 1")
 
@@ -306,9 +309,10 @@ def test_a_module_that_a_function_imports_when_it_is_called_counts_by_its_file(
     assert differing(before, identify_model(model)) == {"imported module 'late_helpers' of 'model'"}
 
 
-def test_a_package_that_is_installed_anew_with_its_old_version_counts_by_its_file(
+def test_reinstalled_package(
     tmp_path: Path,
 ) -> None:
+    """A package that is installed again with the same version counts by its files."""
     folder = tmp_path / "site-packages"
     folder.mkdir()
     source = "__version__ = '1'\ndef model(batch): return batch * {factor}"
@@ -318,9 +322,8 @@ def test_a_package_that_is_installed_anew_with_its_old_version_counts_by_its_fil
     assert identities[0] == identities[1] != identities[2]
 
 
-def test_a_file_of_weights_that_code_or_an_attribute_names_counts_by_its_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_named_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of weights that code or an attribute names counts by its bytes."""
     monkeypatch.chdir(tmp_path)
 
     def lazily(batch: np.ndarray) -> Any:
@@ -359,7 +362,9 @@ print(json.dumps(dict(identity.parts)))
 """
 
 
-def test_another_process_finds_the_same_whatever_the_hashes_and_addresses(tmp_path: Path) -> None:
+def test_other_process(tmp_path: Path) -> None:
+    """Another process with other hashes and addresses finds the same identity."""
+
     def found(seed: str) -> dict[str, str]:
         run = subprocess.run(
             [sys.executable, "-c", DETERMINISM],
@@ -397,12 +402,15 @@ def shape_of(value: Any) -> Any:
 
 
 @given(one=VALUES, other=VALUES)
-def test_values_are_told_apart_if_and_only_if_they_differ(one: Any, other: Any) -> None:
+def test_values(one: Any, other: Any) -> None:
+    """The identities of two values are equal if and only if the values are."""
     same = repr(shape_of(one)) == repr(shape_of(other))
     assert (identify_model(closure(one)) == identify_model(closure(other))) == same
 
 
-def test_what_cannot_be_looked_into_is_reported_with_the_part_that_it_is() -> None:
+def test_unknown_parts() -> None:
+    """Objects that cannot be inspected are reported with the name of their part."""
+
     def generator() -> Iterator[int]:
         yield 1
 
@@ -420,7 +428,9 @@ def test_what_cannot_be_looked_into_is_reported_with_the_part_that_it_is() -> No
     assert not identify_model(Net(threading.Lock())).unknown, "a lock computes nothing"
 
 
-def test_objects_that_raise_when_they_are_looked_at_are_reported() -> None:
+def test_raising_objects() -> None:
+    """Objects that raise when they are inspected are reported."""
+
     class Hostile:
         def __reduce_ex__(self, protocol: Any) -> Any:
             raise ZeroDivisionError
@@ -434,7 +444,8 @@ def test_objects_that_raise_when_they_are_looked_at_are_reported() -> None:
     assert identify_model(Hostile()).unknown
 
 
-def test_the_effort_is_bounded() -> None:
+def test_bounds() -> None:
+    """The number of objects and the depth are bounded."""
     endless: list[Any] = []
     inner = endless
     for _ in range(100_000):
@@ -451,7 +462,9 @@ def test_the_effort_is_bounded() -> None:
     assert identify_model(Net(myself)) == identify_model(Net(myself))
 
 
-def test_state_that_changes_with_each_call_counts_and_a_declared_identity_stands_for_all() -> None:
+def test_declared_identity() -> None:
+    """State that a call changes counts, unless an identity is declared."""
+
     class Counting(Net):
         def __init__(self) -> None:
             super().__init__(2)
@@ -504,9 +517,8 @@ class Wrapper:
 
 
 @pytest.mark.parametrize("external", [True, False])
-def test_a_network_is_known_by_its_file_and_by_its_external_weights_also_inside_wrappers(
-    external: bool, tmp_path: Path
-) -> None:
+def test_onnx_weights(external: bool, tmp_path: Path) -> None:
+    """An ONNX network counts by its file and its external weights, also inside wrappers."""
     onnxruntime = pytest.importorskip("onnxruntime")
     path = tmp_path / "net.onnx"
 
@@ -532,7 +544,8 @@ def test_a_network_is_known_by_its_file_and_by_its_external_weights_also_inside_
     assert identify_model(Wrapper(model)) != identify_model(Wrapper(model, gain=2))
 
 
-def test_a_network_is_known_by_the_weights_that_it_was_loaded_with(tmp_path: Path) -> None:
+def test_loaded_weights(tmp_path: Path) -> None:
+    """An ONNX network counts by the weights that it was loaded with."""
     pytest.importorskip("onnxruntime")
     model = OnnxModel(save_network(tmp_path / "net.onnx", 2, external=True))
     before = identify_model(model)
@@ -540,7 +553,8 @@ def test_a_network_is_known_by_the_weights_that_it_was_loaded_with(tmp_path: Pat
     assert identify_model(model) == before
 
 
-def test_external_weights_outside_the_folder_of_the_network_are_not_read(tmp_path: Path) -> None:
+def test_weights_outside(tmp_path: Path) -> None:
+    """External weights outside the folder of the network are not read."""
     (tmp_path / "inside").mkdir()
     (tmp_path / "secret").write_bytes(b"1")
     (tmp_path / "inside" / "w").write_bytes(b"1")
@@ -555,7 +569,8 @@ def test_external_weights_outside_the_folder_of_the_network_are_not_read(tmp_pat
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-def test_parameters_and_buffers_of_a_torch_module_count() -> None:
+def test_torch_module() -> None:
+    """Parameters and buffers of a torch module count."""
     torch = pytest.importorskip("torch")
 
     class Convolution(torch.nn.Module):  # type: ignore[misc,name-defined]
@@ -588,7 +603,8 @@ def test_parameters_and_buffers_of_a_torch_module_count() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
-def test_layers_count_in_their_order_and_tensors_by_what_they_show() -> None:
+def test_torch_order() -> None:
+    """Layers count in order, and tensors by their elements."""
     torch = pytest.importorskip("torch")
 
     def layers(names: str) -> Any:
@@ -620,7 +636,8 @@ def test_layers_count_in_their_order_and_tensors_by_what_they_show() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-def test_a_model_that_is_made_again_in_the_same_process_is_the_same() -> None:
+def test_same_process() -> None:
+    """A model that is made again in the same process has the same identity."""
     torch = pytest.importorskip("torch")
 
     def hooked() -> Any:
@@ -642,7 +659,8 @@ def test_a_model_that_is_made_again_in_the_same_process_is_the_same() -> None:
         assert identify_model(closure(make())) == first
 
 
-def test_torch_is_not_imported_for_it() -> None:
+def test_no_import_of_torch() -> None:
+    """Torch is not imported."""
     code = "import sys; from patchloom.prediction.models.identity.model_identity import identify_model as f; f(lambda b: b); f(f)\n"
     subprocess.run(
         [sys.executable, "-c", code + "assert 'torch' not in sys.modules and 'onnx' not in sys.modules"], check=True
