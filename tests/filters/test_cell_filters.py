@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from patchloom.errors import GeometryError
+from patchloom.errors import ArgumentError
 from patchloom.filters import (
     CustomFilter,
     EntropyFilter,
@@ -118,5 +118,5 @@ def test_custom_filter():
 )
 def test_bad_parameters(make):
     """Invalid parameters are refused."""
-    with pytest.raises(GeometryError, match="must be"):
+    with pytest.raises(ArgumentError, match="must be"):
         make()

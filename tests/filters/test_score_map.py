@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from patchloom import ScoreMap, WeightedPatching
-from patchloom.errors import GeometryError
+from patchloom.errors import ArgumentError
 
 
 def score_map(
@@ -39,9 +39,9 @@ def test_nan():
 
 def test_no_scores():
     """A quantile of no scores is an error."""
-    with pytest.raises(GeometryError, match="no cell of the series has a score of test"):
+    with pytest.raises(ArgumentError, match="no cell of the series has a score of test"):
         score_map([[[np.nan]]]).quantile(0.5)
-    with pytest.raises(GeometryError, match="share is 1"):
+    with pytest.raises(ArgumentError, match="share is 1"):
         score_map([[[1]]]).quantile(1.5)
 
 

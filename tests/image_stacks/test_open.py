@@ -7,7 +7,7 @@ import pytest
 import tifffile
 import zarr
 
-from patchloom.errors import AxesError, GeometryError, MissingExtraError, SourceError, SourceNotFoundError
+from patchloom.errors import ArgumentError, AxesError, MissingExtraError, SourceError, SourceNotFoundError
 from patchloom.image_stacks import (
     ArrayStack,
     CziStack,
@@ -196,7 +196,7 @@ def test_other_objects(source):
 
 def test_empty_series():
     """An empty series is refused."""
-    with pytest.raises(GeometryError, match="the series is empty: give at least one source"):
+    with pytest.raises(ArgumentError, match="the series is empty: give at least one source"):
         open_stacks([])
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from patchloom.errors import GeometryError
+from patchloom.errors import ArgumentError
 from patchloom.image_stacks import ArrayStack, check_series
 
 
@@ -16,7 +16,7 @@ def test_differences():
 
 def test_empty_series():
     """An empty series is refused."""
-    with pytest.raises(GeometryError, match="the series is empty"):
+    with pytest.raises(ArgumentError, match="the series is empty"):
         check_series([])
 
 
@@ -24,11 +24,11 @@ def test_dimensions():
     """The error names both stacks if dimensions differ."""
     series = [stack((4, 9, 9), "ZYX", source="a.tif"), stack((5, 9, 9), "ZYX"), stack((9, 9), "YX", source="b.tif")]
     named = r"a\.tif \(stack 0\) is 3D .*\(1, 1, 4, 9, 9\) and b\.tif \(stack 2\) is 2D"
-    with pytest.raises(GeometryError, match=named):
+    with pytest.raises(ArgumentError, match=named):
         check_series(series)
 
 
 def test_channels():
     """The error names both stacks if channels differ."""
-    with pytest.raises(GeometryError, match=r"a\.tif \(stack 0\) has 2 channels and b\.tif \(stack 1\) has 1"):
+    with pytest.raises(ArgumentError, match=r"a\.tif \(stack 0\) has 2 channels and b\.tif \(stack 1\) has 1"):
         check_series([stack((2, 9, 9), "CYX", source="a.tif"), stack((9, 9), "YX", source="b.tif")])

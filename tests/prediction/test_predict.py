@@ -16,6 +16,7 @@ import tifffile
 import zarr
 
 from patchloom.errors import (
+    ArgumentError,
     AxesError,
     GeometryError,
     ModelError,
@@ -380,7 +381,7 @@ def test_overwrite(rng: np.random.Generator, tmp_path: Path) -> None:
         ({"padding": "mirror"}, GeometryError, "padding is 'mirror'"),
         ({"output": "out.png"}, SinkError, "out.png"),
         ({"output": "missing/out.ome.zarr", "sources": "nowhere.tif"}, SourceNotFoundError, "nowhere.tif"),
-        ({"sources": []}, (GeometryError, SourceNotFoundError), "."),
+        ({"sources": []}, ArgumentError, "the series is empty"),
     ],
 )
 def test_wrong_arguments(

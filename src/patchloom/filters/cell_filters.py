@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.argument_checks import function, instance, real_number, shown
-from patchloom.errors import ArgumentTypeError, GeometryError
+from patchloom.errors import ArgumentError, ArgumentTypeError
 
 _EULER = 0.57721566490153286
 
@@ -150,7 +150,7 @@ class PercentileFilter(_BuiltInFilter):
 
     Raises
     ------
-    GeometryError
+    ArgumentError
         If `percent` is not from 0 to 100.
 
     Examples
@@ -186,7 +186,7 @@ class EntropyFilter(_BuiltInFilter):
 
     Raises
     ------
-    GeometryError
+    ArgumentError
         If `bin_width` is not above 0.
 
     Examples
@@ -204,7 +204,7 @@ class EntropyFilter(_BuiltInFilter):
 
     def __post_init__(self) -> None:
         if real_number("bin_width", self.bin_width) <= 0:
-            raise GeometryError(f"bin_width is {self.bin_width}: it must be above 0, in gray values")
+            raise ArgumentError(f"bin_width is {self.bin_width}: it must be above 0, in gray values")
 
     def score_rows(self, voxels: NDArray[Any]) -> NDArray[Any]:
         """Score cells given as `(N, voxels)`."""
@@ -267,7 +267,7 @@ class CustomFilter:
 
     def __post_init__(self) -> None:
         if not instance("identity", self.identity, str):
-            raise GeometryError(
+            raise ArgumentError(
                 "identity is '': name everything that the scores depend on, such as 'gradient, sigma 2'"
             )
         function("function", self.function)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.argument_checks import one_of, real_number
-from patchloom.errors import GeometryError
+from patchloom.errors import ArgumentError
 from patchloom.geometry.checks import series_shapes, spatial_tuple, whole_number
 from patchloom.geometry.grid_cells import cell_counts, cell_sides
 from patchloom.image_stacks import ImageStack, ScanBlock, listed_stacks, scan_stack
@@ -88,10 +88,10 @@ def label_weights(
     shapes = series_shapes([stack.data_shape for stack in labels], len(cell_size))
     for data_idx, shape in enumerate(shapes):
         if shape[1] != 1:
-            raise GeometryError(f"labels[{data_idx}] has {shape[1]} channels (shape {shape}): it must have one")
+            raise ArgumentError(f"labels[{data_idx}] has {shape[1]} channels (shape {shape}): it must have one")
     by_label = _balanced([_count_labels(stack, cell_size, max_bytes) for stack in labels], balance)
     if share and not any(map(np.any, by_label)):
-        raise GeometryError("labels are 0 everywhere: give labels with foreground, or share=0")
+        raise ArgumentError("labels are 0 everywhere: give labels with foreground, or share=0")
     anywhere = 1 / sum(shape[0] * prod(shape[2:]) for shape in shapes)
     return [
         share * weights + (1 - share) * anywhere * prod(cell_sides(shape[2:], cell_size))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.argument_checks import real_number
-from patchloom.errors import GeometryError
+from patchloom.errors import ArgumentError
 from patchloom.geometry.grid_cells import cell_sides
 
 
@@ -53,13 +53,13 @@ class ScoreMap:
 
         Raises
         ------
-        GeometryError
+        ArgumentError
             If `share` is not from 0 to 1, or no cell has a score.
         """
         real_number("share", share, least=0, most=1)
         known = np.concatenate([scores[~np.isnan(scores)] for scores in self.scores])
         if not len(known):
-            raise GeometryError(
+            raise ArgumentError(
                 f"no cell of the series has a score of {self.name}, all are NaN: check the filter and the images"
             )
         return float(np.quantile(known, share))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from patchloom.argument_checks import shown, whole_number
-from patchloom.errors import AxesError, GeometryError, PatchloomError, SourceError, SourceNotFoundError
+from patchloom.errors import ArgumentError, AxesError, PatchloomError, SourceError, SourceNotFoundError
 from patchloom.image_stacks.array_stack import ArrayStack, SliceableArray
 from patchloom.image_stacks.czi.stack import CziStack
 from patchloom.image_stacks.npy_stack import NpyStack
@@ -50,7 +50,7 @@ def open_stacks(
     ------
     SourceNotFoundError, SourceError, AxesError, MissingExtraError
         If a source cannot be opened. If several cannot, one error lists them all.
-    GeometryError
+    ArgumentError
         If there are no sources.
 
     Examples
@@ -187,7 +187,7 @@ def _listed(sources: Source | Sequence[Source]) -> list[Source]:
         raise SourceError(f"{shown(sources)} is not a source of images: give a path, a URL, an array or an image stack")
     listed = list(cast("Iterable[Source]", sources))
     if not listed:
-        raise GeometryError("the series is empty: give at least one source")
+        raise ArgumentError("the series is empty: give at least one source")
     return listed
 
 

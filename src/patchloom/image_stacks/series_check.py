@@ -7,7 +7,7 @@ from typing import Any
 
 from patchloom.argument_checks import instance, listed
 from patchloom.axes import spatial_axes
-from patchloom.errors import GeometryError
+from patchloom.errors import ArgumentError, GeometryError
 from patchloom.image_stacks.protocols import ImageStack
 
 
@@ -52,7 +52,7 @@ def check_series(stacks: Sequence[ImageStack]) -> None:
 
     Raises
     ------
-    GeometryError
+    ArgumentError
         If the series is empty, or two stacks differ in their number of dimensions or channels.
 
     Examples
@@ -66,7 +66,7 @@ def check_series(stacks: Sequence[ImageStack]) -> None:
     and array (stack 1) is 2D with shape SCYX (1, 4, 9, 9)
     """
     if not stacks:
-        raise GeometryError("the series is empty: give at least one image stack")
+        raise ArgumentError("the series is empty: give at least one image stack")
     first = stacks[0]
     for data_idx, stack in enumerate(stacks):
         if len(stack.data_shape) != len(first.data_shape):
