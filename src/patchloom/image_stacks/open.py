@@ -203,7 +203,7 @@ def _axes_of_each(axes: str | Sequence[str | None] | None, n_sources: int) -> li
 
 def _is_image(source: object) -> bool:
     is_array = hasattr(source, "shape") and hasattr(source, "dtype") and hasattr(source, "__getitem__")
-    return not isinstance(source, type) and (isinstance(source, ImageStack) or is_array)
+    return not isinstance(source, type) and (is_array or isinstance(source, ImageStack))
 
 
 def _one_error(failures: Sequence[PatchloomError], n_images: int) -> PatchloomError:
