@@ -294,6 +294,12 @@ MANY_TILES = Kind(
         "one too many": lambda: [*world.tiling(), world.tiling()[0]],
     },
 )
+entry(
+    "TiledPatching.indices_of",
+    lambda: (world.tiling().indices_of, {"specs": list(world.tiling())}),
+    specs=MANY_TILES.accepting("one too few", "one too many", because="any number of tiles has indices"),
+    words={"specs": (*SPEC_WORDS, "tile", "stitch_coords", "crop")},
+)
 TILES = Kind(
     "tiles",
     dict(ARRAY.values.items())

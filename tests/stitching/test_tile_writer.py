@@ -173,7 +173,7 @@ def test_wrong_batch(
 def test_specs_of_patches(inputs: list[pl.ImageStack], tiling: pl.TiledPatching) -> None:
     """Specifications that are not those of tiles are refused."""
     plan = pl.RandomPatching([stack.data_shape for stack in inputs], (120, 100), seed=1)
-    with pytest.raises(pl.SpecError, match="has no crop_coords"):
+    with pytest.raises(pl.SpecError, match="is not a tile of this tiling"):
         pl.TileWriter(inputs, tiling).add(pl.PatchExtractor(inputs).extract_batch(plan[:1]), [plan[0]])
 
 

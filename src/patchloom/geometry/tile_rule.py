@@ -173,6 +173,26 @@ class TileRule:
         keep_stop += (size - keep_stop) * (tile + 1 == count)
         return TileWindow(start, keep_start, keep_stop)  # type: ignore[arg-type]  # arrays in, arrays out
 
+    def tile_at(self, voxel: Whole, count: Whole) -> Whole:
+        """Return the tile that keeps a voxel.
+
+        Parameters
+        ----------
+        voxel : int or array of int64
+            Position on the axis.
+        count : int or array of int64
+            Number of tiles along the axis.
+
+        Examples
+        --------
+        >>> [TileRule(patch_size=8, overlap=3).tile_at(voxel, count=4) for voxel in (0, 5, 6, 19)]
+        [0, 0, 1, 3]
+        """
+        tile = (voxel - self._offset) // self.step
+        tile -= tile * (tile < 0)
+        tile -= (tile - (count - 1)) * (tile > count - 1)
+        return tile
+
     def touching(self, start: int, stop: int, size: int) -> range:
         """Tiles whose kept windows meet `[start, stop)` of an axis.
 
@@ -188,8 +208,5 @@ class TileRule:
         >>> TileRule(patch_size=8, overlap=3).touching(6, 12, size=20)
         range(1, 3)
         """
-        offset = self._offset
-        last = self.count(size) - 1
-        return range(
-            min(max((start - offset) // self.step, 0), last), min(max((stop - 1 - offset) // self.step, 0), last) + 1
-        )
+        count = self.count(size)
+        return range(self.tile_at(start, count), self.tile_at(stop - 1, count) + 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from operator import sub
 
@@ -13,9 +13,8 @@ from patchloom.errors import SpecError
 from patchloom.geometry.checks import check_window
 from patchloom.patching.flat_index import Place, Places, check_sample
 from patchloom.patching.grid_patching import GridPatching
-from patchloom.specs.patch_specs import TileSpecs, is_tile_specs
+from patchloom.specs.patch_specs import TileSpecs
 from patchloom.specs.spec_table import SpecTable
-from patchloom.specs.spec_validation import validate_specs
 
 
 class TiledPatching(GridPatching[TileSpecs]):
@@ -148,16 +147,47 @@ class TiledPatching(GridPatching[TileSpecs]):
         >>> tiling.index_of(tiling[5])
         5
         """
-        table = SpecTable.from_specs([spec])
-        validate_specs(table, self.data_shapes)
-        tile = table[0]
-        if not is_tile_specs(tile):
-            raise SpecError(f"the specification {spec} has no crop_coords: give that of a tile")
-        data_idx, index = tile["data_idx"], tile["sample_idx"]
-        grid, sizes = self._grids[data_idx], self.data_shapes[data_idx][2:]
-        for rule, start, size, count in zip(self.rules, tile["stitch_coords"], sizes, grid, strict=True):
-            index = index * count + rule.touching(start, start + 1, size).start
-        index += self._index.edges[data_idx]
-        if self[index] != tile:
-            raise SpecError(f"the specification {spec} is not a tile of this tiling: give one that the tiling returned")
-        return index
+        return int(self.indices_of([spec])[0])
+
+    def indices_of(self, specs: SpecTable | Iterable[TileSpecs]) -> NDArray[np.int64]:
+        """Return the flat indices of many tiles at once; see `index_of`.
+
+        Parameters
+        ----------
+        specs : SpecTable or iterable of TileSpecs
+            Tiles of this plan, at least one.
+
+        Raises
+        ------
+        SpecError
+            If one of them is not a tile of this plan.
+        """
+        table = SpecTable.from_specs(specs)
+        columns = table.columns
+        for position in np.flatnonzero(~self._has_samples(columns)).tolist():
+            raise _not_a_tile(table[position])
+        data_idx, index = columns["data_idx"], columns["sample_idx"]
+        for axis, rule in enumerate(self.rules):
+            count = self._grid_table[data_idx, axis]
+            index = index * count + rule.tile_at(columns["stitch_coords"][:, axis], count)
+        indices = index + np.frombuffer(self._index.edges, dtype=np.int64)[data_idx]
+        planned = self.specs(indices).columns
+        same = np.logical_and.reduce(
+            [(planned[name] == columns[name]).reshape(len(table), -1).all(1) for name in planned]
+        )
+        for position in np.flatnonzero(~same).tolist():
+            raise _not_a_tile(table[position])
+        return indices
+
+    def _has_samples(self, columns: Mapping[str, NDArray[np.int64]]) -> NDArray[np.bool_]:
+        """Return, for each specification, whether it is that of a tile, of these dimensions and of a sample of the series."""
+        data_idx, sample_idx = columns["data_idx"], columns["sample_idx"]
+        if "stitch_coords" not in columns or columns["stitch_coords"].shape[1] != len(self.rules):
+            return np.zeros(len(data_idx), np.bool_)
+        n_samples = np.array([shape[0] for shape in self.data_shapes], np.int64)
+        is_stack = (data_idx >= 0) & (data_idx < len(n_samples))
+        return is_stack & (sample_idx >= 0) & (sample_idx < n_samples[np.where(is_stack, data_idx, 0)])
+
+
+def _not_a_tile(spec: object) -> SpecError:
+    return SpecError(f"the specification {spec} is not a tile of this tiling: give one that the tiling returned")

@@ -130,11 +130,11 @@ class TileSchedule:
         tile : int
             Flat index of the tile.
         """
-        sample_idx, in_sample = divmod(tile - self._first_tile, prod(self._grid))
-        places = np.unravel_index(in_sample, self._grid)
-        along = [served[:, place].tolist() for served, place in zip(self._served, places, strict=True)]
-        positions = itertools.product(*(range(first, last + 1) for first, last in along))
-        return [self.blocks.block_idx(sample_idx, position) for position in positions]
+        rest, along = tile - self._first_tile, []
+        for n_tiles, (first, last) in zip(reversed(self._grid), reversed(self._served), strict=True):
+            rest, place = divmod(rest, n_tiles)
+            along.append(range(int(first[place]), int(last[place]) + 1))
+        return [self.blocks.block_idx(rest, position) for position in itertools.product(*reversed(along))]
 
     def n_serving(self, block_idx: int) -> int:
         """Count the tiles that contribute to a block, whichever turn they are computed in.

@@ -254,8 +254,9 @@ class TileWriter:
     def _blocks_of_new(self, specs: Sequence[TileSpecs]) -> list[tuple[int, list[int]]]:
         """Find the index and the blocks of each tile; refuse tiles that were added before."""
         found: dict[int, list[int]] = {}
-        for spec in specs:
-            tile_idx, image = self._tiling.index_of(spec), self._images[spec["data_idx"]]
+        indices = self._tiling.indices_of(specs).tolist() if specs else []
+        for spec, tile_idx in zip(specs, indices, strict=True):
+            image = self._images[spec["data_idx"]]
             blocks = image.schedule.blocks_of(tile_idx)
             if tile_idx in found or image.was_added(tile_idx, blocks[0]):
                 raise StitchError(f"the tile {spec} was added before: add each tile once")
