@@ -209,9 +209,9 @@ entry(
 GRID = tuple_of_whole(4, 1).accepting("array of two axes", because="one chunk shape for each image stack")
 entry(
     "SpecSequence.storage_order",
-    lambda: (world.tiling().storage_order, {"grid": (1, 1, 8, 8)}),
-    grid=GRID,
-    words={"grid": ("chunk",)},
+    lambda: (world.tiling().storage_order, {"chunk_shape": (1, 1, 8, 8)}),
+    chunk_shape=GRID,
+    words={"chunk_shape": ("chunk",)},
 )
 entry(
     "IndexedPatching.specs",
