@@ -46,7 +46,6 @@ VOXELS = texts(
     word="a",
     empty="",
     comma=",",
-    one="32",
     five="1,2,3,4,5",
     zero="0,0",
     negative="-1,-1",
@@ -82,7 +81,7 @@ COMMON = {
     ),
     "patch_size": VOXELS,
     "overlaps": texts(
-        word="a", comma=",", one="8", negative="-1,-1", fraction="1.5,8", huge=f"{10**30},{10**30}", large="32,32"
+        word="a", comma=",", negative="-1,-1", fraction="1.5,8", huge=f"{10**30},{10**30}", large="32,32"
     ),
     "blend": WORD,
     "seams": WORD,

@@ -85,7 +85,9 @@ NORMALIZE = word("mean_std", "percentiles").refusing(
 KINDS = {
     "axes": AXES.refusing_values(None),
     "patch_size": optional(SIZE),
-    "overlaps": optional(tuple_of_whole(2, 0)),
+    "overlaps": optional(tuple_of_whole(2, 0, one=True)).accepting(
+        "array without axes", because="a whole number of any make"
+    ),
     "blend": optional(word("hann", "gaussian", "linear", "mean")),
     "seams": optional(word("centered", "grid")),
     "origin_multiple": optional(tuple_of_whole(2, 1, one=True)).accepting(
@@ -153,7 +155,13 @@ entry(
 entry(
     "OmeZarr",
     lambda: (pl.OmeZarr, {"path": "out.ome.zarr", "version": "0.5", "pyramid": "mean", "chunks": (64, 64)}),
-    path=OUTPUT_PATH,
+    path=OUTPUT_PATH.accepting(
+        "the root",
+        "here",
+        "text",
+        "unknown ending",
+        because="a folder for a series, which is looked at when it is written",
+    ),
     version=word("0.5", "0.4"),
     pyramid=optional(word("mean", "nearest")),
     chunks=optional(tuple_of_whole(2, 1, one=True)).accepting(

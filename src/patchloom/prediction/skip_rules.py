@@ -324,7 +324,7 @@ def parse_skip_rule(value: Any) -> SkipRule | None:
         return SkipDark(threshold, int(fill) if re.fullmatch(r"[-+]?\d+", fill) else float(fill))
     except (TypeError, ValueError) as error:
         if isinstance(error, PatchloomError):
-            raise
+            raise type(error)(f"skip is {shown(value)}: {error}") from error
         raise ArgumentError(f"skip is {shown(value)}: write dark:100, or dark:100,fill=5") from error
 
 
