@@ -1,4 +1,4 @@
-"""Scale and margin of a model: told apart by two sizes of tiles, or refused; an image is never shifted in silence."""
+"""Scale and margin of a model are inferred from two tile sizes, or refused; no image is shifted without an error."""
 
 from __future__ import annotations
 
