@@ -122,7 +122,8 @@ class CropStitcher:
         if not self._assembler.has_memory(sample_idx):
             self._assembler.allocate(sample_idx, self._image[sample_idx])
         self._assembler.add(sample_idx, tile, spec, weights)
-        self._assembler.flush()
+        if weights is not None:
+            self._assembler.flush()
         self._kept.add((spec["sample_idx"], tuple(spec["stitch_coords"]), tuple(spec["crop_size"])))
 
     def finish(self) -> NDArray[Any]:
