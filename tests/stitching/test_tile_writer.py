@@ -183,7 +183,7 @@ def test_refused_early(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", image)
     stacks = pl.open_stacks(np.load(tmp_path / "a.npy", mmap_mode="r"), axes="YX")
     tiling = pl.TiledPatching([stacks[0].data_shape], patch_size=(64, 64), overlaps=(16, 16))
-    with pytest.raises(pl.GeometryError, match="pyramid is 'foo'"):
+    with pytest.raises(pl.ArgumentError, match="pyramid is 'foo'"):
         pl.TileWriter(stacks, tiling, tmp_path / "out.ome.zarr", pyramid="foo")
     with pytest.raises(pl.SinkError, match="is the input"):
         pl.TileWriter(stacks, tiling, tmp_path / "a.npy", overwrite=True)

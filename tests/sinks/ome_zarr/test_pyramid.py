@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from patchloom.errors import GeometryError
+from patchloom.errors import ArgumentError
 from patchloom.sinks.ome_zarr.pyramid import downsample, halved, halving, level_shapes, pyramid_method
 
 INTEGERS = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"]
@@ -135,7 +135,7 @@ def test_part_of_an_image(case, method, data):
 
 
 def test_unknown_method():
-    with pytest.raises(GeometryError, match="'median'"):
+    with pytest.raises(ArgumentError, match="'median'"):
         pyramid_method("median", np.dtype("uint8"))
 
 

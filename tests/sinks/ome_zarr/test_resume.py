@@ -1,6 +1,6 @@
-"""An OME-Zarr that a killed process left behind is gone on with, and ends in the bytes of an undisturbed run.
+"""An OME-Zarr that a killed process left unfinished is resumed, and ends in the bytes of a run without a kill.
 
-`PATCHLOOM_KILLS` says how many times each run is killed.
+`PATCHLOOM_KILLS` is the number of times that each run is killed.
 """
 
 import os

@@ -23,7 +23,7 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from patchloom.argument_checks import shown
-from patchloom.errors import GeometryError
+from patchloom.errors import ArgumentError
 
 PyramidMethod = Literal["mean", "mode", "nearest"]
 Pyramid = Literal["auto", "mean", "mode", "nearest"]
@@ -38,11 +38,11 @@ def check_pyramid(pyramid: object) -> Pyramid | None:
 
     Raises
     ------
-    GeometryError
+    ArgumentError
         If it is not one of these.
     """
     if pyramid is not None and not (isinstance(pyramid, str) and pyramid in get_args(Pyramid)):
-        raise GeometryError(
+        raise ArgumentError(
             f"pyramid is {shown(pyramid)}: it must be {', '.join(map(repr, get_args(Pyramid)))}, or None for no lower levels"
         )
     return cast("Pyramid | None", pyramid)
@@ -61,7 +61,7 @@ def pyramid_method(method: str, dtype: np.dtype[Any]) -> PyramidMethod:
 
     Raises
     ------
-    GeometryError
+    ArgumentError
         If it is not one of these.
 
     Examples

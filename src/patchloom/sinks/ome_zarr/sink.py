@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from patchloom.argument_checks import listed, whole_number
 from patchloom.axes import AxesMap
-from patchloom.errors import GeometryError, SinkError
+from patchloom.errors import ArgumentError, SinkError
 from patchloom.image_metadata import ImageMetadata
 from patchloom.local_paths import normalize_path
 from patchloom.sinks.ome_zarr.block_records import (
@@ -85,7 +85,7 @@ class OmeZarrSink:
     SinkError
         If the folder cannot be written to, another run is writing the image, the dtype cannot be stored, the metadata do not
         match the channels, or the image to be resumed does not exist or has another shape, dtype, chunks or shards.
-    GeometryError
+    ArgumentError, GeometryError
         If chunks, shards, levels, pyramid or version have a value that is not allowed.
 
     Notes
@@ -313,7 +313,7 @@ def _bounds(region: Slices) -> tuple[tuple[int, int], ...]:
 
 def _n_levels(pyramid: str | None, levels: int | None) -> int | None:
     if levels is not None and whole_number("levels", levels) < 1:
-        raise GeometryError(f"levels is {levels}: it must be at least 1, the full image")
+        raise ArgumentError(f"levels is {levels}: it must be at least 1, the full image")
     return 1 if pyramid is None else levels
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from patchloom.argument_checks import shown
-from patchloom.errors import GeometryError, SinkError
+from patchloom.errors import ArgumentError, SinkError
 from patchloom.sinks.ome_zarr.shard_grid import ShardGrid
 
 ZarrFormat = Literal[2, 3]
@@ -48,13 +48,13 @@ def zarr_format_of(version: object) -> ZarrFormat:
 
     Raises
     ------
-    GeometryError
+    ArgumentError
         If it is neither `"0.4"` nor `"0.5"`.
     """
     for known, zarr_format in _FORMATS.items():
         if isinstance(version, str) and version == known:
             return zarr_format
-    raise GeometryError(f"OME-Zarr version is {shown(version)}: it must be '0.4' or '0.5'")
+    raise ArgumentError(f"OME-Zarr version is {shown(version)}: it must be '0.4' or '0.5'")
 
 
 def array_metadata(
