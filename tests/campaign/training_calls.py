@@ -118,7 +118,7 @@ entry(
     "PlannedDataset.read_batches",
     lambda: (
         (lambda keys, batch_size, allocate: list(DATASET().read_batches(keys, batch_size, allocate))),
-        {"keys": pt.patch_keys.PatchKeys(0, np.arange(4)), "batch_size": 2, "allocate": pt.patches.new_tensor},
+        {"keys": pt.patch_keys.PatchKeys(0, np.arange(4)), "batch_size": 2, "allocate": pt.tensor_memory.new_tensor},
     ),
     keys=Kind("keys", dict(STRANGERS.items())),
     batch_size=whole(1, huge=False),
@@ -329,7 +329,7 @@ entry(
 PATCHES = lambda: [DATASET()[0], DATASET()[1]]  # noqa: E731
 entry(
     "collate",
-    lambda: (pt.collate, {"patches": PATCHES(), "allocate": pt.patches.new_tensor}),
+    lambda: (pt.collate, {"patches": PATCHES(), "allocate": pt.tensor_memory.new_tensor}),
     patches=Kind(
         "patches",
         {
