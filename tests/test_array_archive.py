@@ -1,4 +1,4 @@
-"""Archives that are damaged, or made to fill the memory."""
+"""Archives of arrays: sound ones are read, and archives that are damaged or would fill the memory are refused."""
 
 import io
 import struct
@@ -25,7 +25,8 @@ def npy(shape, dtype="<f8", pixels=b"", order=False):
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_arrays_come_back_as_numpy_wrote_them(tmp_path, rng, save):
+def test_round_trip(tmp_path, rng, save):
+    """Arrays that NumPy saved are read with the same values and dtypes, read-only."""
     arrays = {
         "a": rng.random((3, 4)),
         "b": np.asfortranarray(rng.integers(0, 9, (4, 5))),
@@ -57,18 +58,21 @@ MEMBERS = {
 
 
 @pytest.mark.parametrize("member", MEMBERS.values(), ids=MEMBERS)
-def test_a_member_that_is_no_array_is_refused(tmp_path, member):
+def test_damaged_members(tmp_path, member):
+    """A member that is not an array is refused."""
     with pytest.raises(ValueError, match="it is not an archive of arrays, or is damaged"):
         read_arrays(written(tmp_path / "a.npz", ("a.npy", member)))
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
-def test_other_compression_is_refused(tmp_path, method):
+def test_compression(tmp_path, method):
+    """Compression methods that NumPy does not use are refused."""
     with pytest.raises(ValueError, match="a method that NumPy does not use"):
         read_arrays(written(tmp_path / "a.npz", ("a.npy", npy((1,), pixels=bytes(8))), method=method))
 
 
-def test_a_size_that_no_file_can_have_takes_no_memory(tmp_path):
+def test_impossible_size(tmp_path):
+    """A declared size that the file cannot have is refused before memory is allocated."""
     path = written(tmp_path / "a.npz", ("a.npy", npy((1,), pixels=bytes(8))))
     content = path.read_bytes()
     path.write_bytes(content.replace(struct.pack("<I", 136), struct.pack("<I", 2**32 - 2)))
@@ -79,8 +83,8 @@ def test_a_size_that_no_file_can_have_takes_no_memory(tmp_path):
     tracemalloc.stop()
 
 
-def test_the_same_bytes_many_times_take_what_their_file_allows(tmp_path):
-    """Members that share their bytes would be a bomb that grows with their number."""
+def test_shared_bytes(tmp_path):
+    """Members that share their bytes are refused: their memory would grow with their number."""
     path = written(tmp_path / "a.npz", ("a.npy", npy((2**20,), "|u1", bytes(2**20))))
     content = path.read_bytes()
     start = content.index(b"PK\x01\x02")

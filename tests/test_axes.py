@@ -1,4 +1,4 @@
-"""Axes: every legal order reads as SC(Z)YX and comes back bit for bit; everything else is refused."""
+"""Axes: every legal order is converted to SC(Z)YX and back bit for bit; everything else is refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def image(axes: str) -> tuple[AxesMap, np.ndarray]:
     return AxesMap(axes, shape), np.arange(np.prod(shape)).reshape(shape)
 
 
-def test_every_legal_axes_string_comes_back_bit_for_bit() -> None:
+def test_round_trip() -> None:
+    """For every legal order of axes, an image is the same after both conversions."""
     for axes in LEGAL:
         axes_map, array = image(axes)
         data = axes_map.to_data(array)
@@ -33,7 +34,8 @@ def test_every_legal_axes_string_comes_back_bit_for_bit() -> None:
         assert np.array_equal(axes_map.from_data(data), array)
 
 
-def test_every_voxel_lands_where_its_axes_say() -> None:
+def test_positions() -> None:
+    """Every axis of an image lands at its place in `SC(Z)YX`, time within sample."""
     for axes in LEGAL:
         axes_map, array = image(axes)
         data = axes_map.to_data(array)
@@ -45,7 +47,8 @@ def test_every_voxel_lands_where_its_axes_say() -> None:
 
 @settings(deadline=None)
 @given(axes=st.sampled_from(LEGAL), data=st.data())
-def test_a_box_read_by_its_selection_is_the_box_of_the_whole(axes: str, data: st.DataObject) -> None:
+def test_selection(axes: str, data: st.DataObject) -> None:
+    """A box that is read by its selection equals the box of the whole image."""
     axes_map, array = image(axes)
     sample = data.draw(st.integers(0, axes_map.data_shape[0] - 1))
 
@@ -58,7 +61,8 @@ def test_a_box_read_by_its_selection_is_the_box_of_the_whole(axes: str, data: st
     assert np.array_equal(region, axes_map.to_data(array)[(sample, channels, *spatial)])
 
 
-def test_a_channel_axis_is_put_before_the_spatial_axes_where_there_was_none() -> None:
+def test_new_channel_axis() -> None:
+    """A new channel axis lies directly before the spatial axes."""
     for axes in LEGAL:
         axes_map, _ = image(axes)
         with_two = axes_map.with_channels(2)
@@ -81,12 +85,14 @@ def test_a_channel_axis_is_put_before_the_spatial_axes_where_there_was_none() ->
         (7, (1, 2), "must be a string"),
     ],
 )
-def test_axes_that_do_not_fit_are_refused(axes: str, shape: tuple[int, ...], message: str) -> None:
+def test_bad_axes(axes: str, shape: tuple[int, ...], message: str) -> None:
+    """Axes that are invalid or do not fit the image are refused."""
     with pytest.raises(AxesError, match=message):
         AxesMap(axes, shape)
 
 
-def test_lower_case_and_numpy_sizes_are_accepted_and_made_plain() -> None:
+def test_plain_values() -> None:
+    """Lower case and sizes of NumPy are accepted, and stored as plain values."""
     axes_map = AxesMap("tyx", np.array([2, 3, 4]))
     assert axes_map == AxesMap("TYX", (2, 3, 4))
     assert all(type(size) is int for size in (*axes_map.shape, *axes_map.data_shape))

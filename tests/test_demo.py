@@ -1,4 +1,4 @@
-"""The demo's image and network, blended: killed at random moments and gone on with, the output has the same bytes.
+"""The demo's image and network, blended: killed at random moments and resumed, the output has the same bytes.
 
 Each run takes half a minute, so this is a part of `make torture`.
 """
@@ -25,22 +25,21 @@ RUN = [sys.executable, "-c", "from patchloom.cli import main; main()"]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Everything in an output, byte by byte."""
+    """Return the bytes of every file of an output."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.mark.skipif(not KILLS, reason="takes minutes: make torture")
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-def test_a_blended_prediction_of_the_demo_that_is_killed_and_gone_on_with_has_the_same_bytes(
-    tmp_path: Path, sample_file: Callable[[str, str], Path]
-) -> None:
+def test_killed_demo(tmp_path: Path, sample_file: Callable[[str, str], Path]) -> None:
+    """A blended prediction of the demo's image that is killed and resumed has the same bytes."""
     image, model = (
         sample_file("napari-czann-segment", name) for name in ("PGC_20X.czi", "PGC_20X_nucleus_detector.czseg")
     )
 
     def start(folder: Path) -> subprocess.Popen[bytes]:
         folder.mkdir(exist_ok=True)
-        # So little memory that there are twelve blocks: otherwise the whole image is one, and nothing is gone on with.
+        # So little memory that there are twelve blocks. With one block, no run would be resumed.
         settings = ["--model", str(model), "--blend", "hann", "--memory-limit", "120MiB", "--quiet"]
         command = [*RUN, "predict", str(image), "--output", str(folder / "nuclei.ome.zarr"), *settings]
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -54,10 +53,10 @@ def test_a_blended_prediction_of_the_demo_that_is_killed_and_gone_on_with_has_th
 
     folder, moments = tmp_path / "killed", random.Random(time.time_ns())
     output = folder / "nuclei.ome.zarr"
-    gone_on = 0
+    n_resumed = 0
     for killed in range(KILLS):
         run = start(folder)
-        # Within one whole run: early, late, and now and then after what is left is done.
+        # Within one whole run: early, late, and now and then after the rest is done.
         time.sleep(moments.uniform(0.1, 0.9) * seconds / (1 + killed % 2))
         run.send_signal(signal.SIGKILL)
         run.communicate()
@@ -66,10 +65,10 @@ def test_a_blended_prediction_of_the_demo_that_is_killed_and_gone_on_with_has_th
             shutil.rmtree(folder)
             continue
         progress = read_progress(ledger_path(output))
-        gone_on += progress is not None and progress[1] > 0
+        n_resumed += progress is not None and progress[1] > 0
     last = start(folder)
     errors = last.communicate()[1]
     assert last.returncode == 0, errors
     assert contents(output) == expected
     assert [path.name for path in folder.iterdir()] == ["nuclei.ome.zarr"]
-    assert gone_on, "no kill came when some blocks were done: kill more often"
+    assert n_resumed, "no kill came when some blocks were finished: kill more often"

@@ -1,4 +1,4 @@
-"""Every Python snippet of the documents runs, and every `make` target that they name exists.
+"""The snippets of the documents run, and the files, links and `make` targets that documents name exist.
 
 A document is one session: its ```` ```python ```` blocks run in order, in an empty folder, and share their names. A
 block in an HTML comment runs as well and is not shown: a place to make the files that the next block opens. Blocks with

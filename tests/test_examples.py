@@ -1,4 +1,4 @@
-"""The examples of training: run as a user would, for seconds, they do all they say; and nothing that is held out is seen."""
+"""The examples of training run as a user runs them, for seconds; and no pixel that is held out is read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch):
-    """Import an example as its neighbors do."""
+    """Return a function that imports an example as the other examples do."""
     monkeypatch.syspath_prepend(EXAMPLES)
 
     def load(name: str) -> ModuleType:
@@ -35,7 +35,8 @@ def example(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(("name", "n_trainings"), [("microsplit", 2), ("denoising", 1)])
-def test_an_example_trains_predicts_and_draws(name: str, n_trainings: int, tmp_path: Path):
+def test_run(name: str, n_trainings: int, tmp_path: Path):
+    """An example runs: its losses fall, its seams are invisible, and it draws a picture."""
     command = [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), "--quick", "--output", "results"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -55,7 +56,7 @@ def test_an_example_trains_predicts_and_draws(name: str, n_trainings: int, tmp_p
 
 @pytest.fixture
 def network(example):
-    """A network in which nothing cancels and nothing is lost: all weights are above 0."""
+    """Return a network whose weights are all above 0, so that no contribution of a pixel cancels."""
     torch.manual_seed(0)
     network = example("unet").UNet(n_inputs=1, n_outputs=1, width=2)
     for weights in network.parameters():
@@ -63,7 +64,8 @@ def network(example):
     return network.eval()
 
 
-def test_the_network_reaches_as_far_as_it_says(example, network):
+def test_reach(example, network):
+    """The network of the examples reaches as far as its constant declares."""
     unet, reaches = example("unet"), []
     for pixel in range(64, 64 + unet.STRIDE):
         image = torch.ones(1, 1, 128, 128, requires_grad=True)
@@ -73,7 +75,8 @@ def test_the_network_reaches_as_far_as_it_says(example, network):
     assert unet.REACH - unet.STRIDE < max(reaches) <= unet.REACH
 
 
-def test_tiles_of_the_network_meet_as_if_the_image_had_been_one(example, network, rng):
+def test_seamless(example, network, rng):
+    """A tiled prediction of the network equals that of the whole image."""
     model, tiling = example("unet").model_of(network), example("denoising").TILING
     image = rng.random((1, 323, 266), dtype=np.float32)
     tiled = pl.predict(model, image, axes="CYX", progress=False, **tiling)
@@ -82,7 +85,8 @@ def test_tiles_of_the_network_meet_as_if_the_image_had_been_one(example, network
     assert len(pl.plan(image, axes="CYX", **tiling).tiling) > 4
 
 
-def test_a_tile_with_context_is_what_the_network_was_trained_with(example, rng):
+def test_context(example, rng):
+    """In prediction, a tile has the same context as in training."""
     context_model, stacks = example("context_model"), pl.open_stacks(rng.random((70, 90), np.float32), axes="YX")
     tiling = pl.TiledPatching([stacks[0].data_shape], (32, 32), (16, 16))
     trained_with = MicroSplitDataset(tiling, inputs=stacks, n_scales=2)
@@ -95,7 +99,8 @@ def test_a_tile_with_context_is_what_the_network_was_trained_with(example, rng):
 
 @pytest.mark.parametrize("hold_out", ["left", "right"])
 @pytest.mark.parametrize("probability", [0, 1])
-def test_what_is_held_out_is_never_trained_on_nor_seen_as_context(example, probability: int, hold_out: str):
+def test_held_out(example, probability: int, hold_out: str):
+    """The half that is held out is not read in training, and not as context either."""
     microsplit = example("microsplit")
     image = microsplit.read_channels().copy()
     microsplit.halves(image, hold_out)[1][...] = np.nan
@@ -114,7 +119,8 @@ def test_what_is_held_out_is_never_trained_on_nor_seen_as_context(example, proba
     assert seen.mean() > 0.5, "hardly anything is trained on"
 
 
-def test_hidden_pixels_hold_a_neighbor_and_the_target_what_they_were(example, rng):
+def test_hidden_pixels(example, rng):
+    """Hidden pixels get the value of a neighbor, and the target keeps their own."""
     denoising = example("denoising")
     values = torch.from_numpy(rng.permutation(64 * 64).reshape(1, 64, 64).astype(np.float32))
     pair = denoising.hide_pixels(denoising.Patch(values.clone(), {}), rng)

@@ -1,4 +1,4 @@
-"""The public names: all there, in order, and each from the module that defines it."""
+"""The public names: complete, sorted, and each from the module that defines it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from patchloom import errors, patching
 from patchloom.specs import patch_specs
 
 
-def test_public_names_are_sorted_and_none_is_listed_twice():
+def test_sorted_once():
+    """Public names are sorted, and each is listed once."""
     assert patchloom.__all__ == sorted(set(patchloom.__all__))
 
 
-def test_every_public_name_comes_from_the_module_that_defines_it():
+def test_homes():
+    """Every public name is imported from the module that defines it."""
     for name in patchloom.__all__:
         assert not name.startswith("_")
         member = getattr(patchloom, name)
@@ -21,7 +23,8 @@ def test_every_public_name_comes_from_the_module_that_defines_it():
         assert home == f"{patchloom._HOMES[name]}.{name}"
 
 
-def test_the_whole_vocabulary_and_every_error_is_public():
+def test_vocabulary_and_errors():
+    """All kinds of specifications and all errors are public."""
     for module in (patch_specs, errors):
         defined = {
             name
@@ -31,13 +34,16 @@ def test_the_whole_vocabulary_and_every_error_is_public():
         assert defined <= set(patchloom.__all__)
 
 
-def test_every_patching_is_public():
+def test_patchings():
+    """Every patching is public."""
     assert set(patching.__all__) <= set(patchloom.__all__)
 
 
-def test_editors_are_offered_every_public_name():
+def test_dir():
+    """`dir` lists every public name, for editors."""
     assert {*patchloom.__all__, "__version__"} <= set(dir(patchloom))
 
 
-def test_a_name_that_does_not_exist_is_an_attribute_error():
+def test_unknown_name():
+    """A name that does not exist is an AttributeError."""
     assert not hasattr(patchloom, "no_such_name")

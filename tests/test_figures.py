@@ -1,4 +1,4 @@
-"""Figures: what is drawn lies where it belongs."""
+"""Figures: shapes, scores and scale bars are drawn at the right positions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A child of a process that has used TensorStore is told so, instead of being ended."""
+"""A forked child of a process that has used TensorStore gets an error, instead of being ended."""
 
 from __future__ import annotations
 
@@ -40,13 +40,15 @@ def run(folder, *words: str) -> str:
     return done.stdout
 
 
-def test_the_child_of_a_process_that_has_read_a_zarr_is_refused_in_words(tmp_path):
+def test_fork_after_use(tmp_path):
+    """The child of a process that has read a Zarr gets our error."""
     run(tmp_path, "write first")
 
     assert "forkserver" in run(tmp_path, "use first")
 
 
-def test_the_child_of_a_process_that_has_read_nothing_may_read(tmp_path):
+def test_fork_before_use(tmp_path):
+    """The child of a process that has read nothing may read a Zarr."""
     run(tmp_path, "write first")
 
     assert run(tmp_path) == "[[[7, 7]]]\n"

@@ -1,13 +1,13 @@
-"""What an import brings along: nothing heavy for the package, nothing optional for any of its modules."""
+"""Imports: the package imports no heavy package, and no module imports an optional one."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-# Each in a fresh interpreter, as the tests' own has imported everything already.
+# In a fresh interpreter, because that of the tests has imported everything already.
 IMPORT_PACKAGE = "import patchloom"
-# Only the modules of training are for those who have PyTorch already.
+# The modules of training may import PyTorch.
 IMPORT_EVERY_MODULE = """
 import importlib, pkgutil, sys, patchloom
 sys.modules["patchloom.torch"] = None
@@ -29,11 +29,13 @@ def imported_by(statements: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_the_package_alone_imports_nothing_heavy():
+def test_package():
+    """`import patchloom` imports no heavy and no optional package."""
     assert imported_by(IMPORT_PACKAGE).isdisjoint(HEAVY | OPTIONAL)
 
 
-def test_no_module_imports_anything_optional():
+def test_modules():
+    """No module imports an optional package, except for those of training."""
     imported = imported_by(IMPORT_EVERY_MODULE)
 
     assert "numpy" in imported

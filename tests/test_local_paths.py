@@ -1,4 +1,4 @@
-"""Every kind of source and output, by every spelling of its path, is the same file."""
+"""Every spelling of a path names the same file, for every kind of source and output."""
 
 import os
 import sys
@@ -13,12 +13,12 @@ from onnx import parser
 from pylibCZIrw import czi
 
 import patchloom as pl
-from patchloom.errors import PatchloomError, SinkError, SourceError
+from patchloom.errors import SinkError, SourceError
 from patchloom.local_paths import is_url, normalize_path
 
 IMAGE = np.random.default_rng(0).integers(1, 250, (20, 24), np.uint8)
 FOLDER = "a b é 100%25 [1]"
-"""Space, another alphabet, what a URL would decode, and what a pattern would expand."""
+"""A space, another alphabet, an escape of URLs, and brackets of a pattern."""
 
 
 def write_czi(path):
@@ -29,8 +29,8 @@ def write_czi(path):
 
 def write_n5(path):
     store = {"driver": "n5", "kvstore": {"driver": "file", "path": f"{path}/"}}
-    told = {"dimensions": [20, 24], "blockSize": [8, 8], "dataType": "uint8", "compression": {"type": "raw"}}
-    ts.open({**store, "metadata": told}, create=True).result()[...] = IMAGE
+    metadata = {"dimensions": [20, 24], "blockSize": [8, 8], "dataType": "uint8", "compression": {"type": "raw"}}
+    ts.open({**store, "metadata": metadata}, create=True).result()[...] = IMAGE
 
 
 def write_ome_zarr(path):
@@ -57,7 +57,7 @@ SOURCES = {
     "folder": write_folder,
 }
 WITHIN = {"image.ome.zarr": "/0", "image.czi": "@1", "folder": "/*.tif"}
-"""What may be added to a name: a level, a scene, a pattern."""
+"""Additions to a name: a level, a scene, a pattern."""
 
 SPELLINGS = {
     "absolute": lambda root, name: str(root / FOLDER / name),
@@ -99,10 +99,11 @@ def root(tmp_path, monkeypatch):
 
 @spellings
 @pytest.mark.parametrize("name", SOURCES)
-def test_a_source_is_read_however_its_path_is_spelled(root, name, spelling):
+def test_source(root, name, spelling):
+    """A source is read by every spelling of its path."""
     SOURCES[name](root / FOLDER / name)
     within = WITHIN.get(name, "")
-    sources = [spelling(root, name)] if name != "image.czi" else []  # of which a scene is to be named
+    sources = [spelling(root, name)] if name != "image.czi" else []  # a CZI of two scenes needs the number of a scene
     if within and spelling not in FOLDERS_ONLY:
         below = spelling(root, name + within)
         sources.append(below.replace("%40", "@").replace("%2A", "*") if isinstance(below, str) else below)
@@ -114,7 +115,8 @@ def test_a_source_is_read_however_its_path_is_spelled(root, name, spelling):
 
 @spellings
 @pytest.mark.parametrize("name", ["out.ome.zarr", "out.ome.tif", "out.npy", "series"])
-def test_an_output_lands_however_its_path_is_spelled(root, name, spelling):
+def test_output(root, name, spelling):
+    """An output is written to the same place by every spelling of its path."""
     image = IMAGE if name != "series" else [IMAGE]
     pl.predict(lambda batch: batch, image, spelling(root, name), axes="YX", patch_size=(16, 16), progress=False)
     written = root / FOLDER / name / ("array.ome.zarr" if name == "series" else "")
@@ -124,7 +126,8 @@ def test_an_output_lands_however_its_path_is_spelled(root, name, spelling):
 
 
 @spellings
-def test_an_input_is_never_replaced_however_its_path_is_spelled(root, spelling):
+def test_input_kept(root, spelling):
+    """An input is not replaced by an output, for every spelling of its path."""
     np.save(root / FOLDER / "image.npy", IMAGE)
     with pytest.raises(SinkError, match="is the input"):
         pl.predict(
@@ -140,7 +143,8 @@ def test_an_input_is_never_replaced_however_its_path_is_spelled(root, spelling):
 
 
 @spellings
-def test_models_are_found_however_their_path_is_spelled(root, spelling, monkeypatch):
+def test_model(root, spelling, monkeypatch):
+    """A model is loaded by every spelling of its path."""
     identity = '<ir_version: 8, opset_import: ["": 17]> network (uint8[1, 1, 8, 8] x) => (uint8[1, 1, 8, 8] y) { y = Identity(x) }'
     (root / FOLDER / "net.onnx").write_bytes(parser.parse_model(identity).SerializeToString())
     assert pl.load_model(spelling(root, "net.onnx")).description.patch_size == (8, 8)
@@ -152,7 +156,8 @@ def test_models_are_found_however_their_path_is_spelled(root, spelling, monkeypa
 
 
 @spellings
-def test_tables_and_caches_are_found_however_their_path_is_spelled(root, spelling):
+def test_table_and_cache(root, spelling):
+    """Tables and caches are found by every spelling of their path."""
     table = pl.SpecTable.from_specs([{"data_idx": 0, "sample_idx": 0, "coords": (0, 8), "patch_size": (16, 16)}])
     table.save(spelling(root, "table.npz"))
     assert pl.SpecTable.load(root / FOLDER / "table.npz") == pl.SpecTable.load(spelling(root, "table.npz")) == table
@@ -161,7 +166,8 @@ def test_tables_and_caches_are_found_however_their_path_is_spelled(root, spellin
     assert len(list((root / FOLDER / "scores").iterdir())) == 1
 
 
-def test_a_path_that_is_normalized_stays_as_it_is(root):
+def test_idempotent(root):
+    """A normalized path stays as it is when it is normalized again."""
     for spelling in SPELLINGS.values():
         once = normalize_path(spelling(root, "a.tif"))
         assert normalize_path(once) == once
@@ -170,17 +176,19 @@ def test_a_path_that_is_normalized_stays_as_it_is(root):
 
 
 @pytest.mark.parametrize(
-    "place", ["https://example.org/a.zarr?x=1", "s3://bucket/a.zarr", "file://host/a.zarr", "~nobody-here/a"]
+    "place", ["https://example.org/a.zarr?x=1", "s3://bucket/a.zarr", "file://host/a.zarr", "~no-such-user/a"]
 )
-def test_what_is_no_local_path_stays_as_it_is(place):
+def test_not_local(place):
+    """URLs of servers and unknown homes stay as they are."""
     assert normalize_path(place) == place
 
 
 @pytest.mark.parametrize(
     "source", ["file://host/a.zarr", "", "\0.tif", "../none.zarr", "~/none.n5", "file:///none.tif"]
 )
-def test_a_path_to_nothing_is_refused(root, source):
-    with pytest.raises(PatchloomError):
+def test_missing_source(root, source):
+    """A path without a file is refused."""
+    with pytest.raises(SourceError):
         pl.open_stacks(source, "YX")
 
 
@@ -189,7 +197,8 @@ needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no
 
 @needs_posix
 @pytest.mark.parametrize("name", ["loop.tif", "loop.npy", "loop.czi", "loop.zarr", "loop/image.tif", "loop/image.zarr"])
-def test_links_that_are_a_loop_are_refused_as_a_source(root, name):
+def test_link_loop_source(root, name):
+    """A loop of links is refused as a source."""
     (root / name.split("/", maxsplit=1)[0]).symlink_to(root / name.split("/", maxsplit=1)[0])
     with pytest.raises(SourceError):
         pl.open_stacks(root / name, "YX")
@@ -198,7 +207,8 @@ def test_links_that_are_a_loop_are_refused_as_a_source(root, name):
 @needs_posix
 @pytest.mark.parametrize("name", ["loop.ome.tif", "loop.npy", "loop.ome.zarr", "loop/image.npy"])
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_links_that_are_a_loop_are_refused_as_an_output(root, name, overwrite):
+def test_link_loop_output(root, name, overwrite):
+    """A loop of links is refused as an output."""
     (root / name.split("/", maxsplit=1)[0]).symlink_to(root / name.split("/", maxsplit=1)[0])
     arguments = {"axes": "YX", "patch_size": (8, 8), "overlaps": (0, 0), "progress": False, "overwrite": overwrite}
     with pytest.raises(SinkError):
@@ -209,7 +219,8 @@ def test_links_that_are_a_loop_are_refused_as_an_output(root, name, overwrite):
 @pytest.mark.parametrize(
     "name", ["pipe.tif", "pipe.npy", "pipe.czi", "a.zarr/zarr.json", "a.zarr/.zarray", "a.n5/info"]
 )
-def test_a_named_pipe_is_not_waited_for(root, name):
+def test_named_pipe(root, name):
+    """A named pipe is refused, and the process does not wait for it."""
     pipe = root / name
     pipe.parent.mkdir(exist_ok=True)
     os.mkfifo(pipe)

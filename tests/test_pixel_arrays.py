@@ -1,4 +1,4 @@
-"""Arrays that callers give to be filled: what cannot be written to is refused before anything is."""
+"""Arrays that callers provide as output, and dtypes of pixels: what cannot be filled is refused beforehand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from patchloom.pixel_arrays import check_fillable, pixel_dtype, share_memory
 
 
 @given(data=st.data(), n_axes=st.integers(1, 4))
-def test_memory_shared_by_voxels_is_found_and_slices_pass(data: st.DataObject, n_axes: int) -> None:
+def test_fillable_strides(data: st.DataObject, n_axes: int) -> None:
+    """Arrays whose voxels share memory are refused, and slices of arrays are accepted."""
     sizes = data.draw(st.tuples(*[st.integers(1, 4)] * n_axes))
     steps = data.draw(st.tuples(*[st.integers(-30, 30)] * n_axes))
     memory = np.zeros(1000, np.int16)
@@ -34,7 +35,8 @@ def test_memory_shared_by_voxels_is_found_and_slices_pass(data: st.DataObject, n
 
 
 @given(data=st.data(), n_axes=st.integers(1, 4))
-def test_whatever_slicing_and_transposing_make_can_be_filled(data: st.DataObject, n_axes: int) -> None:
+def test_fillable_views(data: st.DataObject, n_axes: int) -> None:
+    """All views that slicing and transposing make are accepted."""
     array = np.zeros(data.draw(st.tuples(*[st.integers(1, 6)] * n_axes)), np.float32)
     array = array.transpose(data.draw(st.permutations(range(n_axes))))
     array = array[tuple(data.draw(st.slices(size).filter(lambda cut: cut.step != 0)) for size in array.shape)]
@@ -62,15 +64,10 @@ READ_ONLY.flags.writeable = False
         (np.empty((2, 3), "V3"), "out is an array of"),
     ],
 )
-def test_what_cannot_be_filled_is_refused_by_name(array: Any, message: str) -> None:
+def test_not_fillable(array: Any, message: str) -> None:
+    """Arrays that cannot be filled are refused, and the message contains the reason."""
     with pytest.raises(GeometryError, match=message):
         check_fillable("out", array, (2, 3))
-
-
-@pytest.mark.parametrize("dtype", ["no such", "O", "U5", "S3", "M8[s]", "m8[s]", "V4", [("a", "f4")], 3, "f4,i2"])
-def test_a_dtype_without_numbers_is_refused(dtype: Any) -> None:
-    with pytest.raises(GeometryError, match="must be a dtype of numbers"):
-        pixel_dtype("dtype", dtype)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +79,8 @@ def test_a_dtype_without_numbers_is_refused(dtype: Any) -> None:
         (lambda whole: whole.copy(), False),
     ],
 )
-def test_shared_memory_is_told_from_interleaved(view: Callable[[np.ndarray], np.ndarray], shared: bool) -> None:
+def test_share_memory(view: Callable[[np.ndarray], np.ndarray], shared: bool) -> None:
+    """Shared memory is distinguished from interleaved memory."""
     whole = np.zeros((4, 6, 8))
     assert share_memory(view(whole), whole[:, 1::2]) is shared
 
@@ -97,7 +95,8 @@ def test_shared_memory_is_told_from_interleaved(view: Callable[[np.ndarray], np.
             {},
             np,
             object,
-            "foo",
+            "no such",
+            "f4,i2",
             "",
             "U5",
             "S3",
@@ -113,7 +112,8 @@ def test_shared_memory_is_told_from_interleaved(view: Callable[[np.ndarray], np.
     ],
     ids=repr,
 )
-def test_only_dtypes_of_numbers_are_dtypes_of_pixels(dtype: Any) -> None:
+def test_pixel_dtype_refused(dtype: Any) -> None:
+    """Values that are not a dtype of numbers are refused."""
     with pytest.raises(GeometryError, match=r"dtype is .*: it must be a dtype of numbers"):
         pixel_dtype("dtype", dtype)
 
@@ -121,5 +121,6 @@ def test_only_dtypes_of_numbers_are_dtypes_of_pixels(dtype: Any) -> None:
 @pytest.mark.parametrize(
     "dtype", ["uint8", "<u2", ">f4", "bool", "complex64", np.float16, float, np.dtype("i8")], ids=str
 )
-def test_dtypes_of_numbers_pass_as_numpy_has_them(dtype: Any) -> None:
+def test_pixel_dtype(dtype: Any) -> None:
+    """Dtypes of numbers are returned as NumPy's."""
     assert pixel_dtype("dtype", dtype) == np.dtype(dtype)

@@ -1,4 +1,4 @@
-"""`make campaign`: call every public function with every wrong argument there is, and list what is wrong with the outcome."""
+"""`make campaign`: call every public function with every wrong argument, and list the faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands of a shell: every option with every text that it must not take."""
+"""The commands of a shell: every option with every text that it must refuse."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .hostile import Kind, always
 
 
 class RefusedError(PatchloomError, ValueError):
-    """What a command said on standard error, with an exit code that says that it failed."""
+    """The standard error of a command whose exit code reports a failure."""
 
 
 def _command(name: str, *flags: str):

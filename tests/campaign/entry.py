@@ -1,4 +1,4 @@
-"""One public callable in the campaign: a way to call it rightly, and of what kind each of its arguments is."""
+"""One public callable in the campaign: a valid call of it, and the kind of each argument."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class Entry:
     """Its qualified name, such as `SpecTable.load`."""
 
     make: Callable[[], Made]
-    """Makes what is called, and arguments with which the call succeeds; anew for each call, in an empty folder."""
+    """Makes the callable, and arguments with which the call succeeds; anew for each call, in an empty folder."""
 
     kinds: Mapping[str, Kind]
-    """Of what kind each argument is."""
+    """The kind of each argument."""
 
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """What a message may call an argument, other than by its name."""
+    """Words by which a message may name an argument, besides its name."""
 
     free: Mapping[str, str] = field(default_factory=dict)
-    """Arguments that may be anything, and why."""
+    """Arguments that may have any value, with the reason."""
 
 
 ENTRIES: dict[str, Entry] = {}

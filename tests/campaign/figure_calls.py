@@ -1,4 +1,4 @@
-"""Figures drawn."""
+"""Figures."""
 
 from __future__ import annotations
 

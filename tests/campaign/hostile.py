@@ -1,4 +1,4 @@
-"""Values that an argument must not take, by its kind: a whole number, a spatial tuple, a path, an axes string, …
+"""Values that an argument must refuse, by its kind: a whole number, a spatial tuple, a path, an axes string, …
 
 A kind is a table of labels and makers; a value is made anew for every call, so that no call can spoil another's.
 """
@@ -38,18 +38,18 @@ STRANGERS: Mapping[str, Maker] = {
     "np.float64": lambda: np.float64(2.5),
     "date": lambda: np.datetime64("2026-01-01"),
 }
-"""Values of many types. What a kind allows is taken out; the rest no argument of that kind may accept."""
+"""Values of many types. The values that a kind allows are removed; an argument of that kind must refuse the rest."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What an argument is, as the values that it must refuse."""
+    """A kind of argument, as the values that it must refuse."""
 
     name: str
     values: Mapping[str, Maker]
 
     def accepting(self, *labels: str, because: str) -> Kind:
-        """Take out values that this argument accepts on purpose; the reason is for the reader."""
+        """Remove values that this argument accepts on purpose; the reason is for the reader."""
         assert because
         unknown = set(labels) - set(self.values)
         assert not unknown, f"{self.name} has no values {unknown}"
@@ -89,7 +89,7 @@ def whole(least: int = 0, *, huge: bool = True) -> Kind:
 
 
 def number(*, least: float | None = None, most: float | None = None, nan: bool = False, inf: bool = False) -> Kind:
-    """Give the kind of a real number; NaN and infinity are refused unless said otherwise."""
+    """Give the kind of a real number; NaN and infinity are refused unless the caller allows them."""
     values = _strangers("3", "1.5", "-1", "np.float64", *(["nan"] if nan else []))
     if not inf:
         values["inf"] = always(float("inf"))
@@ -113,7 +113,7 @@ FLAG = Kind(
 
 
 def tuple_of_whole(length: int, least: int, *, one: bool = False, huge: bool = True) -> Kind:
-    """Give the kind of a tuple of whole numbers, of one length; `one` where a single number stands for all."""
+    """Give the kind of a tuple of whole numbers, of one length; `one` if a single number stands for all."""
     valid = [max(least, 8)] * length
 
     def with_last(value: Any) -> Maker:
@@ -259,13 +259,13 @@ def instance(name: str, **others: Maker) -> Kind:
 
 
 def sequence_of(item: Kind, valid: Callable[[], Sequence[Any]], *, keep: int = 8) -> Kind:
-    """Give the kind of a sequence of something: no sequence, an empty one, and ones with a wrong item among right ones."""
+    """Give the kind of a sequence: it must refuse other types, an empty sequence, and a wrong item among valid ones."""
     values: dict[str, Maker] = _strangers()
     return Kind(f"sequence of {item.name}", values | inside(dict(list(item.values.items())[:keep]), valid))
 
 
 def inside(values: Mapping[str, Maker], valid: Callable[[], Sequence[Any]]) -> dict[str, Maker]:
-    """Put each value in the place of the last of a right sequence."""
+    """Replace the last item of a valid sequence by each value."""
     return {f"{label} inside": _replacing_last(valid, make) for label, make in values.items()}
 
 
@@ -291,7 +291,7 @@ ARRAY = Kind(
 
 
 OF_OTHER_DTYPES = ("of nothing", "of objects", "of texts", "of times", "of records")
-"""Those of the arrays whose axes are right."""
+"""The arrays whose axes are valid."""
 
 
 def mapping(valid: Callable[[], Mapping[Any, Any]], *, keys: bool = True) -> Kind:

@@ -1,4 +1,4 @@
-"""Make one call with one wrong argument, and say what is wrong with how it ended."""
+"""Make one call with one wrong argument, and describe the faults of its outcome."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from patchloom.errors import PatchloomError
 from .entry import Entry
 
 SECONDS = 10
-"""That one call may take."""
+"""Seconds that one call may take."""
 
 MEGABYTES = 400
-"""By which one call may raise the memory of the process."""
+"""Bytes by which one call may raise the memory of the process."""
 
 
 class TimeUpError(BaseException):
@@ -35,7 +35,7 @@ class TimeUpError(BaseException):
 
 
 def judge(entry: Entry, argument: str, label: str) -> list[str]:
-    """Call an entry with one value of one argument replaced; give the faults of the outcome."""
+    """Call an entry with one argument replaced; return the faults of the outcome."""
     function, arguments = entry.make()
     value = entry.kinds[argument].values[label]()
     before = set(_tree())
@@ -46,7 +46,7 @@ def judge(entry: Entry, argument: str, label: str) -> list[str]:
         try:
             with time_limit(SECONDS):
                 result = _called(function, {**arguments, argument: value})
-                faults.append(f"silent: returned {_short(result)}")
+                faults.append(f"no error: returned {_short(result)}")
         except PatchloomError as error:
             faults += _faults_of(error, value, {argument, *entry.words.get(argument, ())})
         except TimeUpError:
@@ -66,7 +66,7 @@ def judge(entry: Entry, argument: str, label: str) -> list[str]:
 
 
 def succeeds(entry: Entry) -> str | None:
-    """Call an entry as it is meant to be; give what went wrong."""
+    """Call an entry with valid arguments; return the fault, if there is one."""
     function, arguments = entry.make()
     try:
         with time_limit(6 * SECONDS), warnings.catch_warnings():
@@ -78,7 +78,7 @@ def succeeds(entry: Entry) -> str | None:
 
 
 def _called(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-    """Call a function with arguments by their names, also where it takes them by their places only."""
+    """Call a function with arguments by their names, also if it takes them by position only."""
     parameters = inspect.signature(function).parameters.values()
     by_place = [one.name for one in parameters if one.kind is one.POSITIONAL_ONLY]
     return function(
@@ -89,7 +89,7 @@ def _called(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """End what runs in the main thread after a time; again and again, as a handler may swallow the first."""
+    """Interrupt the main thread after a time, repeatedly, because a handler may swallow the first interrupt."""
 
     def ring(_number: int, _frame: Any) -> None:
         raise TimeUpError
@@ -105,7 +105,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def _noises(faults: list[str]) -> Iterator[None]:
-    """Count what fails where nobody can catch it: in threads, and while objects are taken down."""
+    """Count errors that no caller can catch: in threads, and while objects are deleted."""
     in_thread, unraisable = threading.excepthook, sys.unraisablehook
     threading.excepthook = lambda failed: faults.append(f"raw in a thread: {failed.exc_value!r}")
     sys.unraisablehook = lambda failed: faults.append(f"raw, unraisable: {failed.exc_value!r}")
@@ -122,12 +122,12 @@ def _faults_of(error: PatchloomError, value: Any, names: set[str]) -> Iterator[s
     plain = message.replace("-", "_")
     if not any(re.search(rf"(?<![A-Za-z]){name}", plain) for name in names):
         yield f"unnamed: {type(error).__name__}: {_short(message)}"
-    elif not message.startswith("Usage:") and not _shows(message, value):  # which is how typer says it
+    elif not message.startswith("Usage:") and not _shows(message, value):  # which typer prints
         yield f"without the value: {type(error).__name__}: {_short(message)}"
 
 
 def _shows(message: str, value: Any) -> bool:
-    """Whether a message shows a value, or says what type it is of."""
+    """Whether a message shows a value, or its type."""
     if not isinstance(value, (type(None), bool, int, float, complex, str)) or value in (10**30, -(10**30)):
         return True
     texts = {repr(value), str(value), type(value).__name__}
@@ -143,7 +143,7 @@ def _shows(message: str, value: Any) -> bool:
 
 
 def _as_dtype(text: str) -> set[str]:
-    """Give a dtype as NumPy writes it, as a message may."""
+    """Return a dtype as NumPy writes it, because a message may contain that."""
     try:
         with warnings.catch_warnings(action="ignore"):
             return {str(np.dtype(text))}
@@ -168,7 +168,7 @@ def _short(value: Any) -> str:
 
 
 def _where() -> str:
-    """Name the innermost line of the library on the way to the error under way."""
+    """Return the innermost line of the library in the traceback of the current error."""
     frames = traceback.extract_tb(sys.exc_info()[2])
     ours = [frame for frame in frames if "patchloom" in frame.filename and "campaign" not in frame.filename]
     return f"[{Path(ours[-1].filename).name}:{ours[-1].lineno}]" if ours else ""

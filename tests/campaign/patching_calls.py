@@ -1,4 +1,4 @@
-"""Plans of patches, tables of specifications, and what checks them."""
+"""Patchings, tables of specifications, and their checks."""
 
 from __future__ import annotations
 
@@ -464,6 +464,6 @@ entry(
             "past the end",
             "flags",
         ),
-        because="slices are handed on as they are; what reads by them says which it takes",
+        because="slices are passed through as they are; the reader checks them",
     ),
 )

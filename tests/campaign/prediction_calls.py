@@ -1,4 +1,4 @@
-"""Predictions: models, settings, postprocessing, and what is planned and run."""
+"""Predictions: models, settings, postprocessing, plans and runs."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ entry(
     lambda: (pl.SelectChannels, {"channels": (0,)}),
     words={"channels": ("channel",)},
     channels=numbers_of_choice(3).accepting(
-        "past the end", "huge inside", because="how many channels there are is known later"
+        "past the end", "huge inside", because="the number of channels is known later"
     ),
 )
 entry(
@@ -237,9 +237,7 @@ entry(
     threshold=number(inf=True),
     fill=FILL,
     channels=optional(
-        numbers_of_choice(3).accepting(
-            "past the end", "huge inside", because="how many channels there are is known later"
-        )
+        numbers_of_choice(3).accepting("past the end", "huge inside", because="the number of channels is known later")
     ),
 )
 entry(

@@ -1,4 +1,4 @@
-"""Images opened, patches cut out of them, and cells scored."""
+"""Images, patches of them, and scores of their cells."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ entry(
     ),
     free=dict.fromkeys(
         ("name", "voxel_size", "units", "channel_names", "channel_colors", "is_rgb", "origin"),
-        "a record of what a file says, checked where it is written",
+        "a record of the content of a file, checked when it is written",
     ),
 )
 

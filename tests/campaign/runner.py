@@ -1,4 +1,4 @@
-"""Run the campaign in processes of limited memory; one that hangs or dies is a finding, and the next goes on after it."""
+"""Run the campaign in processes of limited memory; one that hangs or dies is a finding, and the next process continues after it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from .entry import ENTRIES
 from .judge import SECONDS, judge, settle
 
 GIGABYTES = 3
-"""Memory that a process may take beyond what it has taken when all entries have been called once."""
+"""Bytes that a process may take, beyond those after all entries were called once."""
 
 Case = tuple[str, str, str]
 
 
 @dataclass
 class Outcome:
-    """What came of a campaign."""
+    """The outcome of a campaign."""
 
     calls: int = 0
     findings: list[tuple[Case, str]] = field(default_factory=list)
@@ -57,7 +57,7 @@ def run(wanted: Sequence[Case]) -> Outcome:
 
 
 def _run_until_death(wanted: Sequence[Case], outcome: Outcome) -> tuple[int, str]:
-    """Run calls in one process; give the number that came to an end, and what the next one did to the process."""
+    """Run calls in one process; return the number of finished calls, and the effect of the next call on the process."""
     root = str(Path(__file__).parents[2])
     command = [sys.executable, "-m", "tests.campaign", "--worker"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root) as worker:
@@ -84,7 +84,7 @@ def _run_until_death(wanted: Sequence[Case], outcome: Outcome) -> tuple[int, str
 
 
 def work() -> None:
-    """Make the calls that the standard input lists; write the faults of each in a line."""
+    """Make the calls that are listed on standard input; print the faults of each in a line."""
     wanted = json.loads(sys.stdin.readline())
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -111,7 +111,7 @@ def _limit_memory() -> None:
 
 
 class EmptyFolder(TemporaryDirectory):
-    """An empty folder that is the current one as long as it lasts."""
+    """Work in an empty folder, which is removed afterwards."""
 
     def __init__(self) -> None:
         super().__init__(prefix="campaign-", ignore_cleanup_errors=True)

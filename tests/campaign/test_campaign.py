@@ -1,4 +1,4 @@
-"""A wrong argument of any public function ends in our error that names it: some of the calls here, all by `make campaign`."""
+"""A wrong argument of any public function raises our error, which names it: some calls here, all by `make campaign`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .everything import ENTRIES
 from .judge import succeeds
 
 SHARE = 12
-"""One out of so many wrong values of each argument is tried here."""
+"""One out of this number of wrong values of each argument is tried here."""
 
 
 def public_callables() -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -42,7 +42,7 @@ def public_callables() -> Iterator[tuple[str, Callable[..., Any]]]:
 
 
 def _is_exempt(kind: type) -> bool:
-    """Whether a class is not called: an error, a protocol, a dictionary, a named tuple, or what `plan` makes."""
+    """Whether a class is not called: an error, a protocol, a dictionary, a named tuple, or the plan that `plan` returns."""
     made = kind is patchloom.PredictionPlan
     return getattr(kind, "_is_protocol", False) or issubclass(kind, (Exception, dict, tuple)) or made
 
@@ -62,7 +62,8 @@ LIGHTNING = {"on_predict_start", "on_predict_batch_end", "on_predict_end", "on_e
 """Called by a trainer."""
 
 
-def test_every_argument_of_every_public_callable_is_in_the_campaign():
+def test_complete():
+    """Every argument of every public callable is in the campaign."""
     missing = []
     for name, public in public_callables():
         if name.rpartition(".")[2] in LIGHTNING or not _parameters(public):
@@ -73,7 +74,8 @@ def test_every_argument_of_every_public_callable_is_in_the_campaign():
     assert not missing, f"give these an entry in tests/campaign: {missing}"
 
 
-def test_the_calls_that_are_made_wrong_are_right_otherwise(tmp_path, monkeypatch):
+def test_valid_calls(tmp_path, monkeypatch):
+    """The calls of the campaign succeed with valid arguments."""
     failed = {}
     for number, (name, entry) in enumerate(ENTRIES.items()):
         (tmp_path / str(number)).mkdir()
@@ -82,7 +84,8 @@ def test_the_calls_that_are_made_wrong_are_right_otherwise(tmp_path, monkeypatch
     assert not {name: fault for name, fault in failed.items() if fault}
 
 
-def test_a_wrong_argument_ends_in_our_error_that_names_it_and_leaves_nothing_behind():
+def test_wrong_arguments():
+    """A wrong argument raises one of our errors, whose message names it, and leaves no files behind."""
     outcome = run(list(cases(SHARE)))
     assert outcome.calls > 500
     assert not [f"{name}({argument}={label}): {fault}" for (name, argument, label), fault in outcome.findings]

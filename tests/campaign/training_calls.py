@@ -1,4 +1,4 @@
-"""Datasets, samplers, loaders and what stitches their predictions."""
+"""Datasets, samplers, loaders and the writer of their predictions."""
 
 from __future__ import annotations
 
@@ -386,7 +386,11 @@ entry(
     blend=optional(word("hann", "gaussian", "linear", "mean")),
     block_voxels=whole(1, huge=False),
     output=optional(OUTPUT_PATH).accepting(
-        "text", "unknown ending", "here", "the root", because="a folder, in which the name says what is written"
+        "text",
+        "unknown ending",
+        "here",
+        "the root",
+        because="a folder, in which the ending of a name decides the format",
     ),
     pyramid=optional(word("mean", "nearest")),
     overwrite=FLAG,

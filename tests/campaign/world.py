@@ -1,4 +1,4 @@
-"""What the calls of the campaign are made with: small images, plans, files and networks."""
+"""Values for the calls of the campaign: small images, patchings, files and networks."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def score_map() -> pl.ScoreMap:
 
 
 def model(batch: Any) -> Any:
-    """Return a batch as it is: a model without opinions."""
+    """Return a batch as it is: a model that changes nothing."""
     return batch
 
 
@@ -111,6 +111,6 @@ def czi() -> Path:
 
 @cache
 def network(shape: str = "float[N,1,H,W]") -> bytes:
-    """Return an ONNX network that gives back what it gets."""
+    """Return an ONNX network that returns its input."""
     text = f'<ir_version: 8, opset_import: ["": 17]> net ({shape} x) => ({shape} y) {{ y = Identity(x) }}'
     return bytes(parser.parse_model(text).SerializeToString())

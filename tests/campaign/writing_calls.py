@@ -1,4 +1,4 @@
-"""Outputs, and tiles put together."""
+"""Outputs, and the stitching of tiles."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ WORDS = {
 
 
 def _closed(sink_of):
-    """Make a sink, and take it down again."""
+    """Make a sink, and abort it afterwards."""
 
     def make(**arguments):
         sink_of(**arguments).abort()
@@ -98,7 +98,7 @@ entry(
             "lock": None,
         },
     ),
-    path=OUTPUT_PATH.accepting("text", "unknown ending", because="the class says what is written"),
+    path=OUTPUT_PATH.accepting("text", "unknown ending", because="the class decides the format"),
     **COMMON,
     chunk_shape=SHAPE,
     shard_shape=SHAPE,
@@ -122,7 +122,7 @@ entry(
             "lock": None,
         },
     ),
-    path=OUTPUT_PATH.accepting("text", "unknown ending", because="the class says what is written"),
+    path=OUTPUT_PATH.accepting("text", "unknown ending", because="the class decides the format"),
     **COMMON,
     metadata=METADATA,
     words=WORDS,
@@ -133,7 +133,7 @@ entry(
         _closed(pl.NpySink),
         {"path": "out.npy", "axes_map": MAP(), "dtype": "uint8", "overwrite": False, "lock": None},
     ),
-    path=OUTPUT_PATH.accepting("text", "unknown ending", because="the class says what is written"),
+    path=OUTPUT_PATH.accepting("text", "unknown ending", because="the class decides the format"),
     **COMMON,
     words=WORDS,
 )

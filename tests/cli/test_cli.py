@@ -1,4 +1,4 @@
-"""The command line: what is written, what is printed where, and the exit codes programs rely on."""
+"""The command line: files that it writes, text that it prints, and exit codes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def superstitious(batch):
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> Path:
-    """Make a folder with two images and a model in it, as a user has it."""
+    """Make a folder with two images and a model, and work in it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "my_model", raising=False)
@@ -363,8 +363,8 @@ def test_origin_multiple(workplace: Path, given: str, multiples: list[int]) -> N
     (workplace / "my_model.py").write_text(
         MODEL + "def aligned(batch):\n    assert batch.shape[-2:] == (16, 16)\n    return batch\n"
     )
-    said = json.loads(run("plan", "img2.tif", "--origin-multiple", given, "--json", *TILES).stdout)
-    assert said["origin_multiple"] == multiples
+    facts = json.loads(run("plan", "img2.tif", "--origin-multiple", given, "--json", *TILES).stdout)
+    assert facts["origin_multiple"] == multiples
     assert (
         f"starts on multiples of {' × '.join(map(str, multiples))}"
         in run("plan", "img2.tif", "--origin-multiple", given, *TILES).stdout

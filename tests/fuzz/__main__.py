@@ -1,4 +1,4 @@
-"""Open thousands of damaged files and report all that does not end in an image or in one of our errors.
+"""Open thousands of damaged files and report each file that results in neither an image nor one of our errors.
 
 python tests/fuzz                              all formats
 python tests/fuzz tiff --count 10000 --seed 3  ten thousand mutants of one format

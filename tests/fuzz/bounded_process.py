@@ -24,10 +24,10 @@ CPU_SECONDS = 5.0
 """Processor time that one file may take."""
 
 WALL_SECONDS = 60.0
-"""Time after which a child counts as hanging, however busy the machine is."""
+"""Time after which a child counts as hanging, also on a busy machine."""
 
 FILES_PER_CHILD = 500
-"""Number of files after which a child is replaced, so that what is cached does not add up."""
+"""Number of files after which a child is replaced, so that caches do not add up."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Finding:
     """Index of the mutant in its campaign."""
 
     kind: str
-    """What it led to, and where: equal for all that have one cause."""
+    """The outcome and its place: equal for all findings of one cause."""
 
     details: str
-    """The traceback, where there is one."""
+    """The traceback, if there is one."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Target:
 
 
 def findings(target: Target, seed: int, indices: Sequence[int]) -> Iterator[Finding]:
-    """Open mutants in child processes, and yield those that are not handled.
+    """Open mutants in child processes, and yield mutants that are not handled.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a target does with an image: open it, read what is told of it, and read a few windows."""
+"""The use of an image by a target: open it, read its metadata, and read a few windows."""
 
 from __future__ import annotations
 

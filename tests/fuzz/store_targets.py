@@ -1,6 +1,6 @@
 """Stores and small files: NumPy files, Zarr v2 and v3, OME-Zarr, N5, tables of specifications and kept scores.
 
-Chunks are compressed with all but blosc: TensorStore allocates what the header of such a chunk says, up to 2 GiB, before it
+Chunks are compressed with all but blosc: TensorStore allocates the size in the header of such a chunk, up to 2 GiB, before it
 finds that it is wrong. That memory is never touched, but it is beyond the limit that the child has.
 """
 
@@ -175,7 +175,7 @@ def _ome_zarr_metadata_seeds() -> list[Seed]:
 
 
 def _use_ome_zarr_metadata(path: Path) -> None:
-    """Put what is damaged into a store that is sound."""
+    """Put the damaged files into a sound store."""
     try:
         attributes = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
@@ -233,7 +233,7 @@ def _scores() -> list[Seed]:
 
 
 def _use_scores(path: Path) -> None:
-    """Read scores that are those written, or none."""
+    """Read scores: those that were written, or none."""
     found = ScoreFile(path, '{"filter": "max"}', "0123", _SCORES.shape).read()
     if found is not None and not np.array_equal(found, _SCORES):
         raise AssertionError(f"other scores: {found}")

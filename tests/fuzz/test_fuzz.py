@@ -20,14 +20,16 @@ COUNT = int(os.environ.get("PATCHLOOM_FUZZ", "500"))
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_a_damaged_file_is_read_or_refused_by_one_of_our_errors(name: str) -> None:
+def test_damaged_files(name: str) -> None:
+    """A damaged file is read, or refused by one of our errors."""
     found = list(findings(TARGETS[name], 0, range(int(COUNT * TARGETS[name].share))))
     listed = [f"{finding.kind}: python tests/fuzz {name} --seed 0 --index {finding.index}" for finding in found]
     assert not found, "\n".join(listed)
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_a_mutant_is_made_again_from_its_numbers(name: str) -> None:
+def test_reproducible(name: str) -> None:
+    """The same numbers make the same damaged file again."""
     first, again = (TARGETS[name].seeds() for _ in range(2))
     assert first == again
     mutants = [damaged(first, 3, index) for index in range(50)]
@@ -58,7 +60,8 @@ def _misbehave(path: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_raw_errors_warnings_exhausted_memory_and_lost_processes_are_findings() -> None:
+def test_findings() -> None:
+    """Foreign errors, warnings, exhausted memory and lost processes are findings."""
     target = Target(_seeds, _misbehave)
     mutants = {index: damaged(_seeds(), 0, index).files["a"] for index in range(40)}
     outcomes = {index: zlib.crc32(content) % 6 for index, content in mutants.items() if content != SOUND}

@@ -85,7 +85,7 @@ def _tiff_seeds() -> list[Seed]:
         "complex": _tiff(_random((20, 30), "complex64"), metadata=None),
         "bits": _tiff(_random((20, 30)) > 99, metadata=None),
         "shaped": _tiff(_random((4, 20, 30)), metadata={"axes": "ZYX"}),
-        "one page tells of all": _tiff(_random((4, 20, 30)), metadata={"axes": "ZYX"}, truncate=True),
+        "one page describes all": _tiff(_random((4, 20, 30)), metadata={"axes": "ZYX"}, truncate=True),
         "imagej": _tiff(_random((3, 20, 30)), imagej=True, resolution=(4, 5), metadata=spaced),
         "imagej pages": _described_by("", imagej, "", "", compression="zlib"),
         "slide": _described_by("", slide, f"{slide} 10x10", f"{slide} label", f"{slide} macro", photometric="rgb"),

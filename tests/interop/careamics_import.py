@@ -1,4 +1,4 @@
-"""Import CAREamics, also where no torchvision is installed: a build of it fits one build of PyTorch only.
+"""Import CAREamics, also without torchvision: a build of torchvision fits one build of PyTorch only.
 
 CAREamics needs it for its networks, which are not run here. Processes that load data are forked off a server that has imported
 this module.

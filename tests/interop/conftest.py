@@ -1,4 +1,4 @@
-"""Interchange with CAREamics: `make interop` runs these tests in an environment that has it; elsewhere they do not exist."""
+"""Interchange with CAREamics: `make interop` runs these tests in an environment with CAREamics; without it, none is collected."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ if HAS_CAREAMICS:
     FOLDER = str(Path(__file__).parent)
     sys.path.append(FOLDER)
     importlib.import_module("careamics_import")
-    # The server from which worker processes are forked imports it too, and finds it by this variable.
+    # The server from which worker processes are forked imports it too, and finds it through this variable.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), FOLDER)))
     multiprocessing.set_forkserver_preload(["careamics_import"])

@@ -1,4 +1,4 @@
-"""Image stacks of either side are read by the other's extractor."""
+"""The extractor of one side reads the image stacks of the other."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def their_stack(kind: str, folder: Path, image: np.ndarray, axes: str):
 
 
 def places(shape: tuple[int, ...], rng: np.random.Generator) -> list[dict[str, object]]:
-    """Patches inside, across every border and all around."""
+    """Return patches inside the image, across every border, and around the image."""
     size = tuple(min(12, side) for side in shape[2:])
     coords = [tuple(rng.integers(-5, side - 4, ()).item() for side in shape[2:]) for _ in range(30)]
     inside = [{"sample_idx": int(rng.integers(shape[0])), "coords": start, "patch_size": size} for start in coords]
@@ -62,8 +62,9 @@ def places(shape: tuple[int, ...], rng: np.random.Generator) -> list[dict[str, o
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("axes", "shape"), AXES_AND_SHAPES)
-class TestOneSideReadsTheOthersStacks:
+class TestExtractors:
     def test_theirs_by_ours(self, kind, axes, shape, tmp_path, rng):
+        """Our extractor reads their stacks."""
         image = rng.integers(0, 60_000, shape).astype("uint16")
         stack = their_stack(kind, tmp_path, image, axes)
         assert isinstance(stack, ours.ImageStack)
@@ -76,6 +77,7 @@ class TestOneSideReadsTheOthersStacks:
                 assert np.array_equal(one.extract_patch(0, **place), other.extract_patch(0, **place))
 
     def test_ours_by_theirs(self, kind, axes, shape, tmp_path, rng):
+        """Their extractor reads our stacks."""
         image = rng.integers(0, 60_000, shape).astype("uint16")
         stack = our_stack(kind, tmp_path, image, axes)
         theirs = TheirExtractor([stack])
@@ -93,7 +95,8 @@ class TestOneSideReadsTheOthersStacks:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_our_stacks_say_of_themselves_what_theirs_say(kind, tmp_path, rng):
+def test_members(kind, tmp_path, rng):
+    """Our stacks have the same axes, shapes and dtype as theirs."""
     image = rng.integers(0, 60_000, (4, 33, 44)).astype("uint16")
     (tmp_path / "ours").mkdir()
     (tmp_path / "theirs").mkdir()
@@ -104,7 +107,8 @@ def test_our_stacks_say_of_themselves_what_theirs_say(kind, tmp_path, rng):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_stack_of_theirs_is_a_source_and_is_scored(kind, tmp_path, rng):
+def test_source(kind, tmp_path, rng):
+    """A stack of theirs is accepted as a source, and scored as ours is."""
     image = rng.integers(0, 60_000, (2, 33, 44)).astype("uint16")
     stacks = ours.open_stacks([their_stack(kind, tmp_path, image, "SYX")])
     (scores,) = ours.score_cells(stacks, (16, 16), [ours.MeanFilter()])

@@ -1,4 +1,4 @@
-"""One vocabulary: a specification of either side is one of the other's."""
+"""One vocabulary: each side uses the specifications of the other."""
 
 from __future__ import annotations
 
@@ -29,11 +29,13 @@ def images(rng) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("name", SPEC_TYPES)
-def test_the_types_have_the_same_fields(name):
+def test_fields(name):
+    """Our types of specifications have the same fields as theirs."""
     assert set(get_type_hints(getattr(ours, name))) == set(get_type_hints(getattr(theirs, name)))
 
 
-def test_the_guards_agree_on_every_set_of_fields():
+def test_guards():
+    """Both sides distinguish the kinds of specifications in the same way."""
     for fields in itertools.product([False, True], repeat=len(OPTIONAL_FIELDS)):
         spec = dict.fromkeys(["data_idx", "sample_idx", "coords", "patch_size"])
         spec |= dict.fromkeys(itertools.compress(OPTIONAL_FIELDS, fields))
@@ -41,7 +43,7 @@ def test_the_guards_agree_on_every_set_of_fields():
         assert ours.is_uncorrelated_specs(spec) is theirs.is_uncorrelated_specs(spec)
 
 
-def our_plans() -> dict[str, object]:
+def our_patchings() -> dict[str, object]:
     size = (32, 24)
     return {
         "random": ours.RandomPatching(SHAPES, size, seed=1),
@@ -55,17 +57,18 @@ def our_plans() -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("name", our_plans())
-def test_their_extractor_reads_our_specs_as_ours_does(name, images):
-    extractor = ours.PatchExtractor([ours.ArrayStack(image, "SCYX") for image in images])
+@pytest.mark.parametrize("name", our_patchings())
+def test_our_specs(name, images):
+    """Their extractor reads our specifications as ours does."""
+    extractor = ours.PatchExtractor([ours.ArrayStack(image, "SCYX") for image in images], padding="constant")
     other = TheirExtractor(load_arrays(images, "SCYX"))
-    for spec in our_plans()[name]:
+    for spec in our_patchings()[name]:
         place = {field: spec[field] for field in ("data_idx", "sample_idx", "coords", "patch_size")}
         assert np.array_equal(extractor.extract(spec), other.extract_patch(**place))
 
 
 @pytest.mark.parametrize(
-    "plan",
+    "patching",
     [
         theirs.RandomPatching(SHAPES, (32, 24), seed=1),
         theirs.StratifiedPatching(SHAPES, (32, 24), seed=1),
@@ -73,12 +76,13 @@ def test_their_extractor_reads_our_specs_as_ours_does(name, images):
         theirs.TiledPatching(SHAPES, (32, 24), (8, 6)),
         theirs.WholeSamplePatching(SHAPES),
     ],
-    ids=lambda plan: type(plan).__name__,
+    ids=lambda patching: type(patching).__name__,
 )
-def test_we_take_their_specs(plan, images):
+def test_their_specs(patching, images):
+    """Our extractor reads their specifications as theirs does."""
     extractor = ours.PatchExtractor([ours.ArrayStack(image, "SCYX") for image in images])
     other = TheirExtractor(load_arrays(images, "SCYX"))
-    specs = [plan.get_patch_spec(index) for index in range(plan.n_patches)]
+    specs = [patching.get_patch_spec(index) for index in range(patching.n_patches)]
     # Theirs may hold NumPy's integers; a table makes them plain.
     plain = ours.SpecTable.from_specs(specs)
     ours.validate_specs(plain, SHAPES)
@@ -88,7 +92,7 @@ def test_we_take_their_specs(plan, images):
     ]
     for spec, patch in zip(specs, expected, strict=True):
         assert np.array_equal(extractor.extract(spec), patch)
-    if not isinstance(plan, theirs.WholeSamplePatching):
+    if not isinstance(patching, theirs.WholeSamplePatching):
         assert np.array_equal(extractor.extract_batch(specs), np.stack(expected))
     assert [as_lists(spec) for spec in plain] == [as_lists(spec) for spec in specs]
 
@@ -98,18 +102,20 @@ def as_lists(spec) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("overlaps", [(8, 6), (0, 0), (16, 12)])
-def test_we_stitch_their_tiles(overlaps, images):
-    plan = theirs.TiledPatching(SHAPES, (32, 24), overlaps)
+def test_their_tiles(overlaps, images):
+    """Our stitcher puts their tiles together to the image."""
+    patching = theirs.TiledPatching(SHAPES, (32, 24), overlaps)
     extractor = ours.PatchExtractor([ours.ArrayStack(image, "SCYX") for image in images])
     for data_idx, image in enumerate(images):
         stitcher = ours.CropStitcher(image.shape, image.dtype)
-        for index in plan.get_patch_indices(data_idx):
-            spec = plan.get_patch_spec(index)
+        for index in patching.get_patch_indices(data_idx):
+            spec = patching.get_patch_spec(index)
             stitcher.add(extractor.extract(spec), spec)
         assert np.array_equal(stitcher.finish(), image)
 
 
-def test_we_gather_their_uncorrelated_specs_as_they_do(images):
+def test_their_uncorrelated_specs(images):
+    """Our extractor reads their uncorrelated specifications as theirs does."""
     maker = MultiChannelTargetMsPatchConstr(
         theirs.RandomPatching(SHAPES, (32, 24), seed=1),
         TheirExtractor(load_arrays(images, "SCYX")),
@@ -126,9 +132,10 @@ def test_we_gather_their_uncorrelated_specs_as_they_do(images):
         assert np.array_equal(extractor.extract(spec), target)
 
 
-def test_our_uncorrelated_specs_pass_their_guard_and_hold_their_fields():
-    plan = ours.UncorrelatedPatching(ours.RandomPatching(SHAPES, (32, 24), seed=1), n_channels=3, probability=0.5)
-    for spec in plan:
+def test_our_uncorrelated_specs():
+    """Our uncorrelated specifications have their fields, and pass their guard."""
+    patching = ours.UncorrelatedPatching(ours.RandomPatching(SHAPES, (32, 24), seed=1), n_channels=3, probability=0.5)
+    for spec in patching:
         assert theirs.is_uncorrelated_specs(spec)
         assert set(spec) == set(get_type_hints(theirs.UncorrelatedPatchSpecs))
 
@@ -145,7 +152,8 @@ def test_our_uncorrelated_specs_pass_their_guard_and_hold_their_fields():
         "WholeSamplePatching",
     ],
 )
-def test_our_strategies_take_their_arguments_and_have_their_members(name):
+def test_strategies(name):
+    """Our strategies take their arguments first, and have all of their members."""
     mine, other = getattr(ours, name), getattr(theirs, name)
     expected = list(inspect.signature(other).parameters.values())
     taken = list(inspect.signature(mine).parameters.values())[: len(expected)]
