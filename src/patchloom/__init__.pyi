@@ -36,8 +36,8 @@ from patchloom.filters.cell_filters import MeanFilter as MeanFilter
 from patchloom.filters.cell_filters import PercentileFilter as PercentileFilter
 from patchloom.filters.cell_filters import StdFilter as StdFilter
 from patchloom.filters.labels import label_weights as label_weights
-from patchloom.filters.score_cells import score_cells as score_cells
 from patchloom.filters.score_map import ScoreMap as ScoreMap
+from patchloom.filters.scoring import score_cells as score_cells
 from patchloom.image_metadata import ImageMetadata as ImageMetadata
 from patchloom.image_stacks.array_stack import ArrayStack as ArrayStack
 from patchloom.image_stacks.czi.stack import CziStack as CziStack

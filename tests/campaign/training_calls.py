@@ -247,11 +247,16 @@ LOCAL = lambda: pt.LocalitySampler(world.random_plan(), [(1, 1, 16, 16)])  # noq
 entry(
     "EpochSampler.key_runs",
     lambda: (
-        (lambda batch_size, drop_last: list(SAMPLER().key_runs(batch_size, drop_last=drop_last))),
-        {"batch_size": 2, "drop_last": False},
+        (
+            lambda batch_size, drop_last, max_keys: list(
+                SAMPLER().key_runs(batch_size, drop_last=drop_last, max_keys=max_keys)
+            )
+        ),
+        {"batch_size": 2, "drop_last": False, "max_keys": 4},
     ),
     batch_size=whole(1, huge=False),
     drop_last=FLAG,
+    max_keys=whole(1, huge=False),
 )
 entry("EpochSampler.set_epoch", lambda: (SAMPLER().set_epoch, {"epoch": 1}), epoch=whole(0))
 entry("EpochSampler.state_dict", lambda: (SAMPLER().state_dict, {"used": 1}), used=optional(whole(0)))

@@ -11,8 +11,8 @@ from typing import Any, get_args
 import pytest
 
 from patchloom import PredictionPlan, plan, predict
-from patchloom.cli.plan_command import plan_command
-from patchloom.cli.predict_command import predict_command
+from patchloom.cli.plan import plan_command
+from patchloom.cli.predict import predict_command
 from patchloom.geometry.blend_weights import BlendWindow
 from patchloom.geometry.padding import Padding
 from patchloom.geometry.tile_rule import Seams

@@ -23,10 +23,10 @@ from patchloom.image_stacks import (
     Fingerprint,
     SourceWatch,
     ZarrStack,
-    fingerprint,
     open_stacks,
     select_channels,
 )
+from patchloom.image_stacks.fingerprint import fingerprint
 
 FILES = ["a.npy", "a.tif", "a.zarr"]
 

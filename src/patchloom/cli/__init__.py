@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from patchloom import __version__
-from patchloom.cli.info_command import info_command
-from patchloom.cli.plan_command import plan_command
-from patchloom.cli.predict_command import predict_command
-from patchloom.cli.status_command import status_command
+from patchloom.cli.info import info_command
+from patchloom.cli.plan import plan_command
+from patchloom.cli.predict import predict_command
+from patchloom.cli.status import status_command
 
 app = typer.Typer(
     name="patchloom",

@@ -14,8 +14,8 @@ from patchloom.filters.cell_filters import (
     StdFilter,
 )
 from patchloom.filters.labels import label_weights
-from patchloom.filters.score_cells import score_cells
 from patchloom.filters.score_map import ScoreMap
+from patchloom.filters.scoring import score_cells
 
 __all__ = [
     "CellFilter",

@@ -21,7 +21,8 @@ from patchloom.array_archive import read_arrays
 from patchloom.errors import SinkError
 from patchloom.filters.cell_filters import CellFilter, HasIdentity
 from patchloom.geometry.grid_cells import cell_counts
-from patchloom.image_stacks import HasFiles, ImageStack, fingerprint
+from patchloom.image_stacks import HasFiles, ImageStack
+from patchloom.image_stacks.fingerprint import fingerprint
 
 FOLDER_NAME = ".patchloom-scores"
 """Name of the folder beside the data."""

@@ -3,7 +3,7 @@
 from patchloom.image_stacks.array_stack import ArrayStack
 from patchloom.image_stacks.channel_selection import select_channels
 from patchloom.image_stacks.czi.stack import CziStack
-from patchloom.image_stacks.fingerprint import Fingerprint, SourceWatch, fingerprint
+from patchloom.image_stacks.fingerprint import Fingerprint, SourceWatch
 from patchloom.image_stacks.npy_stack import NpyStack
 from patchloom.image_stacks.open import Source, is_series, open_stacks
 from patchloom.image_stacks.plane_stack import PlanePosition, as_planes, plane_position, whole_stack
@@ -51,7 +51,6 @@ __all__ = [
     "as_planes",
     "check_series",
     "files_read",
-    "fingerprint",
     "is_series",
     "listed_stacks",
     "open_stacks",

@@ -23,7 +23,8 @@ from patchloom.errors import ArgumentError, GeometryError, PatchloomError
 from patchloom.extraction import PatchExtractor
 from patchloom.geometry.checks import whole_number
 from patchloom.geometry.coarse_axis import coarse_window, fitting_factors
-from patchloom.image_stacks import ImageStack, fingerprint, listed_stacks
+from patchloom.image_stacks import ImageStack, listed_stacks
+from patchloom.image_stacks.fingerprint import fingerprint
 from patchloom.prediction.candidate_tiles import CandidateTiles
 
 

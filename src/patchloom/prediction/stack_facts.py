@@ -15,9 +15,9 @@ from patchloom.image_stacks import (
     HoldsPixels,
     ImageStack,
     PlanePosition,
-    fingerprint,
     whole_stack,
 )
+from patchloom.image_stacks.fingerprint import fingerprint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

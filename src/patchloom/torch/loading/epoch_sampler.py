@@ -141,6 +141,7 @@ class EpochSampler(torch.utils.data.Sampler[PatchKey]):
         """
         whole_number("batch_size", batch_size, least=1)
         flag("drop_last", drop_last)
+        whole_number("max_keys", max_keys, least=1)
         epoch, start, order = self._begin()
         stop = len(self) - (len(self) - start) % batch_size if drop_last else len(self)
         return self._runs(epoch, order, range(start, stop, max(max_keys // batch_size, 1) * batch_size))

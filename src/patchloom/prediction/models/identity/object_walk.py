@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from patchloom.digests import array_digest, file_digest
-from patchloom.image_stacks import array_storage, fingerprint
+from patchloom.image_stacks import array_storage
+from patchloom.image_stacks.fingerprint import fingerprint
 from patchloom.prediction.models.identity.code_references import package_version
 from patchloom.prediction.models.identity.code_walk import CodeWalk, module_of
 from patchloom.prediction.models.identity.foreign_weights import foreign_weights

@@ -28,7 +28,7 @@ from patchloom import (
     score_cells,
 )
 from patchloom.errors import GeometryError, NotIntegerError
-from patchloom.filters.score_cells import cell_rows
+from patchloom.filters.scoring import cell_rows
 from patchloom.image_stacks import ArrayStack as PlainStack
 from patchloom.image_stacks import Region
 
