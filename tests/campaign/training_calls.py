@@ -118,7 +118,11 @@ entry(
     "PlannedDataset.read_batches",
     lambda: (
         (lambda keys, batch_size, allocate: list(DATASET().read_batches(keys, batch_size, allocate))),
-        {"keys": pt.patch_keys.PatchKeys(0, np.arange(4)), "batch_size": 2, "allocate": pt.tensor_memory.new_tensor},
+        {
+            "keys": pt.loading.patch_keys.PatchKeys(0, np.arange(4)),
+            "batch_size": 2,
+            "allocate": pt.tensor_memory.new_tensor,
+        },
     ),
     keys=Kind("keys", dict(STRANGERS.items())),
     batch_size=whole(1, huge=False),
