@@ -245,12 +245,6 @@ entry(
     free={"located": "made by `locate`", "rescaling": "made by `Rescaling.of`"},
 )
 entry(
-    "PatchExtractor.expect",
-    lambda: (EXTRACTOR().expect, {"specs": [world.SPEC]}),
-    specs=MANY_SPECS,
-    words={"specs": SPEC_WORDS},
-)
-entry(
     "extract_lateral_context",
     lambda: (
         pl.extract_lateral_context,
@@ -273,11 +267,6 @@ entry(
 )
 entry("ChunkCache", lambda: (pl.ChunkCache, {"max_bytes": 10**6}), max_bytes=whole(1, huge=False))
 entry("ChunkCache.reader", lambda: (pl.ChunkCache().reader, {"stack": world.stacks()[0]}), stack=instance("stack"))
-entry(
-    "ChunkCache.expect",
-    lambda: (pl.ChunkCache().expect, {"announced": []}),
-    free={"announced": "named tuples that the extractor makes"},
-)
 
 FILTERS = sequence_of(CALLABLE, lambda: [pl.MaxFilter(), pl.MaxFilter()], keep=99).accepting(
     "[]", because="no scores of no filters"
