@@ -133,7 +133,7 @@ def tuple_of_whole(length: int, least: int, *, one: bool = False, huge: bool = T
         "nested": with_last(tuple(valid)),
         "array of two axes": lambda: np.full((length, length), valid[0]),
         "array of fractions": lambda: np.full(length, 8.5),
-        "array without axes": lambda: np.array(8),
+        **({} if one else {"array without axes": lambda: np.array(8)}),
         "lots": lambda: range(max(least, 1), 10**6),
     }
     if huge:

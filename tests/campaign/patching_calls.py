@@ -31,7 +31,7 @@ from .hostile import (
 )
 
 SHAPES = sequence_of(tuple_of_whole(4, 1), lambda: [(1, 1, 99, 99), (1, 1, 99, 99)], keep=99)
-SIZE = tuple_of_whole(2, 1)
+SIZE = tuple_of_whole(2, 1, one=True)
 PATCHING = instance("plan", table=world.table, shapes=lambda: world.SHAPES, stacks=world.stacks)
 SPEC_VALUES = {
     "missing field": lambda: {"data_idx": 0},
@@ -100,11 +100,9 @@ entry(
     _plan(pl.TiledPatching, overlaps=(4, 4), seams="centered", origin_multiple=1),
     data_shapes=SHAPES,
     patch_size=SIZE,
-    overlaps=tuple_of_whole(2, 0),
+    overlaps=tuple_of_whole(2, 0, one=True),
     seams=word("centered", "grid"),
-    origin_multiple=tuple_of_whole(2, 1, one=True).accepting(
-        "array without axes", because="a whole number of any make"
-    ),
+    origin_multiple=tuple_of_whole(2, 1, one=True),
     words=WORDS,
 )
 entry(
@@ -112,7 +110,7 @@ entry(
     _plan(pl.SequentialPatching, overlaps=None),
     data_shapes=SHAPES,
     patch_size=SIZE,
-    overlaps=optional(tuple_of_whole(2, 0)),
+    overlaps=optional(tuple_of_whole(2, 0, one=True)),
     words=WORDS,
 )
 entry(
@@ -312,7 +310,7 @@ entry(
     patching=instance("plan", random=world.random_plan, tiles=world.tiling),
     validation=number(least=0).refusing_values(0, 1.5, 10**9),
     seed=SEED.accepting("None", because="a seed is drawn"),
-    margin=tuple_of_whole(2, 0, one=True).accepting("array without axes", because="a whole number of any make"),
+    margin=tuple_of_whole(2, 0, one=True),
     words={"patching": ("plan",)},
 )
 

@@ -85,14 +85,10 @@ NORMALIZE = word("mean_std", "percentiles").refusing(
 KINDS = {
     "axes": AXES.refusing_values(None),
     "patch_size": optional(SIZE),
-    "overlaps": optional(tuple_of_whole(2, 0, one=True)).accepting(
-        "array without axes", because="a whole number of any make"
-    ),
+    "overlaps": optional(tuple_of_whole(2, 0, one=True)),
     "blend": optional(word("hann", "gaussian", "linear", "mean")),
     "seams": optional(word("centered", "grid")),
-    "origin_multiple": optional(tuple_of_whole(2, 1, one=True)).accepting(
-        "array without axes", because="a whole number of any make"
-    ),
+    "origin_multiple": optional(tuple_of_whole(2, 1, one=True)),
     "padding": word("reflect", "constant", "edge", "wrap"),
     "batch_size": optional(whole(1, huge=False)),
     "postprocess": optional(POSTPROCESSING),
@@ -164,9 +160,7 @@ entry(
     ),
     version=word("0.5", "0.4"),
     pyramid=optional(word("mean", "nearest")),
-    chunks=optional(tuple_of_whole(2, 1, one=True)).accepting(
-        "array without axes", because="a whole number of any make"
-    ),
+    chunks=optional(tuple_of_whole(2, 1, one=True)),
     words={"path": WORDS["output"]},
 )
 PER = word("source", "channel", "sample", "sample_channel")

@@ -285,7 +285,7 @@ entry(
         },
     ),
     image_stacks=STACKS,
-    cell_size=tuple_of_whole(2, 1),
+    cell_size=tuple_of_whole(2, 1, one=True),
     filters=FILTERS,
     channels=optional(CHANNELS),
     cache=Kind(
@@ -313,7 +313,7 @@ entry(
         },
     ),
     labels=STACKS,
-    cell_size=tuple_of_whole(2, 1),
+    cell_size=tuple_of_whole(2, 1, one=True),
     balance=word("foreground", "classes"),
     share=number(least=0, most=1),
     max_bytes=whole(1, huge=False),

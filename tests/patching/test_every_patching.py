@@ -222,3 +222,18 @@ def test_bad_n_patches(n_patches: Any) -> None:
     for strategy in (RandomPatching, FixedRandomPatching, StratifiedPatching):
         with pytest.raises(GeometryError, match="n_patches is"):
             strategy([(1, 1, 40, 40)], (8, 8), 1, n_patches=n_patches)
+
+
+def test_one_number_for_all_axes() -> None:
+    """One number stands for all axes of a size, in 2D and in 3D."""
+    for shape in ((2, 1, 50, 60), (1, 1, 20, 50, 60)):
+        n_dims, shapes = len(shape) - 2, [shape]
+        sizes = (16,) * n_dims
+        assert list(TiledPatching(shapes, 16, 4)) == list(TiledPatching(shapes, sizes, (4,) * n_dims))
+        assert list(RandomPatching(shapes, 16)) == list(RandomPatching(shapes, sizes))
+        assert list(StratifiedPatching(shapes, 16)) == list(StratifiedPatching(shapes, sizes))
+        assert list(SequentialPatching(shapes, 16, 4)) == list(SequentialPatching(shapes, sizes, (4,) * n_dims))
+        weights = [np.ones((shape[0], *(-(-size // 10) for size in shape[2:])))]
+        assert list(WeightedPatching(shapes, 16, weights, 10)) == list(
+            WeightedPatching(shapes, sizes, weights, (10,) * n_dims)
+        )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from patchloom.argument_checks import one_of, real_number
 from patchloom.errors import ArgumentError
-from patchloom.geometry.checks import series_shapes, spatial_tuple, whole_number
+from patchloom.geometry.checks import series_shapes, size_in_series, whole_number
 from patchloom.geometry.grid_cells import cell_counts, cell_sides
 from patchloom.image_stacks import ImageStack, ScanBlock, listed_stacks, scan_stack
 
@@ -34,7 +34,7 @@ class _LabelCounts(NamedTuple):
 
 def label_weights(
     labels: Sequence[ImageStack],
-    cell_size: Sequence[int],
+    cell_size: int | Sequence[int],
     *,
     balance: Balance = "foreground",
     share: float = 1.0,
@@ -48,8 +48,8 @@ def label_weights(
     ----------
     labels : sequence of ImageStack
         For each image stack, labels of the same samples and size, in one channel; 0 is background.
-    cell_size : sequence of int
-        Size of a cell in voxels, `(z,) y, x`, within which labels are not distinguished. Half a patch is a good choice.
+    cell_size : int or sequence of int
+        Size of a cell in voxels, `(z,) y, x`, or one number for all axes, within which labels are not distinguished. Half a patch is a good choice.
     balance : {"foreground", "classes"}
         `"foreground"`: every voxel that is not background weighs the same. `"classes"`: every label but the background
         weighs the same in total, whether its voxels are few or many.
@@ -84,8 +84,9 @@ def label_weights(
     one_of("balance", balance, get_args(Balance))
     share = real_number("share", share, least=0, most=1)
     whole_number("max_bytes", max_bytes, least=1)
-    cell_size = spatial_tuple("cell_size", cell_size, least=1)
-    shapes = series_shapes([stack.data_shape for stack in labels], len(cell_size))
+    data_shapes = [stack.data_shape for stack in labels]
+    cell_size = size_in_series("cell_size", cell_size, data_shapes, least=1)
+    shapes = series_shapes(data_shapes, len(cell_size))
     for data_idx, shape in enumerate(shapes):
         if shape[1] != 1:
             raise ArgumentError(f"labels[{data_idx}] has {shape[1]} channels (shape {shape}): it must have one")

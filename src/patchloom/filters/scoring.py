@@ -17,7 +17,7 @@ from patchloom.errors import ArgumentTypeError, GeometryError, SinkError
 from patchloom.filters.cell_filters import CellFilter, HasIdentity, ScoresMany
 from patchloom.filters.score_files import ScoreFile, prepare_folder, score_files
 from patchloom.filters.score_map import ScoreMap
-from patchloom.geometry.checks import series_shapes, spatial_tuple, whole_number
+from patchloom.geometry.checks import series_shapes, size_in_series, whole_number
 from patchloom.geometry.grid_cells import cell_counts
 from patchloom.image_stacks import ImageStack, listed_stacks, scan_stack
 from patchloom.local_paths import normalize_path
@@ -28,7 +28,7 @@ MAX_BYTES = 128 << 20
 
 def score_cells(
     image_stacks: Sequence[ImageStack],
-    cell_size: Sequence[int],
+    cell_size: int | Sequence[int],
     filters: Sequence[CellFilter],
     *,
     channels: Sequence[int] | None = None,
@@ -44,8 +44,8 @@ def score_cells(
     ----------
     image_stacks : sequence of ImageStack
         The series. A `MaskFilter` needs the series of masks.
-    cell_size : sequence of int
-        Size of a cell in voxels, `(z,) y, x`. Use the patch size to exclude cells from a `StratifiedPatching`.
+    cell_size : int or sequence of int
+        Size of a cell in voxels, `(z,) y, x`, or one number for all axes. Use the patch size to exclude cells from a `StratifiedPatching`.
     filters : sequence of callable
         Each takes the pixels of a cell, `C(Z)YX`, and returns a number.
     channels : sequence of int, optional
@@ -86,8 +86,9 @@ def score_cells(
         function(f"filters[{number}]", cell_filter)
         for number, cell_filter in enumerate(listed("filters", filters, "a sequence of filters, such as [MaxFilter()]"))
     ]
-    cells = spatial_tuple("cell_size", cell_size, least=1)
-    shapes = series_shapes([stack.data_shape for stack in image_stacks], len(cells))
+    data_shapes = [stack.data_shape for stack in image_stacks]
+    cells = size_in_series("cell_size", cell_size, data_shapes, least=1)
+    shapes = series_shapes(data_shapes, len(cells))
     wanted = None if channels is None else _checked_channels(channels, image_stacks)
     whole_number("max_bytes", max_bytes, least=1)
     folder = None
@@ -170,8 +171,8 @@ def cell_rows(pixels: NDArray[Any], cell_size: Sequence[int]) -> Iterator[tuple[
     ----------
     pixels : array
         `C(Z)YX`.
-    cell_size : sequence of int
-        Size of a cell in voxels, `(z,) y, x`.
+    cell_size : int or sequence of int
+        Size of a cell in voxels, `(z,) y, x`, or one number for all axes.
 
     Yields
     ------

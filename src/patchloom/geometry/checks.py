@@ -96,6 +96,39 @@ def per_axis(name: str, value: int | Sequence[int] | None, *, least: int) -> Per
     return spatial_tuple(name, value, least=least)  # type: ignore[arg-type]  # refuses anything else
 
 
+def size_in_series(
+    name: str, value: int | Sequence[int], data_shapes: Sequence[Sequence[int]], *, least: int
+) -> tuple[int, ...]:
+    """Check a size for a series: one number for each spatial axis, or one for all, and return a plain tuple.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the message.
+    value : int or sequence of int
+        `(z,) y, x`, or one number.
+    data_shapes : sequence of sequence of int
+        Shape of each image stack, `SC(Z)YX`. The first one decides on the number of axes of one number.
+    least : int
+        The smallest value allowed.
+
+    Raises
+    ------
+    GeometryError, NotIntegerError
+        As `spatial_tuple` does.
+
+    Examples
+    --------
+    >>> size_in_series("patch_size", 64, [(1, 1, 20, 256, 256)], least=1)
+    (64, 64, 64)
+    """
+    given = per_axis(name, value, least=least)
+    if isinstance(given, int):
+        shapes = listed_shapes("data_shapes", data_shapes)
+        return (given,) * (3 if shapes and len(shapes[0]) == len("SCZYX") else 2)
+    return spatial_tuple(name, value, least=least) if given is None else given  # type: ignore[arg-type]  # refuses None
+
+
 def one_per_axis(name: str, value: int | Sequence[int], n_dims: int, *, least: int) -> tuple[int, ...]:
     """Check one number for each spatial axis, or one number for all of them, and return a plain tuple.
 

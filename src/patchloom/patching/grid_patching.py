@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from patchloom.axes import spatial_axes
-from patchloom.geometry.checks import one_per_axis, series_shapes, spatial_tuple
+from patchloom.geometry.checks import one_per_axis, series_shapes, size_in_series
 from patchloom.geometry.patch_positions import unravel
 from patchloom.geometry.tile_rule import Seams, TileRule, TileWindow
 from patchloom.patching.flat_index import FlatIndex, Place, Places, check_data_idx
@@ -22,15 +22,15 @@ class GridPatching(IndexedPatching[Spec_co]):
     def __init__(
         self,
         data_shapes: Sequence[Sequence[int]],
-        patch_size: Sequence[int],
-        overlaps: Sequence[int],
+        patch_size: int | Sequence[int],
+        overlaps: int | Sequence[int],
         *,
         seams: Seams = "centered",
         origin_multiple: int | Sequence[int] = 1,
     ) -> None:
-        self.patch_size = spatial_tuple("patch_size", patch_size, least=1)
+        self.patch_size = size_in_series("patch_size", patch_size, data_shapes, least=1)
         n_dims = len(self.patch_size)
-        self.overlaps = spatial_tuple("overlaps", overlaps, n_dims, least=0)
+        self.overlaps = one_per_axis("overlaps", overlaps, n_dims, least=0)
         self.seams: Seams = seams
         self.origin_multiple = one_per_axis("origin_multiple", origin_multiple, n_dims, least=1)
         self.data_shapes = series_shapes(data_shapes, n_dims)

@@ -24,8 +24,8 @@ class RandomPatching(RandomizedPatching):
     ----------
     data_shapes : sequence of sequence of int
         Shape of each image stack, `SC(Z)YX`.
-    patch_size : sequence of int
-        `(z,) y, x`.
+    patch_size : int or sequence of int
+        `(z,) y, x`, or one number for all axes, in voxels.
     seed : int, optional
         Patchings with the same seed are the same. If None, a seed is drawn; see the attribute `seed`.
     n_patches : int, optional
@@ -58,7 +58,7 @@ class RandomPatching(RandomizedPatching):
     def __init__(
         self,
         data_shapes: Sequence[Sequence[int]],
-        patch_size: Sequence[int],
+        patch_size: int | Sequence[int],
         seed: int | None = 0,
         *,
         n_patches: int | None = None,

@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.geometry.checks import series_shapes, spatial_tuple, whole_number
+from patchloom.geometry.checks import series_shapes, size_in_series, whole_number
 from patchloom.patching.counter_random import CounterRandom, Stream, checked_epoch, checked_seed
 from patchloom.patching.flat_index import PatchNumbering, Place, Places, UnevenIndex
 from patchloom.patching.patching import IndexedPatching
@@ -29,11 +29,11 @@ class RandomizedPatching(IndexedPatching[PatchSpecs]):
     def __init__(
         self,
         data_shapes: Sequence[Sequence[int]],
-        patch_size: Sequence[int],
+        patch_size: int | Sequence[int],
         seed: int | None,
         n_patches: int | None,
     ) -> None:
-        self.patch_size = spatial_tuple("patch_size", patch_size, least=1)
+        self.patch_size = size_in_series("patch_size", patch_size, data_shapes, least=1)
         self.data_shapes = series_shapes(data_shapes, len(self.patch_size))
         self.seed = checked_seed(seed)
         self._requested = (

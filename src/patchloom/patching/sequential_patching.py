@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.geometry.checks import spatial_tuple
+from patchloom.geometry.checks import size_in_series
 from patchloom.geometry.patch_positions import position_counts
 from patchloom.patching.flat_index import Place, Places
 from patchloom.patching.grid_patching import GridPatching
@@ -24,10 +24,10 @@ class SequentialPatching(GridPatching[PatchSpecs]):
     ----------
     data_shapes : sequence of sequence of int
         Shape of each image stack, `SC(Z)YX`.
-    patch_size : sequence of int
-        `(z,) y, x`.
-    overlaps : sequence of int, optional
-        Voxels that neighboring patches share, `(z,) y, x`. If None, 0.
+    patch_size : int or sequence of int
+        `(z,) y, x`, or one number for all axes, in voxels.
+    overlaps : int or sequence of int, optional
+        Voxels that neighboring patches share, `(z,) y, x`, or one number for all axes. If None, 0.
 
     Raises
     ------
@@ -44,10 +44,10 @@ class SequentialPatching(GridPatching[PatchSpecs]):
     def __init__(
         self,
         data_shapes: Sequence[Sequence[int]],
-        patch_size: Sequence[int],
-        overlaps: Sequence[int] | None = None,
+        patch_size: int | Sequence[int],
+        overlaps: int | Sequence[int] | None = None,
     ) -> None:
-        size = spatial_tuple("patch_size", patch_size, least=1)
+        size = size_in_series("patch_size", patch_size, data_shapes, least=1)
         super().__init__(data_shapes, size, (0,) * len(size) if overlaps is None else overlaps)
         position_counts(self.data_shapes, self.patch_size)  # refuses patches that are larger than an image
 

@@ -27,10 +27,10 @@ class TiledPatching(GridPatching[TileSpecs]):
     ----------
     data_shapes : sequence of sequence of int
         Shape of each image stack, `SC(Z)YX`.
-    patch_size : sequence of int
-        Size of a tile, `(z,) y, x`. A shorter axis of an image is covered by one tile that reaches past its end.
-    overlaps : sequence of int
-        Voxels that neighboring tiles share, `(z,) y, x`; at least 0 and less than the patch size.
+    patch_size : int or sequence of int
+        Size of a tile in voxels, `(z,) y, x`, or one number for all axes. A shorter axis of an image is covered by one tile that reaches past its end.
+    overlaps : int or sequence of int
+        Voxels that neighboring tiles share, `(z,) y, x`, or one number for all axes; at least 0 and less than the patch size.
     seams : {"centered", "grid"}
         `"centered"`: the fewest tiles, seams in the middle of the overlap. `"grid"`: seams on multiples of
         `patch_size - overlaps`, so that kept windows coincide with the chunks of an output.

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from patchloom.argument_checks import listed, shown
 from patchloom.errors import GeometryError
-from patchloom.geometry.checks import spatial_tuple
+from patchloom.geometry.checks import one_per_axis
 from patchloom.geometry.grid_cells import cell_box, cell_counts
 from patchloom.geometry.patch_positions import position_counts, unravel
 from patchloom.patching.cell_lines import CellLines
@@ -35,14 +35,14 @@ class WeightedPatching(RandomizedPatching):
     ----------
     data_shapes : sequence of sequence of int
         Shape of each image stack, `SC(Z)YX`.
-    patch_size : sequence of int
-        `(z,) y, x`.
+    patch_size : int or sequence of int
+        `(z,) y, x`, or one number for all axes, in voxels.
     weights : sequence of array
         Weight of every cell, an array `S(Z)YX` for each stack; at least 0. `label_weights` computes them from label images,
         `ScoreMap.weights` from scores. The last cell along an axis may be cut by the end of the image; its weight is not
         scaled by its size.
-    cell_size : sequence of int
-        Size of a cell, `(z,) y, x`, in voxels.
+    cell_size : int or sequence of int
+        Size of a cell in voxels, `(z,) y, x`, or one number for all axes.
     seed : int, optional
         Patchings with the same seed are the same. If None, a seed is drawn; see the attribute `seed`.
     n_patches : int, optional
@@ -66,15 +66,15 @@ class WeightedPatching(RandomizedPatching):
     def __init__(
         self,
         data_shapes: Sequence[Sequence[int]],
-        patch_size: Sequence[int],
+        patch_size: int | Sequence[int],
         weights: Sequence[ArrayLike],
-        cell_size: Sequence[int],
+        cell_size: int | Sequence[int],
         seed: int | None = 0,
         *,
         n_patches: int | None = None,
     ) -> None:
         super().__init__(data_shapes, patch_size, seed, n_patches)
-        self.cell_size = spatial_tuple("cell_size", cell_size, len(self.patch_size), least=1)
+        self.cell_size = one_per_axis("cell_size", cell_size, len(self.patch_size), least=1)
         position_counts(self.data_shapes, self.patch_size)  # refuses patches that are larger than an image
         self._size_table = np.array([shape[2:] for shape in self.data_shapes], dtype=np.int64)
         grids = [(shape[0], *cell_counts(shape[2:], self.cell_size)) for shape in self.data_shapes]
