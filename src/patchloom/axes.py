@@ -60,7 +60,8 @@ class AxesMap:
     >>> AxesMap("ZYX", (64, 48))
     Traceback (most recent call last):
         ...
-    patchloom.errors.AxesError: axes 'ZYX' name 3 axes, but the image has 2: shape (64, 48)
+    patchloom.errors.AxesError: axes 'ZYX' name 3 axes, but the image has 2: shape (64, 48);
+    give one letter of 'STCZYX' for each
     """
 
     axes: str
@@ -76,7 +77,8 @@ class AxesMap:
         object.__setattr__(self, "shape", tuple(whole_number("shape", size) for size in sizes))
         if len(self.axes) != len(self.shape):
             raise AxesError(
-                f"axes {self.axes!r} name {len(self.axes)} axes, but the image has {len(self.shape)}: shape {self.shape}"
+                f"axes {self.axes!r} name {len(self.axes)} axes, but the image has {len(self.shape)}: shape "
+                f"{self.shape}; give one letter of {LEGAL_AXES!r} for each"
             )
         for axis, size in zip(self.axes, self.shape, strict=True):
             if size < 1:

@@ -150,7 +150,7 @@ def test_info(workplace: Path) -> None:
         (("predict", "img2.tif", "--model", "my_model:broken", "-o", "out.ome.zarr", *TILES), 1, "out of cheese"),
         (("predict", "img2.tif", "--model", "my_model:interrupted", "-o", "out.ome.zarr", *TILES), 130, "stopped"),
         (("plan", "img2.tif", "--patch-size", "16,x"), 2, "not a whole number"),
-        (("plan", "img2.tif", "--patch-size", "16,16", "--overlaps", "16,0"), 2, "overlap is 16 along Y"),
+        (("plan", "img2.tif", "--patch-size", "16,16", "--overlaps", "16,0"), 2, "overlaps is 16 along Y"),
         (("plan", "img2.tif", "--patch-size", "16,16", "--seams", "none"), 2, "centered"),
         (("plan", "img2.tif", "--patch-size", "16,16", "--axes", "CYX"), 2, "axes"),
         (("plan", "img2.tif", *TILES, "--normalize", "percentiles:2"), 2, "give two percentiles"),

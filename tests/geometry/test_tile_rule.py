@@ -98,8 +98,8 @@ def test_touching() -> None:
     ("arguments", "message"),
     [
         ((0, 0), "patch_size is 0 along X"),
-        ((8, 8), "overlap is 8 along X and patch_size is 8"),
-        ((8, -1), "overlap is -1 along X"),
+        ((8, 8), "overlaps is 8 along X and patch_size is 8"),
+        ((8, -1), "overlaps is -1 along X"),
         ((8, 2, "middle"), "seams is 'middle'"),
         ((8, 2, "centered", 0), "origin_multiple is 0"),
         ((8, 6, "centered", 4), "leaves no step"),

@@ -145,7 +145,7 @@ def test_numpy_integers() -> None:
         ([(1, 1, 9, 9), (1, 1, 9, 9, 9)], (8, 8), (0, 0), "image stack 1 is 3D"),
         ([(1, 1, 9, 9)], (8,), (0,), "patch_size is \\(8,\\): it has 1 numbers and must have 2 or 3"),
         ([(1, 1, 9, 9)], (8, 8), (0,), "overlaps is \\(0,\\): it has 1 numbers and must have 2 \\(Y, X\\)"),
-        ([(1, 1, 9, 9)], (8, 8), (0, 8), "overlap is 8 along X"),
+        ([(1, 1, 9, 9)], (8, 8), (0, 8), "overlaps is 8 along X"),
         ([(1, 1, 9, 9)], (8, 0), (0, 0), "patch_size is 0 along X"),
         ([(1, 1, 9, 9)], (8, -8), (0, 0), "patch_size is -8 along X"),
         ([(1, 1, 9, 9)], (8, 8), (-1, 0), "overlaps is -1 along Y"),

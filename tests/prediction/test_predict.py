@@ -373,7 +373,7 @@ def test_overwrite(rng: np.random.Generator, tmp_path: Path) -> None:
             GeometryError,
             r"patch_size is \(4, 8, 8\), so the model is 3D, but array has axes YX without Z",
         ),
-        ({"overlaps": (8, 0)}, GeometryError, "overlap is 8 along Y and patch_size is 8"),
+        ({"overlaps": (8, 0)}, GeometryError, "overlaps is 8 along Y and patch_size is 8"),
         ({"overlaps": (1, 1, 1)}, GeometryError, "overlaps is"),
         ({"patch_size": (0, 8)}, GeometryError, "patch_size is 0 along Y"),
         ({"batch_size": 0}, GeometryError, "batch_size is 0"),
@@ -409,7 +409,7 @@ def test_progress_in_log(rng: np.random.Generator, capsys: pytest.CaptureFixture
     predict(identity, rng.random((20, 30)), axes="YX", patch_size=(8, 8), overlaps=(2, 2))
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert re.match(r"15/15 tiles, 100 %, 0:\d\d gone\nwaiting for reads \d+\.\d s, model ", captured.err)
+    assert re.match(r"15/15 tiles, 100 %, 0:\d\d elapsed\nwaiting for reads \d+\.\d s, model ", captured.err)
 
 
 def test_summary(rng: np.random.Generator, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_endings(tmp_path, name, kind):
 @pytest.mark.parametrize("name", ["a", "a.png", "a.zarr.zip", "zarr"])
 def test_unknown_ending(tmp_path, name):
     """Another ending is refused, and the message lists all endings."""
-    with pytest.raises(SinkError, match=r"take a name for OME-Zarr \(.ome.zarr, .zarr\), OME-TIFF"):
+    with pytest.raises(SinkError, match=r"choose OME-Zarr \(.ome.zarr, .zarr\), OME-TIFF"):
         open_sink(tmp_path / name, **GRID)
     assert all(suffix in SUPPORTED_OUTPUTS for suffix in SINK_SUFFIXES)
 

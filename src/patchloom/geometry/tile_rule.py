@@ -98,7 +98,7 @@ class TileRule:
             raise GeometryError(f"patch_size is {self.patch_size} along {self.axis}: it must be at least 1")
         if not 0 <= self.overlap < self.patch_size:
             raise GeometryError(
-                f"overlap is {self.overlap} along {self.axis} and patch_size is {self.patch_size}: the overlap must be at "
+                f"overlaps is {self.overlap} along {self.axis} and patch_size is {self.patch_size}: an overlap must be at "
                 "least 0 and less than the patch size"
             )
         if self.origin_multiple < 1:

@@ -109,7 +109,7 @@ def _mapped(path: str | Path) -> np.memmap[Any, Any]:
         with np.errstate(over="ignore"):
             return npy_format.open_memmap(path, mode="r")
     except FileNotFoundError as error:
-        raise SourceNotFoundError(f"there is no file {path}") from error
+        raise SourceNotFoundError(f"there is no file {path}: check the path") from error
     except Exception as error:  # whatever Python's parser raises for a header that is damaged
         raise SourceError(f"{path} cannot be read as a NumPy array: {str(error) or type(error).__name__}") from error
 

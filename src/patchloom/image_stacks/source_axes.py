@@ -50,7 +50,8 @@ def axes_map_of(source: str | Path, axes: str, shape: Sequence[int]) -> AxesMap:
     >>> axes_map_of("cells.npy", "YX", (60, 256, 256))
     Traceback (most recent call last):
         ...
-    patchloom.errors.AxesError: cells.npy: axes 'YX' name 2 axes, but the image has 3: shape (60, 256, 256)
+    patchloom.errors.AxesError: cells.npy: axes 'YX' name 2 axes, but the image has 3: shape
+    (60, 256, 256); give one letter of 'STCZYX' for each
     """
     try:
         return AxesMap(axes, tuple(shape))

@@ -108,7 +108,7 @@ def images_of(source: str | Path) -> list[str | Path]:
         return _only_images(f"{source} contains", Path(source).iterdir())
     if image_format(source) is None:
         if not Path(source).exists():
-            raise SourceNotFoundError(f"there is no file or folder {source}")
+            raise SourceNotFoundError(f"there is no file or folder {source}: check the path")
         raise SourceError(f"{source} is not a supported image: give {SUPPORTED}")
     return [source]
 

@@ -43,7 +43,10 @@ def _parse_postprocessing(value: Any) -> Postprocessing | None:
         return None
     parsed = parse_postprocessing(value) if isinstance(value, str) else value
     known: Postprocessing = instance(
-        "postprocess", parsed, Postprocessing, "parse_postprocessing reads one from a text"
+        "postprocess",
+        parsed,
+        Postprocessing,
+        "give one, such as Argmax(), or a text, such as 'threshold:0.5|uint8*255'",
     )
     return known
 

@@ -92,12 +92,12 @@ def output_kind(path: str | Path) -> OutputKind:
     >>> output_kind("cells.png")
     Traceback (most recent call last):
         ...
-    patchloom.errors.SinkError: cells.png does not end like an output: take a name for OME-Zarr (.ome.zarr, .zarr),
-    OME-TIFF (.ome.tif, .ome.tiff, .tif, .tiff, .btf) or NumPy (.npy); only several images go into a folder
+    patchloom.errors.SinkError: the ending of cells.png is not that of an output: choose OME-Zarr (.ome.zarr, .zarr),
+    OME-TIFF (.ome.tif, .ome.tiff, .tif, .tiff, .btf) or NumPy (.npy), or, for several images, a folder
     """
     for kind in OUTPUT_KINDS:
         if normalize_path(str(path)).lower().endswith(kind.suffixes):
             return kind
     raise SinkError(
-        f"{path} does not end like an output: take a name for {SUPPORTED_OUTPUTS}; only several images go into a folder"
+        f"the ending of {path} is not that of an output: choose {SUPPORTED_OUTPUTS}, or, for several images, a folder"
     )

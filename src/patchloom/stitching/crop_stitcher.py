@@ -1,4 +1,4 @@
-"""Tiles → one image in memory, cropped or blended: an image with a hole is never handed over."""
+"""Tiles → one image in memory, cropped or blended: an image with a hole is never returned."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from patchloom.stitching.blend import blend_dtype
 
 
 class CropStitcher:
-    """Puts the tiles of one image stack together, in any order, and refuses to hand over an image with a hole.
+    """Stitches the tiles of one image stack, in any order. An image with a hole is never returned.
 
     Blended tiles are added up in the order in which they come: another order may change a voxel by its rounding.
 

@@ -93,7 +93,10 @@ def test_missing_file(reference):
 )
 def test_invalid_reference(reference):
     """The error lists the allowed references."""
-    with pytest.raises(ModelError, match=r"is not a model: give a file \(\.onnx, .*\) or a function \(module:name or"):
+    with pytest.raises(
+        ModelError,
+        match=r"is not a model that can be loaded: give a file \(\.onnx, .*\), or a function .* \(module:name",
+    ):
         load_model(reference)
 
 

@@ -238,7 +238,7 @@ def test_undo_of_any_channels(rng):
         ({"method": "mean_std/tile"}, "per is 'tile'"),
         ({"method": "percentiles:99,1"}, "two numbers from 0 to 100, the lower one first"),
         ({"method": "percentiles:1,101"}, "percentiles are 1.0 and 101.0"),
-        ({"method": "percentiles:5"}, "give two percentiles behind the colon"),
+        ({"method": "percentiles:5"}, "give two percentiles after the colon"),
         ({"method": "percentiles:nan,99"}, "percentiles are nan and 99.0"),
         ({"method": 3}, r"method is 3: give MeanStd\(\) or Percentiles"),
         ({"max_bytes": 0}, "max_bytes is 0: it must be at least 1"),

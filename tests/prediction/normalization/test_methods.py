@@ -84,8 +84,8 @@ def test_text(method: Any) -> None:
         ({"normalize": "mean_std:2,98"}, "normalize is 'mean_std:2,98': it must be"),
         ({"normalize": "mean_std/tile"}, "per is 'tile': it must be one of 'source', 'channel', 'sample'"),
         ({"normalize": "percentiles:98,2"}, "percentiles are 98.0 and 2.0: .* the lower one first"),
-        ({"normalize": "percentiles:2"}, "give two percentiles behind the colon"),
-        ({"normalize": "percentiles:low,98"}, "give two percentiles behind the colon"),
+        ({"normalize": "percentiles:2"}, "give two percentiles after the colon"),
+        ({"normalize": "percentiles:low,98"}, "give two percentiles after the colon"),
         ({"normalize": []}, "normalize has 0 entries and there are 1 images"),
         ({"normalize": 5}, r"normalize is 5: give MeanStd\(\), Percentiles\(1, 99.8\), or a list"),
         (

@@ -83,7 +83,7 @@ class CziStack(SlicedStack):
         path = checked_path("path", path)
         scene = None if scene is None else whole_number("scene", scene)
         if not Path(path).is_file():
-            raise SourceNotFoundError(f"there is no file {path}")
+            raise SourceNotFoundError(f"there is no file {path}: check the path")
         self._path = Path(path).absolute()
         self._fingerprint = file_fingerprint(path, self._path)
         self.source = source = path if scene is None else f"{path}@{scene}"

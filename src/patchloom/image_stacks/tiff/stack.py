@@ -158,7 +158,7 @@ def _opened(path: str | Path) -> Iterator[tuple[tifffile.TiffFile, Directories]]
 
 def _check_is_file(path: str | Path) -> None:
     if not Path(path).exists():
-        raise SourceNotFoundError(f"there is no file {path}")
+        raise SourceNotFoundError(f"there is no file {path}: check the path")
     if not Path(path).is_file():
         raise SourceError(f"{path} cannot be read as a TIFF: it is not a file")
 

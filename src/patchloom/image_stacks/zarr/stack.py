@@ -307,4 +307,4 @@ def _nothing_there(source: str | Path) -> SourceError:
         return SourceError(
             f"{source} is not a Zarr: it contains neither zarr.json nor .zarray, .zgroup, attributes.json or info"
         )
-    return SourceNotFoundError(f"there is no Zarr at {source}")
+    return SourceNotFoundError(f"there is no Zarr at {source}: check the path")

@@ -61,7 +61,7 @@ class CzannModel:
     >>> CzannModel("detector.czseg")
     Traceback (most recent call last):
         ...
-    patchloom.errors.ModelNotFoundError: there is no model file detector.czseg
+    patchloom.errors.ModelNotFoundError: there is no model file detector.czseg: check the path
     """
 
     def __init__(
@@ -157,7 +157,7 @@ def read_archive(path: Path, *, largest_network: int = LARGEST_NETWORK) -> tuple
         If it is not a model file of ZEISS, or it is damaged or too large.
     """
     if not path.is_file():
-        raise ModelNotFoundError(f"there is no model file {path}")
+        raise ModelNotFoundError(f"there is no model file {path}: check the path")
     try:
         with zipfile.ZipFile(path) as archive:
             metadata = _find_member(archive, ("json", "xml"))

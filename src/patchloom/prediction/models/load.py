@@ -63,8 +63,8 @@ def load_model(reference: str | Path, *, layout: str | None = None, bgr: bool | 
     >>> load_model("network.pt")
     Traceback (most recent call last):
         ...
-    patchloom.errors.ModelError: reference is 'network.pt', which is not a model: give a file (.onnx, .czann, .czseg, .czmodel) or
-    a function (module:name or path/to/file.py:name)
+    patchloom.errors.ModelError: 'network.pt' is not a model that can be loaded: give a file (.onnx, .czann, .czseg, .czmodel), or
+    a function that calls the network (module:name or path/to/file.py:name)
     """
     if not isinstance(reference, str) or reference:  # an empty text is refused below
         file_path("reference", reference)
@@ -86,8 +86,8 @@ def load_model(reference: str | Path, *, layout: str | None = None, bgr: bool | 
     module_name, _, name = text.rpartition(":")
     if not module_name or not all(part.isidentifier() for part in name.split(".")):
         raise ModelError(
-            f"reference is {text!r}, which is not a model: give a file ({', '.join(MODEL_FILES)}) or a function (module:name or "
-            "path/to/file.py:name)"
+            f"{text!r} is not a model that can be loaded: give a file ({', '.join(MODEL_FILES)}), or a function that calls the "
+            "network (module:name or path/to/file.py:name)"
         )
     if layout is not None:
         raise ModelError(f"layout is {layout!r}, which is for model files: leave it out, {text} gets (B, C, (Z), Y, X)")
@@ -126,7 +126,7 @@ def _find_callable(module: ModuleType, name: str, reference: str) -> Model:
         try:
             found = getattr(found, part)
         except AttributeError as error:
-            raise ModelError(f"there is no {reference} ({error}): name an attribute of the module") from error
+            raise ModelError(f"there is no {reference} ({error}): check the name of the function") from error
     if isinstance(found, type):
         raise ModelError(f"{reference} is a class: name a function, or an instance of the class")
     if not callable(found):

@@ -294,7 +294,7 @@ def _open_session(
     if threads is not None and threads < 1:
         raise ModelError(f"threads is {threads}: it must be at least 1")
     if isinstance(source, Path) and not source.is_file():
-        raise ModelNotFoundError(f"there is no model file {name}")
+        raise ModelNotFoundError(f"there is no model file {name}: check the path")
     onnxruntime = require("onnxruntime", extra="onnx")
     available = onnxruntime.get_available_providers()
     if not providers or not set(providers) <= set(available):

@@ -12,9 +12,7 @@ from patchloom.errors import ArgumentTypeError, GeometryError
 
 Per = Literal["source", "channel", "sample", "sample_channel"]
 
-_HELP = (
-    "mean_std or percentiles:1,99.8, with /channel, /sample or /sample_channel behind it for statistics of their own"
-)
+_HELP = "mean_std or percentiles:1,99.8; add /channel, /sample or /sample_channel to measure each one alone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +111,8 @@ def parse_method(name: str, value: Any) -> NormalizationMethod:
     >>> parse_method("normalize", "minmax")
     Traceback (most recent call last):
         ...
-    patchloom.errors.GeometryError: normalize is 'minmax': it must be mean_std or percentiles:1,99.8, with /channel, /sample or
-    /sample_channel behind it for statistics of their own
+    patchloom.errors.GeometryError: normalize is 'minmax': it must be mean_std or percentiles:1,99.8; add /channel, /sample or
+    /sample_channel to measure each one alone
     """
     if isinstance(value, NormalizationMethod):
         return value
@@ -133,7 +131,7 @@ def parse_method(name: str, value: Any) -> NormalizationMethod:
         lower, upper = map(float, numbers.split(","))
     except ValueError:
         raise GeometryError(
-            f"{name} is {shown(value)}: give two percentiles behind the colon, such as percentiles:1,99.8"
+            f"{name} is {shown(value)}: give two percentiles after the colon, such as percentiles:1,99.8"
         ) from None
     return Percentiles(lower, upper, within)
 

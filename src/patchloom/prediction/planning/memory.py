@@ -32,7 +32,7 @@ SINK_BYTES = 16 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class MemoryUse:
-    """What the parts of a run take, in bytes; what the model needs itself is not known.
+    """Memory of the parts of a run, in bytes; the memory of the model is not known.
 
     Parameters
     ----------

@@ -92,7 +92,7 @@ def describe_plan(plan: PredictionPlan) -> str:
     images, decoded  7.8 KiB
     read into tiles  16.0 KiB
     output           31.2 KiB, if the model returns one channel of float32
-    peak memory      ... and what the model needs itself, if the model returns one channel of float32
+    peak memory      ... plus the memory of the model, if the model returns one channel of float32
     fingerprint      ...
     """
     facts = _facts(plan)
@@ -110,16 +110,16 @@ def _facts(plan: PredictionPlan) -> dict[str, str]:
     normalized = " and ".join(dict.fromkeys(_normalize(plan)))
     unmeasured = "" if plan.survey.normalizations else ", not measured yet"
     whole, by_block = sum(facts.n_bytes for facts in plan.layout.stacks), source_bytes_by_block(plan)
-    anew = f", {as_size(by_block)} if each block decodes its chunks anew" if by_block > whole else ""
+    again_by_block = f", {as_size(by_block)} if each block decodes its chunks again" if by_block > whole else ""
     return {
         "tile": f"{as_shape(plan.layout.patch_size)}, overlap {as_shape(_overlaps(plan))}, {seams}{stride}",
         "tiles": f"{plan.n_tiles}" + (f", {again:.1%} of them computed again for a second block" if again else ""),
         "blocks": f"{plan.n_blocks}, each written once",
         **({"normalized": normalized + unmeasured} if normalized else {}),
-        "images, decoded": as_size(whole) + anew,
+        "images, decoded": as_size(whole) + again_by_block,
         "read into tiles": as_size(_tile_bytes(plan)),
         "output": as_size(output_bytes(plan)) + assumed,
-        "peak memory": f"{as_size(plan.memory.total)} and what the model needs itself{assumed}",
+        "peak memory": f"{as_size(plan.memory.total)} plus the memory of the model{assumed}",
         "fingerprint": _fingerprint(plan),
     }
 

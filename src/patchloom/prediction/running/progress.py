@@ -91,7 +91,7 @@ class ProgressLines:
     >>> seconds = iter([0.0, 5.0, 30.0, 60.0])
     >>> lines = ProgressLines("tiles", 40, now=lambda: next(seconds))
     >>> [list(lines.advance(number)) for number in (1, 19, 20)]
-    [[], ['20/40 tiles, 50 %, 0:30 gone, about 0:30 to go'], ['40/40 tiles, 100 %, 1:00 gone']]
+    [[], ['20/40 tiles, 50 %, 0:30 elapsed, about 0:30 left'], ['40/40 tiles, 100 %, 1:00 elapsed']]
     """
 
     def __init__(self, label: str, total: int, now: Clock) -> None:
@@ -107,9 +107,11 @@ class ProgressLines:
         if not finished and now - self._last_line < _SECONDS_BETWEEN_LINES:
             return
         self._last_line = now
-        gone = now - self._started
-        line = f"{self._done}/{self._total} {self._label}, {100 * self._done // self._total} %, {_clock(gone)} gone"
-        yield line if finished else f"{line}, about {_clock(gone * (self._total / self._done - 1))} to go"
+        elapsed = now - self._started
+        line = (
+            f"{self._done}/{self._total} {self._label}, {100 * self._done // self._total} %, {_clock(elapsed)} elapsed"
+        )
+        yield line if finished else f"{line}, about {_clock(elapsed * (self._total / self._done - 1))} left"
 
 
 class StageTimes:

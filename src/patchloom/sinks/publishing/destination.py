@@ -117,12 +117,12 @@ def check_replaceable(path: str | Path, kind: OutputKind, *, overwrite: bool) ->
         return
     if not overwrite:
         raise OutputExistsError(
-            f"{path}: exists already and stays as it is: choose another output, or replace it with overwrite=True "
+            f"{path} exists already and was not changed: choose another output, or replace it with overwrite=True "
             "(--overwrite)"
         )
     if not kind.is_at(destination):
         raise OutputExistsError(
-            f"{path}: exists and is not a {kind.name}, so it is not replaced: choose another output, or remove it yourself"
+            f"{path} exists and is not a {kind.name}, so it is not replaced: choose another output, or remove it yourself"
         )
 
 
