@@ -69,11 +69,11 @@ def test_repeated_tile(torn: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"data_idx": 1}, "foreign: tiles so far are of image stack 0"),
-        ({"total_tiles": 5}, "foreign: tiles so far are of image stack 0, 36 in all"),
-        ({"sample_idx": 2}, "foreign: the image has 2 samples"),
-        ({"coords": (0, 40), "stitch_coords": (0, 40)}, "foreign: it lands at 40:46 along X of size 30"),
-        ({"stitch_coords": (3, 3)}, "keeps .* along [YX], which is not inside the tile"),
+        ({"data_idx": 1}, "not of this image: the tiles so far are of image stack 0"),
+        ({"total_tiles": 5}, "not of this image: the tiles so far are of image stack 0, which has 36 tiles"),
+        ({"sample_idx": 2}, "not of this image: the image has 2 samples"),
+        ({"coords": (0, 40), "stitch_coords": (0, 40)}, "its kept part is 40:46 along X, and the image has size 30"),
+        ({"stitch_coords": (3, 3)}, r"has stitch_coords 3 along [YX]: it must be coords \+ crop_coords, \d"),
         ({"crop_size": (9, 9)}, "keeps 0:9 along Y, which is not inside the tile"),
         ({"patch_size": (8, 9)}, "has shape \\(1, 8, 8\\), and must have \\(1, 8, 9\\)"),
     ],
@@ -107,7 +107,7 @@ def test_numbers_of_tiles_and_specs(torn: Any) -> None:
     with pytest.raises(StitchError, match="at least one"):
         stitch_tiles([], [])
     plain = {key: specs[0][key] for key in ("data_idx", "sample_idx", "coords", "patch_size")}
-    with pytest.raises(StitchError, match="has no crop_coords"):
+    with pytest.raises(StitchError, match="has no crop_coords, crop_size, stitch_coords, total_tiles: give"):
         CropStitcher((1, 1, 8, 8), float).add(tiles[0], plain)  # type: ignore[arg-type]
 
 

@@ -179,7 +179,7 @@ def infer_scales(
         others = ", ".join(f"{_texts(sizes.outputs.values())} for {_text(sizes.tile)}" for sizes in seen[:3])
         raise ModelOutputError(
             f"the model returned {_texts(output.shape[2:] for output in outputs.values())} voxels for tiles of {_text(size)}, "
-            f"{others}, and no scale fits all of these: {_REMEDY}"
+            f"{others}, and no scale fits all of these: return an array (B, C, (Z), Y, X), channels first; if the model does, {_REMEDY}"
         )
     return {name: tuple(map(_scale_by_one_size, output.shape[2:], size)) for name, output in outputs.items()}
 

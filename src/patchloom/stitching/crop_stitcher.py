@@ -16,7 +16,7 @@ from patchloom.errors import PatchloomError, StitchError
 from patchloom.geometry.blend_weights import BlendWindow, check_blend, tile_weights
 from patchloom.patching import TiledPatching
 from patchloom.pixel_arrays import PIXEL_KINDS, pixel_dtype, round_to
-from patchloom.specs.patch_specs import TileSpecs, is_tile_specs
+from patchloom.specs.patch_specs import TileSpecs
 from patchloom.specs.spec_table import SpecTable
 from patchloom.stitching.assembler import BlockAssembler
 from patchloom.stitching.blend import blend_dtype
@@ -25,7 +25,7 @@ from patchloom.stitching.blend import blend_dtype
 class CropStitcher:
     """Stitches the tiles of one image stack, in any order. An image with a hole is never returned.
 
-    Blended tiles are added up in the order in which they come: another order may change a voxel by its rounding.
+    Blended tiles are summed in the order in which they are added: another order may change a voxel by its rounding.
 
     Parameters
     ----------
@@ -162,36 +162,20 @@ class CropStitcher:
             raise StitchError(f"data_shape is {self._image.shape}, and the tiling is for an image of shape {planned}")
 
     def _check(self, tile: NDArray[Any], spec: TileSpecs) -> None:
-        if not is_tile_specs(spec):
-            raise StitchError(f"the specification {spec} has no crop_coords: give that of a tile")
+        _check_is_tile(spec)
         _check_numbers(tile)
         place = f"tile at {tuple(spec['coords'])} of sample {spec['sample_idx']} of image stack {spec['data_idx']}"
         if self._series not in (None, (spec["data_idx"], spec["total_tiles"])):
             raise StitchError(
-                f"{place} is foreign: tiles so far are of image stack {self._series[0]}, {self._series[1]} in all"
+                f"{place} is not of this image: the tiles so far are of image stack {self._series[0]}, which has {self._series[1]} tiles"
             )
         samples, channels, *spatial = self._image.shape
         if not 0 <= spec["sample_idx"] < samples:
-            raise StitchError(f"{place} is foreign: the image has {samples} samples")
+            raise StitchError(f"{place} is not of this image: the image has {samples} samples")
         self._check_form(tile, spec, place)
         if tile.shape != (channels, *spec["patch_size"]):
             raise StitchError(f"{place} has shape {tile.shape}, and must have {(channels, *spec['patch_size'])}")
-        for axis, start, crop, size, landing, patch, limit in zip(
-            spatial_axes(len(spatial)),
-            spec["coords"],
-            spec["crop_coords"],
-            spec["crop_size"],
-            spec["stitch_coords"],
-            spec["patch_size"],
-            spatial,
-            strict=True,
-        ):
-            if not (0 <= crop < crop + size <= patch and start + crop == landing):
-                raise StitchError(f"{place} keeps {crop}:{crop + size} along {axis}, which is not inside the tile")
-            if not 0 <= landing < landing + size <= limit:
-                raise StitchError(
-                    f"{place} is foreign: it lands at {landing}:{landing + size} along {axis} of size {limit}"
-                )
+        _check_kept_part(spec, spatial, place)
         if (spec["sample_idx"], tuple(spec["stitch_coords"]), tuple(spec["crop_size"])) in self._kept:
             raise StitchError(f"{place} is repeated: it was added before")
 
@@ -256,7 +240,7 @@ def stitch_tiles(
     Raises
     ------
     StitchError
-        If tiles are missing, repeated or foreign, or the numbers of tiles and specifications differ.
+        If tiles are missing, repeated or of another image, or the numbers of tiles and specifications differ.
     SpecError
         If a specification lacks a field or has a number that is not whole.
     """
@@ -268,8 +252,7 @@ def stitch_tiles(
         )
     for array, spec in zip(arrays, rows, strict=True):
         _check_numbers(array)
-        if not is_tile_specs(spec):
-            raise StitchError(f"the specification {spec} has no crop_coords: give that of a tile")
+        _check_is_tile(spec)
     rows = cast("list[TileSpecs]", SpecTable.from_specs(rows).to_specs())
     if data_shape is None:
         ends = np.max([np.add(spec["stitch_coords"], spec["crop_size"]) for spec in rows], axis=0).tolist()
@@ -286,6 +269,39 @@ def _holds(dtype: np.dtype[Any], of_tile: np.dtype[Any]) -> bool:
     return np.can_cast(of_tile, dtype, "safe") or (
         dtype.kind in "fc" and of_tile.kind in "fc" and np.can_cast(of_tile, dtype, "same_kind")
     )
+
+
+def _check_is_tile(spec: Any) -> None:
+    """Refuse a specification without the keys of a tile."""
+    missing = [key for key in TileSpecs.__annotations__ if not isinstance(spec, Mapping) or key not in spec]
+    if missing:
+        raise StitchError(
+            f"the specification {shown(spec)} has no {', '.join(missing)}: give that of a tile (TileSpecs)"
+        )
+
+
+def _check_kept_part(spec: TileSpecs, spatial: Sequence[int], place: str) -> None:
+    """Refuse a kept part outside its tile or outside the image."""
+    for axis, start, crop, size, position, patch, limit in zip(
+        spatial_axes(len(spatial)),
+        spec["coords"],
+        spec["crop_coords"],
+        spec["crop_size"],
+        spec["stitch_coords"],
+        spec["patch_size"],
+        spatial,
+        strict=True,
+    ):
+        if not 0 <= crop < crop + size <= patch:
+            raise StitchError(f"{place} keeps {crop}:{crop + size} along {axis}, which is not inside the tile")
+        if start + crop != position:
+            raise StitchError(
+                f"{place} has stitch_coords {position} along {axis}: it must be coords + crop_coords, {start + crop}"
+            )
+        if not 0 <= position < position + size <= limit:
+            raise StitchError(
+                f"{place} is not of this image: its kept part is {position}:{position + size} along {axis}, and the image has size {limit}"
+            )
 
 
 def _check_numbers(tile: object) -> None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.argument_checks import file_path, flag, instance, listed
+from patchloom.argument_checks import file_path, flag, instance, listed, shown
 from patchloom.axes import AxesMap
 from patchloom.errors import GeometryError, ModelOutputError, SinkError, SpecError, StitchError
 from patchloom.geometry.blend_weights import BlendWindow, check_blend, tile_weights
@@ -60,7 +60,7 @@ class TileOrder:
     """
 
     def __init__(self, tiling: TiledPatching, *, block_voxels: int = MAX_BLOCK_VOXELS) -> None:
-        self.tiling = instance("tiling", tiling, TiledPatching)
+        self.tiling = instance("tiling", tiling, TiledPatching, "stitch_tiles takes the tiles of any tiling")
         self.block_voxels = whole_number("block_voxels", block_voxels, least=1)
 
     def __len__(self) -> int:
@@ -83,8 +83,8 @@ def _schedules(tiling: TiledPatching, block_voxels: int, *, whole_tiles: bool) -
 class TileWriter:
     """Stitches predicted tiles of a series, and writes each image block by block.
 
-    Tiles may come in any order, and memory holds the blocks that are begun; in a `TileOrder` these are few. Blended tiles are
-    added up in the order in which they come: another order may change a voxel by its rounding.
+    Tiles may be added in any order. Memory holds the blocks of which some tiles, but not all, were added; in a `TileOrder` these
+    are few. Blended tiles are summed in the order in which they are added: another order may change a voxel by its rounding.
 
     Parameters
     ----------
@@ -102,8 +102,8 @@ class TileWriter:
     overwrite : bool
         Whether an output that exists may be replaced.
     block_voxels : int
-        Most voxels of a block, in one channel. A block stays in memory until all its tiles are there, and is written as one
-        shard.
+        Maximum number of voxels of a block, in one channel. A block stays in memory until all its tiles are added, and is written
+        as one shard.
 
     Raises
     ------
@@ -136,17 +136,20 @@ class TileWriter:
         block_voxels: int = MAX_BLOCK_VOXELS,
     ) -> None:
         stacks = listed_stacks("image_stacks", image_stacks)
-        self._tiling: TiledPatching = instance("tiling", tiling, TiledPatching)
+        self._tiling: TiledPatching = instance(
+            "tiling", tiling, TiledPatching, "stitch_tiles takes the tiles of any tiling"
+        )
         self._blend = None if blend is None else check_blend(blend)
         self._pyramid = check_pyramid(pyramid)
         self._overwrite = flag("overwrite", overwrite)
         whole_number("block_voxels", block_voxels, least=1)
         if output is not None:
             file_path("output", output)
-        shapes = [(stack.data_shape[0], *stack.data_shape[2:]) for stack in stacks]
-        if [(shape[0], *shape[2:]) for shape in tiling.data_shapes] != shapes:
+        shapes = [stack.data_shape for stack in stacks]
+        if [(shape[0], *shape[2:]) for shape in tiling.data_shapes] != [(shape[0], *shape[2:]) for shape in shapes]:
             raise GeometryError(
-                f"the tiling is for images of shapes {tiling.data_shapes}, but there are images of {shapes}"
+                f"the tiling is for images of shapes {shown(tiling.data_shapes)}, but the image stacks have shapes {shown(shapes)}: "
+                "make the tiling from the data_shape of each stack"
             )
         destinations = _destinations(stacks, output)
         inputs = InputPlaces([*(stack.source for stack in stacks), *files_read(*stacks)])
@@ -195,7 +198,7 @@ class TileWriter:
             self._write_complete(self._images[data_idx])
 
     def finish(self) -> list[NDArray[Any] | Path]:
-        """Return each image, or where it was written, once all tiles are there.
+        """Return each image, or the path at which it was written, after all tiles were added.
 
         Raises
         ------
@@ -208,7 +211,7 @@ class TileWriter:
         missing = {data_idx: n_blocks for data_idx, n_blocks in missing.items() if n_blocks}
         if missing:
             listed_blocks = ", ".join(f"{n_blocks} of image stack {data_idx}" for data_idx, n_blocks in missing.items())
-            raise StitchError(f"tiles are missing, so blocks are not complete: {listed_blocks}; add all tiles first")
+            raise StitchError(f"tiles are missing; incomplete blocks: {listed_blocks}; add all tiles first")
         return [cast("NDArray[Any] | Path", image.result) for image in self._images]
 
     def abort(self) -> None:
