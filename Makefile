@@ -42,11 +42,12 @@ test: $(VENV)/.test  ## Run the tests, the docstrings and the documents (make te
 campaign: $(VENV)/.test  ## Call every public function with every wrong argument, and check that the errors name them: under a minute
 	$(BIN)/python -m tests.campaign $(ARGS)
 
-lint: $(VENV)/.lint  ## Check style, types and layers
+lint: $(VENV)/.lint  ## Check style, types, layers and language
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tools/check_language.py
 
 language: $(VENV)/.lint  ## Find phrases, spellings and old names to avoid (make language ARGS=src/patchloom/sinks)
 	$(BIN)/python tools/check_language.py $(ARGS)

@@ -158,7 +158,7 @@ def _saturated(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     converted: NDArray[Any]
     with np.errstate(invalid="ignore"):  # the voxels this warns of are set right below
         converted = values.astype(dtype)
-    # The ends of a 64-bit range are no floats: compare so that what rounds up to the end counts as past it.
+    # A float cannot hold the ends of a 64-bit range: compare so that what rounds up to the end counts as past it.
     converted[values >= limits.max] = limits.max
     converted[values <= limits.min] = limits.min
     return converted

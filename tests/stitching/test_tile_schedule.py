@@ -52,7 +52,7 @@ def test_order(data: st.DataObject, n_dims: int) -> None:
             ):
                 computed += 1
                 for served in blocks_served:
-                    assert served >= number, "a block is closed after its turn"
+                    assert served >= number, "a block is open once it is passed"
                     got[served].append(tile)
                     open_blocks.add(served)
                 most_open = max(most_open, len(open_blocks))

@@ -1,7 +1,7 @@
-"""How tiles follow each other along one axis, and which part of each is kept.
+"""The rule by which tiles cover one axis, and the part of each tile that is kept.
 
-Given an axis of size `A`, tiles of size `P` that share `O` voxels and so advance by the step `K = P - O`: how many tiles
-are there, where does tile `j` start, and which voxels of it are kept? Each answer is arithmetic on `A` and `j`, so a
+Given an axis of size `A` and tiles of size `P` that share `O` voxels and so advance by the step `K = P - O`, the rule gives the
+number of tiles, the start of tile `j`, and the voxels that are kept of it. Each answer is arithmetic on `A` and `j`, so a
 plan of a billion tiles costs what a plan of ten costs. The kept windows partition `[0, A)` for every `A`, `P` and `O`.
 
 `seams="centered"` takes the fewest tiles possible. The seam between `j` and `j + 1` lies at `(j + 1) K + O // 2`, so
@@ -159,7 +159,7 @@ class TileRule:
         size : int or array of int64
             Size of the axis.
         count : int or array of int64
-            Number of tiles along the axis: `count(size)`, which a plan works out once.
+            Number of tiles along the axis: `count(size)`, which a tiling computes once.
         """
         first_seam = tile * self.step + self._offset
         start = first_seam - self.margin

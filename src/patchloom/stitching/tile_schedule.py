@@ -1,7 +1,7 @@
 """The order in which tiles go through the model, and the blocks that each tile contributes to.
 
-Blocks are completed one after the other in raster order. A tile that several blocks share is computed in the turn of the first
-and added to all of them. Each tile is then computed once, but the later blocks stay open until their own turn. The number of
+Blocks are completed one after the other in raster order. A tile that several blocks share is computed for the first of them and
+added to all. Each tile is then computed once, but the later blocks stay open until they are complete. The number of
 open blocks depends on the number of axes along which tiles are shared, counted from the innermost::
 
     0 axes   every block computes all its tiles     1 open block
@@ -41,7 +41,7 @@ class TileSchedule:
     n_shared_axes : int
         Number of axes, from the innermost, along which blocks share tiles.
     whole_tiles : bool
-        Whether a tile contributes to every block that it overlaps (to blend), or only to those that its kept part overlaps (to
+        Whether a tile contributes to every block that it overlaps (to blend), or only to blocks that its kept part overlaps (to
         crop).
     """
 
@@ -54,7 +54,7 @@ class TileSchedule:
     """For each axis, the first and last block that each tile contributes to: `(2, tiles)`."""
 
     _shares: tuple[NDArray[np.int64], ...] = field(init=False, repr=False)
-    """For each axis, the number of blocks to which each tile is added in one turn."""
+    """For each axis, the number of blocks to which each tile is added whenever it is computed."""
 
     _grid: tuple[int, ...] = field(init=False, repr=False)
     """Number of tiles along each axis of a sample."""
@@ -87,18 +87,18 @@ class TileSchedule:
         return axis >= len(self._served) - self.n_shared_axes
 
     def _tiles_along(self, axis: int, block: int) -> NDArray[np.int64]:
-        """Tiles along one axis that are computed in the turn of a block."""
+        """Return the tiles along one axis that are computed for a block."""
         first, last = self._served[axis]
         mine = first == block if self._is_shared(axis) else (first <= block) & (block <= last)
         return np.flatnonzero(mine)
 
     def windows_along(self, axis: int) -> list[tuple[int, int]]:
-        """Give, for each block along one axis, where the tiles begin and end that are computed in its turn.
+        """Return, for each block along one axis, the window of the tiles that are computed for it.
 
         Parameters
         ----------
         axis : int
-            Which spatial axis, counted from the outermost.
+            Index of the spatial axis, counted from the outermost.
         """
         rule, size = self.tiling.rules[axis], self.blocks.spatial_shape[axis]
         count = self.tiling.grid_shape(self.data_idx)[axis]
@@ -110,7 +110,7 @@ class TileSchedule:
         return windows
 
     def tiles_of(self, block_idx: int) -> NDArray[np.int64]:
-        """Return the flat indices of the tiles that are computed in the turn of a block, in order.
+        """Return the flat indices of the tiles that are computed for a block, in order.
 
         Parameters
         ----------
@@ -137,7 +137,7 @@ class TileSchedule:
         return [self.blocks.block_idx(rest, position) for position in itertools.product(*reversed(along))]
 
     def n_serving(self, block_idx: int) -> int:
-        """Count the tiles that contribute to a block, whichever turn they are computed in.
+        """Count the tiles that contribute to a block, including tiles that are computed for another one.
 
         Parameters
         ----------
@@ -150,8 +150,8 @@ class TileSchedule:
             for block, (first, last) in zip(position, self._served, strict=True)
         )
 
-    def is_first_turn(self, tile: int, block_idx: int) -> bool:
-        """Return whether a tile is computed in the turn of a block for the first time.
+    def is_first_for(self, tile: int, block_idx: int) -> bool:
+        """Return whether the block is the first for which a tile is computed.
 
         Parameters
         ----------
@@ -169,7 +169,7 @@ class TileSchedule:
         return True
 
     def blocks_served(self, block_idx: int) -> list[list[int]]:
-        """List, for each tile that is computed in the turn of a block, the `block_idx` of every block that it contributes to.
+        """List, for each tile that is computed for a block, the `block_idx` of every block to which it is added then.
 
         Parameters
         ----------
@@ -182,7 +182,7 @@ class TileSchedule:
             One list for each tile, in the order of `tiles_of`.
         """
         _, position = self.blocks.position(block_idx)
-        served = [[block_idx]]  # a tile is computed in the turn of the first block that shares it
+        served = [[block_idx]]  # a tile is computed for the first block that shares it
         for axis, block in enumerate(position):
             stride = prod(self.blocks.grid_shape[axis + 1 :])
             shares = self._shares[axis][self._tiles_along(axis, block)].tolist()

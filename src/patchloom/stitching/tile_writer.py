@@ -1,4 +1,4 @@
-"""Predicted tiles → images, whoever runs the network: each block of an image is written once all its tiles are there."""
+"""Predicted tiles of any network → images: each block of an image is written once all its tiles are there."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class TileOrder:
 
 
 def _schedules(tiling: TiledPatching, block_voxels: int, *, whole_tiles: bool) -> Iterator[TileSchedule]:
-    """Divide each image into blocks, and its tiles among these; each tile comes in the turn of one block."""
+    """Divide each image into blocks, and its tiles among these; each tile belongs to one block."""
     steps = [rule.step for rule in tiling.rules]
     for data_idx, shape in enumerate(tiling.data_shapes):
         grid = choose_blocks(shape, steps, tiling.seams, block_voxels)

@@ -36,7 +36,7 @@ class StitchingWriter(Callback):
     GeometryError
         When a prediction begins, if its dataset has no tiles or there are several processes.
     SinkError
-        When a prediction begins, if the output exists or has a name that says nothing.
+        When a prediction begins, if the output exists, or its name has no known ending.
 
     Examples
     --------

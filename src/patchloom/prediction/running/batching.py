@@ -14,7 +14,7 @@ IsDone = Callable[[int, int], bool]
 """Takes `data_idx` and `block_idx`; returns whether the block is done already."""
 
 Skips = Callable[[int, int, Sequence[int]], Sequence[bool]]
-"""Takes `data_idx`, `block_idx` and tiles of the block's turn, at most a batch; returns for each whether it is skipped."""
+"""Takes `data_idx`, `block_idx` and tiles that are computed for the block, at most a batch; returns for each whether it is skipped."""
 
 
 class TileItem(NamedTuple):
@@ -81,8 +81,8 @@ def batches(
     is_done : callable
         Takes `data_idx` and `block_idx`; returns whether the block is done already.
     skips : callable, optional
-        Takes `data_idx`, `block_idx` and tiles of the block's turn, at most `plan.layout.batch_size`; returns for each tile whether
-        it is skipped. If None, no tile is.
+        Takes `data_idx`, `block_idx` and tiles that are computed for the block, at most `plan.layout.batch_size`; returns for each
+        tile whether it is skipped. If None, no tile is.
     share_images : bool
         Whether a batch may hold tiles of several images; they must be of one dtype then, and fail together.
     """
@@ -98,29 +98,29 @@ def _separate_items(
 ) -> Iterator[Iterator[WorkItem]]:
     """Yield the items of a run, divided where a batch has to end.
 
-    A batch holds images of one kind. If tiles may be skipped, it also ends with the turn of a block: then only the tiles of
-    turns that are still needed have to be looked at to form the same batches again.
+    A batch holds images of one kind. If tiles may be skipped, it also ends with a block: a resumed run then asks the skip rule only
+    about tiles of blocks that are still needed, and forms the same batches again.
     """
 
     def kind(data_idx: int) -> Any:
         return (plan.survey.stacks[data_idx].data_dtype, plan.layout.outputs(data_idx)) if share_images else data_idx
 
     for _, images in groupby(range(len(plan.survey.stacks)), kind):
-        turns = (
-            _turn(plan, data_idx, block_idx, is_done, skips)
+        blocks = (
+            _items_of_block(plan, data_idx, block_idx, is_done, skips)
             for data_idx in images
             for block_idx in range(len(plan.blocks[data_idx]))
         )
         if skips is None:
-            yield chain.from_iterable(turns)
+            yield chain.from_iterable(blocks)
         else:
-            yield from turns
+            yield from blocks
 
 
-def _turn(
+def _items_of_block(
     plan: PredictionPlan, data_idx: int, block_idx: int, is_done: IsDone, skips: Skips | None
 ) -> Iterator[WorkItem]:
-    """Yield the tiles that are computed in the turn of a block, then the block's end if the block is not done."""
+    """Yield the tiles that are computed for a block, then the block's end if the block is not done."""
     is_open = not is_done(data_idx, block_idx)
     tiles = tiles_with_open_blocks(plan, data_idx, block_idx, is_done)
     if skips is None:
@@ -164,7 +164,7 @@ def _is_run(item: WorkItem) -> TypeGuard[TileItem]:
 def tiles_with_open_blocks(
     plan: PredictionPlan, data_idx: int, block_idx: int, is_done: IsDone
 ) -> list[tuple[int, list[int]]]:
-    """List the tiles of a block's turn, each with the `block_idx` of every block that it contributes to and that is not done.
+    """List the tiles that are computed for a block, each with the `block_idx` of the unfinished blocks that it is added to.
 
     Parameters
     ----------

@@ -99,7 +99,7 @@ class Engine:
         self._keep_going = keep_going
         self.times = StageTimes()
         self.failures: dict[int, PatchloomError] = {}
-        """The error of each image that failed while the others went on."""
+        """The error of each failed image, if the others are to finish."""
         self.skipped: Counter[int] = Counter()
         """Number of tiles of each image that this run skipped."""
         self.began_at: dict[int, float] = {}
@@ -190,7 +190,7 @@ class Engine:
     def _skips(
         self, rule: SkipRule, extractor: PatchExtractor, data_idx: int, block_idx: int, tiles: Sequence[int]
     ) -> Sequence[bool]:
-        """Decide which tiles of a block's turn are skipped: all of them if the image fails meanwhile."""
+        """Decide which tiles that are computed for a block are skipped: all of them if the image fails meanwhile."""
         with self._isolate_failure(data_idx):
             skipped = list(rule.skips(candidate_tiles(self._plan.layout, extractor, self._plan.tiling.specs(tiles))))
             if len(skipped) != len(tiles):
@@ -199,7 +199,7 @@ class Engine:
                 )
             schedule = self._plan.schedules[data_idx]
             self.skipped[data_idx] += sum(
-                bool(is_skipped) and schedule.is_first_turn(tile, block_idx)
+                bool(is_skipped) and schedule.is_first_for(tile, block_idx)
                 for tile, is_skipped in zip(tiles, skipped, strict=True)
             )
             return skipped

@@ -58,7 +58,7 @@ def show_progress(label: str, total: int, *, shown: bool) -> Iterator[Advance]:
 
 
 def show_summary(seconds: Mapping[str, float], n_skipped: int, n_tiles: int) -> None:
-    """Print on standard error how long each stage of a run took, and how many tiles were skipped.
+    """Print the time of each stage of a run and the number of skipped tiles on standard error.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ class StageTimes:
             self._switch(outer)
 
     def _switch(self, stage: str | None) -> str | None:
-        """Begin a stage; return the one that was going on."""
+        """Begin a stage; return the one before it."""
         now, before = self._now(), self._stage
         if before is not None:
             self.seconds[before] = self.seconds.get(before, 0.0) + now - self._since

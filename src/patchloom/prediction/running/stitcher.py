@@ -32,7 +32,7 @@ class CompleteBlock(NamedTuple):
 
 
 class Stitcher:
-    """Adds the tiles of a run to its open blocks, and gives out those that are complete.
+    """Adds the tiles of a run to its open blocks, and yields complete blocks.
 
     Parameters
     ----------
