@@ -65,6 +65,7 @@ from patchloom.patching.tiled_patching import TiledPatching as TiledPatching
 from patchloom.patching.uncorrelated_patching import UncorrelatedPatching as UncorrelatedPatching
 from patchloom.patching.weighted_patching import WeightedPatching as WeightedPatching
 from patchloom.patching.whole_sample_patching import WholeSamplePatching as WholeSamplePatching
+from patchloom.prediction.api import PredictionPlan as PredictionPlan
 from patchloom.prediction.api import plan as plan
 from patchloom.prediction.api import predict as predict
 from patchloom.prediction.candidate_tiles import CandidateTiles as CandidateTiles
@@ -80,7 +81,6 @@ from patchloom.prediction.normalization.measuring import measure_normalization a
 from patchloom.prediction.normalization.methods import MeanStd as MeanStd
 from patchloom.prediction.normalization.methods import Percentiles as Percentiles
 from patchloom.prediction.normalization.normalization import Normalization as Normalization
-from patchloom.prediction.planning.plan import PredictionPlan as PredictionPlan
 from patchloom.prediction.postprocessing.chain import PostprocessingChain as PostprocessingChain
 from patchloom.prediction.postprocessing.chain import parse_postprocessing as parse_postprocessing
 from patchloom.prediction.postprocessing.labels import MakesLabels as MakesLabels

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -156,10 +157,14 @@ def test_same_batches(
 
 
 @pytest.fixture
-def interrupted(tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An output that a failing model left unfinished."""
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(block_grid, "CHUNK_SIZE", {2: 40, 3: 16})
     monkeypatch.setattr(fit, "BLOCK_SIZES", [2000])
+
+
+@pytest.fixture
+def interrupted(tmp_path: Path, image: np.ndarray, small_blocks: None) -> Path:
+    """An output that a failing model left unfinished."""
     output = tmp_path / "out.ome.zarr"
     with pytest.raises(RuntimeError):
         go_on(output, Copy(fail_at=30))
@@ -241,6 +246,46 @@ def test_another_plan(interrupted: Path, image: np.ndarray) -> None:
     np.save(interrupted.parent / "image.npy", image[:, ::-1])
     os.utime(interrupted.parent / "image.npy", ns=(1, 1))
     with pytest.raises(SinkError, match=r"contents of the sources: .*image\.npy has changed"):
+        go_on(interrupted)
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [{"patch_size": 24}, {"patch_size": [np.int64(24), 24]}, {"overlaps": 6}, {"memory_limit": 2**30}, {"seams": None}],
+    ids=["patch_size", "integers", "overlaps", "memory_limit", "default"],
+)
+@pytest.mark.usefixtures("small_blocks")
+def test_same_plan(tmp_path: Path, image: np.ndarray, spelled: dict[str, Any]) -> None:
+    """Arguments that mean the same are the same run."""
+    output, square, resumed = tmp_path / "out.ome.zarr", {"patch_size": (24, 24), "overlaps": (6, 6)}, Copy()
+    with pytest.raises(RuntimeError) as stopped:
+        go_on(output, Copy(fail_at=30), **square)
+    assert "blocks are finished" in stopped.value.__notes__[0]
+    go_on(output, resumed, **square | spelled)
+    assert_complete(output, image)
+
+
+def test_relative_path(interrupted: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that was started with absolute paths is resumed with relative ones; an image that changed is noticed."""
+    monkeypatch.chdir(interrupted.parent)
+    np.save("image.npy", image[:, ::-1])
+    with pytest.raises(SinkError, match=r"contents of the sources: .*image\.npy has changed"):
+        go_on(Path(interrupted.name))
+    np.save("image.npy", image)
+    go_on(Path(interrupted.name), resume_anyway=True)  # the file has another time
+    assert_complete(interrupted, image)
+
+
+@pytest.mark.parametrize("missing", ["outputs", "stacks"])
+def test_ledger_without_plan(interrupted: Path, missing: str) -> None:
+    """A ledger whose plan cannot be run is damaged."""
+    ledger = ledger_path(interrupted)
+    first, *rest = ledger.read_bytes().splitlines(keepends=True)
+    header = json.loads(first.split(b" ", 1)[1])
+    header["survey"][missing] = []
+    value = json.dumps(header).encode()
+    ledger.write_bytes(b"".join([b"%08x %s\n" % (zlib.crc32(value), value), *rest]))
+    with pytest.raises(SinkError, match="is damaged, so the finished blocks are not known"):
         go_on(interrupted)
 
 

@@ -25,7 +25,7 @@ def test_file(stored: Path) -> None:
     facts = StackFacts.of(stack)
     assert (facts.source, facts.original_axes, facts.original_data_shape) == (str(stored), "CZYX", (2, 6, 40, 30))
     assert (facts.data_shape, facts.data_dtype, facts.chunk_shape) == ((1, 2, 6, 40, 30), np.uint16, (1, 1, 2, 16, 16))
-    assert (facts.in_memory, facts.n_planes, facts.opens_by_name) == (False, 0, True)
+    assert (facts.in_memory, facts.n_planes, facts.place) == (False, 0, str(stored))
 
 
 def test_slices(stored: Path) -> None:
@@ -39,4 +39,4 @@ def test_slices(stored: Path) -> None:
 def test_array() -> None:
     """An array in memory has no chunks, and no name to open it by."""
     facts = StackFacts.of(ArrayStack(np.zeros((3, 4)), "YX"))
-    assert (facts.in_memory, facts.chunk_shape, facts.opens_by_name, facts.n_bytes) == (True, None, False, 96)
+    assert (facts.in_memory, facts.chunk_shape, facts.place, facts.n_bytes) == (True, None, None, 96)

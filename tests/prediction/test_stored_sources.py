@@ -21,8 +21,6 @@ from patchloom.prediction import plan, predict
 from patchloom.prediction.planning import fit, memory
 from patchloom.sinks import OmeZarr
 
-# `patchloom.prediction.planning.plan` is the function once something has imported it from the package.
-
 
 def identity(batch: np.ndarray) -> np.ndarray:
     return batch

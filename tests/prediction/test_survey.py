@@ -66,7 +66,7 @@ def test_images_that_do_not_fit(images: list[Any], arguments: dict[str, Any], me
 
 def test_images_that_cannot_be_normalized() -> None:
     """Complex pixels are refused before they are read."""
-    with pytest.raises(SourceError, match="complex64: only integers and floats"):
+    with pytest.raises(SourceError, match="complex64, and only integers and floats"):
         survey(ArrayStack(np.zeros((9, 9), np.complex64), "YX"), normalize="mean_std")
 
 

@@ -1,6 +1,5 @@
 """A model run over images that are too big for it."""
 
-from patchloom.prediction.api import plan, predict
-from patchloom.prediction.planning.plan import PredictionPlan
+from patchloom.prediction.api import PredictionPlan, plan, predict
 
 __all__ = ["PredictionPlan", "plan", "predict"]

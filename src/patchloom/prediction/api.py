@@ -15,13 +15,13 @@ from patchloom.prediction.models.model import Model, ModelDescription, describe
 from patchloom.prediction.normalization.methods import NormalizationMethod
 from patchloom.prediction.normalization.normalization import Normalization
 from patchloom.prediction.planning.fit import make_plan
-from patchloom.prediction.planning.plan import PredictionPlan
+from patchloom.prediction.planning.plan import Plan
 from patchloom.prediction.postprocessing.steps import Postprocessing
 from patchloom.prediction.request import PredictionRequest, RunOptions
 from patchloom.prediction.run import complete_plan, run_request
 from patchloom.prediction.running.image_report import ImageReport
 from patchloom.prediction.skip_rules import SkipRule
-from patchloom.prediction.survey import survey_images
+from patchloom.prediction.survey import open_again, survey_images
 from patchloom.sinks import OmeZarr
 
 
@@ -255,4 +255,77 @@ def plan(
     description = ModelDescription() if model is None else describe(model)
     images = open_stacks(sources, axes)
     survey, stacks = survey_images(images, request, description, is_series=is_series(sources))
-    return complete_plan(request, survey, stacks, model) if measure else make_plan(request, survey)
+    made = complete_plan(request, survey, stacks, model) if measure else make_plan(request, survey)
+    return PredictionPlan(made.layout, made.blocks, made.n_shared_axes)
+
+
+class PredictionPlan(Plan):
+    """An immutable description of a prediction run: its tiles, blocks, memory use and settings. Made by `plan`.
+
+    It contains facts about images, not images: it pickles and goes to JSON in a few kilobytes, and runs in another process.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import patchloom as pl
+    >>> image = np.arange(8000, dtype=np.uint16).reshape(100, 80)
+    >>> prepared = pl.plan(image, axes="YX", patch_size=64, overlaps=16)
+    >>> prepared
+    PredictionPlan(4 tiles of 64 × 64 in 1 block, 1 image, ...)
+    >>> again = pl.PredictionPlan.from_json(prepared.to_json())
+    >>> again == prepared, bool((again.run(lambda batch: batch, sources=image, progress=False) == image).all())
+    (True, True)
+    """
+
+    def run(
+        self,
+        model: Model,
+        output: str | Path | OmeZarr | None = None,
+        *,
+        sources: Source | Sequence[Source] | None = None,
+        overwrite: bool = False,
+        resume_anyway: bool = False,
+        keep_going: bool = False,
+        progress: bool = True,
+        report: Callable[[Sequence[Any]], None] | None = None,
+    ) -> Any:
+        """Run the plan.
+
+        What the plan does not contain is found out first: images are measured if they are to be normalized, and the outputs
+        of the model are inferred.
+
+        Parameters
+        ----------
+        model : callable
+            The model that the plan was made for; see `predict`.
+        output, overwrite, resume_anyway, keep_going, progress, report
+            As in `predict`.
+        sources : path, URL, array, ImageStack or sequence of these, optional
+            The images that the plan was made for. Needed if they are not files, such as arrays in memory. If None, the files
+            are opened again.
+
+        Returns
+        -------
+        array or Path, or list of these
+            As `predict`.
+
+        Raises
+        ------
+        SourceNotFoundError
+            If an image is not a file, and is not given.
+        SourceChangedError
+            If an image is another one than when the plan was made.
+        ArgumentError, SourceError, SinkError, ModelError, SeriesError
+            As `predict`.
+        """
+        options = RunOptions.parse(
+            output=output,
+            overwrite=overwrite,
+            resume_anyway=resume_anyway,
+            keep_going=keep_going,
+            progress=progress,
+            report=report,
+        )
+        function("model", model, "load_model makes one from a file")
+        images = open_again(self.survey, sources)
+        return run_request(self.request, options, model, images, is_series=self.survey.is_series, planned=self)

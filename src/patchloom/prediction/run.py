@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from patchloom.argument_checks import function
 from patchloom.errors import GeometryError, PatchloomError, SeriesError, SourceChangedError
 from patchloom.geometry.checks import one_per_axis
 from patchloom.image_stacks import ImageStack, SourceWatch, whole_stack
@@ -21,12 +20,12 @@ from patchloom.prediction.output.run_identity import RunIdentity, check_resumabl
 from patchloom.prediction.output.writer import OutputWriter, Result
 from patchloom.prediction.output_inference import infer_outputs
 from patchloom.prediction.planning.fit import check_fits, checked_layout, make_plan
-from patchloom.prediction.planning.plan import PredictionPlan
+from patchloom.prediction.planning.plan import Plan
 from patchloom.prediction.request import PredictionRequest, RunOptions
 from patchloom.prediction.running.engine import Engine
 from patchloom.prediction.running.image_report import report_images, show_reports
 from patchloom.prediction.running.progress import show_progress, show_summary
-from patchloom.prediction.survey import Survey, open_again, survey_images
+from patchloom.prediction.survey import Survey, survey_images
 from patchloom.sinks import check_storable
 
 
@@ -37,7 +36,7 @@ def run_request(
     images: Sequence[ImageStack],
     *,
     is_series: bool,
-    planned: PredictionPlan | None = None,
+    planned: Plan | None = None,
 ) -> Any:
     """Run what was asked for: what can be refused is refused before the model runs and before anything is written.
 
@@ -53,7 +52,7 @@ def run_request(
         The images.
     is_series : bool
         Whether the result is a list.
-    planned : PredictionPlan, optional
+    planned : Plan, optional
         The plan of the request, if it was made before.
 
     Returns
@@ -78,7 +77,6 @@ def run_request(
         survey, stacks = survey_images(images, request, describe(model), is_series=is_series, states=states)
         if planned is not None:
             survey = _with_planned(survey, planned)
-        _check_chunks(options, survey)
         settings = _settings(request, options, survey)
         if claim.ledger is not None and claim.unfinished is not None:
             check_same(claim.ledger, claim.unfinished["settings"], settings)
@@ -114,24 +112,7 @@ def run_request(
     return results if is_series else results[0]
 
 
-def run_planned(plan: PredictionPlan, options: RunOptions, model: Model, sources: Any = None) -> Any:
-    """Run a plan that was made before, perhaps in another process; see `PredictionPlan.run`.
-
-    Parameters
-    ----------
-    plan : PredictionPlan
-        The plan.
-    options : RunOptions
-        How it is written and reported.
-    model, sources
-        As in `PredictionPlan.run`.
-    """
-    function("model", model, "load_model makes one from a file")
-    images = open_again(plan.survey, sources)
-    return run_request(plan.request, options, model, images, is_series=plan.survey.is_series, planned=plan)
-
-
-def _with_planned(survey: Survey, planned: PredictionPlan) -> Survey:
+def _with_planned(survey: Survey, planned: Plan) -> Survey:
     """Return the survey of a plan, as far as it was complete; what the model declares may be known only now."""
     if is_complete(planned):
         return planned.survey
@@ -139,11 +120,11 @@ def _with_planned(survey: Survey, planned: PredictionPlan) -> Survey:
     return replace(survey, memory_limit=planned.survey.memory_limit, normalizations=normalizations)
 
 
-def _blocks(plan: PredictionPlan) -> dict[str, Any]:
+def _blocks(plan: Plan) -> dict[str, Any]:
     return {name: value for name, value in plan.decisions().items() if name != "survey"}
 
 
-def is_complete(plan: PredictionPlan) -> bool:
+def is_complete(plan: Plan) -> bool:
     """Return whether nothing is left to be measured or inferred before a plan runs."""
     return bool(plan.survey.outputs) and (plan.request.normalize is None or bool(plan.survey.normalizations))
 
@@ -155,7 +136,7 @@ def complete_plan(
     model: Model | None,
     *,
     keep_going: bool = False,
-) -> PredictionPlan:
+) -> Plan:
     """Measure the images, infer the outputs of the model, and plan.
 
     Parameters
@@ -193,18 +174,22 @@ def _settings(request: PredictionRequest, options: RunOptions, survey: Survey) -
     asked = request.to_dict()
     del asked["memory_limit"]  # the plan of an unfinished run is kept, whatever memory there is now
     written = {"pyramid": options.pyramid, "version of OME-Zarr": options.version, "chunks": options.chunks}
-    plain: dict[str, Any] = json.loads(
-        json.dumps({"sources": [facts.identity for facts in survey.stacks], **asked, **written})
-    )
+    settings = {"sources": [facts.identity for facts in survey.stacks], **asked, **written}
+    for name, least in (("patch_size", 1), ("overlaps", 0), ("origin_multiple", 1), ("chunks", 1)):
+        if settings[name] is not None:
+            settings[name] = one_per_axis(name, settings[name], survey.n_dims, least=least)
+    plain: dict[str, Any] = json.loads(json.dumps(settings))
     return plain
 
 
-def _unfinished_plan(ledger: Path, unfinished: Mapping[str, Any], request: PredictionRequest) -> PredictionPlan:
+def _unfinished_plan(ledger: Path, unfinished: Mapping[str, Any], request: PredictionRequest) -> Plan:
     """Return the plan of an unfinished run, if it fits into the memory that is allowed now."""
     try:
-        plan = PredictionPlan.from_decisions(request, unfinished)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        plan = Plan.from_decisions(request, unfinished)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise damaged(ledger) from error
+    if not is_complete(plan):
+        raise damaged(ledger)
     if request.memory_limit is not None and plan.memory.total > request.memory_limit:
         raise GeometryError(
             f"memory_limit is {request.memory_limit} bytes, and the unfinished run needs {plan.memory.total}: allow more, or "
@@ -213,19 +198,14 @@ def _unfinished_plan(ledger: Path, unfinished: Mapping[str, Any], request: Predi
     return plan
 
 
-def _check_chunks(options: RunOptions, survey: Survey) -> None:
-    if options.chunks is not None:
-        one_per_axis("chunks", options.chunks, len(survey.stacks[0].data_shape) - 2, least=1)
-
-
 def run_plan(
-    plan: PredictionPlan, stacks: Sequence[ImageStack], model: Model, writer: OutputWriter, options: RunOptions
+    plan: Plan, stacks: Sequence[ImageStack], model: Model, writer: OutputWriter, options: RunOptions
 ) -> list[Result]:
     """Run a complete plan into outputs that were made for it.
 
     Parameters
     ----------
-    plan : PredictionPlan
+    plan : Plan
         The plan.
     stacks : sequence of ImageStack
         Its series.
@@ -272,7 +252,7 @@ def run_plan(
     return [writer.results[data_idx] for data_idx in range(len(stacks))]
 
 
-def _check_failures(plan: PredictionPlan, writer: OutputWriter, failures: dict[int, PatchloomError]) -> None:
+def _check_failures(plan: Plan, writer: OutputWriter, failures: dict[int, PatchloomError]) -> None:
     if failures:
         listed = "\n  ".join(f"{plan.survey.stacks[data_idx].source}: {error}" for data_idx, error in failures.items())
         raise SeriesError(

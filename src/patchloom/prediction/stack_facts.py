@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
+from patchloom.geometry.checks import listed_shapes
 from patchloom.image_stacks import (
     HasFiles,
     HasStorageGrid,
@@ -18,6 +20,8 @@ from patchloom.image_stacks import (
     whole_stack,
 )
 from patchloom.image_stacks.fingerprint import fingerprint
+from patchloom.local_paths import is_url
+from patchloom.prediction.plain_data import parse_fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +46,8 @@ class StackFacts:
     n_planes: int
     """Number of Z slices that became samples; 0 if none did."""
 
-    opens_by_name: bool
-    """Whether `open_stacks(source)` opens it again."""
+    place: str | None
+    """Absolute path or URL by which `open_stacks` opens it again; None if it is not a file."""
 
     state: str
     """Its `"quick"` fingerprint."""
@@ -71,7 +75,7 @@ class StackFacts:
             chunk_shape=None if chunk_shape is None else _plain(chunk_shape),
             in_memory=in_memory,
             n_planes=0 if image is stack else int(image.data_shape[2]),
-            opens_by_name=isinstance(image, HasFiles),
+            place=place_of(image),
             state=fingerprint(image, "quick").digest if state is None else state,
         )
 
@@ -103,8 +107,8 @@ class StackFacts:
 
     @property
     def identity(self) -> list[Any]:
-        """What identifies this image in a run: its name, axes, shape and dtype."""
-        return [self.source, self.original_axes, list(self.original_data_shape), str(self.data_dtype)]
+        """What identifies this image in a run: its place or name, axes, shape and dtype."""
+        return [self.place or self.source, self.original_axes, list(self.original_data_shape), str(self.data_dtype)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that go to JSON."""
@@ -112,25 +116,35 @@ class StackFacts:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the facts that `to_dict` was made of, before or after JSON."""
-        plain = {name: as_tuples(value) for name, value in values.items()}
-        return cls(**plain | {"data_dtype": np.dtype(plain["data_dtype"])})
+        """Return the facts that `to_dict` was made of, before or after JSON.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If they are not the facts about an image.
+        """
+        facts = cls(**parse_fields(cls, values))
+        (shape,) = listed_shapes("data_shape", [facts.data_shape])
+        chunk_shape = shape if facts.chunk_shape is None else facts.chunk_shape
+        if len(shape) < 4 or len(chunk_shape) != len(shape) or min(*shape, *chunk_shape) < 1:
+            raise ValueError(f"image has shape {shape} and chunks of {chunk_shape}")
+        if facts.n_planes < 0 or (facts.n_planes and shape[0] % facts.n_planes):
+            raise ValueError(f"image has {shape[0]} samples, which are not {facts.n_planes} slices each")
+        return facts
 
 
-def as_tuples(value: Any) -> Any:
-    """Return what JSON has turned into lists as tuples again.
+def place_of(image: ImageStack) -> str | None:
+    """Return the absolute path or URL by which `open_stacks` opens an image again; None if it is not a file.
 
     Parameters
     ----------
-    value : object
-        A plain value.
-
-    Examples
-    --------
-    >>> as_tuples([[1, 2], None])
-    ((1, 2), None)
+    image : ImageStack
+        The image.
     """
-    return tuple(map(as_tuples, value)) if isinstance(value, (list, tuple)) else value
+    if not isinstance(image, HasFiles):
+        return None
+    source = str(image.source)
+    return source if is_url(source) else str(Path(source).absolute())
 
 
 def _plain(shape: Sequence[int]) -> tuple[int, ...]:

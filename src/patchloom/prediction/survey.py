@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from typing import Any, Self
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy as np
 from patchloom.argument_checks import whole_number
 from patchloom.axes import spatial_axes
 from patchloom.errors import GeometryError, SourceChangedError, SourceNotFoundError
-from patchloom.geometry.checks import PerAxis
+from patchloom.geometry.checks import PerAxis, series_shapes
 from patchloom.image_stacks import (
     ImageStack,
     as_planes,
@@ -28,8 +27,9 @@ from patchloom.prediction.models.model import ModelDescription
 from patchloom.prediction.models.outputs import OutputSpec
 from patchloom.prediction.normalization.measuring import check_measurable
 from patchloom.prediction.normalization.normalization import Normalization
+from patchloom.prediction.plain_data import parse_fields
 from patchloom.prediction.request import PredictionRequest
-from patchloom.prediction.stack_facts import StackFacts, as_tuples
+from patchloom.prediction.stack_facts import StackFacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +57,11 @@ class Survey:
     normalizations: tuple[Normalization, ...] = ()
     """For each image, what was measured or given; empty while nothing is measured, or gray values are left as they are."""
 
+    @property
+    def n_dims(self) -> int:
+        """Number of spatial axes of the tiles."""
+        return len(self.stacks[0].data_shape) - 2
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that go to JSON."""
         return {
@@ -75,21 +80,18 @@ class Survey:
 
         Raises
         ------
-        LookupError, TypeError, ValueError
-            If it is something else.
+        TypeError, ValueError, ArithmeticError
+            If it is something else, or its parts contradict each other.
         """
-        model = {name: as_tuples(value) for name, value in values["model"].items()}
-        if model["scale"]:
-            model["scale"] = tuple(map(Fraction, model["scale"]))
-        return cls(
-            stacks=tuple(map(StackFacts.from_dict, values["stacks"])),
-            masks=tuple(map(StackFacts.from_dict, values["masks"])),
-            is_series=bool(values["is_series"]),
-            model=ModelDescription(**model),
-            memory_limit=whole_number("memory_limit", values["memory_limit"], least=1),
-            outputs=tuple(tuple(map(OutputSpec.from_dict, of_image)) for of_image in values["outputs"]),
-            normalizations=tuple(map(Normalization.from_dict, values["normalizations"])),
-        )
+        survey = cls(**parse_fields(cls, values))
+        whole_number("memory_limit", survey.memory_limit, least=1)
+        series_shapes([facts.data_shape for facts in survey.stacks], survey.n_dims)
+        for facts, outputs in zip(survey.stacks, survey.outputs, strict=True) if survey.outputs else ():
+            if not outputs or any(len(spec.scale) != survey.n_dims for spec in outputs):
+                raise ValueError(f"the outputs for {facts.source} are not {survey.n_dims}D")
+        if survey.normalizations:
+            _check_normalizations(survey.normalizations, survey.stacks)
+        return survey
 
 
 def survey_images(
@@ -135,14 +137,14 @@ def survey_images(
     if request.skip is not None:
         request.skip.check(images)
     given = request.normalize if isinstance(request.normalize, tuple) else ()
-    if isinstance(request.normalize, tuple):
-        _check_normalizations(given, images)
-    elif request.normalize is not None:
+    if request.normalize is not None and not given:
         for image in images:
             check_measurable(image)
     masks = () if request.skip is None else request.skip.images
     known: Sequence[str | None] = states or [None] * (len(stacks) + len(masks))
     facts = tuple(map(StackFacts.of, [*stacks, *masks], known))
+    if isinstance(request.normalize, tuple):
+        _check_normalizations(given, facts[: len(stacks)])
     survey = Survey(
         stacks=facts[: len(stacks)],
         masks=facts[len(stacks) :],
@@ -163,16 +165,16 @@ def _declared_outputs(model: ModelDescription, n_images: int) -> tuple[tuple[Out
     return ((spec,),) * n_images
 
 
-def _check_normalizations(given: Sequence[Normalization], images: Sequence[ImageStack]) -> None:
+def _check_normalizations(given: Sequence[Normalization], stacks: Sequence[StackFacts]) -> None:
     """Check that normalizations that were measured before fit the images."""
-    if len(given) != len(images):
-        raise GeometryError(f"normalize has {len(given)} entries and there are {len(images)} images: give one for each")
-    for measured, image in zip(given, images, strict=True):
-        shape = (len(measured.scale), len(measured.scale[0]))
-        if shape != tuple(image.data_shape[:2]):
+    if len(given) != len(stacks):
+        raise GeometryError(f"normalize has {len(given)} entries and there are {len(stacks)} images: give one for each")
+    for measured, facts in zip(given, stacks, strict=True):
+        shape, n_samples, n_channels = (len(measured.scale), len(measured.scale[0])), *facts.image_shape[:2]
+        if shape != (n_samples, n_channels):
             raise GeometryError(
-                f"normalize is of {shape[0]} samples and {shape[1]} channels, and {image.source} has "
-                f"{image.data_shape[0]} and {image.data_shape[1]}: measure this image"
+                f"normalize is of {shape[0]} samples and {shape[1]} channels, and {facts.source} has "
+                f"{n_samples} and {n_channels}: measure this image"
             )
 
 
@@ -265,13 +267,13 @@ def open_again(survey: Survey, sources: Any = None) -> list[ImageStack]:
         If an image is another one now.
     """
     if sources is None:
-        unnamed = [facts.source for facts in survey.stacks if not facts.opens_by_name]
+        unnamed = [facts.source for facts in survey.stacks if facts.place is None]
         if unnamed:
             raise SourceNotFoundError(
                 f"the plan is for {unnamed[0]!r}, which is not a file: give the same images to run(..., sources=...)"
             )
         images = open_stacks(
-            [facts.source for facts in survey.stacks], [facts.original_axes for facts in survey.stacks]
+            [facts.place for facts in survey.stacks if facts.place], [facts.original_axes for facts in survey.stacks]
         )
     else:
         images = open_stacks(sources, _axes_for(sources, survey))

@@ -12,6 +12,7 @@ from functools import cached_property
 from math import log, prod
 from typing import NamedTuple
 
+from patchloom.errors import GeometryError
 from patchloom.geometry.checks import one_per_axis
 from patchloom.geometry.tile_rule import Seams
 
@@ -131,14 +132,53 @@ def choose_blocks(
     (5760, 5760)
     """
     spatial = tuple(data_shape[2:])
-    target = CHUNK_SIZE[len(spatial)]
-    # Chunks are not larger than the image, or thin stacks would be stored as padding.
-    units = tuple(steps) if seams == "grid" else tuple(min(target, size) for size in spatial)
-    limits = [-(-size // unit) for size, unit in zip(spatial, units, strict=True)]
+    units, limits = _units_and_limits(spatial, steps, seams)
     repeats = _grow([1] * len(units), units, limits, max_voxels)
     return BlockGrid(
         int(data_shape[0]), spatial, tuple(repeat * unit for repeat, unit in zip(repeats, units, strict=True))
     )
+
+
+def chosen_blocks(
+    data_shape: Sequence[int], steps: Sequence[int], seams: Seams, block_shape: Sequence[int]
+) -> BlockGrid:
+    """Return the blocks of one image by the shape that `choose_blocks` chose before.
+
+    Parameters
+    ----------
+    data_shape, steps, seams
+        As in `choose_blocks`.
+    block_shape : sequence of int
+        Size of a block, `(z,) y, x`.
+
+    Raises
+    ------
+    GeometryError
+        If `choose_blocks` does not choose such blocks.
+
+    Examples
+    --------
+    >>> chosen_blocks((1, 1, 2755, 3675), (896, 896), "centered", [2816, 3840]).grid_shape
+    (1, 1)
+    """
+    spatial = tuple(data_shape[2:])
+    shape = one_per_axis("block_shape", block_shape, len(spatial), least=1)
+    units, limits = _units_and_limits(spatial, steps, seams)
+    if any(size % unit or size > unit * limit for size, unit, limit in zip(shape, units, limits, strict=True)):
+        raise GeometryError(
+            f"block_shape is {shape}: it must be a multiple of {units} that the image of {spatial} fills"
+        )
+    return BlockGrid(int(data_shape[0]), spatial, shape)
+
+
+def _units_and_limits(
+    spatial: tuple[int, ...], steps: Sequence[int], seams: Seams
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return what blocks are multiples of, along each axis, and the largest multiple."""
+    target = CHUNK_SIZE[len(spatial)]
+    # Chunks are not larger than the image, or thin stacks would be stored as padding.
+    units = tuple(steps) if seams == "grid" else tuple(min(target, size) for size in spatial)
+    return units, tuple(-(-size // unit) for size, unit in zip(spatial, units, strict=True))
 
 
 def choose_chunk(block_shape: Sequence[int], wanted: int | Sequence[int] | None = None) -> tuple[int, ...]:

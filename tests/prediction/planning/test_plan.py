@@ -197,11 +197,72 @@ def test_own_rules(source: Path) -> None:
     assert (result[..., -1] < 0).all()
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", "null", '{"plan": 1}', '{"plan": 1, "request": {}, "survey": 3}'])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[1]", "null", "[" * 100_000, '{"plan": 1}', '{"plan": 1, "request": {}, "survey": 3}']
+)
 def test_not_a_plan(text: str) -> None:
     """A text that is not a plan is refused."""
     with pytest.raises(ArgumentError, match=r"text is not a plan.*give what to_json returned"):
         PredictionPlan.from_json(text)
+
+
+DAMAGED: list[tuple[str, Any]] = [
+    ("block_shapes", [[0, 0]]),
+    ("block_shapes", [[2**40, 2**40]]),
+    ("block_shapes", [[10**40, 150]]),
+    ("n_shared_axes", 3),
+    ("n_shared_axes", 1.0),
+    ("survey.memory_limit", 1),
+    ("survey.is_series", "no"),
+    ("survey.outputs", [[]]),
+    ("survey.outputs.0.0.scale", ["1/0", "1"]),
+    ("survey.outputs.0.0.scale", ["1e400", "1"]),
+    ("survey.outputs.0.0.margin", [float("inf"), 0]),
+    ("survey.outputs.0.0.margin", [0, 0, 0]),
+    ("survey.outputs.0.0.dtype", "object"),
+    (
+        "survey.normalizations",
+        [{"method": "mean_std", "scale": [[1.0]], "offset": [[0.0]], "n_ignored": 0, "n_flat": 0}],
+    ),
+    ("survey.stacks", []),
+    ("survey.stacks.0.n_planes", 3),
+    ("survey.stacks.0.source", {"a": 1}),
+    ("survey.stacks.0.chunk_shape", [0, 0]),
+    ("survey.stacks.0.data_shape", [2, 1, 2**61, 130]),
+    ("survey.model.batch_size", 0),
+    ("survey.model.out_channel_names", 1.5),
+]
+
+
+@pytest.mark.parametrize(
+    ("place", "value"), DAMAGED, ids=[f"{place}-{number}" for number, (place, _) in enumerate(DAMAGED)]
+)
+def test_damaged_plan(place: str, value: Any, source: Path) -> None:
+    """A plan in which one value is not possible is refused, in bounded time and memory."""
+    planned = plan(source, model=np.negative, axes="TYX", normalize="mean_std", measure=True, seams="centered", **TILES)
+    values = json.loads(planned.to_json())
+    *path, last = [int(step) if step.isdigit() else step for step in place.split(".")]
+    inner = values
+    for step in path:
+        inner = inner[step]
+    inner[last] = value
+    with pytest.raises(ArgumentError):
+        PredictionPlan.from_json(json.dumps(values))
+
+
+def test_too_many_tiles() -> None:
+    """An axis with more tiles than a plan can list is refused before they are listed."""
+    with pytest.raises(GeometryError, match=r"image stack 0 has \d+ tiles along Y: .* take a larger patch_size"):
+        plan(ArrayStack(np.broadcast_to(np.uint8(0), (2**40, 8)), "YX"), patch_size=8, overlaps=0)
+
+
+def test_another_folder(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan of a relative path finds its image from any working directory."""
+    monkeypatch.chdir(source.parent)
+    planned = plan(source.name, axes="TYX", **TILES)
+    (source.parent / "elsewhere").mkdir()
+    monkeypatch.chdir(source.parent / "elsewhere")
+    assert planned.run(root, progress=False).shape == (2, 150, 130)
 
 
 def test_another_version(source: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from operator import attrgetter
@@ -11,8 +12,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.argument_checks import shown
-from patchloom.errors import ArgumentTypeError
+from patchloom.argument_checks import MAX_SIZE, instances, shown, whole_number
+from patchloom.errors import ArgumentTypeError, GeometryError
+from patchloom.geometry.checks import one_per_axis, spatial_tuple
 
 
 class Model(Protocol):
@@ -40,7 +42,8 @@ class Model(Protocol):
 class ModelDescription:
     """The input and output of a model, as it declares them; None or empty if it does not declare them.
 
-    `predict` uses all of it: what is declared need not be given as an argument, and is not inferred.
+    `predict` uses all of it: what is declared need not be given as an argument, and is not inferred. If `n_dims` is declared, one
+    number stands for all axes of a size.
 
     Parameters
     ----------
@@ -72,6 +75,11 @@ class ModelDescription:
         A text that differs from that of any other model, such as the digest of its file. A run is not resumed with a model of
         another identity. If empty, the model is identified by its code and all that the code refers to.
 
+    Raises
+    ------
+    ArgumentError
+        If a value is not allowed, or sizes have different numbers of axes.
+
     Examples
     --------
     >>> import patchloom as pl
@@ -97,6 +105,75 @@ class ModelDescription:
     out_dtype: str | None = None
     scale: tuple[Fraction, ...] | None = None
     identity: str = ""
+
+    def __post_init__(self) -> None:
+        if self.scale is not None:
+            object.__setattr__(self, "scale", check_scale(self.scale, self.n_dims))
+        for name, least in (("n_dims", 2), ("batch_size", 1), ("in_channels", 1), ("out_channels", 1)):
+            if getattr(self, name) is not None:
+                most = 3 if name == "n_dims" else 2**31
+                object.__setattr__(self, name, whole_number(name, getattr(self, name), least=least, most=most))
+        for name, least in (("patch_size", 1), ("overlaps", 0), ("origin_multiple", 1)):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, self._per_axis(name, least))
+        for name in ("out_channel_names", "out_channel_colors"):
+            texts = instances(name, getattr(self, name), str, "a sequence of texts, one for each output channel")
+            object.__setattr__(self, name, tuple(texts))
+        if self.out_dtype is not None:
+            _check_dtype(self.out_dtype)
+
+    def _per_axis(self, name: str, least: int) -> tuple[int, ...]:
+        """Return one number for each axis; their number is that of `n_dims` or of what is declared before."""
+        declared = [value for value in (self.scale, self.patch_size, self.overlaps) if isinstance(value, tuple)]
+        n_dims = self.n_dims or (len(declared[0]) if declared else None)
+        if n_dims is None:
+            return spatial_tuple(name, getattr(self, name), least=least)
+        return one_per_axis(name, getattr(self, name), n_dims, least=least)
+
+
+def check_scale(scale: Sequence[Fraction], n_dims: int | None = None) -> tuple[Fraction, ...]:
+    """Return a scale as a tuple of fractions.
+
+    Parameters
+    ----------
+    scale : sequence of Fraction
+        Voxels of the output for one voxel of the input, `(z,) y, x`.
+    n_dims : int, optional
+        Number of spatial axes. If None, 2 or 3 are allowed.
+
+    Raises
+    ------
+    ArgumentError
+        If it is not a whole number, or one over a whole number, for each axis.
+
+    Examples
+    --------
+    >>> check_scale([2, 0.5])
+    (Fraction(2, 1), Fraction(1, 2))
+    """
+    try:
+        factors = tuple(map(Fraction, scale))
+    except (TypeError, ValueError, ArithmeticError):
+        factors = ()
+    if len(factors) not in ((2, 3) if n_dims is None else (n_dims,)) or not all(
+        min(factor.as_integer_ratio()) == 1 and max(factor.as_integer_ratio()) <= MAX_SIZE for factor in factors
+    ):
+        raise GeometryError(
+            f"scale is {shown(scale)}: it must be a whole number, or one over a whole number, for each spatial axis, such as "
+            "(Fraction(1, 2), Fraction(1, 2))"
+        )
+    return factors
+
+
+def _check_dtype(name: object) -> None:
+    try:
+        is_numeric = isinstance(name, str) and np.dtype(name).kind in "biufc"
+    except TypeError:
+        is_numeric = False
+    if not is_numeric:
+        raise ArgumentTypeError(
+            f"out_dtype is {shown(name)}: it must be the name of a dtype of numbers, such as 'float32'"
+        )
 
 
 @runtime_checkable

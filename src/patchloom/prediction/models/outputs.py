@@ -11,8 +11,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.argument_checks import whole_number
 from patchloom.axes import spatial_axes
 from patchloom.errors import ModelOutputError
+from patchloom.geometry.checks import one_per_axis
+from patchloom.prediction.models.model import check_scale
+from patchloom.prediction.plain_data import parse_fields
 
 _TORCH_FLOATS_WITHOUT_NUMPY = ("torch.bfloat16", "torch.float8")
 _REMEDY = "return a NumPy array or a tensor, or several of them in a tuple, or in a mapping by name"
@@ -41,6 +45,11 @@ class OutputSpec:
     name : str
         Name of the output; empty if the model has a single output.
 
+    Raises
+    ------
+    ArgumentError
+        If a number is not allowed, or `scale` and `margin` have another number of axes.
+
     Examples
     --------
     >>> import patchloom as pl
@@ -56,6 +65,11 @@ class OutputSpec:
     scale: tuple[Fraction, ...]
     margin: tuple[int, ...]
     name: str = ""
+
+    def __post_init__(self) -> None:
+        whole_number("n_channels", self.n_channels, least=1)
+        object.__setattr__(self, "scale", check_scale(self.scale))
+        object.__setattr__(self, "margin", one_per_axis("margin", self.margin, len(self.scale), least=0))
 
     @cached_property
     def is_scaled(self) -> bool:
@@ -118,9 +132,13 @@ class OutputSpec:
         ----------
         values : mapping of str to object
             The values, before or after JSON.
+
+        Raises
+        ------
+        TypeError, ValueError, ArithmeticError
+            If the values are not those of an output spec.
         """
-        plain = {"dtype": np.dtype(values["dtype"]), "scale": tuple(map(Fraction, values["scale"]))}
-        return cls(**{**values, **plain, "margin": tuple(values["margin"])})
+        return cls(**parse_fields(cls, values))
 
 
 def infer_output_spec(

@@ -8,18 +8,18 @@ from pathlib import Path
 from patchloom.errors import SinkError
 from patchloom.prediction.models.outputs import OutputSpec
 from patchloom.prediction.output.claim import OutputClaim
-from patchloom.prediction.planning.plan import PredictionPlan
+from patchloom.prediction.planning.plan import Plan
 from patchloom.prediction.planning.summary import output_bytes
 from patchloom.sinks import check_destination, check_room, check_storable, output_kind
 from patchloom.sinks.output_paths import output_path
 
 
-def check_outputs(plan: PredictionPlan, claim: OutputClaim, *, overwrite: bool) -> None:
+def check_outputs(plan: Plan, claim: OutputClaim, *, overwrite: bool) -> None:
     """Check everything that a run will write, as soon as the outputs of its model are known.
 
     Parameters
     ----------
-    plan : PredictionPlan
+    plan : Plan
         The plan, with known outputs.
     claim : OutputClaim
         The destinations of the run, and its inputs.

@@ -13,6 +13,7 @@ from patchloom.errors import SinkError
 from patchloom.image_stacks import ImageStack
 from patchloom.image_stacks.fingerprint import Fingerprint
 from patchloom.prediction.models.identity.model_identity import ModelIdentity, identify_model
+from patchloom.prediction.stack_facts import place_of
 
 _MOST_LISTED = 10
 _ANYWAY = "resume with resume_anyway=True (--resume-anyway)"
@@ -30,7 +31,7 @@ class RunIdentity:
     model : ModelIdentity
         The model.
     sources : tuple of (str, str, str)
-        Name, fingerprint and what cannot be identified of each image.
+        Place or name, fingerprint and what cannot be identified of each image.
     """
 
     patchloom: str
@@ -51,7 +52,8 @@ class RunIdentity:
             The full fingerprint of each image.
         """
         sources = tuple(
-            (str(stack.source), *identified) for stack, identified in zip(stacks, fingerprints, strict=True)
+            (place_of(stack) or str(stack.source), *identified)
+            for stack, identified in zip(stacks, fingerprints, strict=True)
         )
         return cls(_version(), identify_model(model), sources)
 

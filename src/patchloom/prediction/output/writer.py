@@ -21,7 +21,7 @@ from patchloom.image_stacks import HasMetadata, ImageStack, SourceWatch
 from patchloom.prediction.models.outputs import OutputSpec
 from patchloom.prediction.output.ledger import Ledger
 from patchloom.prediction.output.shown_outputs import RecordedBlocks, ShownOutput, by_image, settle
-from patchloom.prediction.planning.plan import PredictionPlan
+from patchloom.prediction.planning.plan import Plan
 from patchloom.prediction.postprocessing.labels import holds_labels
 from patchloom.prediction.request import RunOptions
 from patchloom.sinks import (
@@ -52,7 +52,7 @@ class OutputWriter:
 
     Parameters
     ----------
-    plan : PredictionPlan
+    plan : Plan
         The plan, with known outputs.
     stacks : sequence of ImageStack
         Its series.
@@ -72,7 +72,7 @@ class OutputWriter:
 
     def __init__(
         self,
-        plan: PredictionPlan,
+        plan: Plan,
         stacks: Sequence[ImageStack],
         destinations: Sequence[Path | None],
         options: RunOptions,
@@ -349,7 +349,7 @@ def _restored(sinks: Sequence[ImageSink], records: Sequence[Any]) -> bool:
     return True
 
 
-def _result_metadata(stack: ImageStack, plan: PredictionPlan, output_spec: OutputSpec) -> ImageMetadata:
+def _result_metadata(stack: ImageStack, plan: Plan, output_spec: OutputSpec) -> ImageMetadata:
     """Return the metadata of an output: voxel sizes of its source, channels of the model or of a source with as many."""
     source = stack.metadata if isinstance(stack, HasMetadata) else ImageMetadata()
     names, colors = plan.survey.model.out_channel_names, plan.survey.model.out_channel_colors

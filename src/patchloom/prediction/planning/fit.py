@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from patchloom.errors import GeometryError
 from patchloom.prediction.planning.blocks import largest_block
-from patchloom.prediction.planning.plan import PredictionPlan
+from patchloom.prediction.planning.plan import Plan
 from patchloom.prediction.planning.tile_layout import TileLayout, lay_out_tiles
 from patchloom.prediction.postprocessing.labels import check_blend_of_labels
 from patchloom.prediction.request import PredictionRequest
@@ -21,7 +21,7 @@ SMALL_BLOCK_SIZES = [2**power for power in range(19, 9, -1)]
 """Sizes that are tried if memory is too short for those."""
 
 
-def make_plan(request: PredictionRequest, survey: Survey) -> PredictionPlan:
+def make_plan(request: PredictionRequest, survey: Survey) -> Plan:
     """Make the plan of a request; nothing is read.
 
     Parameters
@@ -61,7 +61,7 @@ def checked_layout(request: PredictionRequest, survey: Survey) -> TileLayout:
     return layout
 
 
-def fit_into_memory(layout: TileLayout) -> PredictionPlan:
+def fit_into_memory(layout: TileLayout) -> Plan:
     """Choose the blocks: the fewest tiles computed again that fit into memory, then the largest blocks.
 
     Parameters
@@ -112,13 +112,13 @@ def check_fits(layout: TileLayout) -> None:
         fit_into_memory(layout)  # raises, unless larger blocks happen to take less
 
 
-def _candidates(layout: TileLayout, block_sizes: Sequence[int]) -> Iterator[PredictionPlan]:
+def _candidates(layout: TileLayout, block_sizes: Sequence[int]) -> Iterator[Plan]:
     steps = [rule.step for rule in layout.tiling.rules]
     largest = largest_block(layout.tiling.data_shapes, layout.patch_size, steps)
     for voxels in sorted({min(size, largest) for size in block_sizes}, reverse=True):
         blocks = tuple(choose_blocks(shape, steps, layout.tiling.seams, voxels) for shape in layout.tiling.data_shapes)
         for n_shared_axes in range(len(steps) + 1):
-            yield PredictionPlan(layout, blocks, n_shared_axes)
+            yield Plan(layout, blocks, n_shared_axes)
 
 
 def _check_outputs(layout: TileLayout) -> None:

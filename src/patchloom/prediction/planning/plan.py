@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from patchloom.argument_checks import whole_number
 from patchloom.errors import ArgumentError
-from patchloom.image_stacks import Source
 from patchloom.patching import TiledPatching
-from patchloom.prediction.models.model import Model
 from patchloom.prediction.planning.memory import MemoryUse, estimate_memory
 from patchloom.prediction.planning.summary import describe_briefly, describe_plan, summarize_plan
 from patchloom.prediction.planning.tile_layout import TileLayout, lay_out_tiles
 from patchloom.prediction.postprocessing.steps import Postprocessing
-from patchloom.prediction.request import PredictionRequest, RunOptions
+from patchloom.prediction.request import PredictionRequest
 from patchloom.prediction.skip_rules import SkipRule
 from patchloom.prediction.survey import Survey
-from patchloom.sinks import OmeZarr
-from patchloom.stitching.block_grid import BlockGrid
+from patchloom.stitching.block_grid import BlockGrid, chosen_blocks
 from patchloom.stitching.tile_schedule import TileSchedule
 
 _FORMAT = 1
@@ -28,22 +25,10 @@ _FORMAT = 1
 
 
 @dataclass(frozen=True, repr=False)
-class PredictionPlan:
-    """An immutable description of a prediction run: its tiles, blocks, memory use and settings. Made by `plan`.
+class Plan:
+    """The tiles, blocks and memory use of a prediction, computed from its request and survey by `make_plan`.
 
-    It contains facts about images, not images: it pickles and goes to JSON in a few kilobytes, and runs in another process.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import patchloom as pl
-    >>> image = np.arange(8000, dtype=np.uint16).reshape(100, 80)
-    >>> prepared = pl.plan(image, axes="YX", patch_size=64, overlaps=16)
-    >>> prepared
-    PredictionPlan(4 tiles of 64 × 64 in 1 block, 1 image, ...)
-    >>> again = pl.PredictionPlan.from_json(prepared.to_json())
-    >>> again == prepared, bool((again.run(lambda batch: batch, sources=image, progress=False) == image).all())
-    (True, True)
+    `PredictionPlan`, which `pl.plan` returns, can also be run.
     """
 
     layout: TileLayout
@@ -122,9 +107,7 @@ class PredictionPlan:
         return json.dumps({"plan": _FORMAT, "request": self.request.to_dict(), **self.decisions()})
 
     @classmethod
-    def from_json(
-        cls, text: str, *, skip: SkipRule | None = None, postprocess: Postprocessing | None = None
-    ) -> PredictionPlan:
+    def from_json(cls, text: str, *, skip: SkipRule | None = None, postprocess: Postprocessing | None = None) -> Self:
         """Return the plan that `to_json` was made of.
 
         Parameters
@@ -148,7 +131,7 @@ class PredictionPlan:
                 return cls.from_decisions(request, values)
         except ArgumentError:
             raise
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
             raise ArgumentError(f"text is not a plan ({error!r}): give what to_json returned") from error
         raise ArgumentError("text is a plan of another version of Patchloom: plan again")
 
@@ -161,76 +144,28 @@ class PredictionPlan:
         }
 
     @classmethod
-    def from_decisions(cls, request: PredictionRequest, values: Mapping[str, Any]) -> PredictionPlan:
+    def from_decisions(cls, request: PredictionRequest, values: Mapping[str, Any]) -> Self:
         """Return the plan of a request of which `decisions` were taken.
 
         Raises
         ------
-        LookupError, TypeError, ValueError
+        LookupError, TypeError, ValueError, ArithmeticError
             If the values are something else.
         """
         layout = lay_out_tiles(request, Survey.from_dict(values["survey"]))
+        tiling, steps = layout.tiling, [rule.step for rule in layout.tiling.rules]
         blocks = tuple(
-            BlockGrid(shape[0], shape[2:], tuple(block_shape))
-            for shape, block_shape in zip(layout.tiling.data_shapes, values["block_shapes"], strict=True)
+            chosen_blocks(shape, steps, tiling.seams, block_shape)
+            for shape, block_shape in zip(tiling.data_shapes, values["block_shapes"], strict=True)
         )
-        return cls(layout, blocks, values["n_shared_axes"])
-
-    def run(
-        self,
-        model: Model,
-        output: str | Path | OmeZarr | None = None,
-        *,
-        sources: Source | Sequence[Source] | None = None,
-        overwrite: bool = False,
-        resume_anyway: bool = False,
-        keep_going: bool = False,
-        progress: bool = True,
-        report: Callable[[Sequence[Any]], None] | None = None,
-    ) -> Any:
-        """Run the plan.
-
-        What the plan does not contain is found out first: images are measured if they are to be normalized, and the outputs
-        of the model are inferred.
-
-        Parameters
-        ----------
-        model : callable
-            The model that the plan was made for; see `predict`.
-        output, overwrite, resume_anyway, keep_going, progress, report
-            As in `predict`.
-        sources : path, URL, array, ImageStack or sequence of these, optional
-            The images that the plan was made for. Needed if they are not files, such as arrays in memory. If None, the files
-            are opened again.
-
-        Returns
-        -------
-        array or Path, or list of these
-            As `predict`.
-
-        Raises
-        ------
-        SourceNotFoundError
-            If an image is not a file, and is not given.
-        SourceChangedError
-            If an image is another one than when the plan was made.
-        ArgumentError, SourceError, SinkError, ModelError, SeriesError
-            As `predict`.
-        """
-        from patchloom.prediction.run import run_planned  # noqa: PLC0415  # which imports plans
-
-        options = RunOptions.parse(
-            output=output,
-            overwrite=overwrite,
-            resume_anyway=resume_anyway,
-            keep_going=keep_going,
-            progress=progress,
-            report=report,
-        )
-        return run_planned(self, options, model, sources)
+        n_shared_axes = whole_number("n_shared_axes", values["n_shared_axes"], least=0, most=len(steps))
+        plan = cls(layout, blocks, n_shared_axes)
+        if plan.memory.total > layout.survey.memory_limit:
+            raise ValueError(f"it needs {plan.memory.total} bytes of memory, of {layout.survey.memory_limit}")
+        return plan
 
     def __repr__(self) -> str:
-        return f"PredictionPlan({describe_briefly(self)})"
+        return f"{type(self).__name__}({describe_briefly(self)})"
 
     def __str__(self) -> str:
         return describe_plan(self)

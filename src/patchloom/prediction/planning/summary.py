@@ -10,17 +10,17 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from patchloom.prediction.planning.plan import PredictionPlan
+    from patchloom.prediction.planning.plan import Plan
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
 
-def summarize_plan(plan: PredictionPlan) -> dict[str, Any]:
+def summarize_plan(plan: Plan) -> dict[str, Any]:
     """Return all that a plan will do as plain values that go to JSON.
 
     Parameters
     ----------
-    plan : PredictionPlan
+    plan : Plan
         The plan.
     """
     layout, request = plan.layout, plan.request
@@ -63,7 +63,7 @@ def summarize_plan(plan: PredictionPlan) -> dict[str, Any]:
     }
 
 
-def describe_briefly(plan: PredictionPlan) -> str:
+def describe_briefly(plan: Plan) -> str:
     """Describe a plan in one line: `4 tiles of 64 × 64 in 1 block, 1 image`."""
     return (
         f"{_count(plan.n_tiles, 'tile')} of {as_shape(plan.layout.patch_size)} in {_count(plan.n_blocks, 'block')}, "
@@ -71,12 +71,12 @@ def describe_briefly(plan: PredictionPlan) -> str:
     )
 
 
-def describe_plan(plan: PredictionPlan) -> str:
+def describe_plan(plan: Plan) -> str:
     """Describe a plan in a few lines.
 
     Parameters
     ----------
-    plan : PredictionPlan
+    plan : Plan
         The plan.
 
     Examples
@@ -101,7 +101,7 @@ def describe_plan(plan: PredictionPlan) -> str:
     return "\n".join([*images, *(f"{name:<{width}}  {value}" for name, value in facts.items())])
 
 
-def _facts(plan: PredictionPlan) -> dict[str, str]:
+def _facts(plan: Plan) -> dict[str, str]:
     again = plan.n_tiles_computed / plan.n_tiles - 1
     request, multiples = plan.request, plan.tiling.origin_multiple
     stride = f", starts on multiples of {as_shape(multiples)}" if max(multiples) > 1 else ""
@@ -124,7 +124,7 @@ def _facts(plan: PredictionPlan) -> dict[str, str]:
     }
 
 
-def _image_lines(plan: PredictionPlan, data_idx: int) -> list[str]:
+def _image_lines(plan: Plan, data_idx: int) -> list[str]:
     facts, output_shape = plan.layout.stacks[data_idx], _output_shapes(plan, data_idx)[0]
     parts = (
         f"{facts.original_axes} {as_shape(facts.original_data_shape)} {facts.data_dtype}",
@@ -134,12 +134,12 @@ def _image_lines(plan: PredictionPlan, data_idx: int) -> list[str]:
     return [facts.source, "  " + ", ".join(parts)]
 
 
-def _overlaps(plan: PredictionPlan) -> tuple[int, ...]:
+def _overlaps(plan: Plan) -> tuple[int, ...]:
     margin = plan.layout.margin
     return tuple(shared + 2 * lost for shared, lost in zip(plan.tiling.overlaps, margin, strict=True))
 
 
-def _normalize(plan: PredictionPlan) -> list[str]:
+def _normalize(plan: Plan) -> list[str]:
     """Return for each image how it is normalized; an empty list if they are not."""
     normalize = plan.request.normalize
     if normalize is None:
@@ -149,7 +149,7 @@ def _normalize(plan: PredictionPlan) -> list[str]:
     return [str(normalize)] * len(plan.layout.stacks)
 
 
-def _output_shapes(plan: PredictionPlan, data_idx: int) -> list[tuple[int | None, ...]]:
+def _output_shapes(plan: Plan, data_idx: int) -> list[tuple[int | None, ...]]:
     """Return the shape of each output of an image as `SC(Z)YX`; C is None while it is not known."""
     layout, spatial_shape = plan.layout, plan.blocks[data_idx].spatial_shape
     image_shape = layout.stacks[data_idx].image_shape
@@ -165,7 +165,7 @@ def _output_shapes(plan: PredictionPlan, data_idx: int) -> list[tuple[int | None
     ]
 
 
-def output_bytes(plan: PredictionPlan) -> int:
+def output_bytes(plan: Plan) -> int:
     """Return the size of the outputs of a plan in bytes, before compression."""
     return sum(
         grid.n_samples * prod(spec.scale_size(grid.spatial_shape)) * channels * dtype.itemsize
@@ -175,14 +175,14 @@ def output_bytes(plan: PredictionPlan) -> int:
     )
 
 
-def _tile_bytes(plan: PredictionPlan) -> int:
+def _tile_bytes(plan: Plan) -> int:
     """Return the size of all tiles that are read, overlaps and padding included."""
     layout = plan.layout
     itemsize = max(layout.batch_dtype(data_idx).itemsize for data_idx in range(len(layout.stacks)))
     return plan.n_tiles_computed * prod(layout.patch_size) * layout.stacks[0].data_shape[1] * itemsize
 
 
-def source_bytes_by_block(plan: PredictionPlan) -> int:
+def source_bytes_by_block(plan: Plan) -> int:
     """Return what all blocks need of the images, in bytes: what is decoded if no chunk is kept from one block to the next."""
     return sum(
         prod(sum(_sides(plan, data_idx, axis)) for axis in range(len(grid.spatial_shape)))
@@ -193,7 +193,7 @@ def source_bytes_by_block(plan: PredictionPlan) -> int:
     )
 
 
-def _sides(plan: PredictionPlan, data_idx: int, axis: int) -> list[int]:
+def _sides(plan: Plan, data_idx: int, axis: int) -> list[int]:
     """Return for each block along one axis the number of voxels in the chunks that its tiles touch."""
     chunk_shape, margin = plan.layout.stacks[data_idx].chunk_shape, plan.layout.margin[axis]
     chunk = 1 if chunk_shape is None else chunk_shape[2 + axis]
@@ -206,7 +206,7 @@ def _sides(plan: PredictionPlan, data_idx: int, axis: int) -> list[int]:
     return sides
 
 
-def _fingerprint(plan: PredictionPlan) -> str:
+def _fingerprint(plan: Plan) -> str:
     """Return a short digest: the same for the same images, request and model."""
     decisions = plan.decisions()
     del decisions["survey"]["memory_limit"]

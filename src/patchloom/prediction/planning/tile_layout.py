@@ -25,6 +25,9 @@ from patchloom.prediction.stack_facts import StackFacts
 from patchloom.prediction.survey import Survey
 from patchloom.stitching.blend import blend_dtype
 
+MAX_TILES_ALONG = 2**22
+"""Most tiles along one axis: a plan has a few numbers for each of them."""
+
 
 @dataclass(frozen=True)
 class TileLayout:
@@ -136,6 +139,7 @@ def lay_out_tiles(request: PredictionRequest, survey: Survey) -> TileLayout:
         seams=_seams(request, data_shapes, makes_smaller=max(coarsest) > 1),
         origin_multiple=[lcm(own, step) for own, step in zip(multiples, coarsest, strict=True)],
     )
+    _check_counts(tiling)
     return TileLayout(
         request,
         survey,
@@ -144,6 +148,17 @@ def lay_out_tiles(request: PredictionRequest, survey: Survey) -> TileLayout:
         batch_size=whole_number("batch_size", request.batch_size or model.batch_size or 1, least=1),
         blend_dtype=None if request.blend is None else blend_dtype(tiling.rules, [shape[2:] for shape in data_shapes]),
     )
+
+
+def _check_counts(tiling: TiledPatching) -> None:
+    for data_idx in range(len(tiling.data_shapes)):
+        counts = tiling.grid_shape(data_idx)
+        for count, axis in zip(counts, spatial_axes(len(counts)), strict=True):
+            if count > MAX_TILES_ALONG:
+                raise GeometryError(
+                    f"image stack {data_idx} has {count} tiles along {axis}: a plan has at most {MAX_TILES_ALONG}; take a larger "
+                    "patch_size"
+                )
 
 
 def _seams(request: PredictionRequest, data_shapes: Sequence[Sequence[int]], *, makes_smaller: bool) -> Seams:

@@ -8,7 +8,7 @@ from functools import cache, partial
 from itertools import chain, groupby
 from typing import Any, NamedTuple, TypeGuard
 
-from patchloom.prediction.planning.plan import PredictionPlan
+from patchloom.prediction.planning.plan import Plan
 
 IsDone = Callable[[int, int], bool]
 """Takes `data_idx` and `block_idx`; returns whether the block is done already."""
@@ -67,7 +67,7 @@ class TileBatch:
 
 
 def batches(
-    plan: PredictionPlan, *, is_done: IsDone, skips: Skips | None = None, share_images: bool = True
+    plan: Plan, *, is_done: IsDone, skips: Skips | None = None, share_images: bool = True
 ) -> Iterator[TileBatch]:
     """Yield the work of a run, batch by batch.
 
@@ -76,7 +76,7 @@ def batches(
 
     Parameters
     ----------
-    plan : PredictionPlan
+    plan : Plan
         The plan.
     is_done : callable
         Takes `data_idx` and `block_idx`; returns whether the block is done already.
@@ -94,7 +94,7 @@ def batches(
 
 
 def _separate_items(
-    plan: PredictionPlan, is_done: IsDone, skips: Skips | None, *, share_images: bool
+    plan: Plan, is_done: IsDone, skips: Skips | None, *, share_images: bool
 ) -> Iterator[Iterator[WorkItem]]:
     """Yield the items of a run, divided where a batch has to end.
 
@@ -118,7 +118,7 @@ def _separate_items(
 
 
 def _items_of_block(
-    plan: PredictionPlan, data_idx: int, block_idx: int, is_done: IsDone, skips: Skips | None
+    plan: Plan, data_idx: int, block_idx: int, is_done: IsDone, skips: Skips | None
 ) -> Iterator[WorkItem]:
     """Yield the tiles that are computed for a block, then the block's end if the block is not done."""
     is_open = not is_done(data_idx, block_idx)
@@ -161,14 +161,12 @@ def _is_run(item: WorkItem) -> TypeGuard[TileItem]:
     return isinstance(item, TileItem) and not item.is_skipped
 
 
-def tiles_with_open_blocks(
-    plan: PredictionPlan, data_idx: int, block_idx: int, is_done: IsDone
-) -> list[tuple[int, list[int]]]:
+def tiles_with_open_blocks(plan: Plan, data_idx: int, block_idx: int, is_done: IsDone) -> list[tuple[int, list[int]]]:
     """List the tiles that are computed for a block, each with the `block_idx` of the unfinished blocks that it is added to.
 
     Parameters
     ----------
-    plan : PredictionPlan
+    plan : Plan
         The plan.
     data_idx, block_idx : int
         The image and the block.

@@ -26,7 +26,7 @@ from patchloom.prediction.models.batch_prediction import check_predictions, pred
 from patchloom.prediction.models.model import Model
 from patchloom.prediction.models.outputs import OutputSpec, crop_to_margin
 from patchloom.prediction.planning.memory import WRITE_BEHIND, read_ahead
-from patchloom.prediction.planning.plan import PredictionPlan
+from patchloom.prediction.planning.plan import Plan
 from patchloom.prediction.postprocessing.casting import refuse_nan, to_dtype
 from patchloom.prediction.running.batching import TileBatch, batches, tiles_with_open_blocks
 from patchloom.prediction.running.progress import Advance, StageTimes
@@ -71,7 +71,7 @@ class Engine:
 
     Parameters
     ----------
-    plan : PredictionPlan
+    plan : Plan
         The plan.
     stacks : sequence of ImageStack
         Its series.
@@ -85,7 +85,7 @@ class Engine:
 
     def __init__(
         self,
-        plan: PredictionPlan,
+        plan: Plan,
         stacks: Sequence[ImageStack],
         model: Model,
         writer: BlockWriter,

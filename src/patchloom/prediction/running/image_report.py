@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from patchloom.prediction.output.writer import OutputWriter, Result
-from patchloom.prediction.planning.plan import PredictionPlan
+from patchloom.prediction.planning.plan import Plan
 from patchloom.prediction.running.engine import Engine
 
 
@@ -71,12 +71,12 @@ class ImageReport:
         return {**asdict(self), "outputs": list(self.outputs), "shape": list(self.shape)}
 
 
-def report_images(plan: PredictionPlan, outputs: OutputWriter, engine: Engine) -> list[ImageReport]:
+def report_images(plan: Plan, outputs: OutputWriter, engine: Engine) -> list[ImageReport]:
     """Report on each image, after the run.
 
     Parameters
     ----------
-    plan : PredictionPlan
+    plan : Plan
         The plan.
     outputs : OutputWriter
         The outputs.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from patchloom.geometry.blend_weights import tile_weights
 from patchloom.parallel import Runner
 from patchloom.prediction.models.outputs import OutputSpec
-from patchloom.prediction.planning.plan import PredictionPlan
+from patchloom.prediction.planning.plan import Plan
 from patchloom.prediction.postprocessing.casting import to_dtype
 from patchloom.prediction.running.batching import BlockEnd, TileBatch
 from patchloom.specs.patch_specs import TileSpecs
@@ -36,7 +36,7 @@ class Stitcher:
 
     Parameters
     ----------
-    plan : PredictionPlan
+    plan : Plan
         The plan.
     block_buffers : callable
         See `BlockBuffers`.
@@ -44,7 +44,7 @@ class Stitcher:
         Runs calls, on several cores if it does.
     """
 
-    def __init__(self, plan: PredictionPlan, block_buffers: BlockBuffers, runner: Runner) -> None:
+    def __init__(self, plan: Plan, block_buffers: BlockBuffers, runner: Runner) -> None:
         self._plan = plan
         self._images = [
             _ImageStitcher(plan, data_idx, partial(block_buffers, data_idx), runner)
@@ -88,7 +88,7 @@ class _ImageStitcher:
 
     def __init__(
         self,
-        plan: PredictionPlan,
+        plan: Plan,
         data_idx: int,
         block_buffers: Callable[[int], Sequence[NDArray[Any] | None]],
         runner: Runner,
