@@ -63,7 +63,7 @@ def check_series(stacks: Sequence[ImageStack]) -> None:
     Traceback (most recent call last):
         ...
     patchloom.errors.GeometryError: the stacks of a series differ: array (stack 0) is 3D with shape SCZYX (1, 1, 4, 9, 9)
-    and array (stack 1) is 2D with shape SCYX (1, 4, 9, 9)
+    and array (stack 1) is 2D with shape SCYX (1, 4, 9, 9): give images with the same number of spatial axes
     """
     if not stacks:
         raise ArgumentError("the series is empty: give at least one image stack")
@@ -71,12 +71,13 @@ def check_series(stacks: Sequence[ImageStack]) -> None:
     for data_idx, stack in enumerate(stacks):
         if len(stack.data_shape) != len(first.data_shape):
             raise GeometryError(
-                f"the stacks of a series differ: {_dimensions(0, first)} and {_dimensions(data_idx, stack)}"
+                f"the stacks of a series differ: {_dimensions(0, first)} and {_dimensions(data_idx, stack)}: "
+                "give images with the same number of spatial axes"
             )
         if stack.data_shape[1] != first.data_shape[1]:
             raise GeometryError(
                 f"the stacks of a series differ: {first.source} (stack 0) has {first.data_shape[1]} channels and "
-                f"{stack.source} (stack {data_idx}) has {stack.data_shape[1]}"
+                f"{stack.source} (stack {data_idx}) has {stack.data_shape[1]}: give images with the same number of channels"
             )
 
 

@@ -50,18 +50,18 @@ def predict(
 ) -> Any:
     """Predict images of any size, tile by tile.
 
-    Memory does not grow with the image where the output is a file: it stays under `memory_limit`. A run that was killed or
-    failed is resumed when it is started again in the same way, and ends in the same bytes.
+    If the output is a file, memory stays below `memory_limit` for images of any size. To resume a run that was killed or failed,
+    start it again in the same way; the result has the same bytes.
 
     Parameters
     ----------
     model : callable
-        Takes a batch `(B, C, (Z), Y, X)` in the sources' dtype and returns an array-like of that kind: any number of
-        channels, any dtype; as large, or a whole number of times larger or smaller; with or without the margin that valid
-        convolutions take away, which must be the same on both sides. A tuple, list or mapping of such arrays gives several
-        outputs. The outputs are inferred by running the model on one tile. If their size is not that of the tile, the model
-        is run on a tile of another size, which distinguishes scale from margin, and on a tile with one voxel changed, which shows a
-        margin that is not the same on both sides. A declared `scale` (`ModelDescription`) is not inferred.
+        Takes a batch `(B, C, (Z), Y, X)` in the sources' dtype and returns an array-like with the same axes, any number of
+        channels and any dtype. It may be as large as the batch, or a whole number of times larger or smaller, and it may lack
+        the margin that valid convolutions remove, which must be the same on both sides. A tuple, list or mapping of such arrays
+        gives several outputs. The outputs are inferred by running the model on one tile. If their size is not that of the tile,
+        the model is run on a tile of another size, which distinguishes scale from margin, and on a tile with one voxel changed,
+        which shows a margin that is not the same on both sides. A declared `scale` (`ModelDescription`) is not inferred.
     sources : path, URL, array, ImageStack or sequence of these
         The images: files (TIFF, OME-Zarr, Zarr, CZI, NumPy), folders, glob patterns, URLs of Zarrs, arrays and array-likes, or
         open stacks; see `open_stacks`. A sequence, a folder or a pattern is a series, even of a single image.
@@ -75,23 +75,22 @@ def predict(
         Axes of the sources, letters of `STCZYX`, outermost first: one text for all, or one for each. If None, as their
         metadata declare.
     normalize : MeanStd, Percentiles, str or sequence of Normalization, optional
-        How the gray values of each image are brought to the model's range, by statistics of the whole image, which is read
-        once more for it: `MeanStd(per="channel")`, `Percentiles(1, 99.8, per="sample")`, or as text `"mean_std/channel"`,
-        `"percentiles:1,99.8/sample"`. Or one `Normalization` for each image, measured before. If None, the model gets what
-        the source contains.
+        Normalize each image by statistics of the whole image, which is read once more for this: `MeanStd(per="channel")`,
+        `Percentiles(1, 99.8, per="sample")`, or as text `"mean_std/channel"`, `"percentiles:1,99.8/sample"`. Or one
+        `Normalization` for each image, measured before. If None, the pixel values are not changed.
     patch_size : int or sequence of int, optional
-        Size of a tile in voxels: one number for all spatial axes, or `(z,) y, x`. Needed unless the model takes only one.
+        Size of a tile in voxels: one number for all spatial axes, or `(z,) y, x`. Required if the model declares none.
         With two numbers, or with a model that declares two dimensions, images with a Z axis are predicted slice by slice: Z
         stays Z in the output.
     overlaps : int or sequence of int, optional
         Voxels that neighboring tiles share, as `patch_size`. If None, what the model declares, else a quarter of the patch
         size.
     blend : {"hann", "gaussian", "linear", "mean"}, optional
-        Blend overlapping tiles with this window. If None, each voxel is cropped from one tile. Integers that are most likely
-        labels are refused: written as integers, and of another dtype than what the model gets.
+        Blend overlapping tiles with this window. If None, each voxel is cropped from one tile. Predictions that are
+        probably labels are refused: integers of another dtype than the model's input, written as integers.
     seams : {"centered", "grid"}, optional
         Where the kept parts of tiles meet; see `TiledPatching`. If None, chosen by the size of the images. Blending has no
-        seams, and takes the tiles of `"centered"`, which are fewest.
+        seams, and uses the tiles of `"centered"`, the smallest number of tiles.
     origin_multiple : int or sequence of int, optional
         Every tile starts on a multiple of this, in voxels: the stride of a network whose output depends on it. If None, what
         the model declares, else 1. A model that makes images smaller by a factor gets multiples of this factor in any case.
@@ -100,27 +99,27 @@ def predict(
     batch_size : int, optional
         Number of tiles that go through the model together. If None, what the model declares, else 1.
     skip : SkipRule or str, optional
-        Decides which tiles the model does not run on, such as `SkipDark(threshold=100, fill=0)`, or as text `"dark:100"`: by
-        the tile and the images only, so that memory, blocks, batches and resuming change nothing. A skipped tile counts as
-        one for which the model returned the rule's `fill` everywhere, cropped or blended. If None, no tile is skipped.
+        Rule that decides on which tiles the model is not run, such as `SkipDark(threshold=100, fill=0)`, or as text
+        `"dark:100"`. It depends on the tile and the images only, not on memory, blocks, batches or resuming. A skipped tile
+        counts as one for which the model returned the rule's `fill` everywhere, cropped or blended. If None, no tile is skipped.
     memory_limit : int, optional
-        Bytes that the run may take, measuring included, the model's own needs not included. If None, half of what is free. It
-        decides on the blocks, and with them on the order in which blended tiles are added up: a sum may differ by its
+        Memory that the run may use, in bytes, including measuring and without the memory of the model. If None, half of the
+        free memory. It determines the blocks, and so the order in which blended tiles are summed: a sum may differ by its
         rounding.
     postprocess : Postprocessing or str, optional
         What is done to finished blocks before they are written, such as `"argmax"`, `"threshold:0.5"` or `"uint8"`; see
-        `parse_postprocessing`. Floats turn into integers by rounding, and stop at the ends of the range. If None, the
+        `parse_postprocessing`. Floats are rounded to integers and clipped to the range of the dtype. If None, the
         predictions are written as they are. The `fill` of `skip` is not postprocessed: it is written wherever all tiles are
         skipped, and elsewhere skipped tiles count as 0 in a blend.
     overwrite : bool
-        Whether an output that exists may be replaced, and an unfinished one be discarded. What exists stays whole until the
-        new one is complete.
+        Whether an output that exists may be replaced, and an unfinished one be discarded. An old output is not changed until
+        the new one is complete.
     resume_anyway : bool
-        Whether an unfinished output is resumed although the model, an image or the version of Patchloom is another than the
-        run was begun with, or cannot be identified: your word that the results are the same.
+        Whether an unfinished output is resumed although the model, an image or the version of Patchloom differs or cannot be
+        identified. You confirm that the results are the same.
     keep_going : bool
-        Whether the other images of a series are finished when one fails. With `normalize` all are measured beforehand, and
-        one that cannot be read then ends the run before anything is written.
+        Whether the other images of a series are finished when one fails. With `normalize` all images are measured first, and
+        one that cannot be read ends the run before anything is written.
     progress : bool
         Whether to show progress on standard error, and at the end a table of the images of a series.
     report : callable, optional
@@ -130,7 +129,7 @@ def predict(
     -------
     array or Path, or list of these
         The image in its source's own axes (with more than one channel, a source without `C` gets one before its spatial
-        axes), or where it was written; a mapping of these if the model has several outputs; a list, one for each image, if
+        axes), or the path of its output; a mapping of these if the model has several outputs; a list, one for each image, if
         `sources` is a series.
 
     Raises
@@ -140,14 +139,14 @@ def predict(
         of a source are not known; if a source cannot be opened. All before anything is written.
     SinkError
         If the output exists, belongs to an unfinished run of another plan, model or image, or cannot be written; or if it
-        is, contains or lies in anything that the run reads: sources, files behind arrays, masks of `skip`, files that the
+        is, contains or is inside anything that the run reads: sources, files behind arrays, masks of `skip`, files that the
         model has open.
     SourceChangedError
         If an image changes on disk while the run reads it.
     ModelError
         If the model fails or returns something unusable; the message names the tile. Finished blocks are kept.
     SeriesError
-        With `keep_going`, when all is done that could be, if images failed.
+        With `keep_going`, if images failed; it is raised after the other images are finished.
 
     Examples
     --------
@@ -203,14 +202,15 @@ def plan(
 ) -> PredictionPlan:
     """Plan a prediction without running it.
 
-    No pixel is read and the model is not run, unless `measure` is set. What a plan then does not know, its `run` finds out.
+    No pixel is read and the model is not run, unless `measure` is set. `PredictionPlan.run` measures and infers what
+    the plan does not contain.
 
     Parameters
     ----------
     sources : path, URL, array, ImageStack or sequence of these
         The images, as in `predict`.
     model : callable, optional
-        Asked only for what it declares: its tile size, overlap and channels.
+        Only what it declares is used: its tile size, overlap and channels.
     axes, normalize, patch_size, overlaps, blend, seams, origin_multiple, padding, batch_size, skip, memory_limit, postprocess
         As in `predict`.
     measure : bool

@@ -215,8 +215,8 @@ def stacks_for_network(
             given = isinstance(patch_size, tuple)
             wanted = f"patch_size is {patch_size}, so the model is 3D" if given else "the model is 3D"
             raise GeometryError(
-                f"{wanted}, but {stack.source} has axes {stack.original_axes} without Z: take an image stack, or a 2D model "
-                "with two numbers in patch_size"
+                f"{wanted}, but {stack.source} has axes {stack.original_axes} without Z: give an image with Z, or use "
+                "a 2D model and two numbers in patch_size"
             )
     return list(stacks)
 

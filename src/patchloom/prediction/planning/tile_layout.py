@@ -206,8 +206,8 @@ def tile_size(given: PerAxis | None, description: ModelDescription, n_dims: int)
     if given is None and declared is None:
         example = ",".join(["256"] * 2 if n_dims == 2 else ["32", "128", "128"])
         raise GeometryError(
-            f"patch_size is not given and the model takes any: give one number for each of "
-            f"{', '.join(spatial_axes(n_dims))}, such as {example}"
+            f"patch_size is not given, and no model declares it: give one number for each of "
+            f"{', '.join(spatial_axes(n_dims))}, such as {example}, or one number for all"
         )
     size = one_per_axis("patch_size", declared if given is None else given, n_dims, least=1)  # type: ignore[arg-type]  # one is there
     if declared not in (None, size):
