@@ -30,7 +30,7 @@ def split_training_validation(
     patching : StratifiedPatching
         The patching to split; it is not changed.
     validation : int or float
-        Number of cells to set aside, or their share (above 0 and below 1), rounded down.
+        Number of cells to set aside, or a fraction of all cells (above 0 and below 1), rounded down.
     seed : int
         The same seed sets the same cells aside.
     margin : int or sequence of int
@@ -81,7 +81,7 @@ def _number_of_cells(validation: float, available: int, patching: StratifiedPatc
     if isinstance(validation, float):
         if not 0 < validation < 1:
             raise GeometryError(
-                f"validation is {validation}: a share must be above 0 and below 1, a number must be whole"
+                f"validation is {validation}: give a fraction above 0 and below 1, or a whole number of cells"
             )
         count = int(validation * available)
         if not count:

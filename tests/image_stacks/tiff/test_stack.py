@@ -439,7 +439,7 @@ def test_unknown_axes(tmp_path):
     tifffile.imwrite(tmp_path / "stack.tif", random_image((6, 20, 30)), photometric="minisblack")
     with pytest.raises(
         AxesError,
-        match=r"stack\.tif has shape \(6, 20, 30\), and the file contains the axes 'QYX'.*axes='ZYX' \(--axes ZYX\)",
+        match=r"stack\.tif has shape \(6, 20, 30\), and the file contains the axes 'QYX' \(unknown: Q\): .*axes='ZYX' \(--axes ZYX\)",
     ):
         TiffStack(tmp_path / "stack.tif")
 

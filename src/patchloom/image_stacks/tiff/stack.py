@@ -220,7 +220,9 @@ def _axes_map(path: str | Path, level: TiffLevel, axes: str | None) -> AxesMap:
     kept = [(axis, size) for axis, size in named if size > 1 or axis in fits]
     own = axes_from_names([axis for axis, _ in kept])
     if own is None:
-        raise unknown_axes(path, level.declared[1], f"the file contains the axes {level.declared[0]!r}", letters)
+        unknown = ", ".join(dict.fromkeys(axis for axis in letters if axis not in LEGAL_AXES))
+        reason = f"the file contains the axes {level.declared[0]!r}" + (f" (unknown: {unknown})" if unknown else "")
+        raise unknown_axes(path, level.declared[1], reason, letters)
     return AxesMap(own, tuple(size for _, size in kept))
 
 

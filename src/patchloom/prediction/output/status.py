@@ -68,7 +68,7 @@ def _is_finished(path: Path) -> bool:
         return False
     if not path.exists():
         raise SourceNotFoundError(
-            f"{path} does not exist, and no run has left it unfinished: give the name of an output (of a model with several: "
+            f"{path} does not exist, and no run has left it unfinished: give the name of an output (if the model has several outputs: "
             f"{image_name(path)}-NAME{path.name[len(image_name(path)) :]})"
         )
     with suppress(AxesError):  # NumPy files contain no axes
