@@ -223,7 +223,7 @@ def stacks_for_network(
 
 def _network_dims(patch_size: PerAxis | None, description: ModelDescription) -> int | None:
     """Return whether a network is 2D or 3D; None if neither it nor `patch_size` decides."""
-    declared = description.n_dims or (None if description.patch_size is None else len(description.patch_size))
+    declared = description.n_dims
     if not isinstance(patch_size, tuple):
         return declared
     if declared not in (None, len(patch_size)):

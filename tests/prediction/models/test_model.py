@@ -14,6 +14,7 @@ from patchloom import ArgumentError, ModelDescription, OutputSpec
 def test_plain_values() -> None:
     """NumPy numbers and lists become plain numbers and tuples; one number stands for all axes if their number is declared."""
     made = ModelDescription(patch_size=[np.int64(64), 32], batch_size=np.uint8(4), scale=(0.5, 2))  # type: ignore[arg-type]
+    assert made.n_dims == 2
     assert made == ModelDescription(patch_size=(64, 32), batch_size=4, scale=(Fraction(1, 2), Fraction(2)))
     assert type(made.batch_size) is int
     assert ModelDescription(n_dims=3, overlaps=8).overlaps == (8, 8, 8)  # type: ignore[arg-type]
@@ -28,6 +29,9 @@ def test_plain_values() -> None:
         ({"n_dims": 4}, "n_dims is 4"),
         ({"patch_size": (64, -1)}, "patch_size is -1 along X"),
         ({"patch_size": 64}, "patch_size is 64"),
+        ({"patch_size": (8, 8, 8, 8)}, "it has 4 numbers and must have 2 or 3"),
+        ({"scale": "22"}, "scale is '22'"),
+        ({"identity": 3}, "identity is 3"),
         ({"patch_size": (64, 64), "overlaps": (8, 8, 8)}, "overlaps is .* must have 2"),
         ({"n_dims": 2, "scale": (1, 1, 1)}, "scale is"),
         ({"scale": (Fraction(2, 3), 1)}, "one over a whole number"),

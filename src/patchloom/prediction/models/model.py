@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from operator import attrgetter
@@ -12,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.argument_checks import MAX_SIZE, instances, shown, whole_number
+from patchloom.argument_checks import MAX_SIZE, instance, instances, shown, whole_number
 from patchloom.errors import ArgumentTypeError, GeometryError
 from patchloom.geometry.checks import one_per_axis, spatial_tuple
 
@@ -58,7 +57,7 @@ class ModelDescription:
         The only batch size that the model accepts, in tiles: the default of `batch_size`. The model is always called with this
         number of tiles: a smaller batch is filled up with copies of its last tile, and a larger one is divided.
     n_dims : int, optional
-        Number of spatial axes, 2 or 3. A 2D model is run on 3D images slice by slice.
+        Number of spatial axes, 2 or 3; if None, that of the sizes that are declared. A 2D model is run on 3D images slice by slice.
     in_channels, out_channels : int, optional
         Number of channels of the input and of the output.
     out_channel_names : tuple of str
@@ -107,31 +106,38 @@ class ModelDescription:
     identity: str = ""
 
     def __post_init__(self) -> None:
-        if self.scale is not None:
-            object.__setattr__(self, "scale", check_scale(self.scale, self.n_dims))
-        for name, least in (("n_dims", 2), ("batch_size", 1), ("in_channels", 1), ("out_channels", 1)):
+        for name, most in (("n_dims", 3), ("batch_size", 2**31), ("in_channels", 2**31), ("out_channels", 2**31)):
             if getattr(self, name) is not None:
-                most = 3 if name == "n_dims" else 2**31
-                object.__setattr__(self, name, whole_number(name, getattr(self, name), least=least, most=most))
-        for name, least in (("patch_size", 1), ("overlaps", 0), ("origin_multiple", 1)):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, self._per_axis(name, least))
+                number = whole_number(name, getattr(self, name), least=2 if name == "n_dims" else 1, most=most)
+                object.__setattr__(self, name, number)
+        self._check_axes()
         for name in ("out_channel_names", "out_channel_colors"):
             texts = instances(name, getattr(self, name), str, "a sequence of texts, one for each output channel")
             object.__setattr__(self, name, tuple(texts))
+        instance("identity", self.identity, str)
         if self.out_dtype is not None:
             _check_dtype(self.out_dtype)
 
-    def _per_axis(self, name: str, least: int) -> tuple[int, ...]:
-        """Return one number for each axis; their number is that of `n_dims` or of what is declared before."""
-        declared = [value for value in (self.scale, self.patch_size, self.overlaps) if isinstance(value, tuple)]
-        n_dims = self.n_dims or (len(declared[0]) if declared else None)
-        if n_dims is None:
-            return spatial_tuple(name, getattr(self, name), least=least)
-        return one_per_axis(name, getattr(self, name), n_dims, least=least)
+    def _check_axes(self) -> None:
+        """Check what has one number for each axis; all of it has as many as `n_dims`, or else as the first."""
+        n_dims = self.n_dims
+        if self.scale is not None:
+            object.__setattr__(self, "scale", check_scale(self.scale, n_dims))
+            n_dims = len(self.scale)
+        for name, least in (("patch_size", 1), ("overlaps", 0), ("origin_multiple", 1)):
+            value = getattr(self, name)
+            if value is not None:
+                checked = (
+                    spatial_tuple(name, value, least=least)
+                    if n_dims is None
+                    else one_per_axis(name, value, n_dims, least=least)
+                )
+                object.__setattr__(self, name, checked)
+                n_dims = len(checked)
+        object.__setattr__(self, "n_dims", n_dims)
 
 
-def check_scale(scale: Sequence[Fraction], n_dims: int | None = None) -> tuple[Fraction, ...]:
+def check_scale(scale: Any, n_dims: int | None = None) -> tuple[Fraction, ...]:
     """Return a scale as a tuple of fractions.
 
     Parameters
@@ -152,7 +158,7 @@ def check_scale(scale: Sequence[Fraction], n_dims: int | None = None) -> tuple[F
     (Fraction(2, 1), Fraction(1, 2))
     """
     try:
-        factors = tuple(map(Fraction, scale))
+        factors = () if isinstance(scale, str) else tuple(map(Fraction, scale))
     except (TypeError, ValueError, ArithmeticError):
         factors = ()
     if len(factors) not in ((2, 3) if n_dims is None else (n_dims,)) or not all(
