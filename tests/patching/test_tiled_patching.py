@@ -150,7 +150,7 @@ def test_numpy_integers() -> None:
         ([(1, 1, 9, 9)], (8, -8), (0, 0), "patch_size is -8 along X"),
         ([(1, 1, 9, 9)], (8, 8), (-1, 0), "overlaps is -1 along Y"),
         ([(1, 1, 9, 9)], (8, 8.0), (0, 0), "patch_size\\[1\\] is 8.0: it must be a whole number"),
-        ([(1, 1, 9, 9)], 8, (0, 0), "patch_size is 8: it must be one whole number for each"),
+        ([(1, 1, 9, 9)], "8", (0, 0), "patch_size is '8': it must be one whole number for each"),
         ([(1, 1, 0, 9)], (8, 8), (0, 0), "image stack 0 has shape \\(1, 1, 0, 9\\)"),
         ([(9, 9)], (8, 8), (0, 0), "image stack 0 has shape \\(9, 9\\): it must be SCYX or SCZYX"),
     ],

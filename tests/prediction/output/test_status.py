@@ -86,7 +86,7 @@ def test_named_outputs(tmp_path: Path, image: np.ndarray) -> None:
         progress=False,
     )
     assert all(read_output_status(path).finished for path in paths.values())
-    with pytest.raises(SourceNotFoundError, match=r"with several: out-NAME\.ome\.zarr"):
+    with pytest.raises(SourceNotFoundError, match=r"if the model has several outputs: out-NAME\.ome\.zarr"):
         read_output_status(tmp_path / "out.ome.zarr")
 
 
