@@ -171,6 +171,7 @@ class PredictionRequest:
             identity, fill = arguments["skip"]
             arguments["skip"] = SkipDark.from_identity(identity, fill) if skip is None else skip
             _check_same("skip", arguments["skip"], identity)
+            _check_fill(arguments["skip"].fill, fill)
         if arguments["postprocess"] is not None and postprocess is not None:
             _check_same("postprocess", postprocess, arguments["postprocess"])
             arguments["postprocess"] = postprocess
@@ -181,6 +182,13 @@ def _check_same(name: str, given: SkipRule | Postprocessing | None, identity: st
     if given is None or given.identity != identity:
         raise ArgumentError(
             f"the plan was made with {name} {shown(identity)}, and it is {shown(given)}: give the same {name} again"
+        )
+
+
+def _check_fill(given: float, planned: Any) -> None:
+    if given != planned and str(given) != str(planned):  # NaN is not equal to itself
+        raise ArgumentError(
+            f"the plan was made with a skip rule of fill {shown(planned)}, and it is {shown(given)}: give the same rule again"
         )
 
 

@@ -278,6 +278,8 @@ def test_masks(source: Path) -> None:
     planned = plan(source, axes="TYX", skip=SkipOutside([mask]), **TILES)
     with pytest.raises(ArgumentError, match="give the same rule as skip"):
         PredictionPlan.from_json(planned.to_json())
+    with pytest.raises(ArgumentError, match="a skip rule of fill 0, and it is 3"):
+        PredictionPlan.from_json(planned.to_json(), skip=SkipOutside([mask], fill=3))
     assert PredictionPlan.from_json(planned.to_json(), skip=SkipOutside([mask])).summary() == planned.summary()
 
 
