@@ -256,7 +256,7 @@ def plan(
     images = open_stacks(sources, axes)
     survey, stacks = survey_images(images, request, description, is_series=is_series(sources))
     made = complete_plan(request, survey, stacks, model) if measure else make_plan(request, survey)
-    return PredictionPlan(made.layout, made.blocks, made.n_shared_axes)
+    return PredictionPlan.of(made)
 
 
 class PredictionPlan(Plan):

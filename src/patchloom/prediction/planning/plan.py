@@ -55,6 +55,19 @@ class Plan:
         object.__setattr__(self, "schedules", schedules)
         object.__setattr__(self, "memory", estimate_memory(self.layout, self.blocks, schedules))
 
+    @classmethod
+    def of(cls, plan: Plan) -> Self:
+        """Return the same plan as an instance of this class; nothing is computed again.
+
+        Parameters
+        ----------
+        plan : Plan
+            The plan.
+        """
+        same = object.__new__(cls)
+        vars(same).update(vars(plan))
+        return same
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle what the rest is computed from."""
         return type(self), (self.layout, self.blocks, self.n_shared_axes)
