@@ -49,5 +49,5 @@ def test_bad_overlaps() -> None:
     """Overlaps as large as the patch are refused."""
     with pytest.raises(GeometryError, match="overlaps is 8 along Y"):
         SequentialPatching([(1, 1, 20, 8)], (8, 8), (8, 0))
-    with pytest.raises(GeometryError, match="patch_size is 8: it must be one whole number for each"):
-        SequentialPatching([(1, 1, 20, 8)], 8)  # type: ignore[arg-type]
+    with pytest.raises(GeometryError, match="overlaps is 8 along Y"):
+        SequentialPatching([(1, 1, 20, 8)], 8, 8)
