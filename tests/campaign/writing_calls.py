@@ -37,6 +37,7 @@ PYRAMID = optional(word("mean", "nearest"))
 COMMON = {"axes_map": instance("axes map", text=lambda: "YX"), "dtype": DTYPE, "overwrite": FLAG, "lock": LOCK}
 WORDS = {
     "path": ("name", "output", "place", "folder", "ending"),
+    "output": ("name", "place", "folder", "ending"),
     "chunk_shape": ("chunk",),
     "shard_shape": ("shard", "chunk"),
     "lock": ("lock",),
