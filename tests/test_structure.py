@@ -1,7 +1,8 @@
-"""Packages are small, modules have a size, and no module hides a name that its package exports."""
+"""Packages are small, modules have a size, imports have no cycles, and no module hides a name that its package exports."""
 
 import ast
 from collections import Counter
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import patchloom
@@ -46,3 +47,20 @@ def test_module_names():
             for name in node.names
         }
         assert exported.isdisjoint({path.stem for path in MODULES if path.parent == package}), _name(package)
+
+
+def test_no_cycles():
+    """No module imports itself by way of others, within a package either, lazily or for its types."""
+    modules = {("patchloom", *path.relative_to(ROOT).with_suffix("").parts): path for path in ROOT.rglob("*.py")}
+    paths = {".".join(parts).removesuffix(".__init__"): path for parts, path in modules.items()}
+    imports = {
+        module: {
+            name if (name := f"{node.module}.{alias.name}") in paths else node.module
+            for node in ast.walk(ast.parse(path.read_text("utf-8")))
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        - {module}
+        for module, path in paths.items()
+    }
+    TopologicalSorter(imports).prepare()  # raises CycleError, which names the modules

@@ -16,6 +16,7 @@ from patchloom.prediction.normalization.methods import NormalizationMethod
 from patchloom.prediction.normalization.normalization import Normalization
 from patchloom.prediction.planning.fit import make_plan
 from patchloom.prediction.planning.plan import Plan
+from patchloom.prediction.planning.summary import describe_briefly, describe_plan, summarize_plan
 from patchloom.prediction.postprocessing.steps import Postprocessing
 from patchloom.prediction.request import PredictionRequest, RunOptions
 from patchloom.prediction.run import complete_plan, run_request
@@ -277,6 +278,19 @@ class PredictionPlan(Plan):
     (True, True)
     """
 
+    def summary(self) -> dict[str, Any]:
+        """Return all that the plan will do as plain values that go to JSON.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import patchloom as pl
+        >>> summary = pl.plan(np.zeros((100, 80), np.uint8), axes="YX", patch_size=64).summary()
+        >>> summary["tiles"], summary["blocks"], summary["sources"][0]["shape"]
+        (4, 1, [100, 80])
+        """
+        return summarize_plan(self)
+
     def run(
         self,
         model: Model,
@@ -329,3 +343,9 @@ class PredictionPlan(Plan):
         function("model", model, "load_model makes one from a file")
         images = open_again(self.survey, sources)
         return run_request(self.request, options, model, images, is_series=self.survey.is_series, planned=self)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({describe_briefly(self)})"
+
+    def __str__(self) -> str:
+        return describe_plan(self)

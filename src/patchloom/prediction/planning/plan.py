@@ -11,7 +11,6 @@ from patchloom.argument_checks import whole_number
 from patchloom.errors import ArgumentError
 from patchloom.patching import TiledPatching
 from patchloom.prediction.planning.memory import MemoryUse, estimate_memory
-from patchloom.prediction.planning.summary import describe_briefly, describe_plan, summarize_plan
 from patchloom.prediction.planning.tile_layout import TileLayout, lay_out_tiles
 from patchloom.prediction.postprocessing.steps import Postprocessing
 from patchloom.prediction.request import PredictionRequest
@@ -21,14 +20,14 @@ from patchloom.stitching.block_grid import BlockGrid, chosen_blocks
 from patchloom.stitching.tile_schedule import TileSchedule
 
 _FORMAT = 1
-"""Of plans as JSON."""
+"""Version of plans as JSON."""
 
 
 @dataclass(frozen=True, repr=False)
 class Plan:
     """The tiles, blocks and memory use of a prediction, computed from its request and survey by `make_plan`.
 
-    `PredictionPlan`, which `pl.plan` returns, can also be run.
+    `PredictionPlan`, which `pl.plan` returns, can also be printed and run.
     """
 
     layout: TileLayout
@@ -102,19 +101,6 @@ class Plan:
         """Number of blocks of the series."""
         return sum(map(len, self.blocks))
 
-    def summary(self) -> dict[str, Any]:
-        """Return all that the plan will do as plain values that go to JSON.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> import patchloom as pl
-        >>> summary = pl.plan(np.zeros((100, 80), np.uint8), axes="YX", patch_size=64).summary()
-        >>> summary["tiles"], summary["blocks"], summary["sources"][0]["shape"]
-        (4, 1, [100, 80])
-        """
-        return summarize_plan(self)
-
     def to_json(self) -> str:
         """Return the plan as JSON, of which `from_json` makes it again: in another process, or on another machine."""
         return json.dumps({"plan": _FORMAT, "request": self.request.to_dict(), **self.decisions()})
@@ -176,9 +162,3 @@ class Plan:
         if plan.memory.total > layout.survey.memory_limit:
             raise ValueError(f"it needs {plan.memory.total} bytes of memory, of {layout.survey.memory_limit}")
         return plan
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({describe_briefly(self)})"
-
-    def __str__(self) -> str:
-        return describe_plan(self)

@@ -7,10 +7,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from patchloom.prediction.planning.plan import Plan
+from patchloom.prediction.planning.plan import Plan
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
