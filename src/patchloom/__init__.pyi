@@ -70,13 +70,13 @@ from patchloom.prediction.api import plan as plan
 from patchloom.prediction.api import predict as predict
 from patchloom.prediction.candidate_tiles import CandidateTiles as CandidateTiles
 from patchloom.prediction.models.augmented_model import AugmentedModel as AugmentedModel
-from patchloom.prediction.models.czann_model import CzannModel as CzannModel
 from patchloom.prediction.models.load import load_model as load_model
 from patchloom.prediction.models.model import DescribesItself as DescribesItself
 from patchloom.prediction.models.model import Model as Model
 from patchloom.prediction.models.model import ModelDescription as ModelDescription
-from patchloom.prediction.models.onnx_model import OnnxModel as OnnxModel
+from patchloom.prediction.models.onnx.onnx_model import OnnxModel as OnnxModel
 from patchloom.prediction.models.outputs import OutputSpec as OutputSpec
+from patchloom.prediction.models.zeiss.czann_model import CzannModel as CzannModel
 from patchloom.prediction.normalization.measuring import measure_normalization as measure_normalization
 from patchloom.prediction.normalization.methods import MeanStd as MeanStd
 from patchloom.prediction.normalization.methods import Percentiles as Percentiles

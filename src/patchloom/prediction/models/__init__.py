@@ -1,11 +1,11 @@
 """Models that other people trained, as callables `(B, C, (Z), Y, X) -> array`."""
 
 from patchloom.prediction.models.augmented_model import AugmentedModel
-from patchloom.prediction.models.czann_model import CzannModel
 from patchloom.prediction.models.load import load_model
 from patchloom.prediction.models.model import DescribesItself, Model, ModelDescription, describe
-from patchloom.prediction.models.onnx_model import OnnxModel
+from patchloom.prediction.models.onnx.onnx_model import OnnxModel
 from patchloom.prediction.models.tensor_layout import TensorLayout
+from patchloom.prediction.models.zeiss.czann_model import CzannModel
 
 __all__ = [
     "AugmentedModel",

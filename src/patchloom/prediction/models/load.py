@@ -12,9 +12,9 @@ from typing import cast
 from patchloom.argument_checks import file_path, flag, instance
 from patchloom.errors import ModelError, ModelNotFoundError
 from patchloom.local_paths import normalize_path
-from patchloom.prediction.models.czann_model import CzannModel
 from patchloom.prediction.models.model import Model
-from patchloom.prediction.models.onnx_model import OnnxModel
+from patchloom.prediction.models.onnx.onnx_model import OnnxModel
+from patchloom.prediction.models.zeiss.czann_model import CzannModel
 
 MODEL_FILES: dict[str, Callable[..., Model]] = {
     ".onnx": OnnxModel,

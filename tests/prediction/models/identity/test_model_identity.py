@@ -26,7 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from patchloom.prediction.models import AugmentedModel, ModelDescription, OnnxModel
 from patchloom.prediction.models.identity.model_identity import ModelIdentity, identify_model
-from patchloom.prediction.models.onnx_files import external_files
+from patchloom.prediction.models.onnx.onnx_files import external_files
 
 
 def differing(one: ModelIdentity, other: ModelIdentity) -> set[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from patchloom.digests import array_digest, text_digest
-from patchloom.prediction.models.onnx_files import onnx_digest
+from patchloom.prediction.models.onnx.onnx_files import onnx_digest
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from patchloom.argument_checks import file_path, flag, instance
 from patchloom.errors import ModelError, ModelNotFoundError
 from patchloom.local_paths import normalize_path
-from patchloom.prediction.models.czann_metadata import CzannMetadata, read_czann_json, read_czseg_xml
 from patchloom.prediction.models.model import ModelDescription
-from patchloom.prediction.models.onnx_model import OnnxModel
+from patchloom.prediction.models.onnx.onnx_model import OnnxModel
+from patchloom.prediction.models.zeiss.czann_metadata import CzannMetadata, read_czann_json, read_czseg_xml
 
 LARGEST_METADATA = 2**20
 LARGEST_NETWORK = 2**31

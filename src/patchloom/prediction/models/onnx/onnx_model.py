@@ -18,7 +18,7 @@ from patchloom.axes import spatial_axes
 from patchloom.errors import ModelError, ModelNotFoundError, ModelOutputError
 from patchloom.local_paths import normalize_path
 from patchloom.prediction.models.model import ModelDescription, check_batch
-from patchloom.prediction.models.onnx_files import external_files, onnx_digest
+from patchloom.prediction.models.onnx.onnx_files import external_files, onnx_digest
 from patchloom.prediction.models.tensor_layout import TensorLayout, infer_layout, possible_layouts, shape_text
 
 DTYPES = {f"tensor({name})": name for name in ("float16", "uint8", "int8", "uint16", "int16", "uint32", "int32")} | {
