@@ -164,13 +164,14 @@ entry(
     words={"path": WORDS["output"]},
 )
 PER = word("source", "channel", "sample", "sample_channel")
-entry("MeanStd", lambda: (pl.MeanStd, {"per": "channel"}), per=PER)
+entry("MeanStd", lambda: (pl.MeanStd, {"per": "channel", "eps": 1e-6}), per=PER, eps=number(least=0))
 entry(
     "Percentiles",
-    lambda: (pl.Percentiles, {"lower": 1, "upper": 99, "per": "channel"}),
+    lambda: (pl.Percentiles, {"lower": 1, "upper": 99, "per": "channel", "eps": 1e-6}),
     lower=number(),
     upper=number(),
     per=PER,
+    eps=number(least=0),
     words={"lower": ("percentiles",), "upper": ("percentiles",)},
 )
 

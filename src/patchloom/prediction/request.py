@@ -85,7 +85,7 @@ class PredictionRequest:
     Examples
     --------
     >>> PredictionRequest.parse(patch_size=[64, 64], normalize="percentiles:1,99/channel").normalize
-    Percentiles(lower=1.0, upper=99.0, per='channel')
+    Percentiles(lower=1.0, upper=99.0, per='channel', eps=0.0)
     """
 
     patch_size: PerAxis | None = None

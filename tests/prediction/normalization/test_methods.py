@@ -60,6 +60,25 @@ def test_mean_std(per: Any, image: np.ndarray) -> None:
     np.testing.assert_allclose(result.std(axis=POOLED[per]), 1, rtol=1e-4)
 
 
+def test_eps(image: np.ndarray) -> None:
+    """An eps is added to the deviation, or to the difference of the percentiles, before it divides."""
+    wide = image.astype(np.float64)
+    mean, std = (statistic(wide, axis=(0, 2, 3), keepdims=True) for statistic in (np.mean, np.std))
+    low, high = np.percentile(wide, (5, 90), axis=(0, 2, 3), keepdims=True)
+    for method, expected in (
+        (MeanStd("channel", eps=7.0), (wide - mean) / (std + 7)),
+        (Percentiles(5, 90, "channel", eps=7.0), (wide - low) / (high - low + 7)),
+    ):
+        result = quiet(identity, image, axes="SCYX", normalize=method, **TILES)
+        np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+def test_eps_of_flat_image() -> None:
+    """An image without spread is divided by the eps."""
+    measured = measure_normalization(ArrayStack(np.full((4, 4), 3.0), "YX"), MeanStd(eps=0.25))
+    assert (measured.scale, measured.offset, measured.n_flat) == (((4.0,),), ((-12.0,),), 1)
+
+
 def test_default_percentiles(image: np.ndarray) -> None:
     """Percentiles without numbers are 1 and 99.8."""
     usual, named = (
@@ -70,7 +89,17 @@ def test_default_percentiles(image: np.ndarray) -> None:
     assert usual[0].method == Percentiles(1, 99.8)
 
 
-@pytest.mark.parametrize("method", [MeanStd(), MeanStd("sample"), Percentiles(), Percentiles(0.1, 99.95, "channel")])
+@pytest.mark.parametrize(
+    "method",
+    [
+        MeanStd(),
+        MeanStd("sample"),
+        MeanStd("channel", eps=1e-6),
+        Percentiles(),
+        Percentiles(0.1, 99.95, "channel"),
+        Percentiles(0, 100, "sample", eps=0.01),
+    ],
+)
 def test_text(method: Any) -> None:
     """The text of a method is parsed to the same method."""
     assert parse_method("normalize", str(method)) == method
@@ -86,6 +115,9 @@ def test_text(method: Any) -> None:
         ({"normalize": "percentiles:98,2"}, "percentiles are 98.0 and 2.0: .* the lower one first"),
         ({"normalize": "percentiles:2"}, "give two percentiles after the colon"),
         ({"normalize": "percentiles:low,98"}, "give two percentiles after the colon"),
+        ({"normalize": "percentiles:eps=1e-6"}, "give two percentiles after the colon"),
+        ({"normalize": "mean_std:eps=-1"}, "eps is -1.0: it must be"),
+        ({"normalize": "mean_std:eps=small"}, "give two percentiles after the colon, .* and eps=1e-6"),
         ({"normalize": []}, "normalize has 0 entries and there are 1 images"),
         ({"normalize": 5}, r"normalize is 5: give MeanStd\(\), Percentiles\(1, 99.8\), or a list"),
         (

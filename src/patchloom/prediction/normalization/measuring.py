@@ -103,7 +103,7 @@ def measure_normalization(
     Notes
     -----
     NaN and infinite pixels are excluded and counted (`n_ignored`). If a part has no spread, because all of its pixels or both of
-    its percentiles are equal, its scale is 1; it is counted (`n_flat`).
+    its percentiles are equal, its scale is 1, or 1 / `eps` if the method has one; it is counted (`n_flat`).
 
     Precision: mean and standard deviation of integers of 8 and 16 bits are exact before the last rounding; those of other pixels
     are exact to within the rounding of float64. Percentiles are exact: they equal `numpy.percentile` of the whole image in
@@ -190,9 +190,10 @@ def _normalization(
             raise SourceError(
                 f"{stack.source} has pixels whose spread is too large for float64: mask them, or leave normalize out"
             )
-        flat = not spread or not isfinite(1 / spread) or not isfinite(float(zero) / spread)
-        n_flat += flat
-        transforms[part] = _transform(zero, 1.0 if flat else 1 / spread)
+        divisor = spread + method.eps
+        flat = not divisor or not isfinite(1 / divisor) or not isfinite(float(zero) / divisor)
+        n_flat += flat or not spread
+        transforms[part] = _transform(zero, 1.0 if flat else 1 / divisor)
     n_samples, n_channels = stack.data_shape[:2]
     scale, offset, rest = (
         tuple(

@@ -13,6 +13,9 @@ from patchloom.errors import ArgumentTypeError, GeometryError
 Per = Literal["source", "channel", "sample", "sample_channel"]
 
 _HELP = "mean_std or percentiles:1,99.8; add /channel, /sample or /sample_channel to measure each one alone"
+_NUMBERS_HELP = (
+    "give two percentiles after the colon, such as percentiles:1,99.8, and eps=1e-6 behind them if it is needed"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,25 +29,29 @@ class MeanStd:
     per : {"source", "channel", "sample", "sample_channel"}
         The parts of an image that have statistics of their own: the whole image, each channel, each sample (a time point is a
         sample), or each channel of each sample.
+    eps : float
+        Number that is added to the standard deviation before it divides; many networks were trained with a small one.
 
     Raises
     ------
     GeometryError
-        If `per` is not one of these.
+        If `per` is not one of these, or `eps` is negative.
 
     Examples
     --------
-    >>> str(MeanStd(per="channel"))
-    'mean_std/channel'
+    >>> str(MeanStd(per="channel")), str(MeanStd(eps=1e-6))
+    ('mean_std/channel', 'mean_std:eps=1e-06')
     """
 
     per: Per = "source"
+    eps: float = 0.0
 
     def __post_init__(self) -> None:
         one_of("per", self.per, get_args(Per))
+        object.__setattr__(self, "eps", real_number("eps", self.eps, least=0))
 
     def __str__(self) -> str:
-        return _with_per("mean_std", self.per)
+        return _with_per(f"mean_std:eps={self.eps!r}" if self.eps else "mean_std", self.per)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +66,13 @@ class Percentiles:
         The percentiles, from 0 to 100.
     per : {"source", "channel", "sample", "sample_channel"}
         As in `MeanStd`.
+    eps : float
+        Number that is added to the difference of the percentiles before it divides.
 
     Raises
     ------
     GeometryError
-        If the percentiles are not two numbers from 0 to 100, the lower one first, or `per` is not one of these.
+        If the percentiles are not two numbers from 0 to 100, the lower one first, `per` is not one of these, or `eps` is negative.
 
     Examples
     --------
@@ -74,15 +83,18 @@ class Percentiles:
     lower: float = 1.0
     upper: float = 99.8
     per: Per = "source"
+    eps: float = 0.0
 
     def __post_init__(self) -> None:
         lower, upper = _checked_percentiles(self.lower, self.upper)
         object.__setattr__(self, "lower", lower)
         object.__setattr__(self, "upper", upper)
         one_of("per", self.per, get_args(Per))
+        object.__setattr__(self, "eps", real_number("eps", self.eps, least=0))
 
     def __str__(self) -> str:
-        return _with_per(f"percentiles:{_shortest(self.lower)},{_shortest(self.upper)}", self.per)
+        eps = f",eps={self.eps!r}" if self.eps else ""
+        return _with_per(f"percentiles:{_shortest(self.lower)},{_shortest(self.upper)}{eps}", self.per)
 
 
 NormalizationMethod = MeanStd | Percentiles
@@ -97,7 +109,7 @@ def parse_method(name: str, value: Any) -> NormalizationMethod:
         Name of the argument, for the message.
     value : str, MeanStd or Percentiles
         A text is `mean_std`, `percentiles` or `percentiles:LOWER,UPPER`, with `/` and the `per` behind it if it is not
-        `source`: what `str` of a method returns.
+        `source`: what `str` of a method returns. An `eps` is written `mean_std:eps=1e-6` or `percentiles:LOWER,UPPER,eps=1e-6`.
 
     Raises
     ------
@@ -107,7 +119,7 @@ def parse_method(name: str, value: Any) -> NormalizationMethod:
     Examples
     --------
     >>> parse_method("normalize", "percentiles:2,98/channel")
-    Percentiles(lower=2.0, upper=98.0, per='channel')
+    Percentiles(lower=2.0, upper=98.0, per='channel', eps=0.0)
     >>> parse_method("normalize", "minmax")
     Traceback (most recent call last):
         ...
@@ -119,21 +131,33 @@ def parse_method(name: str, value: Any) -> NormalizationMethod:
     if not isinstance(value, str):
         raise ArgumentTypeError(f"{name} is {shown(value)}: give MeanStd() or Percentiles(1, 99.8)")
     method, separator, per = value.partition("/")
-    kind, colon, numbers = method.partition(":")
+    kind, colon, text = method.partition(":")
     within = cast("Per", per if separator else "source")
-    if method == "mean_std":
-        return MeanStd(within)
+    try:
+        numbers, eps = _parse_numbers(text) if colon else ([], 0.0)
+    except ValueError:
+        raise GeometryError(f"{name} is {shown(value)}: {_NUMBERS_HELP}") from None
+    if kind == "mean_std" and not numbers:
+        return MeanStd(within, eps)
     if kind != "percentiles":
         raise GeometryError(f"{name} is {shown(value)}: it must be {_HELP}")
-    if not colon:
-        return Percentiles(per=within)
-    try:
-        lower, upper = map(float, numbers.split(","))
-    except ValueError:
-        raise GeometryError(
-            f"{name} is {shown(value)}: give two percentiles after the colon, such as percentiles:1,99.8"
-        ) from None
-    return Percentiles(lower, upper, within)
+    if colon and len(numbers) != 2:
+        raise GeometryError(f"{name} is {shown(value)}: {_NUMBERS_HELP}")
+    lower, upper = numbers or (1.0, 99.8)
+    return Percentiles(lower, upper, within, eps)
+
+
+def _parse_numbers(text: str) -> tuple[list[float], float]:
+    """Return the numbers of a text such as `1,99.8,eps=1e-6`, and the eps.
+
+    Raises
+    ------
+    ValueError
+        If one is not a number.
+    """
+    numbers = text.split(",")
+    eps = numbers.pop().removeprefix("eps=") if numbers[-1].startswith("eps=") else 0.0
+    return [float(number) for number in numbers], float(eps)
 
 
 def _checked_percentiles(lower: Any, upper: Any) -> tuple[float, float]:
