@@ -359,6 +359,14 @@ entry(
     lambda: ((pl.AugmentedModel(world.model)), {"batch": BATCH}),
     batch=ARRAY.accepting("of nothing", because="the model is asked"),
 )
+MODELS = sequence_of(MODEL, lambda: [world.model, world.model], keep=99)
+entry("EnsembleModel", lambda: (pl.EnsembleModel, {"models": [world.model, world.model]}), models=MODELS)
+entry(
+    "EnsembleModel.__call__",
+    lambda: ((pl.EnsembleModel([world.model])), {"batch": BATCH}),
+    batch=ARRAY.accepting("of nothing", because="the model is asked"),
+    words={"batch": ("batch", "returned")},
+)
 entry(
     "OnnxModel",
     lambda: (

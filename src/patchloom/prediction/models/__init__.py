@@ -1,6 +1,7 @@
 """Models that other people trained, as callables `(B, C, (Z), Y, X) -> array`."""
 
 from patchloom.prediction.models.augmented_model import AugmentedModel
+from patchloom.prediction.models.ensemble_model import EnsembleModel
 from patchloom.prediction.models.load import load_model
 from patchloom.prediction.models.model import DescribesItself, Model, ModelDescription, describe
 from patchloom.prediction.models.onnx.onnx_model import OnnxModel
@@ -11,6 +12,7 @@ __all__ = [
     "AugmentedModel",
     "CzannModel",
     "DescribesItself",
+    "EnsembleModel",
     "Model",
     "ModelDescription",
     "OnnxModel",

@@ -248,13 +248,20 @@ def declared_identity(value: Any) -> str:
     described = text_attribute(value, "description.identity")
     if own or not described:
         return own
-    inside = [_described(inner) for inner in attributes_of(value).values() if callable(inner)]
-    return "" if any(identity and identity in described for identity in inside) else described
+    held = attributes_of(value).values()
+    items = [item for inner in held for item in (inner if isinstance(inner, (list, tuple)) else [inner])]
+    inside = [_described(item) for item in items if callable(item)]
+    # An inner model that declares no identity is identified by its code and weights, so the wrapper is too.
+    return "" if any(identity in described for identity in inside) else described
 
 
 def _described(value: Any) -> str:
-    """Return the identity of the description of an object, even if its attributes raise."""
-    return text_attribute(value, "description.identity") or _name(value)
+    """Return the identity of the description of an object, even if its attributes raise; of an object without one, its name."""
+    try:
+        has_description = isinstance(value.description, ModelDescription)
+    except Exception:  # noqa: BLE001  # properties of other libraries raise any error
+        has_description = False
+    return text_attribute(value, "description.identity") if has_description else _name(value)
 
 
 def text_attribute(value: Any, attribute: str) -> str:

@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from patchloom.prediction.models import AugmentedModel, ModelDescription, OnnxModel
+from patchloom.prediction.models import AugmentedModel, EnsembleModel, ModelDescription, OnnxModel
 from patchloom.prediction.models.identity.model_identity import ModelIdentity, identify_model
 from patchloom.prediction.models.onnx.onnx_files import external_files
 
@@ -137,6 +137,9 @@ WAYS: dict[str, Callable[[Any], Any]] = {
     "nested": lambda weights: Net({"layers": [Slotted(weights)]}),
     "described": WithProperty,
     "augmented": lambda weights: AugmentedModel(Net(weights)),
+    "described and augmented": lambda weights: AugmentedModel(WithProperty(weights)),
+    "ensemble": lambda weights: EnsembleModel([np.negative, Net(weights)]),
+    "described in an ensemble": lambda weights: EnsembleModel([WithProperty(0), WithProperty(weights)]),
     "cached": lambda weights: functools.lru_cache(closure(weights)),
     "vectorized": lambda weights: np.vectorize(closure(weights)),
     "namespace": lambda weights: closure(types.SimpleNamespace(weights=weights)),
