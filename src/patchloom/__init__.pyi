@@ -77,6 +77,7 @@ from patchloom.prediction.models.model import Model as Model
 from patchloom.prediction.models.model import ModelDescription as ModelDescription
 from patchloom.prediction.models.onnx.onnx_model import OnnxModel as OnnxModel
 from patchloom.prediction.models.outputs import OutputSpec as OutputSpec
+from patchloom.prediction.models.pytorch.torch_model import TorchModel as TorchModel
 from patchloom.prediction.models.zeiss.czann_model import CzannModel as CzannModel
 from patchloom.prediction.normalization.measuring import measure_normalization as measure_normalization
 from patchloom.prediction.normalization.methods import MeanStd as MeanStd

@@ -117,6 +117,14 @@ entry(
 )
 
 
+DEVICE = optional(
+    word("auto", "cpu").accepting(
+        "in a list", "with a space", because="several devices may be listed or separated by commas"
+    )
+)
+PRECISION = optional(word("float32", "bfloat16", "float16"))
+
+
 def _noise(ones):
     return ones
 
@@ -130,6 +138,8 @@ entry(
             "sources": world.image(),
             "output": None,
             **SETTINGS,
+            "device": "auto",
+            "precision": None,
             "overwrite": False,
             "keep_going": False,
             "progress": False,
@@ -141,6 +151,8 @@ entry(
     sources=SOURCES,
     output=optional(OUTPUT_PATH),
     **KINDS,
+    device=DEVICE,
+    precision=PRECISION,
     overwrite=FLAG,
     keep_going=FLAG,
     progress=FLAG,
@@ -355,6 +367,27 @@ entry(
 )
 BATCH = np.zeros((1, 1, 8, 8), np.float32)
 entry(
+    "TorchModel",
+    lambda: (
+        pl.TorchModel,
+        {"module": world.module(), "description": pl.ModelDescription(n_dims=2), "precision": "float32"},
+    ),
+    module=instance("module"),
+    description=instance("description"),
+    precision=PRECISION,
+)
+entry(
+    "TorchModel.__call__",
+    lambda: (pl.TorchModel(world.module()), {"batch": BATCH}),
+    batch=ARRAY.accepting("of nothing", because="the model is asked"),
+)
+entry(
+    "TorchModel.on",
+    lambda: (pl.TorchModel(world.module()).on, {"device": "cpu", "precision": None}),
+    device=optional(word("auto", "cpu").accepting("with a space", because="spaces around a name do not matter")),
+    precision=PRECISION,
+)
+entry(
     "AugmentedModel.__call__",
     lambda: ((pl.AugmentedModel(world.model)), {"batch": BATCH}),
     batch=ARRAY.accepting("of nothing", because="the model is asked"),
@@ -409,7 +442,16 @@ entry(
 )
 entry(
     "load_model",
-    lambda: (pl.load_model, {"reference": str(world.files() / "network.onnx"), "layout": "NCHW", "bgr": None}),
+    lambda: (
+        pl.load_model,
+        {
+            "reference": str(world.files() / "network.onnx"),
+            "layout": "NCHW",
+            "bgr": None,
+            "device": "auto",
+            "precision": None,
+        },
+    ),
     reference=SOURCE_PATH.refusing(
         onnx=lambda: "no.onnx",
         czann=lambda: "no.czann",
@@ -427,6 +469,8 @@ entry(
     ),
     layout=optional(TEXT).refusing_values("foo"),
     bgr=optional(FLAG),
+    device=DEVICE,
+    precision=PRECISION,
     words={"reference": ("model", "file", "there is no", "import", "class", "callable")},
 )
 entry(

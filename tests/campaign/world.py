@@ -114,3 +114,10 @@ def network(shape: str = "float[N,1,H,W]") -> bytes:
     """Return an ONNX network that returns its input."""
     text = f'<ir_version: 8, opset_import: ["": 17]> net ({shape} x) => ({shape} y) {{ y = Identity(x) }}'
     return bytes(parser.parse_model(text).SerializeToString())
+
+
+def module() -> Any:
+    """Return a network of PyTorch that returns its input."""
+    import torch  # noqa: PLC0415  # only the calls of networks need it
+
+    return torch.nn.Identity()

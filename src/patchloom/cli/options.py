@@ -148,6 +148,22 @@ BatchSize = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Where the model runs: cpu, cuda, cuda:1, mps, or auto for the best that this machine has.",
+        rich_help_panel=MODEL,
+    ),
+]
+Precision = Annotated[
+    Literal["float32", "bfloat16", "float16"] | None,
+    typer.Option(
+        help="Dtype in which the network computes; lower precision is faster on a GPU, and less exact. Default: that of its "
+        "weights.",
+        rich_help_panel=MODEL,
+    ),
+]
 Layout = Annotated[
     str | None,
     typer.Option(

@@ -41,6 +41,8 @@ def predict_command(
     layout: options.Layout = None,
     bgr: options.Bgr = None,
     batch_size: options.BatchSize = None,
+    device: options.Device = "auto",
+    precision: options.Precision = None,
     augment: Annotated[
         Literal["none", "flips", "all"],
         typer.Option(
@@ -102,7 +104,7 @@ def predict_command(
     started = time.monotonic()
     with reported_errors(debug=debug), _printed(reports, started, as_json=as_json):
         predict(
-            _augmented(load_model(model, layout=layout, bgr=bgr), augment),
+            _augmented(load_model(model, layout=layout, bgr=bgr, device=device, precision=precision), augment),
             sources if len(sources) > 1 else sources[0],
             _output(output, pyramid=None if pyramid == "none" else pyramid, version=ome_zarr),
             axes=axes,

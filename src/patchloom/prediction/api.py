@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from patchloom.argument_checks import flag, function
+from patchloom.argument_checks import flag
 from patchloom.geometry.blend_weights import BlendWindow
 from patchloom.geometry.padding import Padding
 from patchloom.geometry.tile_rule import Seams
 from patchloom.image_stacks import Source, is_series, open_stacks
+from patchloom.prediction.models.devices import Precision
 from patchloom.prediction.models.model import Model, ModelDescription, describe
+from patchloom.prediction.models.prepare import prepare_model
 from patchloom.prediction.normalization.methods import NormalizationMethod
 from patchloom.prediction.normalization.normalization import Normalization
 from patchloom.prediction.planning.fit import make_plan
@@ -40,6 +42,8 @@ def predict(
     origin_multiple: int | Sequence[int] | None = None,
     padding: Padding = "reflect",
     batch_size: int | None = None,
+    device: str | Sequence[str] | None = None,
+    precision: Precision | None = None,
     skip: str | SkipRule | None = None,
     memory_limit: int | None = None,
     postprocess: str | Postprocessing | None = None,
@@ -56,8 +60,8 @@ def predict(
 
     Parameters
     ----------
-    model : callable
-        Takes a batch `(B, C, (Z), Y, X)` in the sources' dtype and returns an array-like with the same axes, any number of
+    model : callable or torch.nn.Module
+        A network of PyTorch, or a callable, such as `load_model` returns. It takes a batch `(B, C, (Z), Y, X)` in the sources' dtype (a network in the dtype of its weights) and returns an array-like with the same axes, any number of
         channels and any dtype. It may be as large as the batch, or a whole number of times larger or smaller, and it may lack
         the margin that valid convolutions remove, which must be the same on both sides. A tuple, list or mapping of such arrays
         gives several outputs. The outputs are inferred by running the model on one tile. If their size is not that of the tile,
@@ -78,7 +82,8 @@ def predict(
     normalize : MeanStd, Percentiles, str or sequence of Normalization, optional
         Normalize each image by statistics of the whole image, which is read once more for this: `MeanStd(per="channel")`,
         `Percentiles(1, 99.8, per="sample")`, or as text `"mean_std/channel"`, `"percentiles:1,99.8/sample"`. Or one
-        `Normalization` for each image, measured before. If None, the pixel values are not changed.
+        `Normalization` for each image, measured before. If None, what the model declares, and if it declares nothing, the
+        pixel values are not changed; `"none"` leaves them in any case.
     patch_size : int or sequence of int, optional
         Size of a tile in voxels: one number for all spatial axes, or `(z,) y, x`. Required if the model declares none.
         With two numbers, or with a model that declares two dimensions, images with a Z axis are predicted slice by slice: Z
@@ -99,6 +104,11 @@ def predict(
         How pixels outside the image are filled, where a tile passes its end.
     batch_size : int, optional
         Number of tiles that go through the model together. If None, what the model declares, else 1.
+    device : str or sequence of str, optional
+        Where the model runs: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, or `"auto"` for the best that this machine has. If None, a
+        network stays where it is loaded or created. Not for plain functions, which choose their device themselves.
+    precision : {"float32", "bfloat16", "float16"}, optional
+        Dtype in which the network computes; lower precision is faster on a GPU, and less exact. If None, that of its weights.
     skip : SkipRule or str, optional
         Rule that decides on which tiles the model is not run, such as `SkipDark(threshold=100, fill=0)`, or as text
         `"dark:100"`. It depends on the tile and the images only, not on memory, blocks, batches or resuming. A skipped tile
@@ -178,9 +188,9 @@ def predict(
         progress=progress,
         report=report,
     )
-    function("model", model, "load_model makes one from a file")
+    prepared = prepare_model(model, device, precision)
     series = is_series(sources)
-    return run_request(request, options, model, open_stacks(sources, axes), is_series=series)
+    return run_request(request, options, prepared, open_stacks(sources, axes), is_series=series)
 
 
 def plan(
@@ -251,12 +261,12 @@ def plan(
         postprocess=postprocess,
     )
     flag("measure", measure)
-    if model is not None:
-        function("model", model, "load_model makes one from a file")
-    description = ModelDescription() if model is None else describe(model)
+    prepared = None if model is None else prepare_model(model)
+    description = ModelDescription() if prepared is None else describe(prepared)
+    request = request.for_model(description)
     images = open_stacks(sources, axes)
     survey, stacks = survey_images(images, request, description, is_series=is_series(sources))
-    made = complete_plan(request, survey, stacks, model) if measure else make_plan(request, survey)
+    made = complete_plan(request, survey, stacks, prepared) if measure else make_plan(request, survey)
     return PredictionPlan.of(made)
 
 
@@ -297,6 +307,8 @@ class PredictionPlan(Plan):
         output: str | Path | OmeZarr | None = None,
         *,
         sources: Source | Sequence[Source] | None = None,
+        device: str | Sequence[str] | None = None,
+        precision: Precision | None = None,
         overwrite: bool = False,
         resume_anyway: bool = False,
         keep_going: bool = False,
@@ -312,7 +324,7 @@ class PredictionPlan(Plan):
         ----------
         model : callable
             The model that the plan was made for; see `predict`.
-        output, overwrite, resume_anyway, keep_going, progress, report
+        output, device, precision, overwrite, resume_anyway, keep_going, progress, report
             As in `predict`.
         sources : path, URL, array, ImageStack or sequence of these, optional
             The images that the plan was made for. Needed if they are not files, such as arrays in memory. If None, the files
@@ -340,9 +352,9 @@ class PredictionPlan(Plan):
             progress=progress,
             report=report,
         )
-        function("model", model, "load_model makes one from a file")
+        prepared = prepare_model(model, device, precision)
         images = open_again(self.survey, sources)
-        return run_request(self.request, options, model, images, is_series=self.survey.is_series, planned=self)
+        return run_request(self.request, options, prepared, images, is_series=self.survey.is_series, planned=self)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({describe_briefly(self)})"

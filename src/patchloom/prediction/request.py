@@ -6,7 +6,7 @@ Nothing here opens a file. What has to be looked at (images, model, memory) is f
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -20,6 +20,7 @@ from patchloom.geometry.checks import PerAxis, per_axis
 from patchloom.geometry.padding import Padding, check_padding
 from patchloom.geometry.tile_rule import Seams
 from patchloom.local_paths import normalize_path
+from patchloom.prediction.models.model import ModelDescription
 from patchloom.prediction.normalization.methods import NormalizationMethod, parse_method
 from patchloom.prediction.normalization.normalization import Normalization
 from patchloom.prediction.postprocessing.chain import parse_postprocessing
@@ -29,9 +30,11 @@ from patchloom.sinks import OmeZarr, OmeZarrVersion, Pyramid
 
 
 def _parse_normalization(value: Any) -> NormalizationMethod | tuple[Normalization, ...] | None:
+    if isinstance(value, str) and value == "none":
+        return ()
     if value is None or isinstance(value, (str, NormalizationMethod)):
         return None if value is None else parse_method("normalize", value)
-    if isinstance(value, Sequence) and all(isinstance(measured, Normalization) for measured in value):
+    if isinstance(value, Sequence) and value and all(isinstance(measured, Normalization) for measured in value):
         return tuple(value)
     raise ArgumentTypeError(
         f"normalize is {shown(value)}: give MeanStd(), Percentiles(1, 99.8), or a list of one Normalization for each image"
@@ -96,6 +99,7 @@ class PredictionRequest:
     padding: Padding = "reflect"
     batch_size: int | None = None
     normalize: NormalizationMethod | tuple[Normalization, ...] | None = None
+    """Empty if gray values are to be left as they are, whatever the model declares."""
     skip: SkipRule | None = None
     postprocess: Postprocessing | None = None
     memory_limit: int | None = field(default=None, compare=False)
@@ -131,6 +135,25 @@ class PredictionRequest:
             If one is of another type, or has a value that is not allowed.
         """
         return cls(**{name: PARSERS[name](value) for name, value in arguments.items()})
+
+    def for_model(self, description: ModelDescription) -> Self:
+        """Return the request with what the model declares for what was not asked for.
+
+        Parameters
+        ----------
+        description : ModelDescription
+            What the model declares.
+
+        Raises
+        ------
+        ArgumentError
+            If it declares a normalization that does not exist.
+        """
+        if self.normalize == ():
+            return replace(self, normalize=None)
+        if self.normalize is None and description.normalize is not None:
+            return replace(self, normalize=_parse_normalization(description.normalize))
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that go to JSON; a rule or postprocessing of your own is represented by its `identity`."""

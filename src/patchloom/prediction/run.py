@@ -65,6 +65,8 @@ def run_request(
     ArgumentError, SourceError, SinkError, ModelError, SeriesError
         As `predict`.
     """
+    description = describe(model)
+    request = request.for_model(description)
     masks = () if request.skip is None else request.skip.images
     with claim_output(options, images, is_series=is_series, skip=request.skip, model=model) as claim:
         if request.dtype is not None:
@@ -74,7 +76,7 @@ def run_request(
         if claim.unfinished is not None and claim.ledger is not None and identity is not None:
             check_resumable(claim.ledger, claim.unfinished, identity, resume_anyway=options.resume_anyway)
         states = [seen.digest for seen in watch.quick]
-        survey, stacks = survey_images(images, request, describe(model), is_series=is_series, states=states)
+        survey, stacks = survey_images(images, request, description, is_series=is_series, states=states)
         if planned is not None:
             survey = _with_planned(survey, planned)
         settings = _settings(request, options, survey)

@@ -154,16 +154,14 @@ def test_ambiguous_file(code):
 
 def test_layout_of_function(code):
     """`layout` is refused for a function."""
-    with pytest.raises(ModelError, match="layout is 'NCHW', which is for model files: leave it out"):
+    with pytest.raises(ModelError, match=r"layout is 'NCHW', which is for ONNX networks .*: leave it out"):
         load_model("numpy:negative", layout="NCHW")
 
 
 @pytest.mark.parametrize("reference", ["numpy:negative", "network.onnx"])
 def test_bgr_of_others(reference):
     """`bgr` is refused for models other than those of ZEISS."""
-    with pytest.raises(
-        ModelError, match=f"bgr is False, which is for ZEISS models .*: leave it out, {reference} gets channels"
-    ):
+    with pytest.raises(ModelError, match=f"bgr is False, which is for ZEISS models .*: leave it out, {reference} "):
         load_model(reference, bgr=False)
 
 

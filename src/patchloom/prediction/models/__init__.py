@@ -5,6 +5,7 @@ from patchloom.prediction.models.ensemble_model import EnsembleModel
 from patchloom.prediction.models.load import load_model
 from patchloom.prediction.models.model import DescribesItself, Model, ModelDescription, describe
 from patchloom.prediction.models.onnx.onnx_model import OnnxModel
+from patchloom.prediction.models.pytorch.torch_model import TorchModel
 from patchloom.prediction.models.tensor_layout import TensorLayout
 from patchloom.prediction.models.zeiss.czann_model import CzannModel
 
@@ -17,6 +18,7 @@ __all__ = [
     "ModelDescription",
     "OnnxModel",
     "TensorLayout",
+    "TorchModel",
     "describe",
     "load_model",
 ]

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from patchloom.argument_checks import flag, function
 from patchloom.errors import ModelError, ModelOutputError
 from patchloom.geometry.symmetries import Symmetry, symmetries
+from patchloom.prediction.models.devices import Precision, move_model
 from patchloom.prediction.models.model import Model, ModelDescription, check_batch, describe
 from patchloom.prediction.models.outputs import as_array, as_outputs
+from patchloom.prediction.models.pytorch.torch_model import as_torch_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,8 @@ class AugmentedModel:
     def __post_init__(self) -> None:
         flag("quarter_turns", self.quarter_turns)
         flag("flip_z", self.flip_z)
-        declared = describe(function("model", self.model))
+        object.__setattr__(self, "model", as_torch_model(function("model", self.model)))
+        declared = describe(self.model)
         for what, sizes in (("tiles", declared.patch_size), ("a scale", declared.scale)):
             if self.quarter_turns and sizes is not None and sizes[-2] != sizes[-1]:
                 raise ModelError(
@@ -88,6 +91,10 @@ class AugmentedModel:
             multiples = (*multiples[:-2], *[lcm(*multiples[-2:])] * 2)
         return replace(declared, overlaps=overlaps, origin_multiple=multiples, identity=identity)
 
+    def on(self, device: str | None, precision: Precision | None, /) -> AugmentedModel:
+        """Return the model on a device; see `RunsOnDevice`."""
+        return replace(self, model=move_model(self.model, device, precision))
+
     def __call__(self, batch: NDArray[Any], /) -> Any:
         """Predict a batch; see `Model`.
 
@@ -99,8 +106,6 @@ class AugmentedModel:
             If the size or the outputs of predictions depend on how the tiles are turned.
         """
         check_batch(batch)
-        if batch.ndim not in (4, 5):
-            raise ModelError(f"batch has shape {batch.shape}: it must be (B, C, (Z), Y, X)")
         if self.flip_z and batch.ndim != 5:
             raise ModelError(
                 f"flip_z is True, and batch has shape {batch.shape}: flips along Z are for 3D, leave flip_z out"

@@ -4,28 +4,59 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import cast
+from typing import Any, cast
 
 from patchloom.argument_checks import file_path, flag, instance
 from patchloom.errors import ModelError, ModelNotFoundError
 from patchloom.local_paths import normalize_path
+from patchloom.prediction.models.devices import Precision, check_precision, parse_devices
 from patchloom.prediction.models.model import Model
 from patchloom.prediction.models.onnx.onnx_model import OnnxModel
+from patchloom.prediction.models.prepare import prepare_model
 from patchloom.prediction.models.zeiss.czann_model import CzannModel
 
-MODEL_FILES: dict[str, Callable[..., Model]] = {
-    ".onnx": OnnxModel,
-    ".czann": CzannModel,
-    ".czseg": CzannModel,
-    ".czmodel": CzannModel,
-}
-"""Classes of models, by the suffix of their file."""
+
+@dataclass(frozen=True, slots=True)
+class ModelKind:
+    """A kind of model files."""
+
+    title: str
+    """Its name in messages, in the plural."""
+
+    suffixes: tuple[str, ...]
+    """Endings of its files, lower case."""
+
+    open: Callable[..., Model]
+    """Opens a path; takes the options by name."""
+
+    options: frozenset[str] = frozenset()
+    """The options of `load_model` that it takes."""
+
+    is_folder: Callable[[Path], bool] | None = None
+    """Whether a folder is such a model."""
 
 
-def load_model(reference: str | Path, *, layout: str | None = None, bgr: bool | None = None) -> Model:
+KINDS = (
+    ModelKind("ONNX networks", (".onnx",), OnnxModel, frozenset({"layout"})),
+    ModelKind("ZEISS models", (".czann", ".czseg", ".czmodel"), CzannModel, frozenset({"layout", "bgr"})),
+)
+"""All kinds of model files. The first that a file fits is taken."""
+
+_SUFFIXES = ", ".join(suffix for kind in KINDS for suffix in kind.suffixes)
+
+
+def load_model(
+    reference: str | Path,
+    *,
+    layout: str | None = None,
+    bgr: bool | None = None,
+    device: str | Sequence[str] | None = "auto",
+    precision: Precision | None = None,
+) -> Model:
     """Load a model.
 
     Parameters
@@ -40,6 +71,10 @@ def load_model(reference: str | Path, *, layout: str | None = None, bgr: bool | 
     bgr : bool, optional
         Whether a ZEISS model takes the first three channels of an image in the order blue, green, red; see `CzannModel`. If
         None, the order that its file declares.
+    device : str or sequence of str, optional
+        Where the model runs; see `predict`.
+    precision : {"float32", "bfloat16", "float16"}, optional
+        Dtype in which the network computes; see `predict`.
 
     Returns
     -------
@@ -48,6 +83,8 @@ def load_model(reference: str | Path, *, layout: str | None = None, bgr: bool | 
 
     Raises
     ------
+    ArgumentError
+        If the model cannot run on the device, or not in this precision.
     ModelNotFoundError
         If there is no such file.
     ModelError
@@ -73,24 +110,44 @@ def load_model(reference: str | Path, *, layout: str | None = None, bgr: bool | 
         instance("layout", layout, str)
     if bgr is not None:
         flag("bgr", bgr)
-    open_file = MODEL_FILES.get(Path(text).suffix.lower())
-    if open_file is CzannModel:
-        return CzannModel(text, layout=layout, bgr=bgr)
-    if bgr is not None:
-        raise ModelError(
-            f"bgr is {bgr}, which is for ZEISS models (.czann, .czseg, .czmodel): leave it out, {text} gets channels in the order of "
-            "the image"
-        )
-    if open_file is not None:
-        return open_file(text, layout=layout)
+    parse_devices(device), check_precision(precision)  # before a file is read
+    given = {name: value for name, value in (("layout", layout), ("bgr", bgr)) if value is not None}
+    kind = _kind_of(Path(text))
+    model = _load_callable(text, given) if kind is None else _open(kind, text, given)
+    return prepare_model(model, device, precision)
+
+
+def _kind_of(path: Path) -> ModelKind | None:
+    by_suffix = [kind for kind in KINDS if path.suffix.lower() in kind.suffixes]
+    folders = [kind for kind in KINDS if kind.is_folder is not None and path.is_dir() and kind.is_folder(path)]
+    return next(iter(folders + by_suffix), None)
+
+
+def _open(kind: ModelKind, text: str, given: Mapping[str, Any]) -> Model:
+    for name, value in given.items():
+        if name not in kind.options:
+            raise ModelError(
+                f"{name} is {value!r}, which is for {_kinds_with(name)}: leave it out, {text} is one of the {kind.title}"
+            )
+    return kind.open(text, **given)
+
+
+def _kinds_with(option: str) -> str:
+    kinds = [f"{kind.title} ({', '.join(kind.suffixes)})" for kind in KINDS if option in kind.options]
+    return " and ".join(kinds)
+
+
+def _load_callable(text: str, given: Mapping[str, Any]) -> Model:
     module_name, _, name = text.rpartition(":")
     if not module_name or not all(part.isidentifier() for part in name.split(".")):
         raise ModelError(
-            f"{text!r} is not a model that can be loaded: give a file ({', '.join(MODEL_FILES)}), or a function that calls the "
-            "network (module:name or path/to/file.py:name)"
+            f"{text!r} is not a model that can be loaded: give a file ({_SUFFIXES}), or a function that calls the network "
+            "(module:name or path/to/file.py:name)"
         )
-    if layout is not None:
-        raise ModelError(f"layout is {layout!r}, which is for model files: leave it out, {text} gets (B, C, (Z), Y, X)")
+    for option, value in given.items():
+        raise ModelError(
+            f"{option} is {value!r}, which is for {_kinds_with(option)}: leave it out, {text} gets (B, C, (Z), Y, X)"
+        )
     is_file = module_name.endswith(".py")
     module = _import_file(Path(module_name)) if is_file else _import(module_name, Path.cwd())
     return _find_callable(module, name, text)

@@ -11,8 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.argument_checks import MAX_SIZE, instance, instances, shown, whole_number
-from patchloom.errors import ArgumentTypeError, GeometryError
+from patchloom.argument_checks import MAX_SIZE, instance, instances, listed, real_number, shown, whole_number
+from patchloom.errors import ArgumentTypeError, GeometryError, ModelError
 from patchloom.geometry.checks import one_per_axis, spatial_tuple
 
 
@@ -48,6 +48,10 @@ class ModelDescription:
     ----------
     patch_size : tuple of int, optional
         The only tile size that the model accepts, `(z,) y, x`, in voxels.
+    min_size, size_step : tuple of int, optional
+        The tile sizes that the model accepts, `(z,) y, x`: `min_size`, and more by a multiple of `size_step`. If only one of them
+        is given, the least size is the step, or the step is 1. A model with such a rule needs no `patch_size`: the default is
+        about 512 voxels in 2D, 96 in 3D, and no more than the images need.
     overlaps : tuple of int, optional
         Voxels that two neighboring tiles have to share, `(z,) y, x`: the default of `overlaps`.
     origin_multiple : tuple of int, optional
@@ -70,6 +74,11 @@ class ModelDescription:
         Voxels of the output for one voxel of the input, along each spatial axis: a whole number, or one over a whole number.
         What the output lacks beyond that is the margin, the same on both sides. If None, the scale is inferred, which is not
         possible if the margin is exactly as large as the gain in size.
+    normalize : str, optional
+        How images have to be normalized, by statistics of the whole image: the default of `normalize`, such as
+        `"mean_std/channel"`.
+    pixel_size : tuple of float, optional
+        Size of a voxel of the images that the model was trained on, `(z,) y, x`, in micrometers.
     identity : str
         A text that differs from that of any other model, such as the digest of its file. A run is not resumed with a model of
         another identity. If empty, the model is identified by its code and all that the code refers to.
@@ -93,6 +102,8 @@ class ModelDescription:
     """
 
     patch_size: tuple[int, ...] | None = None
+    min_size: tuple[int, ...] | None = None
+    size_step: tuple[int, ...] | None = None
     overlaps: tuple[int, ...] | None = None
     origin_multiple: tuple[int, ...] | None = None
     batch_size: int | None = None
@@ -103,6 +114,8 @@ class ModelDescription:
     out_channel_colors: tuple[str, ...] = ()
     out_dtype: str | None = None
     scale: tuple[Fraction, ...] | None = None
+    normalize: str | None = None
+    pixel_size: tuple[float, ...] | None = None
     identity: str = ""
 
     def __post_init__(self) -> None:
@@ -115,6 +128,8 @@ class ModelDescription:
             texts = instances(name, getattr(self, name), str, "a sequence of texts, one for each output channel")
             object.__setattr__(self, name, tuple(texts))
         instance("identity", self.identity, str)
+        if self.normalize is not None:
+            instance("normalize", self.normalize, str)
         if self.out_dtype is not None:
             _check_dtype(self.out_dtype)
 
@@ -124,7 +139,8 @@ class ModelDescription:
         if self.scale is not None:
             object.__setattr__(self, "scale", check_scale(self.scale, n_dims))
             n_dims = len(self.scale)
-        for name, least in (("patch_size", 1), ("overlaps", 0), ("origin_multiple", 1)):
+        sizes = (("patch_size", 1), ("min_size", 1), ("size_step", 1), ("overlaps", 0), ("origin_multiple", 1))
+        for name, least in sizes:
             value = getattr(self, name)
             if value is not None:
                 checked = (
@@ -134,6 +150,10 @@ class ModelDescription:
                 )
                 object.__setattr__(self, name, checked)
                 n_dims = len(checked)
+        if self.pixel_size is not None:
+            checked_size = check_pixel_size(self.pixel_size, n_dims)
+            object.__setattr__(self, "pixel_size", checked_size)
+            n_dims = len(checked_size)
         object.__setattr__(self, "n_dims", n_dims)
 
 
@@ -169,6 +189,54 @@ def check_scale(scale: Any, n_dims: int | None = None) -> tuple[Fraction, ...]:
             "(Fraction(1, 2), Fraction(1, 2))"
         )
     return factors
+
+
+def size_rule(description: ModelDescription) -> tuple[tuple[int, int], ...] | None:
+    """Return the least tile size and the step that a model declares, for each spatial axis; None if it declares neither, or one size.
+
+    Parameters
+    ----------
+    description : ModelDescription
+        What the model declares.
+
+    Examples
+    --------
+    >>> size_rule(ModelDescription(size_step=(8, 16))), size_rule(ModelDescription())
+    (((8, 8), (16, 16)), None)
+    """
+    least, step = description.min_size, description.size_step
+    if description.patch_size is not None or (least is None and step is None):
+        return None
+    steps = step or (1,) * len(least or ())
+    return tuple(zip(least or steps, steps, strict=True))
+
+
+def check_pixel_size(pixel_size: Any, n_dims: int | None = None) -> tuple[float, ...]:
+    """Return the size of a voxel as a tuple of floats.
+
+    Parameters
+    ----------
+    pixel_size : sequence of float
+        Size of a voxel, `(z,) y, x`, in micrometers.
+    n_dims : int, optional
+        Number of spatial axes. If None, 2 or 3 are allowed.
+
+    Raises
+    ------
+    ArgumentError
+        If it is not a positive number for each axis.
+
+    Examples
+    --------
+    >>> check_pixel_size([1, 0.5])
+    (1.0, 0.5)
+    """
+    sizes = listed("pixel_size", pixel_size, "a size in micrometers for each spatial axis")
+    if len(sizes) not in ((2, 3) if n_dims is None else (n_dims,)):
+        raise GeometryError(
+            f"pixel_size is {shown(pixel_size)}: it must be a size in micrometers for each spatial axis, such as (0.5, 0.5)"
+        )
+    return tuple(real_number("pixel_size", size, least=1e-6) for size in sizes)
 
 
 def _check_dtype(name: object) -> None:
@@ -291,7 +359,11 @@ def check_batch(batch: Any) -> None:
     Raises
     ------
     ArgumentTypeError
-        If it is not an array `(B, C, (Z), Y, X)` of numbers.
+        If it is not an array of numbers.
+    ModelError
+        If it does not have the axes `(B, C, (Z), Y, X)`.
     """
     if not isinstance(batch, np.ndarray) or batch.dtype.kind not in "biufc":
         raise ArgumentTypeError(f"batch is {shown(batch)}: it must be a NumPy array (B, C, (Z), Y, X) of numbers")
+    if batch.ndim not in (4, 5):
+        raise ModelError(f"batch has shape {batch.shape}: it must be (B, C, (Z), Y, X)")

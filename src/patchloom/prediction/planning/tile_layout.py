@@ -17,7 +17,7 @@ from patchloom.geometry.checks import PerAxis, one_per_axis
 from patchloom.geometry.tile_rule import Seams
 from patchloom.patching import TiledPatching
 from patchloom.patching.flat_index import check_data_idx
-from patchloom.prediction.models.model import ModelDescription
+from patchloom.prediction.models.model import ModelDescription, size_rule
 from patchloom.prediction.models.outputs import OutputSpec
 from patchloom.prediction.planning.blocks import choose_seams
 from patchloom.prediction.request import PredictionRequest
@@ -122,7 +122,8 @@ def lay_out_tiles(request: PredictionRequest, survey: Survey) -> TileLayout:
         If sizes make no sense, do not fit the images, or contradict the model.
     """
     model, n_dims = survey.model, len(survey.stacks[0].data_shape) - 2
-    size = tile_size(request.patch_size, model, n_dims)
+    largest = [max(facts.data_shape[2 + axis] for facts in survey.stacks) for axis in range(n_dims)]
+    size = tile_size(request.patch_size, model, largest)
     margin, coarsest = _margin_and_coarsest(survey.outputs, n_dims)
     if request.overlaps is not None:
         shared = one_per_axis("overlaps", request.overlaps, n_dims, least=0)
@@ -189,19 +190,51 @@ def _shared_margin(of_outputs: Sequence[tuple[int, int]]) -> int:
     return margin
 
 
-def tile_size(given: PerAxis | None, description: ModelDescription, n_dims: int) -> tuple[int, ...]:
-    """Return the tile size that is given or that the model declares; both must be the same.
+def tile_size(given: PerAxis | None, description: ModelDescription, image_size: Sequence[int]) -> tuple[int, ...]:
+    """Return the tile size that is given, that the model declares, or a default by its rule for sizes.
+
+    Parameters
+    ----------
+    given : int or tuple of int, optional
+        As in `predict`.
+    description : ModelDescription
+        What the model declares.
+    image_size : sequence of int
+        Size of the largest image, `(z,) y, x` in voxels.
 
     Raises
     ------
     GeometryError
-        If neither is there, they differ, or one has other dimensions than the images.
+        If there is none, it is not what the model declares, or it has other dimensions than the images.
 
     Examples
     --------
-    >>> tile_size(None, ModelDescription(patch_size=(64, 64)), n_dims=2), tile_size(32, ModelDescription(), n_dims=3)
+    >>> tile_size(None, ModelDescription(patch_size=(64, 64)), (500, 500)), tile_size(32, ModelDescription(), (80, 500, 500))
     ((64, 64), (32, 32, 32))
+    >>> tile_size(None, ModelDescription(size_step=(16, 16)), (100, 2000))
+    (112, 512)
     """
+    n_dims = len(image_size)
+    rule = size_rule(description)
+    if given is None and rule is not None:
+        usual = 512 if n_dims == 2 else 96
+        return tuple(
+            least + -(-max(0, min(usual, side) - least) // step) * step
+            for side, (least, step) in zip(image_size, rule, strict=True)
+        )
+    size = _given_size(given, description, n_dims)
+    for axis, side, (least, step) in zip(spatial_axes(n_dims), size, rule or (), strict=False):
+        if side < least or (side - least) % step:
+            near = least + max(0, side - least) // step * step
+            raise GeometryError(
+                f"patch_size is {side} along {axis}, but the model takes {least} and more in steps of {step}: take {near} or "
+                f"{near + step}"
+            )
+    return size
+
+
+def _given_size(given: PerAxis | None, description: ModelDescription, n_dims: int) -> tuple[int, ...]:
+    """Return the tile size that is given or that the model declares; both must be the same."""
     declared = description.patch_size
     if given is None and declared is None:
         example = ",".join(["256"] * 2 if n_dims == 2 else ["32", "128", "128"])
