@@ -219,7 +219,7 @@ def test_bgr(
     """`--bgr` reaches a ZEISS model."""
     asked = []
 
-    def load(reference: str, *, layout: str | None, bgr: bool | None) -> Any:
+    def load(reference: str, *, bgr: bool | None, **_: Any) -> Any:
         asked.append(bgr)
         return lambda batch: batch
 

@@ -19,6 +19,8 @@ from patchloom.geometry.tile_rule import Seams
 from patchloom.prediction.request import PARSERS, PredictionRequest, RunOptions
 from patchloom.sinks import OmeZarr, OmeZarrVersion, Pyramid
 
+OF_MODEL = {"device", "precision"}
+"""Parameters that belong to the model, not to the request."""
 CHOICES = {"blend": BlendWindow, "seams": Seams, "padding": Padding}
 
 
@@ -41,8 +43,8 @@ def described(function: Callable[..., Any], section: str = "Parameters") -> dict
 
 
 def test_predict() -> None:
-    """`predict` has at most 20 parameters, and describes each in full."""
-    assert len(parameters(predict)) <= 20
+    """`predict` has at most 30 parameters, and describes each in full."""
+    assert len(parameters(predict)) <= 30
     assert list(described(predict)) == list(parameters(predict))
     assert all(len(text) > 40 and "As in" not in text for text in described(predict).values())
 
@@ -64,7 +66,7 @@ def test_request() -> None:
     assert {name: ours[name] for name in options.keys() - written} == {
         name: default for name, default in options.items() if name not in written
     }
-    assert ours.keys() == {"model", "sources", "output", "axes"} | asked.keys() | (options.keys() - written)
+    assert ours.keys() == {"model", "sources", "output", "axes"} | OF_MODEL | asked.keys() | (options.keys() - written)
     zarr = parameters(OmeZarr)
     assert {name: options[name] for name in written - {"path"}} == {name: zarr[name] for name in written - {"path"}}
 
@@ -81,7 +83,12 @@ def test_run() -> None:
     """Running a plan takes what `predict` writes, with the same defaults."""
     ours, theirs = parameters(PredictionPlan.run), parameters(predict)
     same = ours.keys() - {"self", "sources", "model"}
-    assert same == {field.name for field in fields(RunOptions)} - {field.name for field in fields(OmeZarr)} | {"output"}
+    assert (
+        same
+        == {field.name for field in fields(RunOptions)} - {field.name for field in fields(OmeZarr)}
+        | {"output"}
+        | OF_MODEL
+    )
     assert {name: ours[name] for name in same} == {name: theirs[name] for name in same}
 
 
@@ -94,7 +101,7 @@ def test_commands(command: Callable[..., Any], function: Callable[..., Any]) -> 
     of_commands = {"layout", "bgr", "augment", "as_json", "debug", "quiet", "pyramid", "ome_zarr"}
     assert ours.keys() - theirs.keys() <= of_commands
     assert theirs.keys() - ours.keys() <= {"progress", "report"}  # --quiet and --json
-    same = ours.keys() & theirs.keys() - {"sources", "model", "output"}
+    same = ours.keys() & theirs.keys() - {"sources", "model", "output", "device"}  # a file is on no device yet
     assert {name: ours[name] for name in same} == {name: theirs[name] for name in same}
 
 

@@ -409,7 +409,7 @@ def test_pickle(onnx_file, tmp_path, monkeypatch, rng):
 
     np.testing.assert_array_equal(model(batch), -2 * batch)
     with pytest.raises(ModelError, match=r": network\.onnx is a 2D model"):
-        model(batch[0])
+        model(batch[..., np.newaxis])
 
 
 def test_pickle_bytes(onnx_network, rng):
