@@ -79,6 +79,7 @@ COMMON = {
         comma="Y,X",
         wide="\uff39\uff38",
     ),
+    "channels": texts(name="DAPI", empty="", outside="1", negative="-1", gap="0,,0", fraction="0.5", huge=str(10**30)),
     "patch_size": VOXELS,
     "overlaps": texts(
         word="a", comma=",", negative="-1,-1", fraction="1.5,8", huge=f"{10**30},{10**30}", large="32,32"

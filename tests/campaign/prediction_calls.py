@@ -35,6 +35,7 @@ from .reading_calls import SOURCE_WORDS, SOURCES
 
 SETTINGS = {
     "axes": "YX",
+    "channels": [0],
     "patch_size": (32, 32),
     "overlaps": (8, 8),
     "blend": None,
@@ -82,8 +83,12 @@ NORMALIZE = word("mean_std", "percentiles").refusing(
     None_inside=lambda: [None],
     two=lambda: [pl.measure_normalization(world.stacks()[0])] * 2,
 )
+CHANNELS = numbers_of_choice(1).refusing(
+    negative_number=lambda: -1, name=lambda: "DAPI", huge=lambda: 10**30, empty_name=lambda: "0,,0"
+)
 KINDS = {
     "axes": AXES.refusing_values(None),
+    "channels": optional(CHANNELS).accepting("digits", because="the index 0, as a command line contains it"),
     "patch_size": optional(SIZE),
     "overlaps": optional(tuple_of_whole(2, 0, one=True)),
     "blend": optional(word("hann", "gaussian", "linear", "mean")),
@@ -98,6 +103,7 @@ KINDS = {
 }
 WORDS = {
     **SOURCE_WORDS,
+    "channels": ("channel",),
     "postprocess": ("postprocessing", "threshold", "channel"),
     "normalize": ("normali", "percentile", "per "),
     "overlaps": ("overlap",),
@@ -348,6 +354,11 @@ entry(
     lambda: (pl.Normalization.from_dict, {"values": NORM().to_dict()}),
     values=mapping(lambda: NORM().to_dict()),
     words={"values": ("normali", "method", "per", "scale", "offset", "n_")},
+)
+entry(
+    "Normalization.of_channels",
+    lambda: (NORM().of_channels, {"channels": [0, 2]}),
+    channels=numbers_of_choice(3),
 )
 entry(
     "Normalization.undo",

@@ -67,7 +67,10 @@ def test_capabilities(stack, image):
     if isinstance(stack, pl.ArrayStack):
         np.testing.assert_array_equal(chosen.pixels, image[:, 1:3])
         assert np.shares_memory(chosen.pixels, image)
-        assert select_channels(stack, [2, 1]).pixels is None
+        for regular in ([2, 1], [4, 2, 0], [1, 3], [0]):
+            np.testing.assert_array_equal(select_channels(stack, regular).pixels, image[:, regular])
+        np.testing.assert_array_equal(select_channels(stack, [3, 3], repeats=True).pixels, image[:, [3, 3]])
+        assert select_channels(stack, [2, 1, 3]).pixels is None
     else:
         assert chosen.pixels is None
         assert chosen.files == stack.files

@@ -19,6 +19,7 @@ MEASURED = measure_normalization(ArrayStack(np.arange(12.0).reshape(3, 4), "YX")
 ARGUMENTS: list[dict[str, Any]] = [
     {},
     {"patch_size": 64, "overlaps": (8, 8), "origin_multiple": [1, 16, 16], "padding": "wrap"},
+    {"channels": ["DAPI", 1, "1"]},
     {"blend": "hann", "seams": "grid", "batch_size": 4, "memory_limit": 10**9},
     {"normalize": MeanStd("channel"), "postprocess": Argmax()},
     {"normalize": Percentiles(1, 99.8), "postprocess": "channels:0,2|uint8*255"},

@@ -71,6 +71,15 @@ Axes = Annotated[
         rich_help_panel=IMAGES,
     ),
 ]
+Channels = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CHANNELS",
+        help="Channels that the model gets, in this order: indices, counted from 0, or names, separated by commas, such as 0,2 "
+        "or DAPI,GFP. Default: all channels.",
+        rich_help_panel=IMAGES,
+    ),
+]
 Normalize = Annotated[
     str | None,
     typer.Option(

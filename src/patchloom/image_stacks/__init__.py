@@ -3,6 +3,7 @@
 from patchloom.image_stacks.array_stack import ArrayStack
 from patchloom.image_stacks.channel_selection import select_channels
 from patchloom.image_stacks.czi.stack import CziStack
+from patchloom.image_stacks.derived_stack import opened_stack
 from patchloom.image_stacks.fingerprint import Fingerprint, SourceWatch
 from patchloom.image_stacks.npy_stack import NpyStack
 from patchloom.image_stacks.open import Source, is_series, open_stacks
@@ -54,6 +55,7 @@ __all__ = [
     "is_series",
     "listed_stacks",
     "open_stacks",
+    "opened_stack",
     "plane_position",
     "read_regions",
     "scan_stack",

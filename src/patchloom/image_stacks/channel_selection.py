@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.argument_checks import listed
@@ -23,7 +24,7 @@ from patchloom.image_stacks.protocols import (
 )
 
 
-def select_channels(stack: ImageStack, channels: Sequence[int]) -> ImageStack:
+def select_channels(stack: ImageStack, channels: Sequence[int], *, repeats: bool = False) -> ImageStack:
     """Make a stack of some channels of another stack, which reads only these.
 
     Parameters
@@ -31,7 +32,9 @@ def select_channels(stack: ImageStack, channels: Sequence[int]) -> ImageStack:
     stack : ImageStack
         The whole image. The new stack has a storage grid (`HasStorageGrid`) if this one has one.
     channels : sequence of int
-        Indices of the channels, in the order wanted; none twice.
+        Indices of the channels, in the order wanted.
+    repeats : bool
+        Whether a channel may be given more than once.
 
     Returns
     -------
@@ -41,7 +44,7 @@ def select_channels(stack: ImageStack, channels: Sequence[int]) -> ImageStack:
     Raises
     ------
     GeometryError
-        If a channel does not exist or is given twice, or none is given.
+        If a channel does not exist, none is given, or one is given more than once without `repeats`.
 
     Examples
     --------
@@ -51,7 +54,7 @@ def select_channels(stack: ImageStack, channels: Sequence[int]) -> ImageStack:
     >>> select_channels(stack, [3, 1]).extract_patch(0, None, (0, 0), (1, 2)).tolist()
     [[[9, 10]], [[3, 4]]]
     """
-    chosen = _checked(stack, channels)
+    chosen = _checked(stack, channels, repeats=repeats)
     if chosen == tuple(range(stack.data_shape[1])):
         return stack
     return _StoredChannels(stack, chosen) if isinstance(stack, HasStorageGrid) else _Channels(stack, chosen)
@@ -66,10 +69,16 @@ class _Channels(DerivedStack):
 
     @property
     def pixels(self) -> NDArray[Any] | None:
-        """See `HoldsPixels.pixels`: a view, so None if the channels are not consecutive."""
+        """See `HoldsPixels.pixels`: a view, so None if the steps from channel to channel differ."""
         pixels = self.whole.pixels if isinstance(self.whole, HoldsPixels) else None
-        runs = _runs(self.chosen)
-        return None if pixels is None or len(runs) > 1 else pixels[:, runs[0]]
+        first, steps = self.chosen[0], set(np.diff(self.chosen).tolist())
+        if pixels is None or len(steps) > 1:
+            return None
+        step = steps.pop() if steps else 1
+        if not step:
+            return np.broadcast_to(pixels[:, first : first + 1], (len(pixels), len(self.chosen), *pixels.shape[2:]))
+        stop = self.chosen[-1] + (1 if step > 0 else -1)
+        return pixels[:, first : None if stop < 0 else stop : step]
 
     @property
     def metadata(self) -> ImageMetadata:
@@ -102,14 +111,23 @@ class _Channels(DerivedStack):
 
     def read_regions(self, regions: Sequence[Region], out: Sequence[NDArray[Any]]) -> None:
         """Read regions together; see `ReadsRegions.read_regions`."""
-        parts, targets = [], []
+        parts, targets, copies = [], [], []
         for region, target in zip(regions, out, strict=True):
+            wanted = self.chosen[region.channels]
+            distinct = list(dict.fromkeys(wanted))
+            pixels = (
+                target if len(distinct) == len(wanted) else np.empty((len(distinct), *target.shape[1:]), target.dtype)
+            )
             place = 0
-            for run in _runs(self.chosen[region.channels]):
+            for run in _runs(distinct):
                 parts.append(region._replace(channels=run))
-                targets.append(target[place : place + run.stop - run.start])
+                targets.append(pixels[place : place + run.stop - run.start])
                 place += run.stop - run.start
+            if pixels is not target:
+                copies.append((target, pixels, list(map(distinct.index, wanted))))
         read_regions(self.whole, parts, targets)
+        for target, pixels, places in copies:  # a channel that is wanted more than once is read once
+            target[...] = pixels[places]
 
     def __repr__(self) -> str:
         return f"{self.whole!r}, channels {self.chosen}"
@@ -144,9 +162,9 @@ def _channel(stack: ImageStack, channel: int) -> int:
     return number
 
 
-def _checked(stack: ImageStack, channels: Sequence[int]) -> tuple[int, ...]:
+def _checked(stack: ImageStack, channels: Sequence[int], *, repeats: bool) -> tuple[int, ...]:
     given = listed("channels", channels, "a sequence of whole numbers, such as [0, 2]")
     chosen = tuple(_channel(stack, channel) for channel in given)
-    if not chosen or len(set(chosen)) < len(chosen):
+    if not chosen or (len(set(chosen)) < len(chosen) and not repeats):
         raise GeometryError(f"channels is {chosen}: give at least one channel, and none twice")
     return chosen

@@ -72,3 +72,19 @@ class HasDerivedGrid(DerivedStack):
     @abstractmethod
     def derived_box(self, box: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape, `SC(Z)YX`, that a chunk or shard of the whole has in this stack."""
+
+
+def opened_stack(stack: ImageStack) -> ImageStack:
+    """Return the stack that others were made of: the one that was opened.
+
+    Examples
+    --------
+    >>> import patchloom as pl
+    >>> from patchloom.image_stacks import as_planes, select_channels
+    >>> image = pl.ArrayStack(np.zeros((3, 2, 8, 8)), axes="CZYX")
+    >>> opened_stack(as_planes(select_channels(image, [1]))) is image
+    True
+    """
+    while isinstance(stack, DerivedStack):
+        stack = stack.whole
+    return stack

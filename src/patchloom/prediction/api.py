@@ -34,6 +34,7 @@ def predict(
     output: str | Path | OmeZarr | None = None,
     *,
     axes: str | Sequence[str | None] | None = None,
+    channels: int | str | Sequence[int | str] | None = None,
     normalize: str | NormalizationMethod | Sequence[Normalization] | None = None,
     patch_size: int | Sequence[int] | None = None,
     overlaps: int | Sequence[int] | None = None,
@@ -79,11 +80,17 @@ def predict(
     axes : str or sequence of str, optional
         Axes of the sources, letters of `STCZYX`, outermost first: one text for all, or one for each. If None, as their
         metadata declare.
+    channels : int, str or sequence of int or str, optional
+        Channels that the model gets, in this order: indices, counted from 0, or names as the metadata of the images contain
+        them, such as `[0, 2]`, `"DAPI"` or `["DAPI", "GFP"]`. A text may contain several, separated by commas. A channel may
+        be given more than once: `[0, 0, 0]` makes a color image of a gray one. No other channel is read. If None, all
+        channels.
     normalize : MeanStd, Percentiles, str or sequence of Normalization, optional
         Normalize each image by statistics of the whole image, which is read once more for this: `MeanStd(per="channel")`,
-        `Percentiles(1, 99.8, per="sample")`, or as text `"mean_std/channel"`, `"percentiles:1,99.8/sample"`. Or one
-        `Normalization` for each image, measured before. If None, what the model declares, and if it declares nothing, the
-        pixel values are not changed; `"none"` leaves them in any case.
+        `Percentiles(1, 99.8, per="sample")`, or as text `"mean_std/channel"`, `"percentiles:1,99.8/sample"`. With
+        `channels`, these channels are the image. Or one `Normalization` for each image, measured before, of all of its
+        channels. If None, what the model declares, and if it declares nothing, the pixel values are not changed; `"none"`
+        leaves them in any case.
     patch_size : int or sequence of int, optional
         Size of a tile in voxels: one number for all spatial axes, or `(z,) y, x`. Required if the model declares none.
         With two numbers, or with a model that declares two dimensions, images with a Z axis are predicted slice by slice: Z
@@ -168,6 +175,7 @@ def predict(
     (True, dtype('uint8'))
     """
     request = PredictionRequest.parse(
+        channels=channels,
         patch_size=patch_size,
         overlaps=overlaps,
         blend=blend,
@@ -198,6 +206,7 @@ def plan(
     *,
     model: Model | None = None,
     axes: str | Sequence[str | None] | None = None,
+    channels: int | str | Sequence[int | str] | None = None,
     normalize: str | NormalizationMethod | Sequence[Normalization] | None = None,
     patch_size: int | Sequence[int] | None = None,
     overlaps: int | Sequence[int] | None = None,
@@ -222,7 +231,7 @@ def plan(
         The images, as in `predict`.
     model : callable, optional
         Only what it declares is used: its tile size, overlap and channels.
-    axes, normalize, patch_size, overlaps, blend, seams, origin_multiple, padding, batch_size, skip, memory_limit, postprocess
+    axes, channels, normalize, patch_size, overlaps, blend, seams, origin_multiple, padding, batch_size, skip, memory_limit, postprocess
         As in `predict`.
     measure : bool
         Whether to read pixels: to measure the images if they are to be normalized, and to infer the outputs of the model by
@@ -248,6 +257,7 @@ def plan(
     (16, 16)
     """
     request = PredictionRequest.parse(
+        channels=channels,
         patch_size=patch_size,
         overlaps=overlaps,
         blend=blend,

@@ -20,6 +20,7 @@ from patchloom.geometry.checks import PerAxis, per_axis
 from patchloom.geometry.padding import Padding, check_padding
 from patchloom.geometry.tile_rule import Seams
 from patchloom.local_paths import normalize_path
+from patchloom.prediction.image_selection import Channels, parse_channels
 from patchloom.prediction.models.model import ModelDescription
 from patchloom.prediction.normalization.methods import NormalizationMethod, parse_method
 from patchloom.prediction.normalization.normalization import Normalization
@@ -64,6 +65,7 @@ def _parse_memory_limit(value: Any) -> int:
 
 
 PARSERS: dict[str, Callable[[Any], Any]] = {
+    "channels": parse_channels,
     "patch_size": partial(per_axis, "patch_size", least=1),
     "overlaps": partial(per_axis, "overlaps", least=0),
     "origin_multiple": partial(per_axis, "origin_multiple", least=1),
@@ -91,6 +93,7 @@ class PredictionRequest:
     Percentiles(lower=1.0, upper=99.0, per='channel', eps=0.0)
     """
 
+    channels: Channels | None = None
     patch_size: PerAxis | None = None
     overlaps: PerAxis | None = None
     origin_multiple: PerAxis | None = None

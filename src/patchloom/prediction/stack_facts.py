@@ -17,6 +17,7 @@ from patchloom.image_stacks import (
     HoldsPixels,
     ImageStack,
     PlanePosition,
+    opened_stack,
     whole_stack,
 )
 from patchloom.image_stacks.fingerprint import fingerprint
@@ -63,7 +64,7 @@ class StackFacts:
         state : str, optional
             Its `"quick"` fingerprint, if that is known already.
         """
-        image = whole_stack(stack)
+        image, opened = whole_stack(stack), opened_stack(stack)
         in_memory = isinstance(stack, HoldsPixels) and stack.pixels is not None
         chunk_shape = stack.chunk_shape if isinstance(stack, HasStorageGrid) and not in_memory else None
         return cls(
@@ -75,8 +76,8 @@ class StackFacts:
             chunk_shape=None if chunk_shape is None else _plain(chunk_shape),
             in_memory=in_memory,
             n_planes=0 if image is stack else int(image.data_shape[2]),
-            place=place_of(image),
-            state=fingerprint(image, "quick").digest if state is None else state,
+            place=place_of(opened),
+            state=fingerprint(opened, "quick").digest if state is None else state,
         )
 
     @property

@@ -21,8 +21,10 @@ from patchloom.image_stacks import (
     as_planes,
     check_series,
     open_stacks,
+    opened_stack,
 )
 from patchloom.prediction.free_memory import default_memory_limit
+from patchloom.prediction.image_selection import Channels, channel_indices, choose_channels
 from patchloom.prediction.models.model import ModelDescription
 from patchloom.prediction.models.outputs import OutputSpec
 from patchloom.prediction.normalization.measuring import check_measurable
@@ -90,7 +92,7 @@ class Survey:
             if not outputs or any(len(spec.scale) != survey.n_dims for spec in outputs):
                 raise ValueError(f"the outputs for {facts.source} are not {survey.n_dims}D")
         if survey.normalizations:
-            _check_normalizations(survey.normalizations, survey.stacks)
+            _check_normalizations(survey.normalizations, [(facts.source, facts.image_shape) for facts in survey.stacks])
         return survey
 
 
@@ -131,20 +133,19 @@ def survey_images(
     SourceError
         If an image is to be normalized and has a dtype that cannot be.
     """
-    stacks = stacks_for_network(images, request.patch_size, model)
+    chosen = choose_channels(images, request.channels)
+    stacks = stacks_for_network(chosen, request.patch_size, model)
     check_series(stacks)
-    check_channels(stacks, model)
+    check_channels(stacks, model, request.channels)
     if request.skip is not None:
-        request.skip.check(images)
-    given = request.normalize if isinstance(request.normalize, tuple) else ()
+        request.skip.check(chosen)
+    given = _given_normalizations(request, images)
     if request.normalize is not None and not given:
         for image in images:
             check_measurable(image)
     masks = () if request.skip is None else request.skip.images
     known: Sequence[str | None] = states or [None] * (len(stacks) + len(masks))
     facts = tuple(map(StackFacts.of, [*stacks, *masks], known))
-    if isinstance(request.normalize, tuple):
-        _check_normalizations(given, facts[: len(stacks)])
     survey = Survey(
         stacks=facts[: len(stacks)],
         masks=facts[len(stacks) :],
@@ -165,16 +166,30 @@ def _declared_outputs(model: ModelDescription, n_images: int) -> tuple[tuple[Out
     return ((spec,),) * n_images
 
 
-def _check_normalizations(given: Sequence[Normalization], stacks: Sequence[StackFacts]) -> None:
-    """Check that normalizations that were measured before fit the images."""
-    if len(given) != len(stacks):
-        raise GeometryError(f"normalize has {len(given)} entries and there are {len(stacks)} images: give one for each")
-    for measured, facts in zip(given, stacks, strict=True):
-        shape, n_samples, n_channels = (len(measured.scale), len(measured.scale[0])), *facts.image_shape[:2]
-        if shape != (n_samples, n_channels):
+def _given_normalizations(request: PredictionRequest, images: Sequence[ImageStack]) -> tuple[Normalization, ...]:
+    """Return normalizations that were measured before, of the channels that are chosen; empty if none are given."""
+    if not isinstance(request.normalize, tuple):
+        return ()
+    given = [(str(image.source), image.data_shape) for image in images]
+    _check_normalizations(request.normalize, given)
+    if request.channels is None:
+        return request.normalize
+    return tuple(
+        measured.of_channels(channel_indices(image, request.channels))
+        for measured, image in zip(request.normalize, images, strict=True)
+    )
+
+
+def _check_normalizations(given: Sequence[Normalization], images: Sequence[tuple[str, Sequence[int]]]) -> None:
+    """Check that normalizations fit images, of which source and shape, `SC(Z)YX`, are given."""
+    if len(given) != len(images):
+        raise GeometryError(f"normalize has {len(given)} entries and there are {len(images)} images: give one for each")
+    for measured, (source, image_shape) in zip(given, images, strict=True):
+        shape = (len(measured.scale), len(measured.scale[0]))
+        if shape != tuple(image_shape[:2]):
             raise GeometryError(
-                f"normalize is of {shape[0]} samples and {shape[1]} channels, and {facts.source} has "
-                f"{n_samples} and {n_channels}: measure this image"
+                f"normalize is of {shape[0]} samples and {shape[1]} channels, and {source} has {image_shape[0]} and "
+                f"{image_shape[1]}: measure this image"
             )
 
 
@@ -234,8 +249,17 @@ def _network_dims(patch_size: PerAxis | None, description: ModelDescription) -> 
     return len(patch_size)
 
 
-def check_channels(stacks: Sequence[ImageStack], description: ModelDescription) -> None:
+def check_channels(stacks: Sequence[ImageStack], description: ModelDescription, chosen: Channels | None = None) -> None:
     """Check that the images have as many channels as the model takes.
+
+    Parameters
+    ----------
+    stacks : sequence of ImageStack
+        The images, with the channels that are chosen.
+    description : ModelDescription
+        What the model declares.
+    chosen : tuple of int or str, optional
+        The argument `channels`, for the message.
 
     Raises
     ------
@@ -244,8 +268,13 @@ def check_channels(stacks: Sequence[ImageStack], description: ModelDescription) 
     """
     channels = int(stacks[0].data_shape[1])
     if description.in_channels not in (None, channels):
+        of_images = f"{stacks[0].source} has {channels}" if chosen is None else f"channels chooses {channels}"
+        example = [
+            place % int(opened_stack(stacks[0]).data_shape[1]) for place in range(min(description.in_channels, 4))
+        ]
         raise GeometryError(
-            f"the model takes {description.in_channels} channels, but {stacks[0].source} has {channels}"
+            f"the model takes {description.in_channels} channels, but {of_images}: choose as many with channels= (--channels), "
+            f"such as channels={example}"
         )
 
 
@@ -283,13 +312,18 @@ def open_again(survey: Survey, sources: Any = None) -> list[ImageStack]:
         )
     for image, planned in zip(images, survey.stacks, strict=True):
         now = StackFacts.of(as_planes(image) if planned.n_planes else image)
-        if now.identity[1:] != planned.identity[1:] or now.data_shape != planned.data_shape:
+        if now.identity[1:] != planned.identity[1:] or _without_channels(now) != _without_channels(planned):
             raise SourceChangedError(
                 f"{image.source} is {now.identity[1:]}, and was {planned.identity[1:]}: plan again"
             )
         if sources is None and now.state != planned.state:
             raise SourceChangedError(f"{image.source} has changed on disk since the run was planned: plan again")
     return images
+
+
+def _without_channels(facts: StackFacts) -> tuple[int, ...]:
+    """Return the shape of an image without its channels, of which a plan may use some."""
+    return (facts.data_shape[0], *facts.data_shape[2:])
 
 
 def _axes_for(sources: Any, survey: Survey) -> Any:

@@ -6,7 +6,7 @@ Statistics of neighboring tiles differ, so predictions of tiles that are normali
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from math import isfinite
 from typing import Any
 
@@ -112,6 +112,37 @@ class Normalization:
         for values, channel, out in zip(prediction, chosen, restored, strict=True):
             out[...] = np.subtract(values, offset[channel], dtype=wide) / scale[channel]
         return restored
+
+    def of_channels(self, channels: Sequence[int]) -> Normalization:
+        """Return the normalization of some channels of the image.
+
+        Parameters
+        ----------
+        channels : sequence of int
+            Indices of the channels, in the order wanted; one may be given more than once.
+
+        Raises
+        ------
+        GeometryError
+            If there is no such channel.
+
+        Examples
+        --------
+        >>> measured = Normalization("mean_std/channel", scale=((0.5, 1.0),), offset=((-3.0, 0.0),))
+        >>> measured.of_channels([1, 1]).scale
+        ((1.0, 1.0),)
+        """
+        what = "a sequence of whole numbers, such as [0, 2]"
+        chosen = [whole_number("channels", channel, least=0) for channel in listed("channels", channels, what)]
+        if not chosen or max(chosen) >= len(self.scale[0]):
+            raise GeometryError(
+                f"channels is {shown(channels)}: give at least one of the {len(self.scale[0])} channels of the image, counted from 0"
+            )
+        scale, offset, rest = (
+            tuple(tuple(numbers[channel] for channel in chosen) for numbers in table)
+            for table in (self.scale, self.offset, self.offset_rest)
+        )
+        return replace(self, scale=scale, offset=offset, offset_rest=rest)
 
     def _of_sample(self, sample_idx: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         number = whole_number("sample_idx", sample_idx)

@@ -38,6 +38,7 @@ def summarize_plan(plan: Plan) -> dict[str, Any]:
             }
             for data_idx, facts in enumerate(layout.stacks)
         ],
+        "channels": None if request.channels is None else list(request.channels),
         "patch_size": list(layout.patch_size),
         "overlaps": list(_overlaps(plan)),
         "origin_multiple": list(plan.tiling.origin_multiple),
@@ -111,6 +112,7 @@ def _facts(plan: Plan) -> dict[str, str]:
     whole, by_block = sum(facts.n_bytes for facts in plan.layout.stacks), source_bytes_by_block(plan)
     again_by_block = f", {as_size(by_block)} if each block decodes its chunks again" if by_block > whole else ""
     return {
+        **({"channels": ", ".join(map(str, request.channels))} if request.channels is not None else {}),
         "tile": f"{as_shape(plan.layout.patch_size)}, overlap {as_shape(_overlaps(plan))}, {seams}{stride}",
         "tiles": f"{plan.n_tiles}" + (f", {again:.1%} of them computed again for a second block" if again else ""),
         "blocks": f"{plan.n_blocks}, each written once",
