@@ -45,6 +45,7 @@ SETTINGS = {
     "batch_size": 1,
     "postprocess": None,
     "normalize": None,
+    "denormalize": None,
     "skip": None,
     "memory_limit": None,
 }
@@ -98,6 +99,7 @@ KINDS = {
     "batch_size": optional(whole(1, huge=False)),
     "postprocess": optional(POSTPROCESSING),
     "normalize": optional(NORMALIZE),
+    "denormalize": optional(FLAG),
     "skip": optional(SKIP),
     "memory_limit": optional(whole(1, huge=False)),
 }

@@ -23,6 +23,7 @@ ARGUMENTS: list[dict[str, Any]] = [
     {"blend": "hann", "seams": "grid", "batch_size": 4, "memory_limit": 10**9},
     {"normalize": MeanStd("channel"), "postprocess": Argmax()},
     {"normalize": Percentiles(1, 99.8), "postprocess": "channels:0,2|uint8*255"},
+    {"normalize": MeanStd(), "denormalize": True},
     {"normalize": [MEASURED, MEASURED], "skip": SkipDark(3.5, fill=float("inf"), channels=(0, 2))},
 ]
 

@@ -90,6 +90,15 @@ Normalize = Annotated[
         rich_help_panel=IMAGES,
     ),
 ]
+Denormalize = Annotated[
+    bool | None,
+    typer.Option(
+        "--denormalize/--no-denormalize",
+        help="Undo the normalization in predictions, before --postprocess: a denoiser then returns gray values. Default: what the "
+        "model declares.",
+        rich_help_panel=IMAGES,
+    ),
+]
 PatchSize = Annotated[
     Voxels | None,
     typer.Option(

@@ -36,6 +36,7 @@ def predict(
     axes: str | Sequence[str | None] | None = None,
     channels: int | str | Sequence[int | str] | None = None,
     normalize: str | NormalizationMethod | Sequence[Normalization] | None = None,
+    denormalize: bool | None = None,
     patch_size: int | Sequence[int] | None = None,
     overlaps: int | Sequence[int] | None = None,
     blend: BlendWindow | None = None,
@@ -91,6 +92,9 @@ def predict(
         `channels`, these channels are the image. Or one `Normalization` for each image, measured before, of all of its
         channels. If None, what the model declares, and if it declares nothing, the pixel values are not changed; `"none"`
         leaves them in any case.
+    denormalize : bool, optional
+        Whether to undo the normalization of the image in predictions, before `postprocess`: a denoiser then returns gray values.
+        Predictions that are not floats are not changed. If None, what the model declares.
     patch_size : int or sequence of int, optional
         Size of a tile in voxels: one number for all spatial axes, or `(z,) y, x`. Required if the model declares none.
         With two numbers, or with a model that declares two dimensions, images with a Z axis are predicted slice by slice: Z
@@ -184,6 +188,7 @@ def predict(
         padding=padding,
         batch_size=batch_size,
         normalize=normalize,
+        denormalize=denormalize,
         skip=skip,
         memory_limit=memory_limit,
         postprocess=postprocess,
@@ -208,6 +213,7 @@ def plan(
     axes: str | Sequence[str | None] | None = None,
     channels: int | str | Sequence[int | str] | None = None,
     normalize: str | NormalizationMethod | Sequence[Normalization] | None = None,
+    denormalize: bool | None = None,
     patch_size: int | Sequence[int] | None = None,
     overlaps: int | Sequence[int] | None = None,
     blend: BlendWindow | None = None,
@@ -231,7 +237,9 @@ def plan(
         The images, as in `predict`.
     model : callable, optional
         Only what it declares is used: its tile size, overlap and channels.
-    axes, channels, normalize, patch_size, overlaps, blend, seams, origin_multiple, padding, batch_size, skip, memory_limit, postprocess
+    axes, channels, normalize, denormalize, patch_size, overlaps, blend, seams, origin_multiple, padding, batch_size, skip
+        As in `predict`.
+    memory_limit, postprocess
         As in `predict`.
     measure : bool
         Whether to read pixels: to measure the images if they are to be normalized, and to infer the outputs of the model by
@@ -266,6 +274,7 @@ def plan(
         padding=padding,
         batch_size=batch_size,
         normalize=normalize,
+        denormalize=denormalize,
         skip=skip,
         memory_limit=memory_limit,
         postprocess=postprocess,

@@ -24,7 +24,8 @@ from patchloom.prediction.image_selection import Channels, parse_channels
 from patchloom.prediction.models.model import ModelDescription
 from patchloom.prediction.normalization.methods import NormalizationMethod, parse_method
 from patchloom.prediction.normalization.normalization import Normalization
-from patchloom.prediction.postprocessing.chain import parse_postprocessing
+from patchloom.prediction.postprocessing.chain import PostprocessingChain, parse_postprocessing
+from patchloom.prediction.postprocessing.denormalization import Denormalize
 from patchloom.prediction.postprocessing.steps import AsDtype, Postprocessing
 from patchloom.prediction.skip_rules import SkipDark, SkipRule, parse_skip_rule
 from patchloom.sinks import OmeZarr, OmeZarrVersion, Pyramid
@@ -74,6 +75,7 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "padding": check_padding,
     "batch_size": lambda value: None if value is None else whole_number("batch_size", value, least=1, most=2**31),
     "normalize": _parse_normalization,
+    "denormalize": lambda value: None if value is None else flag("denormalize", value),
     "skip": parse_skip_rule,
     "postprocess": _parse_postprocessing,
     "memory_limit": lambda value: None if value is None else _parse_memory_limit(value),
@@ -103,6 +105,7 @@ class PredictionRequest:
     batch_size: int | None = None
     normalize: NormalizationMethod | tuple[Normalization, ...] | None = None
     """Empty if gray values are to be left as they are, whatever the model declares."""
+    denormalize: bool | None = None
     skip: SkipRule | None = None
     postprocess: Postprocessing | None = None
     memory_limit: int | None = field(default=None, compare=False)
@@ -111,11 +114,14 @@ class PredictionRequest:
     def dtype(self) -> np.dtype[Any] | None:
         """Dtype to which predictions are converted, if nothing else is done to them."""
         step = self.postprocess
-        return np.dtype(step.dtype) if isinstance(step, AsDtype) and step.scale == 1 else None
+        is_conversion = isinstance(step, AsDtype) and step.scale == 1 and not self.denormalize
+        return np.dtype(step.dtype) if isinstance(step, AsDtype) and is_conversion else None
 
     @property
     def block_postprocess(self) -> Postprocessing | None:
         """What is done to finished blocks; None if predictions are at most converted to another dtype."""
+        if self.denormalize:
+            return Denormalize() if self.postprocess is None else PostprocessingChain((Denormalize(), self.postprocess))
         return None if self.dtype is not None else self.postprocess
 
     @property
@@ -150,13 +156,22 @@ class PredictionRequest:
         Raises
         ------
         ArgumentError
-            If it declares a normalization that does not exist.
+            If it declares a normalization that does not exist, or there is no normalization to undo.
         """
-        if self.normalize == ():
-            return replace(self, normalize=None)
-        if self.normalize is None and description.normalize is not None:
-            return replace(self, normalize=_parse_normalization(description.normalize))
-        return self
+        normalize = self.normalize
+        if normalize is None and description.normalize is not None:
+            normalize = _parse_normalization(description.normalize)
+        elif normalize == ():
+            normalize = None
+        denormalize = self.denormalize
+        if denormalize is None:
+            denormalize = description.denormalize and normalize is not None
+        elif denormalize and normalize is None:
+            raise GeometryError(
+                "denormalize is True, and the image is not normalized, so there is nothing to undo: give normalize, or leave "
+                "denormalize out"
+            )
+        return replace(self, normalize=normalize, denormalize=denormalize)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that go to JSON; a rule or postprocessing of your own is represented by its `identity`."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.argument_checks import MAX_SIZE, instance, instances, listed, real_number, shown, whole_number
+from patchloom.argument_checks import MAX_SIZE, flag, instance, instances, listed, real_number, shown, whole_number
 from patchloom.errors import ArgumentTypeError, GeometryError, ModelError
 from patchloom.geometry.checks import one_per_axis, spatial_tuple
 
@@ -77,6 +77,8 @@ class ModelDescription:
     normalize : str, optional
         How images have to be normalized, by statistics of the whole image: the default of `normalize`, such as
         `"mean_std/channel"`.
+    denormalize : bool
+        Whether predictions are gray values once the normalization of the image is undone: the default of `denormalize`.
     pixel_size : tuple of float, optional
         Size of a voxel of the images that the model was trained on, `(z,) y, x`, in micrometers.
     identity : str
@@ -115,6 +117,7 @@ class ModelDescription:
     out_dtype: str | None = None
     scale: tuple[Fraction, ...] | None = None
     normalize: str | None = None
+    denormalize: bool = False
     pixel_size: tuple[float, ...] | None = None
     identity: str = ""
 
@@ -130,6 +133,7 @@ class ModelDescription:
         instance("identity", self.identity, str)
         if self.normalize is not None:
             instance("normalize", self.normalize, str)
+        flag("denormalize", self.denormalize)
         if self.out_dtype is not None:
             _check_dtype(self.out_dtype)
 

@@ -8,6 +8,7 @@ from patchloom.errors import GeometryError
 from patchloom.prediction.planning.blocks import largest_block
 from patchloom.prediction.planning.plan import Plan
 from patchloom.prediction.planning.tile_layout import TileLayout, lay_out_tiles
+from patchloom.prediction.postprocessing.denormalization import check_denormalizable
 from patchloom.prediction.postprocessing.labels import check_blend_of_labels
 from patchloom.prediction.request import PredictionRequest
 from patchloom.prediction.skip_rules import check_fill_fits
@@ -124,10 +125,13 @@ def _candidates(layout: TileLayout, block_sizes: Sequence[int]) -> Iterator[Plan
 def _check_outputs(layout: TileLayout) -> None:
     """Check that outputs can store the fill value, and that no labels are blended; outputs that are not known are skipped."""
     request = layout.request
-    if not layout.outputs_known or (request.skip is None and request.blend is None):
+    if not layout.outputs_known or (request.skip is None and request.blend is None and not request.denormalize):
         return
     for data_idx in range(len(layout.stacks)):
         for spec in layout.outputs(data_idx):
+            if request.denormalize and layout.survey.normalizations:
+                measured = layout.survey.normalizations[data_idx]
+                check_denormalizable(measured.scale, measured.offset, spec.n_channels)
             _, stored_dtype = layout.output_channels_and_dtype(spec)
             if request.skip is not None:
                 check_fill_fits(request.skip.fill, stored_dtype)

@@ -57,6 +57,7 @@ def summarize_plan(plan: Plan) -> dict[str, Any]:
         "tile_bytes": _tile_bytes(plan),
         "output_bytes": output_bytes(plan),
         "normalize": _normalize(plan),
+        "denormalize": bool(request.denormalize),
         "is_measured": not layout.is_normalized or bool(plan.survey.normalizations),
         "memory": {**memory, "total": plan.memory.total, "limit": plan.survey.memory_limit},
         "fingerprint": _fingerprint(plan),
@@ -109,6 +110,7 @@ def _facts(plan: Plan) -> dict[str, str]:
     assumed = "" if plan.layout.outputs_known else ", if the model returns one channel of float32"
     normalized = " and ".join(dict.fromkeys(_normalize(plan)))
     unmeasured = "" if plan.survey.normalizations else ", not measured yet"
+    undone = ", undone in predictions" if request.denormalize else ""
     whole, by_block = sum(facts.n_bytes for facts in plan.layout.stacks), source_bytes_by_block(plan)
     again_by_block = f", {as_size(by_block)} if each block decodes its chunks again" if by_block > whole else ""
     return {
@@ -116,7 +118,7 @@ def _facts(plan: Plan) -> dict[str, str]:
         "tile": f"{as_shape(plan.layout.patch_size)}, overlap {as_shape(_overlaps(plan))}, {seams}{stride}",
         "tiles": f"{plan.n_tiles}" + (f", {again:.1%} of them computed again for a second block" if again else ""),
         "blocks": f"{plan.n_blocks}, each written once",
-        **({"normalized": normalized + unmeasured} if normalized else {}),
+        **({"normalized": normalized + unmeasured + undone} if normalized else {}),
         "images, decoded": as_size(whole) + again_by_block,
         "read into tiles": as_size(_tile_bytes(plan)),
         "output": as_size(output_bytes(plan)) + assumed,

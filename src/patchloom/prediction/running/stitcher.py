@@ -14,6 +14,8 @@ from patchloom.parallel import Runner
 from patchloom.prediction.models.outputs import OutputSpec
 from patchloom.prediction.planning.plan import Plan
 from patchloom.prediction.postprocessing.casting import to_dtype
+from patchloom.prediction.postprocessing.denormalization import for_sample
+from patchloom.prediction.postprocessing.steps import Postprocessing
 from patchloom.prediction.running.batching import BlockEnd, TileBatch
 from patchloom.specs.patch_specs import TileSpecs
 from patchloom.stitching.assembler import AssembledBlock, BlockAssembler
@@ -94,7 +96,7 @@ class _ImageStitcher:
         runner: Runner,
     ) -> None:
         self._plan, self._request = plan, plan.request
-        self._grid = plan.blocks[data_idx]
+        self._data_idx, self._grid = data_idx, plan.blocks[data_idx]
         self._block_buffers = block_buffers
         self._output_specs = plan.survey.outputs[data_idx]
         n_tiles = plan.schedules[data_idx].n_serving if plan.request.blend is not None else None
@@ -158,7 +160,8 @@ class _ImageStitcher:
 
     def take(self, block_idx: int) -> Callable[[], list[NDArray[Any]]]:
         """Take a complete block out; return what finishes it."""
-        return partial(self._finish, [assembler.take(block_idx) for assembler in self._assemblers])
+        blocks = [assembler.take(block_idx) for assembler in self._assemblers]
+        return partial(self._finish, blocks, self._postprocessing(block_idx))
 
     def _allocate(self, block_idx: int) -> None:
         """Allocate a block: in the memory of the output itself if a block is written as it is put together."""
@@ -166,17 +169,29 @@ class _ImageStitcher:
         for assembler, buffer in zip(self._assemblers, buffers, strict=True):
             assembler.allocate(block_idx, buffer if self._request.block_postprocess is None else None)
 
-    def _finish(self, blocks: Sequence[AssembledBlock]) -> list[NDArray[Any]]:
-        return [self._finished(*of_output) for of_output in zip(self._output_specs, blocks, strict=True)]
+    def _postprocessing(self, block_idx: int) -> Postprocessing | None:
+        """Return what is done to a block; to undo a normalization, it needs the numbers of its sample."""
+        step, survey = self._request.block_postprocess, self._plan.survey
+        if step is None or not self._request.denormalize:
+            return step
+        sample_idx = survey.stacks[self._data_idx].position(self._grid[block_idx].sample_idx).sample_idx
+        measured = survey.normalizations[self._data_idx]
+        return for_sample(step, measured.scale[sample_idx], measured.offset[sample_idx])
 
-    def _finished(self, output_spec: OutputSpec, block: AssembledBlock) -> NDArray[Any]:
+    def _finish(self, blocks: Sequence[AssembledBlock], postprocess: Postprocessing | None) -> list[NDArray[Any]]:
+        of_outputs = zip(self._output_specs, blocks, strict=True)
+        return [self._finished(spec, block, postprocess) for spec, block in of_outputs]
+
+    def _finished(
+        self, output_spec: OutputSpec, block: AssembledBlock, postprocess: Postprocessing | None
+    ) -> NDArray[Any]:
         """Turn a block of one output into what is written."""
         n_channels, dtype = self._plan.layout.output_channels_and_dtype(output_spec)
         if block.values is None:  # every tile was skipped
             return np.full((n_channels, *block.shape), self._request.fill, dtype)
-        if self._request.block_postprocess is None:
+        if postprocess is None:
             return to_dtype(block.values, dtype, [])
-        processed = self._request.block_postprocess(block.values)
+        processed = postprocess(block.values)
         if block.is_predicted is not None and not block.is_predicted.all():
             processed = np.where(block.is_predicted, processed, np.array(self._request.fill, dtype))
         return processed
