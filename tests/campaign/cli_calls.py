@@ -89,7 +89,7 @@ COMMON = {
     "padding": WORD,
     "batch_size": texts(word="a", empty="", zero="0", negative="-1", fraction="1.5", huge=str(10**30)),
     "postprocess": texts(
-        word="softmax", empty="", half="threshold:", channel="channels:a", bar="argmax|", nan="threshold:nan"
+        word="relu", empty="", half="threshold:", channel="channels:a", bar="argmax|", nan="threshold:nan"
     ),
     "normalize": texts(
         word="a",

@@ -53,7 +53,7 @@ POSTPROCESSING = Kind(
     "postprocessing",
     {
         **{label: make for label, make in STRANGERS.items() if label not in {"function", "class"}},
-        "word": lambda: "softmax",
+        "word": lambda: "relu",
         "half": lambda: "threshold:",
         "nan": lambda: "threshold:nan",
         "channel text": lambda: "channels:a",
@@ -92,7 +92,7 @@ KINDS = {
     "channels": optional(CHANNELS).accepting("digits", because="the index 0, as a command line contains it"),
     "patch_size": optional(SIZE),
     "overlaps": optional(tuple_of_whole(2, 0, one=True)),
-    "blend": optional(word("hann", "gaussian", "linear", "mean")),
+    "blend": optional(word("hann", "gaussian", "linear", "mean", "none")),
     "seams": optional(word("centered", "grid")),
     "origin_multiple": optional(tuple_of_whole(2, 1, one=True)),
     "padding": word("reflect", "constant", "edge", "wrap"),
@@ -230,6 +230,8 @@ for name, make in {
     "AsDtype": lambda: pl.AsDtype("uint8"),
     "Threshold": lambda: pl.Threshold(0.5),
     "SelectChannels": lambda: pl.SelectChannels([0]),
+    "Sigmoid": pl.Sigmoid,
+    "Softmax": pl.Softmax,
     "PostprocessingChain": lambda: pl.PostprocessingChain((pl.Argmax(),)),
 }.items():
     entry(

@@ -119,9 +119,10 @@ Overlaps = Annotated[
     ),
 ]
 Blend = Annotated[
-    Literal["hann", "gaussian", "linear", "mean"] | None,
+    Literal["hann", "gaussian", "linear", "mean", "none"] | None,
     typer.Option(
-        help="Blend overlapping tiles with this window. Default: each voxel is cropped from one tile.",
+        help="Blend overlapping tiles with this window; none crops each voxel from one tile. Default: what the model declares, "
+        "else none.",
         rich_help_panel=TILES,
     ),
 ]
@@ -204,7 +205,7 @@ Postprocess = Annotated[
     typer.Option(
         metavar="STEPS",
         help="What is done to predictions before they are written: argmax, threshold:0.5, channels:1, uint8 or uint8*255; "
-        "several steps are joined by |. Default: nothing.",
+        "sigmoid and softmax; several steps are joined by |, and none does nothing. Default: what the model declares, else none.",
         rich_help_panel=OUTPUT,
     ),
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from patchloom.argument_checks import flag
 from patchloom.geometry.blend_weights import BlendWindow
@@ -39,7 +39,7 @@ def predict(
     denormalize: bool | None = None,
     patch_size: int | Sequence[int] | None = None,
     overlaps: int | Sequence[int] | None = None,
-    blend: BlendWindow | None = None,
+    blend: BlendWindow | Literal["none"] | None = None,
     seams: Seams | None = None,
     origin_multiple: int | Sequence[int] | None = None,
     padding: Padding = "reflect",
@@ -102,9 +102,10 @@ def predict(
     overlaps : int or sequence of int, optional
         Voxels that neighboring tiles share, as `patch_size`. If None, what the model declares, else a quarter of the patch
         size.
-    blend : {"hann", "gaussian", "linear", "mean"}, optional
-        Blend overlapping tiles with this window. If None, each voxel is cropped from one tile. Predictions that are
-        probably labels are refused: integers of another dtype than the model's input, written as integers.
+    blend : {"hann", "gaussian", "linear", "mean", "none"}, optional
+        Blend overlapping tiles with this window. `"none"` crops each voxel from one tile. If None, what the model declares, else
+        as `"none"`. Predictions that are probably labels are refused: integers of another dtype than the model's input, written
+        as integers.
     seams : {"centered", "grid"}, optional
         Where the kept parts of tiles meet; see `TiledPatching`. If None, chosen by the size of the images. Blending has no
         seams, and uses the tiles of `"centered"`, the smallest number of tiles.
@@ -130,8 +131,8 @@ def predict(
         rounding.
     postprocess : Postprocessing or str, optional
         What is done to finished blocks before they are written, such as `"argmax"`, `"threshold:0.5"` or `"uint8"`; see
-        `parse_postprocessing`. Floats are rounded to integers and clipped to the range of the dtype. If None, the
-        predictions are written as they are. The `fill` of `skip` is not postprocessed: it is written wherever all tiles are
+        `parse_postprocessing`. Floats are rounded to integers and clipped to the range of the dtype. If None, what the model
+        declares, and if it declares nothing, the predictions are written as they are, which `"none"` does in any case. The `fill` of `skip` is not postprocessed: it is written wherever all tiles are
         skipped, and elsewhere skipped tiles count as 0 in a blend.
     overwrite : bool
         Whether an output that exists may be replaced, and an unfinished one be discarded. An old output is not changed until
@@ -216,7 +217,7 @@ def plan(
     denormalize: bool | None = None,
     patch_size: int | Sequence[int] | None = None,
     overlaps: int | Sequence[int] | None = None,
-    blend: BlendWindow | None = None,
+    blend: BlendWindow | Literal["none"] | None = None,
     seams: Seams | None = None,
     origin_multiple: int | Sequence[int] | None = None,
     padding: Padding = "reflect",

@@ -32,8 +32,6 @@ from patchloom.sinks import OmeZarr, OmeZarrVersion, Pyramid
 
 
 def _parse_normalization(value: Any) -> NormalizationMethod | tuple[Normalization, ...] | None:
-    if isinstance(value, str) and value == "none":
-        return ()
     if value is None or isinstance(value, (str, NormalizationMethod)):
         return None if value is None else parse_method("normalize", value)
     if isinstance(value, Sequence) and value and all(isinstance(measured, Normalization) for measured in value):
@@ -83,6 +81,14 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
 """What turns each argument into its value, or refuses it."""
 
 
+_DECLARED_BY_MODELS = ("normalize", "blend", "postprocess")
+"""Arguments whose default a model may declare; `"none"` declines it."""
+
+
+def _is_none(value: Any) -> bool:
+    return isinstance(value, str) and value == "none"
+
+
 @dataclass(frozen=True, kw_only=True)
 class PredictionRequest:
     """What is to be computed: the arguments of `plan`, parsed and checked.
@@ -104,11 +110,12 @@ class PredictionRequest:
     padding: Padding = "reflect"
     batch_size: int | None = None
     normalize: NormalizationMethod | tuple[Normalization, ...] | None = None
-    """Empty if gray values are to be left as they are, whatever the model declares."""
     denormalize: bool | None = None
     skip: SkipRule | None = None
     postprocess: Postprocessing | None = None
     memory_limit: int | None = field(default=None, compare=False)
+    declined: tuple[str, ...] = field(default=(), compare=False)
+    """Arguments that were given as `"none"`: what the model declares is not used for them."""
 
     @property
     def dtype(self) -> np.dtype[Any] | None:
@@ -143,7 +150,9 @@ class PredictionRequest:
         ArgumentError
             If one is of another type, or has a value that is not allowed.
         """
-        return cls(**{name: PARSERS[name](value) for name, value in arguments.items()})
+        declined = tuple(name for name in _DECLARED_BY_MODELS if _is_none(arguments.get(name)))
+        given = {name: value for name, value in arguments.items() if name not in declined}
+        return cls(**{name: PARSERS[name](value) for name, value in given.items()}, declined=declined)
 
     def for_model(self, description: ModelDescription) -> Self:
         """Return the request with what the model declares for what was not asked for.
@@ -156,33 +165,36 @@ class PredictionRequest:
         Raises
         ------
         ArgumentError
-            If it declares a normalization that does not exist, or there is no normalization to undo.
+            If it declares a normalization or postprocessing that does not exist, or there is no normalization to undo.
         """
-        normalize = self.normalize
-        if normalize is None and description.normalize is not None:
-            normalize = _parse_normalization(description.normalize)
-        elif normalize == ():
-            normalize = None
-        denormalize = self.denormalize
+        chosen = {
+            name: PARSERS[name](getattr(description, name))
+            if getattr(self, name) is None and name not in self.declined
+            else getattr(self, name)
+            for name in _DECLARED_BY_MODELS
+        }
+        is_normalized, denormalize = chosen["normalize"] is not None, self.denormalize
         if denormalize is None:
-            denormalize = description.denormalize and normalize is not None
-        elif denormalize and normalize is None:
+            denormalize = description.denormalize and is_normalized
+        elif denormalize and not is_normalized:
             raise GeometryError(
                 "denormalize is True, and the image is not normalized, so there is nothing to undo: give normalize, or leave "
                 "denormalize out"
             )
-        return replace(self, normalize=normalize, denormalize=denormalize)
+        return replace(self, **chosen, denormalize=denormalize)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that go to JSON; a rule or postprocessing of your own is represented by its `identity`."""
         plain = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        plain |= dict.fromkeys(plain.pop("declined"), "none")
         normalize, skip, postprocess = self.normalize, self.skip, self.postprocess
         if isinstance(normalize, tuple):
             plain["normalize"] = [measured.to_dict() for measured in normalize]
         elif normalize is not None:
             plain["normalize"] = str(normalize)
         plain["skip"] = None if skip is None else [skip.identity, skip.fill]
-        plain["postprocess"] = None if postprocess is None else postprocess.identity
+        if postprocess is not None:
+            plain["postprocess"] = postprocess.identity
         return plain
 
     @classmethod
@@ -213,7 +225,7 @@ class PredictionRequest:
             arguments["skip"] = SkipDark.from_identity(identity, fill) if skip is None else skip
             _check_same("skip", arguments["skip"], identity)
             _check_fill(arguments["skip"].fill, fill)
-        if arguments["postprocess"] is not None and postprocess is not None:
+        if arguments["postprocess"] not in (None, "none") and postprocess is not None:
             _check_same("postprocess", postprocess, arguments["postprocess"])
             arguments["postprocess"] = postprocess
         return cls.parse(**arguments)

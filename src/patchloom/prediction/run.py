@@ -174,6 +174,7 @@ def complete_plan(
 def _settings(request: PredictionRequest, options: RunOptions, survey: Survey) -> dict[str, Any]:
     """Return what makes two runs the same, besides the model and the contents of the images, as plain values."""
     asked = request.to_dict()
+    asked |= dict.fromkeys(request.declined)  # nothing is done, as if the model declared nothing
     del asked["memory_limit"]  # the plan of an unfinished run is kept, whatever memory there is now
     written = {"pyramid": options.pyramid, "version of OME-Zarr": options.version, "chunks": options.chunks}
     settings = {"sources": [facts.identity for facts in survey.stacks], **asked, **written}

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchloom.errors import GeometryError, ModelOutputError, NotIntegerError
+from patchloom.prediction.postprocessing.activations import Sigmoid, Softmax
 from patchloom.prediction.postprocessing.chain import PostprocessingChain, parse_postprocessing
 from patchloom.prediction.postprocessing.steps import DTYPES, Argmax, AsDtype, SelectChannels, Threshold
 
@@ -97,6 +98,8 @@ def test_identity(steps) -> None:
         ("channels:2,0", SelectChannels((2, 0))),
         ("uint8*255", AsDtype("uint8", 255)),
         ("float16", AsDtype(np.float16)),
+        ("sigmoid", Sigmoid()),
+        ("softmax|argmax", PostprocessingChain((Softmax(), Argmax()))),
         (" channels:0,2 | argmax ", PostprocessingChain((SelectChannels((0, 2)), Argmax()))),
     ],
 )
@@ -108,7 +111,7 @@ def test_parse(text, postprocessing):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("softmax", "'softmax' is not a postprocessing step: choose one of argmax, threshold:0.5"),
+        ("relu", "'relu' is not a postprocessing step: choose one of argmax, threshold:0.5"),
         ("", "'' is not a postprocessing step"),
         ("argmax|", "'' is not a postprocessing step"),
         ("argmax:1", "'argmax:1' is not a postprocessing step"),

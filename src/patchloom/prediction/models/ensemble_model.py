@@ -152,14 +152,16 @@ _MERGED: dict[str, Callable[[Any], Any]] = {
     "overlaps": _largest,
     "halo": _largest,
     "origin_multiple": _common_multiple,
+    "preferred_patch_size": _largest,
+    "preferred_batch_size": min,
     "out_dtype": _mean_dtype,
 }
 """How what several models declare becomes one value."""
 
 _SIZE_RULE = ("min_size", "size_step")
 
-_MUST_ALL_DECLARE = ("normalize", "pixel_size")
-"""Fields that say how a network was trained: one that does not declare them takes other pixels."""
+_MUST_ALL_DECLARE = ("normalize", "postprocess", "pixel_size")
+"""Fields that say how a network was trained: one that does not declare them takes other pixels, or gives other values."""
 
 
 def _merge_descriptions(declared: Sequence[ModelDescription]) -> ModelDescription:

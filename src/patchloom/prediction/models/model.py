@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from patchloom.argument_checks import MAX_SIZE, flag, instance, instances, listed, real_number, shown, whole_number
 from patchloom.errors import ArgumentTypeError, GeometryError, ModelError
+from patchloom.geometry.blend_weights import check_blend
 from patchloom.geometry.checks import one_per_axis, spatial_tuple
 
 
@@ -37,6 +38,15 @@ class Model(Protocol):
         """
 
 
+_NUMBERS = ("batch_size", "preferred_batch_size", "in_channels", "out_channels")
+
+_SIZES = (
+    *[(name, 1) for name in ("patch_size", "min_size", "size_step", "preferred_patch_size", "origin_multiple")],
+    ("overlaps", 0),
+)
+"""What has one number for each axis, and its least value."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
     """The input and output of a model, as it declares them; None or empty if it does not declare them.
@@ -51,15 +61,20 @@ class ModelDescription:
     min_size, size_step : tuple of int, optional
         The tile sizes that the model accepts, `(z,) y, x`: `min_size`, and more by a multiple of `size_step`. If only one of them
         is given, the least size is the step, or the step is 1. A model with such a rule needs no `patch_size`: the default is
-        about 512 voxels in 2D, 96 in 3D, and no more than the images need.
+        about 512 voxels in 2D, 96 in 3D, more if tiles have to share more, and no more than the images need.
+    preferred_patch_size : tuple of int, optional
+        The tile size that is used if none is given, `(z,) y, x`, in voxels, such as that of the training. Others are accepted.
     overlaps : tuple of int, optional
-        Voxels that two neighboring tiles have to share, `(z,) y, x`: the default of `overlaps`.
+        Voxels that two neighboring tiles have to share, `(z,) y, x`: the default of `overlaps`. It may be as large as a tile
+        along an axis that a single tile covers.
     origin_multiple : tuple of int, optional
         The stride of the network, `(z,) y, x`, in voxels. Its output depends on where a tile starts on a grid of this step, so
         every tile starts on a multiple of it.
     batch_size : int, optional
         The only batch size that the model accepts, in tiles: the default of `batch_size`. The model is always called with this
         number of tiles: a smaller batch is filled up with copies of its last tile, and a larger one is divided.
+    preferred_batch_size : int, optional
+        The number of tiles that go through the model together if none is given. Others are accepted.
     n_dims : int, optional
         Number of spatial axes, 2 or 3; if None, that of the sizes that are declared. A 2D model is run on 3D images slice by slice.
     in_channels, out_channels : int, optional
@@ -79,6 +94,10 @@ class ModelDescription:
         `"mean_std/channel"`.
     denormalize : bool
         Whether predictions are gray values once the normalization of the image is undone: the default of `denormalize`.
+    blend : {"hann", "gaussian", "linear", "mean"}, optional
+        How overlapping tiles are blended: the default of `blend`.
+    postprocess : str, optional
+        What is done to finished blocks: the default of `postprocess`, such as `"softmax|argmax"`.
     pixel_size : tuple of float, optional
         Size of a voxel of the images that the model was trained on, `(z,) y, x`, in micrometers.
     identity : str
@@ -106,9 +125,11 @@ class ModelDescription:
     patch_size: tuple[int, ...] | None = None
     min_size: tuple[int, ...] | None = None
     size_step: tuple[int, ...] | None = None
+    preferred_patch_size: tuple[int, ...] | None = None
     overlaps: tuple[int, ...] | None = None
     origin_multiple: tuple[int, ...] | None = None
     batch_size: int | None = None
+    preferred_batch_size: int | None = None
     n_dims: int | None = None
     in_channels: int | None = None
     out_channels: int | None = None
@@ -118,11 +139,13 @@ class ModelDescription:
     scale: tuple[Fraction, ...] | None = None
     normalize: str | None = None
     denormalize: bool = False
+    blend: str | None = None
+    postprocess: str | None = None
     pixel_size: tuple[float, ...] | None = None
     identity: str = ""
 
     def __post_init__(self) -> None:
-        for name, most in (("n_dims", 3), ("batch_size", 2**31), ("in_channels", 2**31), ("out_channels", 2**31)):
+        for name, most in (("n_dims", 3), *[(name, 2**31) for name in _NUMBERS]):
             if getattr(self, name) is not None:
                 number = whole_number(name, getattr(self, name), least=2 if name == "n_dims" else 1, most=most)
                 object.__setattr__(self, name, number)
@@ -131,8 +154,11 @@ class ModelDescription:
             texts = instances(name, getattr(self, name), str, "a sequence of texts, one for each output channel")
             object.__setattr__(self, name, tuple(texts))
         instance("identity", self.identity, str)
-        if self.normalize is not None:
-            instance("normalize", self.normalize, str)
+        for name in ("normalize", "postprocess"):
+            if getattr(self, name) is not None:
+                instance(name, getattr(self, name), str)
+        if self.blend is not None:
+            check_blend(self.blend)
         flag("denormalize", self.denormalize)
         if self.out_dtype is not None:
             _check_dtype(self.out_dtype)
@@ -143,8 +169,7 @@ class ModelDescription:
         if self.scale is not None:
             object.__setattr__(self, "scale", check_scale(self.scale, n_dims))
             n_dims = len(self.scale)
-        sizes = (("patch_size", 1), ("min_size", 1), ("size_step", 1), ("overlaps", 0), ("origin_multiple", 1))
-        for name, least in sizes:
+        for name, least in _SIZES:
             value = getattr(self, name)
             if value is not None:
                 checked = (

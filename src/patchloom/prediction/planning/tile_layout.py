@@ -125,13 +125,17 @@ def lay_out_tiles(request: PredictionRequest, survey: Survey) -> TileLayout:
     largest = [max(facts.data_shape[2 + axis] for facts in survey.stacks) for axis in range(n_dims)]
     size = tile_size(request.patch_size, model, largest)
     margin, coarsest = _margin_and_coarsest(survey.outputs, n_dims)
+    multiples = one_per_axis("origin_multiple", request.origin_multiple or model.origin_multiple or 1, n_dims, least=1)
     if request.overlaps is not None:
         shared = one_per_axis("overlaps", request.overlaps, n_dims, least=0)
     elif model.overlaps is not None:
-        shared = model.overlaps
+        # Along an axis that one tile covers there are no neighbors, and the overlap may be larger than the tile.
+        shared = tuple(
+            voxels if side < covered else min(voxels, max(0, side - multiple))
+            for voxels, side, covered, multiple in zip(model.overlaps, size, largest, multiples, strict=True)
+        )
     else:
         shared = tuple(max(side // 4, 2 * lost) for side, lost in zip(size, margin, strict=True))
-    multiples = one_per_axis("origin_multiple", request.origin_multiple or model.origin_multiple or 1, n_dims, least=1)
     data_shapes = [facts.data_shape for facts in survey.stacks]
     tiling = TiledPatching(
         data_shapes,
@@ -146,9 +150,13 @@ def lay_out_tiles(request: PredictionRequest, survey: Survey) -> TileLayout:
         survey,
         tiling,
         margin,
-        batch_size=whole_number("batch_size", request.batch_size or model.batch_size or 1, least=1),
+        batch_size=whole_number("batch_size", _batch_size(request, model), least=1),
         blend_dtype=None if request.blend is None else blend_dtype(tiling.rules, [shape[2:] for shape in data_shapes]),
     )
+
+
+def _batch_size(request: PredictionRequest, model: ModelDescription) -> int:
+    return request.batch_size or model.batch_size or model.preferred_batch_size or 1
 
 
 def _check_counts(tiling: TiledPatching) -> None:
@@ -216,11 +224,14 @@ def tile_size(given: PerAxis | None, description: ModelDescription, image_size: 
     """
     n_dims = len(image_size)
     rule = size_rule(description)
+    if given is None and description.patch_size is None and description.preferred_patch_size is not None:
+        given = description.preferred_patch_size
     if given is None and rule is not None:
         usual = 512 if n_dims == 2 else 96
+        shared = description.overlaps or (0,) * n_dims
         return tuple(
-            least + -(-max(0, min(usual, side) - least) // step) * step
-            for side, (least, step) in zip(image_size, rule, strict=True)
+            least + -(-max(0, min(max(usual, 2 * voxels), side) - least) // step) * step
+            for side, voxels, (least, step) in zip(image_size, shared, rule, strict=True)
         )
     size = _given_size(given, description, n_dims)
     for axis, side, (least, step) in zip(spatial_axes(n_dims), size, rule or (), strict=False):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from patchloom.argument_checks import instances, shown
 from patchloom.errors import ArgumentTypeError, GeometryError
+from patchloom.prediction.postprocessing.activations import Sigmoid, Softmax
 from patchloom.prediction.postprocessing.labels import MakesLabels
 from patchloom.prediction.postprocessing.steps import (
     DTYPES,
@@ -22,7 +23,12 @@ from patchloom.prediction.postprocessing.steps import (
     check_block,
 )
 
-_HELP = "choose one of argmax, threshold:0.5, threshold:0.5@1 (of channel 1), channels:0,2, uint8 and uint8*255; several as a|b"
+_HELP = (
+    "choose one of argmax, threshold:0.5, threshold:0.5@1 (of channel 1), sigmoid, softmax, channels:0,2, uint8 and uint8*255; "
+    "several as a|b"
+)
+
+_WITHOUT_VALUES: dict[str, Postprocessing] = {step.identity: step for step in (Argmax(), Sigmoid(), Softmax())}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +89,8 @@ def parse_postprocessing(text: str) -> Postprocessing:
     Parameters
     ----------
     text : str
-        `argmax`; `threshold:VALUE` or `threshold:VALUE@CHANNEL`; `channels:I,J`; `DTYPE` or `DTYPE*SCALE`; or several of these
-        with `|` between them, in the order in which they are applied. It is the `identity` of the result.
+        `argmax`, `sigmoid` or `softmax`; `threshold:VALUE` or `threshold:VALUE@CHANNEL`; `channels:I,J`; `DTYPE` or `DTYPE*SCALE`;
+        or several of these with `|` between them, in the order in which they are applied. It is the `identity` of the result.
 
     Returns
     -------
@@ -102,11 +108,11 @@ def parse_postprocessing(text: str) -> Postprocessing:
     (Threshold(value=0.5, channel=None), AsDtype(dtype=dtype('uint8'), scale=255.0))
     >>> parse_postprocessing("channels:0,2 | argmax").identity
     'channels:0,2|argmax'
-    >>> parse_postprocessing("softmax")
+    >>> parse_postprocessing("relu")
     Traceback (most recent call last):
         ...
-    patchloom.errors.GeometryError: 'softmax' is not a postprocessing step: choose one of argmax, threshold:0.5, threshold:0.5@1 (of
-    channel 1), channels:0,2, uint8 and uint8*255; several as a|b
+    patchloom.errors.GeometryError: 'relu' is not a postprocessing step: choose one of argmax, threshold:0.5, threshold:0.5@1 (of
+    channel 1), sigmoid, softmax, channels:0,2, uint8 and uint8*255; several as a|b
     """
     if not isinstance(text, str):
         raise ArgumentTypeError(f"text is {shown(text)} of type {type(text).__name__}: it must be a text; {_HELP}")
@@ -126,8 +132,8 @@ def _parse_step(text: str) -> Postprocessing:
 def _step(text: str) -> Postprocessing:
     name, _, values = text.partition(":")
     dtype, times, scale = text.partition("*")
-    if text == "argmax":
-        return Argmax()
+    if text in _WITHOUT_VALUES:
+        return _WITHOUT_VALUES[text]
     if name == "threshold":
         value, at, channel = values.partition("@")
         return Threshold(float(value), int(channel) if at else None)

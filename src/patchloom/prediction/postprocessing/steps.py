@@ -122,7 +122,7 @@ class Argmax:
 
     def output(self, n_channels: int, dtype: np.dtype[Any]) -> tuple[int, np.dtype[Any]]:
         """Return channels and dtype of the result; see `Postprocessing.output`."""
-        _check_real(self, n_channels, dtype)
+        check_real(self, n_channels, dtype)
         if n_channels < 2:
             raise ModelOutputError(
                 "postprocess is 'argmax', and the model returns one channel: return a channel for each class, or use 'threshold:VALUE'"
@@ -137,7 +137,7 @@ class Argmax:
             _refuse_nan(self, slab)
             return np.asarray(slab.argmax(axis=0))[np.newaxis]
 
-        return _by_slabs(likeliest, block, *self.output(len(block), block.dtype))
+        return by_slabs(likeliest, block, *self.output(len(block), block.dtype))
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ class Threshold:
 
     def output(self, n_channels: int, dtype: np.dtype[Any]) -> tuple[int, np.dtype[Any]]:
         """Return channels and dtype of the result; see `Postprocessing.output`."""
-        _check_real(self, n_channels, dtype)
+        check_real(self, n_channels, dtype)
         if self.channel is None:
             return n_channels, np.dtype(np.uint8)
         _check_channel(self, self.channel, n_channels)
@@ -198,7 +198,7 @@ class Threshold:
             with np.errstate(over="ignore"):  # a value beyond the range of the dtype becomes infinite
                 return seen > self.value
 
-        return _by_slabs(mask, block, *self.output(len(block), block.dtype))
+        return by_slabs(mask, block, *self.output(len(block), block.dtype))
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +302,7 @@ class AsDtype:
     def output(self, n_channels: int, dtype: np.dtype[Any]) -> tuple[int, np.dtype[Any]]:
         """Return channels and dtype of the result; see `Postprocessing.output`."""
         if not self._is_complex:
-            _check_real(self, n_channels, dtype)
+            check_real(self, n_channels, dtype)
         return n_channels, np.dtype(self.dtype)
 
     def __call__(self, block: NDArray[Any], /) -> NDArray[Any]:
@@ -315,13 +315,25 @@ class AsDtype:
                 scaled = slab if self.scale == 1 else np.multiply(slab, self.scale, dtype=np.float64)
                 return to_dtype(scaled, dtype, [])
 
-        return _by_slabs(convert, block, n_channels, dtype)
+        return by_slabs(convert, block, n_channels, dtype)
 
 
-def _by_slabs(
+def by_slabs(
     function: Callable[[NDArray[Any]], NDArray[Any]], block: NDArray[Any], n_channels: int, dtype: np.dtype[Any]
 ) -> NDArray[Any]:
-    """Apply a function to a block, one slab of its first spatial axis at a time."""
+    """Apply a function to a block, one slab of its first spatial axis at a time.
+
+    Parameters
+    ----------
+    function : callable
+        From a slab to the same slab of the result.
+    block : array
+        `C(Z)YX`.
+    n_channels : int
+        Number of channels of the result.
+    dtype : numpy dtype
+        Dtype of the result.
+    """
     processed = np.empty((n_channels, *block.shape[1:]), dtype)
     thickness = max(1, _SLAB_VOXELS // max(1, prod(block.shape) // block.shape[1]))
     for start in range(0, block.shape[1], thickness):
@@ -348,7 +360,14 @@ def _refuse_nan(postprocessing: Postprocessing, values: NDArray[Any]) -> None:
         )
 
 
-def _check_real(postprocessing: Postprocessing, n_channels: int, dtype: np.dtype[Any]) -> None:
+def check_real(postprocessing: Postprocessing, n_channels: int, dtype: np.dtype[Any]) -> None:
+    """Check that blocks are of real numbers.
+
+    Raises
+    ------
+    ModelOutputError
+        If they are complex.
+    """
     whole_number("n_channels", n_channels, least=1)
     dtype = pixel_dtype("dtype", dtype)
     if dtype.kind not in "biuf":
