@@ -22,6 +22,7 @@ from patchloom.errors import SourceError as SourceError
 from patchloom.errors import SourceNotFoundError as SourceNotFoundError
 from patchloom.errors import SpecError as SpecError
 from patchloom.errors import StitchError as StitchError
+from patchloom.errors import StoppedError as StoppedError
 from patchloom.errors import TransformError as TransformError
 from patchloom.extraction.chunk_cache import ChunkCache as ChunkCache
 from patchloom.extraction.lateral_context import extract_lateral_context as extract_lateral_context
@@ -94,6 +95,8 @@ from patchloom.prediction.postprocessing.steps import Postprocessing as Postproc
 from patchloom.prediction.postprocessing.steps import SelectChannels as SelectChannels
 from patchloom.prediction.postprocessing.steps import Threshold as Threshold
 from patchloom.prediction.running.image_report import ImageReport as ImageReport
+from patchloom.prediction.running.monitor import Stop as Stop
+from patchloom.prediction.running.progress import Progress as Progress
 from patchloom.prediction.skip_rules import SkipDark as SkipDark
 from patchloom.prediction.skip_rules import SkipOutside as SkipOutside
 from patchloom.prediction.skip_rules import SkipRule as SkipRule

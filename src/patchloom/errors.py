@@ -23,6 +23,7 @@
     ├── TransformError         (RuntimeError)       a user's transform failed on a patch
     ├── ForkedProcessError     (RuntimeError)       a forked child uses threads of its parent
     ├── SeriesError            (RuntimeError)       some images of a series failed
+    ├── StoppedError           (RuntimeError)       a run was stopped by its caller
     └── MissingExtraError      (ImportError)        an optional dependency is not installed
 
 Code that catches the built-in keeps working. To catch only Patchloom's errors, catch `PatchloomError`.
@@ -153,6 +154,14 @@ class SeriesError(PatchloomError, RuntimeError):
     def __init__(self, message: str, results: Sequence[object] = ()) -> None:
         super().__init__(message)
         self.results = list(results)
+
+
+class StoppedError(PatchloomError, RuntimeError):
+    """A run ended because its caller stopped it; the message contains the number of blocks that are kept.
+
+    This is not a failure: the same call resumes the run. It is no `KeyboardInterrupt`, so that a program that stops a run in
+    one of its threads does not end itself.
+    """
 
 
 class MissingExtraError(PatchloomError, ImportError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from threading import Event
+
 import numpy as np
 
 import patchloom as pl
@@ -133,6 +135,10 @@ DEVICE = optional(
 PRECISION = optional(word("float32", "bfloat16", "float16"))
 
 
+PROGRESS = Kind("flag or function", {label: make for label, make in FLAG.values.items() if label != "function"})
+STOP = instance("event", **{"class of events": lambda: Event})
+
+
 def _noise(ones):
     return ones
 
@@ -151,6 +157,7 @@ entry(
             "overwrite": False,
             "keep_going": False,
             "progress": False,
+            "stop": None,
             "report": None,
             "resume_anyway": False,
         },
@@ -163,7 +170,8 @@ entry(
     precision=PRECISION,
     overwrite=FLAG,
     keep_going=FLAG,
-    progress=FLAG,
+    progress=PROGRESS,
+    stop=optional(STOP),
     report=optional(CALLABLE),
     resume_anyway=FLAG,
     words=WORDS,
@@ -308,6 +316,7 @@ for name, arguments in {
             "error",
         ),
     ),
+    "Progress": ("label", "done", "total", "elapsed", "remaining", "device_use", "device_memory"),
     "OutputSpec": ("n_channels", "dtype", "scale", "margin", "name"),
     "OutputSpec.from_dict": ("values",),
     "OutputSpec.scale_coords": ("coords",),
@@ -409,6 +418,12 @@ entry(
 )
 MODELS = sequence_of(MODEL, lambda: [world.model, world.model], keep=99)
 entry("EnsembleModel", lambda: (pl.EnsembleModel, {"models": [world.model, world.model]}), models=MODELS)
+entry(
+    "EnsembleModel.on",
+    lambda: (pl.EnsembleModel([pl.TorchModel(world.module())]).on, {"device": "cpu", "precision": None}),
+    device=optional(word("auto", "cpu").accepting("with a space", because="spaces around a name do not matter")),
+    precision=PRECISION,
+)
 entry(
     "EnsembleModel.__call__",
     lambda: ((pl.EnsembleModel([world.model])), {"batch": BATCH}),

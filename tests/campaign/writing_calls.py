@@ -10,6 +10,7 @@ from . import world
 from .entry import entry
 from .hostile import (
     ARRAY,
+    CALLABLE,
     DTYPE,
     FLAG,
     OUTPUT_PATH,
@@ -218,6 +219,19 @@ entry(
     lambda: (_with_sink("has_block"), {"record": _record()}),
     free={"record": "answers False for what is not the record of a block"},
 )
+
+
+def _finalized(advance):
+    sink = _sink("zarr")
+    try:
+        for region in sink.grid.shards(sink.grid.whole):
+            sink.write(region, np.zeros([part.stop - part.start for part in region], sink.data_dtype))
+        return sink.finalize(advance)
+    finally:
+        sink.abort()
+
+
+entry("OmeZarrSink.finalize", lambda: (_finalized, {"advance": lambda number: None}), advance=optional(CALLABLE))
 
 
 def _restored(record):

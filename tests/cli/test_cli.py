@@ -148,7 +148,11 @@ def test_info(workplace: Path) -> None:
         (("predict", "img2.tif", "--model", "my_model:nothing", "-o", "out.ome.zarr", *TILES), None, "nothing"),
         (("predict", "img2.tif", "--model", "no.onnx", "-o", "out.ome.zarr", *TILES), 2, "no.onnx"),
         (("predict", "img2.tif", "--model", "my_model:broken", "-o", "out.ome.zarr", *TILES), 1, "out of cheese"),
-        (("predict", "img2.tif", "--model", "my_model:interrupted", "-o", "out.ome.zarr", *TILES), 130, "stopped"),
+        (
+            ("predict", "img2.tif", "--model", "my_model:interrupted", "-o", "out.ome.zarr", *TILES),
+            130,
+            "stopped: no block",
+        ),
         (("plan", "img2.tif", "--patch-size", "16,x"), 2, "not a whole number"),
         (("plan", "img2.tif", "--patch-size", "16,16", "--overlaps", "16,0"), 2, "overlaps is 16 along Y"),
         (("plan", "img2.tif", "--patch-size", "16,16", "--seams", "none"), 2, "centered"),

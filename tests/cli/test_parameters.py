@@ -100,7 +100,7 @@ def test_commands(command: Callable[..., Any], function: Callable[..., Any]) -> 
     ours, theirs = parameters(command), parameters(function)
     of_commands = {"layout", "bgr", "augment", "as_json", "debug", "quiet", "pyramid", "ome_zarr"}
     assert ours.keys() - theirs.keys() <= of_commands
-    assert theirs.keys() - ours.keys() <= {"progress", "report"}  # --quiet and --json
+    assert theirs.keys() - ours.keys() <= {"progress", "report", "stop"}  # --quiet and --json
     same = ours.keys() & theirs.keys() - {"sources", "model", "output", "device"}  # a file is on no device yet
     assert {name: ours[name] for name in same} == {name: theirs[name] for name in same}
 

@@ -46,7 +46,8 @@ def reported_errors(*, debug: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        _print_error("\n".join(["stopped", *getattr(error, "__notes__", [])]))
+        notes = getattr(error, "__notes__", ["no block is finished and kept: run the same again to start afresh"])
+        Console(stderr=True, soft_wrap=True).print(f"[bold]stopped:[/] {escape(notes[0])}", highlight=False)
         raise typer.Exit(INTERRUPTED) from None
     except typer.Exit:
         raise

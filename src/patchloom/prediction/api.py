@@ -23,6 +23,8 @@ from patchloom.prediction.postprocessing.steps import Postprocessing
 from patchloom.prediction.request import PredictionRequest, RunOptions
 from patchloom.prediction.run import complete_plan, run_request
 from patchloom.prediction.running.image_report import ImageReport
+from patchloom.prediction.running.monitor import Stop
+from patchloom.prediction.running.progress import Progress
 from patchloom.prediction.skip_rules import SkipRule
 from patchloom.prediction.survey import open_again, survey_images
 from patchloom.sinks import OmeZarr
@@ -52,7 +54,8 @@ def predict(
     overwrite: bool = False,
     resume_anyway: bool = False,
     keep_going: bool = False,
-    progress: bool = True,
+    progress: bool | Callable[[Progress], Any] = True,
+    stop: Stop | None = None,
     report: Callable[[Sequence[ImageReport]], None] | None = None,
 ) -> Any:
     """Predict images of any size, tile by tile.
@@ -143,8 +146,14 @@ def predict(
     keep_going : bool
         Whether the other images of a series are finished when one fails. With `normalize` all images are measured first, and
         one that cannot be read ends the run before anything is written.
-    progress : bool
-        Whether to show progress on standard error, and at the end a table of the images of a series.
+    progress : bool or callable
+        Whether to show progress on standard error, and at the end a table of the images of a series. Or a function that is called
+        with a `Progress`, in the thread that called `predict`: at the beginning and the end of measuring and of the tiles, and
+        at most ten times a second in between. An error that it raises ends the run; finished blocks are kept.
+    stop : threading.Event, optional
+        An event, or any object with `is_set()`, that is asked after each batch, and while images are measured or the pyramid of an
+        output is made: as soon as it is set, the run ends with a `StoppedError`. Another thread may set it, or `progress`.
+        Finished blocks are kept, and the same call resumes the run to the same bytes.
     report : callable, optional
         Called at the end with one `ImageReport` for each image; also if some failed and the others were finished.
 
@@ -170,6 +179,8 @@ def predict(
         If the model fails or returns something unusable; the message names the tile. Finished blocks are kept.
     SeriesError
         With `keep_going`, if images failed; it is raised after the other images are finished.
+    StoppedError
+        If `stop` was set. The message contains the number of blocks that are kept.
 
     Examples
     --------
@@ -178,6 +189,21 @@ def predict(
     >>> result = predict(lambda batch: batch, image, axes="YX", patch_size=64, progress=False)
     >>> bool((result == image).all()), result.dtype
     (True, dtype('uint8'))
+
+    In a program with windows, such as a plugin of napari, the run has a thread of its own. `show` hands over what a bar displays, by a
+    signal or `superqt.ensure_main_thread`, and a button sets the event (`button.clicked.connect(cancel.set)`):
+
+    >>> from threading import Event
+    >>> cancel = Event()
+    >>> def show(progress):
+    ...     left = "" if progress.remaining is None else f", {progress.remaining:.0f} s left"
+    ...     print(f"{progress.label}: {progress.fraction:.0%}{left}")
+    ...     cancel.set()  # as if somebody clicked
+    >>> predict(lambda batch: batch, image, axes="YX", patch_size=32, overlaps=0, progress=show, stop=cancel)
+    tiles: 0%
+    Traceback (most recent call last):
+        ...
+    patchloom.errors.StoppedError: the run was stopped, and no block is finished and kept: run the same again to start afresh
     """
     request = PredictionRequest.parse(
         channels=channels,
@@ -200,6 +226,7 @@ def predict(
         resume_anyway=resume_anyway,
         keep_going=keep_going,
         progress=progress,
+        stop=stop,
         report=report,
     )
     prepared = prepare_model(model, device, precision)
@@ -332,7 +359,8 @@ class PredictionPlan(Plan):
         overwrite: bool = False,
         resume_anyway: bool = False,
         keep_going: bool = False,
-        progress: bool = True,
+        progress: bool | Callable[[Progress], Any] = True,
+        stop: Stop | None = None,
         report: Callable[[Sequence[Any]], None] | None = None,
     ) -> Any:
         """Run the plan.
@@ -344,7 +372,7 @@ class PredictionPlan(Plan):
         ----------
         model : callable
             The model that the plan was made for; see `predict`.
-        output, device, precision, overwrite, resume_anyway, keep_going, progress, report
+        output, device, precision, overwrite, resume_anyway, keep_going, progress, stop, report
             As in `predict`.
         sources : path, URL, array, ImageStack or sequence of these, optional
             The images that the plan was made for. Needed if they are not files, such as arrays in memory. If None, the files
@@ -370,6 +398,7 @@ class PredictionPlan(Plan):
             resume_anyway=resume_anyway,
             keep_going=keep_going,
             progress=progress,
+            stop=stop,
             report=report,
         )
         prepared = prepare_model(model, device, precision)

@@ -257,16 +257,19 @@ class RunOptions:
     overwrite: bool = False
     resume_anyway: bool = False
     keep_going: bool = False
-    progress: bool = True
+    progress: bool | Callable[[Any], Any] = True
+    stop: Any = None
     report: Callable[[Sequence[Any]], None] | None = None
 
     @classmethod
-    def parse(cls, *, output: Any = None, report: Any = None, **flags: Any) -> Self:
+    def parse(
+        cls, *, output: Any = None, report: Any = None, progress: Any = True, stop: Any = None, **flags: Any
+    ) -> Self:
         """Parse and check arguments of `predict`; those left out have their defaults.
 
         Parameters
         ----------
-        output, report, **flags
+        output, report, progress, stop, **flags
             As in `predict`.
 
         Raises
@@ -281,4 +284,21 @@ class RunOptions:
             options |= {name: getattr(output, name) for name in ("path", "version", "pyramid", "chunks")}
         elif output is not None:
             options["path"] = normalize_path(file_path("output", output, error=SinkError))
-        return cls(report=report, **options)
+        return cls(report=report, progress=_parse_progress(progress), stop=_parse_stop(stop), **options)
+
+
+def _parse_progress(value: Any) -> bool | Callable[[Any], Any]:
+    if callable(value) and not isinstance(value, type):
+        return value  # type: ignore[no-any-return]  # of the user
+    try:
+        return flag("progress", value)
+    except ArgumentError:
+        raise ArgumentTypeError(
+            f"progress is {shown(value)}: it must be True, False, or a function that gets a Progress"
+        ) from None
+
+
+def _parse_stop(value: Any) -> Any:
+    if value is None or (callable(getattr(value, "is_set", None)) and not isinstance(value, type)):
+        return value
+    raise ArgumentTypeError(f"stop is {shown(value)}: it must have a method is_set(), as threading.Event() has")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from patchloom.errors import GeometryError, PatchloomError, SeriesError, SourceChangedError
+from patchloom.errors import GeometryError, PatchloomError, SeriesError, SourceChangedError, StoppedError
 from patchloom.geometry.checks import one_per_axis
 from patchloom.image_stacks import ImageStack, SourceWatch, whole_stack
 from patchloom.prediction.models.model import Model, describe
-from patchloom.prediction.normalization.measuring import measure_images
+from patchloom.prediction.normalization.measuring import measure_images, n_voxels_read
 from patchloom.prediction.output.checks import check_outputs
 from patchloom.prediction.output.claim import claim_output, run_ledger
 from patchloom.prediction.output.ledger import check_same, damaged
@@ -24,7 +25,8 @@ from patchloom.prediction.planning.plan import Plan
 from patchloom.prediction.request import PredictionRequest, RunOptions
 from patchloom.prediction.running.engine import Engine
 from patchloom.prediction.running.image_report import report_images, show_reports
-from patchloom.prediction.running.progress import show_progress, show_summary
+from patchloom.prediction.running.monitor import PATIENCE, RunMonitor
+from patchloom.prediction.running.progress import show_summary
 from patchloom.prediction.survey import Survey, survey_images
 from patchloom.sinks import check_storable
 
@@ -68,7 +70,10 @@ def run_request(
     description = describe(model)
     request = request.for_model(description)
     masks = () if request.skip is None else request.skip.images
-    with claim_output(options, images, is_series=is_series, skip=request.skip, model=model) as claim:
+    with (
+        RunMonitor(progress=options.progress, stop=options.stop) as monitor,
+        claim_output(options, images, is_series=is_series, skip=request.skip, model=model) as claim,
+    ):
         if request.dtype is not None:
             check_storable(claim.destinations[0], request.dtype)
         watch = SourceWatch(images, masks, thoroughly=True)  # from before the first pixel is read
@@ -89,8 +94,9 @@ def run_request(
         elif planned is not None and is_complete(planned):
             plan = planned
         else:
-            plan = complete_plan(request, survey, stacks, model, keep_going=options.keep_going)
+            plan = complete_plan(request, survey, stacks, model, keep_going=options.keep_going, monitor=monitor)
         check_outputs(plan, claim, overwrite=options.overwrite)
+        monitor.check()
         header = {
             "n_blocks": plan.n_blocks,
             "n_images": len(stacks),
@@ -109,8 +115,9 @@ def run_request(
                 ledger=ledger,
                 lock=claim.lock,
                 watch=watch,
+                count_steps=partial(monitor.in_background, "pyramid"),
             )
-            results = run_plan(plan, stacks, model, writer, options)
+            results = run_plan(plan, stacks, model, writer, options, monitor=monitor)
     return results if is_series else results[0]
 
 
@@ -138,6 +145,7 @@ def complete_plan(
     model: Model | None,
     *,
     keep_going: bool = False,
+    monitor: RunMonitor | None = None,
 ) -> Plan:
     """Measure the images, infer the outputs of the model, and plan.
 
@@ -153,17 +161,21 @@ def complete_plan(
         The model. If None, its outputs are not inferred.
     keep_going : bool
         Whether the outputs may be inferred from other images if one fails.
+    monitor : RunMonitor, optional
+        Reports the progress of measuring, and may stop it. If None, nobody does.
 
     Raises
     ------
-    ArgumentError, SourceError, ModelError
+    ArgumentError, SourceError, ModelError, StoppedError
         As `predict`.
     """
     layout = checked_layout(request, survey)
     normalize = request.normalize
     if normalize is not None and not isinstance(normalize, tuple) and not survey.normalizations:
         check_fits(layout)
-        measured = measure_images([*map(whole_stack, stacks)], normalize, survey.memory_limit)
+        images, watching = [*map(whole_stack, stacks)], monitor or RunMonitor()
+        with watching.phase("measuring", n_voxels_read(images, normalize), patience=PATIENCE) as advance:
+            measured = measure_images(images, normalize, survey.memory_limit, advance)
         survey = replace(survey, normalizations=measured)
     if model is not None and not survey.outputs:
         outputs = infer_outputs(replace(layout, survey=survey), stacks, model, keep_going=keep_going)
@@ -202,7 +214,13 @@ def _unfinished_plan(ledger: Path, unfinished: Mapping[str, Any], request: Predi
 
 
 def run_plan(
-    plan: Plan, stacks: Sequence[ImageStack], model: Model, writer: OutputWriter, options: RunOptions
+    plan: Plan,
+    stacks: Sequence[ImageStack],
+    model: Model,
+    writer: OutputWriter,
+    options: RunOptions,
+    *,
+    monitor: RunMonitor,
 ) -> list[Result]:
     """Run a complete plan into outputs that were made for it.
 
@@ -218,6 +236,8 @@ def run_plan(
         Where the blocks go.
     options : RunOptions
         How the run reports, and whether other images finish if one fails.
+    monitor : RunMonitor
+        Reports the progress, and may stop the run.
 
     Returns
     -------
@@ -226,23 +246,30 @@ def run_plan(
 
     Raises
     ------
-    SourceError, SinkError, ModelError, SeriesError
+    SourceError, SinkError, ModelError, SeriesError, StoppedError
         As in `predict`; a note contains the number of blocks that are kept for another run.
     """
     try:
         with writer:
             writer.finalize_complete()
-            engine = Engine(plan, stacks, model, writer, keep_going=options.keep_going)
+            engine = Engine(plan, stacks, model, writer, keep_going=options.keep_going, wait_for=monitor.wait_for)
             total = plan.n_tiles_computed if not writer.n_kept else engine.count_tiles()
-            with show_progress("tiles", total, shown=options.progress) as advance:
+            with monitor.phase("tiles", total, model_seconds=engine.times.of_model) as advance:
                 engine.run(advance)
         reports = report_images(plan, writer, engine)
-        if options.progress:
+        if options.progress is True:
             show_summary(engine.times.seconds, engine.n_skipped, plan.n_tiles)
             show_reports(reports)
         if options.report is not None:
             options.report(reports)
         _check_failures(plan, writer, engine.failures)
+    except StoppedError:
+        kept = (
+            f"{writer.n_kept} of {plan.n_blocks} blocks are finished and kept: run the same again to resume"
+            if writer.n_kept
+            else "no block is finished and kept: run the same again to start afresh"
+        )
+        raise StoppedError(f"the run was stopped, and {kept}") from None
     except BaseException as error:
         if writer.n_kept:
             how = (

@@ -11,7 +11,7 @@ from patchloom.sinks.ome_zarr.sink import OmeZarrSink
 from patchloom.sinks.ome_zarr.zarr_format import OmeZarrVersion, zarr_format_of
 from patchloom.sinks.open import check_storable, open_sink
 from patchloom.sinks.output_kinds import SINK_SUFFIXES, SUPPORTED_OUTPUTS, output_kind
-from patchloom.sinks.protocols import HasBuffer, ImageSink, ResumableSink
+from patchloom.sinks.protocols import CountsFinalizing, HasBuffer, ImageSink, ResumableSink
 from patchloom.sinks.publishing.destination import check_destination, partial_path
 from patchloom.sinks.publishing.input_places import InputPlaces, check_apart
 from patchloom.sinks.publishing.lock import OutputLock
@@ -19,6 +19,7 @@ from patchloom.sinks.publishing.lock import OutputLock
 __all__ = [
     "SINK_SUFFIXES",
     "SUPPORTED_OUTPUTS",
+    "CountsFinalizing",
     "HasBuffer",
     "ImageSink",
     "InputPlaces",

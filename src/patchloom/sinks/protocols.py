@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -154,6 +155,24 @@ class ResumableSink(ImageSink, Protocol):
 
     def close(self) -> None:
         """Close the output and keep what is written, to be resumed. Has no effect after `finalize` or `abort`."""
+
+
+@runtime_checkable
+class CountsFinalizing(Protocol):
+    """A sink that may take long to finalize, and counts its steps."""
+
+    @property
+    def n_steps(self) -> int:
+        """Number of steps of `finalize`."""
+
+    def finalize(self, advance: Callable[[int], None] | None = None) -> NDArray[Any] | Path:
+        """Complete the image and publish it at its destination; see `ImageSink.finalize`.
+
+        Parameters
+        ----------
+        advance : callable, optional
+            Called with 1 after each step. If it raises, the image is not published, and may be finalized again.
+        """
 
 
 @runtime_checkable

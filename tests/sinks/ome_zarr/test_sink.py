@@ -430,3 +430,34 @@ def test_working_directory(tmp_path, rng, monkeypatch):
     monkeypatch.chdir(tmp_path / "other")
     write_all(sink, random_image(rng, axes_map.data_shape, "u2"))
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.zarr", "other"]
+
+
+def test_finalize_stopped(tmp_path, rng):
+    """An image whose levels were interrupted is not published, and is finalized again to the same bytes."""
+    axes_map, contents = AxesMap("YX", (300, 200)), []
+    image = rng.integers(0, 255, axes_map.data_shape).astype("uint8")
+    for name in ("whole", "stopped"):
+        grid = {"chunk_shape": (1, 1, 32, 32), "shard_shape": (1, 1, 64, 64)}
+        path = tmp_path / name / "a.zarr"
+        path.parent.mkdir()
+        sink = OmeZarrSink(path, axes_map=axes_map, dtype="uint8", **grid, levels=3)
+        for region in sink.grid.shards(sink.grid.whole):
+            sink.write(region, image[region])
+        steps = []
+
+        def advance(number, steps=steps):
+            steps.append(number)
+            if len(steps) == 5:
+                raise KeyboardInterrupt
+
+        if name == "stopped":
+            with pytest.raises(KeyboardInterrupt):
+                sink.finalize(advance)
+            assert not path.exists()
+            steps *= 2
+            sink.finalize(advance)
+            assert sum(steps[10:]) == sink.n_steps
+        else:
+            sink.finalize()
+        contents.append({str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()})
+    assert contents[0] == contents[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import lcm
 from typing import Any
 
@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from patchloom.argument_checks import function, listed
 from patchloom.errors import ArgumentError, ModelError, ModelOutputError
+from patchloom.prediction.models.devices import Precision, move_model
 from patchloom.prediction.models.model import Model, ModelDescription, check_batch, describe
 from patchloom.prediction.models.outputs import as_array, as_outputs
+from patchloom.prediction.models.pytorch.torch_model import as_torch_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +56,13 @@ class EnsembleModel:
     models: Sequence[Model]
 
     def __post_init__(self) -> None:
-        models = tuple(listed("models", self.models, "a list of models"))
-        if not models:
+        given = listed("models", self.models, "a list of models")
+        if not given:
             raise ArgumentError("models is empty: give at least one model")
-        for index, model in enumerate(models):
-            function(f"models[{index}]", model, "load_model makes one from a file")
+        models = tuple(
+            as_torch_model(function(f"models[{index}]", model, "load_model makes one from a file"))
+            for index, model in enumerate(given)
+        )
         object.__setattr__(self, "models", models)
         _merge_descriptions([describe(model) for model in models])  # raises if they contradict each other
 
@@ -66,6 +70,10 @@ class EnsembleModel:
     def description(self) -> ModelDescription:
         """What the models declare together."""
         return _merge_descriptions([describe(model) for model in self.models])
+
+    def on(self, device: str | None, precision: Precision | None, /) -> EnsembleModel:
+        """Return the models on a device; see `RunsOnDevice`."""
+        return replace(self, models=[move_model(model, device, precision) for model in self.models])
 
     def __call__(self, batch: NDArray[Any], /) -> Any:
         """Predict a batch; see `Model`.

@@ -8,6 +8,7 @@ from typing import Any
 from patchloom.argument_checks import function
 from patchloom.errors import ArgumentError
 from patchloom.prediction.models.devices import check_precision, move_model, parse_devices
+from patchloom.prediction.models.ensemble_model import EnsembleModel
 from patchloom.prediction.models.model import Model
 from patchloom.prediction.models.pytorch.torch_model import as_torch_model
 
@@ -17,8 +18,8 @@ def prepare_model(model: Any, device: str | Sequence[str] | None = None, precisi
 
     Parameters
     ----------
-    model : callable
-        A callable on batches, or a network of PyTorch.
+    model : callable, or sequence of callable
+        A callable on batches, a network of PyTorch, or several of them, which are averaged.
     device : str or sequence of str, optional
         As in `predict`.
     precision : {"float32", "bfloat16", "float16"}, optional
@@ -41,7 +42,11 @@ def prepare_model(model: Any, device: str | Sequence[str] | None = None, precisi
     <ufunc 'negative'>
     """
     devices, checked = parse_devices(device), check_precision(precision)
-    known: Model = as_torch_model(function("model", model, "load_model makes one from a file"))
+    known: Model = (
+        EnsembleModel(model)
+        if isinstance(model, (list, tuple))
+        else as_torch_model(function("model", model, "load_model makes one from a file"))
+    )
     if len(devices) > 1:
         raise ArgumentError(f"device is {device!r}: name one device")
     if not devices and checked is None:

@@ -18,7 +18,7 @@ from patchloom.image_stacks import HasStorageGrid, ImageStack
 from patchloom.image_stacks.scan import MAX_BYTES
 from patchloom.prediction.normalization.methods import MeanStd, NormalizationMethod, parse_method
 from patchloom.prediction.normalization.normalization import Normalization
-from patchloom.prediction.normalization.percentile_search import PercentileSearch
+from patchloom.prediction.normalization.percentile_search import PercentileSearch, n_passes
 from patchloom.prediction.normalization.source_statistics import Division, Measured, Part, Statistic, measure_parts
 from patchloom.prediction.normalization.streamed_moments import CountedMoments, StreamedMoments
 
@@ -36,7 +36,10 @@ _SHARE_OF_COUNTS = 4
 
 
 def measure_images(
-    images: Sequence[ImageStack], method: NormalizationMethod, memory_limit: int
+    images: Sequence[ImageStack],
+    method: NormalizationMethod,
+    memory_limit: int,
+    advance: Callable[[int], None] | None = None,
 ) -> tuple[Normalization, ...]:
     """Measure the images of a run.
 
@@ -48,6 +51,8 @@ def measure_images(
         The method by which they are normalized.
     memory_limit : int
         Bytes of memory that measuring may take.
+    advance : callable, optional
+        Called now and then with the number of voxels that were read, out of `n_voxels_read`; what it raises ends the measurement.
 
     Raises
     ------
@@ -55,12 +60,29 @@ def measure_images(
         As `measure_normalization`.
     """
     return tuple(
-        measure_normalization(
+        _measure(
             image,
             method,
             max_bytes=pixel_bytes(image, memory_limit),
-            max_count_bytes=memory_limit // _SHARE_OF_COUNTS,
+            max_statistic_bytes=memory_limit // _SHARE_OF_COUNTS,
+            advance=advance,
         )
+        for image in images
+    )
+
+
+def n_voxels_read(images: Sequence[ImageStack], method: NormalizationMethod) -> int:
+    """Return the number of voxels that are read to measure images, each as often as it is read.
+
+    Parameters
+    ----------
+    images : sequence of ImageStack
+        The images.
+    method : MeanStd or Percentiles
+        The method by which they are normalized.
+    """
+    return sum(
+        prod(image.data_shape) * (1 if isinstance(method, MeanStd) else n_passes(np.dtype(image.data_dtype)))
         for image in images
     )
 
@@ -124,9 +146,12 @@ def measure_normalization(
     if max_count_bytes is not None:
         whole_number("max_count_bytes", max_count_bytes, least=0)
     check_measurable(stack)
+    return _measure(stack, chosen, max_bytes=max_bytes, max_statistic_bytes=max_count_bytes)
+
+
+def _measure(stack: ImageStack, chosen: NormalizationMethod, **bounds: Any) -> Normalization:
     dtype, per = np.dtype(stack.data_dtype), chosen.per
     division = Division(by_sample=per in {"sample", "sample_channel"}, by_channel=per in {"channel", "sample_channel"})
-    bounds: dict[str, Any] = {"max_bytes": max_bytes, "max_statistic_bytes": max_count_bytes}
     if isinstance(chosen, MeanStd):
         return _normalization(stack, division, measure_parts(stack, division, *_moments(dtype), **bounds), chosen)
     search = partial(PercentileSearch, dtype, (chosen.lower, chosen.upper))

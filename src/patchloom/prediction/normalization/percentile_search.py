@@ -29,6 +29,17 @@ class _Sought(NamedTuple):
     """Number of values with this prefix that come before it."""
 
 
+def n_passes(dtype: np.dtype[Any]) -> int:
+    """Return how often all values have to be added to a `PercentileSearch`.
+
+    Examples
+    --------
+    >>> [n_passes(np.dtype(name)) for name in ("uint8", "int16", "float32", "float64")]
+    [1, 1, 2, 4]
+    """
+    return -(-8 * dtype.itemsize // _DIGIT_BITS)
+
+
 class PercentileSearch:
     """Exact percentiles, as `numpy.percentile` defines them by default, without a copy of the values.
 

@@ -83,6 +83,7 @@ def measure_parts(
     *,
     max_bytes: int = MAX_BYTES,
     max_statistic_bytes: int | None = None,
+    advance: Callable[[int], None] | None = None,
 ) -> Measured:
     """Measure every part of an image.
 
@@ -100,6 +101,8 @@ def measure_parts(
         Bytes of pixels that are in memory at once.
     max_statistic_bytes : int
         Bytes of memory for statistics, at most 64 MiB. If None, 64 MiB.
+    advance : callable, optional
+        Called with the number of voxels after each block that was read; what it raises ends the measurement.
 
     Raises
     ------
@@ -116,15 +119,16 @@ def measure_parts(
     """
     results: dict[Part, tuple[Number, ...]] = {}
     n_ignored = 0
+    reading: dict[str, Any] = {"max_bytes": max_bytes, "advance": advance}
     available = _STATISTIC_BYTES if max_statistic_bytes is None else min(max_statistic_bytes, _STATISTIC_BYTES)
     for region in _regions(stack, division, max(1, available // bytes_each)):
         parts = {division.part_of(sample, channel) for sample, channel in product(region.samples, region.channels)}
         statistics = {part: make_statistic() for part in sorted(parts)}
-        n_ignored += _add_pixels(stack, region, division, statistics, max_bytes)
+        n_ignored += _add_pixels(stack, region, division, statistics, **reading)
         _check_counts(stack, division, statistics)
         unfinished = statistics
         while unfinished := {part: statistic for part, statistic in unfinished.items() if statistic.end_pass()}:
-            _add_pixels(stack, region, division, unfinished, max_bytes)
+            _add_pixels(stack, region, division, unfinished, **reading)
         results.update((part, statistic.exact()) for part, statistic in statistics.items())
     return Measured(results, n_ignored)
 
@@ -141,21 +145,34 @@ def _regions(stack: ImageStack, division: Division, n_parts: int) -> Iterator[_R
 
 
 def _add_pixels(
-    stack: ImageStack, region: _Region, division: Division, statistics: Mapping[Part, Statistic], max_bytes: int
+    stack: ImageStack,
+    region: _Region,
+    division: Division,
+    statistics: Mapping[Part, Statistic],
+    *,
+    max_bytes: int,
+    advance: Callable[[int], None] | None,
 ) -> int:
     """Add all pixels of a region to the statistics of their parts; return the number of pixels that are not finite."""
     n_ignored = 0
     for block, pixels in scan_stack(stack, samples=region.samples, channels=region.channels, max_bytes=max_bytes):
         boxes = zip(region.channels, pixels, strict=True) if division.by_channel else [(0, pixels)]
         for channel, box in boxes:
-            statistic = statistics[division.part_of(block.sample_idx, channel)]
-            values = box.reshape(-1)
-            for start in range(0, len(values), _PORTION):
-                portion = values[start : start + _PORTION]
-                finite = _finite(portion)
-                n_ignored += len(portion) - len(finite)
-                if len(finite):
-                    statistic.add(finite)
+            n_ignored += _add_values(statistics[division.part_of(block.sample_idx, channel)], box.reshape(-1))
+        if advance is not None:
+            advance(pixels.size)
+    return n_ignored
+
+
+def _add_values(statistic: Statistic, values: NDArray[Any]) -> int:
+    """Add values to a statistic; return the number of those that are not finite."""
+    n_ignored = 0
+    for start in range(0, len(values), _PORTION):
+        portion = values[start : start + _PORTION]
+        finite = _finite(portion)
+        n_ignored += len(portion) - len(finite)
+        if len(finite):
+            statistic.add(finite)
     return n_ignored
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from patchloom.prediction.planning.plan import Plan
 from patchloom.prediction.postprocessing.labels import holds_labels
 from patchloom.prediction.request import RunOptions
 from patchloom.sinks import (
+    CountsFinalizing,
     HasBuffer,
     ImageSink,
     OmeZarr,
@@ -68,6 +69,9 @@ class OutputWriter:
         The lock on the output of a single image, held by the caller.
     watch : SourceWatch, optional
         Notices images that change while they are read; made with `thoroughly`. If None, nothing is checked.
+    count_steps : callable, optional
+        Takes the number of steps in which an output is finalized; returns a function that is called with 1 after each. What that
+        raises ends the run.
     """
 
     def __init__(
@@ -81,11 +85,13 @@ class OutputWriter:
         ledger: Ledger | None = None,
         lock: OutputLock | None = None,
         watch: SourceWatch | None = None,
+        count_steps: Callable[[int], Callable[[int], None]] | None = None,
     ) -> None:
         self._plan = plan
         self._stacks = stacks
         self._options = options
         self._watch = watch
+        self._count_steps = count_steps
         self._destinations = destinations
         self._spelled = destinations if spelled is None else spelled
         self._ledger = ledger
@@ -205,12 +211,17 @@ class OutputWriter:
 
     def _finalize(self, data_idx: int) -> None:
         self._check_unchanged(data_idx)
-        results = [sink.finalize() for sink in self._sinks[data_idx]]
+        results = [self._finalize_one(sink) for sink in self._sinks[data_idx]]
         del self._sinks[data_idx]
         self.results[data_idx] = self._named(data_idx, results)
         if self._ledger is not None:
             self._ledger.finish(data_idx)
         self.completed_at[data_idx] = time.monotonic()
+
+    def _finalize_one(self, sink: ImageSink) -> NDArray[Any] | Path:
+        if self._count_steps is None or not isinstance(sink, CountsFinalizing) or not sink.n_steps:
+            return sink.finalize()
+        return sink.finalize(self._count_steps(sink.n_steps))
 
     def _take_over(self, data_idx: int) -> None:
         """Find the blocks of an image that an earlier run finished, and resume its unfinished outputs."""

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from numpy.typing import NDArray
 
-from patchloom.errors import GeometryError, PatchloomError
+from patchloom.errors import GeometryError, PatchloomError, StoppedError
 from patchloom.extraction import ChunkCache, PatchExtractor
 from patchloom.image_stacks import ImageStack
 from patchloom.parallel import Runner, run_serially, thread_runner
@@ -29,7 +29,8 @@ from patchloom.prediction.planning.memory import WRITE_BEHIND, read_ahead
 from patchloom.prediction.planning.plan import Plan
 from patchloom.prediction.postprocessing.casting import refuse_nan, to_dtype
 from patchloom.prediction.running.batching import TileBatch, batches, tiles_with_open_blocks
-from patchloom.prediction.running.progress import Advance, StageTimes
+from patchloom.prediction.running.monitor import Advance
+from patchloom.prediction.running.progress import StageTimes
 from patchloom.prediction.running.stitcher import CompleteBlock, Stitcher
 from patchloom.prediction.running.tile_reading import (
     candidate_tiles,
@@ -81,6 +82,8 @@ class Engine:
         Where blocks go.
     keep_going : bool
         Whether the other images are finished if one fails.
+    wait_for : callable, optional
+        Waits in the main thread until a block is written. If None, nothing else is done meanwhile.
     """
 
     def __init__(
@@ -91,12 +94,14 @@ class Engine:
         writer: BlockWriter,
         *,
         keep_going: bool = False,
+        wait_for: Callable[[Future[None]], None] | None = None,
     ) -> None:
         self._plan = plan
         self._stacks = stacks
         self._model = model
         self._writer = writer
         self._keep_going = keep_going
+        self._wait_for = wait_for
         self.times = StageTimes()
         self.failures: dict[int, PatchloomError] = {}
         """The error of each failed image, if the others are to finish."""
@@ -111,7 +116,7 @@ class Engine:
         Parameters
         ----------
         advance : callable
-            Called after each batch with the number of tiles that are done.
+            Called after each batch with the number of tiles that are done; what it raises ends the run.
 
         Raises
         ------
@@ -157,6 +162,8 @@ class Engine:
         """Note the failure of an image instead of raising it, if the others are to finish."""
         try:
             yield
+        except StoppedError:
+            raise
         except PatchloomError as error:
             if not self._keep_going:
                 raise
@@ -180,6 +187,8 @@ class Engine:
         with self.times.spent("waiting for writes"):
             while len(writes) > leave:
                 data_idx, written = writes.popleft()
+                if self._wait_for is not None:
+                    self._wait_for(written)
                 with self._isolate_failure(data_idx):
                     written.result()
 

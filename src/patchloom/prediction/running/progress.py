@@ -1,60 +1,57 @@
-"""Progress of a long run, and the time of its stages."""
+"""Progress of a long run, as values and as text, and the time of its stages."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-class Advance(Protocol):
-    """Called after each step with the number of things done in it."""
-
-    def __call__(self, number: int, /) -> None:
-        """Count `number` more as done."""
-
-
-@contextmanager
-def show_progress(label: str, total: int, *, shown: bool) -> Iterator[Advance]:
-    """Show progress on standard error: a bar on a terminal or in a notebook, elsewhere a line every ten seconds.
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The progress of a run at one moment, as the function `progress` of `predict` gets it.
 
     Parameters
     ----------
     label : str
-        Name of the things that are counted, such as `"tiles"`.
-    total : int
-        Number of them.
-    shown : bool
-        Whether to show anything.
+        What is being done: `"measuring"` (voxels whose statistics are measured), `"tiles"` (tiles that go through the model or
+        are skipped) or `"pyramid"` (parts of the lower levels of an OME-Zarr).
+    done, total : int
+        Number of these things that are done, and that are to be done. A resumed run counts only what was left.
+    elapsed : float
+        Seconds since this began.
+    remaining : float, optional
+        Seconds that are probably left for this, at the speed so far. None until that is known.
+    device_use : float, optional
+        Fraction of the time that the model was computing, from 0 to 1; the rest is waiting for reads and writes, and stitching.
+        None unless `label` is `"tiles"`.
+    device_memory : int, optional
+        Bytes that PyTorch holds on all GPUs for this process. None if it uses none.
 
-    Yields
-    ------
-    callable
-        Called after each step with the number of things done in it.
+    Examples
+    --------
+    >>> Progress("tiles", done=30, total=40, elapsed=6.0, remaining=2.0).fraction
+    0.75
     """
-    if not shown:
-        yield lambda _number: None
-        return
-    console = Console(stderr=True)
-    if console.is_terminal or console.is_jupyter:
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn(label), TimeElapsedColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console) as bar:
-            task = bar.add_task(label, total=total)
-            yield lambda number: bar.advance(task, number)
-        return
-    lines = ProgressLines(label, total, now=time.monotonic)
 
-    def print_line(number: int) -> None:
-        for line in lines.advance(number):
-            console.print(line, highlight=False)
+    label: str
+    done: int
+    total: int
+    elapsed: float
+    remaining: float | None = None
+    device_use: float | None = None
+    device_memory: int | None = None
 
-    yield print_line
+    @property
+    def fraction(self) -> float:
+        """The part that is done, from 0 to 1."""
+        return self.done / self.total if self.total else 1.0
 
 
 def show_summary(seconds: Mapping[str, float], n_skipped: int, n_tiles: int) -> None:
@@ -77,41 +74,32 @@ def show_summary(seconds: Mapping[str, float], n_skipped: int, n_tiles: int) -> 
 class ProgressLines:
     """Plain lines of progress, at most one every ten seconds and one at the end.
 
-    Parameters
-    ----------
-    label : str
-        Name of the things that are counted.
-    total : int
-        Number of them.
-    now : callable
-        Clock, in seconds.
-
     Examples
     --------
-    >>> seconds = iter([0.0, 5.0, 30.0, 60.0])
-    >>> lines = ProgressLines("tiles", 40, now=lambda: next(seconds))
-    >>> [list(lines.advance(number)) for number in (1, 19, 20)]
-    [[], ['20/40 tiles, 50 %, 0:30 elapsed, about 0:30 left'], ['40/40 tiles, 100 %, 1:00 elapsed']]
+    >>> lines = ProgressLines()
+    >>> moments = [(1, 5.0), (20, 30.0), (40, 60.0)]
+    >>> [lines.due(Progress("tiles", done, 40, elapsed, remaining=30.0)) for done, elapsed in moments]
+    [None, '20/40 tiles, 50 %, 0:30 elapsed, about 0:30 left', '40/40 tiles, 100 %, 1:00 elapsed']
     """
 
-    def __init__(self, label: str, total: int, now: Clock) -> None:
-        self._label, self._total, self._now = label, total, now
-        self._done = 0
-        self._started = self._last_line = now()
+    def __init__(self) -> None:
+        self._last_line = 0.0
 
-    def advance(self, number: int) -> Iterator[str]:
-        """Count `number` more as done, and yield the line that is due, if any."""
-        self._done += number
-        now = self._now()
-        finished = self._done >= self._total
-        if not finished and now - self._last_line < _SECONDS_BETWEEN_LINES:
-            return
-        self._last_line = now
-        elapsed = now - self._started
-        line = (
-            f"{self._done}/{self._total} {self._label}, {100 * self._done // self._total} %, {_clock(elapsed)} elapsed"
-        )
-        yield line if finished else f"{line}, about {_clock(elapsed * (self._total / self._done - 1))} left"
+    def due(self, progress: Progress) -> str | None:
+        """Return the line that is due, if any."""
+        is_finished = progress.done >= progress.total
+        if not is_finished and progress.elapsed - self._last_line < _SECONDS_BETWEEN_LINES:
+            return None
+        self._last_line = progress.elapsed
+        line = f"{count_of(progress)}, {int(100 * progress.fraction)} %, {_clock(progress.elapsed)} elapsed"
+        if is_finished or progress.remaining is None:
+            return line
+        return f"{line}, about {_clock(progress.remaining)} left"
+
+
+def count_of(progress: Progress) -> str:
+    """Write what is done: with numbers if it consists of tiles, whose number a user knows."""
+    return f"{progress.done}/{progress.total} tiles" if progress.label == "tiles" else progress.label
 
 
 class StageTimes:
@@ -148,6 +136,10 @@ class StageTimes:
             yield
         finally:
             self._switch(outer)
+
+    def of_model(self) -> float:
+        """Return the seconds that the model was computing."""
+        return self.seconds.get("model", 0.0)
 
     def _switch(self, stage: str | None) -> str | None:
         """Begin a stage; return the one before it."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from patchloom.argument_checks import listed, whole_number
+from patchloom.argument_checks import function, listed, whole_number
 from patchloom.axes import AxesMap
 from patchloom.errors import ArgumentError, SinkError
 from patchloom.image_metadata import ImageMetadata
@@ -209,8 +210,19 @@ class OmeZarrSink:
         self._count(region, ranges, record)
         return region
 
-    def finalize(self) -> Path:
+    @property
+    def n_steps(self) -> int:
+        """Number of shards of all lower levels, which `finalize` writes."""
+        return sum(prod(self._level_grid(level).counts) for level in range(1, len(self.level_shapes)))
+
+    def finalize(self, advance: Callable[[int], None] | None = None) -> Path:
         """Write the lower levels and the metadata, and publish the image; see `ImageSink.finalize`.
+
+        Parameters
+        ----------
+        advance : callable, optional
+            Called with 1 after each of `n_steps` shards of the lower levels. If it raises, the image is not published, and may be
+            finalized again.
 
         Raises
         ------
@@ -219,6 +231,8 @@ class OmeZarrSink:
             published, and may be finalized again.
         """
         self._output.check_open()
+        if advance is not None:
+            function("advance", advance)
         missing = self._written.size - int(self._written.sum())
         if missing:
             raise SinkError(
@@ -230,7 +244,7 @@ class OmeZarrSink:
                 remove(leftover)
         levels = [self._full]
         for level in range(1, len(self.level_shapes)):
-            levels.append(self._make_level(level, levels[-1]))
+            levels.append(self._make_level(level, levels[-1], advance))
         self._write_documents()
         for array in levels:
             array.check_whole()
@@ -256,7 +270,7 @@ class OmeZarrSink:
         self._ranges.include(ranges, region[1].start)
         self._records[_bounds(region)] = record
 
-    def _make_level(self, level: int, above: ZarrArray) -> ZarrArray:
+    def _make_level(self, level: int, above: ZarrArray, advance: Callable[[int], None] | None) -> ZarrArray:
         """Write one level, shard by shard, and read each chunk of the level above it once."""
         array = self._level_array(level)
         factors = (1, 1, *halving(self.level_shapes[level - 1]))
@@ -268,15 +282,22 @@ class OmeZarrSink:
                 inside = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(chunk, shard, strict=True))
                 block[inside] = pixels
             array.write(shard, block)
+            if advance is not None:
+                advance(1)
         return array
+
+    def _level_grid(self, level: int) -> ShardGrid:
+        return ShardGrid((*self.data_shape[:2], *self.level_shapes[level]), self.chunk_shape, self.shard_shape)
 
     def _level_array(self, level: int) -> ZarrArray:
         from patchloom.sinks.ome_zarr.metadata import ome_axes  # noqa: PLC0415  # slow to import
 
-        shape = (*self.data_shape[:2], *self.level_shapes[level])
-        grid = ShardGrid(shape, self.chunk_shape, self.shard_shape)
         return ZarrArray(
-            self._output.partial / str(level), grid, self.data_dtype, ome_axes(self.axes_map), self.zarr_format
+            self._output.partial / str(level),
+            self._level_grid(level),
+            self.data_dtype,
+            ome_axes(self.axes_map),
+            self.zarr_format,
         )
 
     def _attributes(self) -> dict[str, Any]:
