@@ -195,15 +195,17 @@ def predict(
 
     >>> from threading import Event
     >>> cancel = Event()
+    >>> shown = []
     >>> def show(progress):
     ...     left = "" if progress.remaining is None else f", {progress.remaining:.0f} s left"
-    ...     print(f"{progress.label}: {progress.fraction:.0%}{left}")
+    ...     shown.append(f"{progress.label}: {progress.fraction:.0%}{left}")
     ...     cancel.set()  # as if somebody clicked
     >>> predict(lambda batch: batch, image, axes="YX", patch_size=32, overlaps=0, progress=show, stop=cancel)
-    tiles: 0%
     Traceback (most recent call last):
         ...
     patchloom.errors.StoppedError: the run was stopped, and no block is finished and kept: run the same again to start afresh
+    >>> shown
+    ['tiles: 0%']
     """
     request = PredictionRequest.parse(
         channels=channels,
