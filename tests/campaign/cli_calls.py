@@ -104,6 +104,8 @@ COMMON = {
     "skip": texts(word="a", empty="", nan="dark:nan", half="dark:", fill="dark:3,fill=a"),
     "memory_limit": texts(word="a", empty="", negative="-1", zero="0", dots="1.2.3", inf="inf", nan="nan", unit="3XB"),
     "layout": texts(foo="foo", empty="", long="N" * 999),
+    "input": texts(word="foo", empty="", nothing="w=", text="w=foo", unknown="w=0.5", file="w=no.npy", nul="w=a\0.npy"),
+    "model_output": texts(unknown="z", empty=""),
 }
 MODEL = texts(
     word="nonsense",
@@ -129,6 +131,8 @@ WORDS = {
     "skip": ("skip", "threshold"),
     "normalize": ("normali", "percentile", "per "),
     "layout": ("layout", "axes"),
+    "input": ("input", "value"),
+    "model_output": ("output",),
 }
 
 

@@ -430,6 +430,11 @@ entry(
     batch=ARRAY.accepting("of nothing", because="the model is asked"),
     words={"batch": ("batch", "returned")},
 )
+INPUTS = optional(
+    mapping(lambda: {"w": 0.5}).accepting("{}", "one too few", because="a network of one input needs no values")
+)
+OUTPUTS = optional(TEXT).refusing_values("z", ["z"], [], ["y", "y"])
+ONE_DEVICE = word("cpu").accepting("in a list", "with a space", because="several devices may be listed")
 entry(
     "OnnxModel",
     lambda: (
@@ -437,10 +442,12 @@ entry(
         {
             "source": world.network(),
             "layout": "NCHW",
+            "inputs": {},
             "output": "y",
             "scale": 1.0,
             "channel_order": [0],
             "threads": 1,
+            "device": "cpu",
             "providers": ("CPUExecutionProvider",),
             "name": None,
         },
@@ -452,11 +459,13 @@ entry(
         folder=world.files,
     ),
     layout=optional(TEXT).refusing_values("foo", "NCHWW", "CHW9", "nchw "),
-    output=optional(TEXT).refusing_values("z"),
+    inputs=INPUTS,
+    output=OUTPUTS,
     scale=optional(number()),
     channel_order=optional(numbers_of_choice(1)),
     threads=optional(whole(1)),
-    providers=sequence_of(TEXT, lambda: ["CPUExecutionProvider"], keep=99).refusing_values(("foo",)),
+    device=ONE_DEVICE,
+    providers=optional(sequence_of(TEXT, lambda: ["CPUExecutionProvider"], keep=99).refusing_values(("foo",))),
     name=optional(TEXT).accepting("empty text", because="as None"),
     words={
         "source": ("model", "file", "there is no", "ONNX"),
@@ -477,6 +486,8 @@ entry(
         {
             "reference": str(world.files() / "network.onnx"),
             "layout": "NCHW",
+            "inputs": {},
+            "output": "y",
             "bgr": None,
             "device": "auto",
             "precision": None,
@@ -498,6 +509,8 @@ entry(
         folder=world.files,
     ),
     layout=optional(TEXT).refusing_values("foo"),
+    inputs=INPUTS,
+    output=OUTPUTS,
     bgr=optional(FLAG),
     device=DEVICE,
     precision=PRECISION,
@@ -526,7 +539,16 @@ entry(
 )
 entry(
     "CzannModel",
-    lambda: (pl.CzannModel, {"path": world.files() / "network.czann", "layout": None, "bgr": None, "threads": 1}),
+    lambda: (
+        pl.CzannModel,
+        {
+            "path": world.files() / "network.czann",
+            "layout": None,
+            "bgr": None,
+            "threads": 1,
+            "device": "cpu",
+        },
+    ),
     path=SOURCE_PATH.refusing(
         czann=lambda: "no.czann",
         npy=lambda: world.files() / "image.npy",
@@ -536,6 +558,7 @@ entry(
     layout=optional(TEXT).refusing_values("foo"),
     bgr=optional(FLAG),
     threads=optional(whole(1)),
+    device=ONE_DEVICE,
     words={"path": ("file", "archive", "model", "there is no")},
 )
 entry(

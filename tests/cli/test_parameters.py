@@ -98,7 +98,18 @@ def test_run() -> None:
 def test_commands(command: Callable[..., Any], function: Callable[..., Any]) -> None:
     """A command takes what its function takes, with the same defaults."""
     ours, theirs = parameters(command), parameters(function)
-    of_commands = {"layout", "bgr", "augment", "as_json", "debug", "quiet", "pyramid", "ome_zarr"}
+    of_commands = {
+        "layout",
+        "inputs",
+        "model_output",
+        "bgr",
+        "augment",
+        "as_json",
+        "debug",
+        "quiet",
+        "pyramid",
+        "ome_zarr",
+    }
     assert ours.keys() - theirs.keys() <= of_commands
     assert theirs.keys() - ours.keys() <= {"progress", "report", "stop"}  # --quiet and --json
     same = ours.keys() & theirs.keys() - {"sources", "model", "output", "device"}  # a file is on no device yet

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import typer
+
+from patchloom.errors import ArgumentError
 
 
 class Voxels(tuple[int, ...]):
@@ -29,6 +34,36 @@ def voxels(text: str) -> int | Voxels:
             f"{text!r} is not a whole number, or one for each axis: write 256 or 16,256,256"
         ) from None
     return numbers[0] if len(numbers) == 1 else numbers
+
+
+def input_values(texts: Sequence[str] | None) -> dict[str, Any] | None:
+    """Parse values of inputs of a network: numbers, or arrays in NumPy files.
+
+    Examples
+    --------
+    >>> input_values(["threshold=0.5", "steps=3"])
+    {'threshold': 0.5, 'steps': 3}
+    """
+    return dict(map(_input_value, texts)) if texts else None
+
+
+def _input_value(text: str) -> tuple[str, Any]:
+    name, _, value = text.rpartition("=")
+    if not name:
+        raise ArgumentError(f"input {text!r} is not a name and a value: write noise=0.1 or mask=mask.npy")
+    if value.lower().endswith(".npy"):
+        try:
+            return name, np.load(value, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise ArgumentError(
+                f"input {name!r} is {value!r}, which cannot be read ({error}): name a NumPy file"
+            ) from None
+    for parse in (int, float):
+        with suppress(ValueError):
+            return name, parse(value)
+    raise ArgumentError(
+        f"input {name!r} is {value!r}, which is not a number or a NumPy file: write {name}=0.1 or {name}=values.npy"
+    )
 
 
 def n_bytes(text: str) -> int:
@@ -188,6 +223,25 @@ Layout = Annotated[
     typer.Option(
         metavar="AXES",
         help="Order of the axes of an ONNX model, such as NCHW or NHWC, if its file leaves that open.",
+        rich_help_panel=MODEL,
+    ),
+]
+InputValues = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="NAME=VALUE",
+        help="Value of an input of an ONNX model other than the image: a number, or an array in a NumPy file. Repeat the option "
+        "for several inputs.",
+        rich_help_panel=MODEL,
+    ),
+]
+ModelOutput = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model-output",
+        metavar="NAME",
+        help="Output of an ONNX model to use; repeat the option for several. Default: all outputs.",
         rich_help_panel=MODEL,
     ),
 ]

@@ -23,6 +23,8 @@ def plan_command(
         ),
     ] = None,
     layout: options.Layout = None,
+    inputs: options.InputValues = None,
+    model_output: options.ModelOutput = None,
     bgr: options.Bgr = None,
     batch_size: options.BatchSize = None,
     axes: options.Axes = None,
@@ -49,7 +51,11 @@ def plan_command(
     with reported_errors(debug=debug):
         prepared = plan(
             sources if len(sources) > 1 else sources[0],
-            model=None if model is None else load_model(model, layout=layout, bgr=bgr),
+            model=None
+            if model is None
+            else load_model(
+                model, layout=layout, inputs=options.input_values(inputs), output=model_output or None, bgr=bgr
+            ),
             axes=axes,
             channels=channels,
             normalize=normalize,

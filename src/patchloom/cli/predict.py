@@ -39,6 +39,8 @@ def predict_command(
         ),
     ],
     layout: options.Layout = None,
+    inputs: options.InputValues = None,
+    model_output: options.ModelOutput = None,
     bgr: options.Bgr = None,
     batch_size: options.BatchSize = None,
     device: options.Device = "auto",
@@ -106,7 +108,18 @@ def predict_command(
     started = time.monotonic()
     with reported_errors(debug=debug), _printed(reports, started, as_json=as_json):
         predict(
-            _augmented(load_model(model, layout=layout, bgr=bgr, device=device, precision=precision), augment),
+            _augmented(
+                load_model(
+                    model,
+                    layout=layout,
+                    inputs=options.input_values(inputs),
+                    output=model_output or None,
+                    bgr=bgr,
+                    device=device,
+                    precision=precision,
+                ),
+                augment,
+            ),
             sources if len(sources) > 1 else sources[0],
             _output(output, pyramid=None if pyramid == "none" else pyramid, version=ome_zarr),
             axes=axes,

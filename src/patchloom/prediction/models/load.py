@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from patchloom.argument_checks import file_path, flag, instance
+from patchloom.argument_checks import file_path, flag, instance, instances, shown
 from patchloom.errors import ModelError, ModelNotFoundError
 from patchloom.local_paths import normalize_path
 from patchloom.prediction.models.devices import Precision, check_precision, parse_devices
@@ -41,7 +41,7 @@ class ModelKind:
 
 
 KINDS = (
-    ModelKind("ONNX networks", (".onnx",), OnnxModel, frozenset({"layout"})),
+    ModelKind("ONNX networks", (".onnx",), OnnxModel, frozenset({"layout", "inputs", "output"})),
     ModelKind("ZEISS models", (".czann", ".czseg", ".czmodel"), CzannModel, frozenset({"layout", "bgr"})),
 )
 """All kinds of model files. The first that a file fits is taken."""
@@ -53,6 +53,8 @@ def load_model(
     reference: str | Path,
     *,
     layout: str | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    output: str | Sequence[str] | None = None,
     bgr: bool | None = None,
     device: str | Sequence[str] | None = "auto",
     precision: Precision | None = None,
@@ -68,6 +70,10 @@ def load_model(
     layout : str, optional
         Axes of the network's input, outermost first, such as `"NCHW"`; see `TensorLayout`. For model files only. If None, the
         layout is inferred from the file.
+    inputs : mapping of str to number or array, optional
+        Values of inputs of an ONNX network other than the image, by name; see `OnnxModel`.
+    output : str or sequence of str, optional
+        Name of the output of an ONNX network to use, or several names. If None, all outputs.
     bgr : bool, optional
         Whether a ZEISS model takes the first three channels of an image in the order blue, green, red; see `CzannModel`. If
         None, the order that its file declares.
@@ -110,8 +116,13 @@ def load_model(
         instance("layout", layout, str)
     if bgr is not None:
         flag("bgr", bgr)
+    if inputs is not None:
+        instance("inputs", inputs, Mapping, "give values by the names of inputs")
+    if output is not None and not isinstance(output, str):
+        instances("output", output, str, "the name of an output, or a sequence of names")
     parse_devices(device), check_precision(precision)  # before a file is read
-    given = {name: value for name, value in (("layout", layout), ("bgr", bgr)) if value is not None}
+    options = (("layout", layout), ("inputs", inputs), ("output", output), ("bgr", bgr))
+    given = {name: value for name, value in options if value is not None}
     kind = _kind_of(Path(text))
     model = _load_callable(text, given) if kind is None else _open(kind, text, given)
     return prepare_model(model, device, precision)
@@ -127,7 +138,7 @@ def _open(kind: ModelKind, text: str, given: Mapping[str, Any]) -> Model:
     for name, value in given.items():
         if name not in kind.options:
             raise ModelError(
-                f"{name} is {value!r}, which is for {_kinds_with(name)}: leave it out, {text} is one of the {kind.title}"
+                f"{name} is {shown(value)}, which is for {_kinds_with(name)}: leave it out, {text} is one of the {kind.title}"
             )
     return kind.open(text, **given)
 
@@ -146,7 +157,7 @@ def _load_callable(text: str, given: Mapping[str, Any]) -> Model:
         )
     for option, value in given.items():
         raise ModelError(
-            f"{option} is {value!r}, which is for {_kinds_with(option)}: leave it out, {text} gets (B, C, (Z), Y, X)"
+            f"{option} is {shown(value)}, which is for {_kinds_with(option)}: leave it out, {text} gets (B, C, (Z), Y, X)"
         )
     is_file = module_name.endswith(".py")
     module = _import_file(Path(module_name)) if is_file else _import(module_name, Path.cwd())

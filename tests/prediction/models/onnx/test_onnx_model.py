@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
-from patchloom.errors import MissingExtraError, ModelError, ModelNotFoundError, ModelOutputError
+from patchloom.errors import ArgumentError, MissingExtraError, ModelError, ModelNotFoundError, ModelOutputError
 from patchloom.prediction import predict
 from patchloom.prediction.models import OnnxModel, describe
 from patchloom.testing.model_conformance import ModelConformance
@@ -130,16 +130,47 @@ def test_fixed_batch_size(onnx_network, rng, signature, portion, size):
     np.testing.assert_array_equal(model(batch), batch)
 
 
-def test_output(onnx_network, rng):
-    """The first output is used unless another is named."""
+def test_outputs(onnx_network, rng):
+    """All outputs are returned by name, unless some are named."""
     signature = "float[N, 1, H, W]"
     network = onnx_network(signature, "y = Neg(x) z = Add(x, x)", f"{signature} y, {signature} z")
     batch = rng.random((2, 1, 5, 6), dtype=np.float32)
 
-    np.testing.assert_array_equal(OnnxModel(network)(batch), -batch)
+    both = OnnxModel(network)(batch)
+
+    assert list(both) == ["y", "z"]
+    np.testing.assert_array_equal(both["y"], -batch)
+    np.testing.assert_array_equal(both["z"], 2 * batch)
     np.testing.assert_array_equal(OnnxModel(network, output="z")(batch), 2 * batch)
+    np.testing.assert_array_equal(OnnxModel(network, output=["z"])(batch), 2 * batch)
+    assert list(OnnxModel(network, output=("z", "y"))(batch)) == ["y", "z"]
     with pytest.raises(ModelError, match=r"output is 'mask', and .* has 'y', 'z': choose one of these"):
         OnnxModel(network, output="mask")
+
+
+@pytest.mark.parametrize("output", [[], ["y", "y"]])
+def test_invalid_outputs(onnx_network, output):
+    """At least one output is named, and each once."""
+    with pytest.raises(ArgumentError, match=r"output is .*: name at least one output, and each once"):
+        OnnxModel(onnx_network("float[N, 1, H, W]"), output=output)
+
+
+def test_predicted_outputs(onnx_network, rng):
+    """Outputs of different sizes, dtypes and channels are stitched, each by its name; batches are divided if need be."""
+    network = onnx_network(
+        "float[2, 1, H, W]",
+        "half = AveragePool<kernel_shape = [2, 2], strides = [2, 2]>(x)"
+        "zero = Constant<value = float {0}>() bright = Greater(x, zero) both = Concat<axis = 1>(x, x)",
+        "float[2, 1, H2, W2] half, bool[2, 1, H, W] bright, float[2, 2, H, W] both",
+    )
+    image = rng.normal(size=(36, 44)).astype(np.float32)
+
+    results = predict(OnnxModel(network), image, axes="YX", patch_size=16, overlaps=4, progress=False)
+
+    assert {name: result.dtype for name, result in results.items()} == {"half": "f4", "bright": "?", "both": "f4"}
+    np.testing.assert_allclose(results["half"], image.reshape(18, 2, 22, 2).mean((1, 3)), atol=1e-6)
+    np.testing.assert_array_equal(results["bright"], image > 0)
+    np.testing.assert_array_equal(results["both"], np.stack([image, image]))
 
 
 def test_no_channel_axis(onnx_network, rng):
@@ -153,12 +184,19 @@ def test_no_channel_axis(onnx_network, rng):
     assert (model.description.out_channels, model.description.out_dtype) == (1, "int64")
 
 
-def test_output_not_an_image(onnx_network):
-    """An output that is not an image is refused when the model is made."""
-    network = onnx_network("float[N, 3, H, W]", "y = ReduceMean<axes = [1, 2, 3], keepdims = 0>(x)", "float[N] y")
+SCORES = "y = ReduceMean<axes = [1, 2, 3], keepdims = 0>(x)"
 
-    with pytest.raises(ModelError, match=r"output 'y' of shape \(\?\) is not an image"):
-        OnnxModel(network)
+
+def test_output_not_an_image(onnx_network):
+    """An output that is not an image is refused when the model is made, and left out if another one is chosen."""
+    alone = onnx_network("float[N, 3, H, W]", SCORES, "float[N] y")
+    beside = onnx_network("float[N, 3, H, W]", f"{SCORES} z = Neg(x)", "float[N] y, float[N, 3, H, W] z")
+
+    with pytest.raises(ModelError, match=r"output 'y' of shape \(\?\) is not an image .*: export a network that"):
+        OnnxModel(alone)
+    with pytest.raises(ModelError, match=r"output 'y' of shape \(\?\) is not an image .*: choose 'z' with output="):
+        OnnxModel(beside)
+    assert OnnxModel(beside, output="z")(np.ones((1, 3, 2, 2))).tolist() == (-np.ones((1, 3, 2, 2))).tolist()
 
 
 @pytest.mark.parametrize(
@@ -343,14 +381,6 @@ def test_failing_network(onnx_file):
     with pytest.raises(ModelError, match=r"network\.onnx failed on a tensor of shape \(1, 1, 4, 4\)") as caught:
         model(np.zeros((1, 1, 4, 4), np.float32))
     assert "\n" not in str(caught.value)
-
-
-def test_several_inputs(onnx_network):
-    """A network of several inputs is refused."""
-    signature = "float[N, 1, H, W]"
-
-    with pytest.raises(ModelError, match="has 2 inputs \\('w', 'x'\\)"):
-        OnnxModel(onnx_network(f"{signature} w, {signature}", "y = Add(w, x)", f"{signature} y"))
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no network", bytes(100)])

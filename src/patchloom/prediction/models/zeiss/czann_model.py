@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import zipfile
 from dataclasses import replace
 from functools import partial
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from patchloom.argument_checks import file_path, flag, instance
 from patchloom.errors import ModelError, ModelNotFoundError
 from patchloom.local_paths import normalize_path
+from patchloom.prediction.models.devices import Precision
 from patchloom.prediction.models.model import ModelDescription
 from patchloom.prediction.models.onnx.onnx_model import OnnxModel
 from patchloom.prediction.models.zeiss.czann_metadata import CzannMetadata, read_czann_json, read_czseg_xml
@@ -40,7 +42,9 @@ class CzannModel:
         file declares. A `.czann` file declares none: its network gets channels in the order of the image, so a model trained on
         the colors that ZEN delivers needs `bgr=True`.
     threads : int, optional
-        Number of threads that an operator may use. If None, the number of cores.
+        Number of threads that an operator may use on the CPU. If None, the number of cores.
+    device : str
+        Where the network runs; see `OnnxModel`.
 
     Raises
     ------
@@ -71,6 +75,7 @@ class CzannModel:
         layout: str | None = None,
         bgr: bool | None = None,
         threads: int | None = None,
+        device: str = "cpu",
     ) -> None:
         path = Path(normalize_path(file_path("path", path)))
         if layout is not None:
@@ -78,7 +83,7 @@ class CzannModel:
         if bgr is not None:
             flag("bgr", bgr)
         # Absolute, as another process that opens the model again may run in another directory.
-        self._reopen = partial(type(self), path.absolute(), layout=layout, bgr=bgr, threads=threads)
+        self._reopen = partial(type(self), path.absolute(), layout=layout, bgr=bgr, threads=threads, device=device)
         metadata, network = read_archive(path)
         self._network = OnnxModel(
             network,
@@ -86,6 +91,7 @@ class CzannModel:
             scale="dtype" if metadata.scaled else None,
             channel_order=_channel_order(metadata, bgr),
             threads=threads,
+            device=device,
             name=str(path),
         )
         self.description = _combine(metadata, self._network.description, str(path))
@@ -103,7 +109,17 @@ class CzannModel:
     def __reduce__(self) -> tuple[partial[CzannModel], tuple[()]]:
         return self._reopen, ()
 
-    def __call__(self, batch: NDArray[Any], /) -> NDArray[Any]:
+    def on(self, device: str | None, precision: Precision | None, /) -> CzannModel:
+        """Return the model on a device; see `RunsOnDevice` and `OnnxModel.on`."""
+        network = self._network.on(device, precision)
+        if network is self._network:
+            return self
+        moved = copy.copy(self)
+        moved._network = network  # noqa: SLF001  # of its own class
+        moved._reopen = partial(self._reopen, device=network.device)  # noqa: SLF001
+        return moved
+
+    def __call__(self, batch: NDArray[Any], /) -> Any:
         """Predict a batch; see `Model` and `OnnxModel`."""
         return self._network(batch)
 
