@@ -193,6 +193,20 @@ class AxesMap:
         shape = tuple(n_channels if axis == "C" else self.size(axis) for axis in axes)
         return AxesMap(axes, shape)
 
+    def with_samples(self, n_samples: int, n_times: int) -> AxesMap:
+        """Return the map of an array that differs from this one in the size along S and T; an axis that is missing has size 1.
+
+        Examples
+        --------
+        >>> AxesMap("TYXC", (5, 64, 48, 3)).with_samples(1, 2)
+        AxesMap(axes='TYXC', shape=(2, 64, 48, 3))
+        """
+        sizes = {"S": whole_number("n_samples", n_samples, least=1), "T": whole_number("n_times", n_times, least=1)}
+        for axis, size in sizes.items():
+            if axis not in self.axes and size > 1:
+                raise AxesError(f"{axis} has size {size}, but axes {self.axes!r} lack it: it must be 1")
+        return AxesMap(self.axes, tuple(sizes.get(axis, self.size(axis)) for axis in self.axes))
+
     def with_spatial(self, spatial_shape: Sequence[int]) -> AxesMap:
         """Return the map of an array that differs from this one in the size along its spatial axes.
 

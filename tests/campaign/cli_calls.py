@@ -80,6 +80,19 @@ COMMON = {
         wide="\uff39\uff38",
     ),
     "channels": texts(name="DAPI", empty="", outside="1", negative="-1", gap="0,,0", fraction="0.5", huge=str(10**30)),
+    "region": texts(
+        word="a",
+        empty="",
+        outside="y=0:9999",
+        reversed="y=8:3",
+        unit="y=1um:2um",
+        axis="q=3",
+        twice="y=1:2,y=3:4",
+        dots="y=1.5:2",
+    ),
+    "voxel_size": texts(
+        word="a", empty="", zero="0", negative="-1", gap="1,,1", nan="nan", four="1,1,1,1", three="1,1,1"
+    ),
     "patch_size": VOXELS,
     "overlaps": texts(
         word="a", comma=",", negative="-1,-1", fraction="1.5,8", huge=f"{10**30},{10**30}", large="32,32"

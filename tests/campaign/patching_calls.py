@@ -243,6 +243,12 @@ entry(
     data_idx=whole(0),
 )
 entry("GridPatching.grid_shape", lambda: (world.tiling().grid_shape, {"data_idx": 0}), data_idx=whole(0))
+entry(
+    "GridPatching.windows_along",
+    lambda: (world.tiling().windows_along, {"data_idx": 0, "axis": 1}),
+    data_idx=whole(0),
+    axis=whole(0),
+)
 entry("StratifiedPatching.grid_shape", lambda: (world.strata().grid_shape, {"data_idx": 0}), data_idx=whole(0))
 entry(
     "TiledPatching.tiles_touching",

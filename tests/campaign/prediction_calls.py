@@ -16,6 +16,7 @@ from .hostile import (
     CALLABLE,
     DTYPE,
     FLAG,
+    HUGE,
     OUTPUT_PATH,
     SOURCE_PATH,
     STRANGERS,
@@ -38,6 +39,8 @@ from .reading_calls import SOURCE_WORDS, SOURCES
 SETTINGS = {
     "axes": "YX",
     "channels": [0],
+    "region": {"y": (0, 40)},
+    "voxel_size": None,
     "patch_size": (32, 32),
     "overlaps": (8, 8),
     "blend": None,
@@ -89,8 +92,41 @@ NORMALIZE = word("mean_std", "percentiles").refusing(
 CHANNELS = numbers_of_choice(1).refusing(
     negative_number=lambda: -1, name=lambda: "DAPI", huge=lambda: 10**30, empty_name=lambda: "0,,0"
 )
+REGION = Kind(
+    "region",
+    {
+        **STRANGERS,
+        "outside": lambda: "y=0:65",
+        "reversed": lambda: "y=8:3",
+        "no axis": lambda: "0:8",
+        "channel": lambda: {"c": 0},
+        "missing axis": lambda: {"z": 0},
+        "unit": lambda: "y=0um:3um",
+        "negative": lambda: {"y": (-8, 8)},
+        "fraction": lambda: {"y": (0.5, 8)},
+        "huge inside": lambda: {"y": (0, HUGE)},
+        "nan inside": lambda: {"y": (0, float("nan"))},
+        "None inside": lambda: {"y": None},
+        "number as axis": lambda: {0: 8},
+        "step": lambda: {"y": slice(0, 8, 2)},
+        "list of pairs": lambda: [("y", (0, 8))],
+    },
+)
+MICROMETERS = numbers(length=2).refusing(
+    zero=lambda: 0.0, below=lambda: (-1.0, 1.0), three=lambda: (1, 1, 1), empty=lambda: "1,"
+)
+MICROMETERS = Kind(
+    MICROMETERS.name,
+    {
+        label: make
+        for label, make in MICROMETERS.values.items()
+        if label not in ("3", "1.5", "'3'", "np.float64", "too long")
+    },
+)
 KINDS = {
     "axes": AXES.refusing_values(None),
+    "region": optional(REGION),
+    "voxel_size": optional(MICROMETERS),
     "channels": optional(CHANNELS).accepting("digits", because="the index 0, as a command line contains it"),
     "patch_size": optional(SIZE),
     "overlaps": optional(tuple_of_whole(2, 0, one=True)),
@@ -108,6 +144,7 @@ KINDS = {
 WORDS = {
     **SOURCE_WORDS,
     "channels": ("channel",),
+    "region": ("region",),
     "postprocess": ("postprocessing", "threshold", "channel"),
     "normalize": ("normali", "percentile", "per "),
     "overlaps": ("overlap",),

@@ -115,6 +115,24 @@ Channels = Annotated[
         rich_help_panel=IMAGES,
     ),
 ]
+Region = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BOX",
+        help="The box of each image that is predicted, such as y=100:400,x=0:512,t=3 in voxels or z=2um:8um. What lies around "
+        "it is read as context. Default: the whole image.",
+        rich_help_panel=IMAGES,
+    ),
+]
+VoxelSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|[Z,]Y,X",
+        help="Size of a voxel in micrometers: one number for all spatial axes, or one for each. Default: as the metadata of the "
+        "images contain it.",
+        rich_help_panel=IMAGES,
+    ),
+]
 Normalize = Annotated[
     str | None,
     typer.Option(

@@ -137,3 +137,34 @@ def unit_name(unit: str) -> str:
     """
     name, factor = unit_of(unit)
     return name if factor == 1 else ""
+
+
+_POWERS = {
+    "yotta": 24, "zetta": 21, "exa": 18, "peta": 15, "tera": 12, "giga": 9, "mega": 6, "kilo": 3, "hecto": 2, "": 0, "deci": -1,
+    "centi": -2, "milli": -3, "micro": -6, "nano": -9, "pico": -12, "femto": -15, "atto": -18, "zepto": -21, "yocto": -24,
+}  # fmt: skip
+_OTHER_LENGTHS = {
+    "angstrom": 1e-10, "inch": 0.0254, "foot": 0.3048, "yard": 0.9144, "mile": 1609.344, "parsec": 3.0856775814913673e16,
+}  # fmt: skip
+_SIZES = {
+    **{f"{prefix}meter": ("length", float(f"1e{power}")) for prefix, power in _POWERS.items()},
+    **{f"{prefix}second": ("time", float(f"1e{power}")) for prefix, power in _POWERS.items()},
+    **{name: ("length", size) for name, size in _OTHER_LENGTHS.items()},
+    **{name: ("time", size) for name, size in {"minute": 60.0, "hour": 3600.0, "day": 86400.0}.items()},
+}
+
+
+def unit_size(name: str) -> tuple[str, float]:
+    """Return what a unit measures, `"length"` or `"time"`, and its size in meters or seconds; empty and NaN if it is neither.
+
+    Parameters
+    ----------
+    name : str
+        Full name of the unit, from `unit_of`.
+
+    Examples
+    --------
+    >>> unit_size("micrometer"), unit_size("minute"), unit_size("")
+    (('length', 1e-06), ('time', 60.0), ('', nan))
+    """
+    return _SIZES.get(name, ("", math.nan))

@@ -7,7 +7,9 @@ from math import prod
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from patchloom.argument_checks import whole_number
 from patchloom.axes import spatial_axes
 from patchloom.geometry.checks import one_per_axis, series_shapes, size_in_series
 from patchloom.geometry.patch_positions import unravel
@@ -40,13 +42,19 @@ class GridPatching(IndexedPatching[Spec_co]):
                 self.patch_size, self.overlaps, self.origin_multiple, spatial_axes(n_dims), strict=True
             )
         )
-        self._grids = [
-            tuple(rule.count(size) for rule, size in zip(self.rules, shape[2:], strict=True))
-            for shape in self.data_shapes
-        ]
+        stacks = range(len(self.data_shapes))
+        self._grids = [self._grid_of(data_idx) for data_idx in stacks]
         self._grid_table = np.array(self._grids, dtype=np.int64)
         self._size_table = np.array([shape[2:] for shape in self.data_shapes], dtype=np.int64)
-        super().__init__(FlatIndex([shape[0] for shape in self.data_shapes], map(prod, self._grids)))
+        super().__init__(FlatIndex([self._n_samples_of(data_idx) for data_idx in stacks], map(prod, self._grids)))
+
+    def _grid_of(self, data_idx: int) -> tuple[int, ...]:
+        """Count the patches along each spatial axis of one sample."""
+        return tuple(rule.count(size) for rule, size in zip(self.rules, self.data_shapes[data_idx][2:], strict=True))
+
+    def _n_samples_of(self, data_idx: int) -> int:
+        """Count the samples of a stack that have patches."""
+        return self.data_shapes[data_idx][0]
 
     def grid_shape(self, data_idx: int) -> tuple[int, ...]:
         """Return the number of patches along each spatial axis of one sample of an image stack.
@@ -65,6 +73,37 @@ class GridPatching(IndexedPatching[Spec_co]):
     def _many_windows(self, places: Places) -> list[TileWindow]:
         """Return the windows of many patches along each axis."""
         return self._windows_on(places.local, places.of_stacks(self._size_table), places.of_stacks(self._grid_table))
+
+    def windows_along(self, data_idx: int, axis: int) -> TileWindow:
+        """Return the windows of all patches along one axis of an image stack, as arrays.
+
+        Parameters
+        ----------
+        data_idx : int
+            Index of the image stack.
+        axis : int
+            Index of the spatial axis, counted from the outermost.
+
+        Raises
+        ------
+        PatchIndexError
+            If there is no such stack.
+        GeometryError
+            If there is no such axis.
+
+        Examples
+        --------
+        >>> from patchloom import TiledPatching
+        >>> TiledPatching([(1, 1, 64, 20)], (64, 8), (0, 3)).windows_along(0, axis=1).start.tolist()
+        [0, 5, 10, 12]
+        """
+        count = self.grid_shape(data_idx)[whole_number("axis", axis, least=0, most=len(self.rules) - 1)]
+        return self._windows_of(np.arange(count, dtype=np.int64), data_idx, axis, count)
+
+    def _windows_of(self, tiles: NDArray[np.int64], data_idx: int, axis: int, count: int) -> TileWindow:
+        size = np.full_like(tiles, self.data_shapes[data_idx][2 + axis])
+        window: TileWindow = self.rules[axis].window(tiles, size, np.full_like(tiles, count))
+        return window
 
     def _windows_on(self, local: Any, sizes: Sequence[Any], counts: Sequence[Any]) -> list[TileWindow]:
         return [

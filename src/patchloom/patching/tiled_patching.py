@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from operator import sub
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,12 +121,8 @@ class TiledPatching(GridPatching[TileSpecs]):
         check_window("window", window, shape[2:])
         grid = self._grids[data_idx]
         first = self._index.edges[data_idx] + sample_idx * prod(grid)
-        tiles = np.ix_(
-            *(
-                np.asarray(rule.touching(part.start, part.stop, size), dtype=np.int64)
-                for rule, part, size in zip(self.rules, window, shape[2:], strict=True)
-            )
-        )
+        along = [self._touching(data_idx, axis, part) for axis, part in enumerate(window)]
+        tiles = np.ix_(*(np.asarray(of_axis, dtype=np.int64) for of_axis in along))
         return np.asarray(first + np.ravel_multi_index(tiles, grid), dtype=np.int64).ravel()
 
     def index_of(self, spec: TileSpecs) -> int:
@@ -166,10 +163,11 @@ class TiledPatching(GridPatching[TileSpecs]):
         columns = table.columns
         for position in np.flatnonzero(~self._has_samples(columns)).tolist():
             raise _not_a_tile(table[position])
-        data_idx, index = columns["data_idx"], columns["sample_idx"]
-        for axis, rule in enumerate(self.rules):
-            count = self._grid_table[data_idx, axis]
-            index = index * count + rule.tile_at(columns["stitch_coords"][:, axis], count)
+        data_idx = columns["data_idx"]
+        index = self._sample_numbers(data_idx, columns["sample_idx"])
+        for axis in range(len(self.rules)):
+            tiles = self._tiles_at(data_idx, axis, columns["stitch_coords"][:, axis])
+            index = index * self._grid_table[data_idx, axis] + tiles
         indices = index + np.frombuffer(self._index.edges, dtype=np.int64)[data_idx]
         planned = self.specs(indices).columns
         same = np.logical_and.reduce(
@@ -178,6 +176,18 @@ class TiledPatching(GridPatching[TileSpecs]):
         for position in np.flatnonzero(~same).tolist():
             raise _not_a_tile(table[position])
         return indices
+
+    def _sample_numbers(self, data_idx: NDArray[np.int64], sample_idx: NDArray[np.int64]) -> NDArray[np.int64]:  # noqa: ARG002  # all samples have tiles
+        """Return for each sample its number among the samples of its stack that have tiles."""
+        return sample_idx
+
+    def _touching(self, data_idx: int, axis: int, part: slice) -> range:
+        """Return the tiles along one axis whose kept part meets a part of it."""
+        return self.rules[axis].touching(part.start, part.stop, self.data_shapes[data_idx][2 + axis])
+
+    def _tiles_at(self, data_idx: Any, axis: int, voxels: Any) -> Any:
+        """Return the tiles that keep voxels of an axis."""
+        return self.rules[axis].tile_at(voxels, self._grid_table[data_idx, axis])
 
     def _has_samples(self, columns: Mapping[str, NDArray[np.int64]]) -> NDArray[np.bool_]:
         """Return, for each specification, whether it is that of a tile, of these dimensions and of a sample of the series."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +37,8 @@ def predict(
     *,
     axes: str | Sequence[str | None] | None = None,
     channels: int | str | Sequence[int | str] | None = None,
+    region: str | Mapping[str, Any] | None = None,
+    voxel_size: float | str | Sequence[float] | None = None,
     normalize: str | NormalizationMethod | Sequence[Normalization] | None = None,
     denormalize: bool | None = None,
     patch_size: int | Sequence[int] | None = None,
@@ -89,6 +91,18 @@ def predict(
         them, such as `[0, 2]`, `"DAPI"` or `["DAPI", "GFP"]`. A text may contain several, separated by commas. A channel may
         be given more than once: `[0, 0, 0]` makes a color image of a gray one. No other channel is read. If None, all
         channels.
+    region : mapping or str, optional
+        The box of each image that is predicted: for axes of `STZYX`, a start and a stop, or one position, such as
+        `{"y": (100, 400), "x": (0, 512), "t": 3}`, or as text `"y=100:400,x=0:512,t=3"`. Numbers are voxels, from 0; text with
+        a unit, such as `"z=2um:8um"`, is a length from the start of the image, rounded to the nearest voxel border; it needs
+        voxel sizes. The start or the stop may be left out (`"y=100:"`). The result equals this box of the prediction of the
+        whole image: the same tiles are used, at the same places, and read what lies around the box; statistics are those of
+        the whole image. Only the tiles that the box needs are read and predicted. Axes of one voxel stay, and the origin in
+        the metadata of the output is that of the box. If a model makes images smaller, the box is widened to whole voxels of
+        the output. If None, whole images are predicted.
+    voxel_size : float, str or sequence of float, optional
+        Size of a voxel of the images in micrometers: one number for all spatial axes, or `(z,) y, x`. It replaces that of the
+        metadata, also in the output. If None, as the metadata declare.
     normalize : MeanStd, Percentiles, str or sequence of Normalization, optional
         Normalize each image by statistics of the whole image, which is read once more for this: `MeanStd(per="channel")`,
         `Percentiles(1, 99.8, per="sample")`, or as text `"mean_std/channel"`, `"percentiles:1,99.8/sample"`. With
@@ -209,6 +223,8 @@ def predict(
     """
     request = PredictionRequest.parse(
         channels=channels,
+        region=region,
+        voxel_size=voxel_size,
         patch_size=patch_size,
         overlaps=overlaps,
         blend=blend,
@@ -242,6 +258,8 @@ def plan(
     model: Model | None = None,
     axes: str | Sequence[str | None] | None = None,
     channels: int | str | Sequence[int | str] | None = None,
+    region: str | Mapping[str, Any] | None = None,
+    voxel_size: float | str | Sequence[float] | None = None,
     normalize: str | NormalizationMethod | Sequence[Normalization] | None = None,
     denormalize: bool | None = None,
     patch_size: int | Sequence[int] | None = None,
@@ -267,9 +285,9 @@ def plan(
         The images, as in `predict`.
     model : callable, optional
         Only what it declares is used: its tile size, overlap and channels.
-    axes, channels, normalize, denormalize, patch_size, overlaps, blend, seams, origin_multiple, padding, batch_size, skip
+    axes, channels, region, voxel_size, normalize, denormalize, patch_size, overlaps, blend, seams, origin_multiple, padding
         As in `predict`.
-    memory_limit, postprocess
+    batch_size, skip, memory_limit, postprocess
         As in `predict`.
     measure : bool
         Whether to read pixels: to measure the images if they are to be normalized, and to infer the outputs of the model by
@@ -296,6 +314,8 @@ def plan(
     """
     request = PredictionRequest.parse(
         channels=channels,
+        region=region,
+        voxel_size=voxel_size,
         patch_size=patch_size,
         overlaps=overlaps,
         blend=blend,

@@ -1,19 +1,25 @@
-"""The channels of the images that a model gets: indices, or names as the metadata of the images contain them."""
+"""What is read of the images: channels by index or by name, and voxel sizes that their metadata lack."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from patchloom.argument_checks import listed, shown, whole_number
+from patchloom.argument_checks import listed, real_number, shown, whole_number
 from patchloom.errors import ArgumentError, ArgumentTypeError, GeometryError
+from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks import HasMetadata, ImageStack, select_channels
 
 Channels = tuple[int | str, ...]
 
+VoxelSize = float | tuple[float, ...]
+"""In micrometers: one number for all spatial axes, or `(z,) y, x`."""
+
 _MOST_LISTED = 20
+_LEAST_SIZE, _LARGEST_SIZE = 1e-6, 1e9
 _HELP = "give indices, counted from 0, or names of channels, such as [0, 2] or ['DAPI', 'GFP']"
 
 
@@ -134,3 +140,70 @@ def choose_channels(images: Sequence[ImageStack], channels: Channels | None) -> 
     if channels is None:
         return list(images)
     return [select_channels(image, channel_indices(image, channels), repeats=True) for image in images]
+
+
+def parse_sizes(name: str, value: Any) -> VoxelSize | None:
+    """Parse the size of a voxel in micrometers.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the message.
+    value : float, str, sequence of float, or None
+        One number for all spatial axes, or `(z,) y, x`. A text contains numbers that are separated by commas.
+
+    Raises
+    ------
+    ArgumentError
+        If it is something else, or a number is not positive.
+
+    Examples
+    --------
+    >>> parse_sizes("voxel_size", "0.5,0.1,0.1"), parse_sizes("voxel_size", 2)
+    ((0.5, 0.1, 0.1), 2.0)
+    """
+    if value is None:
+        return None
+    what = "one number of micrometers for all spatial axes, or one for each, such as 0.5,0.1,0.1"
+    if isinstance(value, str):
+        try:
+            given: list[Any] = [float(part) for part in value.split(",")]
+        except ValueError:
+            raise ArgumentError(f"{name} is {shown(value)}: give {what}") from None
+    elif isinstance(value, (int, float, np.integer, np.floating)):
+        given = [value]
+    else:
+        given = listed(name, value, what)
+    if len(given) not in ((1, 2, 3) if isinstance(value, str) or given == [value] else (2, 3)):
+        raise GeometryError(f"{name} is {shown(value)}: give {what}")
+    sizes = tuple(real_number(name, size, least=_LEAST_SIZE, most=_LARGEST_SIZE) for size in given)
+    return sizes[0] if len(sizes) == 1 else sizes
+
+
+def metadata_of(image: ImageStack, voxel_size: VoxelSize | None = None) -> ImageMetadata:
+    """Return the metadata of an image, with voxel sizes that are given.
+
+    Parameters
+    ----------
+    image : ImageStack
+        The image.
+    voxel_size : float or tuple of float, optional
+        From `parse_sizes`. If None, as the metadata contain it.
+
+    Raises
+    ------
+    GeometryError
+        If there are three sizes, and the image is 2D.
+    """
+    metadata = image.metadata if isinstance(image, HasMetadata) else ImageMetadata()
+    if voxel_size is None:
+        return metadata
+    axes = "ZYX" if "Z" in image.original_axes.upper() else "YX"
+    sizes = voxel_size if isinstance(voxel_size, tuple) else (voxel_size,) * len(axes)
+    if len(sizes) > len(axes):
+        raise GeometryError(
+            f"voxel_size is {voxel_size}, and {image.source} has the axes {image.original_axes}: give two numbers, for Y and X"
+        )
+    given = dict(zip(axes[-len(sizes) :], sizes, strict=True))
+    units = metadata.units | dict.fromkeys(given, "micrometer")
+    return replace(metadata, voxel_size=metadata.voxel_size | given, units=units)

@@ -20,7 +20,8 @@ from patchloom.geometry.checks import PerAxis, per_axis
 from patchloom.geometry.padding import Padding, check_padding
 from patchloom.geometry.tile_rule import Seams
 from patchloom.local_paths import normalize_path
-from patchloom.prediction.image_selection import Channels, parse_channels
+from patchloom.prediction.image_region import ImageRegion, parse_region
+from patchloom.prediction.image_selection import Channels, VoxelSize, parse_channels, parse_sizes
 from patchloom.prediction.models.model import ModelDescription
 from patchloom.prediction.normalization.methods import NormalizationMethod, parse_method
 from patchloom.prediction.normalization.normalization import Normalization
@@ -65,6 +66,8 @@ def _parse_memory_limit(value: Any) -> int:
 
 PARSERS: dict[str, Callable[[Any], Any]] = {
     "channels": parse_channels,
+    "region": parse_region,
+    "voxel_size": partial(parse_sizes, "voxel_size"),
     "patch_size": partial(per_axis, "patch_size", least=1),
     "overlaps": partial(per_axis, "overlaps", least=0),
     "origin_multiple": partial(per_axis, "origin_multiple", least=1),
@@ -102,6 +105,8 @@ class PredictionRequest:
     """
 
     channels: Channels | None = None
+    region: ImageRegion | None = None
+    voxel_size: VoxelSize | None = None
     patch_size: PerAxis | None = None
     overlaps: PerAxis | None = None
     origin_multiple: PerAxis | None = None
@@ -192,6 +197,7 @@ class PredictionRequest:
             plain["normalize"] = [measured.to_dict() for measured in normalize]
         elif normalize is not None:
             plain["normalize"] = str(normalize)
+        plain["region"] = None if self.region is None else str(self.region)
         plain["skip"] = None if skip is None else [skip.identity, skip.fill]
         if postprocess is not None:
             plain["postprocess"] = postprocess.identity

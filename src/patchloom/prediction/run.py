@@ -190,6 +190,8 @@ def _settings(request: PredictionRequest, options: RunOptions, survey: Survey) -
     del asked["memory_limit"]  # the plan of an unfinished run is kept, whatever memory there is now
     written = {"pyramid": options.pyramid, "version of OME-Zarr": options.version, "chunks": options.chunks}
     settings = {"sources": [facts.identity for facts in survey.stacks], **asked, **written}
+    if request.region is not None:  # lengths depend on voxel sizes, which may be those of an array
+        settings["region in voxels"] = [facts.region for facts in survey.stacks]
     for name, least in (("patch_size", 1), ("overlaps", 0), ("origin_multiple", 1), ("chunks", 1)):
         if settings[name] is not None:
             settings[name] = one_per_axis(name, settings[name], survey.n_dims, least=least)

@@ -22,6 +22,8 @@ from patchloom.image_stacks import (
 )
 from patchloom.image_stacks.fingerprint import fingerprint
 from patchloom.local_paths import is_url
+from patchloom.patching.region_tiling import TileRegion
+from patchloom.prediction.image_region import axis_sizes
 from patchloom.prediction.plain_data import parse_fields
 
 
@@ -29,7 +31,7 @@ from patchloom.prediction.plain_data import parse_fields
 class StackFacts:
     """All that planning needs to know about an image stack.
 
-    The first five are those of the `ImageStack`. For a 2D model, the Z slices of a 3D image are its samples.
+    The first five are those of the `ImageStack`: of the whole image, with the channels that are chosen. For a 2D model, the Z slices of a 3D image are its samples.
     """
 
     source: str
@@ -53,8 +55,13 @@ class StackFacts:
     state: str
     """Its `"quick"` fingerprint."""
 
+    region: tuple[tuple[int, ...], ...] | None = None
+    """Start and stop of the region that is predicted, along S, T, Z if the image has it, Y and X; None for the whole image."""
+
     @classmethod
-    def of(cls, stack: ImageStack, state: str | None = None) -> Self:
+    def of(
+        cls, stack: ImageStack, state: str | None = None, region: Mapping[str, tuple[int, int]] | None = None
+    ) -> Self:
         """Return the facts about a stack; no pixel is read.
 
         Parameters
@@ -63,6 +70,8 @@ class StackFacts:
             The stack that the model is run on.
         state : str, optional
             Its `"quick"` fingerprint, if that is known already.
+        region : mapping, optional
+            Start and stop along each axis, from `region_ranges`.
         """
         image, opened = whole_stack(stack), opened_stack(stack)
         in_memory = isinstance(stack, HoldsPixels) and stack.pixels is not None
@@ -78,6 +87,7 @@ class StackFacts:
             n_planes=0 if image is stack else int(image.data_shape[2]),
             place=place_of(opened),
             state=fingerprint(opened, "quick").digest if state is None else state,
+            region=None if region is None else tuple(region.values()),
         )
 
     @property
@@ -87,6 +97,23 @@ class StackFacts:
             return self.data_shape
         n_slices, n_channels, *plane = self.data_shape
         return (n_slices // self.n_planes, n_channels, self.n_planes, *plane)
+
+    @property
+    def tile_region(self) -> TileRegion | None:
+        """The region in samples and spatial axes of the stack; None for the whole image."""
+        if self.region is None:
+            return None
+        sizes = list(axis_sizes(self.original_axes, self.original_data_shape, self.image_shape).values())
+        n_outer = len(self.region) - len(self.data_shape) + 2
+        ranges = [(start, stop) for start, stop in self.region]
+        return TileRegion(tuple(sizes[:n_outer]), tuple(ranges[:n_outer]), tuple(ranges[n_outer:]))
+
+    @property
+    def output_ranges(self) -> dict[str, tuple[int, int]]:
+        """Start and stop of what is predicted along S, T, Z if the image has it, Y and X."""
+        sizes = axis_sizes(self.original_axes, self.original_data_shape, self.image_shape)
+        region = self.region or tuple((0, size) for size in sizes.values())
+        return {axis: (start, stop) for axis, (start, stop) in zip(sizes, region, strict=True)}
 
     @property
     def n_bytes(self) -> int:
@@ -104,6 +131,20 @@ class StackFacts:
         if not self.n_planes:
             return PlanePosition(sample_idx, ())
         sample, z = divmod(sample_idx, self.n_planes)
+        return PlanePosition(sample, (z,))
+
+    def output_position(self, sample_idx: int) -> PlanePosition:
+        """Find where a sample of what is predicted lies in the output.
+
+        Parameters
+        ----------
+        sample_idx : int
+            Which sample, counted in the region.
+        """
+        if not self.n_planes:
+            return PlanePosition(sample_idx, ())
+        start, stop = self.output_ranges["Z"]
+        sample, z = divmod(sample_idx, stop - start)
         return PlanePosition(sample, (z,))
 
     @property
@@ -131,6 +172,11 @@ class StackFacts:
             raise ValueError(f"image has shape {shape} and chunks of {chunk_shape}")
         if facts.n_planes < 0 or (facts.n_planes and shape[0] % facts.n_planes):
             raise ValueError(f"image has {shape[0]} samples, which are not {facts.n_planes} slices each")
+        if facts.region is not None:
+            sizes = axis_sizes(facts.original_axes, facts.original_data_shape, facts.image_shape).values()
+            for (start, stop), size in zip(facts.region, sizes, strict=True):
+                if not 0 <= start < stop <= size:
+                    raise ValueError(f"the region {facts.region} is not inside the image of {facts.image_shape}")
         return facts
 
 

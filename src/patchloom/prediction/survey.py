@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from patchloom.argument_checks import whole_number
+from patchloom.argument_checks import shown, whole_number
 from patchloom.axes import spatial_axes
 from patchloom.errors import GeometryError, SourceChangedError, SourceNotFoundError
 from patchloom.geometry.checks import PerAxis, series_shapes
@@ -24,7 +24,8 @@ from patchloom.image_stacks import (
     opened_stack,
 )
 from patchloom.prediction.free_memory import default_memory_limit
-from patchloom.prediction.image_selection import Channels, channel_indices, choose_channels
+from patchloom.prediction.image_region import region_ranges
+from patchloom.prediction.image_selection import Channels, channel_indices, choose_channels, metadata_of
 from patchloom.prediction.models.model import ModelDescription
 from patchloom.prediction.models.outputs import OutputSpec
 from patchloom.prediction.normalization.measuring import check_measurable
@@ -145,7 +146,8 @@ def survey_images(
             check_measurable(image)
     masks = () if request.skip is None else request.skip.images
     known: Sequence[str | None] = states or [None] * (len(stacks) + len(masks))
-    facts = tuple(map(StackFacts.of, [*stacks, *masks], known))
+    regions = [_region_of(image, request) for image in images]
+    facts = tuple(map(StackFacts.of, [*stacks, *masks], known, [*regions, *(None for _ in masks)]))
     survey = Survey(
         stacks=facts[: len(stacks)],
         masks=facts[len(stacks) :],
@@ -156,6 +158,12 @@ def survey_images(
         normalizations=given,
     )
     return survey, stacks
+
+
+def _region_of(image: ImageStack, request: PredictionRequest) -> dict[str, tuple[int, int]] | None:
+    """Return the region of an image that is predicted, in voxels; None for the whole image."""
+    metadata = metadata_of(image, request.voxel_size)
+    return None if request.region is None else region_ranges(request.region, image, metadata)
 
 
 def _declared_outputs(model: ModelDescription, n_images: int) -> tuple[tuple[OutputSpec, ...], ...]:
@@ -269,12 +277,10 @@ def check_channels(stacks: Sequence[ImageStack], description: ModelDescription, 
     channels = int(stacks[0].data_shape[1])
     if description.in_channels not in (None, channels):
         of_images = f"{stacks[0].source} has {channels}" if chosen is None else f"channels chooses {channels}"
-        example = [
-            place % int(opened_stack(stacks[0]).data_shape[1]) for place in range(min(description.in_channels, 4))
-        ]
+        example = [place % int(opened_stack(stacks[0]).data_shape[1]) for place in range(description.in_channels)]
         raise GeometryError(
             f"the model takes {description.in_channels} channels, but {of_images}: choose as many with channels= (--channels), "
-            f"such as channels={example}"
+            f"such as channels={shown(example)}"
         )
 
 

@@ -45,9 +45,11 @@ class BlockGrid:
     n_samples : int
         Number of samples of the image.
     spatial_shape : tuple of int
-        Size of a sample, `(z,) y, x`.
+        Size of a sample, or of the part of it that has blocks, `(z,) y, x`.
     block_shape : tuple of int
         Size of a block, `(z,) y, x`.
+    origin : tuple of int, optional
+        First voxel of the part of the image that has blocks, `(z,) y, x`. If empty, that of the image.
 
     Examples
     --------
@@ -59,6 +61,10 @@ class BlockGrid:
     n_samples: int
     spatial_shape: tuple[int, ...]
     block_shape: tuple[int, ...]
+    origin: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "origin", self.origin or (0,) * len(self.spatial_shape))
 
     @cached_property
     def grid_shape(self) -> tuple[int, ...]:
@@ -70,11 +76,12 @@ class BlockGrid:
 
     def __getitem__(self, block_idx: int) -> Block:
         sample_idx, position = self.position(block_idx)
+        axes = zip(position, self.block_shape, self.spatial_shape, self.origin, strict=True)
         return Block(
             sample_idx,
             tuple(
-                slice(place * block, min((place + 1) * block, size))
-                for place, block, size in zip(position, self.block_shape, self.spatial_shape, strict=True)
+                slice(first + place * block, first + min((place + 1) * block, size))
+                for place, block, size, first in axes
             ),
         )
 

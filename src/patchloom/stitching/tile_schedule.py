@@ -69,15 +69,14 @@ class TileSchedule:
         object.__setattr__(self, "_first_tile", self.tiling.get_patch_indices(self.data_idx)[0])
 
     def _served_along(self, axis: int) -> NDArray[np.int64]:
-        rule, size = self.tiling.rules[axis], self.blocks.spatial_shape[axis]
-        count = self.tiling.grid_shape(self.data_idx)[axis]
-        tiles = np.arange(count, dtype=np.int64)
-        windows = rule.window(tiles, np.full_like(tiles, size), np.full_like(tiles, count))
+        windows = self.tiling.windows_along(self.data_idx, axis)
+        first, size = self.blocks.origin[axis], self.blocks.spatial_shape[axis]
         start, stop = np.asarray(windows.keep_start), np.asarray(windows.keep_stop)
         if self.whole_tiles:
             start = np.asarray(windows.start)
-            stop = np.minimum(start + rule.patch_size, size)
-        return np.stack([start, stop - 1]) // self.blocks.block_shape[axis]
+            stop = start + self.tiling.rules[axis].patch_size
+        inside = np.stack([np.maximum(start, first), np.minimum(stop, first + size) - 1])
+        return (inside - first) // self.blocks.block_shape[axis]
 
     def _shares_along(self, axis: int) -> NDArray[np.int64]:
         first, last = self._served[axis]
@@ -100,13 +99,11 @@ class TileSchedule:
         axis : int
             Index of the spatial axis, counted from the outermost.
         """
-        rule, size = self.tiling.rules[axis], self.blocks.spatial_shape[axis]
-        count = self.tiling.grid_shape(self.data_idx)[axis]
+        starts = np.asarray(self.tiling.windows_along(self.data_idx, axis).start)
         windows = []
         for block in range(self.blocks.grid_shape[axis]):
-            tiles = self._tiles_along(axis, block).tolist()
-            starts = [rule.window(tile, size, count).start for tile in (tiles[0], tiles[-1])] if tiles else [0, 0]
-            windows.append((int(starts[0]), int(starts[1]) + (rule.patch_size if tiles else 0)))
+            of_block = starts[self._tiles_along(axis, block)].tolist()
+            windows.append((of_block[0], of_block[-1] + self.tiling.rules[axis].patch_size) if of_block else (0, 0))
         return windows
 
     def tiles_of(self, block_idx: int) -> NDArray[np.int64]:

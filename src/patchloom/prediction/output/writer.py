@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from patchloom.axes import AxesMap
 from patchloom.errors import SourceChangedError
 from patchloom.image_metadata import ImageMetadata
-from patchloom.image_stacks import HasMetadata, ImageStack, SourceWatch
+from patchloom.image_stacks import ImageStack, SourceWatch
+from patchloom.prediction.image_selection import metadata_of
 from patchloom.prediction.models.outputs import OutputSpec
 from patchloom.prediction.output.ledger import Ledger
 from patchloom.prediction.output.shown_outputs import RecordedBlocks, ShownOutput, by_image, settle
@@ -279,8 +280,12 @@ class OutputWriter:
             return ShownOutput(path)
         stack, grid = self._stacks[data_idx], self._plan.blocks[data_idx]
         n_channels, dtype = self._plan.layout.output_channels_and_dtype(output_spec)
-        axes_map = AxesMap(stack.original_axes, tuple(stack.original_data_shape))
-        planes = self._plan.survey.stacks[data_idx].image_shape[2 : -len(grid.spatial_shape)]
+        facts = self._plan.survey.stacks[data_idx]
+        axes_map = AxesMap(stack.original_axes, tuple(stack.original_data_shape)).with_samples(
+            *(stop - start for start, stop in map(facts.output_ranges.__getitem__, "ST"))
+        )
+        first_plane, end_plane = facts.output_ranges["Z"] if facts.n_planes else (0, 0)
+        planes = (end_plane - first_plane,) if facts.n_planes else ()
         one_plane, block_shape = (1,) * len(planes), output_spec.scale_size(grid.block_shape)
         return open_sink(
             path
@@ -292,7 +297,7 @@ class OutputWriter:
             dtype=dtype,
             chunk_shape=(1, 1, *one_plane, *choose_chunk(block_shape, self._options.chunks)),
             shard_shape=(1, 1, *one_plane, *block_shape),
-            metadata=_result_metadata(stack, self._plan, output_spec),
+            metadata=_result_metadata(stack, self._plan, data_idx, output_spec),
             overwrite=self._options.overwrite or is_shown,
             resume=path is not None and data_idx in self._recorded and partial_path(path).exists(),
             lock=self._lock if len(self._plan.survey.stacks) == 1 and not output_spec.name else None,
@@ -320,13 +325,18 @@ class OutputWriter:
         )
 
     def _region(self, data_idx: int, block_idx: int, output_spec: OutputSpec) -> tuple[slice, ...]:
-        block = self._plan.blocks[data_idx][block_idx]
-        sample_idx, z = self._plan.survey.stacks[data_idx].position(block.sample_idx)
+        grid = self._plan.blocks[data_idx]
+        block = grid[block_idx]
+        sample_idx, z = self._plan.survey.stacks[data_idx].output_position(block.sample_idx)
+        first = output_spec.scale_coords(grid.origin)
         return (
             slice(sample_idx, sample_idx + 1),
             slice(0, self._plan.layout.output_channels_and_dtype(output_spec)[0]),
             *(slice(plane, plane + 1) for plane in z),
-            *output_spec.scale_window(block.window),
+            *(
+                slice(part.start - start, part.stop - start)
+                for part, start in zip(output_spec.scale_window(block.window), first, strict=True)
+            ),
         )
 
     def _as_written(self, data_idx: int, values: NDArray[Any]) -> NDArray[Any]:
@@ -360,9 +370,9 @@ def _restored(sinks: Sequence[ImageSink], records: Sequence[Any]) -> bool:
     return True
 
 
-def _result_metadata(stack: ImageStack, plan: Plan, output_spec: OutputSpec) -> ImageMetadata:
-    """Return the metadata of an output: voxel sizes of its source, channels of the model or of a source with as many."""
-    source = stack.metadata if isinstance(stack, HasMetadata) else ImageMetadata()
+def _result_metadata(stack: ImageStack, plan: Plan, data_idx: int, output_spec: OutputSpec) -> ImageMetadata:
+    """Return the metadata of an output: voxel sizes and place of its source, channels of the model or of a source with as many."""
+    source = metadata_of(stack, plan.request.voxel_size)
     names, colors = plan.survey.model.out_channel_names, plan.survey.model.out_channel_colors
     n_channels, _ = plan.layout.output_channels_and_dtype(output_spec)
     keeps_channels = not names and n_channels == stack.data_shape[1]
@@ -372,6 +382,12 @@ def _result_metadata(stack: ImageStack, plan: Plan, output_spec: OutputSpec) -> 
     sizes = {axis: size / float(factors.get(axis, 1)) for axis, size in source.voxel_size.items()}
     # Scaling moves the center of the first voxel, because its outer border stays where it is.
     moved = {axis: (sizes[axis] - size) / 2 for axis, size in source.voxel_size.items()}
+    starts = _first_voxels(plan, data_idx)
+    # A voxel of an image without voxel sizes counts as 1.
+    moved = {
+        axis: moved.get(axis, 0.0) + start * source.voxel_size.get(axis, 1.0)
+        for axis, start in {**dict.fromkeys(moved, 0), **starts}.items()
+    }
     origin = {axis: source.origin.get(axis, 0.0) + shift for axis, shift in moved.items()}
     return replace(
         source,
@@ -381,3 +397,11 @@ def _result_metadata(stack: ImageStack, plan: Plan, output_spec: OutputSpec) -> 
         channel_colors=colors if len(colors) == n_channels else (),
         is_rgb=source.is_rgb and keeps_channels,
     )
+
+
+def _first_voxels(plan: Plan, data_idx: int) -> dict[str, int]:
+    """Return the first voxel of what is predicted of an image along T, Z, Y and X, as far as it is not 0."""
+    ranges, origin = plan.survey.stacks[data_idx].output_ranges, plan.layout.predicted_origin(data_idx)
+    starts = {axis: start for axis, (start, _) in ranges.items() if axis != "S"}
+    starts |= dict(zip("ZYX"[-len(origin) :], origin, strict=True))
+    return {axis: start for axis, start in starts.items() if start}

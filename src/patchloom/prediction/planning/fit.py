@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from patchloom.errors import GeometryError
 from patchloom.prediction.planning.blocks import largest_block
@@ -114,10 +115,15 @@ def check_fits(layout: TileLayout) -> None:
 
 
 def _candidates(layout: TileLayout, block_sizes: Sequence[int]) -> Iterator[Plan]:
-    steps = [rule.step for rule in layout.tiling.rules]
-    largest = largest_block(layout.tiling.data_shapes, layout.patch_size, steps)
+    steps, images = [rule.step for rule in layout.tiling.rules], range(len(layout.stacks))
+    shapes = [layout.predicted_shape(data_idx) for data_idx in images]
+    origins = [layout.predicted_origin(data_idx) for data_idx in images]
+    largest = largest_block(shapes, layout.patch_size, steps)
     for voxels in sorted({min(size, largest) for size in block_sizes}, reverse=True):
-        blocks = tuple(choose_blocks(shape, steps, layout.tiling.seams, voxels) for shape in layout.tiling.data_shapes)
+        blocks = tuple(
+            replace(choose_blocks(shape, steps, layout.tiling.seams, voxels), origin=origin)
+            for shape, origin in zip(shapes, origins, strict=True)
+        )
         for n_shared_axes in range(len(steps) + 1):
             yield Plan(layout, blocks, n_shared_axes)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from patchloom.argument_checks import whole_number
@@ -153,9 +153,15 @@ class Plan:
         """
         layout = lay_out_tiles(request, Survey.from_dict(values["survey"]))
         tiling, steps = layout.tiling, [rule.step for rule in layout.tiling.rules]
+        shapes = list(values["block_shapes"])
+        if len(shapes) != len(layout.stacks):
+            raise ValueError(f"there are blocks of {len(shapes)} images, of {len(layout.stacks)}")
         blocks = tuple(
-            chosen_blocks(shape, steps, tiling.seams, block_shape)
-            for shape, block_shape in zip(tiling.data_shapes, values["block_shapes"], strict=True)
+            replace(
+                chosen_blocks(layout.predicted_shape(data_idx), steps, tiling.seams, block_shape),
+                origin=layout.predicted_origin(data_idx),
+            )
+            for data_idx, block_shape in enumerate(shapes)
         )
         n_shared_axes = whole_number("n_shared_axes", values["n_shared_axes"], least=0, most=len(steps))
         plan = cls(layout, blocks, n_shared_axes)

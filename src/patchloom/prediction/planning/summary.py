@@ -9,6 +9,7 @@ from dataclasses import asdict
 from math import prod
 from typing import Any
 
+from patchloom.prediction.image_region import axis_sizes
 from patchloom.prediction.planning.plan import Plan
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
@@ -33,12 +34,15 @@ def summarize_plan(plan: Plan) -> dict[str, Any]:
                 "shape": list(facts.original_data_shape),
                 "dtype": str(facts.data_dtype),
                 "tiles": list(plan.tiling.grid_shape(data_idx)),
+                "region": _region(plan, data_idx),
                 "block_shape": list(plan.blocks[data_idx].block_shape),
                 "output_shapes": [list(shape) for shape in _output_shapes(plan, data_idx)],
             }
             for data_idx, facts in enumerate(layout.stacks)
         ],
         "channels": None if request.channels is None else list(request.channels),
+        "region": None if request.region is None else str(request.region),
+        "voxel_size": request.voxel_size,
         "patch_size": list(layout.patch_size),
         "overlaps": list(_overlaps(plan)),
         "origin_multiple": list(plan.tiling.origin_multiple),
@@ -52,7 +56,7 @@ def summarize_plan(plan: Plan) -> dict[str, Any]:
         "output_known": layout.outputs_known,
         "output_dtypes": [str(layout.output_channels_and_dtype(spec)[1]) for spec in layout.outputs(0)],
         "postprocess": None if request.postprocess is None else request.postprocess.identity,
-        "source_bytes": sum(facts.n_bytes for facts in layout.stacks),
+        "source_bytes": _source_bytes(plan),
         "source_bytes_by_block": source_bytes_by_block(plan),
         "tile_bytes": _tile_bytes(plan),
         "output_bytes": output_bytes(plan),
@@ -111,7 +115,7 @@ def _facts(plan: Plan) -> dict[str, str]:
     normalized = " and ".join(dict.fromkeys(_normalize(plan)))
     unmeasured = "" if plan.survey.normalizations else ", not measured yet"
     undone = ", undone in predictions" if request.denormalize else ""
-    whole, by_block = sum(facts.n_bytes for facts in plan.layout.stacks), source_bytes_by_block(plan)
+    whole, by_block = _source_bytes(plan), source_bytes_by_block(plan)
     again_by_block = f", {as_size(by_block)} if each block decodes its chunks again" if by_block > whole else ""
     return {
         **({"channels": ", ".join(map(str, request.channels))} if request.channels is not None else {}),
@@ -134,7 +138,16 @@ def _image_lines(plan: Plan, data_idx: int) -> list[str]:
         f"{as_shape(plan.tiling.grid_shape(data_idx))} tiles{' in each slice' if facts.n_planes else ''}",
         f"output {'SCYX' if len(output_shape) == 4 else 'SCZYX'} {as_shape(output_shape)}",
     )
-    return [facts.source, "  " + ", ".join(parts)]
+    region = _region(plan, data_idx) or {}
+    sizes = axis_sizes(facts.original_axes, facts.original_data_shape, facts.image_shape)
+    chosen = [f"{axis} {start}:{stop}" for axis, (start, stop) in region.items() if (start, stop) != (0, sizes[axis])]
+    return [facts.source, "  " + ", ".join(parts), *(["  region " + ", ".join(chosen)] if region else [])]
+
+
+def _region(plan: Plan, data_idx: int) -> dict[str, list[int]] | None:
+    """Return the start and stop of the region of an image that is predicted, in voxels; None for the whole image."""
+    facts = plan.layout.stacks[data_idx]
+    return None if facts.region is None else {axis: list(ends) for axis, ends in facts.output_ranges.items()}
 
 
 def _overlaps(plan: Plan) -> tuple[int, ...]:
@@ -155,13 +168,16 @@ def _normalize(plan: Plan) -> list[str]:
 def _output_shapes(plan: Plan, data_idx: int) -> list[tuple[int | None, ...]]:
     """Return the shape of each output of an image as `SC(Z)YX`; C is None while it is not known."""
     layout, spatial_shape = plan.layout, plan.blocks[data_idx].spatial_shape
-    image_shape = layout.stacks[data_idx].image_shape
+    ranges = layout.stacks[data_idx].output_ranges
+    n_samples, n_planes = (
+        prod(stop - start for start, stop in map(ranges.__getitem__, axes)) for axes in ("ST", "Z" * ("Z" in ranges))
+    )
     is_known = plan.survey.outputs or plan.survey.model.out_channels
     return [
         (
-            image_shape[0],
+            n_samples,
             layout.output_channels_and_dtype(spec)[0] if is_known else None,
-            *image_shape[2 : -len(spatial_shape)],  # Z, if the model is run slice by slice
+            *([n_planes] if layout.stacks[data_idx].n_planes else []),
             *spec.scale_size(spatial_shape),
         )
         for spec in layout.outputs(data_idx)
@@ -185,6 +201,12 @@ def _tile_bytes(plan: Plan) -> int:
     return plan.n_tiles_computed * prod(layout.patch_size) * layout.stacks[0].data_shape[1] * itemsize
 
 
+def _source_bytes(plan: Plan) -> int:
+    """Return the size of the images in bytes, decoded, as far as their regions need them."""
+    whole = sum(facts.n_bytes for facts in plan.layout.stacks)
+    return whole if plan.request.region is None else min(whole, source_bytes_by_block(plan))
+
+
 def source_bytes_by_block(plan: Plan) -> int:
     """Return what all blocks need of the images, in bytes: what is decoded if no chunk is kept from one block to the next."""
     return sum(
@@ -200,7 +222,7 @@ def _sides(plan: Plan, data_idx: int, axis: int) -> list[int]:
     """Return for each block along one axis the number of voxels in the chunks that its tiles touch."""
     chunk_shape, margin = plan.layout.stacks[data_idx].chunk_shape, plan.layout.margin[axis]
     chunk = 1 if chunk_shape is None else chunk_shape[2 + axis]
-    size = plan.blocks[data_idx].spatial_shape[axis]
+    size = plan.layout.stacks[data_idx].data_shape[2 + axis]
     sides = []
     for start, stop in plan.schedules[data_idx].windows_along(axis):
         first = max(start - margin, 0) // chunk * chunk

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import lcm
 from typing import Any
@@ -17,6 +17,7 @@ from patchloom.geometry.checks import PerAxis, one_per_axis
 from patchloom.geometry.tile_rule import Seams
 from patchloom.patching import TiledPatching
 from patchloom.patching.flat_index import check_data_idx
+from patchloom.patching.region_tiling import RegionTiling, TileRegion
 from patchloom.prediction.models.model import ModelDescription, size_rule
 from patchloom.prediction.models.outputs import OutputSpec
 from patchloom.prediction.planning.blocks import choose_seams
@@ -55,6 +56,25 @@ class TileLayout:
     def stacks(self) -> tuple[StackFacts, ...]:
         """Facts about the series as the model is run on it."""
         return self.survey.stacks
+
+    def region(self, data_idx: int) -> TileRegion | None:
+        """Return the region of an image that is predicted; None for the whole image."""
+        return self.tiling.regions[data_idx] if isinstance(self.tiling, RegionTiling) else None
+
+    def sample_in_stack(self, data_idx: int, sample_idx: int) -> int:
+        """Return the `sample_idx` in the stack of a sample of what is predicted of an image."""
+        region = self.region(data_idx)
+        return sample_idx if region is None else int(region.sample_in_stack(sample_idx))
+
+    def predicted_shape(self, data_idx: int) -> tuple[int, ...]:
+        """Return the shape of what is predicted of an image, `SC(Z)YX` in voxels of the input."""
+        region, shape = self.region(data_idx), self.tiling.data_shapes[data_idx]
+        return shape if region is None else (region.n_samples, shape[1], *region.shape)
+
+    def predicted_origin(self, data_idx: int) -> tuple[int, ...]:
+        """Return the first voxel of what is predicted of an image, `(z,) y, x`."""
+        region = self.region(data_idx)
+        return (0,) * len(self.margin) if region is None else tuple(start for start, _ in region.window)
 
     @property
     def patch_size(self) -> tuple[int, ...]:
@@ -137,10 +157,12 @@ def lay_out_tiles(request: PredictionRequest, survey: Survey) -> TileLayout:
     else:
         shared = tuple(max(side // 4, 2 * lost) for side, lost in zip(size, margin, strict=True))
     data_shapes = [facts.data_shape for facts in survey.stacks]
-    tiling = TiledPatching(
+    tiling = _tiling(
+        request,
+        _regions(survey, coarsest),
         data_shapes,
-        [side - 2 * lost for side, lost in zip(size, margin, strict=True)],
-        [max(0, voxels - 2 * lost) for voxels, lost in zip(shared, margin, strict=True)],
+        patch_size=[side - 2 * lost for side, lost in zip(size, margin, strict=True)],
+        overlaps=[max(0, voxels - 2 * lost) for voxels, lost in zip(shared, margin, strict=True)],
         seams=_seams(request, data_shapes, makes_smaller=max(coarsest) > 1),
         origin_multiple=[lcm(own, step) for own, step in zip(multiples, coarsest, strict=True)],
     )
@@ -157,6 +179,29 @@ def lay_out_tiles(request: PredictionRequest, survey: Survey) -> TileLayout:
 
 def _batch_size(request: PredictionRequest, model: ModelDescription) -> int:
     return request.batch_size or model.batch_size or model.preferred_batch_size or 1
+
+
+def _tiling(
+    request: PredictionRequest, regions: Sequence[TileRegion], data_shapes: Sequence[tuple[int, ...]], **rule: Any
+) -> TiledPatching:
+    """Return the tiles of whole images, or of a region of each."""
+    if not regions:
+        return TiledPatching(data_shapes, **rule)
+    return RegionTiling(data_shapes, regions, whole_tiles=request.blend is not None, **rule)
+
+
+def _regions(survey: Survey, coarsest: Sequence[int]) -> list[TileRegion]:
+    """Return the region of each image, widened to whole voxels of the coarsest output; empty if whole images are predicted."""
+    return [
+        replace(region, window=tuple(map(_widened, region.window, coarsest, facts.data_shape[2:])))
+        for facts in survey.stacks
+        if (region := facts.tile_region) is not None
+    ]
+
+
+def _widened(part: tuple[int, int], step: int, size: int) -> tuple[int, int]:
+    start, stop = part
+    return start - start % step, min(stop + -stop % step, size)
 
 
 def _check_counts(tiling: TiledPatching) -> None:

@@ -97,6 +97,7 @@ class _ImageStitcher:
     ) -> None:
         self._plan, self._request = plan, plan.request
         self._data_idx, self._grid = data_idx, plan.blocks[data_idx]
+        self._image_size = plan.tiling.data_shapes[data_idx][2:]
         self._block_buffers = block_buffers
         self._output_specs = plan.survey.outputs[data_idx]
         n_tiles = plan.schedules[data_idx].n_serving if plan.request.blend is not None else None
@@ -134,7 +135,7 @@ class _ImageStitcher:
             weights = None
             if self._request.blend is not None:
                 scale = output_spec.scale if output_spec.is_scaled else ()
-                rules, shape = self._plan.tiling.rules, self._grid.spatial_shape
+                rules, shape = self._plan.tiling.rules, self._image_size
                 weights = tile_weights(self._request.blend, rules, shape, spec["coords"], scale)
             in_output = _in_output(spec, output_spec)
             for block_idx in blocks:
@@ -174,7 +175,8 @@ class _ImageStitcher:
         step, survey = self._request.block_postprocess, self._plan.survey
         if step is None or not self._request.denormalize:
             return step
-        sample_idx = survey.stacks[self._data_idx].position(self._grid[block_idx].sample_idx).sample_idx
+        in_stack = self._plan.layout.sample_in_stack(self._data_idx, self._grid[block_idx].sample_idx)
+        sample_idx = survey.stacks[self._data_idx].position(in_stack).sample_idx
         measured = survey.normalizations[self._data_idx]
         return for_sample(step, measured.scale[sample_idx], measured.offset[sample_idx])
 

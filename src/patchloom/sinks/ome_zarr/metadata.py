@@ -98,7 +98,7 @@ def _multiscale(
     axes = ome_axes(axes_map)
     sizes = {axis: metadata.voxel_size.get(axis.upper(), math.nan) for axis in axes}
     known = {axis: size for axis, size in sizes.items() if math.isfinite(size) and size > 0}
-    origin = [metadata.origin.get(axis.upper(), 0.0) if axis in known else 0.0 for axis in axes]
+    origin = [metadata.origin.get(axis.upper(), 0.0) for axis in axes]
     datasets = []
     for level, spatial_factors in enumerate(level_factors):
         factors = dict.fromkeys(axes, 1) | dict(zip(axes_map.spatial.lower(), spatial_factors, strict=True))
