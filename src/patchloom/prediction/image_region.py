@@ -268,8 +268,8 @@ def voxel_length(metadata: ImageMetadata, axis: str) -> float | None:
 
     Examples
     --------
-    >>> voxel_length(ImageMetadata(voxel_size={"Y": 250}, units={"Y": "nanometer"}), "Y"), voxel_length(ImageMetadata(), "Y")
-    (2.5e-07, None)
+    >>> voxel_length(ImageMetadata(voxel_size={"Y": 0.5}, units={"Y": "meter"}), "Y"), voxel_length(ImageMetadata(), "Y")
+    (0.5, None)
     """
     kind, unit = unit_size(metadata.units.get(axis, ""))
     size = metadata.voxel_size.get(axis)
