@@ -431,11 +431,12 @@ entry(
     "TorchModel",
     lambda: (
         pl.TorchModel,
-        {"module": world.module(), "description": pl.ModelDescription(n_dims=2), "precision": "float32"},
+        {"module": world.module(), "description": pl.ModelDescription(n_dims=2), "precision": "float32", "inputs": {}},
     ),
     module=instance("module"),
     description=instance("description"),
     precision=PRECISION,
+    inputs=mapping(lambda: {"no_input": 1}, keys=False),
 )
 entry(
     "TorchModel.__call__",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 import zipfile
 from collections.abc import Mapping
@@ -75,7 +76,9 @@ def _tensor_digest(torch: Any, tensor: Any) -> str:
     plain = (plain.dequantize() if plain.is_quantized else plain).resolve_conj().resolve_neg().reshape(-1)
     plain = plain if plain.stride() == (1,) else plain.clone(memory_format=torch.contiguous_format)
     elements = plain.view(torch.uint8).numpy() if plain.numel() else plain.numpy()
-    return f"{tensor.dtype} {tuple(tensor.shape)} {array_digest(elements)}"
+    # On another kind of device, the results have other bits.
+    device = "" if tensor.device.type == "cpu" else f"{tensor.device.type} "
+    return f"{device}{tensor.dtype} {tuple(tensor.shape)} {array_digest(elements)}"
 
 
 def _script_digest(torch: Any, value: Any) -> str:
@@ -84,13 +87,20 @@ def _script_digest(torch: Any, value: Any) -> str:
     torch.jit.save(value, buffer)
     with zipfile.ZipFile(buffer) as archive:
         members = {
-            info.filename.partition("/")[2]: _in_order(archive.read(info))
-            if info.filename.endswith(".py")
-            else info.CRC
+            info.filename.partition("/")[2]: _without_accidents(info, archive)
             for info in archive.infolist()
             if not info.filename.endswith((".debug_pkl", "serialization_id"))
         }
     return text_digest(repr(sorted(members.items())))
+
+
+def _without_accidents(info: zipfile.ZipInfo, archive: zipfile.ZipFile) -> Any:
+    """Return what identifies a member, without what differs between two saves or between devices of one kind."""
+    if info.filename.endswith(".py"):
+        return _in_order(archive.read(info))
+    if info.filename.endswith("/data.pkl"):
+        return re.sub(rb"cuda:\d+", b"cuda", archive.read(info))
+    return info.CRC
 
 
 def _in_order(code: bytes) -> list[bytes]:

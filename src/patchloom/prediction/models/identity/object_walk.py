@@ -124,6 +124,11 @@ class ObjectWalk(CodeWalk):
         if declared:
             self.feed(part, "declared", declared)
             return
+        if hasattr(type(value), "identified_parts"):
+            with value.identified_parts() as parts:
+                self.feed(part, type(value).__qualname__)
+                self.visit_items({f"{name} of": item for name, item in parts.items()}, part)
+            return
         for kind, visit in _VISITS:
             if isinstance(value, kind):
                 visit(self, value, part)

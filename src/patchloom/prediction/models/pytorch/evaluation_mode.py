@@ -1,0 +1,63 @@
+"""Evaluation mode while a network predicts; afterwards each of its parts is in its own mode again, also between threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+_LOCK = threading.Lock()
+_held: dict[int, tuple[Any, int]] = {}
+"""Parts that were in training mode, and the number of calls that hold them in evaluation mode, by address."""
+
+
+@contextmanager
+def evaluation_mode(parts: Sequence[Any]) -> Iterator[None]:
+    """Put the parts of a network in evaluation mode, and back into training mode if they were in it before.
+
+    Several threads may use the same parts: they are put back when the last thread leaves. Nothing but the attribute `training` is
+    changed, as `module.eval()` of a subclass may do more.
+
+    Parameters
+    ----------
+    parts : sequence of torch.nn.Module
+        The network and all modules inside.
+
+    Examples
+    --------
+    >>> import torch
+    >>> dropout = torch.nn.Dropout()
+    >>> with evaluation_mode([dropout]):
+    ...     dropout.training
+    False
+    >>> dropout.training
+    True
+    """
+    mine = _hold(parts)
+    try:
+        yield
+    finally:
+        if mine:
+            _release(mine)
+
+
+def _hold(parts: Sequence[Any]) -> list[Any]:
+    with _LOCK:
+        # Frozen TorchScript modules have no mode.
+        mine = [part for part in parts if getattr(part, "training", False) or id(part) in _held]
+        for part in mine:
+            _, n_calls = _held.get(id(part), (part, 0))
+            _held[id(part)] = part, n_calls + 1
+            part.training = False
+    return mine
+
+
+def _release(mine: Sequence[Any]) -> None:
+    with _LOCK:
+        for part in mine:
+            _, n_calls = _held.pop(id(part))
+            if n_calls > 1:
+                _held[id(part)] = part, n_calls - 1
+            else:
+                part.training = True
