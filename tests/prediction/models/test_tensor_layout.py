@@ -12,10 +12,14 @@ from patchloom.prediction.models.tensor_layout import TensorLayout, infer_layout
 
 SPATIAL = ("HW", "DHW")
 LAYOUTS = [
-    batch + order
-    for batch in ("", "N")
-    for space in SPATIAL
-    for order in dict.fromkeys((space, f"C{space}", f"{space}C"))
+    "NDCHW",
+    "CNWH",
+    *(
+        batch + order
+        for batch in ("", "N")
+        for space in SPATIAL
+        for order in dict.fromkeys((space, f"C{space}", f"{space}C"))
+    ),
 ]
 
 
@@ -42,7 +46,7 @@ def test_channels_last():
     np.testing.assert_array_equal(TensorLayout("ndhwc").from_batch(batch), np.moveaxis(batch, 1, -1))
 
 
-@pytest.mark.parametrize("letters", ["", "NC", "WH", "NCWH", "CNHW", "NCHWC", "NHCW", "NCTHW", "NCHW ", "NCYX"])
+@pytest.mark.parametrize("letters", ["", "NC", "CH", "NCHH", "NCHWC", "NCTHW", "NCHW ", "NCYX"])
 def test_invalid_letters(letters):
     """Letters that are not a layout are refused."""
     with pytest.raises(ModelError, match=f"layout is {letters.upper()!r}: it must be NCHW"):

@@ -1,6 +1,7 @@
 """Models that other people trained, as callables `(B, C, (Z), Y, X) -> array`."""
 
 from patchloom.prediction.models.augmented_model import AugmentedModel
+from patchloom.prediction.models.bioimageio.bioimageio_model import BioimageioModel
 from patchloom.prediction.models.ensemble_model import EnsembleModel
 from patchloom.prediction.models.load import load_model
 from patchloom.prediction.models.model import DescribesItself, Model, ModelDescription, describe
@@ -11,6 +12,7 @@ from patchloom.prediction.models.zeiss.czann_model import CzannModel
 
 __all__ = [
     "AugmentedModel",
+    "BioimageioModel",
     "CzannModel",
     "DescribesItself",
     "EnsembleModel",

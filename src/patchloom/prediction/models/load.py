@@ -13,6 +13,9 @@ from typing import Any, cast
 from patchloom.argument_checks import file_path, flag, instance, instances, shown
 from patchloom.errors import ModelError, ModelNotFoundError
 from patchloom.local_paths import normalize_path
+from patchloom.prediction.models.bioimageio.bioimageio_model import BioimageioModel
+from patchloom.prediction.models.bioimageio.networks import WeightsFormat
+from patchloom.prediction.models.bioimageio.package import is_package
 from patchloom.prediction.models.devices import Precision, check_precision, parse_devices
 from patchloom.prediction.models.model import Model
 from patchloom.prediction.models.onnx.onnx_model import OnnxModel
@@ -43,6 +46,13 @@ class ModelKind:
 KINDS = (
     ModelKind("ONNX networks", (".onnx",), OnnxModel, frozenset({"layout", "inputs", "output"})),
     ModelKind("ZEISS models", (".czann", ".czseg", ".czmodel"), CzannModel, frozenset({"layout", "bgr"})),
+    ModelKind(
+        "bioimage.io packages",
+        (".zip", ".yaml", ".yml"),
+        BioimageioModel,
+        frozenset({"weights", "trust"}),
+        is_package,
+    ),
 )
 """All kinds of model files. The first that a file fits is taken."""
 
@@ -56,6 +66,8 @@ def load_model(
     inputs: Mapping[str, Any] | None = None,
     output: str | Sequence[str] | None = None,
     bgr: bool | None = None,
+    weights: WeightsFormat | None = None,
+    trust: bool | None = None,
     device: str | Sequence[str] | None = "auto",
     precision: Precision | None = None,
 ) -> Model:
@@ -64,7 +76,8 @@ def load_model(
     Parameters
     ----------
     reference : str or Path
-        A model file (`.onnx`, `.czann`, `.czseg`, `.czmodel`), or a callable as `module:name` or `path/to/file.py:name`. The
+        A model file (`.onnx`, `.czann`, `.czseg`, `.czmodel`), a package of bioimage.io (a folder, `.zip`, or its `rdf.yaml` or
+        `bioimageio.yaml`), or a callable as `module:name` or `path/to/file.py:name`. The
         name may be dotted. Modules are searched in the current directory first, as by `python -m`, and a file can import its
         neighbors: both directories are added to `sys.path`.
     layout : str, optional
@@ -77,6 +90,10 @@ def load_model(
     bgr : bool, optional
         Whether a ZEISS model takes the first three channels of an image in the order blue, green, red; see `CzannModel`. If
         None, the order that its file declares.
+    weights : {"onnx", "torchscript", "pytorch_state_dict"}, optional
+        Which weights of a bioimage.io package are used. If None, the first of these that it contains.
+    trust : bool, optional
+        Whether code that comes with a model is run, which networks as PyTorch state dicts need. If None, it is refused.
     device : str or sequence of str, optional
         Where the model runs; see `predict`.
     precision : {"float32", "bfloat16", "float16"}, optional
@@ -121,8 +138,10 @@ def load_model(
     if output is not None and not isinstance(output, str):
         instances("output", output, str, "the name of an output, or a sequence of names")
     parse_devices(device), check_precision(precision)  # before a file is read
-    options = (("layout", layout), ("inputs", inputs), ("output", output), ("bgr", bgr))
-    given = {name: value for name, value in options if value is not None}
+    if trust is not None:
+        flag("trust", trust)
+    options = {"layout": layout, "inputs": inputs, "output": output, "bgr": bgr, "weights": weights, "trust": trust}
+    given = {name: value for name, value in options.items() if value is not None}
     kind = _kind_of(Path(text))
     model = _load_callable(text, given) if kind is None else _open(kind, text, given)
     return prepare_model(model, device, precision)

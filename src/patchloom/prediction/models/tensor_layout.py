@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
@@ -23,7 +22,8 @@ class TensorLayout:
     Parameters
     ----------
     letters : str
-        `"NCHW"`, `"NHWC"`, `"NCDHW"` or `"NDHWC"`; without `N` or `C` if the tensor has no such axis. Lower case is accepted.
+        `"NCHW"`, `"NHWC"`, `"NCDHW"`, `"NDHWC"` or another order of these letters; without `N` or `C` if the tensor has no such
+        axis. Lower case is accepted.
 
     Raises
     ------
@@ -44,9 +44,11 @@ class TensorLayout:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "letters", str(self.letters).upper())
-        if not re.fullmatch("N?(C?D?HW|D?HWC)", self.letters):
+        is_known = set("HW") <= set(self.letters) <= set("NCDHW")
+        if not is_known or len(set(self.letters)) < len(self.letters):
             raise ModelError(
-                f"layout is {self.letters!r}: it must be NCHW, NHWC, NCDHW or NDHWC, or one of these without N or C"
+                f"layout is {self.letters!r}: it must be NCHW, NHWC, NCDHW, NDHWC or another order of these letters, each once, and N "
+                "or C may be left out"
             )
 
     @property

@@ -12,7 +12,14 @@ from patchloom.errors import ModelError
 from patchloom.prediction.models.bioimageio.tensors import LETTERS, FileReference, Step, Tensor, TensorAxis
 
 _FORMATS = ("0.4", "0.5")
-_MICROMETERS = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6, "angstrom": 1e-4}
+_MICROMETERS = {
+    "nanometer": 1e-3,
+    "micrometer": 1.0,
+    "millimeter": 1e3,
+    "centimeter": 1e4,
+    "meter": 1e6,
+    "angstrom": 1e-4,
+}
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,9 @@ def _validate(content: Mapping[str, Any]) -> Any:
             for detail in described.validation_summary.details
             for entry in detail.errors
         ]
-        raise ModelError(f"its description is not valid: {'; '.join(errors[:3]) or described.validation_summary.status}")
+        raise ModelError(
+            f"its description is not valid: {'; '.join(errors[:3]) or described.validation_summary.status}"
+        )
     return described
 
 
@@ -295,7 +304,9 @@ def _complement(letters: str, axes: str | None, settings: dict[str, Any]) -> str
         return None
     others = [letter for letter in letters if letter not in f"b{axes or 'zyx'}"]
     if len(others) != 1:
-        raise ModelError(f"a step has lists of numbers, and the axes {axes!r} of {letters!r} leave no single axis for them")
+        raise ModelError(
+            f"a step has lists of numbers, and the axes {axes!r} of {letters!r} leave no single axis for them"
+        )
     return others[0]
 
 
@@ -309,7 +320,5 @@ def _weights_v04(name: str, entry: Any) -> Weights:
     if ":" in text:
         file, _, made_by = text.rpartition(":")
         digest = None if entry.architecture_sha256 is None else str(entry.architecture_sha256)
-        return Weights(
-            name, source, architecture=FileReference(file, digest), callable=made_by, arguments=arguments
-        )
+        return Weights(name, source, architecture=FileReference(file, digest), callable=made_by, arguments=arguments)
     return Weights(name, source, callable=text, arguments=arguments)

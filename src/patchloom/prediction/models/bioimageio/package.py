@@ -10,8 +10,9 @@ import hashlib
 import re
 import shutil
 import tempfile
+import weakref
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -69,22 +70,23 @@ class Package:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
+        self.close: Callable[[], Any] = lambda: None
+        """Removes the temporary folder of an archive; it is also removed when the package is no longer used."""
         if not path.exists():
             raise ModelNotFoundError(f"there is no bioimage.io package {path}: check the path")
-        self._unpacked: tempfile.TemporaryDirectory[str] | None = None
+        self._is_archive = path.is_file() and path.suffix.lower() == ".zip"
         try:
-            if path.is_file() and path.suffix.lower() == ".zip":
-                self._unpacked = tempfile.TemporaryDirectory(prefix="patchloom-")
-                self._folder = Path(self._unpacked.name)
+            if self._is_archive:
+                self._folder = Path(tempfile.mkdtemp(prefix="patchloom-"))
+                self.close = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
                 self._members = _safe_members(self.path)
                 name = _description_name(self._members)
             else:
                 self._folder = self.path if path.is_dir() else self.path.parent
                 self._members = {}
                 name = self.path.name if path.is_file() else _description_name(p.name for p in self._folder.iterdir())
-            if name is None:
-                raise ModelError(f"it contains none of {', '.join(DESCRIPTION_NAMES)}")
-            text = self._find(name, "the description").read_bytes()[: _LARGEST_DESCRIPTION + 1]
+            with self._find(name or DESCRIPTION_NAMES[0], "the description").open("rb") as file:
+                text = file.read(_LARGEST_DESCRIPTION + 1)
             self.content = _parse(text)
         except ModelError as error:
             raise ModelError(f"{self.path} is not a bioimage.io package that can be used: {error}") from error
@@ -123,15 +125,10 @@ class Package:
             )
         return found
 
-    def close(self) -> None:
-        """Remove the temporary folder of an archive; it is also removed when the package is no longer used."""
-        if self._unpacked is not None:
-            self._unpacked.cleanup()
-
     def _find(self, name: str, what: str) -> Path:
         parts = _safe_parts(name, what)
         path = self._folder.joinpath(*parts)
-        if self._unpacked is None:
+        if not self._is_archive:
             if not path.resolve().is_relative_to(self._folder.resolve()):
                 raise ModelError(f"{what} {name!r} is a link that leaves the package: put the file into the package")
         elif not path.exists():
@@ -183,9 +180,14 @@ def _safe_members(path: Path) -> Mapping[str, zipfile.ZipInfo]:
         members = archive.infolist()
     for member in members:
         _safe_parts(member.filename, "its member")
-    unpacked, limit = sum(member.file_size for member in members), _LEAST_UNPACKED + _LARGEST_RATIO * path.stat().st_size
+    unpacked, limit = (
+        sum(member.file_size for member in members),
+        _LEAST_UNPACKED + _LARGEST_RATIO * path.stat().st_size,
+    )
     if unpacked > limit:
-        raise ModelError(f"its archive unpacks to {unpacked} bytes: at most {limit} are unpacked from an archive of its size")
+        raise ModelError(
+            f"its archive unpacks to {unpacked} bytes: at most {limit} are unpacked from an archive of its size"
+        )
     return {member.filename: member for member in members}
 
 

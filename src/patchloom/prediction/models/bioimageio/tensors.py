@@ -107,7 +107,7 @@ class Tensor:
         """
         letters = self.letters
         for axis in self.axes:
-            if axis.letter not in "bczyx" and not axis.is_singleton:
+            if axis.letter not in "bczyx":
                 what = {"t": "a time axis", "i": "an index axis"}.get(axis.letter, f"an axis {axis.letter!r}")
                 raise ModelError(
                     f"tensor {self.name!r} has {what}, and networks run on single images with the axes b, c, z, y, x: take a model of "
@@ -117,3 +117,17 @@ class Tensor:
             raise ModelError(
                 f"tensor {self.name!r} has the axes {', '.join(letters)}, and is not an image: it must have y and x"
             )
+
+
+def n_channels(tensor: Tensor) -> int | None:
+    """Return the number of channels of a tensor, 1 if it has no such axis; None if it is not declared.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        An input or output.
+    """
+    axis = tensor.axis("c")
+    if axis is None:
+        return 1
+    return len(axis.names) or axis.size
