@@ -426,6 +426,7 @@ entry(
     quarter_turns=FLAG,
     flip_z=FLAG,
 )
+WEIGHTS = word("onnx", "torchscript", "pytorch_state_dict")
 BATCH = np.zeros((1, 1, 8, 8), np.float32)
 entry(
     "TorchModel",
@@ -527,6 +528,8 @@ entry(
             "inputs": {},
             "output": "y",
             "bgr": None,
+            "weights": None,
+            "trust": None,
             "device": "auto",
             "precision": None,
         },
@@ -550,6 +553,8 @@ entry(
     inputs=INPUTS,
     output=OUTPUTS,
     bgr=optional(FLAG),
+    weights=optional(WEIGHTS),
+    trust=optional(FLAG),
     device=DEVICE,
     precision=PRECISION,
     words={"reference": ("model", "file", "there is no", "import", "class", "callable")},

@@ -116,6 +116,30 @@ def network(shape: str = "float[N,1,H,W]") -> bytes:
     return bytes(parser.parse_model(text).SerializeToString())
 
 
+@cache
+def package() -> Path:
+    """Make a package of bioimage.io, which no call may change."""
+    folder = Path(mkdtemp(prefix="campaign-package-"))
+    (folder / "network.onnx").write_bytes(network())
+    channel = {"type": "channel", "channel_names": ["dna"]}
+    sizes = [{"type": "space", "id": axis, "size": {"min": 8, "step": 8}} for axis in "yx"]
+    references = [{**axis, "size": {"tensor_id": "input", "axis_id": axis["id"]}} for axis in sizes]
+    described = {
+        "type": "model",
+        "format_version": "0.5.4",
+        "name": "a network",
+        "description": "for the campaign",
+        "license": "MIT",
+        "authors": [{"name": "Ada"}],
+        "documentation": {"source": "README.md"},
+        "inputs": [{"id": "input", "axes": [{"type": "batch"}, channel, *sizes]}],
+        "outputs": [{"id": "output", "axes": [{"type": "batch"}, channel, *references]}],
+        "weights": {"onnx": {"source": "network.onnx", "opset_version": 17}},
+    }
+    (folder / "rdf.yaml").write_text(json.dumps(described))  # JSON is YAML
+    return folder
+
+
 def module() -> Any:
     """Return a network of PyTorch that returns its input."""
     import torch  # noqa: PLC0415  # only the calls of networks need it

@@ -103,6 +103,8 @@ def test_commands(command: Callable[..., Any], function: Callable[..., Any]) -> 
         "inputs",
         "model_output",
         "bgr",
+        "weights",
+        "trust",
         "augment",
         "as_json",
         "debug",

@@ -272,6 +272,21 @@ Bgr = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+Weights = Annotated[
+    Literal["onnx", "torchscript", "pytorch_state_dict"] | None,
+    typer.Option(
+        help="Which weights of a bioimage.io package are used. Default: the first of these that it contains.",
+        rich_help_panel=MODEL,
+    ),
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Run code that comes with the model, which networks as PyTorch state dicts need. Only for models whose origin you trust.",
+        rich_help_panel=MODEL,
+    ),
+]
 Postprocess = Annotated[
     str | None,
     typer.Option(

@@ -26,6 +26,8 @@ def plan_command(
     inputs: options.InputValues = None,
     model_output: options.ModelOutput = None,
     bgr: options.Bgr = None,
+    weights: options.Weights = None,
+    trust: options.Trust = False,
     batch_size: options.BatchSize = None,
     axes: options.Axes = None,
     channels: options.Channels = None,
@@ -56,7 +58,13 @@ def plan_command(
             model=None
             if model is None
             else load_model(
-                model, layout=layout, inputs=options.input_values(inputs), output=model_output or None, bgr=bgr
+                model,
+                layout=layout,
+                inputs=options.input_values(inputs),
+                output=model_output or None,
+                bgr=bgr,
+                weights=weights,
+                trust=trust or None,
             ),
             axes=axes,
             channels=channels,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import patchloom as pl
-from patchloom.errors import ModelError
+from patchloom.errors import ModelError, PatchloomError
 
 torch = pytest.importorskip("torch")
 
@@ -86,6 +86,16 @@ def test_torchscript(as_zip: bool, torchscript: Any, make_package: Make) -> None
     assert run(model) == 6
     again = pickle.loads(pickle.dumps(model))
     assert (run(again), again.identity) == (6, model.identity)
+
+
+def test_device(torchscript: Any, make_package: Make) -> None:
+    """The network is moved, and opened again where it was."""
+    model = pl.load_model(make_package(weights={"torchscript": torchscript}), device="cpu", precision="bfloat16")
+    again = pickle.loads(pickle.dumps(model))
+    assert again._network.model.precision == "bfloat16"
+    assert again.identity == model.identity != pl.BioimageioModel(model.files[0]).identity
+    with pytest.raises(PatchloomError, match="device is 'cuda:9'"):
+        model.on("cuda:9", None)
 
 
 @pytest.mark.parametrize("as_zip", [False, True])

@@ -68,7 +68,7 @@ def test_link(make_package: Make, tmp_path: Path) -> None:
 def test_digest(as_zip: bool, make_package: Make, rewrite: Make, pack: Make) -> None:
     """A file with another SHA-256 than the declared one is refused."""
     folder = rewrite(make_package(), lambda content: weights(content).update(sha256="0" * 64))
-    with pytest.raises(ModelError, match="'net.onnx' has the SHA-256 .*, and the description declares 0000"):
+    with pytest.raises(ModelError, match=r"'net\.onnx' has the SHA-256 .*, and the description declares 0000"):
         pl.load_model(pack(folder) if as_zip else folder)
 
 
@@ -78,7 +78,7 @@ def test_member_names(name: str, make_package: Make) -> None:
     archive = make_package(as_zip=True)
     with zipfile.ZipFile(archive, "a") as file:
         file.writestr(name, "harmless")
-    with pytest.raises(ModelError, match="its member .*out.txt' leaves the package"):
+    with pytest.raises(ModelError, match=r"its member .*out\.txt' leaves the package"):
         pl.load_model(archive)
 
 
@@ -87,7 +87,7 @@ def test_zip_bomb(make_package: Make) -> None:
     archive = make_package(as_zip=True)
     with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED) as file:
         file.writestr("zeros.bin", b"\0" * (200 << 20))
-    with pytest.raises(ModelError, match="its archive unpacks to 2097.* bytes: at most .* are unpacked"):
+    with pytest.raises(ModelError, match=r"its archive unpacks to 2097\d* bytes: at most .* are unpacked"):
         pl.load_model(archive)
 
 
@@ -100,7 +100,7 @@ def test_wrong_member_size(make_package: Make) -> None:
         place = content.rindex(b"net.onnx", 0) - 46
     content[place + 24 : place + 28] = struct.pack("<I", info.file_size - 10)
     archive.write_bytes(content)
-    with pytest.raises(ModelError, match="cannot be read|damaged"):
+    with pytest.raises(ModelError, match=r"cannot be read|damaged"):
         pl.load_model(archive)
 
 
@@ -109,7 +109,7 @@ def test_cut_archive(n_bytes: int, make_package: Make) -> None:
     """An archive that was cut is refused."""
     archive = make_package(as_zip=True)
     archive.write_bytes(archive.read_bytes()[:n_bytes])
-    with pytest.raises(ModelError, match="is not a bioimage.io package, or it is damaged"):
+    with pytest.raises(ModelError, match=r"is not a bioimage\.io package, or it is damaged"):
         pl.load_model(archive)
 
 
@@ -148,7 +148,7 @@ def test_pickle_as_weights(make_package: Make, tmp_path: Path) -> None:
     """A pickle is not loaded, whatever it is called."""
     folder = make_package()
     (folder / "net.onnx").write_bytes(pickle.dumps(Bomb(tmp_path / "opened")))
-    with pytest.raises(ModelError, match="SHA-256|is not an ONNX model"):
+    with pytest.raises(ModelError, match=r"SHA-256|is not an ONNX model"):
         pl.load_model(folder)
     assert not (tmp_path / "opened").exists()
 

@@ -86,7 +86,7 @@ def test_fixed_preprocessing(name: str, two_channels: Make, image: np.ndarray) -
     image = image.clip(1, 255) if "dtype" in name else image
     chosen, expected = FIXED[name]
     network = ("bool[N, 2, H, W]",) if "binarize" in name else ("uint8[N, 2, H, W]",) if "dtype" in name else TWO
-    model = two_channels(chosen, network=network, out_data="float32")
+    model = two_channels(step("ensure_dtype", dtype="float32"), chosen, network=network, out_data="float32")
     assert model.description.normalize is None
     found = tiled(model, image)
     np.testing.assert_allclose(found, expected(image.astype(np.float64)).astype(np.float32), rtol=1e-5, atol=1e-5)

@@ -25,7 +25,7 @@ from patchloom.prediction.models.bioimageio.processing import (
 )
 from patchloom.prediction.models.bioimageio.sizes import check_tile, describe_sizes
 from patchloom.prediction.models.bioimageio.tensors import FileReference, Tensor
-from patchloom.prediction.models.devices import Precision, check_precision
+from patchloom.prediction.models.devices import Precision, check_precision, parse_devices
 from patchloom.prediction.models.model import ModelDescription, check_batch
 
 
@@ -112,6 +112,7 @@ class BioimageioModel:
 
     def _place(self, device: str | None, precision: Precision | None) -> None:
         """Put the network on a device, and describe the model."""
+        parse_devices(device)
         if device is not None or precision is not None:
             self._network = self._network.on(device, precision)
             given = {"device": device, "precision": precision}
