@@ -65,7 +65,7 @@ def test_references(make_package: Make, image: np.ndarray) -> None:
             {"min_size": (16, 16), "size_step": (8, 8), "origin_multiple": (8, 8), "patch_size": None, "n_dims": 2},
         ),
         ({"y": {"size": 64}, "x": {"size": 48}}, {"patch_size": (64, 48), "min_size": None, "origin_multiple": None}),
-        ({"y": {"size": 64}}, {"patch_size": (64, 512), "min_size": None, "origin_multiple": (1, 8)}),
+        ({"y": {"size": 64}}, {"preferred_patch_size": (64, 512), "origin_multiple": (1, 8)}),
         ({"b": {"size": 1}}, {"batch_size": 1}),
         (
             {axis: {"unit": "nanometer", "scale": 250.0} for axis in "yx"},
@@ -82,6 +82,18 @@ def test_sizes(changes: Any, declared: dict[str, Any], make_package: Make, axes:
     package = make_package(inputs=axes("bcyx", **changes), outputs=out_axes("bcyx", **units))
     description = pl.load_model(package).description
     assert {name: getattr(description, name) for name in declared} == declared
+
+
+def test_one_fixed_size(make_package: Make, axes: Make, image: np.ndarray) -> None:
+    """If only some sizes are fixed, other tiles are refused when they get to the model."""
+    model = pl.load_model(make_package(inputs=axes("bcyx", y={"size": 64})))
+    np.testing.assert_array_equal(quiet(model, image, patch_size=(64, 40)), image.astype(np.float32))
+    for size, message in (
+        ((48, 40), "size 48 along y: the package takes 64 only"),
+        ((64, 42), "16 and more in steps of 8"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            quiet(model, image, patch_size=size)
 
 
 def test_coupled_sizes(make_package: Make, axes: Make, out_axes: Make, image: np.ndarray) -> None:

@@ -92,7 +92,7 @@ def _tile_sizes(source: Tensor) -> dict[str, tuple[int, ...]]:
     if any(step == 0 for _, step in rules):  # one size along some axes, which a rule cannot express
         usual = _USUAL_SIZE[len(rules)]
         sizes = (least + (-(-max(0, usual - least) // step) * step if step else 0) for least, step in rules)
-        return {"patch_size": tuple(sizes), "origin_multiple": steps}
+        return {"preferred_patch_size": tuple(sizes), "origin_multiple": steps}
     return {"min_size": tuple(least for least, _ in rules), "size_step": steps, "origin_multiple": steps}
 
 
@@ -212,6 +212,12 @@ def check_tile(sizes: Sequence[int], source: Tensor) -> None:
         If an axis does not have the size that another one determines.
     """
     letters = source.spatial_letters
+    for letter, size, (least, step) in zip(letters, sizes, _size_rules(source), strict=True):
+        if size < least or (size - least) % max(step, 1) or (size > least and not step):
+            allowed = f"{least} and more in steps of {step}" if step else f"{least} only"
+            raise ModelError(
+                f"a tile has the size {size} along {letter}: the package takes {allowed}; give such a patch_size"
+            )
     for coupling in couplings(source):
         wanted = coupling.size(sizes)
         if sizes[coupling.axis] != wanted:
