@@ -185,6 +185,27 @@ def test_without_channel(make_package: Make, axes: Make, out_axes: Make, image: 
     np.testing.assert_array_equal(quiet(model, image), image.astype(np.float32))
 
 
+def test_several_outputs(make_package: Make, out_axes: Make, image: np.ndarray, rewrite: Make) -> None:
+    """Outputs have the names of the package, in the order of the network, each with its own processing and scale."""
+    network = (
+        "float[N, 1, H, W]",
+        "a = Neg(x) b = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (x)",
+        "float[N, 1, H, W] a, float[N, 1, H2, W2] b",
+    )
+    halved = out_axes("bcyx", y={"scale": 2.0}, x={"scale": 2.0})
+
+    def add_output(content: Any) -> None:
+        content["outputs"].append({"id": "small", "axes": halved})
+        content["outputs"][0]["postprocessing"] = [{"id": "scale_linear", "kwargs": {"gain": 2}}]
+
+    model = pl.load_model(rewrite(make_package(network=network), add_output))
+    even = image[:82, :100]
+    found = quiet(model, even, patch_size=32)
+    np.testing.assert_array_equal(found["output"], -2 * even.astype(np.float32))
+    means = even.reshape(41, 2, 50, 2).mean(axis=(1, 3))
+    np.testing.assert_allclose(found["small"], means, rtol=1e-6)
+
+
 def test_channel_names(make_package: Make, out_axes: Make) -> None:
     """Names of the channels of the output are written."""
     package = make_package(

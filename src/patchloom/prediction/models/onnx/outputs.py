@@ -69,13 +69,10 @@ class ImageOutput:
 
     def _has_channels_elsewhere(self, predicted: NDArray[Any], batch: NDArray[Any]) -> bool:
         """Return whether an output has the size of the input only if it has another layout than the input."""
-        if predicted.ndim != len(self.layout.letters):
+        possible = possible_layouts(predicted.ndim)
+        if self.layout not in possible:
             return False
-        fitting = [
-            layout
-            for layout in possible_layouts(predicted.ndim)
-            if layout.to_batch(predicted).shape[2:] == batch.shape[2:]
-        ]
+        fitting = [layout for layout in possible if layout.to_batch(predicted).shape[2:] == batch.shape[2:]]
         return bool(fitting) and self.layout not in fitting
 
 
