@@ -140,7 +140,7 @@ def test_percentiles(per: str, two_channels: Make, image: np.ndarray) -> None:
 def test_all_axes(two_channels: Make, image: np.ndarray) -> None:
     """A step that names no axes takes the statistics of all of them."""
     assert two_channels(step("zero_mean_unit_variance")).description.normalize == "mean_std:eps=1e-06"
-    assert two_channels(step("scale_range")).description.normalize == "percentiles:0,100,eps=1e-06"
+    assert two_channels(step("scale_range")).description.normalize == "percentiles:0.0,100.0,eps=1e-06"
 
 
 @pytest.mark.parametrize("gain", [0.25, -3.0])

@@ -15,7 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from patchloom.errors import ModelError
 from patchloom.prediction.models.bioimageio.tensors import Step, Tensor, n_channels
-from patchloom.prediction.normalization.methods import MeanStd, NormalizationMethod, Per, Percentiles
 
 Operation = Callable[[NDArray[Any]], NDArray[Any]]
 """A step on a batch `(B, C, (Z), Y, X)`."""
@@ -74,7 +73,7 @@ def prepare_preprocessing(tensor: Tensor) -> Preprocessing:
     gain = _folded_gain(steps[:place], steps[place], tensor)
     method = _method(steps[place], gain, tensor)
     after = tuple(_operation(step, tensor, "preprocessing") for step in steps[place + 1 :])
-    return Preprocessing(str(method), (np.negative, *after) if gain < 0 else after, dtype)
+    return Preprocessing(method, (np.negative, *after) if gain < 0 else after, dtype)
 
 
 def prepare_postprocessing(tensor: Tensor) -> tuple[Operation, ...]:
@@ -151,16 +150,16 @@ def _folded_gain(before: Sequence[Step], statistic: Step, tensor: Tensor) -> flo
     return gain
 
 
-def _method(step: Step, gain: float, tensor: Tensor) -> NormalizationMethod:
-    """Return the statistic as a method of `normalize`.
+def _method(step: Step, gain: float, tensor: Tensor) -> str:
+    """Return the statistic as a text that `normalize` reads.
 
     For gray values `g * x + o`, the mean is `g * mean(x) + o` and the deviation is `abs(g) * std(x)`, so that
     `(g * x + o - mean) / (std + eps)` is `sign(g) * (x - mean(x)) / (std(x) + eps / abs(g))`.
     """
-    per = _parts(step, tensor)
+    parts = _parts(step, tensor)
     eps = step.settings.get("eps", 1e-6) / abs(gain)
     if step.name == "zero_mean_unit_variance":
-        return MeanStd(per, eps)
+        return f"mean_std:eps={eps!r}{parts}"
     if step.name == "clip":
         raise ModelError(
             f"the preprocessing of input {tensor.name!r} has 'clip' by percentiles, which are measured only for 'scale_range': give "
@@ -171,14 +170,18 @@ def _method(step: Step, gain: float, tensor: Tensor) -> NormalizationMethod:
         raise ModelError(
             f"the preprocessing of input {tensor.name!r} takes the percentiles of tensor {str(reference)!r}: only its own are measured"
         )
-    return Percentiles(step.settings.get("min_percentile", 0), step.settings.get("max_percentile", 100), per, eps)
+    lower, upper = (float(step.settings.get(f"{end}_percentile", at)) for end, at in (("min", 0), ("max", 100)))
+    return f"percentiles:{lower!r},{upper!r},eps={eps!r}{parts}"
 
 
-def _parts(step: Step, tensor: Tensor) -> Per:
-    """Return the parts of an image that are measured together: those axes that the step names; all if it names none."""
+def _parts(step: Step, tensor: Tensor) -> str:
+    """Return the parts of an image that are measured together, as `normalize` names them after a method.
+
+    A step measures over the axes that it names, and over all of them if it names none.
+    """
     axes = step.settings.get("axes")
     if axes is None:
-        return "source"
+        return ""
     apart = [axis.letter for axis in tensor.axes if axis.letter not in axes and not axis.is_singleton]
     for letter in apart:
         if letter not in "bc":
@@ -188,8 +191,8 @@ def _parts(step: Step, tensor: Tensor) -> Per:
             )
     by_channel = "c" in apart
     if "b" in axes:
-        return "channel" if by_channel else "source"
-    return "sample_channel" if by_channel else "sample"
+        return "/channel" if by_channel else ""
+    return "/sample_channel" if by_channel else "/sample"
 
 
 def _operation(step: Step, tensor: Tensor, role: str) -> Operation:
