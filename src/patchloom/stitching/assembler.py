@@ -17,6 +17,9 @@ from patchloom.parallel import MIN_PARALLEL_VOXELS, Runner, n_threads, run_seria
 from patchloom.specs.patch_specs import TileSpecs
 from patchloom.stitching.blend import add_blended_tile
 from patchloom.stitching.crop import n_kept, paste_tile
+from patchloom.tensors.tensor_pixels import Pixels, is_tensor, moved, new_pixels
+
+_ON_HOST: NDArray[Any] = np.empty(0)
 
 
 class AssembledBlock(NamedTuple):
@@ -25,8 +28,8 @@ class AssembledBlock(NamedTuple):
     window: tuple[slice, ...]
     """Where it lies in the image, `(z,) y, x`."""
 
-    values: NDArray[Any] | None
-    """`C(Z)YX`; None if every tile was skipped."""
+    values: Pixels | None
+    """`C(Z)YX`, a tensor if its first tile was one; None if every tile was skipped."""
 
     is_predicted: NDArray[np.bool_] | None
     """`(Z)YX`: where a tile was added; None if that was not marked."""
@@ -42,6 +45,8 @@ class BlockAssembler:
 
     Blended tiles are added by `flush`, all those of a batch at once. Every voxel sums its tiles in the order in which they
     came, with any number of threads.
+
+    Tiles may be tensors on a device: a block lies where its first tile does, and is put together there, to the same bits.
 
     Parameters
     ----------
@@ -102,7 +107,7 @@ class BlockAssembler:
         """Return whether a tile can be added to a block without allocating it."""
         return block_idx in self._open and self._open[block_idx].values is not None
 
-    def allocate(self, block_idx: int, buffer: NDArray[Any] | None = None) -> None:
+    def allocate(self, block_idx: int, buffer: NDArray[Any] | None = None, *, like: Pixels = _ON_HOST) -> None:
         """Allocate a block.
 
         Parameters
@@ -111,25 +116,29 @@ class BlockAssembler:
             Index of the block.
         buffer : array, optional
             `C(Z)YX`: memory for the block, used if it has the dtype of the blocks. If None, new memory is allocated.
+        like : array or tensor
+            Pixels that lie where the block is to lie, if new memory is allocated.
         """
         block = self._opened(block_idx)
         shape = _shape(block.window)
         if buffer is None or buffer.dtype != self._dtype:
-            buffer = np.empty((self._n_channels, *shape), self._dtype)
+            values = new_pixels((self._n_channels, *shape), self._dtype, like)
+        else:
+            values = buffer
         if self._initial is not None:
-            buffer[...] = self._initial
-        block.values = buffer
+            values[...] = self._initial
+        block.values = values
         if self._marks_predicted:
             block.is_predicted = np.zeros(shape, np.bool_)
 
-    def add(self, block_idx: int, tile: NDArray[Any], spec: TileSpecs, weights: TileWeights | None = None) -> None:
+    def add(self, block_idx: int, tile: Pixels, spec: TileSpecs, weights: TileWeights | None = None) -> None:
         """Add a tile to a block: now if it is cropped, when `flush` is called if it is blended.
 
         Parameters
         ----------
         block_idx : int
             Index of the block.
-        tile : array
+        tile : array or tensor
             `C(Z)YX`, the whole tile; not to be changed before `flush` if it is blended.
         spec : TileSpecs
             Where the tile lies in the image and what is kept of it.
@@ -137,8 +146,10 @@ class BlockAssembler:
             Weights of the tile's voxels. If None, the tile is cropped.
         """
         if not self.has_memory(block_idx):
-            self.allocate(block_idx)
+            self.allocate(block_idx, like=tile)
         block = self._open[block_idx]
+        if not (isinstance(tile, np.ndarray) and isinstance(block.values, np.ndarray)):
+            tile = moved(tile, block.array)
         if weights is None:
             block.n_missing -= paste_tile(tile, spec, block.array, block.window)
             if block.is_predicted is not None:
@@ -171,7 +182,8 @@ class BlockAssembler:
             return
         start = min(addition.rows.start for addition in additions)
         stop = max(addition.rows.stop for addition in additions)
-        is_worth_threads = sum(addition.tile.size for addition in additions) >= MIN_PARALLEL_VOXELS
+        on_host = [addition.tile.size for addition in additions if not is_tensor(addition.tile)]
+        is_worth_threads = sum(on_host) >= MIN_PARALLEL_VOXELS
         slabs = [
             slice(start + part.start, start + part.stop)
             for part in split_range(stop - start, n_threads() if is_worth_threads else 1)
@@ -214,11 +226,11 @@ class _OpenBlock:
     window: tuple[slice, ...]
     n_missing: int
     """Number of voxels that are still to be pasted or skipped, in one channel, or of tiles that are still to be blended."""
-    values: NDArray[Any] | None = None
+    values: Pixels | None = None
     is_predicted: NDArray[np.bool_] | None = None
 
     @property
-    def array(self) -> NDArray[Any]:
+    def array(self) -> Pixels:
         """The values of an allocated block."""
         assert self.values is not None  # noqa: S101  # allocated before a tile is added
         return self.values
@@ -233,7 +245,7 @@ class _OpenBlock:
 class _Addition(NamedTuple):
     """A tile that is to be blended into a block."""
 
-    tile: NDArray[Any]
+    tile: Pixels
     coords: Sequence[int]
     weights: TileWeights
     block: _OpenBlock

@@ -4,12 +4,13 @@ Weights are normalized beforehand, axis by axis (see `patchloom.geometry.blend_w
 added up, and nothing is divided afterwards. This needs every tile of the plan.
 
 If numba is installed (the extra `speed`), one compiled loop multiplies and adds. Otherwise NumPy does, plane by plane, to the
-same bits.
+same bits. So does PyTorch with tiles on a device: it multiplies, rounds, and then adds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -20,6 +21,7 @@ from patchloom._compiled_loop import as_rows, compiled_loop, has_rows
 from patchloom.errors import StitchError
 from patchloom.geometry.blend_weights import TileWeights, most_tiles_at_a_voxel
 from patchloom.geometry.tile_rule import TileRule
+from patchloom.tensors.tensor_pixels import Pixels, Tensor, load_torch
 
 MIN_COMPILED_VOXELS = 2**18
 """Number of voxels of a tile below which NumPy adds it: its planes fit into the processor's cache anyway."""
@@ -61,10 +63,10 @@ def blend_dtype(
 
 
 def add_blended_tile(
-    tile: NDArray[Any],
+    tile: Pixels,
     coords: Sequence[int],
     weights: TileWeights,
-    block: NDArray[Any],
+    block: Pixels,
     window: Sequence[slice],
     *,
     min_compiled_voxels: int = MIN_COMPILED_VOXELS,
@@ -73,14 +75,14 @@ def add_blended_tile(
 
     Parameters
     ----------
-    tile : array
+    tile : array or tensor
         `C(Z)YX`, the whole tile.
     coords : sequence of int
         Where the tile starts in the image, `(z,) y, x`.
     weights : TileWeights
         Its weights, of the tile's size.
-    block : array of float
-        `C(Z)YX` of the window's size, 0 before the first tile; changed in place.
+    block : array or tensor of float
+        `C(Z)YX` of the window's size, 0 before the first tile; changed in place. A tensor if the tile is one, on its device.
     window : sequence of slice
         Where the block lies in the image; start and stop given.
     min_compiled_voxels : int
@@ -109,6 +111,9 @@ def add_blended_tile(
         into.append(slice(start - part.start, stop - part.start))
         out_of.append(slice(start - coord, stop - coord))
     target, values = block[(slice(None), *into)], tile[(slice(None), *out_of)]
+    if not isinstance(target, np.ndarray):
+        _add_on_device(values, weights, tuple(out_of), target)
+        return
     if not target.flags.writeable:
         raise StitchError("the block is read-only: give an array that can be written to")
     loop = compiled_loop(add_weighted_rows) if tile.size >= min_compiled_voxels else None
@@ -119,6 +124,21 @@ def add_blended_tile(
         loop(as_rows(target), as_rows(values), tuple(axes), target.shape)
     else:
         _add_by_plane(values, weights.of_voxels(target.dtype)[tuple(out_of)], target)
+
+
+def _add_on_device(values: Tensor, weights: TileWeights, part: tuple[slice, ...], target: Tensor) -> None:
+    factors = _weights_on_device(weights, target.dtype, target.device)[part]
+    target += values.to(target.dtype) * factors  # two steps: in one, the product would not be rounded
+
+
+@lru_cache(maxsize=8)
+def _weights_on_device(weights: TileWeights, dtype: Any, device: Any) -> Tensor:
+    """Return the weight of every voxel as a tensor: multiplied in float64 and rounded once, in the order of `of_voxels`."""
+    torch = load_torch()
+    product = torch.ones((), dtype=torch.float64, device=device)
+    for of_axis in weights.along_axes():
+        product = product[..., None] * torch.from_numpy(of_axis.copy()).to(device, non_blocking=True)
+    return product.to(dtype)
 
 
 def _add_by_plane(values: NDArray[Any], factors: NDArray[Any], target: NDArray[Any]) -> None:

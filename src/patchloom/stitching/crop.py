@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
 
-from numpy.typing import NDArray
+import numpy as np
 
 from patchloom.errors import StitchError
 from patchloom.specs.patch_specs import TileSpecs
+from patchloom.tensors.tensor_pixels import Pixels
 
 
-def paste_tile(tile: NDArray[Any], spec: TileSpecs, block: NDArray[Any], window: Sequence[slice]) -> int:
+def paste_tile(tile: Pixels, spec: TileSpecs, block: Pixels, window: Sequence[slice]) -> int:
     """Copy the kept part of a tile into a block that holds a window of the image.
 
     Parameters
     ----------
-    tile : array
+    tile : array or tensor
         `C(Z)YX`, the whole tile.
     spec : TileSpecs
         Where the tile lies and what is kept of it.
-    block : array
-        `C(Z)YX` of the window's size; changed in place.
+    block : array or tensor
+        `C(Z)YX` of the window's size; changed in place. A tensor if the tile is one, on its device.
     window : sequence of slice
         Where the block lies in the image, `(z,) y, x`; start and stop given.
 
@@ -38,7 +38,6 @@ def paste_tile(tile: NDArray[Any], spec: TileSpecs, block: NDArray[Any], window:
 
     Examples
     --------
-    >>> import numpy as np
     >>> spec: TileSpecs = {
     ...     "data_idx": 0, "sample_idx": 0, "coords": (0, 2), "patch_size": (1, 4),
     ...     "crop_coords": (0, 1), "crop_size": (1, 3), "stitch_coords": (0, 3), "total_tiles": 2,
@@ -58,7 +57,7 @@ def paste_tile(tile: NDArray[Any], spec: TileSpecs, block: NDArray[Any], window:
         into.append(slice(start - part.start, stop - part.start))
         out_of.append(slice(start - coord, stop - coord))
         copied *= stop - start
-    if not block.flags.writeable:
+    if isinstance(block, np.ndarray) and not block.flags.writeable:
         raise StitchError("the block is read-only: give an array that can be written to")
     block[tuple(into)] = tile[tuple(out_of)]
     return copied

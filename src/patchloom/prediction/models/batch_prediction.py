@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -10,30 +12,55 @@ from numpy.typing import NDArray
 
 from patchloom.errors import ModelError, ModelOutputError
 from patchloom.prediction.models.model import Model
-from patchloom.prediction.models.outputs import OutputSpec, as_array, as_outputs
+from patchloom.prediction.models.outputs import OutputSpec, as_array, as_outputs, as_pixels
 from patchloom.specs.patch_specs import PatchSpecs
+from patchloom.tensors.tensor_pixels import Pixels, concatenate, pixel_dtype_of
 
 
 def predict_batch(
     model: Model, batch: NDArray[Any], specs: Sequence[PatchSpecs], batch_size: int | None = None
 ) -> dict[str, NDArray[Any]]:
-    """Run a model on a batch of tiles and check that it returns images.
+    """Run a model on a batch of tiles and check that it returns images; return arrays.
+
+    Parameters
+    ----------
+    model, batch, specs, batch_size
+        As in `predict_on_device`.
+
+    Raises
+    ------
+    ModelError, ModelOutputError
+        As `predict_on_device`.
+    """
+    return _predict(partial(_predict_portion, model, as_array), batch, specs, batch_size)
+
+
+def predict_on_device(
+    model: Model,
+    batch: Pixels,
+    specs: Sequence[PatchSpecs],
+    batch_size: int | None = None,
+    device: str | None = None,
+) -> dict[str, Pixels]:
+    """Run a model on a batch of tiles and check that it returns images; tensors on a GPU stay there.
 
     Parameters
     ----------
     model : callable
         The model.
-    batch : array
+    batch : array or tensor
         `(B, C, (Z), Y, X)`.
     specs : sequence of PatchSpecs
         The tiles, for messages.
     batch_size : int, optional
         The only number of tiles that the model accepts: a smaller batch is filled up with copies of its last tile, and a larger
         one is divided. If None, the model accepts any number.
+    device : str, optional
+        A device whose tensors stay there, besides GPUs.
 
     Returns
     -------
-    dict of str to array
+    dict of str to array or tensor
         `(B, C', (Z), Y, X)` in the dtype of the model, by the name of the output; the name of a single output is empty.
 
     Raises
@@ -43,19 +70,30 @@ def predict_batch(
     ModelOutputError
         If it does not return arrays of numbers with one prediction for each tile.
     """
+    return _predict(partial(_predict_portion, model, partial(as_pixels, device=device)), batch, specs, batch_size)
+
+
+def _predict(run: _Run, batch: Pixels, specs: Sequence[PatchSpecs], batch_size: int | None) -> dict[str, Any]:
+    """Run a model on a batch, in portions of the number of tiles that it accepts."""
     if batch_size in (None, len(batch)):
-        return _predict_portion(model, batch, specs)
+        return run(batch, specs)
     portions = []
     for start in range(0, len(batch), batch_size):
         portion = batch[start : start + batch_size]
-        full = np.concatenate([portion, *[portion[-1:]] * (batch_size - len(portion))])
-        predictions = _predict_portion(model, full, specs[start : start + batch_size])
+        full = concatenate([portion, *[portion[-1:]] * (batch_size - len(portion))])
+        predictions = run(full, specs[start : start + batch_size])
         portions.append({name: prediction[: len(portion)] for name, prediction in predictions.items()})
     _check_alike(portions, specs)
-    return {name: np.concatenate([portion[name] for portion in portions]) for name in portions[0]}
+    return {name: concatenate([portion[name] for portion in portions]) for name in portions[0]}
 
 
-def _predict_portion(model: Model, batch: NDArray[Any], specs: Sequence[PatchSpecs]) -> dict[str, NDArray[Any]]:
+_Run = Callable[[Pixels, Sequence[PatchSpecs]], dict[str, Any]]
+"""Runs a model on a portion of a batch."""
+
+
+def _predict_portion(
+    model: Model, convert: Callable[[Any], Pixels], batch: Pixels, specs: Sequence[PatchSpecs]
+) -> dict[str, Pixels]:
     # Before the call, as the model may change the batch, and its shape.
     n_tiles, n_axes = len(batch), batch.ndim
     try:
@@ -63,21 +101,21 @@ def _predict_portion(model: Model, batch: NDArray[Any], specs: Sequence[PatchSpe
     except Exception as error:
         raise ModelError(f"the model failed on {name_tiles(specs)}: {type(error).__name__}: {error}") from error
     try:
-        predictions = {name: as_array(output) for name, output in as_outputs(returned).items()}
+        predictions = {name: convert(output) for name, output in as_outputs(returned).items()}
     except ModelOutputError as error:
         raise ModelOutputError(f"{error}, for {name_tiles(specs)}") from error
     for prediction in predictions.values():
-        if prediction.ndim != n_axes or prediction.shape[0] != n_tiles or not prediction.size:
+        if prediction.ndim != n_axes or prediction.shape[0] != n_tiles or not prod(prediction.shape):
             axes = "(B, C, Y, X)" if n_axes == 4 else "(B, C, Z, Y, X)"
             raise ModelOutputError(
-                f"the model returned shape {prediction.shape} for {name_tiles(specs)}: it must be {axes} with B = {n_tiles}"
+                f"the model returned shape {tuple(prediction.shape)} for {name_tiles(specs)}: it must be {axes} with B = {n_tiles}"
             )
     if not predictions:
         raise ModelOutputError(f"the model returned no output for {name_tiles(specs)}: return at least one array")
     return predictions
 
 
-def _check_alike(portions: Sequence[dict[str, NDArray[Any]]], specs: Sequence[PatchSpecs]) -> None:
+def _check_alike(portions: Sequence[Mapping[str, Pixels]], specs: Sequence[PatchSpecs]) -> None:
     """Check that the portions of a batch can be concatenated."""
     kinds = [
         {name: (prediction.shape[1:], prediction.dtype) for name, prediction in portion.items()} for portion in portions
@@ -89,7 +127,7 @@ def _check_alike(portions: Sequence[dict[str, NDArray[Any]]], specs: Sequence[Pa
 
 
 def check_predictions(
-    predictions: Mapping[str, NDArray[Any]],
+    predictions: Mapping[str, Pixels],
     outputs: Sequence[OutputSpec],
     patch_size: Sequence[int],
     specs: Sequence[PatchSpecs],
@@ -98,7 +136,7 @@ def check_predictions(
 
     Parameters
     ----------
-    predictions : mapping of str to array
+    predictions : mapping of str to array or tensor
         `(B, C, (Z), Y, X)`, by the name of the output.
     outputs : sequence of OutputSpec
         The expected outputs.
@@ -113,7 +151,8 @@ def check_predictions(
         If names, channels, dtypes or sizes differ.
     """
     found = {
-        name: (prediction.shape[1], prediction.dtype, prediction.shape[2:]) for name, prediction in predictions.items()
+        name: (prediction.shape[1], pixel_dtype_of(prediction), tuple(prediction.shape[2:]))
+        for name, prediction in predictions.items()
     }
     expected = {
         output.name: (

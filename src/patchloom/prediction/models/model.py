@@ -280,6 +280,29 @@ def _check_dtype(name: object) -> None:
 
 
 @runtime_checkable
+class TakesTensors(Protocol):
+    """A model that takes a batch as a tensor on a device, too, and returns tensors there.
+
+    Its predictions are put together and postprocessed on that device, and only finished voxels are copied to the host.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> isinstance(np.negative, TakesTensors)
+    False
+    """
+
+    @property
+    def tensor_device(self) -> str | None:
+        """The device, such as `"cuda:0"`; None if batches are arrays."""
+
+
+def tensor_device(model: Model) -> str | None:
+    """Return the device on which a model takes tensors; None if it takes arrays."""
+    return text_attribute(model, "tensor_device") or None
+
+
+@runtime_checkable
 class DescribesItself(Protocol):
     """A model with a `description` of its input and output.
 

@@ -17,6 +17,7 @@ from patchloom.errors import ModelOutputError
 from patchloom.geometry.checks import one_per_axis
 from patchloom.prediction.models.model import check_scale
 from patchloom.prediction.plain_data import parse_fields
+from patchloom.tensors.tensor_pixels import Pixels, kept_on_device
 
 _TORCH_FLOATS_WITHOUT_NUMPY = ("torch.bfloat16", "torch.float8")
 _REMEDY = "return a NumPy array or a tensor, or several of them in a tuple, or in a mapping by name"
@@ -180,12 +181,12 @@ def infer_output_spec(
     return OutputSpec(int(prediction.shape[1]), prediction.dtype, tuple(scale), tuple(margin), name)
 
 
-def crop_to_margin(prediction: NDArray[Any], spec: OutputSpec, margin: Sequence[int]) -> NDArray[Any]:
+def crop_to_margin(prediction: Pixels, spec: OutputSpec, margin: Sequence[int]) -> Pixels:
     """Crop a prediction to the region that all outputs of a model cover.
 
     Parameters
     ----------
-    prediction : array
+    prediction : array or tensor
         `(B, C, (Z), Y, X)`.
     spec : OutputSpec
         The spec of the output.
@@ -241,6 +242,22 @@ def _named(returned: Any) -> dict[str, Any]:
     ):
         return {str(index): value for index, value in enumerate(returned)}
     return {"": returned}
+
+
+def as_pixels(output: Any, device: str | None) -> Pixels:
+    """Return one output as a tensor if it lies on a GPU, or on `device`, and as an array if not; see `as_array`.
+
+    Tensors of dtypes that are not stitched on a device are copied, too.
+
+    Parameters
+    ----------
+    output : array-like or tensor
+        One output of a model.
+    device : str, optional
+        A device whose tensors are kept, besides GPUs.
+    """
+    tensor = kept_on_device(output, device)
+    return as_array(output) if tensor is None else tensor
 
 
 def as_array(output: Any) -> NDArray[Any]:

@@ -88,9 +88,15 @@ def refuse_nan(values: NDArray[Any], dtype: np.dtype[Any], specs: Sequence[Patch
     """
     if values.dtype.kind not in "fc" or dtype.kind not in "uib" or not values.size or not np.isnan(values.max()):
         return
-    found = [spec for tile, spec in zip(values, specs, strict=False) if np.isnan(tile).any()]
     raise ModelOutputError(
-        f"the model returned NaN for {name_tiles(found) if found else 'a block'}, which {dtype} cannot store: fix the model, or "
+        nan_refusal([spec for tile, spec in zip(values, specs, strict=False) if np.isnan(tile).any()], dtype)
+    )
+
+
+def nan_refusal(specs: Sequence[PatchSpecs], dtype: np.dtype[Any]) -> str:
+    """Return the message about tiles, or about a block if there are none, with NaN that a dtype cannot store."""
+    return (
+        f"the model returned NaN for {name_tiles(specs) if specs else 'a block'}, which {dtype} cannot store: fix the model, or "
         "postprocess to a float dtype"
     )
 

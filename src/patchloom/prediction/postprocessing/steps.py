@@ -355,9 +355,12 @@ def check_block(block: Any) -> None:
 
 def _refuse_nan(postprocessing: Postprocessing, values: NDArray[Any]) -> None:
     if values.dtype.kind == "f" and np.isnan(values).any():
-        raise ModelOutputError(
-            f"the model returned NaN, which {postprocessing.identity!r} cannot process: fix the model, or postprocess without it"
-        )
+        raise ModelOutputError(nan_refusal(postprocessing))
+
+
+def nan_refusal(postprocessing: Postprocessing) -> str:
+    """Return the message of a step that found NaN."""
+    return f"the model returned NaN, which {postprocessing.identity!r} cannot process: fix the model, or postprocess without it"
 
 
 def check_real(postprocessing: Postprocessing, n_channels: int, dtype: np.dtype[Any]) -> None:

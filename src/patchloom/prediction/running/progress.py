@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,6 +53,12 @@ class Progress:
     def fraction(self) -> float:
         """The part that is done, from 0 to 1."""
         return self.done / self.total if self.total else 1.0
+
+
+def say(message: str) -> None:
+    """Say in one line what a run does in another way than planned: as a `RuntimeWarning`, in every run."""
+    # With a registry of its own, as Python shows a warning only once for each line of code.
+    warnings.warn_explicit(message, RuntimeWarning, "patchloom", 1, registry={})
 
 
 def show_summary(seconds: Mapping[str, float], n_skipped: int, n_tiles: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
+from itertools import chain
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -17,8 +18,12 @@ from patchloom.prediction.postprocessing.casting import to_dtype
 from patchloom.prediction.postprocessing.denormalization import for_sample
 from patchloom.prediction.postprocessing.steps import Postprocessing
 from patchloom.prediction.running.batching import BlockEnd, TileBatch
+from patchloom.prediction.running.device_blocks import DeviceBlocks
+from patchloom.prediction.running.model_on_device import NanCheck, PredictedBatch
 from patchloom.specs.patch_specs import TileSpecs
 from patchloom.stitching.assembler import AssembledBlock, BlockAssembler
+from patchloom.tensors.device_stream import DeviceEvent
+from patchloom.tensors.tensor_pixels import Pixels, is_tensor
 
 BlockBuffers = Callable[[int, int], Sequence[NDArray[Any] | None]]
 """Takes `data_idx` and `block_idx`; returns the memory of the output at the block, `C(Z)YX`, or None, for each output."""
@@ -31,6 +36,15 @@ class CompleteBlock(NamedTuple):
     block_idx: int
     finish: Callable[[], list[NDArray[Any]]]
     """Returns what is written, `C(Z)YX` for each output; may be called from any thread."""
+
+
+class _Finishing(NamedTuple):
+    """What is left to do for a block after all its tiles have been added."""
+
+    postprocess: Postprocessing | None
+    checks: Sequence[NanCheck]
+    given: Sequence[DeviceEvent]
+    """When the tiles have been added on their device."""
 
 
 class Stitcher:
@@ -48,26 +62,28 @@ class Stitcher:
 
     def __init__(self, plan: Plan, block_buffers: BlockBuffers, runner: Runner) -> None:
         self._plan = plan
+        self._device_blocks = DeviceBlocks(plan)
         self._images = [
-            _ImageStitcher(plan, data_idx, partial(block_buffers, data_idx), runner)
+            _ImageStitcher(plan, data_idx, partial(block_buffers, data_idx), self._device_blocks, runner)
             for data_idx in range(len(plan.survey.stacks))
         ]
 
-    def stitch(
-        self, batch: TileBatch, specs: Sequence[TileSpecs], predictions: Sequence[NDArray[Any]]
-    ) -> Iterator[CompleteBlock]:
+    def stitch(self, batch: TileBatch, predicted: PredictedBatch) -> Iterator[CompleteBlock]:
         """Stitch a batch, and yield the blocks that it completes.
 
         Parameters
         ----------
         batch : TileBatch
             The batch.
-        specs : sequence of TileSpecs
-            The tiles that were run, in voxels of the input.
-        predictions : sequence of array
-            For each output, `(B, C, (Z), Y, X)` without margin, in voxels of the output.
+        predicted : PredictedBatch
+            Its predictions.
         """
-        run, skipped = iter(enumerate(specs)), iter(self._skipped_specs(batch))
+        outputs = self._device_blocks.placed(predicted.outputs)
+        tiles = zip(*(chain.from_iterable(parts) for parts in outputs), strict=True)
+        images = [self._images[data_idx] for data_idx in batch.images]
+        for image in images if predicted.checks else ():
+            image.checks.extend(predicted.checks)
+        run, skipped = zip(predicted.specs, tiles, strict=False), iter(self._skipped_specs(batch))
         for item in batch.items:
             image = self._images[item.data_idx]
             if isinstance(item, BlockEnd):
@@ -75,10 +91,9 @@ class Stitcher:
             elif item.is_skipped:
                 image.skip(item.open_blocks, next(skipped))
             else:
-                row, spec = next(run)
-                image.add(item.open_blocks, spec, [prediction[row] for prediction in predictions])
-        for data_idx in batch.images:
-            self._images[data_idx].flush()
+                image.add(item.open_blocks, *next(run))
+        for image in images:
+            image.flush()
 
     def _skipped_specs(self, batch: TileBatch) -> list[TileSpecs]:
         tiles = batch.skipped
@@ -93,9 +108,13 @@ class _ImageStitcher:
         plan: Plan,
         data_idx: int,
         block_buffers: Callable[[int], Sequence[NDArray[Any] | None]],
+        device_blocks: DeviceBlocks,
         runner: Runner,
     ) -> None:
         self._plan, self._request = plan, plan.request
+        self._device_blocks = device_blocks
+        self.checks: list[NanCheck] = []
+        """Checks of tiles that no complete block has been taken out after."""
         self._data_idx, self._grid = data_idx, plan.blocks[data_idx]
         self._image_size = plan.tiling.data_shapes[data_idx][2:]
         self._block_buffers = block_buffers
@@ -126,11 +145,11 @@ class _ImageStitcher:
     def _window(self, output_spec: OutputSpec, block_idx: int) -> tuple[slice, ...]:
         return output_spec.scale_window(self._grid[block_idx].window)
 
-    def add(self, blocks: Sequence[int], spec: TileSpecs, tiles: Sequence[NDArray[Any]]) -> None:
+    def add(self, blocks: Sequence[int], spec: TileSpecs, tiles: Sequence[Pixels]) -> None:
         """Add a tile, `C(Z)YX` for each output, to blocks."""
         for block_idx in blocks:
             if not self._assemblers[0].has_memory(block_idx):  # then none has any
-                self._allocate(block_idx)
+                self._allocate(block_idx, tiles)
         for output_spec, assembler, tile in zip(self._output_specs, self._assemblers, tiles, strict=True):
             weights = None
             if self._request.blend is not None:
@@ -162,13 +181,20 @@ class _ImageStitcher:
     def take(self, block_idx: int) -> Callable[[], list[NDArray[Any]]]:
         """Take a complete block out; return what finishes it."""
         blocks = [assembler.take(block_idx) for assembler in self._assemblers]
-        return partial(self._finish, blocks, self._postprocessing(block_idx))
+        checks, self.checks = self.checks, []
+        given = [self._device_blocks.given(block.values) for block in blocks if is_tensor(block.values)]
+        return partial(self._finish, block_idx, blocks, _Finishing(self._postprocessing(block_idx), checks, given))
 
-    def _allocate(self, block_idx: int) -> None:
-        """Allocate a block: in the memory of the output itself if a block is written as it is put together."""
-        buffers = self._block_buffers(block_idx)
-        for assembler, buffer in zip(self._assemblers, buffers, strict=True):
-            assembler.allocate(block_idx, buffer if self._request.block_postprocess is None else None)
+    def _allocate(self, block_idx: int, tiles: Sequence[Pixels]) -> None:
+        """Allocate a block: on a device if its tiles are there, else in the memory of the output if nothing is done to it before."""
+        buffers: Sequence[NDArray[Any] | None] = [None] * len(tiles)
+        if not all(map(is_tensor, tiles)) and self._request.block_postprocess is None:
+            buffers = self._block_buffers(block_idx)
+        for assembler, buffer, tile in zip(self._assemblers, buffers, tiles, strict=True):
+            if is_tensor(tile):
+                self._device_blocks.allocate(assembler, block_idx, tile)
+            else:
+                assembler.allocate(block_idx, buffer)
 
     def _postprocessing(self, block_idx: int) -> Postprocessing | None:
         """Return what is done to a block; to undo a normalization, it needs the numbers of its sample."""
@@ -180,20 +206,30 @@ class _ImageStitcher:
         measured = survey.normalizations[self._data_idx]
         return for_sample(step, measured.scale[sample_idx], measured.offset[sample_idx])
 
-    def _finish(self, blocks: Sequence[AssembledBlock], postprocess: Postprocessing | None) -> list[NDArray[Any]]:
-        of_outputs = zip(self._output_specs, blocks, strict=True)
-        return [self._finished(spec, block, postprocess) for spec, block in of_outputs]
+    def _finish(self, block_idx: int, blocks: Sequence[AssembledBlock], finishing: _Finishing) -> list[NDArray[Any]]:
+        """Turn a block into what is written, for each output: in the thread that writes."""
+        for check in finishing.checks:
+            check.refuse()
+        buffers: Sequence[NDArray[Any] | None] = [None] * len(blocks)
+        if finishing.given and finishing.postprocess is None:
+            buffers = self._block_buffers(block_idx)
+        of_outputs = zip(self._output_specs, blocks, buffers, strict=True)
+        return [self._finished(*of_output, finishing) for of_output in of_outputs]
 
     def _finished(
-        self, output_spec: OutputSpec, block: AssembledBlock, postprocess: Postprocessing | None
+        self, output_spec: OutputSpec, block: AssembledBlock, buffer: NDArray[Any] | None, finishing: _Finishing
     ) -> NDArray[Any]:
         """Turn a block of one output into what is written."""
         n_channels, dtype = self._plan.layout.output_channels_and_dtype(output_spec)
         if block.values is None:  # every tile was skipped
             return np.full((n_channels, *block.shape), self._request.fill, dtype)
-        if postprocess is None:
+        postprocess, given = finishing.postprocess, finishing.given
+        if is_tensor(block.values):
+            processed = self._device_blocks.finished(block.values, postprocess, dtype, given=given, buffer=buffer)
+        elif postprocess is None:
             return to_dtype(block.values, dtype, [])
-        processed = postprocess(block.values)
+        else:
+            processed = postprocess(block.values)
         if block.is_predicted is not None and not block.is_predicted.all():
             processed = np.where(block.is_predicted, processed, np.array(self._request.fill, dtype))
         return processed

@@ -40,7 +40,7 @@ def read_tiles(
     tiles : SpecTable
         The tiles, as the plan's tiling has them; of images of one dtype.
     out : array, optional
-        The array to fill, of `empty_batch`. If None, a new one.
+        The array to fill, of `batch_shape`. If None, a new one.
     runner : callable
         Runs parts of the work, on several cores if it does.
 
@@ -54,7 +54,7 @@ def read_tiles(
     SourceError
         If pixels cannot be read; the message names the tile.
     """
-    batch = empty_batch(layout, data_idx_of(tiles), len(tiles)) if out is None else out
+    batch = np.empty(batch_shape(layout, len(tiles)), layout.batch_dtype(data_idx_of(tiles))) if out is None else out
     parts = split_range(len(tiles), n_threads() if batch.size >= MIN_PARALLEL_VOXELS else 1)
     try:
         runner([partial(_fill, layout, extractor, tiles[part], batch[part]) for part in parts])
@@ -163,20 +163,17 @@ def data_idx_of(tiles: SpecTable) -> int:
     return int(tiles.columns["data_idx"][0])
 
 
-def empty_batch(layout: TileLayout, data_idx: int, n_tiles: int) -> NDArray[Any]:
-    """Allocate a batch for tiles of an image, and of others of its dtype.
+def batch_shape(layout: TileLayout, n_tiles: int) -> tuple[int, ...]:
+    """Return the shape of a batch, `(B, C, (Z), Y, X)`.
 
     Parameters
     ----------
     layout : TileLayout
         The tiles.
-    data_idx : int
-        Index of the image.
     n_tiles : int
         Number of tiles.
     """
-    n_channels = int(layout.stacks[0].data_shape[1])
-    return np.empty((n_tiles, n_channels, *layout.patch_size), layout.batch_dtype(data_idx))
+    return (n_tiles, int(layout.stacks[0].data_shape[1]), *layout.patch_size)
 
 
 def _with_margin(table: SpecTable, margin: Sequence[int]) -> SpecTable:

@@ -1,0 +1,199 @@
+"""Runs a model on the batches of a run: on its device, and in parts if a batch does not fit into the device's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchloom.errors import ModelError, ModelOutputError
+from patchloom.prediction.models.batch_prediction import check_predictions, name_tiles, predict_on_device
+from patchloom.prediction.models.memory_errors import is_out_of_memory, release_memory
+from patchloom.prediction.models.model import Model, tensor_device
+from patchloom.prediction.models.outputs import OutputSpec, crop_to_margin
+from patchloom.prediction.planning.plan import Plan
+from patchloom.prediction.postprocessing.casting import nan_refusal, refuse_nan, to_dtype
+from patchloom.prediction.running.batch_reads import BatchRead
+from patchloom.prediction.running.progress import say
+from patchloom.prediction.running.tile_reading import specs_in_images
+from patchloom.specs.patch_specs import TileSpecs
+from patchloom.tensors.device_stream import BatchUploads
+from patchloom.tensors.tensor_pixels import (
+    Pixels,
+    Tensor,
+    can_round,
+    has_tensors_of,
+    is_tensor,
+    load_torch,
+    pixel_dtype_of,
+    round_tensor,
+    to_host,
+)
+
+
+class NanCheck(NamedTuple):
+    """A check of tiles on a device, which is looked at before their blocks are written: the device is not waited for earlier."""
+
+    is_nan: Tensor
+    """For each tile, whether it has a NaN."""
+    specs: Sequence[TileSpecs]
+    dtype: np.dtype[Any]
+    """The dtype that cannot store NaN."""
+
+    def refuse(self) -> None:
+        """Raise an error that names the tiles with NaN, if there are any; waits for the device."""
+        found = [spec for spec, is_nan in zip(self.specs, self.is_nan.tolist(), strict=True) if is_nan]
+        if found:
+            raise ModelOutputError(nan_refusal(found, self.dtype))
+
+
+class PredictedBatch(NamedTuple):
+    """The predictions of a batch."""
+
+    specs: list[TileSpecs]
+    """The tiles that were run, in voxels of the input."""
+    outputs: list[list[Pixels]]
+    """For each output, the batch in parts `(B, C, (Z), Y, X)`, without margin."""
+    checks: list[NanCheck]
+
+
+NOTHING = PredictedBatch([], [], [])
+"""The predictions of a batch of which no tile is run."""
+
+
+class ModelOnDevice:
+    """A model of a run, with the memory of its batches.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan.
+    model : callable
+        The model.
+    """
+
+    def __init__(self, plan: Plan, model: Model) -> None:
+        self._plan = plan
+        self._model = model
+        self._device = tensor_device(model)
+        dtypes = {plan.layout.batch_dtype(data_idx) for data_idx in range(len(plan.survey.stacks))}
+        takes_tensors = self._device is not None and all(map(has_tensors_of, dtypes))
+        self._uploads = BatchUploads(load_torch().device(self._device)) if takes_tensors else None
+        self._portion = plan.layout.batch_size
+        """Number of tiles that the model is given at once: less than a batch after the device ran out of memory."""
+
+    @property
+    def works_ahead(self) -> bool:
+        """Whether the device works on a batch while the host prepares the next."""
+        return self._uploads is not None
+
+    def array(self, slot: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any] | None:
+        """Return the array of a slot, to read a batch into; None if any array will do."""
+        return None if self._uploads is None else self._uploads.array(slot, shape, dtype)
+
+    def release(self, read: BatchRead) -> None:
+        """Note that all work on a batch has been given to the device."""
+        if self._uploads is not None and read.pixels is not None:
+            self._uploads.release(read.slot)
+
+    def predict(self, read: BatchRead) -> PredictedBatch:
+        """Run the model on a batch.
+
+        Raises
+        ------
+        SourceError
+            If the batch could not be read.
+        ModelError, ModelOutputError
+            If the model fails. The message names the tiles.
+        """
+        if read.failure is not None:
+            raise read.failure
+        if read.tiles is None or read.pixels is None:
+            return NOTHING
+        specs = cast("list[TileSpecs]", read.tiles.to_specs())
+        pixels = read.pixels if self._uploads is None else self._uploads.upload(read.slot, len(specs))
+        predicted = PredictedBatch(specs, [[] for _ in self._plan.survey.outputs[specs[0]["data_idx"]]], [])
+        start = 0
+        while start < len(specs):
+            portion = slice(start, start + self._portion)
+            try:
+                self._predict_portion(pixels[portion], specs[portion], predicted)
+            except ModelError as error:
+                self._check_divisible(error, specs[portion])
+            else:
+                start = portion.stop
+                continue
+            # Not above, where the error still holds what the model had computed.
+            self._back_off(len(specs[portion]))
+            pixels = self._pixels_again(read)
+        return predicted
+
+    def _predict_portion(self, pixels: Pixels, specs: Sequence[TileSpecs], predicted: PredictedBatch) -> None:
+        layout = self._plan.layout
+        named = specs_in_images(layout, specs)
+        predictions = predict_on_device(
+            self._model, pixels, named, self._plan.survey.model.batch_size, device=self._device
+        )
+        output_specs = self._plan.survey.outputs[specs[0]["data_idx"]]
+        check_predictions(predictions, output_specs, layout.patch_size, named)
+        for output_spec, parts in zip(output_specs, predicted.outputs, strict=True):
+            core, check = self._without_margin(predictions[output_spec.name], output_spec, named)
+            parts.append(core)
+            predicted.checks.extend(check)
+
+    def _without_margin(
+        self, prediction: Pixels, output_spec: OutputSpec, specs: Sequence[TileSpecs]
+    ) -> tuple[Pixels, list[NanCheck]]:
+        """Cut off the margin of a prediction, and convert or check what has to name its tiles if it fails."""
+        core = crop_to_margin(prediction, output_spec, self._plan.layout.margin)
+        if self._plan.request.block_postprocess is not None:
+            return core, []
+        _, dtype = self._plan.layout.output_channels_and_dtype(output_spec)
+        is_cropped = self._plan.request.blend is None
+        if is_tensor(core) and is_cropped and not can_round(pixel_dtype_of(core), dtype):
+            core = to_host(core)
+        if is_tensor(core):
+            return round_tensor(core, dtype) if is_cropped else core, _nan_checks(core, specs, dtype)
+        if is_cropped:
+            return to_dtype(core, dtype, specs), []
+        refuse_nan(core, dtype, specs)
+        return core, []
+
+    def _check_divisible(self, error: ModelError, specs: Sequence[TileSpecs]) -> None:
+        """Raise an error, unless it is one of memory, and the model can be given fewer tiles at once."""
+        if not is_out_of_memory(error):
+            raise error
+        where = f"the memory of the device is too small for {name_tiles(specs_in_images(self._plan.layout, specs))}"
+        if self._plan.survey.model.batch_size is not None:
+            raise ModelError(
+                f"{where}: the model takes batches of {self._plan.survey.model.batch_size} tiles only, so export it with a smaller "
+                "batch size, or use a device with more memory"
+            ) from error
+        if len(specs) == 1:
+            raise ModelError(
+                f"{where}: use a smaller patch_size, a lower precision, or a device with more memory ({error.__cause__})"
+            ) from error
+
+    def _back_off(self, n_tiles: int) -> None:
+        """Halve the number of tiles that the model is given at once, and say so."""
+        self._portion = n_tiles // 2
+        release_memory()
+        asked = self._plan.request.batch_size
+        say(
+            f"a batch of {n_tiles} tiles does not fit into the memory of the device: from now on, the model is run on "
+            f"{self._portion} at once{'' if asked is None else f', although batch_size is {asked}'}"
+        )
+
+    def _pixels_again(self, read: BatchRead) -> Pixels:
+        """Return the pixels of a batch once more, as a model that failed may have changed them."""
+        assert read.read_again is not None  # noqa: S101  # a batch with pixels has it
+        pixels: Pixels = read.read_again()
+        return pixels if self._uploads is None else load_torch().from_numpy(pixels).to(self._uploads.device)
+
+
+def _nan_checks(values: Tensor, specs: Sequence[TileSpecs], dtype: np.dtype[Any]) -> list[NanCheck]:
+    if not values.is_floating_point() or dtype.kind not in "uib":
+        return []
+    return [NanCheck(values.isnan().flatten(1).any(1), specs, dtype)]
