@@ -13,6 +13,7 @@ from patchloom.errors import GeometryError, PatchloomError, SeriesError, SourceC
 from patchloom.geometry.checks import one_per_axis
 from patchloom.image_stacks import ImageStack, SourceWatch, whole_stack
 from patchloom.prediction.models.model import Model, describe
+from patchloom.prediction.models.replicas import replicas_of
 from patchloom.prediction.normalization.measuring import measure_images, n_voxels_read
 from patchloom.prediction.output.checks import check_outputs
 from patchloom.prediction.output.claim import claim_output, run_ledger
@@ -67,17 +68,18 @@ def run_request(
     ArgumentError, SourceError, SinkError, ModelError, SeriesError
         As `predict`.
     """
-    description = describe(model)
+    one, *_ = replicas_of(model)  # all are the same model, so the number of devices is no part of the run
+    description = describe(one)
     request = request.for_model(description)
     masks = () if request.skip is None else request.skip.images
     with (
         RunMonitor(progress=options.progress, stop=options.stop) as monitor,
-        claim_output(options, images, is_series=is_series, skip=request.skip, model=model) as claim,
+        claim_output(options, images, is_series=is_series, skip=request.skip, model=one) as claim,
     ):
         if request.dtype is not None:
             check_storable(claim.destinations[0], request.dtype)
         watch = SourceWatch(images, masks, thoroughly=True)  # from before the first pixel is read
-        identity = None if claim.ledger is None else RunIdentity.of(model, [*images, *masks], watch.full_fingerprints())
+        identity = None if claim.ledger is None else RunIdentity.of(one, [*images, *masks], watch.full_fingerprints())
         if claim.unfinished is not None and claim.ledger is not None and identity is not None:
             check_resumable(claim.ledger, claim.unfinished, identity, resume_anyway=options.resume_anyway)
         states = [seen.digest for seen in watch.quick]
@@ -94,7 +96,7 @@ def run_request(
         elif planned is not None and is_complete(planned):
             plan = planned
         else:
-            plan = complete_plan(request, survey, stacks, model, keep_going=options.keep_going, monitor=monitor)
+            plan = complete_plan(request, survey, stacks, one, keep_going=options.keep_going, monitor=monitor)
         check_outputs(plan, claim, overwrite=options.overwrite)
         monitor.check()
         header = {

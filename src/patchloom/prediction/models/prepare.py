@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 from patchloom.argument_checks import function
 from patchloom.errors import ArgumentError
-from patchloom.prediction.models.devices import check_precision, move_model, parse_devices
+from patchloom.prediction.models.devices import Precision, RunsOnDevice, check_precision, move_model, parse_devices
 from patchloom.prediction.models.ensemble_model import EnsembleModel
 from patchloom.prediction.models.model import Model
 from patchloom.prediction.models.pytorch.torch_model import as_torch_model
+from patchloom.prediction.models.replicas import ReplicatedModel
 
 
 def prepare_model(model: Any, device: str | Sequence[str] | None = None, precision: str | None = None) -> Model:
@@ -33,7 +35,7 @@ def prepare_model(model: Any, device: str | Sequence[str] | None = None, precisi
     Raises
     ------
     ArgumentError
-        If it is not callable, or cannot run on the device, or not in this precision.
+        If it is not callable, or cannot run on a device, or not in this precision.
 
     Examples
     --------
@@ -48,7 +50,22 @@ def prepare_model(model: Any, device: str | Sequence[str] | None = None, precisi
         else as_torch_model(function("model", model, "load_model makes one from a file"))
     )
     if len(devices) > 1:
-        raise ArgumentError(f"device is {device!r}: name one device")
+        return _replicated(known, devices, checked)
     if not devices and checked is None:
         return known
     return move_model(known, devices[0] if devices else None, checked)
+
+
+def _replicated(model: Model, devices: Sequence[str], precision: Precision | None) -> ReplicatedModel:
+    if not isinstance(model, RunsOnDevice):
+        raise ArgumentError(
+            f"device is {', '.join(devices)!r}, and the model is a function, which chooses its device itself: leave device out, or "
+            "give the network, such as a torch.nn.Module"
+        )
+    replicas = [move_model(model, device, precision) for device in devices]
+    # Two replicas on one device do not share a network, whose mode each of them sets.
+    apart = [
+        copy.deepcopy(replica) if device in devices[:number] else replica
+        for number, (replica, device) in enumerate(zip(replicas, devices, strict=True))
+    ]
+    return ReplicatedModel(tuple(apart))

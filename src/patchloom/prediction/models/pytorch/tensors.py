@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 
 from patchloom._optional import require
 from patchloom.errors import ModelError, ModelOutputError
+from patchloom.tensors.tensor_pixels import Pixels, is_tensor
 
 
-def to_tensor(batch: NDArray[Any], dtype: Any, device: Any) -> Any:
+def to_tensor(batch: Pixels, dtype: Any, device: Any) -> Any:
     """Return a batch as a tensor, which shares its memory where possible.
 
     Parameters
     ----------
-    batch : array
+    batch : array or tensor
         `(B, C, (Z), Y, X)`.
     dtype : torch.dtype
         Dtype of the tensor.
@@ -31,8 +32,8 @@ def to_tensor(batch: NDArray[Any], dtype: Any, device: Any) -> Any:
         If a value is too large for float16.
     """
     torch = require("torch", extra="torch")
-    tensor = torch.from_numpy(_shareable(batch))
-    if dtype == torch.float16 and np.dtype(batch.dtype).itemsize > 1:
+    tensor = batch if is_tensor(batch) else torch.from_numpy(_shareable(batch))
+    if dtype == torch.float16 and tensor.dtype.itemsize > 1:
         _check_range(torch, tensor)
     # What is smaller is copied to the device; its own integers and float64 do not exist on every device.
     if device.type == "mps" or dtype.itemsize < tensor.dtype.itemsize:

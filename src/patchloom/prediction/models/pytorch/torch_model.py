@@ -11,8 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from numpy.typing import NDArray
-
 from patchloom._optional import require
 from patchloom.argument_checks import instance, shown
 from patchloom.errors import ArgumentError, ArgumentTypeError, ModelError
@@ -28,6 +26,7 @@ from patchloom.prediction.models.pytorch.network_facts import (
     typical_weight,
 )
 from patchloom.prediction.models.pytorch.tensors import channels_last, from_network, to_tensor
+from patchloom.tensors.tensor_pixels import Pixels, is_tensor
 
 _needs_contiguous: WeakKeyDictionary[Any, set[tuple[int, ...]]] = WeakKeyDictionary()
 """Shapes of batches that a network does not take with its channels side by side. A shape decides, so results do not depend on it."""
@@ -136,6 +135,12 @@ class TorchModel:
                 "description": self.description,
             }
 
+    @property
+    def tensor_device(self) -> str | None:
+        """The device of the network, if it is a GPU: see `TakesTensors`; None for float16, whose range is checked on the host."""
+        dtype, device = self._placement
+        return str(device) if device.type == "cuda" and dtype.itemsize > 2 else None
+
     def on(self, device: str | None, precision: Precision | None, /) -> TorchModel:
         """Return the network on a device; see `RunsOnDevice`.
 
@@ -170,10 +175,11 @@ class TorchModel:
         is_kept = precision is None or weight is None or own in ("float32", precision)
         return {} if is_kept else {"dtype": require("torch", extra="torch").float32}
 
-    def __call__(self, batch: NDArray[Any], /) -> Any:
-        """Predict a batch; see `Model`. Returns tensors on the device of the network."""
+    def __call__(self, batch: Pixels, /) -> Any:
+        """Predict a batch, an array or a tensor; see `Model`. Returns tensors on the device of the network."""
         torch = require("torch", extra="torch")
-        check_batch(batch)
+        if not is_tensor(batch):
+            check_batch(batch)
         dtype, device = self._placement
         with torch.inference_mode(), evaluation_mode(self._parts), self._autocast(torch, device):
             tensor = to_tensor(batch, dtype, device)
