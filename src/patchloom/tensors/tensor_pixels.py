@@ -168,7 +168,7 @@ def moved(pixels: Pixels, like: Pixels) -> Pixels:
 
 
 def free_bytes(device: Any) -> int | None:
-    """Return the number of free bytes of a GPU, without those that PyTorch keeps for the model; None for other devices."""
+    """Return the number of free bytes of a GPU, without the memory that PyTorch keeps for the model; None for other devices."""
     return int(load_torch().cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
 
 

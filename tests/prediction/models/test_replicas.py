@@ -100,8 +100,8 @@ def test_resume_on_other_devices(image: np.ndarray, tmp_path: Path, monkeypatch:
             return np.sqrt(batch + 1)
 
     model = Root()
+    model.fails_at = 18
     with pytest.raises(pl.ModelError, match="device lost") as caught:
-        model.fails_at = 18
         pl.predict(ReplicatedModel([model, model]), source, tmp_path / "out.ome.zarr", **OPTIONS)
     assert "blocks are finished and kept" in "".join(caught.value.__notes__)
     model.fails_at = 0

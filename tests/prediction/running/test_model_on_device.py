@@ -1,4 +1,4 @@
-"""Batches that do not fit into the memory of a device: halved, said in one line, and to the same bytes."""
+"""Batches that do not fit into the memory of a device: halved, with a warning, and to the same bytes."""
 
 from __future__ import annotations
 
@@ -68,10 +68,9 @@ def test_halved(name: str, blend: Any, image: np.ndarray) -> None:
         result = pl.predict(model, image, batch_size=8, blend=blend, **OPTIONS)
     said = [str(warning.message) for warning in caught if issubclass(warning.category, RuntimeWarning)]
     assert said == [
-        "a batch of 8 tiles does not fit into the memory of the device: from now on, the model is run on 4 at once, although "
-        "batch_size is 8",
-        "a batch of 4 tiles does not fit into the memory of the device: from now on, the model is run on 2 at once, although "
-        "batch_size is 8",
+        f"a batch of {tiles} tiles does not fit into the memory of the device: from now on, the model is run on {half} at once, "
+        f"although batch_size is 8"
+        for tiles, half in ((8, 4), (4, 2))
     ]
     assert model.sizes[1:4] == [8, 4, 2]
     assert max(model.sizes[3:]) == 2

@@ -19,7 +19,7 @@ _TEXT = re.compile(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error, or one that caused it, says that memory was too small.
+    """Return whether memory was too small, by an error or by one that caused it.
 
     Parameters
     ----------

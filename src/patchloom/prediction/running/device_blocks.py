@@ -14,7 +14,7 @@ from patchloom.prediction.planning.plan import Plan
 from patchloom.prediction.postprocessing.casting import to_dtype
 from patchloom.prediction.postprocessing.steps import Postprocessing
 from patchloom.prediction.postprocessing.tensor_steps import convert_on_device, process_on_device
-from patchloom.prediction.running.progress import say
+from patchloom.prediction.running.progress import warn_user
 from patchloom.stitching.assembler import BlockAssembler
 from patchloom.tensors.device_stream import DeviceEvent, DeviceStream, HostCopies
 from patchloom.tensors.tensor_pixels import Pixels, Tensor, free_bytes, is_tensor, to_host
@@ -117,7 +117,7 @@ class DeviceBlocks:
 
     def _use_host(self, reason: str) -> None:
         self._on_host = True
-        say(f"the device {reason}: predictions are stitched in the memory of the host")
+        warn_user(f"the device {reason}: predictions are stitched in the memory of the host")
 
 
 def _processed(

@@ -16,7 +16,7 @@ from patchloom.prediction.models.outputs import OutputSpec, crop_to_margin
 from patchloom.prediction.planning.plan import Plan
 from patchloom.prediction.postprocessing.casting import nan_refusal, refuse_nan, to_dtype
 from patchloom.prediction.running.batch_reads import BatchRead
-from patchloom.prediction.running.progress import say
+from patchloom.prediction.running.progress import warn_user
 from patchloom.prediction.running.tile_reading import specs_in_images
 from patchloom.specs.patch_specs import TileSpecs
 from patchloom.tensors.device_stream import BatchUploads
@@ -177,11 +177,11 @@ class ModelOnDevice:
             ) from error
 
     def _back_off(self, n_tiles: int) -> None:
-        """Halve the number of tiles that the model is given at once, and say so."""
+        """Halve the number of tiles that the model is given at once, and warn of it."""
         self._portion = n_tiles // 2
         release_memory()
         asked = self._plan.request.batch_size
-        say(
+        warn_user(
             f"a batch of {n_tiles} tiles does not fit into the memory of the device: from now on, the model is run on "
             f"{self._portion} at once{'' if asked is None else f', although batch_size is {asked}'}"
         )

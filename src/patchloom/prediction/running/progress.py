@@ -55,8 +55,8 @@ class Progress:
         return self.done / self.total if self.total else 1.0
 
 
-def say(message: str) -> None:
-    """Say in one line what a run does in another way than planned: as a `RuntimeWarning`, in every run."""
+def warn_user(message: str) -> None:
+    """Report in one line what a run does in another way than planned: as a `RuntimeWarning`, in every run."""
     # With a registry of its own, as Python shows a warning only once for each line of code.
     warnings.warn_explicit(message, RuntimeWarning, "patchloom", 1, registry={})
 
