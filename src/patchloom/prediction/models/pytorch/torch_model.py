@@ -139,7 +139,8 @@ class TorchModel:
     def tensor_device(self) -> str | None:
         """The device of the network, if it is a GPU: see `TakesTensors`; None for float16, whose range is checked on the host."""
         dtype, device = self._placement
-        return str(device) if device.type == "cuda" and dtype.itemsize > 2 else None
+        is_checked = str(dtype) == "torch.float16"
+        return str(device) if device.type == "cuda" and not is_checked else None
 
     def on(self, device: str | None, precision: Precision | None, /) -> TorchModel:
         """Return the network on a device; see `RunsOnDevice`.
