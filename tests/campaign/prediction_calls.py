@@ -428,6 +428,12 @@ entry(
 )
 WEIGHTS = word("onnx", "torchscript", "pytorch_state_dict")
 BATCH = np.zeros((1, 1, 8, 8), np.float32)
+
+
+def _checkpoint():
+    return pl.CareamicsModel(world.files() / "run.ckpt", make_network=world.module)
+
+
 entry(
     "TorchModel",
     lambda: (
@@ -537,6 +543,7 @@ entry(
     reference=SOURCE_PATH.refusing(
         onnx=lambda: "no.onnx",
         czann=lambda: "no.czann",
+        ckpt=lambda: "no.ckpt",
         module=lambda: "no_module:f",
         function=lambda: "numpy:no_function",
         value=lambda: "numpy:pi",
@@ -579,6 +586,31 @@ entry(
         ),
         "a record of what a model declares; checked where it is used",
     ),
+)
+entry(
+    "CareamicsModel",
+    lambda: (pl.CareamicsModel, {"path": world.files() / "run.ckpt", "trust": False, "make_network": world.module}),
+    path=SOURCE_PATH.refusing(
+        ckpt=lambda: "no.ckpt",
+        npy=lambda: world.files() / "image.npy",
+        onnx=lambda: world.files() / "network.onnx",
+        NUL_ckpt=lambda: "a\0.ckpt",
+        folder=world.files,
+    ),
+    trust=FLAG,
+    make_network=optional(CALLABLE),
+    words={"path": ("file", "model", "there is no"), "make_network": ("make_network", "network")},
+)
+entry(
+    "CareamicsModel.on",
+    lambda: (_checkpoint().on, {"device": "cpu", "precision": None}),
+    device=optional(word("auto", "cpu").accepting("with a space", because="spaces around a name do not matter")),
+    precision=PRECISION,
+)
+entry(
+    "CareamicsModel.__call__",
+    lambda: (_checkpoint(), {"batch": BATCH}),
+    batch=ARRAY.accepting("of nothing", because="the model is asked"),
 )
 entry(
     "CzannModel",

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pylibCZIrw.czi
 import tifffile
+import torch
 from onnx import parser
 
 import patchloom as pl
@@ -96,6 +97,7 @@ def files() -> Path:
     with zipfile.ZipFile(folder / "network.czann", "w") as archive:
         archive.writestr("model.json", json.dumps(CZANN))
         archive.writestr("model.model", network("float[N,24,20,1]"))
+    torch.save(CHECKPOINT, folder / "run.ckpt")
     (folder / "own_model.py").write_text("def same(batch):\n    return batch\n")
     return folder
 
@@ -140,8 +142,19 @@ def package() -> Path:
     return folder
 
 
-def module() -> Any:
+def module(arguments: Any = None) -> Any:  # those of a network in a checkpoint
     """Return a network of PyTorch that returns its input."""
-    import torch  # noqa: PLC0415  # only the calls of networks need it
-
     return torch.nn.Identity()
+
+
+CHECKPOINT = {
+    "state_dict": {},
+    "hyper_parameters": {
+        "algorithm_config": {
+            "algorithm": "n2v",
+            "model": {"architecture": "UNet", "conv_dims": 2, "depth": 1, "in_channels": 1, "num_classes": 1},
+        }
+    },
+    "datamodule_hyper_parameters": {"data_config": {"normalization": {"name": "none"}}},
+}
+"""What CAREamics saves, for a network without weights."""

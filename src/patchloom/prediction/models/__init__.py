@@ -2,6 +2,7 @@
 
 from patchloom.prediction.models.augmented_model import AugmentedModel
 from patchloom.prediction.models.bioimageio.bioimageio_model import BioimageioModel
+from patchloom.prediction.models.careamics.careamics_model import CareamicsModel
 from patchloom.prediction.models.ensemble_model import EnsembleModel
 from patchloom.prediction.models.load import load_model
 from patchloom.prediction.models.model import DescribesItself, Model, ModelDescription, describe
@@ -13,6 +14,7 @@ from patchloom.prediction.models.zeiss.czann_model import CzannModel
 __all__ = [
     "AugmentedModel",
     "BioimageioModel",
+    "CareamicsModel",
     "CzannModel",
     "DescribesItself",
     "EnsembleModel",

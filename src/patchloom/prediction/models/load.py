@@ -16,6 +16,7 @@ from patchloom.local_paths import normalize_path
 from patchloom.prediction.models.bioimageio.bioimageio_model import BioimageioModel
 from patchloom.prediction.models.bioimageio.networks import WeightsFormat
 from patchloom.prediction.models.bioimageio.package import is_package
+from patchloom.prediction.models.careamics.careamics_model import CareamicsModel
 from patchloom.prediction.models.devices import Precision, check_precision, parse_devices
 from patchloom.prediction.models.model import Model
 from patchloom.prediction.models.onnx.onnx_model import OnnxModel
@@ -53,6 +54,7 @@ KINDS = (
         frozenset({"weights", "trust"}),
         is_package,
     ),
+    ModelKind("CAREamics checkpoints", (".ckpt",), CareamicsModel, frozenset({"trust"})),
 )
 """All kinds of model files. The first that a file fits is taken."""
 
@@ -77,7 +79,7 @@ def load_model(
     ----------
     reference : str or Path
         A model file (`.onnx`, `.czann`, `.czseg`, `.czmodel`), a package of bioimage.io (a folder, `.zip`, or its `rdf.yaml` or
-        `bioimageio.yaml`), or a callable as `module:name` or `path/to/file.py:name`. The
+        `bioimageio.yaml`), a checkpoint of CAREamics (`.ckpt`), or a callable as `module:name` or `path/to/file.py:name`. The
         name may be dotted. Modules are searched in the current directory first, as by `python -m`, and a file can import its
         neighbors: both directories are added to `sys.path`.
     layout : str, optional
@@ -123,8 +125,8 @@ def load_model(
     >>> load_model("network.pt")
     Traceback (most recent call last):
         ...
-    patchloom.errors.ModelError: 'network.pt' is not a model that can be loaded: give a file (.onnx, .czann, .czseg, .czmodel), or
-    a function that calls the network (module:name or path/to/file.py:name)
+    patchloom.errors.ModelError: 'network.pt' is not a model that can be loaded: give a file (.onnx, ...), or a
+    function that calls the network (module:name or path/to/file.py:name)
     """
     if not isinstance(reference, str) or reference:  # an empty text is refused below
         file_path("reference", reference)
