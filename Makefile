@@ -24,10 +24,10 @@ PEER    := careamics==0.3.5 microssim==0.0.5
 PEER_NEEDS := bioimageio.core lightning matplotlib psutil pyyaml scikit-image torchmetrics zarr
 
 .DEFAULT_GOAL := help
-.PHONY: help demo examples test torture kills fuzz campaign lint language format bench interop changelog constraints clean
+.PHONY: help demo examples test test-gpu torture kills fuzz campaign lint language format bench interop changelog constraints clean
 
 help:  ## List the targets
-	@grep -hE '^[a-z]+:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
 
 demo: $(VENV)/.demo  ## Predict a real microscope image with a real model, and print where the result is
 	$(BIN)/python examples/demo.py $(ARGS)
@@ -66,6 +66,9 @@ kills: $(VENV)/.test  ## Kill runs of all kinds, and check that no byte differs 
 
 fuzz: $(VENV)/.test  ## Open damaged files of every format, and check that Patchloom's errors report them (PATCHLOOM_FUZZ=20000 ARGS="tiff --seed 3")
 	$(BIN)/python tests/fuzz --count $(PATCHLOOM_FUZZ) $(ARGS)
+
+test-gpu: $(VENV)/.test  ## Run the tests of a GPU, where there is one: under a minute
+	$(BIN)/python -m pytest tests/gpu $(ARGS)
 
 bench: $(VENV)/.test  ## Measure speed, as ratios to a lower bound
 	@for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done

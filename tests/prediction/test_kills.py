@@ -54,10 +54,21 @@ def classes(batch):
     return np.concatenate([batch > limit for limit in (0, 9000, 40000)], axis=1).astype(np.float32)
 
 
+class Tensors:
+    """Stitched as those on a GPU are."""
+
+    tensor_device = "cpu"
+
+    def __call__(self, batch):
+        import torch
+
+        return torch.from_numpy(root(batch if isinstance(batch, np.ndarray) else batch.numpy()))
+
+
 if __name__ == "__main__":
     options = json.loads(sys.argv[1])
     PAUSE = 0.01
-    options["model"] = {"several": several, "classes": classes}.get(options.get("model"), root)
+    options["model"] = {"several": several, "classes": classes, "tensors": Tensors()}.get(options.get("model"), root)
     options["output"] = OmeZarr(options["output"], options.pop("version", "0.5"))
     print("begun", flush=True)
     predict(**options, axes="TYX", patch_size=(32, 24), overlaps=(8, 6), batch_size=3, progress=False)
@@ -74,6 +85,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "skip": {"skip": "dark:5000,fill=7"},
     "normalize": {"normalize": "percentiles:1,99/sample"},
     "several outputs": {"model": "several"},
+    "tensors": {"model": "tensors", "blend": "hann", "postprocess": "uint16*30"},
     "labels": {"model": "classes", "postprocess": "argmax", "blend": "linear"},
 }
 

@@ -132,10 +132,12 @@ def predict(
     padding : {"reflect", "edge", "wrap", "constant"}
         How pixels outside the image are filled, where a tile passes its end.
     batch_size : int, optional
-        Number of tiles that go through the model together. If None, what the model declares, else 1.
+        Number of tiles that go through the model together. If None, what the model declares, else 1. If the model runs out of
+        memory, it gets half as many from then on, and a `RuntimeWarning` contains the number.
     device : str or sequence of str, optional
         Where the model runs: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, or `"auto"` for the best that this machine has. If None, a
-        network stays where it is loaded or created. Not for plain functions, which choose their device themselves.
+        network stays where it is loaded or created. Not for plain functions, which choose their device themselves. Several, as
+        in `"cuda:0,cuda:1"`, run one copy of the model each, and take the batches in turn.
     precision : {"float32", "bfloat16", "float16"}, optional
         Dtype in which the network computes; lower precision is faster on a GPU, and less exact. If None, that of its weights.
     skip : SkipRule or str, optional
