@@ -117,6 +117,7 @@ COMMON = {
     "skip": texts(word="a", empty="", nan="dark:nan", half="dark:", fill="dark:3,fill=a"),
     "memory_limit": texts(word="a", empty="", negative="-1", zero="0", dots="1.2.3", inf="inf", nan="nan", unit="3XB"),
     "layout": texts(foo="foo", empty="", long="N" * 999),
+    "network": texts(module="no_module:f", empty="", word="foo"),
     "input": texts(word="foo", empty="", nothing="w=", text="w=foo", unknown="w=0.5", file="w=no.npy", nul="w=a\0.npy"),
     "model_output": texts(unknown="z", empty=""),
 }

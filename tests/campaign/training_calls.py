@@ -18,6 +18,7 @@ from .hostile import (
     OUTPUT_PATH,
     SEED,
     STRANGERS,
+    TEXT,
     Kind,
     inside,
     instance,
@@ -31,6 +32,7 @@ from .hostile import (
     word,
 )
 from .patching_calls import PATCHING, STACKS
+from .prediction_calls import MICROMETERS
 from .reading_calls import SPEC_WORDS
 from .writing_calls import TILE
 
@@ -98,6 +100,45 @@ entry(
     words=WORDS,
 )
 DATASET = lambda: pt.PatchDataset(world.stacks(), world.random_plan())  # noqa: E731
+entry(
+    "save_model",
+    lambda: (
+        pt.save_model,
+        {
+            "path": "net.pt",
+            "network": torch.nn.Identity(),
+            "dataset": pt.PatchDataset(world.stacks(), world.random_plan()),
+            "normalize": None,
+            "denormalize": False,
+            "patch_size": None,
+            "overlaps": None,
+            "origin_multiple": None,
+            "voxel_size": (1.0, 1.0),
+            "out_channel_names": (),
+            "factory": "torch.nn:Identity",
+            "arguments": {"width": 8},
+            "code_version": "",
+        },
+    ),
+    path=OUTPUT_PATH,
+    network=instance("network", function=lambda: np.negative),
+    dataset=instance("dataset", stacks=world.stacks),
+    normalize=optional(Kind("method", STRANGERS)),
+    denormalize=FLAG,
+    patch_size=optional(tuple_of_whole(2, 1, one=True)),
+    overlaps=optional(tuple_of_whole(2, 0, one=True)),
+    origin_multiple=optional(tuple_of_whole(2, 1, one=True)),
+    voxel_size=optional(MICROMETERS),
+    out_channel_names=sequence_of(TEXT, lambda: ["nuclei"]).accepting(
+        "[]", "empty text inside", because="a channel needs no name"
+    ),
+    factory=TEXT.refusing_values(None),
+    arguments=optional(mapping(lambda: {"width": 8})).accepting(
+        "wrong values", "None as values", "{}", "wrong keys", "one too few", because="the factory checks its arguments"
+    ),
+    code_version=TEXT.accepting("empty text", because="no version is stored"),
+    words={"path": ("path", "end in", "folder", "factory"), "normalize": ("normali", "percentile")},
+)
 KEY = whole(-8).refusing(
     below=lambda: -9,
     pair=lambda: (0, 0.5),

@@ -104,6 +104,7 @@ def test_commands(command: Callable[..., Any], function: Callable[..., Any]) -> 
         "model_output",
         "bgr",
         "weights",
+        "network",
         "trust",
         "augment",
         "as_json",

@@ -279,11 +279,20 @@ Weights = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+Network = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODULE:NAME",
+        help="Function or class that makes the network of a file with weights alone (.pt). Default: the one that the file names, "
+        "with --trust.",
+        rich_help_panel=MODEL,
+    ),
+]
 Trust = Annotated[
     bool,
     typer.Option(
         "--trust",
-        help="Run code that comes with the model, which networks as PyTorch state dicts need. Only for models whose origin you trust.",
+        help="Run code that comes with the model, or that its file names. Only for models whose origin you trust.",
         rich_help_panel=MODEL,
     ),
 ]

@@ -20,6 +20,7 @@ from patchloom.torch.loading.locality_sampler import LocalitySampler  # noqa: E4
 from patchloom.torch.loading.patch_keys import PatchKey  # noqa: E402
 from patchloom.torch.loading.patch_loader import PatchLoader  # noqa: E402
 from patchloom.torch.patches import Patch, PatchPair  # noqa: E402
+from patchloom.torch.saving.save_model import save_model  # noqa: E402
 
 _OF_LIGHTNING = {
     "PatchDataModule": "patchloom.torch.data_module",
@@ -38,6 +39,7 @@ __all__ = [
     "PatchPair",
     "collate",
     "decollate",
+    "save_model",
 ]
 
 

@@ -89,7 +89,7 @@ def test_missing_file(reference):
 
 
 @pytest.mark.parametrize(
-    "reference", ["weights.pt", "module", "module:", ":predict", "module:not-a-name", "C:\\net.pt", ""]
+    "reference", ["weights.h5", "module", "module:", ":predict", "module:not-a-name", "C:\\net.h5", ""]
 )
 def test_invalid_reference(reference):
     """The error lists the allowed references."""

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
 from patchloom.argument_checks import file_path, flag, instance, instances, shown
-from patchloom.errors import ModelError, ModelNotFoundError
+from patchloom.errors import ModelError
 from patchloom.local_paths import normalize_path
 from patchloom.prediction.models.bioimageio.bioimageio_model import BioimageioModel
 from patchloom.prediction.models.bioimageio.networks import WeightsFormat
 from patchloom.prediction.models.bioimageio.package import is_package
+from patchloom.prediction.models.callables import load_callable, names_callable
 from patchloom.prediction.models.careamics.careamics_model import CareamicsModel
 from patchloom.prediction.models.devices import Precision, check_precision, parse_devices
 from patchloom.prediction.models.model import Model
 from patchloom.prediction.models.onnx.onnx_model import OnnxModel
 from patchloom.prediction.models.prepare import prepare_model
+from patchloom.prediction.models.pytorch.saved_network import load_saved_network
 from patchloom.prediction.models.zeiss.czann_model import CzannModel
 
 
@@ -55,8 +54,24 @@ KINDS = (
         is_package,
     ),
     ModelKind("CAREamics checkpoints", (".ckpt",), CareamicsModel, frozenset({"trust"})),
+    ModelKind("networks of PyTorch", (".pt2", ".pt"), load_saved_network, frozenset({"network", "trust"})),
 )
 """All kinds of model files. The first that a file fits is taken."""
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "layout": lambda value: instance("layout", value, str),
+    "inputs": lambda value: instance("inputs", value, Mapping, "give values by the names of inputs"),
+    "output": lambda value: (
+        value
+        if isinstance(value, str)
+        else instances("output", value, str, "the name of an output, or a sequence of names")
+    ),
+    "bgr": lambda value: flag("bgr", value),
+    "network": lambda value: instance("network", value, str, "such as 'package.module:Network'"),
+    "weights": lambda value: value,  # checked by the package
+    "trust": lambda value: flag("trust", value),
+}
+"""What checks each option before a file is read."""
 
 _SUFFIXES = ", ".join(suffix for kind in KINDS for suffix in kind.suffixes)
 
@@ -69,6 +84,7 @@ def load_model(
     output: str | Sequence[str] | None = None,
     bgr: bool | None = None,
     weights: WeightsFormat | None = None,
+    network: str | None = None,
     trust: bool | None = None,
     device: str | Sequence[str] | None = "auto",
     precision: Precision | None = None,
@@ -79,7 +95,8 @@ def load_model(
     ----------
     reference : str or Path
         A model file (`.onnx`, `.czann`, `.czseg`, `.czmodel`), a package of bioimage.io (a folder, `.zip`, or its `rdf.yaml` or
-        `bioimageio.yaml`), a checkpoint of CAREamics (`.ckpt`), or a callable as `module:name` or `path/to/file.py:name`. The
+        `bioimageio.yaml`), a checkpoint of CAREamics (`.ckpt`), a network of PyTorch that `patchloom.torch.save_model` wrote
+        (`.pt2`, `.pt`) or another program of `torch.export` (`.pt2`), or a callable as `module:name` or `path/to/file.py:name`. The
         name may be dotted. Modules are searched in the current directory first, as by `python -m`, and a file can import its
         neighbors: both directories are added to `sys.path`.
     layout : str, optional
@@ -94,8 +111,11 @@ def load_model(
         None, the order that its file declares.
     weights : {"onnx", "torchscript", "pytorch_state_dict"}, optional
         Which weights of a bioimage.io package are used. If None, the first of these that it contains.
+    network : str, optional
+        The function or class that makes the network of a file with weights alone (`.pt`), as `module:name` or
+        `path/to/file.py:name`. If None, the one that the file names, which needs `trust`.
     trust : bool, optional
-        Whether code that comes with a model is run, which networks as PyTorch state dicts need. If None, it is refused.
+        Whether code that comes with a model, or that its file names, is run. If None, it is refused.
     device : str or sequence of str, optional
         Where the model runs; see `predict`.
     precision : {"float32", "bfloat16", "float16"}, optional
@@ -122,28 +142,18 @@ def load_model(
     --------
     >>> load_model("numpy:negative")
     <ufunc 'negative'>
-    >>> load_model("network.pt")
+    >>> load_model("network.h5")
     Traceback (most recent call last):
         ...
-    patchloom.errors.ModelError: 'network.pt' is not a model that can be loaded: give a file (.onnx, ...), or a
+    patchloom.errors.ModelError: 'network.h5' is not a model that can be loaded: give a file (.onnx, ...), or a
     function that calls the network (module:name or path/to/file.py:name)
     """
     if not isinstance(reference, str) or reference:  # an empty text is refused below
         file_path("reference", reference)
     text = str(normalize_path(reference))
-    if layout is not None:
-        instance("layout", layout, str)
-    if bgr is not None:
-        flag("bgr", bgr)
-    if inputs is not None:
-        instance("inputs", inputs, Mapping, "give values by the names of inputs")
-    if output is not None and not isinstance(output, str):
-        instances("output", output, str, "the name of an output, or a sequence of names")
     parse_devices(device), check_precision(precision)  # before a file is read
-    if trust is not None:
-        flag("trust", trust)
-    options = {"layout": layout, "inputs": inputs, "output": output, "bgr": bgr, "weights": weights, "trust": trust}
-    given = {name: value for name, value in options.items() if value is not None}
+    options = {"layout": layout, "inputs": inputs, "output": output, "bgr": bgr, "weights": weights, "network": network}
+    given = {name: _CHECKS[name](value) for name, value in {**options, "trust": trust}.items() if value is not None}
     kind = _kind_of(Path(text))
     model = _load_callable(text, given) if kind is None else _open(kind, text, given)
     return prepare_model(model, device, precision)
@@ -170,8 +180,7 @@ def _kinds_with(option: str) -> str:
 
 
 def _load_callable(text: str, given: Mapping[str, Any]) -> Model:
-    module_name, _, name = text.rpartition(":")
-    if not module_name or not all(part.isidentifier() for part in name.split(".")):
+    if not names_callable(text):
         raise ModelError(
             f"{text!r} is not a model that can be loaded: give a file ({_SUFFIXES}), or a function that calls the network "
             "(module:name or path/to/file.py:name)"
@@ -180,44 +189,4 @@ def _load_callable(text: str, given: Mapping[str, Any]) -> Model:
         raise ModelError(
             f"{option} is {shown(value)}, which is for {_kinds_with(option)}: leave it out, {text} gets (B, C, (Z), Y, X)"
         )
-    is_file = module_name.endswith(".py")
-    module = _import_file(Path(module_name)) if is_file else _import(module_name, Path.cwd())
-    return _find_callable(module, name, text)
-
-
-def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise ModelNotFoundError(f"there is no Python file {path}")
-    module = _import(path.stem, path.resolve().parent)
-    found = Path(module.__file__ or "").resolve()
-    if found != path.resolve():
-        raise ModelError(
-            f"{path} cannot be imported, because {path.stem!r} is the name of {found} too: rename the file"
-        )
-    return module
-
-
-def _import(name: str, directory: Path) -> ModuleType:
-    if str(directory) not in sys.path:
-        sys.path.insert(0, str(directory))
-    importlib.invalidate_caches()
-    try:
-        return importlib.import_module(name)
-    except Exception as error:  # code of the user may raise any error
-        raise ModelError(
-            f"cannot import {name!r} ({type(error).__name__}: {error}): fix the module, or name another one"
-        ) from error
-
-
-def _find_callable(module: ModuleType, name: str, reference: str) -> Model:
-    found: object = module
-    for part in name.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError as error:
-            raise ModelError(f"there is no {reference} ({error}): check the name of the function") from error
-    if isinstance(found, type):
-        raise ModelError(f"{reference} is a class: name a function, or an instance of the class")
-    if not callable(found):
-        raise ModelError(f"{reference} is of type {type(found).__name__}, which is not callable: name a function")
-    return cast("Model", found)
+    return cast("Model", load_callable(text))

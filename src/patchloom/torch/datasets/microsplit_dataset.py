@@ -28,7 +28,7 @@ from patchloom.torch.datasets.nan_search import rows_with_nan
 from patchloom.torch.datasets.pairing import check_plan
 from patchloom.torch.datasets.planned_dataset import PlannedDataset, PlannedRun, Transform
 from patchloom.torch.datasets.series_normalization import ScaleAndOffset
-from patchloom.torch.datasets.series_reader import LateralContext, LocatedPatches, SeriesReader
+from patchloom.torch.datasets.series_reader import LateralContext, LocatedPatches, SeriesFacts, SeriesReader
 from patchloom.torch.loading.patch_keys import PatchKey, PatchKeys
 from patchloom.torch.patches import PatchBatch
 from patchloom.torch.tensor_memory import Allocate
@@ -144,7 +144,7 @@ class MicroSplitDataset(PlannedDataset):
         if cache is not None:
             instance("cache", cache, ChunkCache)
         self.nan = nan
-        context = LateralContext(n_scales, downscale, scale_z)
+        self._context = context = LateralContext(n_scales, downscale, scale_z)
         read = partial(SeriesReader, padding=padding, cache=ChunkCache() if cache is None else cache)
         self._source: MicroSplitSource
         plan: Patching[Any]
@@ -181,6 +181,16 @@ class MicroSplitDataset(PlannedDataset):
     def image_stacks(self) -> list[ImageStack]:
         """The images that patches lie in, with the chosen channels; several series follow each other."""
         return self._source.image_stacks
+
+    @property
+    def series_facts(self) -> list[SeriesFacts]:
+        """What the inputs, and the targets if there are any, were created from; sums have the images of their channels."""
+        return self._source.series_facts
+
+    @property
+    def n_scales(self) -> int:
+        """Number of scales of the input, the patch itself among them."""
+        return self._context.n_scales
 
     def alphas(self, keys: PatchKeys | Iterable[PatchKey | SupportsIndex]) -> NDArray[np.float64]:
         """Return the weights of the channels in the sums of patches.

@@ -24,7 +24,7 @@ from patchloom.torch.datasets.channel_mixing import (
 )
 from patchloom.torch.datasets.pairing import check_pairs
 from patchloom.torch.datasets.series_normalization import ScaleAndOffset
-from patchloom.torch.datasets.series_reader import LocatedPatches, SeriesReader
+from patchloom.torch.datasets.series_reader import LocatedPatches, SeriesFacts, SeriesReader
 from patchloom.torch.patches import Patch, PatchPair
 from patchloom.torch.tensor_memory import Allocate
 
@@ -35,6 +35,10 @@ class MicroSplitSource(Protocol):
     @property
     def image_stacks(self) -> list[ImageStack]:
         """The images that patches lie in."""
+
+    @property
+    def series_facts(self) -> list[SeriesFacts]:
+        """What the inputs, and the targets if there are any, were created from."""
 
     @property
     def may_hold_nan(self) -> bool:
@@ -109,6 +113,11 @@ class InputsAndTargets:
         return self._series[0].image_stacks
 
     @property
+    def series_facts(self) -> list[SeriesFacts]:
+        """What the inputs and the targets were created from."""
+        return [series.facts for series in self._series]
+
+    @property
     def may_hold_nan(self) -> bool:
         """Whether there can be a NaN in a batch."""
         return any(series.may_hold_nan for series in self._series)
@@ -161,6 +170,8 @@ class ChannelMixture:
             raise GeometryError("the targets have 1 channel: give at least 2, or inputs")
         self._alpha_ranges = checked_alpha_ranges(alpha_ranges, self.n_channels)
         self._rescaling = None if normalization is None else _of_sums(normalization)
+        mixed = SeriesFacts(self.image_stacks, None, 1, normalization)
+        self.series_facts = [mixed, *(one.facts for one in self._series if len(self._series) == 1)]
         is_coarse = self._rescaling is not None and cancels(self._rescaling.offset)
         own = np.float64 if is_coarse else np.float32
         self._dtype = np.result_type(own, *(one.working_dtype for one in series))

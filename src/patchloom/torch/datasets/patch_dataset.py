@@ -25,7 +25,7 @@ from patchloom.torch.datasets.nan_search import NanPolicy, name_nan, rows_with_n
 from patchloom.torch.datasets.pairing import check_pairs, check_plan
 from patchloom.torch.datasets.planned_dataset import PlannedDataset, PlannedRun, Transform
 from patchloom.torch.datasets.series_normalization import ScaleAndOffset
-from patchloom.torch.datasets.series_reader import LocatedPatches, SeriesReader, tensor_dtype
+from patchloom.torch.datasets.series_reader import LocatedPatches, SeriesFacts, SeriesReader, tensor_dtype
 from patchloom.torch.patches import Patch, PatchBatch, PatchPair
 from patchloom.torch.tensor_memory import Allocate
 
@@ -146,6 +146,11 @@ class PatchDataset(PlannedDataset):
     def image_stacks(self) -> list[ImageStack]:
         """The images of the inputs, with the chosen channels."""
         return self._series[0].image_stacks
+
+    @property
+    def series_facts(self) -> list[SeriesFacts]:
+        """What the inputs, and the targets if there are any, were created from."""
+        return [series.facts for series in self._series]
 
     def _locate(self, table: SpecTable) -> list[LocatedPatches]:
         return [series.locate(table) for series in self._series]

@@ -64,6 +64,22 @@ class LateralContext:
         check_context_fits([stack.data_shape for stack in stacks], patch_size, self.n_scales, scale_z=self.scale_z)
 
 
+class SeriesFacts(NamedTuple):
+    """What a series was created from, which is saved with a network that is trained on it."""
+
+    stacks: Sequence[ImageStack]
+    """The images, with all their channels."""
+
+    channels: tuple[int, ...] | None
+    """The channels that are read; None for all."""
+
+    n_channels: int
+    """Number of channels of a batch."""
+
+    normalization: ScaleAndOffset | Sequence[ScaleAndOffset] | None
+    """As it was given."""
+
+
 class LocatedPatches(NamedTuple):
     """The places of patches in a series, and the numbers that they are normalized with."""
 
@@ -135,6 +151,8 @@ class SeriesReader:
         chosen = stacks if channels is None else [select_channels(stack, channels) for stack in stacks]
         self._extractor = PatchExtractor(chosen, padding, cache=cache)
         self.image_stacks = self._extractor.image_stacks
+        read = None if channels is None else tuple(channels)
+        self.facts = SeriesFacts(list(stacks), read, self._extractor.n_channels, normalization)
         self.dtype = np.dtype(dtype)
         self._torch_dtype = _torch_dtype(self.dtype)
         self._context = context

@@ -1,0 +1,1 @@
+"""Networks saved with what prediction needs."""
