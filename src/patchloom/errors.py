@@ -159,7 +159,7 @@ class SeriesError(PatchloomError, RuntimeError):
 class StoppedError(PatchloomError, RuntimeError):
     """A run ended because its caller stopped it; the message contains the number of blocks that are kept.
 
-    This is not a failure: the same call resumes the run. It is no `KeyboardInterrupt`, so that a program that stops a run in
+    This is not a failure: the same call resumes the run. It is not a `KeyboardInterrupt`, so that a program that stops a run in
     one of its threads does not end itself.
     """
 

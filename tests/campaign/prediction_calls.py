@@ -48,6 +48,7 @@ SETTINGS = {
     "origin_multiple": 1,
     "padding": "reflect",
     "batch_size": 1,
+    "n_draws": None,
     "postprocess": None,
     "normalize": None,
     "denormalize": None,
@@ -135,6 +136,7 @@ KINDS = {
     "origin_multiple": optional(tuple_of_whole(2, 1, one=True)),
     "padding": word("reflect", "constant", "edge", "wrap"),
     "batch_size": optional(whole(1, huge=False)),
+    "n_draws": optional(whole(2, huge=False)),
     "postprocess": optional(POSTPROCESSING),
     "normalize": optional(NORMALIZE),
     "denormalize": optional(FLAG),
@@ -438,12 +440,19 @@ entry(
     "TorchModel",
     lambda: (
         pl.TorchModel,
-        {"module": world.module(), "description": pl.ModelDescription(n_dims=2), "precision": "float32", "inputs": {}},
+        {
+            "module": world.module(),
+            "description": pl.ModelDescription(n_dims=2),
+            "precision": "float32",
+            "inputs": {},
+            "dropout": False,
+        },
     ),
     module=instance("module"),
     description=instance("description"),
     precision=PRECISION,
     inputs=mapping(lambda: {"no_input": 1}, keys=False),
+    dropout=FLAG,
 )
 entry(
     "TorchModel.__call__",
@@ -460,6 +469,26 @@ entry(
     "AugmentedModel.__call__",
     lambda: ((pl.AugmentedModel(world.model)), {"batch": BATCH}),
     batch=ARRAY.accepting("of nothing", because="the model is asked"),
+)
+entry(
+    "MonteCarloModel",
+    lambda: (pl.MonteCarloModel, {"model": world.model, "n_draws": 3, "seed": 1, "postprocess": pl.Argmax()}),
+    model=MODEL,
+    n_draws=whole(2, huge=False),
+    seed=whole(0, huge=False),
+    postprocess=optional(CALLABLE),
+)
+entry(
+    "MonteCarloModel.__call__",
+    lambda: (pl.MonteCarloModel(world.model, 2), {"batch": BATCH}),
+    batch=ARRAY.accepting("of nothing", because="the model is asked"),
+    words={"batch": ("batch", "returned")},
+)
+entry(
+    "MonteCarloModel.on",
+    lambda: (pl.MonteCarloModel(pl.TorchModel(world.module())).on, {"device": "cpu", "precision": None}),
+    device=optional(word("auto", "cpu").accepting("with a space", because="spaces around a name do not matter")),
+    precision=PRECISION,
 )
 MODELS = sequence_of(MODEL, lambda: [world.model, world.model], keep=99)
 entry("EnsembleModel", lambda: (pl.EnsembleModel, {"models": [world.model, world.model]}), models=MODELS)

@@ -227,7 +227,7 @@ def test_bgr(
         asked.append(bgr)
         return lambda batch: batch
 
-    monkeypatch.setattr(sys.modules[f"patchloom.cli.{command}"], "load_model", load)
+    monkeypatch.setattr(sys.modules["patchloom.cli.predict"], "load_model", load)
     output = ("-o", "out.npy") if command == "predict" else ()
     result = run(command, "img2.tif", "--model", "colors.czann", *TILES, *output, *option)
     assert (result.exit_code, asked) == (0, [expected]), result.output

@@ -220,6 +220,17 @@ BatchSize = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+Draws = Annotated[
+    int | None,
+    typer.Option(
+        "--draws",
+        min=2,
+        metavar="N",
+        help="Run a model with dropout, or one that draws random numbers, N times on each tile, and write the mean and the standard "
+        "deviation.",
+        rich_help_panel=MODEL,
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(

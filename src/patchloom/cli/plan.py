@@ -7,15 +7,15 @@ from typing import Annotated
 import typer
 
 from patchloom.cli import options
+from patchloom.cli.predict import load_models
 from patchloom.cli.reporting import print_json, reported_errors
 from patchloom.prediction import plan
-from patchloom.prediction.models import load_model
 
 
 def plan_command(
     sources: options.Sources,
     model: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="FILE",
             help="As for predict. Use the tile size, overlap and channels that this model declares.",
@@ -30,6 +30,7 @@ def plan_command(
     network: options.Network = None,
     trust: options.Trust = False,
     batch_size: options.BatchSize = None,
+    n_draws: options.Draws = None,
     axes: options.Axes = None,
     channels: options.Channels = None,
     region: options.Region = None,
@@ -57,8 +58,8 @@ def plan_command(
         prepared = plan(
             sources if len(sources) > 1 else sources[0],
             model=None
-            if model is None
-            else load_model(
+            if not model
+            else load_models(
                 model,
                 layout=layout,
                 inputs=options.input_values(inputs),
@@ -81,6 +82,7 @@ def plan_command(
             origin_multiple=origin_multiple,
             padding=padding,
             batch_size=batch_size,
+            n_draws=n_draws,
             skip=skip,
             memory_limit=memory_limit,
             postprocess=postprocess,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -13,7 +13,7 @@ from rich.console import Console
 from patchloom.cli import options
 from patchloom.cli.reporting import print_json, reported_errors
 from patchloom.prediction import predict
-from patchloom.prediction.models import AugmentedModel, Model, load_model
+from patchloom.prediction.models import AugmentedModel, EnsembleModel, Model, load_model
 from patchloom.prediction.running.image_report import ImageReport
 from patchloom.sinks import OmeZarr, OmeZarrVersion, Pyramid
 
@@ -21,10 +21,11 @@ from patchloom.sinks import OmeZarr, OmeZarrVersion, Pyramid
 def predict_command(
     sources: options.Sources,
     model: Annotated[
-        str,
+        list[str],
         typer.Option(
             metavar="FILE",
-            help="An .onnx, .czann or .czseg file, or a callable of your own as module:function or path/to/file.py:function.",
+            help="An .onnx, .czann or .czseg file, or a callable of your own as module:function or path/to/file.py:function. "
+            "Repeat it to average several models.",
             rich_help_panel=options.MODEL,
         ),
     ],
@@ -46,6 +47,7 @@ def predict_command(
     network: options.Network = None,
     trust: options.Trust = False,
     batch_size: options.BatchSize = None,
+    n_draws: options.Draws = None,
     device: options.Device = "auto",
     precision: options.Precision = None,
     augment: Annotated[
@@ -114,7 +116,7 @@ def predict_command(
     with reported_errors(debug=debug), _printed(reports, started, as_json=as_json):
         predict(
             _augmented(
-                load_model(
+                load_models(
                     model,
                     layout=layout,
                     inputs=options.input_values(inputs),
@@ -143,6 +145,7 @@ def predict_command(
             origin_multiple=origin_multiple,
             padding=padding,
             batch_size=batch_size,
+            n_draws=n_draws,
             skip=skip,
             memory_limit=memory_limit,
             postprocess=postprocess,
@@ -169,6 +172,20 @@ def _printed(reports: list[ImageReport], started: float, *, as_json: bool) -> It
         elif not as_json:
             for path in written:
                 typer.echo(path)
+
+
+def load_models(references: Sequence[str], **how: Any) -> Model:
+    """Load a model, or several models that are averaged.
+
+    Parameters
+    ----------
+    references : sequence of str
+        What `load_model` takes.
+    **how
+        Arguments of `load_model`.
+    """
+    models = [load_model(reference, **how) for reference in references]
+    return models[0] if len(models) == 1 else EnsembleModel(models)
 
 
 def _output(path: str, *, pyramid: Pyramid | None, version: OmeZarrVersion) -> str | OmeZarr:

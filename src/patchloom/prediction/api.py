@@ -21,7 +21,7 @@ from patchloom.prediction.planning.plan import Plan
 from patchloom.prediction.planning.summary import describe_briefly, describe_plan, summarize_plan
 from patchloom.prediction.postprocessing.steps import Postprocessing
 from patchloom.prediction.request import PredictionRequest, RunOptions
-from patchloom.prediction.run import complete_plan, run_request
+from patchloom.prediction.run import complete_plan, run_request, with_draws
 from patchloom.prediction.running.image_report import ImageReport
 from patchloom.prediction.running.monitor import Stop
 from patchloom.prediction.running.progress import Progress
@@ -31,7 +31,7 @@ from patchloom.sinks import OmeZarr
 
 
 def predict(
-    model: Model,
+    model: Model | Sequence[Model],
     sources: Source | Sequence[Source],
     output: str | Path | OmeZarr | None = None,
     *,
@@ -50,6 +50,7 @@ def predict(
     batch_size: int | None = None,
     device: str | Sequence[str] | None = None,
     precision: Precision | None = None,
+    n_draws: int | None = None,
     skip: str | SkipRule | None = None,
     memory_limit: int | None = None,
     postprocess: str | Postprocessing | None = None,
@@ -67,8 +68,9 @@ def predict(
 
     Parameters
     ----------
-    model : callable or torch.nn.Module
-        A network of PyTorch, or a callable, such as `load_model` returns. It takes a batch `(B, C, (Z), Y, X)` in the sources' dtype (a network in the dtype of its weights) and returns an array-like with the same axes, any number of
+    model : callable or torch.nn.Module, or sequence of these
+        A network of PyTorch, or a callable, such as `load_model` returns; of several, the mean of their predictions is taken
+        (`EnsembleModel`). It takes a batch `(B, C, (Z), Y, X)` in the sources' dtype (a network in the dtype of its weights) and returns an array-like with the same axes, any number of
         channels and any dtype. It may be as large as the batch, or a whole number of times larger or smaller, and it may lack
         the margin that valid convolutions remove, which must be the same on both sides. A tuple, list or mapping of such arrays
         gives several outputs. The outputs are inferred by running the model on one tile. If their size is not that of the tile,
@@ -140,6 +142,11 @@ def predict(
         in `"cuda:0,cuda:1"`, run one copy of the model each, and take the batches in turn.
     precision : {"float32", "bfloat16", "float16"}, optional
         Dtype in which the network computes; lower precision is faster on a GPU, and less exact. If None, that of its weights.
+    n_draws : int, optional
+        For a model that draws random numbers: run it on each batch as often as this, and write two outputs, `mean` and `std`, in
+        float32. Dropout layers of PyTorch networks are active in the draws. What is done to the predictions (`postprocess`) is
+        done to each draw. Draws depend on the batch only, so a resumed run has the same bytes, and another `batch_size` gives
+        others. See `MonteCarloModel` for what the standard deviation is where tiles are blended. If None, the model is run once.
     skip : SkipRule or str, optional
         Rule that decides on which tiles the model is not run, such as `SkipDark(threshold=100, fill=0)`, or as text
         `"dark:100"`. It depends on the tile and the images only, not on memory, blocks, batches or resuming. A skipped tile
@@ -234,6 +241,7 @@ def predict(
         origin_multiple=origin_multiple,
         padding=padding,
         batch_size=batch_size,
+        n_draws=n_draws,
         normalize=normalize,
         denormalize=denormalize,
         skip=skip,
@@ -249,7 +257,7 @@ def predict(
         stop=stop,
         report=report,
     )
-    prepared = prepare_model(model, device, precision)
+    prepared = with_draws(prepare_model(model, device, precision), request)
     series = is_series(sources)
     return run_request(request, options, prepared, open_stacks(sources, axes), is_series=series)
 
@@ -257,7 +265,7 @@ def predict(
 def plan(
     sources: Source | Sequence[Source],
     *,
-    model: Model | None = None,
+    model: Model | Sequence[Model] | None = None,
     axes: str | Sequence[str | None] | None = None,
     channels: int | str | Sequence[int | str] | None = None,
     region: str | Mapping[str, Any] | None = None,
@@ -271,6 +279,7 @@ def plan(
     origin_multiple: int | Sequence[int] | None = None,
     padding: Padding = "reflect",
     batch_size: int | None = None,
+    n_draws: int | None = None,
     skip: str | SkipRule | None = None,
     memory_limit: int | None = None,
     postprocess: str | Postprocessing | None = None,
@@ -289,7 +298,7 @@ def plan(
         Only what it declares is used: its tile size, overlap and channels.
     axes, channels, region, voxel_size, normalize, denormalize, patch_size, overlaps, blend, seams, origin_multiple, padding
         As in `predict`.
-    batch_size, skip, memory_limit, postprocess
+    batch_size, n_draws, skip, memory_limit, postprocess
         As in `predict`.
     measure : bool
         Whether to read pixels: to measure the images if they are to be normalized, and to infer the outputs of the model by
@@ -325,6 +334,7 @@ def plan(
         origin_multiple=origin_multiple,
         padding=padding,
         batch_size=batch_size,
+        n_draws=n_draws,
         normalize=normalize,
         denormalize=denormalize,
         skip=skip,
@@ -332,7 +342,7 @@ def plan(
         postprocess=postprocess,
     )
     flag("measure", measure)
-    prepared = None if model is None else prepare_model(model)
+    prepared = None if model is None else with_draws(prepare_model(model), request)
     description = ModelDescription() if prepared is None else describe(prepared)
     request = request.for_model(description)
     images = open_stacks(sources, axes)
@@ -374,7 +384,7 @@ class PredictionPlan(Plan):
 
     def run(
         self,
-        model: Model,
+        model: Model | Sequence[Model],
         output: str | Path | OmeZarr | None = None,
         *,
         sources: Source | Sequence[Source] | None = None,
@@ -425,7 +435,7 @@ class PredictionPlan(Plan):
             stop=stop,
             report=report,
         )
-        prepared = prepare_model(model, device, precision)
+        prepared = with_draws(prepare_model(model, device, precision), self.request)
         images = open_again(self.survey, sources)
         return run_request(self.request, options, prepared, images, is_series=self.survey.is_series, planned=self)
 

@@ -74,6 +74,7 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "blend": lambda value: None if value is None else check_blend(value),
     "seams": lambda value: None if value is None else one_of("seams", value, get_args(Seams)),
     "padding": check_padding,
+    "n_draws": lambda value: None if value is None else whole_number("n_draws", value, least=2, most=2**31),
     "batch_size": lambda value: None if value is None else whole_number("batch_size", value, least=1, most=2**31),
     "normalize": _parse_normalization,
     "denormalize": lambda value: None if value is None else flag("denormalize", value),
@@ -114,6 +115,8 @@ class PredictionRequest:
     seams: Seams | None = None
     padding: Padding = "reflect"
     batch_size: int | None = None
+    n_draws: int | None = None
+    """If the model draws: its outputs are a mean and a standard deviation, and `postprocess` is part of the model."""
     normalize: NormalizationMethod | tuple[Normalization, ...] | None = None
     denormalize: bool | None = None
     skip: SkipRule | None = None
@@ -125,7 +128,7 @@ class PredictionRequest:
     @property
     def dtype(self) -> np.dtype[Any] | None:
         """Dtype to which predictions are converted, if nothing else is done to them."""
-        step = self.postprocess
+        step = None if self.n_draws else self.postprocess
         is_conversion = isinstance(step, AsDtype) and step.scale == 1 and not self.denormalize
         return np.dtype(step.dtype) if isinstance(step, AsDtype) and is_conversion else None
 
@@ -133,8 +136,12 @@ class PredictionRequest:
     def block_postprocess(self) -> Postprocessing | None:
         """What is done to finished blocks; None if predictions are at most converted to another dtype."""
         if self.denormalize:
-            return Denormalize() if self.postprocess is None else PostprocessingChain((Denormalize(), self.postprocess))
-        return None if self.dtype is not None else self.postprocess
+            return (
+                Denormalize()
+                if self.postprocess is None or self.n_draws
+                else PostprocessingChain((Denormalize(), self.postprocess))
+            )
+        return None if self.dtype is not None or self.n_draws else self.postprocess
 
     @property
     def fill(self) -> float:

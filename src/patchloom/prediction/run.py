@@ -9,11 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from patchloom.errors import GeometryError, PatchloomError, SeriesError, SourceChangedError, StoppedError
+from patchloom.errors import ArgumentError, GeometryError, PatchloomError, SeriesError, SourceChangedError, StoppedError
 from patchloom.geometry.checks import one_per_axis
 from patchloom.image_stacks import ImageStack, SourceWatch, whole_stack
 from patchloom.prediction.models.model import Model, describe
-from patchloom.prediction.models.replicas import replicas_of
+from patchloom.prediction.models.monte_carlo_model import MonteCarloModel
+from patchloom.prediction.models.replicas import ReplicatedModel, replicas_of
 from patchloom.prediction.normalization.measuring import measure_images, n_voxels_read
 from patchloom.prediction.output.checks import check_outputs
 from patchloom.prediction.output.claim import claim_output, run_ledger
@@ -164,7 +165,7 @@ def complete_plan(
     keep_going : bool
         Whether the outputs may be inferred from other images if one fails.
     monitor : RunMonitor, optional
-        Reports the progress of measuring, and may stop it. If None, nobody does.
+        Reports the progress of measuring, and may stop it. If None, nothing is reported.
 
     Raises
     ------
@@ -183,6 +184,34 @@ def complete_plan(
         outputs = infer_outputs(replace(layout, survey=survey), stacks, model, keep_going=keep_going)
         survey = replace(survey, outputs=outputs)
     return make_plan(request, survey)
+
+
+def with_draws(model: Model, request: PredictionRequest) -> Model:
+    """Return the model that a run uses: one that draws several times, if that was asked for.
+
+    Parameters
+    ----------
+    model : callable
+        The model.
+    request : PredictionRequest
+        What is to be computed.
+
+    Raises
+    ------
+    ArgumentError
+        If the draws would be postprocessed before the normalization of the image is undone.
+    """
+    if request.n_draws is None:
+        return model
+    declared = describe(model)
+    step = replace(request, n_draws=None, denormalize=False).for_model(declared).postprocess
+    if step is not None and (declared.denormalize if request.denormalize is None else request.denormalize):
+        raise ArgumentError(
+            f"postprocess is {step.identity!r}, and with n_draws it is applied to each draw, before the normalization is undone: "
+            "give postprocess='none' or denormalize=False"
+        )
+    drawn = [MonteCarloModel(replica, request.n_draws, postprocess=step) for replica in replicas_of(model)]
+    return drawn[0] if len(drawn) == 1 else ReplicatedModel(tuple(drawn))
 
 
 def _settings(request: PredictionRequest, options: RunOptions, survey: Survey) -> dict[str, Any]:

@@ -169,7 +169,7 @@ _MERGED: dict[str, Callable[[Any], Any]] = {
 _SIZE_RULE = ("min_size", "size_step")
 
 _MUST_ALL_DECLARE = ("normalize", "postprocess", "pixel_size")
-"""Fields that say how a network was trained: one that does not declare them takes other pixels, or gives other values."""
+"""Fields that describe how a network was trained: one that does not declare them takes other pixels, or gives other values."""
 
 
 def _merge_descriptions(declared: Sequence[ModelDescription]) -> ModelDescription:

@@ -165,7 +165,7 @@ def _add_pixels(
 
 
 def _add_values(statistic: Statistic, values: NDArray[Any]) -> int:
-    """Add values to a statistic; return the number of those that are not finite."""
+    """Add values to a statistic; return the number of values that are not finite."""
     n_ignored = 0
     for start in range(0, len(values), _PORTION):
         portion = values[start : start + _PORTION]

@@ -308,7 +308,8 @@ class OutputWriter:
         if self._options.pyramid != "auto":
             return self._options.pyramid
         request, batch_dtype = self._plan.layout.request, self._plan.layout.batch_dtype(data_idx)
-        is_labels = holds_labels(output_spec.dtype, batch_dtype, postprocess=request.postprocess, blend=request.blend)
+        step = None if request.n_draws else request.postprocess
+        is_labels = holds_labels(output_spec.dtype, batch_dtype, postprocess=step, blend=request.blend)
         return "mode" if is_labels else "mean"
 
     def _is_shown(self, data_idx: int, output_idx: int) -> bool:

@@ -50,6 +50,7 @@ def summarize_plan(plan: Plan) -> dict[str, Any]:
         "blend": request.blend,
         "padding": request.padding,
         "batch_size": layout.batch_size,
+        "n_draws": request.n_draws,
         "tiles": plan.n_tiles,
         "tiles_computed": plan.n_tiles_computed,
         "blocks": plan.n_blocks,

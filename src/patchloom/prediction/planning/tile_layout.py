@@ -19,6 +19,7 @@ from patchloom.patching import TiledPatching
 from patchloom.patching.flat_index import check_data_idx
 from patchloom.patching.region_tiling import RegionTiling, TileRegion
 from patchloom.prediction.models.model import ModelDescription, size_rule
+from patchloom.prediction.models.monte_carlo_model import MEAN, STD
 from patchloom.prediction.models.outputs import OutputSpec
 from patchloom.prediction.planning.blocks import choose_seams
 from patchloom.prediction.request import PredictionRequest
@@ -88,7 +89,7 @@ class TileLayout:
         return bool(self.survey.outputs) or (model.out_channels is not None and model.out_dtype is not None)
 
     def outputs(self, data_idx: int) -> tuple[OutputSpec, ...]:
-        """Return the outputs of one image; while they are not known, one channel of float32 is assumed.
+        """Return the outputs of one image; while they are not known, one channel of float32 is assumed, of each output of draws.
 
         Raises
         ------
@@ -100,7 +101,8 @@ class TileLayout:
             return self.survey.outputs[data_idx]
         model, n_dims = self.survey.model, len(self.margin)
         dtype = np.dtype(model.out_dtype) if model.out_dtype else self.request.dtype or np.dtype(np.float32)
-        return (OutputSpec(model.out_channels or 1, dtype, (Fraction(1),) * n_dims, (0,) * n_dims),)
+        same, names = OutputSpec(model.out_channels or 1, dtype, (Fraction(1),) * n_dims, (0,) * n_dims), (MEAN, STD)
+        return tuple(replace(same, name=name) for name in names) if self.request.n_draws else (same,)
 
     def output_channels_and_dtype(self, spec: OutputSpec) -> tuple[int, np.dtype[Any]]:
         """Return channels and dtype in which an output is written; one that is only assumed is not postprocessed."""

@@ -86,6 +86,22 @@ def for_sample(step: Postprocessing, scale: Sequence[float], offset: Sequence[fl
     return Denormalize(tuple(scale[:1] if same else scale), tuple(offset[:1] if same else offset))
 
 
+def for_spread(step: Denormalize) -> Denormalize:
+    """Return the step for a standard deviation, which the normalization multiplied by its scale, without the offset.
+
+    Parameters
+    ----------
+    step : Denormalize
+        The step for gray values.
+
+    Examples
+    --------
+    >>> for_spread(Denormalize(scale=(0.5,), offset=(-3.0,)))(np.array([[[1.0]]])).tolist()
+    [[[2.0]]]
+    """
+    return Denormalize(step.scale, (0.0,) * len(step.offset))
+
+
 def check_denormalizable(scale: Sequence[Sequence[float]], offset: Sequence[Sequence[float]], n_channels: int) -> None:
     """Check that the normalization of an image can be undone in predictions.
 

@@ -5,7 +5,7 @@ Only the main thread of a run reports and asks: it calls functions of the user, 
 
     main thread    phase("tiles") ── advance(n) ──► report, ask ── advance(n) ──► …
                                          ▲              │
-    write thread   in_background("pyramid") ── advance(n): count; end if the main thread was told to stop
+    write thread   in_background("pyramid") ── advance(n): count; end if the main thread stops
 """
 
 from __future__ import annotations

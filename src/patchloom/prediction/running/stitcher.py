@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from patchloom.geometry.blend_weights import tile_weights
 from patchloom.parallel import Runner
+from patchloom.prediction.models.monte_carlo_model import STD
 from patchloom.prediction.models.outputs import OutputSpec
 from patchloom.prediction.planning.plan import Plan
 from patchloom.prediction.postprocessing.casting import to_dtype
-from patchloom.prediction.postprocessing.denormalization import for_sample
+from patchloom.prediction.postprocessing.denormalization import Denormalize, for_sample, for_spread
 from patchloom.prediction.postprocessing.steps import Postprocessing
 from patchloom.prediction.running.batching import BlockEnd, TileBatch
 from patchloom.prediction.running.device_blocks import DeviceBlocks
@@ -216,6 +217,11 @@ class _ImageStitcher:
         of_outputs = zip(self._output_specs, blocks, buffers, strict=True)
         return [self._finished(*of_output, finishing) for of_output in of_outputs]
 
+    def _for_output(self, spec: OutputSpec, postprocess: Postprocessing | None) -> Postprocessing | None:
+        """Return what is done to the blocks of an output; a standard deviation of draws has no offset."""
+        is_spread = self._request.n_draws is not None and spec.name.rpartition("-")[2] == STD
+        return for_spread(postprocess) if is_spread and isinstance(postprocess, Denormalize) else postprocess
+
     def _finished(
         self, output_spec: OutputSpec, block: AssembledBlock, buffer: NDArray[Any] | None, finishing: _Finishing
     ) -> NDArray[Any]:
@@ -223,7 +229,7 @@ class _ImageStitcher:
         n_channels, dtype = self._plan.layout.output_channels_and_dtype(output_spec)
         if block.values is None:  # every tile was skipped
             return np.full((n_channels, *block.shape), self._request.fill, dtype)
-        postprocess, given = finishing.postprocess, finishing.given
+        postprocess, given = self._for_output(output_spec, finishing.postprocess), finishing.given
         if is_tensor(block.values):
             processed = self._device_blocks.finished(block.values, postprocess, dtype, given=given, buffer=buffer)
         elif postprocess is None:

@@ -42,6 +42,40 @@ def evaluation_mode(parts: Sequence[Any]) -> Iterator[None]:
             _release(mine)
 
 
+@contextmanager
+def drawing_mode(parts: Sequence[Any]) -> Iterator[None]:
+    """Put the parts of a network in evaluation mode, except for layers that drop values at random, which are active.
+
+    Parameters
+    ----------
+    parts : sequence of torch.nn.Module
+        The network and all modules inside.
+
+    Examples
+    --------
+    >>> import torch
+    >>> layers = torch.nn.Dropout(), torch.nn.BatchNorm2d(4)
+    >>> with drawing_mode(layers):
+    ...     [layer.training for layer in layers]
+    [True, False]
+    """
+    with evaluation_mode(parts):
+        active = [part for part in parts if hasattr(part, "training") and _drops_values(part)]
+        for part in active:
+            part.training = True
+        try:
+            yield
+        finally:
+            for part in active:
+                part.training = False
+
+
+def _drops_values(part: Any) -> bool:
+    """Return whether a layer drops values in training mode, by the name of its class; TorchScript keeps that name."""
+    names = [getattr(part, "original_name", ""), *(kind.__name__ for kind in type(part).__mro__)]
+    return any("Drop" in name or name == "StochasticDepth" for name in names)
+
+
 def _hold(parts: Sequence[Any]) -> list[Any]:
     with _LOCK:
         # Frozen TorchScript modules have no mode.

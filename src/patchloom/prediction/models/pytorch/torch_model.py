@@ -6,17 +6,17 @@ import copy
 import functools
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from patchloom._optional import require
-from patchloom.argument_checks import instance, shown
+from patchloom.argument_checks import flag, instance, shown
 from patchloom.errors import ArgumentError, ArgumentTypeError, ModelError
 from patchloom.prediction.models.devices import Precision, check_precision, parse_devices
 from patchloom.prediction.models.model import Model, ModelDescription, check_batch
-from patchloom.prediction.models.pytorch.evaluation_mode import evaluation_mode
+from patchloom.prediction.models.pytorch.evaluation_mode import drawing_mode, evaluation_mode
 from patchloom.prediction.models.pytorch.network_facts import (
     check_inputs,
     count_axes,
@@ -50,6 +50,8 @@ class TorchModel:
         Dtype in which a network with weights in float32 computes, by `torch.autocast`. If None, that of its weights.
     inputs : mapping of str to object
         Values of further inputs of `module.forward`, by name. Tensors are moved to the device of the network.
+    dropout : bool
+        Whether layers that drop values are active: `torch.nn.Dropout` and any class with `Drop` in its name.
 
     Raises
     ------
@@ -80,6 +82,7 @@ class TorchModel:
     description: ModelDescription = field(default_factory=ModelDescription)
     precision: Precision | None = None
     inputs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    dropout: bool = False
     _device: str | None = field(init=False, repr=False, compare=False, default=None)
     """Where a network without weights runs."""
     _parts: tuple[Any, ...] = field(init=False, repr=False, compare=False, default=())
@@ -92,6 +95,7 @@ class TorchModel:
             raise ArgumentTypeError(f"module is {shown(self.module)}: it must be a torch.nn.Module")
         instance("description", self.description, ModelDescription)
         check_precision(self.precision)
+        flag("dropout", self.dropout)
         if not isinstance(self.inputs, Mapping):
             raise ArgumentTypeError(f"inputs is {shown(self.inputs)}: it must be a mapping of names to values")
         check_inputs(self.module, self.inputs)
@@ -110,7 +114,8 @@ class TorchModel:
         object.__setattr__(self, "_is_channels_last", self._profits_from_channels_last())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuilt, (self.module, self.description, self.precision, dict(self.inputs), self._device)
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.init}
+        return _rebuilt, (values | {"inputs": dict(self.inputs)}, self._device)
 
     @property
     def device(self) -> str:
@@ -121,7 +126,8 @@ class TorchModel:
     def identity(self) -> str:
         """The identity that the description declares, with the kind of device and the precision; empty if it declares none."""
         declared = self.description.identity
-        return f"{declared} {self.device.partition(':')[0]} {self.precision}" if declared else ""
+        dropout = " dropout" if self.dropout else ""
+        return f"{declared} {self.device.partition(':')[0]} {self.precision}{dropout}" if declared else ""
 
     @contextmanager
     def identified_parts(self) -> Iterator[Mapping[str, Any]]:
@@ -131,6 +137,7 @@ class TorchModel:
                 "module": self.module,
                 "inputs": dict(self.inputs),
                 "precision": self.precision,
+                "dropout": self.dropout,
                 "kind of device": self.device.partition(":")[0],
                 "description": self.description,
             }
@@ -164,6 +171,12 @@ class TorchModel:
         object.__setattr__(moved, "_device", wanted)
         return moved
 
+    def with_dropout(self) -> TorchModel:
+        """Return the same network with active dropout."""
+        active = replace(self, dropout=True)
+        object.__setattr__(active, "_device", self._device)
+        return active
+
     def _changes(self, device: str | None, wanted: str) -> dict[str, Any]:
         """Return the device to which the weights have to be moved, if they have to."""
         if is_spread(self.module):
@@ -182,10 +195,13 @@ class TorchModel:
         if not is_tensor(batch):
             check_batch(batch)
         dtype, device = self._placement
-        with torch.inference_mode(), evaluation_mode(self._parts), self._autocast(torch, device):
+        with torch.inference_mode(), self._mode(), self._autocast(torch, device):
             tensor = to_tensor(batch, dtype, device)
             inputs = {name: _on_device(torch, value, device) for name, value in self.inputs.items()}
             return from_network(self._run(tensor, inputs))
+
+    def _mode(self) -> AbstractContextManager[None]:
+        return drawing_mode(self._parts) if self.dropout else evaluation_mode(self._parts)
 
     def _run(self, tensor: Any, inputs: Mapping[str, Any]) -> Any:
         shape = tuple(tensor.shape)
@@ -226,14 +242,8 @@ class TorchModel:
         return torch.autocast(device.type, getattr(torch, str(self.precision)))
 
 
-def _rebuilt(
-    module: Any,
-    description: ModelDescription,
-    precision: Precision | None,
-    inputs: Mapping[str, Any],
-    device: str | None,
-) -> TorchModel:
-    model = TorchModel(module, description, precision, inputs)
+def _rebuilt(values: Mapping[str, Any], device: str | None) -> TorchModel:
+    model = TorchModel(**values)
     object.__setattr__(model, "_device", device)
     return model
 
