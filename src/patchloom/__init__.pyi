@@ -70,10 +70,13 @@ from patchloom.prediction.api import PredictionPlan as PredictionPlan
 from patchloom.prediction.api import plan as plan
 from patchloom.prediction.api import predict as predict
 from patchloom.prediction.candidate_tiles import CandidateTiles as CandidateTiles
+from patchloom.prediction.model_check import ModelCheck as ModelCheck
+from patchloom.prediction.model_check import check_model as check_model
 from patchloom.prediction.models.augmented_model import AugmentedModel as AugmentedModel
 from patchloom.prediction.models.bioimageio.bioimageio_model import BioimageioModel as BioimageioModel
 from patchloom.prediction.models.careamics.careamics_model import CareamicsModel as CareamicsModel
 from patchloom.prediction.models.ensemble_model import EnsembleModel as EnsembleModel
+from patchloom.prediction.models.expected_outputs import Tolerance as Tolerance
 from patchloom.prediction.models.load import load_model as load_model
 from patchloom.prediction.models.model import DescribesItself as DescribesItself
 from patchloom.prediction.models.model import Model as Model

@@ -9,8 +9,8 @@ import patchloom as pl
 
 from . import world
 from .entry import Made, entry
-from .hostile import ARRAY, FLAG, SOURCE_PATH, optional, word
-from .prediction_calls import BATCH, DEVICE, PRECISION, WEIGHTS
+from .hostile import ARRAY, AXES, FLAG, SOURCE_PATH, instance, number, optional, tuple_of_whole, word
+from .prediction_calls import BATCH, DEVICE, MODEL, PRECISION, WEIGHTS
 
 _REASON = "bioimageio.spec is not installed"
 
@@ -50,4 +50,42 @@ _entry(
     lambda: (_model().on, {"device": "auto", "precision": None}),
     device=optional(word("auto")),
     precision=PRECISION,
+)
+
+TOLERANCE = {"absolute": 1e-3, "relative": 1e-3, "mismatched_per_million": 100}
+entry(
+    "Tolerance",
+    lambda: (pl.Tolerance, dict(TOLERANCE)),
+    **{name: number(least=0) for name in TOLERANCE},
+)
+entry(
+    "Tolerance.compare",
+    lambda: (pl.Tolerance().compare, {"output": "mask", "found": BATCH, "expected": BATCH}),
+    free=dict.fromkeys(("output", "found", "expected"), "both arrays are results of models"),
+)
+entry(
+    "check_model",
+    lambda: (
+        pl.check_model,
+        {
+            "model": world.model,
+            "image": world.image(),
+            "axes": "YX",
+            "patch_size": (32, 32),
+            "overlaps": (8, 8),
+            "tolerance": pl.Tolerance(),
+        },
+    ),
+    model=MODEL,
+    image=ARRAY,
+    axes=AXES.accepting("too many axes", because="the patch size is refused first, which does not fit"),
+    patch_size=optional(tuple_of_whole(2, 1, one=True)),
+    overlaps=optional(tuple_of_whole(2, 0, one=True)),
+    tolerance=optional(instance("tolerance")),
+    words={
+        "patch_size": ("patch",),
+        "overlaps": ("overlap",),
+        "axes": ("axes", "patch_size"),
+        "image": ("image", "source", "array"),
+    },
 )

@@ -250,13 +250,14 @@ def test_version() -> None:
 @pytest.mark.parametrize(
     ("arguments", "listed"),
     [
-        (("--help",), ["predict", "plan", "info", "status", "--version"]),
+        (("--help",), ["predict", "plan", "info", "status", "check-model", "--version"]),
         (("predict", "-h"), ["--model", "--output", "--patch-size", "--blend", "--normalize", "--resume-anyway"]),
         (("plan", "--help"), ["--model", "--patch-size", "--measure", "--json"]),
         (("info", "--help"), ["IMAGE", "--axes", "--json"]),
         (("status", "-h"), ["OUTPUT", "--json"]),
+        (("check-model", "-h"), ["MODEL", "--json"]),
     ],
-    ids=["patchloom", "predict", "plan", "info", "status"],
+    ids=["patchloom", "predict", "plan", "info", "status", "check-model"],
 )
 def test_help(monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], listed: list[str]) -> None:
     """`-h` and `--help` list the commands, and the arguments of a command."""
@@ -379,3 +380,17 @@ def test_origin_multiple(workplace: Path, given: str, multiples: list[int]) -> N
     wrong = run("plan", "img2.tif", "--origin-multiple", "1,2,3,4", *TILES)
     assert wrong.exit_code == 2
     assert "origin_multiple is (1, 2, 3, 4): it has 4 numbers and must have 2 or 3" in wrong.stderr
+
+
+@pytest.mark.parametrize(("name", "code"), [("same", 0), ("whole", 1)])
+def test_check_model(workplace: Path, name: str, code: int) -> None:
+    """`check-model` prints how far tiles differ from the whole image, and its exit code is the verdict."""
+    model = f"checked_{name}.py:{name}"
+    (workplace / f"checked_{name}.py").write_text(
+        "def same(batch):\n    return batch\n\ndef whole(batch):\n    return batch - batch.mean()\n"
+    )
+    shown = run("check-model", model, "--patch-size", "32")
+    assert shown.exit_code == code
+    assert ("tiled, whole" in shown.stdout, "differs" in shown.stdout) == (True, bool(code))
+    found = json.loads(run("check-model", model, "--json").stdout)
+    assert (found["passed"], found["tiled"][0]["passed"]) == (not code, not code)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from patchloom.argument_checks import file_path, flag, one_of
 from patchloom.errors import ModelError
 from patchloom.local_paths import normalize_path
-from patchloom.prediction.models.bioimageio.description import PackageDescription, Tolerance, read_description
+from patchloom.prediction.models.bioimageio.description import PackageDescription, read_description
 from patchloom.prediction.models.bioimageio.networks import WeightsFormat, layout_of, open_network
 from patchloom.prediction.models.bioimageio.package import Package
 from patchloom.prediction.models.bioimageio.processing import (
@@ -26,20 +25,8 @@ from patchloom.prediction.models.bioimageio.processing import (
 from patchloom.prediction.models.bioimageio.sizes import check_tile, describe_sizes
 from patchloom.prediction.models.bioimageio.tensors import FileReference, Tensor
 from patchloom.prediction.models.devices import Precision, check_precision, parse_devices
+from patchloom.prediction.models.expected_outputs import ExpectedOutputs
 from patchloom.prediction.models.model import ModelDescription, check_batch
-
-
-@dataclass(frozen=True)
-class TestSample:
-    """The test tensors of a package."""
-
-    __test__ = False  # not a test of pytest
-
-    image: NDArray[Any]
-    """The input, `(S, C, (Z), Y, X)`."""
-    expected: dict[str, NDArray[Any]]
-    """The outputs, by their names; the name is empty if there is a single one."""
-    tolerance: Tolerance
 
 
 class BioimageioModel:
@@ -190,7 +177,7 @@ class BioimageioModel:
                 f"batch has dtype {dtype}, and the package takes images of {wanted}, into which it does not fit: convert the image first"
             )
 
-    def test_sample(self) -> TestSample | None:
+    def expected_outputs(self) -> ExpectedOutputs | None:
         """Return the test tensors of the package, or None if it has none.
 
         Raises
@@ -204,7 +191,7 @@ class BioimageioModel:
             return None
         image, *expected = (self._read_test_tensor(tensor, tensor.test_tensor) for tensor in tensors)
         names = [output.name if len(outputs) > 1 else "" for output in outputs]
-        return TestSample(image, dict(zip(names, expected, strict=True)), self._described.tolerance)
+        return ExpectedOutputs(image, dict(zip(names, expected, strict=True)), self._described.tolerance)
 
     def _read_test_tensor(self, tensor: Tensor, file: FileReference | None) -> NDArray[Any]:
         if file is None:

@@ -10,6 +10,7 @@ from typing import Any
 from patchloom._optional import require
 from patchloom.errors import ModelError
 from patchloom.prediction.models.bioimageio.tensors import LETTERS, FileReference, Step, Tensor, TensorAxis
+from patchloom.prediction.models.expected_outputs import Tolerance
 
 _FORMATS = ("0.4", "0.5")
 _MICROMETERS = {
@@ -20,15 +21,6 @@ _MICROMETERS = {
     "meter": 1e6,
     "angstrom": 1e-4,
 }
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How far a result may differ from a test tensor."""
-
-    absolute: float = 1e-3
-    relative: float = 1e-3
-    mismatched_per_million: float = 100
 
 
 @dataclass(frozen=True)
