@@ -13,7 +13,7 @@ the shapes agree (for instance, of tensors that are concatenated), and the outpu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from math import lcm
 from typing import Any, NamedTuple
@@ -180,42 +180,80 @@ def _find_rule(inference: ShapeInference, start: tuple[int, ...], axis: int) -> 
     def resized(size: int) -> Shapes | None:
         return inference.at([size if other == axis else kept for other, kept in enumerate(start)])
 
-    size = start[axis]
-    here, larger = resized(size), resized(size + _LARGE)
-    if here is None or larger is None:
+    slopes = _find_slopes(resized, start[axis])
+    if slopes is None:
         return None
-    slopes = {
-        name: [Fraction(after - before, _LARGE) for before, after in zip(here[name], larger[name], strict=True)]
-        for name in here
-        if name in larger and len(here[name]) == len(larger[name])
-    }
     stride = lcm(*(slope.denominator for of_tensor in slopes.values() for slope in of_tensor))
-    if slopes.keys() != here.keys() or stride > _LARGEST_STRIDE:
+    growing = {name: [place for place, slope in enumerate(slopes[name]) if slope] for name in inference.outputs}
+    if stride > _LARGEST_STRIDE or any(len(axes) != 1 for axes in growing.values()):
         return None
-    growing = {name: [axis for axis, slope in enumerate(slopes[name]) if slope] for name in inference.outputs}
-    if any(len(axes) != 1 for axes in growing.values()):
+    places = {name: place for name, (place,) in growing.items()}
+    size = start[axis]
+    if any(_lacking(resized(size), slopes, places, size).values()):
+        size = _find_whole(resized, slopes, size, stride)
+    here = resized(size)
+    if here is None:
         return None
-    scales = {name: slopes[name][axis] for name, (axis,) in growing.items()}
-    lacking = {name: size - here[name][axis] / scales[name] for name, (axis,) in growing.items()}
 
-    def is_linear(shapes: Shapes | None, change: int, names: Sequence[str]) -> bool:
-        """Return whether tensors have grown by exactly their slopes."""
+    def is_linear(change: int, names: Iterable[str]) -> bool:
+        """Return whether tensors grow by exactly their slopes."""
+        shapes = resized(size + change)
         return shapes is not None and all(
             shapes[name]
             == tuple(before + slope * change for before, slope in zip(here[name], slopes[name], strict=True))
             for name in names
         )
 
-    if not is_linear(resized(size + stride), stride, list(here)):
+    if not is_linear(stride, slopes):
         return None
-
-    def is_accepted(change: int) -> bool:
-        return is_linear(resized(size + change), change, inference.outputs)
-
     divisors = [step for step in range(1, stride + 1) if stride % step == 0]
-    step = next(step for step in divisors if all(map(is_accepted, range(step, stride + 1, step))))
-    fewest = _bisect(lambda steps: size - steps * step >= 1 and is_accepted(-steps * step), (size - 1) // step + 1)
-    return SizeRule(size - fewest * step, step, stride, scales, lacking)
+    step = next(
+        step
+        for step in divisors
+        if all(is_linear(change, inference.outputs) for change in range(step, stride + 1, step))
+    )
+    fewest = _bisect(
+        lambda steps: size - steps * step >= 1 and is_linear(-steps * step, inference.outputs), (size - 1) // step + 1
+    )
+    scales = {name: slopes[name][place] for name, place in places.items()}
+    return SizeRule(size - fewest * step, step, stride, scales, _lacking(here, slopes, places, size))
+
+
+def _lacking(
+    shapes: Shapes | None, slopes: Mapping[str, Sequence[Fraction]], places: Mapping[str, int], size: int
+) -> dict[str, Fraction]:
+    """Return how many voxels of the input each output does not cover."""
+    return {name: size - shapes[name][place] / slopes[name][place] for name, place in places.items()} if shapes else {}
+
+
+def _find_slopes(resized: Callable[[int], Shapes | None], size: int) -> dict[str, list[Fraction]] | None:
+    """Find the ratio by which each axis of each tensor grows; None if the network does not accept a larger size."""
+    here, larger = resized(size), resized(size + _LARGE)
+    if here is None or larger is None or any(len(here[name]) != len(larger.get(name, ())) for name in here):
+        return None
+    return {
+        name: [Fraction(after - before, _LARGE) for before, after in zip(here[name], larger[name], strict=True)]
+        for name in here
+    }
+
+
+def _find_whole(
+    resized: Callable[[int], Shapes | None], slopes: Mapping[str, Sequence[Fraction]], size: int, stride: int
+) -> int:
+    """Return a size that a network without padding uses as a whole; the given one if there is none.
+
+    A layer that makes images smaller drops the remainder of a division. It has used all if it is smaller for one voxel less::
+
+        input     10   11   12   13
+        valid      8    9   10   11
+        halved     4    4    5    5     10 and 12 are used as a whole, of 11 and 13 a voxel is dropped
+    """
+    coarse = [name for name, of_tensor in slopes.items() if any(slope.denominator > 1 for slope in of_tensor)]
+    for candidate in range(size, size + stride):
+        shapes, shorter = resized(candidate), resized(candidate - 1)
+        if shapes is not None and (shorter is None or all(shapes[name] != shorter[name] for name in coarse)):
+            return candidate
+    return size
 
 
 def _bisect(is_accepted: Any, most: int) -> int:
