@@ -30,8 +30,9 @@ from patchloom.errors import ModelError, ModelOutputError, PatchloomError
 from patchloom.extraction import PatchExtractor
 from patchloom.image_stacks import ImageStack
 from patchloom.prediction.models.batch_prediction import name_tiles, predict_batch
-from patchloom.prediction.models.model import Model
+from patchloom.prediction.models.model import Model, size_rule
 from patchloom.prediction.models.outputs import OutputSpec, infer_output_spec
+from patchloom.prediction.models.working_sizes import find_working_sizes, resize_tile
 from patchloom.prediction.planning.tile_layout import TileLayout
 from patchloom.prediction.running.tile_reading import read_tiles, specs_in_images
 from patchloom.specs.patch_specs import TileSpecs
@@ -117,11 +118,11 @@ def _infer_from(layout: TileLayout, extractor: PatchExtractor, data_idx: int, mo
 
 def _infer(run: Callable[[NDArray[Any]], Outputs], tile: NDArray[Any], layout: TileLayout) -> tuple[OutputSpec, ...]:
     declared, is_fixed = layout.survey.model.scale, layout.survey.model.patch_size is not None
-    outputs = run(tile.copy())  # the model may change it
+    outputs = _first_outputs(run, tile, fixed=is_fixed)
     if declared is not None:
         scales = dict.fromkeys(outputs, declared)
     else:
-        scales = infer_scales(run, tile, outputs, fixed=is_fixed)
+        scales = infer_scales(run, tile, outputs, fixed=is_fixed, rule=size_rule(layout.survey.model))
     output_specs = tuple(
         infer_output_spec(name, output, tile.shape[2:], scales[name]) for name, output in outputs.items()
     )
@@ -132,8 +133,28 @@ def _infer(run: Callable[[NDArray[Any]], Outputs], tile: NDArray[Any], layout: T
     return output_specs
 
 
+def _first_outputs(run: Callable[[NDArray[Any]], Outputs], tile: NDArray[Any], *, fixed: bool) -> Outputs:
+    """Run the model on a tile; if it fails, the error contains other tile sizes that it accepts."""
+    try:
+        return run(tile.copy())  # the model may change it
+    except ModelOutputError:
+        raise
+    except ModelError as error:
+        sizes = [] if fixed else find_working_sizes(run, tile)
+        if not sizes:
+            raise
+        raise ModelError(
+            f"{error}; it accepts tiles of {_texts(sizes)}: give such a size as patch_size={sizes[0]}"
+        ) from error
+
+
 def infer_scales(
-    run: Callable[[NDArray[Any]], Outputs], tile: NDArray[Any], outputs: Outputs, *, fixed: bool
+    run: Callable[[NDArray[Any]], Outputs],
+    tile: NDArray[Any],
+    outputs: Outputs,
+    *,
+    fixed: bool,
+    rule: Sequence[tuple[int, int]] | None = None,
 ) -> dict[str, Scale]:
     """Infer the scale of each output; if its size is not that of the tile, from tiles of a second size.
 
@@ -147,6 +168,8 @@ def infer_scales(
         The outputs for this tile.
     fixed : bool
         Whether the model accepts tiles of this size only.
+    rule : sequence of tuple of int, optional
+        The smallest size that the model accepts, and the step, for each spatial axis; see `size_rule`.
 
     Raises
     ------
@@ -165,9 +188,9 @@ def infer_scales(
     if all(output.shape[2:] == size for output in outputs.values()):
         return {name: (Fraction(1),) * len(size) for name in outputs}
     seen: list[_Sizes] = []
-    for other in () if fixed else _other_sizes(size, outputs):
+    for other in () if fixed else _other_sizes(size, outputs, rule or [(1, 1)] * len(size)):
         try:
-            second = run(_resized(tile, other))
+            second = run(resize_tile(tile, other))
         except ModelError:  # the network does not accept this size
             continue
         if second.keys() == outputs.keys():
@@ -191,34 +214,26 @@ class _Sizes(NamedTuple):
     outputs: Mapping[str, tuple[int, ...]]
 
 
-def _other_sizes(size: tuple[int, ...], outputs: Outputs) -> Iterator[tuple[int, ...]]:
+def _other_sizes(size: tuple[int, ...], outputs: Outputs, rule: Sequence[tuple[int, int]]) -> Iterator[tuple[int, ...]]:
     """Yield sizes that differ along all axes, then sizes that differ only along the axes where an output differs from the tile."""
     differs = [any(output.shape[2 + axis] != side for output in outputs.values()) for axis, side in enumerate(size)]
     for varied in dict.fromkeys([(True,) * len(size), tuple(differs)]):
         for change in _CHANGES:
             other = tuple(
-                side + _voxels(side, change) if is_varied else side
-                for side, is_varied in zip(size, varied, strict=True)
+                side + _voxels(side, change, step) if is_varied else side
+                for side, is_varied, (_, step) in zip(size, varied, rule, strict=True)
             )
-            if min(other) >= 1:
+            if all(side >= least for side, (least, _) in zip(other, rule, strict=True)):
                 yield other
 
 
-def _voxels(side: int, change: Fraction | int) -> int:
-    """Return a change in voxels: if it is not a whole number, a multiple of 12, as most strides divide 12."""
-    if isinstance(change, int):
-        return change
-    voxels = side * change
-    if voxels.denominator == 1 and abs(voxels) >= 2:
+def _voxels(side: int, change: Fraction | int, step: int) -> int:
+    """Return a change in voxels: a multiple of the step, if there is one, else of 12 for a fraction, as most strides divide 12."""
+    voxels = Fraction(change) if isinstance(change, int) else side * change
+    if step == 1 and (isinstance(change, int) or (voxels.denominator == 1 and abs(voxels) >= 2)):
         return int(voxels)
-    return (1 if change > 0 else -1) * 12 * max(1, round(abs(voxels) / 12))
-
-
-def _resized(tile: NDArray[Any], size: Sequence[int]) -> NDArray[Any]:
-    """Crop a tile to another size, or extend it by its mirror image."""
-    cut = tile[(slice(None), slice(None), *map(slice, size))]
-    missing = [(0, side - cropped) for side, cropped in zip(size, cut.shape[2:], strict=True)]
-    return np.pad(cut, [(0, 0), (0, 0), *missing], mode="symmetric")
+    whole = 12 if step == 1 else step
+    return (1 if change > 0 else -1) * whole * max(1, round(abs(voxels) / whole))
 
 
 def _scales(out: Sequence[int], size: Sequence[int], name: str, seen: Sequence[_Sizes]) -> Scale | None:
@@ -279,7 +294,7 @@ def _check_whole_steps(
             continue
         shorter = [other - (other_axis == axis) for other_axis, other in enumerate(tile.shape[2:])]
         try:
-            second = run(_resized(tile, shorter))
+            second = run(resize_tile(tile, shorter))
         except ModelError:
             continue
         for spec in strided:

@@ -10,8 +10,15 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
-from patchloom.errors import ArgumentError, MissingExtraError, ModelError, ModelNotFoundError, ModelOutputError
-from patchloom.prediction import predict
+from patchloom.errors import (
+    ArgumentError,
+    GeometryError,
+    MissingExtraError,
+    ModelError,
+    ModelNotFoundError,
+    ModelOutputError,
+)
+from patchloom.prediction import plan, predict
 from patchloom.prediction.models import OnnxModel, describe
 from patchloom.testing.model_conformance import ModelConformance
 
@@ -468,3 +475,99 @@ def test_missing_runtime(onnx_network, monkeypatch):
 
     with pytest.raises(MissingExtraError, match=r"'onnxruntime' is not installed: pip install \"patchloom\[onnx\]\""):
         OnnxModel(network)
+
+
+NHWC_POOL = (
+    "t = Transpose<perm = [0, 3, 1, 2]>(x) z = MaxPool<kernel_shape = [4, 2], strides = [4, 2]>(t) "
+    "y = Transpose<perm = [0, 2, 3, 1]>(z)"
+)
+FIXED_SIZES = {
+    "half": ("y = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(x)", (1, 2), 0),
+    "double": ("z = Concat<axis = 1>(x, x, x, x) y = DepthToSpace<blocksize = 2>(z)", (2, 1), 0),
+    "margin": ("y = MaxPool<kernel_shape = [17, 17]>(x)", (1, 1), 8),
+    "quarter and margin": (
+        "z = MaxPool<kernel_shape = [17, 17]>(x) y = MaxPool<kernel_shape = [4, 4], strides = [4, 4]>(z)",
+        (1, 4),
+        8,
+    ),
+}
+
+
+@pytest.mark.parametrize("size", [32, 48])
+@pytest.mark.parametrize("kind", FIXED_SIZES)
+def test_fixed_size(onnx_network, rng, kind, size):
+    """A network of one size declares whether an output is smaller by a factor or by a margin, which one size does not show."""
+    body, (up, down), margin = FIXED_SIZES[kind]
+    model = OnnxModel(onnx_network(f"float[1, 1, {size}, {size}]", body, "float[1, 1, A, B] y"))
+    image = rng.random((77, 90), np.float32)
+
+    result = predict(model, image, axes="YX", overlaps=2 * margin, padding="edge", progress=False)
+
+    padded = np.pad(image, [(margin, margin + (-side) % down) for side in image.shape], mode="edge")
+    if margin:
+        padded = sliding_window_view(padded, (17, 17)).max((2, 3))
+    rows, columns = (side // down for side in padded.shape)
+    expected = padded.reshape(rows, down, columns, down).max((1, 3)).repeat(up, 0).repeat(up, 1)
+    np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize(
+    ("signature", "body", "expected"),
+    [
+        ("float[N, 1, H, W]", "y = Neg(x)", ((1, 1), (1, 1), (1, 1))),
+        ("float[N, 1, H, W]", "y = MaxPool<kernel_shape = [3, 1]>(x)", ((3, 1), (1, 1), (1, 1))),
+        ("float[N, 1, D, H, W]", "y = MaxPool<kernel_shape = [1, 2, 4], strides = [1, 2, 4]>(x)", ((1, 2, 4),) * 3),
+        ("float[N, H, W, 1]", NHWC_POOL, ((4, 2),) * 3),
+        ("float[N, 1, 64, W]", "y = MaxPool<kernel_shape = [4, 2], strides = [4, 2]>(x)", (None, None, (4, 2))),
+        ("float[1, 1, 64, 48]", "y = MaxPool<kernel_shape = [4, 2], strides = [4, 2]>(x)", (None, None, (4, 2))),
+        ("float[N, C, H, W]", "y = Neg(x)", (None, None, None)),  # the number of channels is open
+        ("float[N, 1, H, W]", "s = NonZero(x) y = Neg(x) z = Cast<to = 1>(s)", (None, None, None)),  # not all shapes can be found
+        ("float[N, 1, H, W]", "s = Constant<value_ints = [1, 1, 64, 64]>() y = Reshape(x, s)", (None, None, None)),
+    ],
+)  # fmt: skip
+def test_size_rule(onnx_network, signature, body, expected):
+    """Sizes and strides are declared for each axis if the shapes show them."""
+    description = OnnxModel(onnx_network(signature, body, "float[E, F, G, H] y")).description
+
+    assert (description.min_size, description.size_step, description.origin_multiple) == expected
+
+
+def test_mirrored_padding(onnx_network):
+    """A network that pads by mirror images needs an image that is larger than the padding."""
+    network = onnx_network(
+        "float[N, 1, H, W]",
+        'p = Constant<value_ints = [0, 0, 3, 3, 0, 0, 3, 3]>() z = Pad<mode = "reflect">(x, p) '
+
+        "y = MaxPool<kernel_shape = [7, 7]>(z)",
+    )  # fmt: skip
+    model = OnnxModel(network)
+
+    assert model.description.min_size == (4, 4)
+    assert model(np.ones((1, 1, 4, 4), np.float32)).shape == (1, 1, 4, 4)
+
+
+def test_default_tiles(onnx_network, rng):
+    """A network whose sizes are known needs no patch size, and starts tiles on its stride."""
+    network = onnx_network("float[N, 1, H, W]", "y = MaxPool<kernel_shape = [8, 8], strides = [8, 8]>(x)")
+    image = rng.random((600, 530), np.float32)
+
+    prepared = plan(image, model=OnnxModel(network), axes="YX")
+
+    assert prepared.layout.patch_size == (512, 512)
+    assert {start % 8 for spec in prepared.tiling for start in spec["coords"]} == {0}
+    with pytest.raises(
+        GeometryError, match="patch_size is 100 along Y, but the model takes 8 and more in steps of 8: take 96"
+    ):
+        plan(image, model=OnnxModel(network), axes="YX", patch_size=100)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "bool", "float16"])
+def test_predicted_dtypes(onnx_network, rng, dtype):
+    """Images of the network's dtype are predicted in it."""
+    model = OnnxModel(onnx_network(f"{dtype}[N, 1, H, W]"))
+    image = (rng.random((40, 50)) > 0.5).astype(dtype)
+
+    result = predict(model, image, axes="YX", patch_size=16, overlaps=4, progress=False)
+
+    assert result.dtype == dtype
+    np.testing.assert_array_equal(result, image)

@@ -53,7 +53,7 @@ def describe_network(
     rules = _size_rules(graph, image=image, bound=bound, layout=layout, outputs=outputs, in_channels=in_channels) or []
     free_rules = [] if fixed else rules  # sizes of which only some axes are fixed have no rule
     only = outputs[0] if len(outputs) == 1 else None
-    scale = _declared_scale(rules, outputs) if rules and is_fixed else None
+    scale = _declared_scale(rules, outputs, fixed) if rules and is_fixed else None
     has_margin = any(any(rule.lacking.values()) for rule in rules)
     return ModelDescription(
         patch_size=tuple(fixed) if is_fixed else None,
@@ -125,11 +125,18 @@ def _size_rules(
     return find_size_rules(inference, [sizes[axis] for axis in axes])
 
 
-def _declared_scale(rules: Sequence[SizeRule], outputs: Sequence[ImageOutput]) -> tuple[Fraction, ...] | None:
-    """Return the scale of a network that accepts one size only and makes images smaller; one size does not show it."""
+def _declared_scale(
+    rules: Sequence[SizeRule], outputs: Sequence[ImageOutput], sizes: Sequence[int]
+) -> tuple[Fraction, ...] | None:
+    """Return the scale of a network that accepts one size only, if one size does not show it: of 64, 32 may be half, or lack a margin."""
     scales = {tuple(rule.scales[output.name] for rule in rules) for output in outputs}
     if len(scales) > 1:
         return None
     (scale,) = scales
     is_whole = all(min(factor.as_integer_ratio()) == 1 for factor in scale)
-    return scale if is_whole and min(scale) < 1 else None
+    lacking = [max(rule.lacking[output.name] for output in outputs) for rule in rules]
+    is_open = any(
+        factor < 1 or (lost and size % (size - lost) == 0)
+        for factor, lost, size in zip(scale, lacking, sizes, strict=True)
+    )
+    return scale if is_whole and is_open else None

@@ -216,18 +216,18 @@ def _moved_axes(
 
 def _integer_constants(onnx: Any, parsed: Any) -> dict[str, list[int]]:
     """Return the small constants of integers, by name."""
-    tensors = [(tensor.name, tensor) for tensor in parsed.initializer] + [
-        (node.output[0], attribute.t)
-        for node in parsed.node
-        if node.op_type == "Constant"
-        for attribute in node.attribute
-        if attribute.name == "value"
-    ]
-    return {
-        name: onnx.numpy_helper.to_array(tensor).ravel().tolist()
-        for name, tensor in tensors
+    found = {
+        tensor.name: onnx.numpy_helper.to_array(tensor).ravel().tolist()
+        for tensor in parsed.initializer
         if tensor.data_type == onnx.TensorProto.INT64
     }
+    for node in parsed.node:
+        for attribute in node.attribute if node.op_type == "Constant" else ():
+            if attribute.name == "value_ints":
+                found[node.output[0]] = list(attribute.ints)
+            elif attribute.name == "value" and attribute.t.data_type == onnx.TensorProto.INT64:
+                found[node.output[0]] = onnx.numpy_helper.to_array(attribute.t).ravel().tolist()
+    return found
 
 
 def _read_convolution(

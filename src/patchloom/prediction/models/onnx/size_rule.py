@@ -106,7 +106,7 @@ class ShapeInference:
             inferred = self._infer(self._model, strict_mode=True, data_prop=True)
         except Exception:  # noqa: BLE001  # its errors differ between versions of ONNX
             return None
-        values = [*inferred.graph.value_info, *inferred.graph.output]
+        values = [self._input, *inferred.graph.value_info, *inferred.graph.output]
         shapes = {value.name: _known_shape(value) for value in values}
         if any(min(shape, default=1) < 1 for shape in shapes.values()):
             return None
