@@ -15,7 +15,38 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patchloom.errors import ModelError, PatchloomError
 from patchloom.tensors.tensor_pixels import Tensor, load_torch, pixel_dtype_of, torch_dtype
+
+
+@contextmanager
+def device_failures() -> Iterator[None]:
+    """Raise the failure of a device as a `ModelError`: it computes behind the program, and fails whatever is called next.
+
+    Raises
+    ------
+    ModelError
+        If PyTorch raises, unless memory is short.
+
+    Examples
+    --------
+    >>> with device_failures():
+    ...     raise RuntimeError("CUDA error: unspecified launch failure")
+    Traceback (most recent call last):
+        ...
+    patchloom.errors.ModelError: the device failed while it computed predictions: CUDA error: unspecified launch failure
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, PatchloomError) or type(error).__name__ == "OutOfMemoryError":
+            raise
+        raise ModelError(f"the device failed while it computed predictions: {error}") from error
+
+
+def current_stream(device: Any) -> Any:
+    """Return the stream to which this thread gives work of a device; None if it has no streams."""
+    return load_torch().cuda.current_stream(device) if device.type == "cuda" else None
 
 
 class DeviceEvent:
@@ -35,10 +66,9 @@ class DeviceEvent:
         """Mark all work that this thread has given to a device so far."""
         if device.type != "cuda":
             return cls()
-        torch = load_torch()
         # Blocking: a thread that waits sleeps, instead of keeping a core busy.
-        event = torch.cuda.Event(blocking=True)
-        event.record(torch.cuda.current_stream(device))
+        event = load_torch().cuda.Event(blocking=True)
+        event.record(current_stream(device))
         return cls(event)
 
     def wait(self) -> None:
@@ -183,7 +213,7 @@ class BatchUploads:
             batch.copy_(known.host[:n_tiles], non_blocking=True)
             known.copied = DeviceEvent.now(self.device)
         if self.device.type == "cuda":
-            compute = torch.cuda.current_stream(self.device)
+            compute = current_stream(self.device)
             known.copied.hold_up(compute)
             batch.record_stream(compute)
         return batch

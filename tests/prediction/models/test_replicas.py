@@ -81,6 +81,31 @@ def test_failing_device(image: np.ndarray) -> None:
     assert threading.active_count() == before
 
 
+def test_series(image: np.ndarray) -> None:
+    """If one image of a series fails on a device, the others are finished."""
+    bad = image.copy()
+    bad[50, 50] = -9
+
+    def model(batch: np.ndarray) -> np.ndarray:
+        if batch.min() < 0:
+            raise ValueError("negative")
+        return np.sqrt(batch + 1)
+
+    with pytest.raises(pl.SeriesError, match="negative") as caught:
+        pl.predict(ReplicatedModel([model, model]), [image, bad, image], keep_going=True, **OPTIONS)
+    first, none, last = caught.value.results
+    assert none is None
+    assert first.tobytes() == last.tobytes() == expected_of(image).tobytes()
+
+
+def test_skipped_tiles(image: np.ndarray) -> None:
+    """Tiles that are skipped are not dealt out."""
+    image[:60] = 0
+    replicas = ReplicatedModel([Slow(0, [], 0), Slow(0, [], 1)])
+    found = pl.predict(replicas, image, skip="dark:0,fill=3", **OPTIONS)
+    assert found.tobytes() == expected_of(image, skip="dark:0,fill=3").tobytes()
+
+
 def test_resume_on_other_devices(image: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run on two devices that failed is resumed on one, to the bytes of a run that did not fail."""
     monkeypatch.setattr(block_grid, "CHUNK_SIZE", {2: 20, 3: 8})

@@ -76,12 +76,18 @@ class ModelTeam:
         """Yield batches in their order, while the replicas work on those after them."""
         pending: deque[tuple[BatchRead, Future[PredictedBatch]]] = deque()
         for read in reads:
-            pending.append((read, submit[read.slot % len(submit)](self._member(read.slot).predict, read)))
+            pending.append(
+                (read, submit[read.slot % len(submit)](self._member(read.slot).predict_for_another_thread, read))
+            )
             if len(pending) == _BATCHES_EACH * len(submit):
                 first, future = pending.popleft()
-                yield first, future.result
+                yield first, partial(_result, future)
         for first, future in pending:
-            yield first, future.result
+            yield first, partial(_result, future)
+
+
+def _result(future: Future[PredictedBatch]) -> PredictedBatch:
+    return future.result().wait()
 
 
 @contextmanager

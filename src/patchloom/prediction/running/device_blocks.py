@@ -16,7 +16,7 @@ from patchloom.prediction.postprocessing.steps import Postprocessing
 from patchloom.prediction.postprocessing.tensor_steps import convert_on_device, process_on_device
 from patchloom.prediction.running.progress import warn_user
 from patchloom.stitching.assembler import BlockAssembler
-from patchloom.tensors.device_stream import DeviceEvent, DeviceStream, HostCopies
+from patchloom.tensors.device_stream import DeviceEvent, DeviceStream, HostCopies, device_failures
 from patchloom.tensors.tensor_pixels import Pixels, Tensor, free_bytes, is_tensor, to_host
 
 _Step = Callable[[NDArray[Any]], NDArray[Any]]
@@ -88,14 +88,15 @@ class DeviceBlocks:
         """
         stream, copies = self._finishing_on(values.device)
         everything: Sequence[_Step] = [postprocess or partial(to_dtype, dtype=dtype, specs=[])]
-        with stream.used(*given):
+        with device_failures(), stream.used(*given):
             try:
                 processed, rest = _processed(values, postprocess, dtype) or (values, everything)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
                 processed, rest = values, everything
-            return reduce(lambda block, step: step(block), rest, copies.copy(processed, None if rest else buffer))
+            copied = copies.copy(processed, None if rest else buffer)
+        return reduce(lambda block, step: step(block), rest, copied)
 
     def _finishing_on(self, device: Any) -> tuple[DeviceStream, HostCopies]:
         """Return the stream for finished blocks and its memory; they belong to the thread that writes."""

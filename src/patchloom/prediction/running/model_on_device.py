@@ -19,7 +19,7 @@ from patchloom.prediction.running.batch_reads import BatchRead
 from patchloom.prediction.running.progress import warn_user
 from patchloom.prediction.running.tile_reading import specs_in_images
 from patchloom.specs.patch_specs import TileSpecs
-from patchloom.tensors.device_stream import BatchUploads
+from patchloom.tensors.device_stream import BatchUploads, DeviceEvent, current_stream, device_failures
 from patchloom.tensors.tensor_pixels import (
     Pixels,
     Tensor,
@@ -44,7 +44,9 @@ class NanCheck(NamedTuple):
 
     def refuse(self) -> None:
         """Raise an error that names the tiles with NaN, if there are any; waits for the device."""
-        found = [spec for spec, is_nan in zip(self.specs, self.is_nan.tolist(), strict=True) if is_nan]
+        with device_failures():
+            flags = self.is_nan.tolist()
+        found = [spec for spec, is_nan in zip(self.specs, flags, strict=True) if is_nan]
         if found:
             raise ModelOutputError(nan_refusal(found, self.dtype))
 
@@ -57,6 +59,14 @@ class PredictedBatch(NamedTuple):
     outputs: list[list[Pixels]]
     """For each output, the batch in parts `(B, C, (Z), Y, X)`, without margin."""
     checks: list[NanCheck]
+    marks: tuple[tuple[Any, DeviceEvent], ...] = ()
+    """When each device has computed them, if that was given to it by another thread."""
+
+    def wait(self) -> PredictedBatch:
+        """Let the streams of this thread wait until the predictions are computed; return them."""
+        for device, event in self.marks:
+            event.hold_up(current_stream(device))
+        return self
 
 
 NOTHING = PredictedBatch([], [], [])
@@ -91,7 +101,10 @@ class ModelOnDevice:
 
     def array(self, slot: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any] | None:
         """Return the array of a slot, to read a batch into; None if any array will do."""
-        return None if self._uploads is None else self._uploads.array(slot, shape, dtype)
+        if self._uploads is None:
+            return None
+        with device_failures():
+            return self._uploads.array(slot, shape, dtype)
 
     def release(self, read: BatchRead) -> None:
         """Note that all work on a batch has been given to the device."""
@@ -113,14 +126,17 @@ class ModelOnDevice:
         if read.tiles is None or read.pixels is None:
             return NOTHING
         specs = cast("list[TileSpecs]", read.tiles.to_specs())
-        pixels = read.pixels if self._uploads is None else self._uploads.upload(read.slot, len(specs))
+        pixels: Pixels = read.pixels
+        if self._uploads is not None:
+            with device_failures():
+                pixels = self._uploads.upload(read.slot, len(specs))
         predicted = PredictedBatch(specs, [[] for _ in self._plan.survey.outputs[specs[0]["data_idx"]]], [])
         start = 0
         while start < len(specs):
             portion = slice(start, start + self._portion)
             try:
                 self._predict_portion(pixels[portion], specs[portion], predicted)
-            except ModelError as error:
+            except (RuntimeError, MemoryError) as error:  # such as a ModelError
                 self._check_divisible(error, specs[portion])
             else:
                 start = portion.stop
@@ -130,6 +146,13 @@ class ModelOnDevice:
             pixels = self._pixels_again(read)
         return predicted
 
+    def predict_for_another_thread(self, read: BatchRead) -> PredictedBatch:
+        """Run the model on a batch; `PredictedBatch.wait` then lets the streams of another thread wait for the result."""
+        predicted = self.predict(read)
+        tensors = [part for parts in predicted.outputs for part in parts if is_tensor(part)]
+        marks = {tensor.device: DeviceEvent.now(tensor.device) for tensor in tensors}
+        return predicted._replace(marks=tuple(marks.items()))
+
     def _predict_portion(self, pixels: Pixels, specs: Sequence[TileSpecs], predicted: PredictedBatch) -> None:
         layout = self._plan.layout
         named = specs_in_images(layout, specs)
@@ -138,10 +161,10 @@ class ModelOnDevice:
         )
         output_specs = self._plan.survey.outputs[specs[0]["data_idx"]]
         check_predictions(predictions, output_specs, layout.patch_size, named)
-        for output_spec, parts in zip(output_specs, predicted.outputs, strict=True):
-            core, check = self._without_margin(predictions[output_spec.name], output_spec, named)
+        finished = [self._without_margin(predictions[spec.name], spec, named) for spec in output_specs]
+        for (core, checks), parts in zip(finished, predicted.outputs, strict=True):
             parts.append(core)
-            predicted.checks.extend(check)
+            predicted.checks.extend(checks)
 
     def _without_margin(
         self, prediction: Pixels, output_spec: OutputSpec, specs: Sequence[TileSpecs]
@@ -161,7 +184,7 @@ class ModelOnDevice:
         refuse_nan(core, dtype, specs)
         return core, []
 
-    def _check_divisible(self, error: ModelError, specs: Sequence[TileSpecs]) -> None:
+    def _check_divisible(self, error: Exception, specs: Sequence[TileSpecs]) -> None:
         """Raise an error, unless it is one of memory, and the model can be given fewer tiles at once."""
         if not is_out_of_memory(error):
             raise error
