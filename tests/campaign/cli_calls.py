@@ -93,6 +93,7 @@ COMMON = {
     "voxel_size": texts(
         word="a", empty="", zero="0", negative="-1", gap="1,,1", nan="nan", four="1,1,1,1", three="1,1,1"
     ),
+    "pixel_size": texts(word="a", empty="", zero="0", negative="-1", unknown="0.5", undeclared="model", four="1,1,1,1"),
     "patch_size": VOXELS,
     "overlaps": texts(
         word="a", comma=",", negative="-1,-1", fraction="1.5,8", huge=f"{10**30},{10**30}", large="32,32"

@@ -20,6 +20,8 @@ ARGUMENTS: list[dict[str, Any]] = [
     {},
     {"patch_size": 64, "overlaps": (8, 8), "origin_multiple": [1, 16, 16], "padding": "wrap"},
     {"channels": ["DAPI", 1, "1"]},
+    {"pixel_size": (1, 0.5, 0.5)},
+    {"pixel_size": "model"},
     {"region": {"y": ("1.5um", "8 µm"), "t": 3, "x": (None, 40)}, "voxel_size": (0.5, 0.25)},
     {"blend": "hann", "seams": "grid", "batch_size": 4, "memory_limit": 10**9},
     {"normalize": MeanStd("channel"), "postprocess": Argmax()},

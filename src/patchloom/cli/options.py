@@ -133,6 +133,16 @@ VoxelSize = Annotated[
         rich_help_panel=IMAGES,
     ),
 ]
+PixelSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|[Z,]Y,X|model",
+        help="Size of a pixel that the model was trained on, in micrometers, or model for the size that it declares. Tiles are "
+        "resampled to it and predictions back; --patch-size and --overlaps are then in pixels of the model. Default: the model "
+        "gets the voxels of the image.",
+        rich_help_panel=IMAGES,
+    ),
+]
 Normalize = Annotated[
     str | None,
     typer.Option(

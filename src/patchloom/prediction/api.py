@@ -39,6 +39,7 @@ def predict(
     channels: int | str | Sequence[int | str] | None = None,
     region: str | Mapping[str, Any] | None = None,
     voxel_size: float | str | Sequence[float] | None = None,
+    pixel_size: float | str | Sequence[float] | None = None,
     normalize: str | NormalizationMethod | Sequence[Normalization] | None = None,
     denormalize: bool | None = None,
     patch_size: int | Sequence[int] | None = None,
@@ -105,6 +106,15 @@ def predict(
     voxel_size : float, str or sequence of float, optional
         Size of a voxel of the images in micrometers: one number for all spatial axes, or `(z,) y, x`. It replaces that of the
         metadata, also in the output. If None, as the metadata declare.
+    pixel_size : float, str or sequence of float, optional
+        Size of a pixel of the images that the model was trained on, in micrometers: one number, or `(z,) y, x`; or `"model"`
+        for the size that the model declares. Each tile is resampled to this size for the model, and its prediction back to
+        the voxels of the image, so the output has the size of the image, and no resampled image is stored. Interpolation is
+        linear, with anti-aliasing where there are fewer pixels afterwards; integers and truth values that the model returns
+        are labels, of which the nearest is taken. The ratio of both sizes is rounded to small whole numbers, by at most 2 %;
+        the plan shows it. `patch_size`, `overlaps` and `origin_multiple` are then those of the model, in its pixels; the voxels
+        that interpolation needs are added to the overlap. All images of a series must have the same voxel size. If None, the
+        model gets the voxels of the image.
     normalize : MeanStd, Percentiles, str or sequence of Normalization, optional
         Normalize each image by statistics of the whole image, which is read once more for this: `MeanStd(per="channel")`,
         `Percentiles(1, 99.8, per="sample")`, or as text `"mean_std/channel"`, `"percentiles:1,99.8/sample"`. With
@@ -234,6 +244,7 @@ def predict(
         channels=channels,
         region=region,
         voxel_size=voxel_size,
+        pixel_size=pixel_size,
         patch_size=patch_size,
         overlaps=overlaps,
         blend=blend,
@@ -270,6 +281,7 @@ def plan(
     channels: int | str | Sequence[int | str] | None = None,
     region: str | Mapping[str, Any] | None = None,
     voxel_size: float | str | Sequence[float] | None = None,
+    pixel_size: float | str | Sequence[float] | None = None,
     normalize: str | NormalizationMethod | Sequence[Normalization] | None = None,
     denormalize: bool | None = None,
     patch_size: int | Sequence[int] | None = None,
@@ -296,9 +308,9 @@ def plan(
         The images, as in `predict`.
     model : callable, optional
         Only what it declares is used: its tile size, overlap and channels.
-    axes, channels, region, voxel_size, normalize, denormalize, patch_size, overlaps, blend, seams, origin_multiple, padding
+    axes, channels, region, voxel_size, pixel_size, normalize, denormalize, patch_size, overlaps, blend, seams
         As in `predict`.
-    batch_size, n_draws, skip, memory_limit, postprocess
+    origin_multiple, padding, batch_size, n_draws, skip, memory_limit, postprocess
         As in `predict`.
     measure : bool
         Whether to read pixels: to measure the images if they are to be normalized, and to infer the outputs of the model by
@@ -327,6 +339,7 @@ def plan(
         channels=channels,
         region=region,
         voxel_size=voxel_size,
+        pixel_size=pixel_size,
         patch_size=patch_size,
         overlaps=overlaps,
         blend=blend,

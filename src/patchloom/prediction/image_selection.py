@@ -180,6 +180,22 @@ def parse_sizes(name: str, value: Any) -> VoxelSize | None:
     return sizes[0] if len(sizes) == 1 else sizes
 
 
+def parse_pixel_size(value: Any) -> VoxelSize | str | None:
+    """Parse the argument `pixel_size` of `predict`: sizes in micrometers, or `"model"` for those that the model declares.
+
+    Raises
+    ------
+    ArgumentError
+        If it is something else.
+
+    Examples
+    --------
+    >>> parse_pixel_size("model"), parse_pixel_size("0.2,0.2")
+    ('model', (0.2, 0.2))
+    """
+    return value if isinstance(value, str) and value == "model" else parse_sizes("pixel_size", value)
+
+
 def metadata_of(image: ImageStack, voxel_size: VoxelSize | None = None) -> ImageMetadata:
     """Return the metadata of an image, with voxel sizes that are given.
 

@@ -21,7 +21,13 @@ from patchloom.geometry.padding import Padding, check_padding
 from patchloom.geometry.tile_rule import Seams
 from patchloom.local_paths import normalize_path
 from patchloom.prediction.image_region import ImageRegion, parse_region
-from patchloom.prediction.image_selection import Channels, VoxelSize, parse_channels, parse_sizes
+from patchloom.prediction.image_selection import (
+    Channels,
+    VoxelSize,
+    parse_channels,
+    parse_pixel_size,
+    parse_sizes,
+)
 from patchloom.prediction.models.model import ModelDescription
 from patchloom.prediction.normalization.methods import NormalizationMethod, parse_method
 from patchloom.prediction.normalization.normalization import Normalization
@@ -68,6 +74,7 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "channels": parse_channels,
     "region": parse_region,
     "voxel_size": partial(parse_sizes, "voxel_size"),
+    "pixel_size": parse_pixel_size,
     "patch_size": partial(per_axis, "patch_size", least=1),
     "overlaps": partial(per_axis, "overlaps", least=0),
     "origin_multiple": partial(per_axis, "origin_multiple", least=1),
@@ -108,6 +115,7 @@ class PredictionRequest:
     channels: Channels | None = None
     region: ImageRegion | None = None
     voxel_size: VoxelSize | None = None
+    pixel_size: VoxelSize | str | None = None
     patch_size: PerAxis | None = None
     overlaps: PerAxis | None = None
     origin_multiple: PerAxis | None = None

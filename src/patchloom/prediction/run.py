@@ -15,6 +15,7 @@ from patchloom.image_stacks import ImageStack, SourceWatch, whole_stack
 from patchloom.prediction.models.model import Model, describe
 from patchloom.prediction.models.monte_carlo_model import MonteCarloModel
 from patchloom.prediction.models.replicas import ReplicatedModel, replicas_of
+from patchloom.prediction.models.rescaling.rescaled_model import RescaledModel
 from patchloom.prediction.normalization.measuring import measure_images, n_voxels_read
 from patchloom.prediction.output.checks import check_outputs
 from patchloom.prediction.output.claim import claim_output, run_ledger
@@ -24,6 +25,7 @@ from patchloom.prediction.output.writer import OutputWriter, Result
 from patchloom.prediction.output_inference import infer_outputs
 from patchloom.prediction.planning.fit import check_fits, checked_layout, make_plan
 from patchloom.prediction.planning.plan import Plan
+from patchloom.prediction.planning.tile_layout import TileLayout
 from patchloom.prediction.request import PredictionRequest, RunOptions
 from patchloom.prediction.running.engine import Engine
 from patchloom.prediction.running.image_report import report_images, show_reports
@@ -181,7 +183,8 @@ def complete_plan(
             measured = measure_images(images, normalize, survey.memory_limit, advance)
         survey = replace(survey, normalizations=measured)
     if model is not None and not survey.outputs:
-        outputs = infer_outputs(replace(layout, survey=survey), stacks, model, keep_going=keep_going)
+        layout = replace(layout, survey=survey)
+        outputs = infer_outputs(layout, stacks, _at_its_pixels(model, layout), keep_going=keep_going)
         survey = replace(survey, outputs=outputs)
     return make_plan(request, survey)
 
@@ -214,6 +217,15 @@ def with_draws(model: Model, request: PredictionRequest) -> Model:
     return drawn[0] if len(drawn) == 1 else ReplicatedModel(tuple(drawn))
 
 
+def _at_its_pixels(model: Model, layout: TileLayout) -> Model:
+    """Return a model that gets tiles in voxels of the images: the model itself, or one that resamples them for it."""
+    steps = layout.survey.pixel_steps
+    if steps is None:
+        return model
+    rescaled = [RescaledModel(replica, steps, layout.network_size) for replica in replicas_of(model)]
+    return rescaled[0] if len(rescaled) == 1 else ReplicatedModel(tuple(rescaled))
+
+
 def _settings(request: PredictionRequest, options: RunOptions, survey: Survey) -> dict[str, Any]:
     """Return what makes two runs the same, besides the model and the contents of the images, as plain values."""
     asked = request.to_dict()
@@ -223,6 +235,8 @@ def _settings(request: PredictionRequest, options: RunOptions, survey: Survey) -
     settings = {"sources": [facts.identity for facts in survey.stacks], **asked, **written}
     if request.region is not None:  # lengths depend on voxel sizes, which may be those of an array
         settings["region in voxels"] = [facts.region for facts in survey.stacks]
+    if request.pixel_size is not None:
+        settings["voxels for a pixel"] = survey.pixel_steps and list(map(str, survey.pixel_steps))
     for name, least in (("patch_size", 1), ("overlaps", 0), ("origin_multiple", 1), ("chunks", 1)):
         if settings[name] is not None:
             settings[name] = one_per_axis(name, settings[name], survey.n_dims, least=least)
@@ -285,7 +299,8 @@ def run_plan(
     try:
         with writer:
             writer.finalize_complete()
-            engine = Engine(plan, stacks, model, writer, keep_going=options.keep_going, wait_for=monitor.wait_for)
+            rescaled = _at_its_pixels(model, plan.layout)
+            engine = Engine(plan, stacks, rescaled, writer, keep_going=options.keep_going, wait_for=monitor.wait_for)
             total = plan.n_tiles_computed if not writer.n_kept else engine.count_tiles()
             with monitor.phase("tiles", total, model_seconds=engine.times.of_model) as advance:
                 engine.run(advance)

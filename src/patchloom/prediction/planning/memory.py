@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 
 from patchloom.extraction.chunk_cache import READ_TOGETHER
 from patchloom.extraction.rescaling import is_exact_in_float32
@@ -93,7 +93,7 @@ def estimate_memory(layout: TileLayout, blocks: Sequence[BlockGrid], schedules: 
     prediction = open_blocks = writing = 0
     for data_idx, (grid, schedule) in enumerate(zip(blocks, schedules, strict=True)):
         of_tile, of_block, of_write = _bytes_of_one(layout, data_idx, grid)
-        prediction = max(prediction, 2 * layout.batch_size * of_tile)
+        prediction = max(prediction, 2 * layout.batch_size * of_tile + _bytes_of_rescaling(layout, data_idx))
         open_blocks = max(open_blocks, schedule.n_open * of_block)
         writing = max(writing, of_write)
     wanted_cache = _wanted_cache(layout.survey)
@@ -132,6 +132,20 @@ def _bytes_of_batches(layout: TileLayout) -> int:
     if not ahead:
         return batch + looked_at
     return looked_at + (ahead + 1) * batch + max([batch, *(_decoded_bytes(layout, facts) for facts in layout.stacks)])
+
+
+def _bytes_of_rescaling(layout: TileLayout, data_idx: int) -> int:
+    """Return the bytes of a batch in pixels of the network, of its predictions, and of one channel that is resampled; 0 if none is."""
+    if layout.survey.pixel_steps is None:
+        return 0
+    pixels, channels = prod(layout.network_size), layout.stacks[data_idx].data_shape[1]
+    of_tile = channels * pixels * layout.batch_dtype(data_idx).itemsize
+    for spec in layout.outputs(data_idx):
+        of_tile += spec.n_channels * prod(spec.scale_size(layout.network_size)) * spec.dtype.itemsize
+    # One axis after the other: before, after and a product, of real or complex numbers.
+    scale = max(prod(spec.scale) for spec in layout.outputs(data_idx))
+    of_channel = prod(map(max, layout.network_size, layout.patch_size)) * max(1, ceil(scale)) * 8
+    return layout.batch_size * of_tile + 4 * of_channel
 
 
 def _decoded_bytes(layout: TileLayout, facts: StackFacts) -> int:

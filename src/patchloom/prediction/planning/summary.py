@@ -43,6 +43,9 @@ def summarize_plan(plan: Plan) -> dict[str, Any]:
         "channels": None if request.channels is None else list(request.channels),
         "region": None if request.region is None else str(request.region),
         "voxel_size": request.voxel_size,
+        "pixel_size": request.pixel_size,
+        "voxels_per_pixel": plan.survey.pixel_steps and list(map(str, plan.survey.pixel_steps)),
+        "network_size": list(layout.network_size),
         "patch_size": list(layout.patch_size),
         "overlaps": list(_overlaps(plan)),
         "origin_multiple": list(plan.tiling.origin_multiple),
@@ -120,6 +123,7 @@ def _facts(plan: Plan) -> dict[str, str]:
     again_by_block = f", {as_size(by_block)} if each block decodes its chunks again" if by_block > whole else ""
     return {
         **({"channels": ", ".join(map(str, request.channels))} if request.channels is not None else {}),
+        **_network_facts(plan),
         "tile": f"{as_shape(plan.layout.patch_size)}, overlap {as_shape(_overlaps(plan))}, {seams}{stride}",
         "tiles": f"{plan.n_tiles}" + (f", {again:.1%} of them computed again for a second block" if again else ""),
         "blocks": f"{plan.n_blocks}, each written once",
@@ -130,6 +134,15 @@ def _facts(plan: Plan) -> dict[str, str]:
         "peak memory": f"{as_size(plan.memory.total)} plus the memory of the model{assumed}",
         "fingerprint": _fingerprint(plan),
     }
+
+
+def _network_facts(plan: Plan) -> dict[str, str]:
+    """Describe how tiles are resampled for the network, if they are."""
+    steps, size = plan.survey.pixel_steps, as_shape(plan.layout.network_size)
+    if steps is None:
+        return {}
+    ratio = " × ".join(map(str, steps))
+    return {"network": f"tiles of {size} pixels, each {ratio} voxels of the image; resampled there and back"}
 
 
 def _image_lines(plan: Plan, data_idx: int) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import lcm
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from patchloom.patching.region_tiling import RegionTiling, TileRegion
 from patchloom.prediction.models.model import ModelDescription, size_rule
 from patchloom.prediction.models.monte_carlo_model import MEAN, STD
 from patchloom.prediction.models.outputs import OutputSpec
+from patchloom.prediction.models.rescaling.rescaled_model import PixelGrid
 from patchloom.prediction.planning.blocks import choose_seams
 from patchloom.prediction.request import PredictionRequest
 from patchloom.prediction.stack_facts import StackFacts
@@ -43,6 +44,9 @@ class TileLayout:
 
     tiling: TiledPatching = field(repr=False, compare=False)
     """The tiles of the whole series, without the margin that the model's output does not cover."""
+
+    network_size: tuple[int, ...]
+    """Size of the tiles that the network gets, in its own pixels; that of the tiles if they are not resampled for it."""
 
     margin: tuple[int, ...]
     """Voxels that are read around each tile, because the model's output lacks them."""
@@ -144,20 +148,8 @@ def lay_out_tiles(request: PredictionRequest, survey: Survey) -> TileLayout:
         If sizes make no sense, do not fit the images, or contradict the model.
     """
     model, n_dims = survey.model, len(survey.stacks[0].data_shape) - 2
-    largest = [max(facts.data_shape[2 + axis] for facts in survey.stacks) for axis in range(n_dims)]
-    size = tile_size(request.patch_size, model, largest)
     margin, coarsest = _margin_and_coarsest(survey.outputs, n_dims)
-    multiples = one_per_axis("origin_multiple", request.origin_multiple or model.origin_multiple or 1, n_dims, least=1)
-    if request.overlaps is not None:
-        shared = one_per_axis("overlaps", request.overlaps, n_dims, least=0)
-    elif model.overlaps is not None:
-        # Along an axis that one tile covers there are no neighbors, and the overlap may be larger than the tile.
-        shared = tuple(
-            voxels if side < covered else min(voxels, max(0, side - multiple))
-            for voxels, side, covered, multiple in zip(model.overlaps, size, largest, multiples, strict=True)
-        )
-    else:
-        shared = tuple(max(side // 4, 2 * lost) for side, lost in zip(size, margin, strict=True))
+    network_size, (size, shared, multiples) = _sizes(request, survey, margin)
     data_shapes = [facts.data_shape for facts in survey.stacks]
     tiling = _tiling(
         request,
@@ -173,10 +165,70 @@ def lay_out_tiles(request: PredictionRequest, survey: Survey) -> TileLayout:
         request,
         survey,
         tiling,
+        network_size,
         margin,
         batch_size=whole_number("batch_size", _batch_size(request, model), least=1),
         blend_dtype=None if request.blend is None else blend_dtype(tiling.rules, [shape[2:] for shape in data_shapes]),
     )
+
+
+class _Sizes(NamedTuple):
+    """What tiles are placed by, `(z,) y, x`."""
+
+    size: tuple[int, ...]
+    shared: tuple[int, ...]
+    multiples: tuple[int, ...]
+
+
+def _sizes(request: PredictionRequest, survey: Survey, margin: Sequence[int]) -> tuple[tuple[int, ...], _Sizes]:
+    """Return the size of the tiles that the network gets, in its pixels, and the sizes of tiles in voxels of the images."""
+    model, n_dims = survey.model, len(margin)
+    grid = PixelGrid(survey.pixel_steps or (Fraction(1),) * n_dims)
+    largest = [max(facts.data_shape[2 + axis] for facts in survey.stacks) for axis in range(n_dims)]
+    covered = grid.pixels_of(largest)
+    size = tile_size(request.patch_size, model, covered)
+    multiples = one_per_axis("origin_multiple", request.origin_multiple or model.origin_multiple or 1, n_dims, least=1)
+    rescaled = survey.pixel_steps is not None
+    if request.overlaps is not None:
+        shared = one_per_axis("overlaps", request.overlaps, n_dims, least=0)
+    elif model.overlaps is not None:
+        shared = model.overlaps if rescaled else _fitting(_Sizes(size, model.overlaps, multiples), covered)
+    else:
+        shared = tuple(
+            side // 4 if rescaled else max(side // 4, 2 * lost) for side, lost in zip(size, margin, strict=True)
+        )
+    if not rescaled:
+        return size, _Sizes(size, shared, multiples)
+    in_voxels = _Sizes(grid.tile_size(size), grid.overlaps(shared), grid.origin_multiples(multiples))
+    shared = tuple(map(max, in_voxels.shared, (2 * lost for lost in margin)))
+    in_voxels = in_voxels._replace(shared=_fitting(in_voxels._replace(shared=shared), largest))
+    for axis, side, voxels, multiple in zip(spatial_axes(n_dims), *in_voxels, strict=True):
+        if voxels > side - multiple:
+            raise GeometryError(
+                f"tiles of {as_text(size)} pixels of the network are {as_text(in_voxels.size)} voxels of the image, and share "
+                f"{voxels} along {axis}, for the overlap and for interpolation, which leaves no step of {multiple}: take a larger "
+                "patch_size or smaller overlaps"
+            )
+    return size, in_voxels
+
+
+def _fitting(sizes: _Sizes, covered: Sequence[int]) -> tuple[int, ...]:
+    """Return overlaps, except along an axis that one tile covers: there are no neighbors, and the overlap may be larger than the tile."""
+    return tuple(
+        voxels if side < size else min(voxels, max(0, side - multiple))
+        for side, voxels, multiple, size in zip(*sizes, covered, strict=True)
+    )
+
+
+def as_text(sizes: Sequence[int]) -> str:
+    """Write sizes for a message.
+
+    Examples
+    --------
+    >>> as_text((64, 48))
+    '64 × 48'
+    """
+    return " × ".join(map(str, sizes))
 
 
 def _batch_size(request: PredictionRequest, model: ModelDescription) -> int:

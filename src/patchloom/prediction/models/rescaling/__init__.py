@@ -1,0 +1,1 @@
+"""Models that run at another pixel size than that of the image."""
