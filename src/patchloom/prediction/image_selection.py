@@ -181,7 +181,7 @@ def parse_sizes(name: str, value: Any) -> VoxelSize | None:
 
 
 def parse_pixel_size(value: Any) -> VoxelSize | str | None:
-    """Parse the argument `pixel_size` of `predict`: sizes in micrometers, or `"model"` for those that the model declares.
+    """Parse the argument `pixel_size` of `predict`: sizes in micrometers, or `"model"` for the sizes of the model's description.
 
     Raises
     ------

@@ -225,7 +225,7 @@ def _ratios(stack: ImageStack, request: PredictionRequest, sizes: Mapping[str, f
     unknown = ", ".join(axis for axis, length in lengths.items() if length is None)
     if unknown:
         raise GeometryError(
-            f"pixel_size is given, but {stack.source} contains no voxel size along {unknown}: give voxel_size= (--voxel-size) in "
+            f"pixel_size is {request.pixel_size}, but {stack.source} contains no voxel size along {unknown}: give voxel_size= (--voxel-size) in "
             "micrometers"
         )
     return tuple(pixel_ratio(sizes[axis] * 1e-6 / length) for axis, length in lengths.items() if length is not None)

@@ -127,7 +127,7 @@ def _resample_axis(values: NDArray[Any], axis: int, grid: Grid) -> NDArray[Any]:
 
 @lru_cache(maxsize=256)
 def _weights(step: Fraction, shift: Fraction) -> tuple[tuple[int, ...], NDArray[np.float64]]:
-    """Return for each sample of a period the first sample before that it depends on, and the weights of those that follow.
+    """Return for each sample of a period the first sample before that it depends on, and the weights of this one and the next ones.
 
     Parameters
     ----------
