@@ -11,6 +11,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import tifffile
 
 import patchloom as pl
 
@@ -52,6 +53,42 @@ def test_run(name: str, n_trainings: int, tmp_path: Path):
 
     picture = importlib.import_module("matplotlib.image").imread(tmp_path / "results" / f"{name}.png")
     assert picture[..., :3].std() > 0.1, "the picture is blank"
+
+
+def code_of(text: str) -> str:
+    """Return the code of an example, without its docstring."""
+    return text[text.index("import torch") :].strip()
+
+
+def test_twenty_lines():
+    """From training to prediction takes at most twenty lines, which the document shows as they are."""
+    code = code_of((EXAMPLES / "train_save_predict.py").read_text("utf-8"))
+    assert len([line for line in code.splitlines() if line.strip()]) <= 20
+    assert f"```python\n{code}\n```" in (EXAMPLES.parent / "docs" / "training.md").read_text("utf-8")
+
+
+def test_train_save_predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator):
+    """The example removes most of the noise, and the command line predicts the same from the saved network."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("noisy", "clean"):
+        Path(folder).mkdir()
+    for number in range(3):
+        waves = [np.sin(np.arange(size) / scale) for size, scale in ((150, 9), (130, 6))]
+        clean = 1000 + 300 * np.multiply.outer(*waves).astype(np.float32)
+        tifffile.imwrite(f"clean/{number}.tif", clean)
+        tifffile.imwrite(f"noisy/{number}.tif", clean + rng.normal(0, 150, clean.shape).astype(np.float32))
+    run = [sys.executable, "-W", "error"]
+    subprocess.run([*run, str(EXAMPLES / "train_save_predict.py")], check=True, capture_output=True)
+    command = ["-m", "patchloom", "predict", "noisy/1.tif", "--model", "denoiser.pt2", "-o", "one.npy"]
+    subprocess.run([*run, *command, "--device", "cpu"], check=True, capture_output=True)
+
+    one = np.load("one.npy")
+    (denoised,) = pl.open_stacks("denoised/1.ome.zarr")
+    whole = pl.PatchExtractor([denoised]).extract_batch(pl.WholeSamplePatching([denoised.data_shape]))[0, 0]
+    np.testing.assert_allclose(one, whole, rtol=1e-6)
+    clean, noisy = (tifffile.imread(f"{folder}/1.tif") for folder in ("clean", "noisy"))
+    assert np.std(one - clean) < np.std(noisy - clean) / 2
+    assert one.mean() == pytest.approx(clean.mean(), rel=0.02)
 
 
 @pytest.fixture

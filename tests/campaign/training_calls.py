@@ -491,6 +491,18 @@ entry(
     pin_memory=FLAG,
 )
 entry(
+    "SaveModel",
+    lambda: (
+        pt.SaveModel,
+        {"path": "net.pt2", "network": "net", "dataset": None, "every_n_epochs": None, "options": {}},
+    ),
+    path=OUTPUT_PATH,
+    network=TEXT.accepting("empty text", because="the attribute is looked up when a training begins"),
+    every_n_epochs=optional(whole(1, huge=False)),
+    free={"dataset": "checked when a training begins", "options": "checked when a training begins"},
+    words={"path": ("path", "end in", "folder")},
+)
+entry(
     "StitchingWriter",
     lambda: (pt.StitchingWriter, {"output": None, "blend": "hann", "pyramid": "mean", "overwrite": False}),
     output=optional(OUTPUT_PATH).accepting(

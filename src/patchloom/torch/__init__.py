@@ -24,6 +24,7 @@ from patchloom.torch.saving.save_model import save_model  # noqa: E402
 
 _OF_LIGHTNING = {
     "PatchDataModule": "patchloom.torch.data_module",
+    "SaveModel": "patchloom.torch.model_saver",
     "StitchingWriter": "patchloom.torch.stitching_writer",
 }
 
