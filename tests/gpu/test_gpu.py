@@ -74,10 +74,10 @@ def test_does_not_wait(blend: Any) -> None:
     model = pl.TorchModel(network(), precision="bfloat16")
     options = {"axes": "YX", "patch_size": 64, "overlaps": 16, "batch_size": 4, "blend": blend}
     planned = pl.plan(image, model=model, measure=True, **options)
-    expected = planned.run(model, progress=False)
+    expected = planned.run(model, sources=image, progress=False)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        found = planned.run(model, progress=False)
+        found = planned.run(model, sources=image, progress=False)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert found.tobytes() == expected.tobytes()
