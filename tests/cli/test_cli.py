@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 from patchloom import __version__
 from patchloom.cli import app
+from patchloom.prediction import predict
 from patchloom.prediction.planning import fit
 from patchloom.stitching import block_grid
 
@@ -125,6 +126,34 @@ def test_plan(workplace: Path) -> None:
     assert (facts["tiles"], facts["blocks"], facts["source_bytes"]) == (15, 1, 2400)
     assert facts["sources"][0]["tiles"] == [5, 3]
     assert sorted(workplace.rglob("*")) == before
+
+
+def test_selection(workplace: Path) -> None:
+    """Channels, a region and a pixel size are those of `predict`, and the plan shows them."""
+    image = tifffile.imread(workplace / "img2.tif")
+    tifffile.imwrite(workplace / "two.tif", np.stack([image, 255 - image]), metadata={"axes": "CYX"})
+    chosen = ("--channels", "1", "--region", "y=10:50,x=2um:7.5um", "--voxel-size", "0.25,0.25")
+    result = run("predict", "two.tif", "--model", "my_model:invert", "-o", "out.ome.zarr", *TILES, *chosen)
+    assert result.exit_code == 0, result.output
+    assert np.array_equal(zarr.open_group(workplace / "out.ome.zarr", mode="r")["0"][0], image[10:50, 8:30])
+    result = run("plan", "two.tif", *TILES, *chosen, "--pixel-size", "0.5")
+    assert result.exit_code == 0, result.output
+    for text in (
+        "channels         1",
+        "region Y 10:50, X 8:30",
+        "network          tiles of 16 × 16 pixels, each 2 × 2 voxels",
+    ):
+        assert text in result.stdout
+    rescaled = ("--voxel-size", "0.25", "--pixel-size", "0.5")
+    result = run("predict", "img2.tif", "--model", "my_model:same", "-o", "rescaled.npy", *TILES, *rescaled)
+    assert result.exit_code == 0, result.output
+    expected = predict(
+        lambda batch: batch, image, axes="YX", patch_size=16, overlaps=4, voxel_size=0.25, pixel_size=0.5
+    )
+    assert np.array_equal(np.load(workplace / "rescaled.npy"), expected)
+    result = run("predict", "img2.tif", "--model", "my_model:same", "-o", "x.npy", *TILES, "--region", "y=3:100")
+    assert result.exit_code == 2
+    assert "img2.tif has size 60 along Y" in result.stderr
 
 
 def test_info(workplace: Path) -> None:

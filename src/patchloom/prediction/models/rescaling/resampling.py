@@ -108,21 +108,33 @@ def _resample_axis(values: NDArray[Any], axis: int, grid: Grid) -> NDArray[Any]:
     lead = max(0, -(base + min(first)))
     n_periods = -(-n_after // period)
     reach = base + max(first) + weights.shape[1] + (n_periods - 1) * skipped + 1
-    before = np.moveaxis(values, axis, 0)
-    padded = np.zeros((lead + max(reach, n_before), *before.shape[1:]), values.dtype)
-    padded[lead : lead + n_before] = before
-    after = np.zeros((n_periods * period, *before.shape[1:]), values.dtype)
+    shape = list(values.shape)
+    shape[axis] = lead + max(reach, n_before)
+    padded = np.zeros(shape, values.dtype)
+    padded[_along(axis, slice(lead, lead + n_before))] = values
+    shape[axis] = n_periods * period
+    after = np.empty(shape, values.dtype)
+    shape[axis] = n_periods
+    product = np.empty(shape, values.dtype)
     for phase, (start, of_phase) in enumerate(zip(first, weights, strict=True)):
-        total = after[phase::period]
-        for tap, weight in enumerate(of_phase.tolist()):
-            if weight:
-                place = lead + base + start + tap
-                total += padded[place : place + (n_periods - 1) * skipped + 1 : skipped] * values.dtype.type(weight)
-    after = after[:n_after]
+        total = after[_along(axis, slice(phase, None, period))]
+        taps = [(tap, values.dtype.type(weight)) for tap, weight in enumerate(of_phase.tolist()) if weight]
+        for number, (tap, weight) in enumerate(taps):
+            place = lead + base + start + tap
+            pixels = padded[_along(axis, slice(place, place + (n_periods - 1) * skipped + 1, skipped))]
+            if number:
+                total += np.multiply(pixels, weight, out=product)
+            else:
+                np.multiply(pixels, weight, out=total)
+    after = after[_along(axis, slice(0, n_after))]
     inside = _inside(first, weights, base, (skipped, n_after, n_before))
     for number in np.flatnonzero(inside < 1):
-        after[number] /= after.dtype.type(inside[number])
-    return np.moveaxis(after, 0, axis)
+        after[_along(axis, slice(number, number + 1))] /= after.dtype.type(inside[number])
+    return after
+
+
+def _along(axis: int, part: slice) -> tuple[slice, ...]:
+    return (*(slice(None),) * axis, part)
 
 
 @lru_cache(maxsize=256)
