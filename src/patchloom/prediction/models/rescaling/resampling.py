@@ -128,8 +128,8 @@ def _resample_axis(values: NDArray[Any], axis: int, grid: Grid) -> NDArray[Any]:
                 np.multiply(pixels, weight, out=total)
     after = after[_along(axis, slice(0, n_after))]
     inside = _inside(first, weights, base, (skipped, n_after, n_before))
-    for number in np.flatnonzero(inside < 1):
-        after[_along(axis, slice(number, number + 1))] /= after.dtype.type(inside[number])
+    for sample in np.flatnonzero(inside < 1).tolist():
+        after[_along(axis, slice(sample, sample + 1))] /= after.dtype.type(inside[sample])
     return after
 
 
