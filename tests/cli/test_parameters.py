@@ -105,6 +105,7 @@ def test_commands(command: Callable[..., Any], function: Callable[..., Any]) -> 
         "bgr",
         "weights",
         "network",
+        "argument",
         "trust",
         "augment",
         "as_json",

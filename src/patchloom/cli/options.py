@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -45,6 +46,27 @@ def input_values(texts: Sequence[str] | None) -> dict[str, Any] | None:
     {'threshold': 0.5, 'steps': 3}
     """
     return dict(map(_input_value, texts)) if texts else None
+
+
+def factory_arguments(texts: Sequence[str] | None) -> dict[str, Any] | None:
+    """Parse arguments of a function that makes a network: JSON, else text.
+
+    Examples
+    --------
+    >>> factory_arguments(["channels=32", "levels=[1, 2]", "norm=batch"])
+    {'channels': 32, 'levels': [1, 2], 'norm': 'batch'}
+    """
+    return dict(map(_factory_argument, texts)) if texts else None
+
+
+def _factory_argument(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    if not name.isidentifier():
+        raise ArgumentError(f"argument {text!r} is not a name and a value: write channels=32")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _input_value(text: str) -> tuple[str, Any]:
@@ -304,8 +326,18 @@ Network = Annotated[
     str | None,
     typer.Option(
         metavar="MODULE:NAME",
-        help="Function or class that makes the network of a file with weights alone (.pt). Default: the one that the file names, "
-        "with --trust.",
+        help="Function or class that makes the network of a file with weights alone (.pt, .pth, .ckpt, .safetensors). Default: the one "
+        "that the file names, with --trust.",
+        rich_help_panel=MODEL,
+    ),
+]
+FactoryArguments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--argument",
+        metavar="NAME=VALUE",
+        help="An argument of the function or class that makes the network of --network, such as channels=32; may be repeated. A value "
+        "that is not JSON is a text.",
         rich_help_panel=MODEL,
     ),
 ]

@@ -24,7 +24,7 @@ def predict_command(
         list[str],
         typer.Option(
             metavar="FILE",
-            help="An .onnx, .czann or .czseg file, or a callable of your own as module:function or path/to/file.py:function. "
+            help="An .onnx, .czann or .czseg file, a file of PyTorch (TorchScript, torch.export, weights), or a callable of your own as module:function or path/to/file.py:function. "
             "Repeat it to average several models.",
             rich_help_panel=options.MODEL,
         ),
@@ -45,6 +45,7 @@ def predict_command(
     bgr: options.Bgr = None,
     weights: options.Weights = None,
     network: options.Network = None,
+    argument: options.FactoryArguments = None,
     trust: options.Trust = False,
     batch_size: options.BatchSize = None,
     n_draws: options.Draws = None,
@@ -125,6 +126,7 @@ def predict_command(
                     bgr=bgr,
                     weights=weights,
                     network=network,
+                    arguments=options.factory_arguments(argument),
                     trust=trust or None,
                     device=device,
                     precision=precision,

@@ -19,7 +19,7 @@ from patchloom.prediction.models.devices import Precision, check_precision, pars
 from patchloom.prediction.models.model import Model
 from patchloom.prediction.models.onnx.onnx_model import OnnxModel
 from patchloom.prediction.models.prepare import prepare_model
-from patchloom.prediction.models.pytorch.saved_network import load_saved_network
+from patchloom.prediction.models.pytorch.torch_files import SUFFIXES, open_torch_file
 from patchloom.prediction.models.zeiss.czann_model import CzannModel
 
 
@@ -54,7 +54,7 @@ KINDS = (
         is_package,
     ),
     ModelKind("CAREamics checkpoints", (".ckpt",), CareamicsModel, frozenset({"trust"})),
-    ModelKind("networks of PyTorch", (".pt2", ".pt"), load_saved_network, frozenset({"network", "trust"})),
+    ModelKind("networks of PyTorch", SUFFIXES, open_torch_file, frozenset({"network", "arguments", "inputs", "trust"})),
 )
 """All kinds of model files. The first that a file fits is taken."""
 
@@ -68,6 +68,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     ),
     "bgr": lambda value: flag("bgr", value),
     "network": lambda value: instance("network", value, str, "such as 'package.module:Network'"),
+    "arguments": lambda value: instance("arguments", value, Mapping, "give keyword arguments by their names"),
     "weights": lambda value: value,  # checked by the package
     "trust": lambda value: flag("trust", value),
 }
@@ -85,6 +86,7 @@ def load_model(
     bgr: bool | None = None,
     weights: WeightsFormat | None = None,
     network: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
     trust: bool | None = None,
     device: str | Sequence[str] | None = "auto",
     precision: Precision | None = None,
@@ -95,15 +97,16 @@ def load_model(
     ----------
     reference : str or Path
         A model file (`.onnx`, `.czann`, `.czseg`, `.czmodel`), a package of bioimage.io (a folder, `.zip`, or its `rdf.yaml` or
-        `bioimageio.yaml`), a checkpoint of CAREamics (`.ckpt`), a network of PyTorch that `patchloom.torch.save_model` wrote
-        (`.pt2`, `.pt`) or another program of `torch.export` (`.pt2`), or a callable as `module:name` or `path/to/file.py:name`. The
+        `bioimageio.yaml`), a checkpoint of CAREamics (`.ckpt`), or a file of PyTorch: what `patchloom.torch.save_model` wrote, a
+        program of `torch.export` (`.pt2`), a network of TorchScript (such as `.pt` or `.ts`), or, with `network`, weights (`.pt`, `.pth`,
+        `.ckpt`, `.safetensors`). Or a callable as `module:name` or `path/to/file.py:name`. The
         name may be dotted. Modules are searched in the current directory first, as by `python -m`, and a file can import its
         neighbors: both directories are added to `sys.path`.
     layout : str, optional
         Axes of the network's input, outermost first, such as `"NCHW"`; see `TensorLayout`. For model files only. If None, the
         layout is inferred from the file.
     inputs : mapping of str to number or array, optional
-        Values of inputs of an ONNX network other than the image, by name; see `OnnxModel`.
+        Values of inputs of a network other than the image, by name; see `OnnxModel` and `TorchModel`.
     output : str or sequence of str, optional
         Name of the output of an ONNX network to use, or several names. If None, all outputs.
     bgr : bool, optional
@@ -112,10 +115,14 @@ def load_model(
     weights : {"onnx", "torchscript", "pytorch_state_dict"}, optional
         Which weights of a bioimage.io package are used. If None, the first of these that it contains.
     network : str, optional
-        The function or class that makes the network of a file with weights alone (`.pt`), as `module:name` or
-        `path/to/file.py:name`. If None, the one that the file names, which needs `trust`.
+        The function or class that makes the network of a file with weights alone, as `module:name` or `path/to/file.py:name`: a state
+        dict or a checkpoint of `torch.save`, or a file of safetensors. Prefixes that the names of all weights share, such as `module.`,
+        are removed. If None, the one that the file names, which needs `trust`.
+    arguments : mapping of str to object, optional
+        Keyword arguments of this function or class. If None, those in the file, else none.
     trust : bool, optional
-        Whether code that comes with a model, or that its file names, is run. If None, it is refused.
+        Whether code that comes with a model, or that its file names, is run, such as that of a pickled network. If None, it is
+        refused.
     device : str or sequence of str, optional
         Where the model runs; see `predict`.
     precision : {"float32", "bfloat16", "float16"}, optional
@@ -153,16 +160,19 @@ def load_model(
     text = str(normalize_path(reference))
     parse_devices(device), check_precision(precision)  # before a file is read
     options = {"layout": layout, "inputs": inputs, "output": output, "bgr": bgr, "weights": weights, "network": network}
-    given = {name: _CHECKS[name](value) for name, value in {**options, "trust": trust}.items() if value is not None}
-    kind = _kind_of(Path(text))
+    options |= {"arguments": arguments, "trust": trust}
+    given = {name: _CHECKS[name](value) for name, value in options.items() if value is not None}
+    kind = _kind_of(Path(text), given)
     model = _load_callable(text, given) if kind is None else _open(kind, text, given)
     return prepare_model(model, device, precision)
 
 
-def _kind_of(path: Path) -> ModelKind | None:
+def _kind_of(path: Path, given: Mapping[str, Any]) -> ModelKind | None:
     by_suffix = [kind for kind in KINDS if path.suffix.lower() in kind.suffixes]
     folders = [kind for kind in KINDS if kind.is_folder is not None and path.is_dir() and kind.is_folder(path)]
-    return next(iter(folders + by_suffix), None)
+    possible = folders + by_suffix
+    # A checkpoint may be of several tools: the options decide.
+    return next((kind for kind in possible if given.keys() <= kind.options), next(iter(possible), None))
 
 
 def _open(kind: ModelKind, text: str, given: Mapping[str, Any]) -> Model:

@@ -155,7 +155,7 @@ def test_trusted(saved):
     ("damage", "message"),
     [
         (lambda content: content[: len(content) // 2], "is not a file that torch.save wrote, or it is damaged"),
-        (lambda content: b"", "is not a file that torch.save wrote, or it is damaged"),
+        (lambda content: b"", "is empty"),
         (lambda content: b"text\n" * 9, "is not a file that torch.save wrote, or it is damaged"),
         (
             lambda content: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n",
@@ -174,7 +174,7 @@ def test_damaged(saved, damage, message):
 
 def test_folder(tmp_path):
     """A folder is not a file."""
-    with pytest.raises(pl.ModelNotFoundError, match="there is no model file"):
+    with pytest.raises(pl.ModelError, match="is a folder"):
         read_checkpoint(tmp_path)
 
 

@@ -80,8 +80,8 @@ def read_checkpoint(path: Path, *, trust: bool = False) -> CareamicsCheckpoint:
     algorithm = _at(content, "hyper_parameters", "algorithm_config")
     if not isinstance(algorithm, Mapping) or not isinstance(_at(content, "state_dict"), Mapping):
         raise ModelError(
-            f"{path} is not a checkpoint of CAREamics: it lacks hyper_parameters.algorithm_config; give the network of another tool as "
-            "module:factory with its weights"
+            f"{path} is not a checkpoint of CAREamics: it lacks hyper_parameters.algorithm_config; name the function that makes the network of "
+            "another tool with network= (--network)"
         )
     _check_algorithm(algorithm, path)
     normalization = _at(content, "datamodule_hyper_parameters", "data_config", "normalization")

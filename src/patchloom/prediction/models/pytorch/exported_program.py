@@ -44,8 +44,8 @@ _LONGEST = 20_000
 """Characters of the longest expression that is parsed."""
 
 
-def load_program(path: Path, *, trust: bool = False) -> Any:
-    """Load a program of `torch.export`, as a `torch.nn.Module`.
+def open_program(path: Path, *, trust: bool = False) -> Any:
+    """Load a program of `torch.export`.
 
     Parameters
     ----------
@@ -53,6 +53,11 @@ def load_program(path: Path, *, trust: bool = False) -> Any:
         The file.
     trust : bool
         Whether it may contain code; if not, it is checked first.
+
+    Returns
+    -------
+    torch.export.ExportedProgram
+        The program.
 
     Raises
     ------
@@ -64,7 +69,7 @@ def load_program(path: Path, *, trust: bool = False) -> Any:
     if not trust:
         _check_program(torch, path, content)
     try:
-        return torch.export.load(BytesIO(content)).module()
+        return torch.export.load(BytesIO(content))
     except Exception as error:  # PyTorch raises errors of many types
         raise ModelError(
             f"{path} is not a program that PyTorch {torch.__version__} can load ({type(error).__name__}: {error}): export the "

@@ -63,6 +63,22 @@ def is_spread(module: Any) -> bool:
     return len({weight.device for weight in (*module.parameters(), *module.buffers())}) > 1
 
 
+def move_graphs(module: Any, device: str) -> None:
+    """Change the device that the graphs of a traced network name, such as for the tensors that they make; `module` is changed."""
+    fx = require("torch.fx", extra="torch")
+    torch = require("torch", extra="torch")
+
+    def moved(value: Any) -> Any:
+        return torch.device(device) if isinstance(value, torch.device) else value
+
+    for part in module.modules():
+        if not isinstance(part, fx.GraphModule):
+            continue
+        for node in part.graph.nodes:
+            node.args, node.kwargs = fx.node.map_aggregate(node.args, moved), fx.node.map_aggregate(node.kwargs, moved)
+        part.recompile()
+
+
 def count_axes(parts: Collection[Any]) -> int | None:
     """Return the number of spatial axes of a network, by its convolutions; None if they do not agree, or there are none.
 
@@ -126,7 +142,11 @@ def check_inputs(module: Any, bound: Collection[str]) -> None:
     missing = [name for name in required if name not in bound][1:]
     if missing or (required and required[0] in bound):
         named = ", ".join(f"{name}=…" for name in missing or required[:1])
-        advice = f"bind the others by functools.partial(network, {named})" if missing else "do not bind the first one"
+        advice = (
+            f"bind the others by functools.partial(network, {named}), or with inputs= of load_model"
+            if missing
+            else "do not bind the first one"
+        )
         raise ModelError(
             f"{name_of(module)}.forward needs the inputs {', '.join(required)}, and the first one is the batch of tiles: {advice}"
         )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
 from patchloom._optional import require
 from patchloom.errors import ModelError, ModelNotFoundError
 
-_CODE = re.compile(r"GLOBAL ([\w.]+)")
-_PICKLE = b"\x80"
+_CODE = re.compile(r"GLOBAL ([\w.]+)|(?:instruction|global|class)\W+([a-zA-Z_][\w.]*\.[\w.]+)")
 _GIT_LFS = b"version https://git-lfs"
 
 
@@ -43,27 +43,60 @@ def read_pickled(path: Path, *, trust: bool = False) -> Any:
         ...
     patchloom.errors.ModelNotFoundError: there is no model file network.pt: check the path
     """
-    if not path.is_file():
-        raise ModelNotFoundError(f"there is no model file {path}: check the path")
+    check_file(path)
     torch = require("torch", extra="torch")
+    options: dict[str, Any] = {"map_location": "cpu", "weights_only": True, "mmap": zipfile.is_zipfile(path)}
     try:
-        return torch.load(path, map_location="cpu", weights_only=not trust)
-    except Exception as error:  # damage and unpickled code raise any error
-        raise ModelError(f"{path} {_fault(path, str(error), trust=trust)}") from error
+        return torch.load(path, **options)
+    except Exception as error:  # of a damaged file, any error
+        needed = _needed_code(str(error))
+        if needed is None or not trust:
+            raise ModelError(f"{path} {_fault(path, str(error), needed)}") from error
+    try:
+        return torch.load(path, **options | {"weights_only": False, "mmap": False})
+    except Exception as error:  # code in the file may raise any error
+        raise ModelError(f"{path} {_fault(path, str(error), None)}") from error
 
 
-def _fault(path: Path, message: str, *, trust: bool) -> str:
+def check_file(path: Path) -> None:
+    """Check that there is a model file, with content.
+
+    Raises
+    ------
+    ModelNotFoundError
+        If there is none.
+    ModelError
+        If it is a folder, or empty.
+    """
+    if not path.exists():
+        raise ModelNotFoundError(f"there is no model file {path}: check the path")
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder: give a file")
+    if not path.stat().st_size:
+        raise ModelError(f"{path} is empty: it may be the rest of a download or a copy that was stopped")
+
+
+def _needed_code(message: str) -> str | None:
+    """Return what a pickle needs beside tensors and plain values, by the message of PyTorch; None if the file is damaged."""
+    if "Detected pickle protocol" in message:  # torch.save writes another one
+        return ""
+    if "weights_only" not in message and "Weights only load failed" not in message:
+        return None
+    if named := _CODE.search(message):
+        return f" ({named.group(1) or named.group(2)})"
+    return "" if re.search("Unsupported|not allowed|not an allowed", message) else None
+
+
+def _fault(path: Path, message: str, needed: str | None) -> str:
     """Return what is wrong with a file, by the message of PyTorch and by its first bytes."""
     with path.open("rb") as file:
         first = file.read(len(_GIT_LFS))
-    code = _CODE.search(message)
     if first == _GIT_LFS:
         return "is a pointer to a file in Git LFS: download the file itself, by git lfs pull"
-    if not trust and (code is not None or first.startswith(_PICKLE)):
-        named = "" if code is None else f" ({code[1]})"
+    if needed is not None:
         return (
-            f"contains more than tensors and plain values{named}, and reading that may run any code: save the state_dict alone, or give "
-            "trust=True (--trust) if you trust its author"
+            f"contains more than tensors and plain values{needed}, and reading that may run any code: save the state_dict alone, "
+            "and give the function that makes the network; or give trust=True (--trust) if you trust its author"
         )
     reason = " ".join(message.split())[:200]
-    return f"is not a file that torch.save wrote, or it is damaged{': ' + reason if trust and reason else ''}"
+    return f"is not a file that torch.save wrote, or it is damaged ({reason}): copy it again"

@@ -22,9 +22,11 @@ from patchloom.prediction.models.pytorch.network_facts import (
     count_axes,
     has_part,
     is_spread,
+    move_graphs,
     name_of,
     typical_weight,
 )
+from patchloom.prediction.models.pytorch.program_description import describe_program
 from patchloom.prediction.models.pytorch.tensors import channels_last, from_network, to_tensor
 from patchloom.tensors.tensor_pixels import Pixels, is_tensor
 
@@ -167,7 +169,8 @@ class TorchModel:
         module = _copied(self.module, changes) if changes else self.module
         _, own = _typical(module)
         kept = precision or self.precision
-        moved = replace(self, module=module, precision=None if kept == own else kept)
+        description = replace(self.description, out_dtype=None) if "dtype" in changes else self.description
+        moved = replace(self, module=module, description=description, precision=None if kept == own else kept)
         object.__setattr__(moved, "_device", wanted)
         return moved
 
@@ -257,13 +260,16 @@ def _typical(module: Any) -> tuple[Any, str]:
 def _copied(module: Any, changes: Mapping[str, Any]) -> Any:
     """Return a copy on another device or in another dtype; the network of the user stays as it is."""
     try:
-        return copy.deepcopy(module).to(**changes)
+        moved = copy.deepcopy(module).to(**changes)
     except Exception as error:  # code of the user may raise any error
         (name, value), *_ = changes.items()
         raise ModelError(
             f"{name_of(module)} cannot be copied ({type(error).__name__}: {' '.join(str(error).split())}): convert it yourself by "
             f"network.to({name}={value!r}), and leave {'device' if name == 'device' else 'precision'} out"
         ) from error
+    if "device" in changes:
+        move_graphs(moved, changes["device"])
+    return moved
 
 
 def _on_device(torch: Any, value: Any, device: Any) -> Any:
@@ -276,7 +282,7 @@ def as_torch_model(model: Any) -> Model:
     Parameters
     ----------
     model : callable
-        The model: a `torch.nn.Module`, a `functools.partial` of one with further inputs by name, or a `torch.export.ExportedProgram`.
+        The model: a `torch.nn.Module`, a `functools.partial` of one with further inputs by name, or a program of `torch.export`.
     """
     torch = sys.modules.get("torch")
     if torch is None:
@@ -289,6 +295,9 @@ def as_torch_model(model: Any) -> Model:
                 "model is a functools.partial with values by position, and the first input is the batch: bind the others by name"
             )
         return TorchModel(model.func, inputs=model.keywords)
+    exported = sys.modules.get("torch.export")
+    if exported is not None and isinstance(model, exported.ExportedProgram):
+        return TorchModel(model.module(), describe_program(model))
     return model  # type: ignore[no-any-return]
 
 
