@@ -90,6 +90,7 @@ from patchloom.prediction.normalization.measuring import measure_normalization a
 from patchloom.prediction.normalization.methods import MeanStd as MeanStd
 from patchloom.prediction.normalization.methods import Percentiles as Percentiles
 from patchloom.prediction.normalization.normalization import Normalization as Normalization
+from patchloom.prediction.package_export import export_bioimageio as export_bioimageio
 from patchloom.prediction.postprocessing.activations import Sigmoid as Sigmoid
 from patchloom.prediction.postprocessing.activations import Softmax as Softmax
 from patchloom.prediction.postprocessing.chain import PostprocessingChain as PostprocessingChain

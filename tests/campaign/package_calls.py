@@ -5,17 +5,32 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
+
 import patchloom as pl
 
 from . import world
 from .entry import Made, entry
-from .hostile import ARRAY, AXES, FLAG, SOURCE_PATH, instance, number, optional, tuple_of_whole, word
+from .hostile import (
+    ARRAY,
+    AXES,
+    FLAG,
+    OUTPUT_PATH,
+    SOURCE_PATH,
+    TEXT,
+    instance,
+    number,
+    optional,
+    sequence_of,
+    tuple_of_whole,
+    word,
+)
 from .prediction_calls import BATCH, DEVICE, MODEL, PRECISION, WEIGHTS
 
 _REASON = "bioimageio.spec is not installed"
 
 
-def _entry(name: str, make: Any, **kinds: Any) -> None:
+def _entry(name: str, make: Any, /, **kinds: Any) -> None:
     if find_spec("bioimageio"):
         entry(name, make, **kinds)
     else:
@@ -52,6 +67,7 @@ _entry(
     precision=PRECISION,
 )
 
+NAMES = sequence_of(TEXT, lambda: ["a"]).accepting("[]", because="a default is written")
 TOLERANCE = {"absolute": 1e-3, "relative": 1e-3, "mismatched_per_million": 100}
 entry(
     "Tolerance",
@@ -87,5 +103,55 @@ entry(
         "overlaps": ("overlap",),
         "axes": ("axes", "patch_size"),
         "image": ("image", "source", "array"),
+    },
+)
+
+_entry(
+    "export_bioimageio",
+    lambda: (
+        pl.export_bioimageio,
+        {
+            "path": "exported-package",
+            "model": pl.OnnxModel(world.package() / "network.onnx", layout="NCHW"),
+            "example": world.pixels(np.float32)[0, :1],
+            "axes": "CYX",
+            "plan": None,
+            "normalize": "mean_std",
+            "overlaps": 8,
+            "name": "a network",
+            "description": "for the campaign",
+            "authors": ["Ada"],
+            "license": "MIT",
+            "cite": ["a paper, 10.1234/none"],
+            "channel_names": ["dna"],
+            "out_channel_names": ["mask"],
+            "overwrite": False,
+        },
+    ),
+    model=MODEL,
+    example=ARRAY,
+    axes=AXES,
+    plan=optional(instance("plan")),
+    name=optional(TEXT),
+    description=TEXT.accepting("empty text", because="a default is written"),
+    license=TEXT,
+    authors=NAMES.accepting("empty text inside", because="bioimageio.spec accepts it"),
+    cite=NAMES,
+    channel_names=NAMES.accepting("empty text inside", because="bioimageio.spec accepts it"),
+    out_channel_names=NAMES.accepting("empty text inside", because="bioimageio.spec accepts it"),
+    path=OUTPUT_PATH.accepting(
+        "here",
+        "text",
+        "unknown ending",
+        "no folder",
+        because="a folder of any name is made, and one that exists is named whole",
+    ),
+    normalize=optional(word("mean_std", "percentiles")),
+    overlaps=optional(tuple_of_whole(2, 0, one=True)),
+    overwrite=FLAG,
+    words={
+        "overlaps": ("overlap",),
+        "axes": ("axes", "patch_size"),
+        "example": ("example", "image", "source", "array"),
     },
 )

@@ -20,6 +20,7 @@ from patchloom.prediction.models.model import Model, ModelDescription, describe,
 from patchloom.prediction.models.outputs import as_array, as_outputs
 from patchloom.prediction.models.prepare import prepare_model
 from patchloom.prediction.normalization.measuring import measure_normalization
+from patchloom.prediction.normalization.methods import NormalizationMethod
 
 _USUAL_TILE = {2: 64, 3: 24}
 """Size of the tiles along each axis, if a model accepts any."""
@@ -188,18 +189,39 @@ def _given(image: Any, axes: str | None) -> _Image | None:
     return _Image(image, instance("axes", axes, str))
 
 
-def _compare_expected(model: Model, known: ExpectedOutputs, tolerance: Tolerance) -> tuple[Difference, ...]:
-    """Run the model on its whole test image, in one call."""
-    batch, normalize = known.image, describe(model).normalize
+def run_whole(
+    model: Model, image: NDArray[Any], normalize: str | NormalizationMethod | None
+) -> dict[str, NDArray[Any]]:
+    """Run a model on a whole image, in one call.
+
+    Parameters
+    ----------
+    model : callable
+        The model.
+    image : array
+        `SC(Z)YX`.
+    normalize : str, MeanStd or Percentiles, optional
+        Normalize the image first, by its own statistics.
+
+    Returns
+    -------
+    dict of str to array
+        The outputs, by their names.
+    """
+    batch = image.copy()
     if normalize is not None:
-        stack = ArrayStack(batch, f"SC{''.join(spatial_axes(batch.ndim - 2))}")
+        stack = ArrayStack(image, f"SC{''.join(spatial_axes(image.ndim - 2))}")
         measured = measure_normalization(stack, normalize)
         scale, offset = (
-            np.reshape(table, (*batch.shape[:2], *[1] * (batch.ndim - 2)))
+            np.reshape(table, (*image.shape[:2], *[1] * (image.ndim - 2)))
             for table in (measured.scale, measured.offset)
         )
-        batch = (batch * scale + offset).astype(np.float32)
-    found = {name: as_array(output) for name, output in as_outputs(model(batch.copy())).items()}
+        batch = (image * scale + offset).astype(np.float32)
+    return {name: as_array(output) for name, output in as_outputs(model(batch)).items()}
+
+
+def _compare_expected(model: Model, known: ExpectedOutputs, tolerance: Tolerance) -> tuple[Difference, ...]:
+    found = run_whole(model, known.image, describe(model).normalize)
     return tuple(tolerance.compare(name, found[name], wanted) for name, wanted in known.outputs.items())
 
 

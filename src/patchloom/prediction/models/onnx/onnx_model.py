@@ -194,6 +194,11 @@ class OnnxModel:
         return self.description.identity
 
     @property
+    def layout(self) -> TensorLayout:
+        """The axes of the network's input."""
+        return self._layout
+
+    @property
     def device(self) -> str:
         """The device on which the network runs."""
         return self._session.device
