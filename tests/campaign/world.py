@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 import zipfile
 from functools import cache
 from pathlib import Path
@@ -116,6 +117,20 @@ def network(shape: str = "float[N,1,H,W]") -> bytes:
     """Return an ONNX network that returns its input."""
     text = f'<ir_version: 8, opset_import: ["": 17]> net ({shape} x) => ({shape} y) {{ y = Identity(x) }}'
     return bytes(parser.parse_model(text).SerializeToString())
+
+
+@cache
+def bundle() -> Path:
+    """Make a MONAI bundle, which no call may change."""
+    folder = Path(mkdtemp(prefix="campaign-bundle-"))
+    for name in ("configs", "models"):
+        (folder / name).mkdir()
+    (folder / "configs" / "inference.json").write_text(json.dumps({"network_def": {"_target_": "torch.nn.ReLU"}}))
+    torch.save({"state_dict": {"scale": torch.ones(1)}}, folder / "models" / "model.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated
+        torch.jit.script(torch.nn.ReLU()).save(str(folder / "models" / "model.ts"))
+    return folder
 
 
 @cache

@@ -6,6 +6,7 @@ from patchloom.prediction.models.careamics.careamics_model import CareamicsModel
 from patchloom.prediction.models.ensemble_model import EnsembleModel
 from patchloom.prediction.models.load import load_model
 from patchloom.prediction.models.model import DescribesItself, Model, ModelDescription, describe
+from patchloom.prediction.models.monai.monai_model import MonaiModel
 from patchloom.prediction.models.monte_carlo_model import MonteCarloModel
 from patchloom.prediction.models.onnx.onnx_model import OnnxModel
 from patchloom.prediction.models.pytorch.torch_model import TorchModel
@@ -21,6 +22,7 @@ __all__ = [
     "EnsembleModel",
     "Model",
     "ModelDescription",
+    "MonaiModel",
     "MonteCarloModel",
     "OnnxModel",
     "TensorLayout",

@@ -17,6 +17,8 @@ from patchloom.prediction.models.callables import load_callable, names_callable
 from patchloom.prediction.models.careamics.careamics_model import CareamicsModel
 from patchloom.prediction.models.devices import Precision, check_precision, parse_devices
 from patchloom.prediction.models.model import Model
+from patchloom.prediction.models.monai.bundle import is_bundle
+from patchloom.prediction.models.monai.monai_model import MonaiModel
 from patchloom.prediction.models.onnx.onnx_model import OnnxModel
 from patchloom.prediction.models.prepare import prepare_model
 from patchloom.prediction.models.pytorch.torch_files import SUFFIXES, open_torch_file
@@ -53,6 +55,7 @@ KINDS = (
         frozenset({"weights", "trust"}),
         is_package,
     ),
+    ModelKind("MONAI bundles", (), MonaiModel, frozenset({"layout", "trust"}), is_bundle),
     ModelKind("CAREamics checkpoints", (".ckpt",), CareamicsModel, frozenset({"trust"})),
     ModelKind("networks of PyTorch", SUFFIXES, open_torch_file, frozenset({"network", "arguments", "inputs", "trust"})),
 )
@@ -97,9 +100,10 @@ def load_model(
     ----------
     reference : str or Path
         A model file (`.onnx`, `.czann`, `.czseg`, `.czmodel`), a package of bioimage.io (a folder, `.zip`, or its `rdf.yaml` or
-        `bioimageio.yaml`), a checkpoint of CAREamics (`.ckpt`), or a file of PyTorch: what `patchloom.torch.save_model` wrote, a
-        program of `torch.export` (`.pt2`), a network of TorchScript (such as `.pt` or `.ts`), or, with `network`, weights (`.pt`, `.pth`,
-        `.ckpt`, `.safetensors`). Or a callable as `module:name` or `path/to/file.py:name`. The
+        `bioimageio.yaml`), a MONAI bundle (a folder), a checkpoint of CAREamics (`.ckpt`), or a file of PyTorch: what
+        `patchloom.torch.save_model` wrote, a program of `torch.export` (`.pt2`), a network of TorchScript (such as `.pt` or `.ts`),
+        or, with `network`, weights (`.pt`, `.pth`, `.ckpt`, `.safetensors`). Or a callable as `module:name` or
+        `path/to/file.py:name`. The
         name may be dotted. Modules are searched in the current directory first, as by `python -m`, and a file can import its
         neighbors: both directories are added to `sys.path`.
     layout : str, optional
@@ -185,8 +189,8 @@ def _open(kind: ModelKind, text: str, given: Mapping[str, Any]) -> Model:
 
 
 def _kinds_with(option: str) -> str:
-    kinds = [f"{kind.title} ({', '.join(kind.suffixes)})" for kind in KINDS if option in kind.options]
-    return " and ".join(kinds)
+    kinds = [kind for kind in KINDS if option in kind.options]
+    return " and ".join(f"{kind.title} ({', '.join(kind.suffixes) or 'folders'})" for kind in kinds)
 
 
 def _load_callable(text: str, given: Mapping[str, Any]) -> Model:

@@ -74,6 +74,18 @@ def checkpoint(
 
 
 @pytest.fixture
+def small_unet() -> type[Any]:
+    """Return the class of the network."""
+    return SmallUNet
+
+
+@pytest.fixture
+def content() -> dict[str, Any]:
+    """Return the content of a checkpoint."""
+    return checkpoint()
+
+
+@pytest.fixture
 def saved(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that saves a checkpoint, changed by a function, and returns its path."""
 

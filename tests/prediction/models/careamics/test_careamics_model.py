@@ -15,15 +15,15 @@ import pytest
 import patchloom as pl
 from patchloom.prediction.models.careamics.careamics_model import CareamicsModel, unet_reach
 
-from .conftest import MEAN_STD, SmallUNet, torch
+torch = pytest.importorskip("torch")
 
 IMAGES = {2: (75, 93), 3: (19, 37, 41)}
 TILES = {2: (None, 24, (32, 22)), 3: (None, (20, 24, 22), (20, 22, 38))}
 
 
-def whole(model: CareamicsModel, image: np.ndarray, *, scale: float, offset: float) -> np.ndarray:
+def whole(model: CareamicsModel, make: Any, image: np.ndarray, *, scale: float, offset: float) -> np.ndarray:
     """Return the prediction of the whole image, `(C, (Z), Y, X)`, by PyTorch alone."""
-    network = SmallUNet({"conv_dims": image.ndim - 1, "in_channels": len(image), "num_classes": 1})
+    network = make({"conv_dims": image.ndim - 1, "in_channels": len(image), "num_classes": 1})
     content = torch.load(model.files[0], weights_only=True)
     network.load_state_dict({name.removeprefix("model."): value for name, value in content["state_dict"].items()})
     even = [(0, 0), *[(0, side % 2) for side in image.shape[1:]]]
@@ -34,11 +34,11 @@ def whole(model: CareamicsModel, image: np.ndarray, *, scale: float, offset: flo
 
 
 @pytest.mark.parametrize("n_dims", [2, 3])
-def test_tiled_equals_whole(saved, n_dims, rng):
+def test_tiled_equals_whole(saved, small_unet, n_dims, rng):
     """Tiled by its own description, an image of odd sizes equals the whole image, normalized and restored."""
-    model = CareamicsModel(saved(conv_dims=n_dims), make_network=SmallUNet)
+    model = CareamicsModel(saved(conv_dims=n_dims), make_network=small_unet)
     image = rng.integers(800, 1200, (1, *IMAGES[n_dims])).astype(np.uint16)
-    expected = whole(model, image, scale=50.25, offset=1000.5)
+    expected = whole(model, small_unet, image, scale=50.25, offset=1000.5)
     axes = "CYX" if n_dims == 2 else "CZYX"
     for patch_size in TILES[n_dims]:
         predicted = pl.predict(model, image, axes=axes, patch_size=patch_size, progress=False)
@@ -46,42 +46,42 @@ def test_tiled_equals_whole(saved, n_dims, rng):
         np.testing.assert_allclose(predicted, expected, rtol=1e-6)
 
 
-def test_description(saved):
+def test_description(saved, small_unet):
     """The stride, the size rule, the overlap and the channels follow from the depth of the network."""
     path = saved(conv_dims=3, in_channels=2, num_classes=3, depth=3, normalization={"name": "none"})
-    declared = CareamicsModel(path, make_network=SmallUNet).description
+    declared = CareamicsModel(path, make_network=small_unet).description
     assert (declared.size_step, declared.origin_multiple, declared.overlaps) == ((8, 8, 8), (8, 8, 8), (116, 116, 116))
     assert (declared.in_channels, declared.out_channels, declared.n_dims) == (2, 3, 3)
     assert (declared.out_dtype, declared.scale) == ("float32", (Fraction(1),) * 3)
     assert declared.patch_size is None
 
 
-def test_refused_sizes(saved):
+def test_refused_sizes(saved, small_unet):
     """A tile size that the network cannot halve often enough is refused, and the next ones are named."""
-    model = CareamicsModel(saved(depth=3), make_network=SmallUNet)
+    model = CareamicsModel(saved(depth=3), make_network=small_unet)
     with pytest.raises(pl.GeometryError, match=r"patch_size is 100 along Y.*take 96 or 104"):
         pl.plan(np.zeros((300, 300), np.uint16), model=model, axes="YX", patch_size=100)
 
 
-def test_channels(saved):
+def test_channels(saved, small_unet):
     """An image with other channels than the network takes is refused, before anything is run."""
-    model = CareamicsModel(saved(in_channels=2), make_network=SmallUNet)
+    model = CareamicsModel(saved(in_channels=2), make_network=small_unet)
     with pytest.raises(pl.GeometryError, match="the model takes 2 channels"):
         pl.predict(model, np.zeros((3, 40, 40), np.uint16), axes="CYX", progress=False)
 
 
-def test_statistics_of_other_channels(saved):
+def test_statistics_of_other_channels(saved, small_unet):
     """Statistics of as many channels as neither the network nor 1 has are refused by their number."""
-    path = saved(in_channels=3, normalization=MEAN_STD | {"input_means": [1.0, 2.0], "input_stds": [1.0, 1.0]})
-    model = CareamicsModel(path, make_network=SmallUNet)
+    path = saved(in_channels=3, normalization={"name": "mean_std", "input_means": [1.0, 2.0], "input_stds": [1.0, 1.0]})
+    model = CareamicsModel(path, make_network=small_unet)
     with pytest.raises(pl.ModelError, match="numbers for 2 channels to subtract, and the batch has 3"):
         model(np.zeros((1, 3, 8, 8), np.uint16))
 
 
-def test_pickle(saved, tmp_path, monkeypatch):
+def test_pickle(saved, small_unet, tmp_path, monkeypatch):
     """A pickled model opens its file again, also in another directory, on the same device and in the same precision."""
     monkeypatch.chdir(tmp_path)
-    model = CareamicsModel(saved().name, make_network=SmallUNet).on("cpu", "bfloat16")
+    model = CareamicsModel(saved().name, make_network=small_unet).on("cpu", "bfloat16")
     monkeypatch.chdir("/")
     again = pickle.loads(pickle.dumps(model))
     batch = np.full((1, 1, 8, 8), 990, np.uint16)
@@ -90,19 +90,19 @@ def test_pickle(saved, tmp_path, monkeypatch):
     assert again.files == model.files == (tmp_path / "run.ckpt",)
 
 
-def test_identity(saved, tmp_path):
+def test_identity(saved, small_unet, tmp_path):
     """A copy of a file is the same model, and other weights are another one."""
     path = saved()
-    first = CareamicsModel(path, make_network=SmallUNet).identity
+    first = CareamicsModel(path, make_network=small_unet).identity
     copied = tmp_path / "copy.ckpt"
     copied.write_bytes(path.read_bytes())
-    assert CareamicsModel(copied, make_network=SmallUNet).identity == first
+    assert CareamicsModel(copied, make_network=small_unet).identity == first
     changed = saved(lambda content: content["state_dict"]["model.last.bias"].add_(1))
-    assert CareamicsModel(changed, make_network=SmallUNet).identity != first
+    assert CareamicsModel(changed, make_network=small_unet).identity != first
 
 
 @pytest.mark.parametrize("change", ["missing", "shape"])
-def test_weights(saved, change):
+def test_weights(saved, small_unet, change):
     """Weights that are missing or of another shape are named."""
 
     def damage(content: dict[str, Any]) -> None:
@@ -113,7 +113,7 @@ def test_weights(saved, change):
             weights["model.last.bias"] = torch.zeros(7)
 
     with pytest.raises(pl.ModelError, match=r"the weights in .*run.ckpt do not fit the UNet.*last.bias"):
-        CareamicsModel(saved(damage), make_network=SmallUNet)
+        CareamicsModel(saved(damage), make_network=small_unet)
 
 
 def test_without_careamics(saved):

@@ -14,7 +14,7 @@ import patchloom as pl
 from patchloom.prediction.models.careamics.checkpoint import read_checkpoint
 from patchloom.prediction.models.processed_model import apply_steps
 
-from .conftest import MEAN_STD, checkpoint, torch
+torch = pytest.importorskip("torch")
 
 LOW, HIGH = [100.0, 20.5], [300.25, 500.125]
 TARGET = ([7.5, 3.0], [11.0, 4.25])
@@ -134,10 +134,10 @@ class Hostile:
 
 
 @pytest.mark.parametrize("write", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
-def test_hostile_pickle(tmp_path, write):
+def test_hostile_pickle(tmp_path, content, write):
     """Code in a file is not run, unless it is trusted; the message names it."""
     path, trap = tmp_path / "run.ckpt", tmp_path / "trap"
-    write(checkpoint() | {"callbacks": Hostile(trap)}, path)
+    write(content | {"callbacks": Hostile(trap)}, path)
     with pytest.raises(pl.ModelError, match=r"contains more than tensors and plain values.*trust=True \(--trust\)"):
         read_checkpoint(path)
     assert not trap.exists()
@@ -180,6 +180,6 @@ def test_folder(tmp_path):
 
 def test_arithmetic(saved):
     """The numbers are rounded to float32 before the small number is added, as in CAREamics."""
-    read = read_checkpoint(saved(normalization=MEAN_STD | {"input_stds": [50.1]}))
+    read = read_checkpoint(saved(put([50.1], *NORMALIZATION, "input_stds")))
     assert read.before[1].operand == (float(np.float32(50.1) + np.float32(1e-6)),)
     assert read.before[0].operand == (1000.5,)

@@ -120,7 +120,7 @@ def _check_algorithm(config: Mapping[str, Any], path: Path) -> None:
 
 
 def _checked_network(model: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Return the arguments of the network; those that are used here are checked."""
+    """Return the arguments of the network; the ones used here are checked."""
     limits = {"conv_dims": (2, 3), "depth": (1, 10), "in_channels": (1, 2**16), "num_classes": (1, 2**16)}
     for name, (least, most) in limits.items():
         value = model.get(name)
