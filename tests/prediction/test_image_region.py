@@ -203,7 +203,7 @@ def test_units(kind: str, patch_size: tuple[int, ...], rng: np.random.Generator,
 
 
 def test_place_without_voxel_size(rng: np.random.Generator, tmp_path: Path) -> None:
-    """If an image has no voxel sizes, the origin is in voxels; of a larger output too, the borders lie where they were."""
+    """If an image has no voxel sizes, the origin is in voxels of the output."""
     image = rng.random((5, 40, 50), np.float32)
     path = quiet(
         lambda batch: batch.repeat(2, -1), image, tmp_path / "out.zarr", axes="TYX", patch_size=16, region="t=3,x=10:20"
@@ -211,7 +211,18 @@ def test_place_without_voxel_size(rng: np.random.Generator, tmp_path: Path) -> N
     transforms = zarr.open_group(path, mode="r").attrs["ome"]["multiscales"][0]["datasets"][0][
         "coordinateTransformations"
     ]
-    assert transforms[1]["translation"] == [3.0, 0.0, 10.0]
+    assert transforms[1]["translation"] == [3.0, 0.0, 20.0]
+
+
+def test_given_voxel_size(tmp_path: Path) -> None:
+    """A voxel size that is given replaces the unit too, and the origin stays at its place."""
+    metadata = ImageMetadata(voxel_size={"Y": 250.0}, units={"Y": "nanometer"}, origin={"Y": 5000.0})
+    movie = ArrayStack(np.ones((2, 16, 12)), "TYX", metadata=metadata)
+    path = quiet(same, movie, tmp_path / "out.ome.zarr", patch_size=16, voxel_size=0.5, region="y=4:,x=2um:")
+    (written,) = open_stacks(path)
+    assert written.metadata.voxel_size == {"T": 1.0, "Y": 0.5, "X": 0.5}
+    assert written.metadata.units == {"Y": "micrometer", "X": "micrometer"}
+    assert written.metadata.origin == pytest.approx({"T": 0.0, "Y": 5.0 + 2.0, "X": 2.0})
 
 
 def test_time(rng: np.random.Generator, tmp_path: Path) -> None:

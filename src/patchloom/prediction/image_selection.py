@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from patchloom.argument_checks import listed, real_number, shown, whole_number
 from patchloom.errors import ArgumentError, ArgumentTypeError, GeometryError
 from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks import HasMetadata, ImageStack, select_channels
+from patchloom.image_stacks.metadata import unit_size
 
 Channels = tuple[int | str, ...]
 
@@ -222,4 +224,6 @@ def metadata_of(image: ImageStack, voxel_size: VoxelSize | None = None) -> Image
         )
     given = dict(zip(axes[-len(sizes) :], sizes, strict=True))
     units = metadata.units | dict.fromkeys(given, "micrometer")
-    return replace(metadata, voxel_size=metadata.voxel_size | given, units=units)
+    known = {axis: unit_size(metadata.units.get(axis, ""))[1] for axis in given if axis in metadata.origin}
+    origin = {axis: metadata.origin[axis] * unit * 1e6 for axis, unit in known.items() if isfinite(unit)}
+    return replace(metadata, voxel_size=metadata.voxel_size | given, units=units, origin=metadata.origin | origin)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -16,11 +15,10 @@ from numpy.typing import NDArray
 
 from patchloom.axes import AxesMap
 from patchloom.errors import SourceChangedError
-from patchloom.image_metadata import ImageMetadata
 from patchloom.image_stacks import ImageStack, SourceWatch
-from patchloom.prediction.image_selection import metadata_of
 from patchloom.prediction.models.outputs import OutputSpec
 from patchloom.prediction.output.ledger import Ledger
+from patchloom.prediction.output.result_metadata import result_metadata
 from patchloom.prediction.output.shown_outputs import RecordedBlocks, ShownOutput, by_image, settle
 from patchloom.prediction.planning.plan import Plan
 from patchloom.prediction.postprocessing.labels import holds_labels
@@ -297,7 +295,7 @@ class OutputWriter:
             dtype=dtype,
             chunk_shape=(1, 1, *one_plane, *choose_chunk(block_shape, self._options.chunks)),
             shard_shape=(1, 1, *one_plane, *block_shape),
-            metadata=_result_metadata(stack, self._plan, data_idx, output_spec),
+            metadata=result_metadata(stack, self._plan, data_idx, output_spec),
             overwrite=self._options.overwrite or is_shown,
             resume=path is not None and data_idx in self._recorded and partial_path(path).exists(),
             lock=self._lock if len(self._plan.survey.stacks) == 1 and not output_spec.name else None,
@@ -369,40 +367,3 @@ def _restored(sinks: Sequence[ImageSink], records: Sequence[Any]) -> bool:
     for sink, record in pairs:
         sink.restore(record)
     return True
-
-
-def _result_metadata(stack: ImageStack, plan: Plan, data_idx: int, output_spec: OutputSpec) -> ImageMetadata:
-    """Return the metadata of an output: voxel sizes and place of its source, channels of the model or of a source with as many."""
-    source = metadata_of(stack, plan.request.voxel_size)
-    names, colors = plan.survey.model.out_channel_names, plan.survey.model.out_channel_colors
-    n_channels, _ = plan.layout.output_channels_and_dtype(output_spec)
-    keeps_channels = not names and n_channels == stack.data_shape[1]
-    if keeps_channels:
-        names, colors = source.channel_names, source.channel_colors
-    factors = dict(zip("ZYX"[-len(output_spec.scale) :], output_spec.scale, strict=True))
-    sizes = {axis: size / float(factors.get(axis, 1)) for axis, size in source.voxel_size.items()}
-    # Scaling moves the center of the first voxel, because its outer border stays where it is.
-    moved = {axis: (sizes[axis] - size) / 2 for axis, size in source.voxel_size.items()}
-    starts = _first_voxels(plan, data_idx)
-    # A voxel of an image without voxel sizes counts as 1.
-    moved = {
-        axis: moved.get(axis, 0.0) + start * source.voxel_size.get(axis, 1.0)
-        for axis, start in {**dict.fromkeys(moved, 0), **starts}.items()
-    }
-    origin = {axis: source.origin.get(axis, 0.0) + shift for axis, shift in moved.items()}
-    return replace(
-        source,
-        voxel_size=sizes,
-        origin={axis: place for axis, place in origin.items() if place or axis in source.origin},
-        channel_names=names if len(names) == n_channels else (),
-        channel_colors=colors if len(colors) == n_channels else (),
-        is_rgb=source.is_rgb and keeps_channels,
-    )
-
-
-def _first_voxels(plan: Plan, data_idx: int) -> dict[str, int]:
-    """Return the first voxel of what is predicted of an image along T, Z, Y and X, as far as it is not 0."""
-    ranges, origin = plan.survey.stacks[data_idx].output_ranges, plan.layout.predicted_origin(data_idx)
-    starts = {axis: start for axis, (start, _) in ranges.items() if axis != "S"}
-    starts |= dict(zip("ZYX"[-len(origin) :], origin, strict=True))
-    return {axis: start for axis, start in starts.items() if start}
