@@ -148,7 +148,7 @@ def changed(path, member, change):
             target.writestr(name, change(data) if name.endswith(member) else data)
 
 
-@pytest.mark.parametrize("trapped_part", ["weights", "sample inputs", "expression", "operator"])
+@pytest.mark.parametrize("trapped_part", ["weights", "sample inputs", "expression", "operator", "name", "comment"])
 def test_code_in_program(tmp_path, trap, trapped_part):
     """Code in a program is refused, and does not run: pickles, expressions and operators."""
     trapped, folder = trap
@@ -167,6 +167,10 @@ def test_code_in_program(tmp_path, trap, trapped_part):
         text = data.decode()
         if trapped_part == "operator":
             return text.replace("torch.ops.aten.relu.default", "torch.os.getcwd")
+        if trapped_part == "name":
+            return text.replace('"batch"', json.dumps(f"batch={call}"))
+        if trapped_part == "comment":
+            return text.replace("in forward", f"in forward\\r{call}")
         found = json.loads(text)["graph_module"]["graph"]["tensor_values"]["batch"]["sizes"][2]["as_expr"]["expr_str"]
         return text.replace(json.dumps(found), json.dumps(call))
 

@@ -34,6 +34,18 @@ _SIZE_FUNCTIONS = {
     *("PythonMod", "Eq", "Ne", "Lt", "Le", "Gt", "Ge", "And", "Or", "Not", "ModularIndexing", "max", "min"),
     *("Equality", "Unequality", "StrictLessThan", "LessThan", "StrictGreaterThan", "GreaterThan", "int_oo", "L"),
 }
+_NAMES = (
+    "name",
+    "as_name",
+    "forward_arg_names",
+    "fqn",
+    "buffer_name",
+    "parameter_name",
+    "tensor_constant_name",
+    "graph_name",
+)
+_IDENTIFIER = re.compile(r"[\w.]*")
+"""Names of tensors, weights and inputs; the code that PyTorch makes of a program contains them."""
 _SYMBOL = re.compile(r"\w{1,40}")
 _NODES = (
     *(ast.Expression, ast.Call, ast.keyword, ast.Name, ast.Load, ast.Constant, ast.Subscript, ast.Attribute),
@@ -120,7 +132,11 @@ def _check_program(torch: Any, path: Path, content: bytes) -> None:
 def _code_in(torch: Any, content: bytes) -> Iterator[str]:
     """Yield what a program contains beside tensors, operators of PyTorch and arithmetic of sizes."""
     with zipfile.ZipFile(BytesIO(content)) as archive:
-        for member in archive.namelist():
+        names = archive.namelist()
+        folders = {name.partition("/")[0] for name in names}
+        if len(set(names)) < len(names) or len(folders) > 1:  # PyTorch might read another one than is checked
+            yield "parts of the same name"
+        for member in names:
             if not _MEMBERS.fullmatch(member):
                 yield f"the part {member!r}"
             if member.endswith("_config.json"):
@@ -147,6 +163,12 @@ def _code_in_graph(value: Any) -> Iterator[str]:
     if not isinstance(value, dict):
         return
     for name, item in value.items():
+        if name in _NAMES and isinstance(item, str) and not _IDENTIFIER.fullmatch(item):  # becomes Python code
+            yield f"the name {item!r}"
+        if name == "metadata" and "\r" in json.dumps(item, ensure_ascii=False).replace(
+            "\\r", "\r"
+        ):  # becomes a comment
+            yield "a comment of several lines"
         if name == "target" and (not _OPERATORS.fullmatch(str(item)) or _WRITES_FILES.match(str(item))):
             yield f"the operator {item!r}"
         expressions = item if name == "guards_code" else [item] if name == "expr_str" else []

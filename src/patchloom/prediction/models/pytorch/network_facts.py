@@ -115,7 +115,7 @@ def name_of(module: Any) -> str:
     return scripted if isinstance(scripted, str) else type(inner).__name__
 
 
-def check_inputs(module: Any, bound: Collection[str]) -> None:
+def check_inputs(module: Any, bound: Collection[str]) -> tuple[str, ...]:
     """Check that a network takes one batch, and the bound inputs by name.
 
     Parameters
@@ -125,6 +125,11 @@ def check_inputs(module: Any, bound: Collection[str]) -> None:
     bound : collection of str
         Names of inputs that have a value.
 
+    Returns
+    -------
+    tuple of str
+        The bound inputs in their order, if the network takes them by position only, as a program of `torch.export` does.
+
     Raises
     ------
     ModelError
@@ -132,7 +137,7 @@ def check_inputs(module: Any, bound: Collection[str]) -> None:
     """
     found = _inputs(module)
     if found is None:
-        return
+        return ()
     required, known = found
     unknown = [name for name in bound if known is not None and name not in known]
     if unknown:
@@ -150,6 +155,8 @@ def check_inputs(module: Any, bound: Collection[str]) -> None:
         raise ModelError(
             f"{name_of(module)}.forward needs the inputs {', '.join(required)}, and the first one is the batch of tiles: {advice}"
         )
+    is_traced = isinstance(module, require("torch.fx", extra="torch").GraphModule)
+    return tuple(name for name in known or () if name in bound) if is_traced else ()
 
 
 def _inputs(module: Any) -> tuple[list[str], list[str] | None] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -67,15 +68,17 @@ def _check_range(torch: Any, tensor: Any) -> None:
 
 
 def channels_last(tensor: Any) -> Any:
-    """Return a 2D batch `(B, C, Y, X)` with its channels side by side in memory.
+    """Return a batch `(B, C, (Z), Y, X)` with its channels side by side in memory.
 
     One channel is stored in the same way in both formats; PyTorch distinguishes them by the strides.
     """
     torch = require("torch", extra="torch")
-    _, n_channels, height, width = tensor.shape
-    moved = tensor.contiguous(memory_format=torch.channels_last)
-    strides = (n_channels * height * width, 1, width * n_channels, n_channels)
-    return moved.as_strided(moved.shape, strides) if n_channels == 1 else moved
+    moved = tensor.contiguous(memory_format=torch.channels_last if tensor.dim() == 4 else torch.channels_last_3d)
+    _, n_channels, *space = moved.shape
+    if n_channels > 1:
+        return moved
+    strides = [math.prod(space[axis + 1 :]) for axis in range(len(space))]
+    return moved.as_strided(moved.shape, (math.prod(space), 1, *strides))
 
 
 def from_network(returned: Any) -> Any:

@@ -134,6 +134,8 @@ def _kind_of(path: Path) -> str:
     """Return what a file contains, by its content."""
     if is_safetensors(path):
         return "safetensors"
+    if path.suffix.lower() == ".pt2":
+        return "program"
     if not zipfile.is_zipfile(path):
         return "pickle"
     try:
