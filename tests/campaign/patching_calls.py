@@ -97,12 +97,13 @@ WORDS = {
 
 entry(
     "TiledPatching",
-    _plan(pl.TiledPatching, overlaps=(4, 4), seams="centered", origin_multiple=1),
+    _plan(pl.TiledPatching, overlaps=(4, 4), seams="centered", origin_multiple=1, halo=2),
     data_shapes=SHAPES,
     patch_size=SIZE,
     overlaps=tuple_of_whole(2, 0, one=True),
     seams=word("centered", "grid"),
     origin_multiple=tuple_of_whole(2, 1, one=True),
+    halo=tuple_of_whole(2, 0, one=True),
     words=WORDS,
 )
 entry(

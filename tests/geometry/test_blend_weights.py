@@ -26,16 +26,20 @@ WINDOWS: list[BlendWindow] = ["hann", "gaussian", "linear", "mean"]
 def test_sum_to_one(data: st.DataObject, window: BlendWindow, size: int, patch: int) -> None:
     """The weights of all tiles over a voxel sum to one."""
     overlap = data.draw(st.integers(0, patch - 1))
-    rule = TileRule(patch, overlap, data.draw(st.sampled_from(["centered", "grid"])))
+    halo = data.draw(st.integers(0, overlap // 2))
+    rule = TileRule(patch, overlap, data.draw(st.sampled_from(["centered", "grid"])), halo=halo)
     count = rule.count(size)
     total = np.zeros(size + patch)
     over = np.zeros(size + patch, int)
     for tile in range(count):
         start = rule.window(tile, size, count).start
-        weights = shared_weights(window, patch, tile_extents(window, rule, size, start))
+        weights = shared_weights(window, patch, tile_extents(window, rule, size, start), halo)
+        used = slice(halo * (start > 0), patch - halo * (start + patch < size))
         assert (weights >= 0).all()
+        assert not weights[: used.start].any()
+        assert not weights[used.stop :].any()
         total[start : start + patch] += weights
-        over[start : start + patch] += 1
+        over[start : start + patch][used] += 1
     np.testing.assert_allclose(total[:size], 1, rtol=0, atol=1e-14)
     assert over[:size].max() <= most_tiles_at_a_voxel(rule, size) <= over.max()
 
@@ -80,25 +84,27 @@ def test_outermost_voxels(window: BlendWindow, seams: Seams) -> None:
 
 
 @pytest.mark.parametrize("window", ["hann", "gaussian", "linear"])
+@pytest.mark.parametrize("halo", [0, 4, 6])
 @pytest.mark.parametrize("size", range(33, 70))
-def test_context(window: BlendWindow, size: int) -> None:
-    """Weights follow the context that a voxel has in each tile."""
+def test_context(window: BlendWindow, halo: int, size: int) -> None:
+    """Weights follow the context that a voxel has in each tile, beyond the halo."""
     # Against the definition, voxel by voxel: context to the nearer end, ends at the image's border not counted.
     patch, overlap, step = 32, 12, 20
-    rule = TileRule(patch, overlap)
+    rule = TileRule(patch, overlap, halo=halo)
     starts = [rule.window(tile, size, rule.count(size)).start for tile in range(rule.count(size))]
-    first = list(starts)
+    first = [start + halo * (start > 0) for start in starts]
     if len(starts) > 2:
-        first[-1] = min((len(starts) - 1) * step, max(starts[-1], starts[-3] + patch))
+        first[-1] = min((len(starts) - 1) * step + halo, max(starts[-1] + halo, starts[-3] + patch - halo))
     expected = np.zeros((len(starts), size))
     for tile, start in enumerate(starts):
-        for voxel in range(first[tile], start + patch):
+        stop = start + patch - halo * (start + patch < size)
+        for voxel in range(first[tile], stop):
             before = voxel - first[tile] if start > 0 else patch
-            after = start + patch - 1 - voxel if start + patch < size else patch
-            expected[tile, voxel] = value_at(window, min(before, after) + 0.5, patch)
+            after = stop - 1 - voxel if stop < size else patch
+            expected[tile, voxel] = value_at(window, min(before, after) + 0.5, patch - 2 * halo)
     expected /= expected.sum(axis=0)
     for tile, start in enumerate(starts):
-        weights = shared_weights(window, patch, tile_extents(window, rule, size, start))
+        weights = shared_weights(window, patch, tile_extents(window, rule, size, start), halo)
         np.testing.assert_allclose(weights, expected[tile, start : start + patch], rtol=1e-12)
 
 

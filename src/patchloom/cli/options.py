@@ -203,6 +203,16 @@ Overlaps = Annotated[
         rich_help_panel=TILES,
     ),
 ]
+Halo = Annotated[
+    Voxels | None,
+    typer.Option(
+        parser=voxels,
+        metavar="N|[Z,]Y,X",
+        help="Number of voxels at the borders of each tile's prediction that are not used, except at the ends of the image; at most "
+        "half of --overlaps. Default: what the model declares, or 0.",
+        rich_help_panel=TILES,
+    ),
+]
 Blend = Annotated[
     Literal["hann", "gaussian", "linear", "mean", "none"] | None,
     typer.Option(

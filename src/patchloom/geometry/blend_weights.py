@@ -17,6 +17,8 @@ image size, not only where tiles lie a step apart::
     image    |                                    |
 
 - The end of a tile at the border of the image is ignored: no tile has more context there.
+- If tiles have a halo (`TileRule.halo`), weights begin and end that far inside the tile, and the window is that of the smaller tile.
+  The halo is used at the border of the image only, as nothing else is there.
 - The last tile is moved inside the image, and may nearly coincide with the tile before it. Its weights start where the tile
   before that one ends, or where it would start if it were not moved, whichever comes first. So no more tiles meet at a voxel
   than elsewhere. With `seams="grid"` the first tile is moved as well, and its weights end in the same way.
@@ -63,7 +65,7 @@ Extent = tuple[int, int]
 """Voxels of an axis where a tile has weight: the first, and one past the last. An end at the image's border lies a tile beyond."""
 
 
-def window_profile(window: BlendWindow, size: int, extent: Extent | None = None) -> NDArray[np.float64]:
+def window_profile(window: BlendWindow, size: int, extent: Extent | None = None, halo: int = 0) -> NDArray[np.float64]:
     """Compute the weights of a tile's voxels along one axis, before they are normalized.
 
     Parameters
@@ -75,6 +77,8 @@ def window_profile(window: BlendWindow, size: int, extent: Extent | None = None)
     extent : (int, int), optional
         Where a tile of this size has weight, in voxels from the start of the tile; if None, the whole tile. The profile is
         0 outside the extent and positive inside.
+    halo : int
+        Voxels at both ends of the tile that are not used; the window is as wide as the rest.
 
     Examples
     --------
@@ -87,7 +91,8 @@ def window_profile(window: BlendWindow, size: int, extent: Extent | None = None)
     voxel = np.arange(size)
     # Voxel centers lie at halves, so that no weight is zero and a voxel with one tile keeps that tile's value.
     context = np.minimum(voxel - begin, end - 1 - voxel) + 0.5
-    place = np.minimum(context, size / 2) / size
+    width = size - 2 * halo
+    place = np.minimum(context, width / 2) / width
     if window == "hann":
         profile = np.sin(np.pi * place) ** 2
     elif window == "gaussian":
@@ -142,13 +147,13 @@ def _overlapping_starts(rule: TileRule, size: int, start: int) -> list[int]:
 
 def _extent(window: BlendWindow, rule: TileRule, size: int, start: int) -> Extent:
     """Find where the tile that starts at a voxel has weight, in voxels from the image's start."""
-    end = start + rule.patch_size
+    begin, end = rule.blended_part(start, size)
     if not start:
         begin = -rule.patch_size
         end = end if window == "mean" else _end_of_first(rule, size)
-    else:
-        begin = start if window == "mean" else _begin_of_later(rule, start)
-    return begin, end if end < size else end + rule.patch_size
+    elif window != "mean":
+        begin = _begin_of_later(rule, start)
+    return begin, end if start + rule.patch_size < size else start + 2 * rule.patch_size
 
 
 def _begin_of_later(rule: TileRule, start: int) -> int:
@@ -156,16 +161,18 @@ def _begin_of_later(rule: TileRule, start: int) -> int:
     tile = -(-(start - rule.unmoved_start(0)) // rule.step)
     before, one_more_before = (max(0, rule.unmoved_start(tile - steps)) for steps in (1, 2))
     if tile < 2 or before == one_more_before:
-        return start
-    return min(rule.unmoved_start(tile), max(start, one_more_before + rule.patch_size))
+        return start + rule.halo
+    end_before = one_more_before + rule.patch_size - rule.halo
+    return min(rule.unmoved_start(tile) + rule.halo, max(start + rule.halo, end_before))
 
 
 def _end_of_first(rule: TileRule, size: int) -> int:
     """Find one past the last voxel where the first tile has weight. With seams on the grid this tile is moved inside."""
     tile = -rule.unmoved_start(0) // rule.step
+    end = rule.patch_size - rule.halo
     if tile + 2 >= rule.count(size):
-        return rule.patch_size
-    return max(rule.unmoved_start(tile) + rule.patch_size, min(rule.patch_size, rule.unmoved_start(tile + 2)))
+        return end
+    return max(rule.unmoved_start(tile) + end, min(end, rule.unmoved_start(tile + 2) + rule.halo))
 
 
 def most_tiles_at_a_voxel(rule: TileRule, size: int) -> int:
@@ -180,13 +187,13 @@ def most_tiles_at_a_voxel(rule: TileRule, size: int) -> int:
     """
     count = rule.count(size)
     last = rule.window(count - 1, size, count).start
-    starts = _overlapping_starts(rule, size, last)
-    crowd = max(sum(here - rule.patch_size < other <= here for other in starts) for here in starts)
-    return max(crowd, min(count, -(-rule.patch_size // rule.step)))
+    starts, width = _overlapping_starts(rule, size, last), rule.patch_size - 2 * rule.halo
+    crowd = max(sum(here - width < other <= here for other in starts) for here in starts)
+    return max(crowd, min(count, -(-width // rule.step)))
 
 
 @lru_cache(maxsize=1024)
-def shared_weights(window: BlendWindow, size: int, extents: tuple[Extent, ...]) -> NDArray[np.float64]:
+def shared_weights(window: BlendWindow, size: int, extents: tuple[Extent, ...], halo: int = 0) -> NDArray[np.float64]:
     """Compute the weights of a tile's voxels along one axis, normalized: those of all tiles over a voxel sum to one.
 
     Parameters
@@ -197,6 +204,8 @@ def shared_weights(window: BlendWindow, size: int, extents: tuple[Extent, ...]) 
         Size of the tile.
     extents : tuple of (int, int)
         The result of `tile_extents`. It is the same for nearly all tiles of a plan, and so is the returned array.
+    halo : int
+        Voxels at both ends of the tile that are not used.
 
     Returns
     -------
@@ -210,8 +219,8 @@ def shared_weights(window: BlendWindow, size: int, extents: tuple[Extent, ...]) 
     [1.0, 1.0, 0.75, 0.25]
     """
     # Every tile over a voxel adds up the same profiles in the same order, so that all divide by the same sum.
-    total = sum((window_profile(window, size, extent) for extent in sorted(extents)), np.zeros(size))
-    weights: NDArray[np.float64] = window_profile(window, size, extents[0]) / total
+    total = sum((window_profile(window, size, extent, halo) for extent in sorted(extents)), np.zeros(size))
+    weights: NDArray[np.float64] = window_profile(window, size, extents[0], halo) / total
     weights.flags.writeable = False
     return weights
 
@@ -227,6 +236,8 @@ class TileWeights(NamedTuple):
         Size of the tile, `(z,) y, x`.
     extents : tuple of tuple of (int, int)
         The result of `tile_extents` along each axis.
+    halos : tuple of int
+        Voxels at both ends of the tile that are not used, along each axis; none if it is empty.
 
     Examples
     --------
@@ -240,16 +251,20 @@ class TileWeights(NamedTuple):
     window: BlendWindow
     sizes: tuple[int, ...]
     extents: tuple[tuple[Extent, ...], ...]
+    halos: tuple[int, ...] = ()
 
     @property
-    def first_weighed(self) -> tuple[int, ...]:
-        """First voxel of the tile along each axis whose weight is not 0."""
-        return tuple(max(0, of_axis[0][0]) for of_axis in self.extents)
+    def weighed(self) -> tuple[Extent, ...]:
+        """Voxels of the tile along each axis whose weight is not 0: the first, and one past the last."""
+        return tuple(
+            (max(0, of_axis[0][0]), min(size, of_axis[0][1]))
+            for size, of_axis in zip(self.sizes, self.extents, strict=True)
+        )
 
     def along_axes(self) -> list[NDArray[np.float64]]:
         """Return the weights along each axis, `(z,) y, x`; read-only."""
-        axes = zip(self.sizes, self.extents, strict=True)
-        return [shared_weights(self.window, size, of_axis) for size, of_axis in axes]
+        axes = zip(self.sizes, self.extents, self.halos or (0,) * len(self.sizes), strict=True)
+        return [shared_weights(self.window, size, of_axis, halo) for size, of_axis, halo in axes]
 
     def of_voxels(self, dtype: np.dtype[np.floating[Any]]) -> NDArray[np.floating[Any]]:
         """Return the weight of every voxel, `(Z)YX`, as an array of this dtype; multiplied in float64, rounded once; read-only."""
@@ -285,15 +300,16 @@ def tile_weights(
     >>> tile_weights("linear", rules, (1, 6), coords=(0, 2)).along_axes()[1].tolist()
     [0.25, 0.75, 1.0, 1.0]
     """
-    sizes = tuple(rule.patch_size for rule in rules)
+    sizes, halos = tuple(rule.patch_size for rule in rules), tuple(rule.halo for rule in rules)
     extents = tuple(tile_extents(window, *axis) for axis in zip(rules, spatial_shape, coords, strict=True))
     if scale:
         sizes = tuple(-int(-size * factor // 1) for size, factor in zip(sizes, scale, strict=True))
+        halos = tuple(int(halo * factor) for halo, factor in zip(halos, scale, strict=True))
         extents = tuple(
             tuple((int(begin * factor), int(end * factor)) for begin, end in of_axis)
             for of_axis, factor in zip(extents, scale, strict=True)
         )
-    return TileWeights(window, sizes, extents)
+    return TileWeights(window, sizes, extents, halos)
 
 
 @lru_cache(maxsize=6)  # a row has up to five kinds of tiles: two at each end and those between

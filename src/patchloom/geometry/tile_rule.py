@@ -66,6 +66,9 @@ class TileRule:
         and reaches past the image's end.
     axis : str
         Name of the axis, for messages.
+    halo : int
+        Voxels at both ends of a tile that are not used where tiles are blended, except at the ends of the image; at most half the
+        overlap, so that the rest of the tiles covers the axis. Where tiles are cropped, the seams keep this distance anyway.
 
     Raises
     ------
@@ -87,6 +90,7 @@ class TileRule:
     seams: Seams = "centered"
     origin_multiple: int = 1
     axis: str = "X"
+    halo: int = 0
     step: int = field(init=False)
     """Distance from one start to the next, in voxels."""
     margin: int = field(init=False)
@@ -100,6 +104,11 @@ class TileRule:
             raise GeometryError(
                 f"overlaps is {self.overlap} along {self.axis} and patch_size is {self.patch_size}: an overlap must be at "
                 "least 0 and less than the patch size"
+            )
+        if not 0 <= 2 * self.halo <= self.overlap:
+            raise GeometryError(
+                f"halo is {self.halo} along {self.axis} and overlaps is {self.overlap}: tiles have to share twice the halo at least; "
+                f"take overlaps of {2 * self.halo} or more, or a smaller halo"
             )
         if self.origin_multiple < 1:
             raise GeometryError(f"origin_multiple is {self.origin_multiple} along {self.axis}: it must be at least 1")
@@ -172,6 +181,30 @@ class TileRule:
         keep_stop = first_seam + self.step
         keep_stop += (size - keep_stop) * (tile + 1 == count)
         return TileWindow(start, keep_start, keep_stop)  # type: ignore[arg-type]  # arrays in, arrays out
+
+    def blended_part(self, start: Whole, size: Whole) -> tuple[Whole, Whole]:
+        """Return the part of a tile that is used where tiles are blended: all but the halo, which is used at the ends of the image.
+
+        Parameters
+        ----------
+        start : int or array of int64
+            First voxel of the tile.
+        size : int or array of int64
+            Size of the axis.
+
+        Returns
+        -------
+        start, stop : int or array of int64
+            First voxel that is used, and one past the last; it may be past the end of the image.
+
+        Examples
+        --------
+        >>> rule = TileRule(patch_size=8, overlap=4, halo=2)
+        >>> [rule.blended_part(start, size=16) for start in (0, 4, 8)]
+        [(0, 6), (6, 10), (10, 16)]
+        """
+        stop = start + self.patch_size
+        return start + self.halo * (start > 0), stop - self.halo * (stop < size)
 
     def tile_at(self, voxel: Whole, count: Whole) -> Whole:
         """Return the tile that keeps a voxel.

@@ -29,17 +29,19 @@ class GridPatching(IndexedPatching[Spec_co]):
         *,
         seams: Seams = "centered",
         origin_multiple: int | Sequence[int] = 1,
+        halo: int | Sequence[int] = 0,
     ) -> None:
         self.patch_size = size_in_series("patch_size", patch_size, data_shapes, least=1)
         n_dims = len(self.patch_size)
         self.overlaps = one_per_axis("overlaps", overlaps, n_dims, least=0)
         self.seams: Seams = seams
         self.origin_multiple = one_per_axis("origin_multiple", origin_multiple, n_dims, least=1)
+        self.halo = one_per_axis("halo", halo, n_dims, least=0)
         self.data_shapes = series_shapes(data_shapes, n_dims)
         self.rules = tuple(
-            TileRule(patch, overlap, seams, multiple, axis)
-            for patch, overlap, multiple, axis in zip(
-                self.patch_size, self.overlaps, self.origin_multiple, spatial_axes(n_dims), strict=True
+            TileRule(patch, overlap, seams, multiple, axis, halo)
+            for patch, overlap, multiple, axis, halo in zip(
+                self.patch_size, self.overlaps, self.origin_multiple, spatial_axes(n_dims), self.halo, strict=True
             )
         )
         stacks = range(len(self.data_shapes))

@@ -99,7 +99,7 @@ class RegionTiling(TiledPatching):
 
     Parameters
     ----------
-    data_shapes, patch_size, overlaps, seams, origin_multiple
+    data_shapes, patch_size, overlaps, seams, origin_multiple, halo
         As for `TiledPatching`: of the whole images.
     regions : sequence of TileRegion
         The region of each image.
@@ -129,11 +129,12 @@ class RegionTiling(TiledPatching):
         *,
         seams: Seams = "centered",
         origin_multiple: int | Sequence[int] = 1,
+        halo: int | Sequence[int] = 0,
         whole_tiles: bool,
     ) -> None:
         self.regions = tuple(regions)
         self._whole_tiles = whole_tiles
-        super().__init__(data_shapes, patch_size, overlaps, seams=seams, origin_multiple=origin_multiple)
+        super().__init__(data_shapes, patch_size, overlaps, seams=seams, origin_multiple=origin_multiple, halo=halo)
         stacks = range(len(self.regions))
         # One row for each stack, one column for each spatial axis.
         self._first_table = np.array([[first for first, _ in self._tiles(data_idx)] for data_idx in stacks], np.int64)
@@ -224,8 +225,8 @@ def _tiles_along(rule: TileRule, size: int, part: Range, *, whole_tiles: bool) -
     count, kept = rule.count(size), rule.touching(*part, size)
     first, last = kept.start, kept.stop - 1
     if whole_tiles:
-        while first > 0 and rule.window(first - 1, size, count).start + rule.patch_size > part[0]:
+        while first > 0 and rule.blended_part(rule.window(first - 1, size, count).start, size)[1] > part[0]:
             first -= 1
-        while last < count - 1 and rule.window(last + 1, size, count).start < part[1]:
+        while last < count - 1 and rule.blended_part(rule.window(last + 1, size, count).start, size)[0] < part[1]:
             last += 1
     return first, last + 1

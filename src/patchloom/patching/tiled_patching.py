@@ -37,6 +37,9 @@ class TiledPatching(GridPatching[TileSpecs]):
         `patch_size - overlaps`, so that kept windows coincide with the chunks of an output.
     origin_multiple : int or sequence of int
         Every tile starts on a multiple of this (a network's stride).
+    halo : int or sequence of int
+        Voxels at the borders of each tile that are not used where tiles are blended, `(z,) y, x`, except at the ends of the image;
+        at most half the overlap. Cropped tiles keep this distance to their seams in any case.
 
     Raises
     ------

@@ -44,6 +44,7 @@ def predict(
     denormalize: bool | None = None,
     patch_size: int | Sequence[int] | None = None,
     overlaps: int | Sequence[int] | None = None,
+    halo: int | Sequence[int] | None = None,
     blend: BlendWindow | Literal["none"] | None = None,
     seams: Seams | None = None,
     origin_multiple: int | Sequence[int] | None = None,
@@ -129,8 +130,15 @@ def predict(
         With two numbers, or with a model that declares two dimensions, images with a Z axis are predicted slice by slice: Z
         stays Z in the output.
     overlaps : int or sequence of int, optional
-        Voxels that neighboring tiles share, as `patch_size`. If None, what the model declares, else a quarter of the patch
-        size.
+        Voxels that neighboring tiles share, as `patch_size`, with the halo and the margin that the model's output lacks. If None,
+        what the model declares, else a quarter of the patch size; with `halo` at least twice the halo, and a quarter of the rest more
+        if tiles are blended.
+    halo : int or sequence of int, optional
+        Voxels at the borders of each tile's prediction that are not used, as `patch_size`: where a network sees too little of the
+        image. They are part of the overlap, so `overlaps` is at least twice as large. The halo is used at the ends of the image,
+        where there is nothing else; so if no voxel of an output depends on voxels further away than the halo, the result is that of
+        the whole image, cropped or blended. With `blend="mean"` and larger overlaps, voxels are averaged over sliding windows (inner
+        tiling, https://arxiv.org/abs/2607.18990). If None, what the model declares, else 0.
     blend : {"hann", "gaussian", "linear", "mean", "none"}, optional
         Blend overlapping tiles with this window. `"none"` crops each voxel from one tile. If None, what the model declares, else
         as `"none"`. Predictions that are probably labels are refused: integers of another dtype than the model's input, written
@@ -247,6 +255,7 @@ def predict(
         pixel_size=pixel_size,
         patch_size=patch_size,
         overlaps=overlaps,
+        halo=halo,
         blend=blend,
         seams=seams,
         origin_multiple=origin_multiple,
@@ -286,6 +295,7 @@ def plan(
     denormalize: bool | None = None,
     patch_size: int | Sequence[int] | None = None,
     overlaps: int | Sequence[int] | None = None,
+    halo: int | Sequence[int] | None = None,
     blend: BlendWindow | Literal["none"] | None = None,
     seams: Seams | None = None,
     origin_multiple: int | Sequence[int] | None = None,
@@ -308,7 +318,7 @@ def plan(
         The images, as in `predict`.
     model : callable, optional
         Only what it declares is used: its tile size, overlap and channels.
-    axes, channels, region, voxel_size, pixel_size, normalize, denormalize, patch_size, overlaps, blend, seams
+    axes, channels, region, voxel_size, pixel_size, normalize, denormalize, patch_size, overlaps, halo, blend, seams
         As in `predict`.
     origin_multiple, padding, batch_size, n_draws, skip, memory_limit, postprocess
         As in `predict`.
@@ -342,6 +352,7 @@ def plan(
         pixel_size=pixel_size,
         patch_size=patch_size,
         overlaps=overlaps,
+        halo=halo,
         blend=blend,
         seams=seams,
         origin_multiple=origin_multiple,

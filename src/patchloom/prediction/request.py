@@ -77,6 +77,7 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "pixel_size": parse_pixel_size,
     "patch_size": partial(per_axis, "patch_size", least=1),
     "overlaps": partial(per_axis, "overlaps", least=0),
+    "halo": partial(per_axis, "halo", least=0),
     "origin_multiple": partial(per_axis, "origin_multiple", least=1),
     "blend": lambda value: None if value is None else check_blend(value),
     "seams": lambda value: None if value is None else one_of("seams", value, get_args(Seams)),
@@ -118,6 +119,7 @@ class PredictionRequest:
     pixel_size: VoxelSize | str | None = None
     patch_size: PerAxis | None = None
     overlaps: PerAxis | None = None
+    halo: PerAxis | None = None
     origin_multiple: PerAxis | None = None
     blend: BlendWindow | None = None
     seams: Seams | None = None

@@ -237,7 +237,7 @@ def _settings(request: PredictionRequest, options: RunOptions, survey: Survey) -
         settings["region in voxels"] = [facts.region for facts in survey.stacks]
     if request.pixel_size is not None:
         settings["voxels for a pixel"] = survey.pixel_steps and list(map(str, survey.pixel_steps))
-    for name, least in (("patch_size", 1), ("overlaps", 0), ("origin_multiple", 1), ("chunks", 1)):
+    for name, least in (("patch_size", 1), ("overlaps", 0), ("halo", 0), ("origin_multiple", 1), ("chunks", 1)):
         if settings[name] is not None:
             settings[name] = one_per_axis(name, settings[name], survey.n_dims, least=least)
     plain: dict[str, Any] = json.loads(json.dumps(settings))

@@ -104,8 +104,8 @@ def add_blended_tile(
     [[[1.0, 1.0, 1.5, 2.5, 3.0, 3.0]]]
     """
     into, out_of = [], []
-    for coord, size, first, part in zip(coords, tile.shape[1:], weights.first_weighed, window, strict=True):
-        start, stop = max(coord + first, part.start), min(coord + size, part.stop)
+    for coord, (first, end), part in zip(coords, weights.weighed, window, strict=True):
+        start, stop = max(coord + first, part.start), min(coord + end, part.stop)
         if start >= stop:
             return
         into.append(slice(start - part.start, stop - part.start))

@@ -73,8 +73,8 @@ class TileSchedule:
         first, size = self.blocks.origin[axis], self.blocks.spatial_shape[axis]
         start, stop = np.asarray(windows.keep_start), np.asarray(windows.keep_stop)
         if self.whole_tiles:
-            start = np.asarray(windows.start)
-            stop = start + self.tiling.rules[axis].patch_size
+            image_size = np.full_like(start, self.tiling.data_shapes[self.data_idx][2 + axis])
+            start, stop = self.tiling.rules[axis].blended_part(np.asarray(windows.start), image_size)
         inside = np.stack([np.maximum(start, first), np.minimum(stop, first + size) - 1])
         return (inside - first) // self.blocks.block_shape[axis]
 

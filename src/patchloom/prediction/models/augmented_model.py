@@ -84,12 +84,14 @@ class AugmentedModel:
         """The description of the model, with overlaps and strides for turned tiles."""
         declared = describe(self.model)
         identity = f"{declared.identity}, augmented with quarter_turns={self.quarter_turns}, flip_z={self.flip_z}"
-        overlaps, multiples = declared.overlaps, declared.origin_multiple
+        overlaps, halo, multiples = declared.overlaps, declared.halo, declared.origin_multiple
         if self.quarter_turns and overlaps is not None:
             overlaps = (*overlaps[:-2], *[max(overlaps[-2:])] * 2)
+        if self.quarter_turns and halo is not None:
+            halo = (*halo[:-2], *[max(halo[-2:])] * 2)
         if self.quarter_turns and multiples is not None:
             multiples = (*multiples[:-2], *[lcm(*multiples[-2:])] * 2)
-        return replace(declared, overlaps=overlaps, origin_multiple=multiples, identity=identity)
+        return replace(declared, overlaps=overlaps, halo=halo, origin_multiple=multiples, identity=identity)
 
     def on(self, device: str | None, precision: Precision | None, /) -> AugmentedModel:
         """Return the model on a device; see `RunsOnDevice`."""

@@ -43,6 +43,7 @@ _NUMBERS = ("batch_size", "preferred_batch_size", "in_channels", "out_channels")
 _SIZES = (
     *[(name, 1) for name in ("patch_size", "min_size", "size_step", "preferred_patch_size", "origin_multiple")],
     ("overlaps", 0),
+    ("halo", 0),
 )
 """What has one number for each axis, and its least value."""
 
@@ -67,6 +68,8 @@ class ModelDescription:
     overlaps : tuple of int, optional
         Voxels that two neighboring tiles have to share, `(z,) y, x`: the default of `overlaps`. It may be as large as a tile
         along an axis that a single tile covers.
+    halo : tuple of int, optional
+        Voxels at the borders of a prediction that are not to be used, `(z,) y, x`: the default of `halo`.
     origin_multiple : tuple of int, optional
         The stride of the network, `(z,) y, x`, in voxels. Its output depends on where a tile starts on a grid of this step, so
         every tile starts on a multiple of it.
@@ -127,6 +130,7 @@ class ModelDescription:
     size_step: tuple[int, ...] | None = None
     preferred_patch_size: tuple[int, ...] | None = None
     overlaps: tuple[int, ...] | None = None
+    halo: tuple[int, ...] | None = None
     origin_multiple: tuple[int, ...] | None = None
     batch_size: int | None = None
     preferred_batch_size: int | None = None

@@ -48,6 +48,7 @@ def summarize_plan(plan: Plan) -> dict[str, Any]:
         "network_size": list(layout.network_size),
         "patch_size": list(layout.patch_size),
         "overlaps": list(_overlaps(plan)),
+        "halo": list(plan.tiling.halo),
         "origin_multiple": list(plan.tiling.origin_multiple),
         "seams": plan.tiling.seams,
         "blend": request.blend,
@@ -113,6 +114,7 @@ def describe_plan(plan: Plan) -> str:
 def _facts(plan: Plan) -> dict[str, str]:
     again = plan.n_tiles_computed / plan.n_tiles - 1
     request, multiples = plan.request, plan.tiling.origin_multiple
+    halo = f", halo {as_shape(plan.tiling.halo)}" if any(plan.tiling.halo) else ""
     stride = f", starts on multiples of {as_shape(multiples)}" if max(multiples) > 1 else ""
     seams = f"seams {plan.tiling.seams}" if request.blend is None else f"blended ({request.blend})"
     assumed = "" if plan.layout.outputs_known else ", if the model returns one channel of float32"
@@ -124,7 +126,7 @@ def _facts(plan: Plan) -> dict[str, str]:
     return {
         **({"channels": ", ".join(map(str, request.channels))} if request.channels is not None else {}),
         **_network_facts(plan),
-        "tile": f"{as_shape(plan.layout.patch_size)}, overlap {as_shape(_overlaps(plan))}, {seams}{stride}",
+        "tile": f"{as_shape(plan.layout.patch_size)}, overlap {as_shape(_overlaps(plan))}{halo}, {seams}{stride}",
         "tiles": f"{plan.n_tiles}" + (f", {again:.1%} of them computed again for a second block" if again else ""),
         "blocks": f"{plan.n_blocks}, each written once",
         **({"normalized": normalized + unmeasured + undone} if normalized else {}),

@@ -149,7 +149,7 @@ def lay_out_tiles(request: PredictionRequest, survey: Survey) -> TileLayout:
     """
     model, n_dims = survey.model, len(survey.stacks[0].data_shape) - 2
     margin, coarsest = _margin_and_coarsest(survey.outputs, n_dims)
-    network_size, (size, shared, multiples) = _sizes(request, survey, margin)
+    network_size, (size, shared, multiples, halo) = _sizes(request, survey, margin, coarsest)
     data_shapes = [facts.data_shape for facts in survey.stacks]
     tiling = _tiling(
         request,
@@ -159,6 +159,7 @@ def lay_out_tiles(request: PredictionRequest, survey: Survey) -> TileLayout:
         overlaps=[max(0, voxels - 2 * lost) for voxels, lost in zip(shared, margin, strict=True)],
         seams=_seams(request, data_shapes, makes_smaller=max(coarsest) > 1),
         origin_multiple=[lcm(own, step) for own, step in zip(multiples, coarsest, strict=True)],
+        halo=halo,
     )
     _check_counts(tiling)
     return TileLayout(
@@ -178,31 +179,31 @@ class _Sizes(NamedTuple):
     size: tuple[int, ...]
     shared: tuple[int, ...]
     multiples: tuple[int, ...]
+    halo: tuple[int, ...]
 
 
-def _sizes(request: PredictionRequest, survey: Survey, margin: Sequence[int]) -> tuple[tuple[int, ...], _Sizes]:
+def _sizes(
+    request: PredictionRequest, survey: Survey, margin: Sequence[int], coarsest: Sequence[int]
+) -> tuple[tuple[int, ...], _Sizes]:
     """Return the size of the tiles that the network gets, in its pixels, and the sizes of tiles in voxels of the images."""
     model, n_dims = survey.model, len(margin)
-    grid = PixelGrid(survey.pixel_steps or (Fraction(1),) * n_dims)
     largest = [max(facts.data_shape[2 + axis] for facts in survey.stacks) for axis in range(n_dims)]
+    grid = PixelGrid(survey.pixel_steps or (Fraction(1),) * n_dims)
     covered = grid.pixels_of(largest)
     size = tile_size(request.patch_size, model, covered)
     multiples = one_per_axis("origin_multiple", request.origin_multiple or model.origin_multiple or 1, n_dims, least=1)
-    rescaled = survey.pixel_steps is not None
-    if request.overlaps is not None:
-        shared = one_per_axis("overlaps", request.overlaps, n_dims, least=0)
-    elif model.overlaps is not None:
-        shared = model.overlaps if rescaled else _fitting(_Sizes(size, model.overlaps, multiples), covered)
-    else:
-        shared = tuple(
-            side // 4 if rescaled else max(side // 4, 2 * lost) for side, lost in zip(size, margin, strict=True)
-        )
-    if not rescaled:
-        return size, _Sizes(size, shared, multiples)
-    in_voxels = _Sizes(grid.tile_size(size), grid.overlaps(shared), grid.origin_multiples(multiples))
-    shared = tuple(map(max, in_voxels.shared, (2 * lost for lost in margin)))
-    in_voxels = in_voxels._replace(shared=_fitting(in_voxels._replace(shared=shared), largest))
-    for axis, side, voxels, multiple in zip(spatial_axes(n_dims), *in_voxels, strict=True):
+    halo = one_per_axis("halo", model.halo or 0 if request.halo is None else request.halo, n_dims, least=0)
+    if survey.pixel_steps is None:
+        halo = _used_halo(halo, size, margin, largest, coarsest)
+        shared = _shared(request, model, _Sizes(size, tuple(margin), multiples, halo), covered)
+        return size, _Sizes(size, shared, multiples, halo)
+    shared = _shared(request, model, _Sizes(size, (0,) * n_dims, multiples, halo), None)
+    in_voxels = _Sizes(grid.tile_size(size), grid.overlaps(shared), grid.origin_multiples(multiples), grid.halos(halo))
+    in_voxels = in_voxels._replace(halo=_used_halo(in_voxels.halo, in_voxels.size, margin, largest, coarsest))
+    unused = [2 * (lost + voxels) for lost, voxels in zip(margin, in_voxels.halo, strict=True)]
+    in_voxels = in_voxels._replace(shared=tuple(map(max, in_voxels.shared, unused)))
+    in_voxels = in_voxels._replace(shared=_fitting(in_voxels, largest))
+    for axis, side, voxels, multiple, _ in zip(spatial_axes(n_dims), *in_voxels, strict=True):
         if voxels > side - multiple:
             raise GeometryError(
                 f"tiles of {as_text(size)} pixels of the network are {as_text(in_voxels.size)} voxels of the image, and share "
@@ -212,11 +213,44 @@ def _sizes(request: PredictionRequest, survey: Survey, margin: Sequence[int]) ->
     return size, in_voxels
 
 
+def _used_halo(
+    halo: Sequence[int], size: Sequence[int], margin: Sequence[int], largest: Sequence[int], coarsest: Sequence[int]
+) -> tuple[int, ...]:
+    """Return the halo in whole voxels of all outputs; along an axis that one tile covers, all of the tile is used."""
+    return tuple(
+        0 if side - 2 * lost >= longest else voxels + -voxels % step
+        for voxels, side, lost, longest, step in zip(halo, size, margin, largest, coarsest, strict=True)
+    )
+
+
+def _shared(
+    request: PredictionRequest, model: ModelDescription, sizes: _Sizes, covered: Sequence[int] | None
+) -> tuple[int, ...]:
+    """Return the overlap that is given or declared, or a default; of `sizes`, `shared` is the margin that outputs lack.
+
+    Along an axis that a tile covers, a declared overlap may be larger than the tile.
+    """
+    size, margin, _, halo = sizes
+    unused = [lost + voxels for lost, voxels in zip(margin, halo, strict=True)]
+    if request.overlaps is not None:
+        shared = one_per_axis("overlaps", request.overlaps, len(size), least=0)
+    elif model.overlaps is not None:
+        least = [2 * lost if any(halo) else 0 for lost in unused]
+        shared = tuple(map(max, model.overlaps, least))
+        shared = shared if covered is None else _fitting(sizes._replace(shared=shared), covered)
+    elif any(halo) and request.blend is not None:
+        shared = tuple(2 * lost + (side - 2 * lost) // 4 for side, lost in zip(size, unused, strict=True))
+    else:
+        shared = tuple(max(side // 4, 2 * lost) for side, lost in zip(size, unused, strict=True))
+    _check_halo(size, shared, margin, halo)
+    return shared
+
+
 def _fitting(sizes: _Sizes, covered: Sequence[int]) -> tuple[int, ...]:
     """Return overlaps, except along an axis that one tile covers: there are no neighbors, and the overlap may be larger than the tile."""
     return tuple(
         voxels if side < size else min(voxels, max(0, side - multiple))
-        for side, voxels, multiple, size in zip(*sizes, covered, strict=True)
+        for side, voxels, multiple, _, size in zip(*sizes, covered, strict=True)
     )
 
 
@@ -229,6 +263,23 @@ def as_text(sizes: Sequence[int]) -> str:
     '64 × 48'
     """
     return " × ".join(map(str, sizes))
+
+
+def _check_halo(size: Sequence[int], shared: Sequence[int], margin: Sequence[int], halo: Sequence[int]) -> None:
+    """Check that tiles are larger than their halo, and share it."""
+    for side, overlap, lost, voxels, axis in zip(size, shared, margin, halo, spatial_axes(len(size)), strict=True):
+        least = 2 * (lost + voxels)
+        of_model = f", and the output of the model lacks {lost} on each side" if lost else ""
+        if voxels and least >= side:
+            raise GeometryError(
+                f"halo is {voxels} along {axis}, and patch_size is {side}{of_model}: nothing would be left of a tile; take a larger "
+                "patch_size or a smaller halo"
+            )
+        if voxels and least > overlap:
+            raise GeometryError(
+                f"halo is {voxels} along {axis}, and overlaps is {overlap}{of_model}: tiles have to share both halos; take overlaps of "
+                f"{least} or more, or a smaller halo"
+            )
 
 
 def _batch_size(request: PredictionRequest, model: ModelDescription) -> int:

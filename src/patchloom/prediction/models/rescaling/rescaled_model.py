@@ -95,6 +95,13 @@ class PixelGrid:
             for halo, voxels, step in zip(self.halo, of_network, self.steps, strict=True)
         )
 
+    def halos(self, of_network: Sequence[int]) -> tuple[int, ...]:
+        """Return the voxels at each end of a tile that hold a halo of the network in pixels, and what depends on it by interpolation."""
+        return tuple(
+            ceil(pixels * step) + halo if pixels else 0
+            for halo, pixels, step in zip(self.halo, of_network, self.steps, strict=True)
+        )
+
     def origin_multiples(self, of_network: Sequence[int]) -> tuple[int, ...]:
         """Return what tiles have to start on multiples of, in voxels, so that they do in pixels of the network."""
         return tuple(
