@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -36,7 +37,20 @@ def broken(batch):
 def interrupted(batch):
     raise KeyboardInterrupt
 
+def noisy(batch, rng):
+    return batch + rng.normal(0, 3, batch.shape)
+
+def half(batch):
+    return batch / 2
+
 calls = 0
+
+def interrupted_once(batch):
+    global calls
+    calls += 1
+    if calls == 12:
+        raise KeyboardInterrupt
+    return batch
 
 def fails_once(batch):
     global calls
@@ -294,6 +308,39 @@ def test_help(monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], liste
     result = run(*arguments)
     assert result.exit_code == 0
     assert [name for name in listed if name not in result.stdout] == []
+
+
+def test_several_models(workplace: Path) -> None:
+    """Models that are named together are averaged; `plan` takes them too."""
+    models = ("--model", "my_model:half", "--model", "my_model:double")
+    (workplace / "my_model.py").write_text(MODEL + "def double(batch):\n    return 2.0 * batch\n")
+    assert run("predict", "img2.tif", *models, "-o", "out.npy", *TILES, "-q").exit_code == 0
+    image = tifffile.imread("img2.tif")
+    np.testing.assert_allclose(np.load("out.npy"), 1.25 * image, rtol=1e-6)
+    assert run("plan", "img2.tif", *models, *TILES).exit_code == 0
+
+
+def test_draws(workplace: Path) -> None:
+    """`--draws` writes the mean and the standard deviation."""
+    arguments = ("predict", "img2.tif", "--model", "my_model:noisy", "-o", "out.npy", *TILES, "--draws", "50", "-q")
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.split() == ["out-mean.npy", "out-std.npy"]
+    assert abs(np.load("out-std.npy").mean() - 3) < 0.1
+    assert run(*arguments[:-3], "--draws", "1").exit_code == 2
+
+
+def test_interrupted(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C ends with one line: the number of blocks that are kept, and how to resume."""
+    monkeypatch.setattr(block_grid, "CHUNK_SIZE", {2: 16, 3: 8})
+    monkeypatch.setattr(fit, "BLOCK_SIZES", [300])
+    arguments = ("predict", "img2.tif", "--model", "my_model:interrupted_once", "-o", "out.ome.zarr", *TILES, "-q")
+    result = run(*arguments)
+    assert result.exit_code == 130
+    assert re.fullmatch(
+        r"stopped: \d+ of \d+ blocks are finished and kept: run the same again to resume\n", result.stderr
+    )
+    assert run(*arguments, "--resume-anyway").exit_code == 0  # the model counts its calls
 
 
 def test_status_and_resume(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -302,7 +302,7 @@ def run_plan(
             rescaled = _at_its_pixels(model, plan.layout)
             engine = Engine(plan, stacks, rescaled, writer, keep_going=options.keep_going, wait_for=monitor.wait_for)
             total = plan.n_tiles_computed if not writer.n_kept else engine.count_tiles()
-            with monitor.phase("tiles", total, model_seconds=engine.times.of_model) as advance:
+            with monitor.phase("tiles", total, model_seconds=engine.model_seconds()) as advance:
                 engine.run(advance)
         reports = report_images(plan, writer, engine)
         if options.progress is True:

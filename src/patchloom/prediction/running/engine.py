@@ -20,7 +20,7 @@ from patchloom.errors import GeometryError, PatchloomError, StoppedError
 from patchloom.extraction import ChunkCache, PatchExtractor
 from patchloom.image_stacks import ImageStack
 from patchloom.parallel import thread_runner
-from patchloom.prediction.models.model import Model
+from patchloom.prediction.models.model import Model, tensor_device
 from patchloom.prediction.models.replicas import replicas_of
 from patchloom.prediction.planning.memory import WRITE_BEHIND
 from patchloom.prediction.planning.plan import Plan
@@ -139,6 +139,11 @@ class Engine:
             for block_idx in range(len(grid))
             for _, open_blocks in tiles_with_open_blocks(self._plan, data_idx, block_idx, self._is_done)
         )
+
+    def model_seconds(self) -> Callable[[], float] | None:
+        """Return a function for the seconds that the model was computing; None if it computes while this process does other things."""
+        replicas = replicas_of(self._model)
+        return self.times.of_model if len(replicas) == 1 and tensor_device(replicas[0]) is None else None
 
     @property
     def n_skipped(self) -> int:

@@ -31,7 +31,8 @@ class Progress:
         Seconds that are probably left for this, at the speed so far. None until that is known.
     device_use : float, optional
         Fraction of the time that the model was computing, from 0 to 1; the rest is waiting for reads and writes, and stitching.
-        None unless `label` is `"tiles"`.
+        None unless `label` is `"tiles"`, and while a GPU, or one of several devices, computes beside this process: its use is not
+        known.
     device_memory : int, optional
         Bytes that PyTorch holds on all GPUs for this process. None if it uses none.
 
