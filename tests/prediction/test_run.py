@@ -23,6 +23,12 @@ OPTIONS: dict[str, Any] = {
     "axes": "YX",
     "patch_size": 32,
     "overlaps": (8, 8),
+    "channels": [0],
+    "region": "y=0:150",
+    "voxel_size": 0.5,
+    "pixel_size": 0.5,
+    "denormalize": False,
+    "n_draws": None,
     "blend": "hann",
     "seams": None,
     "origin_multiple": 2,
@@ -74,7 +80,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     for module, name in [
         *((api, name) for name in ("open_stacks", "is_series", "make_plan")),
         *((run, name) for name in ("survey_images", "infer_outputs", "make_plan")),
-        (measuring, "measure_normalization"),
+        (measuring, "measure_parts"),
         (FINGERPRINT, "fingerprint"),
     ]:
         monkeypatch.setattr(module, name, counted(name, getattr(module, name)))
@@ -91,9 +97,9 @@ def test_once(sources: list[Path], tmp_path: Path, counts: Counter[str]) -> None
     model = Copy(counts)
     predict(model, sources, tmp_path / "out", progress=False, **OPTIONS)
     once = ["open_stacks", "is_series", "survey_images", "infer_outputs", "make_plan"]
-    assert {name: counts[name] for name in [*once, "measure_normalization"]} == {
+    assert {name: counts[name] for name in [*once, "measure_parts"]} == {
         **dict.fromkeys(once, 1),
-        "measure_normalization": len(sources),
+        "measure_parts": len(sources),
     }
     assert {name: counts[f"parse {name}"] for name in request.PARSERS} == dict.fromkeys(request.PARSERS, 1)
     assert model.before["fingerprint"] == 2 * len(sources)
@@ -107,7 +113,7 @@ def test_resume(sources: list[Path], tmp_path: Path, counts: Counter[str]) -> No
     model = Copy(counts)
     predict(model, sources, tmp_path / "out", progress=False, **OPTIONS)
     assert counts["open_stacks"] == counts["survey_images"] == 1
-    assert counts["measure_normalization"] == counts["infer_outputs"] == counts["make_plan"] == 0
+    assert counts["measure_parts"] == counts["infer_outputs"] == counts["make_plan"] == 0
     assert model.before["fingerprint"] == 2 * len(sources)
 
 
@@ -115,7 +121,7 @@ def test_plan(sources: list[Path], counts: Counter[str]) -> None:
     """A plan opens each source once, and measures and infers nothing."""
     plan(sources, **OPTIONS)
     assert counts["open_stacks"] == counts["is_series"] == counts["make_plan"] == 1
-    assert counts["measure_normalization"] == counts["infer_outputs"] == 0
+    assert counts["measure_parts"] == counts["infer_outputs"] == 0
 
 
 @pytest.mark.parametrize(
@@ -143,4 +149,4 @@ def test_another_request(change: dict[str, Any], sources: list[Path], tmp_path: 
     model = Copy(counts)
     with pytest.raises(SinkError, match=f"unfinished run of another plan:\n  {name}: .* before, .* now\nrun it"):
         predict(model, sources, tmp_path / "out", progress=False, **OPTIONS | change)
-    assert model.calls == counts["measure_normalization"] == 0
+    assert model.calls == counts["measure_parts"] == 0
