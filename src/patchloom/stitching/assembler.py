@@ -145,10 +145,11 @@ class BlockAssembler:
         weights : TileWeights, optional
             Weights of the tile's voxels. If None, the tile is cropped.
         """
-        if not self.has_memory(block_idx):
+        block = self._open.get(block_idx)
+        if block is None or block.values is None:
             self.allocate(block_idx, like=tile)
-        block = self._open[block_idx]
-        if not (isinstance(tile, np.ndarray) and isinstance(block.values, np.ndarray)):
+            block = self._open[block_idx]
+        if type(tile) is not type(block.values):  # one of them lies on a device
             tile = moved(tile, block.array)
         if weights is None:
             block.n_missing -= paste_tile(tile, spec, block.array, block.window)

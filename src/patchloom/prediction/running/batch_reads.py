@@ -54,8 +54,8 @@ class BatchReader:
         The batches. If batches are read ahead, it is advanced by the thread that reads.
     n_slots : int
         Number of batches in memory at the same time.
-    memory : callable
-        The memory of the slots.
+    memory : callable, optional
+        The memory of the slots. If None, it is allocated here.
     times : StageTimes
         Counts the time that the main thread waits.
     began_at : dict of int to float
@@ -69,7 +69,7 @@ class BatchReader:
         work: Iterator[TileBatch],
         *,
         n_slots: int,
-        memory: BatchMemory,
+        memory: BatchMemory | None,
         times: StageTimes,
         began_at: dict[int, float],
     ) -> None:
@@ -77,6 +77,7 @@ class BatchReader:
         self._extractor = extractor
         self._work = work
         self._memory = memory
+        self._batch_shape = batch_shape(plan.layout, plan.layout.batch_size)
         self._arrays: list[NDArray[Any] | None] = [None] * n_slots
         self._times = times
         self._began_at = began_at
@@ -116,18 +117,18 @@ class BatchReader:
             return BatchRead(batch, slot)
         layout = self._plan.layout
         tiles = self._plan.tiling.specs(batch.tiles)
-        array = self._array(slot, batch_shape(layout, layout.batch_size), layout.batch_dtype(data_idx_of(tiles)))
+        array = self._array(slot, layout.batch_dtype(data_idx_of(tiles)))
         try:
             pixels = read_tiles(layout, self._extractor, tiles, array[: len(tiles)], runner)
         except PatchloomError as error:
             return BatchRead(batch, slot, tiles, failure=error)
         return BatchRead(batch, slot, tiles, pixels, partial(read_tiles, layout, self._extractor, tiles))
 
-    def _array(self, slot: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    def _array(self, slot: int, dtype: np.dtype[Any]) -> NDArray[Any]:
         """Return the array of a slot; allocate it first if it is missing or has another dtype."""
-        array = self._memory(slot, shape, dtype)
+        array = None if self._memory is None else self._memory(slot, self._batch_shape, dtype)
         if array is None:
             array = self._arrays[slot]
             if array is None or array.dtype != dtype:
-                array = self._arrays[slot] = np.empty(shape, dtype)
+                array = self._arrays[slot] = np.empty(self._batch_shape, dtype)
         return array

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from patchloom.prediction.models.model import Model
 from patchloom.prediction.planning.memory import read_ahead
 from patchloom.prediction.planning.plan import Plan
-from patchloom.prediction.running.batch_reads import BatchRead
+from patchloom.prediction.running.batch_reads import BatchMemory, BatchRead
 from patchloom.prediction.running.model_on_device import ModelOnDevice, PredictedBatch
 
 _BATCHES_EACH = 2
@@ -45,8 +45,12 @@ class ModelTeam:
             self.n_slots = max(ahead + 1, 2 if self._members[0].works_ahead else 1)
         """Number of batches in memory; a multiple of the replicas, so that the memory of a slot belongs to one device."""
 
-    def memory(self, slot: int, shape: tuple[int, ...], dtype: Any) -> NDArray[Any] | None:
-        """Return the array into which the batch of a slot is read; see `BatchMemory`."""
+    @property
+    def memory(self) -> BatchMemory | None:
+        """What returns the array into which the batch of a slot is read; None if any array will do."""
+        return self._array if any(member.works_ahead for member in self._members) else None
+
+    def _array(self, slot: int, shape: tuple[int, ...], dtype: Any) -> NDArray[Any] | None:
         return self._member(slot).array(slot, shape, dtype)
 
     @contextmanager

@@ -40,18 +40,25 @@ class DeviceBlocks:
         self._finishing: tuple[DeviceStream, HostCopies] | None = None
 
     def placed(self, outputs: Sequence[Sequence[Pixels]]) -> Sequence[Sequence[Pixels]]:
-        """Return the predictions of a batch where blocks are put together: tensors are copied if this is the host."""
+        """Return the predictions of a batch where blocks are put together: on the host, or on the first of several devices."""
         tensors = [part for parts in outputs for part in parts if is_tensor(part)]
         if not tensors:
             return outputs
         if self._device is None and not self._on_host:
             self._choose_place(tensors[0].device)
-        return [list(map(to_host, parts)) for parts in outputs] if self._on_host else outputs
+        if self._on_host:
+            return [list(map(to_host, parts)) for parts in outputs]
+        if all(part.device == self._device for part in tensors):
+            return outputs
+        return [
+            [part.to(self._device, non_blocking=True) if is_tensor(part) else part for part in parts]
+            for parts in outputs
+        ]
 
     def allocate(self, assembler: BlockAssembler, block_idx: int, tile: Tensor) -> None:
         """Allocate a block on the device, or on the host if the device has no memory left."""
         try:
-            assembler.allocate(block_idx, like=self._like(tile))
+            assembler.allocate(block_idx, like=tile)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -111,10 +118,6 @@ class DeviceBlocks:
             self._use_host(f"has {free / 2**20:.0f} MiB left, and the blocks of this run take {needed / 2**20:.0f} MiB")
         else:
             self._device = device
-
-    def _like(self, tile: Tensor) -> Pixels:
-        """Return pixels where blocks lie: that of the first device, if there are several."""
-        return tile if tile.device == self._device else tile[:0].to(self._device)
 
     def _use_host(self, reason: str) -> None:
         self._on_host = True

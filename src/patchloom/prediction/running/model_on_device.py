@@ -133,16 +133,17 @@ class ModelOnDevice:
         predicted = PredictedBatch(specs, [[] for _ in self._plan.survey.outputs[specs[0]["data_idx"]]], [])
         start = 0
         while start < len(specs):
-            portion = slice(start, start + self._portion)
+            is_whole = not start and len(specs) <= self._portion
+            tiles = specs if is_whole else specs[start : start + self._portion]
             try:
-                self._predict_portion(pixels[portion], specs[portion], predicted)
+                self._predict_portion(pixels if is_whole else pixels[start : start + len(tiles)], tiles, predicted)
             except (RuntimeError, MemoryError) as error:  # such as a ModelError
-                self._check_divisible(error, specs[portion])
+                self._check_divisible(error, tiles)
             else:
-                start = portion.stop
+                start += len(tiles)
                 continue
             # Not above, where the error still holds what the model had computed.
-            self._back_off(len(specs[portion]))
+            self._back_off(len(tiles))
             pixels = self._pixels_again(read)
         return predicted
 

@@ -157,7 +157,7 @@ class _ImageStitcher:
                 scale = output_spec.scale if output_spec.is_scaled else ()
                 rules, shape = self._plan.tiling.rules, self._image_size
                 weights = tile_weights(self._request.blend, rules, shape, spec["coords"], scale)
-            in_output = _in_output(spec, output_spec)
+            in_output = _in_output(spec, output_spec) if output_spec.is_scaled else spec
             for block_idx in blocks:
                 assembler.add(block_idx, tile, in_output, weights)
 

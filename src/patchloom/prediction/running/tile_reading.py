@@ -138,7 +138,10 @@ def specs_in_images(layout: TileLayout, specs: Sequence[TileSpecs]) -> Sequence[
     specs : sequence of TileSpecs
         Tiles of the plan's tiling.
     """
-    return [_spec_in_image(layout.stacks[spec["data_idx"]], spec) for spec in specs]
+    stacks = layout.stacks
+    if not any(stacks[spec["data_idx"]].n_planes for spec in specs):
+        return specs
+    return [_spec_in_image(stacks[spec["data_idx"]], spec) for spec in specs]
 
 
 def _spec_in_image(facts: StackFacts, spec: TileSpecs) -> TileSpecs:
