@@ -153,6 +153,42 @@ def test_command(trained, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected)
 
 
+@pytest.mark.parametrize("trained", ["n2v", "n2v-3d", "n2v-channels"], indirect=True)
+def test_exported_package(trained, tmp_path):
+    """The package of bioimage.io that CAREamics exports gives the same predictions; its network needs trust."""
+    size = (128, 96) if "Z" not in trained.axes else (32, 64, 48)
+    image = noisy(trained.axes, size, 6)
+    path = tmp_path / "exported.zip"
+    trained.peer.export_to_bmz(
+        path,
+        friendly_model_name="small",
+        input_array=image.astype(np.float32),
+        authors=[{"name": "Ada"}],
+        general_description="a small network",
+        data_description="noise",
+        channel_names=["one", "two"] if "C" in trained.axes else None,
+    )
+    with pytest.raises(pl.ModelError, match=r"trust=True \(--trust\)"):
+        pl.load_model(path)
+    model = pl.load_model(path, trust=True)
+    assert model.description.patch_size == size
+    whole = pl.predict(model, image, axes=trained.axes, progress=False)
+    np.testing.assert_allclose(whole, trained.predict(image), rtol=1e-5)
+    # The package declares one tile size and no halo: the overlap that the network needs is given.
+    larger = noisy(trained.axes, tuple(2 * side + 3 for side in size), 7)
+    reach = pl.load_model(trained.path).description
+    options = {
+        "overlaps": reach.overlaps,
+        "origin_multiple": reach.origin_multiple,
+        "axes": trained.axes,
+        "progress": False,
+    }
+    tiled = pl.predict(model, larger, **options)
+    np.testing.assert_allclose(
+        tiled, pl.predict(pl.load_model(trained.path), larger, **options, patch_size=size), rtol=1e-5
+    )
+
+
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("n2v2", [False, True])
 def test_reach(depth, n2v2):
