@@ -201,6 +201,7 @@ class _Facts(NamedTuple):
         else:
             method = _method(described.normalize if normalize is None else normalize)
             size = _default_size(described, instance("axes", axes, str))
+            overlaps = _least_overlaps(described) if overlaps is None else overlaps
         planned = plan(
             example, model=model, axes=axes, normalize=method, patch_size=size, overlaps=overlaps, measure=True
         )
@@ -216,6 +217,13 @@ def _overlaps(planned: PredictionPlan) -> tuple[int, ...]:
     return tuple(
         2 * lost + rule.overlap for lost, rule in zip(planned.layout.margin, planned.tiling.rules, strict=True)
     )
+
+
+def _least_overlaps(described: ModelDescription) -> tuple[int, ...] | None:
+    """Return the overlap that a declared halo needs, if no overlap is declared."""
+    if described.halo is None or described.overlaps is not None:
+        return described.overlaps
+    return tuple(2 * voxels for voxels in described.halo)
 
 
 def _default_size(described: ModelDescription, axes: str) -> tuple[int, ...] | None:

@@ -110,7 +110,7 @@ def test_halo(make_package: Make, out_axes: Make, image: np.ndarray) -> None:
     """Twice the halo is the overlap, and the tiled result is the whole one, except where a tile passes the end of the image."""
     package = make_package(network=SAME, outputs=out_axes("bcyx", y={"halo": 2}, x={"halo": 2}))
     model = pl.load_model(package)
-    assert model.description.overlaps == (4, 4)
+    assert (model.description.halo, model.description.overlaps) == ((2, 2), (4, 4))
     whole = run_whole(package, image.astype(np.float32)[None, None])[0, 0]
     tiled = quiet(model, image, patch_size=32)
     np.testing.assert_allclose(tiled[:-2, :-2], whole[:-2, :-2], rtol=1e-5)

@@ -182,12 +182,13 @@ def _scale_and_overlaps(relations: Sequence[Sequence[_Relation]]) -> dict[str, A
     # A scale of 1 without margin is inferred; several scales or one that is not declared have to be.
     if len(scales) == 1 and not is_plain and all(factor is not None for factor in next(iter(scales))):
         described["scale"] = next(iter(scales))
-    overlaps = tuple(
-        2 * max(ceil(of_output[axis].margin + of_output[axis].halo) for of_output in relations)
-        for axis in range(len(relations[0]))
-    )
-    if any(overlaps):
-        described["overlaps"] = overlaps
+    n_axes = range(len(relations[0]))
+    margin = tuple(max(ceil(of_output[axis].margin) for of_output in relations) for axis in n_axes)
+    halo = tuple(max(ceil(of_output[axis].halo) for of_output in relations) for axis in n_axes)
+    if any(halo):
+        described["halo"] = halo
+    if any(halo) or any(margin):
+        described["overlaps"] = tuple(2 * (lost + unused) for lost, unused in zip(margin, halo, strict=True))
     return described
 
 
