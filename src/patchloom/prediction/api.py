@@ -230,6 +230,9 @@ def predict(
     >>> result = predict(lambda batch: batch, image, axes="YX", patch_size=64, progress=False)
     >>> bool((result == image).all()), result.dtype
     (True, dtype('uint8'))
+    >>> part = predict(lambda batch: batch, image, axes="YX", patch_size=64, region={"y": (10, 40)}, progress=False)
+    >>> bool((part == result[10:40]).all())
+    True
 
     In a program with windows, such as a plugin of napari, the run has a thread of its own. `show` hands over what a bar displays, by a
     signal or `superqt.ensure_main_thread`, and a button sets the event (`button.clicked.connect(cancel.set)`):
