@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from threading import Event
 
 import numpy as np
@@ -496,12 +497,18 @@ entry(
 )
 MODELS = sequence_of(MODEL, lambda: [world.model, world.model], keep=99)
 entry("EnsembleModel", lambda: (pl.EnsembleModel, {"models": [world.model, world.model]}), models=MODELS)
-entry(
-    "EnsembleModel.on",
-    lambda: (pl.EnsembleModel([pl.TorchModel(world.module())]).on, {"device": "cpu", "precision": None}),
-    device=optional(word("auto", "cpu").accepting("with a space", because="spaces around a name do not matter")),
-    precision=PRECISION,
-)
+for name, make in {
+    "EnsembleModel": lambda: pl.EnsembleModel([pl.TorchModel(world.module())]),
+    "AugmentedModel": lambda: pl.AugmentedModel(pl.TorchModel(world.module())),
+    "OnnxModel": lambda: pl.OnnxModel(world.network()),
+    "CzannModel": lambda: pl.CzannModel(world.files() / "network.czann"),
+}.items():
+    entry(
+        f"{name}.on",
+        lambda make=make: (make().on, {"device": "cpu", "precision": None}),
+        device=DEVICE,
+        precision=PRECISION,
+    )
 entry(
     "EnsembleModel.__call__",
     lambda: ((pl.EnsembleModel([world.model])), {"batch": BATCH}),
@@ -607,20 +614,7 @@ entry(
     "ModelDescription",
     lambda: (pl.ModelDescription, {}),
     free=dict.fromkeys(
-        (
-            "patch_size",
-            "overlaps",
-            "batch_size",
-            "n_dims",
-            "in_channels",
-            "out_channels",
-            "out_channel_names",
-            "out_channel_colors",
-            "out_dtype",
-            "scale",
-            "origin_multiple",
-            "identity",
-        ),
+        [field.name for field in fields(pl.ModelDescription)],
         "a record of what a model declares; checked where it is used",
     ),
 )

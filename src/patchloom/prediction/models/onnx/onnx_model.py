@@ -16,7 +16,7 @@ from patchloom.argument_checks import file_path, instance, instances, shown, who
 from patchloom.axes import spatial_axes
 from patchloom.errors import ArgumentError, ArgumentTypeError, ModelError, ModelNotFoundError
 from patchloom.local_paths import normalize_path
-from patchloom.prediction.models.devices import Precision, parse_devices
+from patchloom.prediction.models.devices import Precision, check_precision, parse_devices
 from patchloom.prediction.models.model import check_batch
 from patchloom.prediction.models.onnx.describing import check_channel_order, describe_network
 from patchloom.prediction.models.onnx.graph import FirstConvolution, OnnxGraph, find_first_convolution, read_graph
@@ -226,7 +226,7 @@ class OnnxModel:
         ArgumentError
             If this build of onnxruntime has no provider for the device, or the file has another precision.
         """
-        if precision not in (None, self._precision):
+        if check_precision(precision) not in (None, self._precision):
             raise ArgumentError(
                 f"precision is {precision!r}, but {self._name} computes in {self._precision or self._dtype}, as its file fixes it: "
                 "leave precision out, or convert the file"
