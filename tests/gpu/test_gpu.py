@@ -113,7 +113,7 @@ def test_out_of_memory() -> None:
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     expected = pl.predict(model, image, batch_size=1, **options)
-    np.testing.assert_allclose(found, expected, atol=1e-3)
+    np.testing.assert_allclose(found, expected, atol=1e-2)  # another batch, another algorithm, in tf32
 
 
 def test_blocks_that_do_not_fit() -> None:

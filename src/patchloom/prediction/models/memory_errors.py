@@ -12,10 +12,11 @@ _CLASSES = {"OutOfMemoryError", "ResourceExhaustedError", "MemoryError"}
 
 _TEXT = re.compile(
     r"out of memory|failed to allocate memory|can't allocate memory|bad allocation|std::bad_alloc|RESOURCE_EXHAUSTED|"
-    r"CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED|E_OUTOFMEMORY|available memory of .* is smaller than requested",
+    r"unable to find a valid cuDNN algorithm|unable to find an engine to execute|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED|E_OUTOFMEMORY|available memory of .* is smaller than requested",
     re.IGNORECASE,
 )
-"""Texts of libraries without such a class: onnxruntime, PyTorch on a CPU or an Apple GPU, JAX, libraries of CUDA."""
+"""Texts of libraries without such a class: onnxruntime, PyTorch on a CPU or an Apple GPU, JAX, libraries of CUDA. cuDNN finds no
+algorithm if the memory is too small for all of them."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
