@@ -23,6 +23,10 @@ INTEROP ?= .venv-interop
 PEER    := careamics==0.3.5 microssim==0.0.5 monai==1.5.1
 PEER_NEEDS := bioimageio.core lightning matplotlib psutil pyyaml scikit-image torchmetrics zarr
 
+# MONAI and rapidocr are installed without what they demand: their networks need PyTorch and einops, and their files nothing.
+REAL_MODELS ?= .venv-models
+NETWORKS    := monai==1.6.1 einops==0.8.2 rapidocr==3.10.0
+
 .DEFAULT_GOAL := help
 .PHONY: help demo examples test test-gpu torture kills fuzz campaign lint language format bench interop changelog constraints clean
 
@@ -38,6 +42,9 @@ examples: $(VENV)/.test  ## Train two small networks on real images and predict 
 
 test: $(VENV)/.test  ## Run the tests, the docstrings and the documents (make test ARGS="-k tile" JOBS=0)
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+test-models: $(REAL_MODELS)/.made  ## Export networks that people have (MONAI, rapidocr), and check that tiles equal the whole image: some minutes
+	OMP_NUM_THREADS=1 $(REAL_MODELS)/bin/python -m pytest tests/models_real -W default $(ARGS)
 
 campaign: $(VENV)/.test  ## Call every public function with every wrong argument, and check that the errors name them: under a minute
 	$(BIN)/python -m tests.campaign $(ARGS)
@@ -87,7 +94,7 @@ constraints:  ## Pin the newest versions that install together
 	mv build/constraints.txt constraints.txt
 
 clean:  ## Remove everything that make has made
-	rm -rf $(VENV) .venv-interop build dist demo-output examples-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-interop .venv-models build dist demo-output examples-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # A stamp is touched last, so that an installation that was cut short starts again.
@@ -126,4 +133,13 @@ $(INTEROP)/.made: $(LISTS)
 	$(INTEROP)/bin/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt \
 	  --editable '.[torch]' $(PEER_NEEDS) pytest hypothesis
 	$(INTEROP)/bin/python -m pip install -qq --disable-pip-version-check --no-deps $(PEER)
+	@touch $@
+
+$(REAL_MODELS)/.made: $(LISTS)
+	@echo "Installing PyTorch, MONAI and rapidocr into $(REAL_MODELS): once, some minutes"
+	$(PYTHON) -m venv $(REAL_MODELS)
+	$(REAL_MODELS)/bin/python -m pip install -qq --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(REAL_MODELS)/bin/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt \
+	  --editable '.[onnx,torch]' pytest hypothesis
+	$(REAL_MODELS)/bin/python -m pip install -qq --disable-pip-version-check --no-deps $(NETWORKS)
 	@touch $@

@@ -222,7 +222,7 @@ def _find_rule(inference: ShapeInference, start: tuple[int, ...], axis: int) -> 
 def _lacking(
     shapes: Shapes | None, slopes: Mapping[str, Sequence[Fraction]], places: Mapping[str, int], size: int
 ) -> dict[str, Fraction]:
-    """Return how many voxels of the input each output does not cover."""
+    """Return the number of voxels of the input that each output does not cover."""
     return {name: size - shapes[name][place] / slopes[name][place] for name, place in places.items()} if shapes else {}
 
 
