@@ -73,6 +73,8 @@ def cases(draw: st.DrawFn) -> tuple[str, tuple[int, ...], dict[str, tuple[int, i
         "batch_size": draw(st.integers(1, 3)),
     }
     options["overlaps"] = [draw(st.integers(0, size // 2)) for size in options["patch_size"]]
+    if draw(st.booleans()):
+        options["halo"] = [draw(st.integers(0, overlap // 2)) for overlap in options["overlaps"]]
     return axes, shape, region or {"X": (0, shape[axes.index("X")])}, options
 
 

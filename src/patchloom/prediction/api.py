@@ -113,8 +113,8 @@ def predict(
         the voxels of the image, so the output has the size of the image, and no resampled image is stored. Interpolation is
         linear, with anti-aliasing where there are fewer pixels afterwards; integers and truth values that the model returns
         are labels, of which the nearest is taken. The ratio of both sizes is rounded to small whole numbers, by at most 2 %;
-        the plan shows it. `patch_size`, `overlaps` and `origin_multiple` are then those of the model, in its pixels; the voxels
-        that interpolation needs are added to the overlap. All images of a series must have the same voxel size. If None, the
+        the plan shows it. `patch_size`, `overlaps`, `halo` and `origin_multiple` are then those of the model, in its pixels; the
+        voxels that interpolation needs are added to the overlap. All images of a series must have the same voxel size. If None, the
         model gets the voxels of the image.
     normalize : MeanStd, Percentiles, str or sequence of Normalization, optional
         Normalize each image by statistics of the whole image, which is read once more for this: `MeanStd(per="channel")`,
