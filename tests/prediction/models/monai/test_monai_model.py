@@ -228,6 +228,23 @@ def test_notes(bundle):
     assert model.description.pixel_size == (500, 250)
 
 
+def test_pixel_size(bundle, rng):
+    """An image is predicted at the pixel size of `Spacing`, in millimeters, if that is asked for."""
+    spacing = [
+        {"_target_": "LoadImaged", "keys": "image"},
+        {"_target_": "Spacingd", "keys": "image", "pixdim": [0.5, 0.25]},
+    ]
+    root = bundle(network(), preprocessing=spacing, inferer=INFERER | {"roi_size": [24, 32]})
+    with pytest.warns(UserWarning, match=r"unless pixel_size='model' is given"):
+        model = pl.load_model(root)
+    assert model.description.pixel_size == (250, 500)  # y, x
+    image = rng.normal(size=(60, 90)).astype(np.float32)
+    options = {"axes": "YX", "voxel_size": (125, 500), "blend": "none", **COMMON}
+    rescaled = pl.predict(model, image, pixel_size="model", **options)
+    np.testing.assert_array_equal(rescaled, pl.predict(model, image, pixel_size=(250, 500), **options))
+    assert np.abs(rescaled - pl.predict(model, image, **options)).max() > 0.1
+
+
 def test_without_preprocessing(bundle):
     """With `preprocess=False` an image is taken as it is, also if a transform could not be applied."""
     root = bundle(network(), preprocessing=[{"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": True}])

@@ -210,14 +210,16 @@ def _x_is_first(transform: Mapping[str, Any]) -> bool:
 
 def _with_geometry(known: Preprocessing, name: str, transform: Mapping[str, Any]) -> Preprocessing:
     pixdim = transform.get("pixdim")
+    remedy = ""
     if name == "Spacing" and isinstance(pixdim, Sequence) and all(_is_number(size) and size > 0 for size in pixdim):
         known = replace(known, pixel_size=tuple(1000 * float(size) for size in pixdim))  # from millimeters
+        remedy = ", unless pixel_size='model' is given (--pixel-size model)"
     arguments = ", ".join(
         f"{option}={shown(value)}"
         for option, value in transform.items()
         if option in ("axcodes", "pixdim", "k", "spatial_size")
     )
-    note = f"{_full_name(transform)}({arguments}) is not applied"
+    note = f"{_full_name(transform)}({arguments}) is not applied{remedy}"
     return replace(known, notes=(*known.notes, note))
 
 
