@@ -22,8 +22,12 @@ def check_model_command(
         ),
     ],
     layout: options.Layout = None,
+    inputs: options.InputValues = None,
+    model_output: options.ModelOutput = None,
     bgr: options.Bgr = None,
     weights: options.Weights = None,
+    network: options.Network = None,
+    argument: options.FactoryArguments = None,
     trust: options.Trust = False,
     device: options.Device = "auto",
     precision: options.Precision = None,
@@ -38,7 +42,17 @@ def check_model_command(
     """
     with reported_errors(debug=debug):
         loaded = load_model(
-            model, layout=layout, bgr=bgr, weights=weights, trust=trust or None, device=device, precision=precision
+            model,
+            layout=layout,
+            inputs=options.input_values(inputs),
+            output=model_output or None,
+            bgr=bgr,
+            weights=weights,
+            network=network,
+            arguments=options.factory_arguments(argument),
+            trust=trust or None,
+            device=device,
+            precision=precision,
         )
         found = check_model(loaded, patch_size=patch_size, overlaps=overlaps)
         if as_json:

@@ -206,6 +206,23 @@ def test_several_outputs(make_package: Make, out_axes: Make, image: np.ndarray, 
     np.testing.assert_allclose(found["small"], means, rtol=1e-6)
 
 
+def test_further_outputs(make_package: Make, image: np.ndarray, rewrite: Make) -> None:
+    """Outputs that the package does not describe are left out, and those that the network lacks are an error."""
+    network = (
+        "float[N, 1, H, W]",
+        "y = Neg(x) style = GlobalAveragePool(x) s = Flatten(style)",
+        "float[N, 1, H, W] y, float[N, 1] s",
+    )
+    package = make_package(network=network)
+    np.testing.assert_array_equal(quiet(pl.load_model(package), image), -image.astype(np.float32))
+
+    def add_outputs(content: Any) -> None:
+        content["outputs"] += [content["outputs"][0] | {"id": name} for name in ("second", "third")]
+
+    with pytest.raises(ModelError, match=r"has 2 output\(s\), and the package describes 3"):
+        pl.load_model(rewrite(package, add_outputs))
+
+
 def test_channel_names(make_package: Make, out_axes: Make) -> None:
     """Names of the channels of the output are written."""
     package = make_package(

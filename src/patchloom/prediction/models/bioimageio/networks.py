@@ -157,7 +157,24 @@ def _open_onnx(
             )
     if entry.external_data is not None and paths[1].parent != paths[0].parent:
         raise ModelError(f"{package.path}: the external data of the network are in another folder than the network")
-    return OnnxModel(paths[0], layout=layout_of(source).letters, name=f"{package.path}: {entry.source.name}")
+    name = f"{package.path}: {entry.source.name}"
+    names = _output_names(paths[0])
+    if names is not None and len(names) < len(outputs):
+        raise ModelError(
+            f"{name} has {len(names)} output(s), and the package describes {len(outputs)}: export it again"
+        )
+    # Outputs have the order of the network. Those that the package does not describe are left out.
+    chosen = None if names is None else names[: len(outputs)]
+    return OnnxModel(paths[0], layout=layout_of(source).letters, output=chosen, name=name)
+
+
+def _output_names(path: Path) -> list[str] | None:
+    """Return the names of the outputs of an ONNX network; None if it cannot be read, of which `OnnxModel` says more."""
+    onnx = require("onnx", extra="bioimageio")
+    try:
+        return [output.name for output in onnx.ModelProto.FromString(path.read_bytes()).graph.output]
+    except Exception:  # noqa: BLE001  # of damaged files, Protocol Buffers raise any error
+        return None
 
 
 def _check_torch_axes(source: Tensor, package: Package) -> None:
