@@ -41,6 +41,8 @@ def test_snippets(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     text = document.read_text("utf-8")
     if "patchloom.torch" in text:
         pytest.importorskip("torch")
+    if "export_bioimageio(" in text:
+        pytest.importorskip("bioimageio.spec")
     names: dict[str, object] = {"__name__": "__main__"}
     for fence in FENCE.finditer(text):
         run(fence[1], names, document, text.count("\n", 0, fence.start(1)) + 1)
