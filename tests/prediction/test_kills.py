@@ -49,6 +49,11 @@ def several(batch):
     return {"root": np.sqrt(batch.astype(np.float32)), "dtype/kind:0": batch, "mask": batch > 40000}
 
 
+def noisy(batch):
+    time.sleep(PAUSE / 3)
+    return batch * np.random.random(batch.shape).astype(np.float32)
+
+
 def classes(batch):
     time.sleep(PAUSE)
     return np.concatenate([batch > limit for limit in (0, 9000, 40000)], axis=1).astype(np.float32)
@@ -68,10 +73,11 @@ class Tensors:
 if __name__ == "__main__":
     options = json.loads(sys.argv[1])
     PAUSE = 0.01
-    options["model"] = {"several": several, "classes": classes, "tensors": Tensors()}.get(options.get("model"), root)
+    options["model"] = {"several": several, "classes": classes, "noisy": noisy, "tensors": Tensors()}.get(options.get("model"), root)
     options["output"] = OmeZarr(options["output"], options.pop("version", "0.5"))
     print("begun", flush=True)
-    predict(**options, axes="TYX", patch_size=(32, 24), overlaps=(8, 6), batch_size=3, progress=False)
+    tiles = {"axes": "TYX", "patch_size": (32, 24), "overlaps": (8, 6), "batch_size": 3}
+    predict(**tiles | options, progress=False)
     print("done", flush=True)
 '''
 
@@ -87,6 +93,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "several outputs": {"model": "several"},
     "tensors": {"model": "tensors", "blend": "hann", "postprocess": "uint16*30"},
     "labels": {"model": "classes", "postprocess": "argmax", "blend": "linear"},
+    "draws": {"model": "noisy", "n_draws": 3, "blend": "hann"},
+    "halo": {"halo": (4, 3), "overlaps": (14, 10), "blend": "mean"},
 }
 
 KILLS = -(-int(os.environ.get("PATCHLOOM_KILLS", "0")) // len(KINDS))

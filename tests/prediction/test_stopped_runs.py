@@ -32,6 +32,14 @@ def classes(batch: np.ndarray) -> np.ndarray:
     return np.concatenate([batch > limit for limit in (0, 9000, 40000)], axis=1).astype(np.float32)
 
 
+def classes_mean(batch: np.ndarray) -> np.ndarray:
+    return classes(batch).mean(axis=1, keepdims=True)
+
+
+def noisy(batch: np.ndarray) -> np.ndarray:
+    return batch * np.random.random_sample(batch.shape)  # noqa: NPY002  # of the process, as in models of users
+
+
 KINDS: dict[str, dict[str, Any]] = {
     "crop": {},
     "blend": {"blend": "hann"},
@@ -41,6 +49,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "normalize": {"normalize": "percentiles:1,99/sample"},
     "several outputs": {"model": several},
     "labels": {"model": classes, "postprocess": "argmax", "blend": "linear"},
+    "draws": {"model": noisy, "n_draws": 3, "blend": "hann"},
+    "halo": {"halo": (4, 3), "overlaps": (14, 10), "blend": "mean"},
+    "ensemble": {"model": [root, classes_mean]},
     "keep going": {"sources": ["a.npy", "b.npy"], "output": "out", "keep_going": True},
 }
 

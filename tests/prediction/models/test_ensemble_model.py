@@ -68,6 +68,24 @@ def test_mean(models: list[Any], rng: np.random.Generator) -> None:
     assert result.dtype == np.float32
 
 
+@pytest.mark.parametrize("how", [{}, {"device": "cpu"}, {"device": "cpu,cpu"}, {"n_draws": 2}])
+def test_list(how: dict[str, Any], rng: np.random.Generator) -> None:
+    """A list of networks is averaged, by `predict` and by a plan, on any number of devices, also if they draw."""
+    torch = pytest.importorskip("torch")
+    networks = [torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3, padding=1), torch.nn.Dropout(0.5)) for _ in range(3)]
+    image = rng.random((40, 30)).astype(np.float32)
+    options: dict[str, Any] = {"axes": "YX", "patch_size": 20, "overlaps": 8}
+    result = pl.predict(networks, image, **options, progress=False, **how)
+    if "n_draws" in how:
+        assert result["std"].max() > 0
+        return
+    with torch.inference_mode():
+        whole = [network[0](torch.from_numpy(image[None, None]))[0].numpy() for network in networks]
+    np.testing.assert_allclose(result[:, 1:-1, 1:-1], np.mean(whole, axis=0)[:, 1:-1, 1:-1], rtol=1e-4, atol=1e-6)
+    planned = pl.plan(image, model=networks, **options).run(networks, sources=image, progress=False, **how)
+    assert planned.tobytes() == result.tobytes()
+
+
 @pytest.mark.parametrize(
     ("dtypes", "expected"),
     [(["float32", "float32"], "float32"), (["float16", "float32"], "float32"), (["float32", "float64"], "float64")],
