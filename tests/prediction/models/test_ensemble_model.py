@@ -179,6 +179,21 @@ def test_common_sizes(rules: list[tuple[int, int]]) -> None:
         assert [next(found) for _ in accepted] == accepted
 
 
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ([{"size_step": (4, 4)}], ((4, 4), (4, 4))),
+        ([{"size_step": (4, 4)}, {"size_step": (6, 4)}], ((12, 4), (12, 4))),
+        ([{"size_step": (4, 4)}, {"min_size": (9, 8)}], ((12, 8), (4, 4))),
+        ([{"min_size": (9, 8)}, {}], ((9, 8), (1, 1))),
+    ],
+)
+def test_size_rules(rules: list[dict[str, Any]], expected: Any) -> None:
+    """A step alone is the least size, too, as for one model."""
+    merged = EnsembleModel([Net(**rule) for rule in rules]).description
+    assert (merged.min_size, merged.size_step) == expected
+
+
 def test_identity() -> None:
     """Other models, or the same in another order, are another ensemble; pickling changes nothing."""
     identities = [

@@ -234,7 +234,7 @@ def _merge_size_rules(declared: Sequence[ModelDescription]) -> dict[str, tuple[i
     n_dims = len(next(sizes for rule in rules for sizes in rule if sizes))
     ones = (1,) * n_dims
     along = [
-        _common_sizes([((smallest or ones)[axis], (step or ones)[axis]) for smallest, step in rules])
+        _common_sizes([((smallest or step or ones)[axis], (step or ones)[axis]) for smallest, step in rules])
         for axis in range(n_dims)
     ]
     smallest, steps = zip(*along, strict=True)
