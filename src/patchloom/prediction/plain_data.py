@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from fractions import Fraction
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -14,7 +14,7 @@ import numpy as np
 def parse_fields(kind: type[Any], values: Any) -> dict[str, Any]:
     """Parse the fields of a dataclass.
 
-    Fields are numbers, texts, dtypes, fractions, dataclasses, tuples of these, and unions of one of these with None.
+    Fields are numbers, texts, dtypes, fractions, dataclasses, tuples and literals of these, and unions of one of these with None.
 
     Parameters
     ----------
@@ -51,6 +51,10 @@ def _parse(hint: Any, value: Any, name: str) -> Any:
         if not isinstance(value, (list, tuple)):
             raise TypeError(f"{name} is of type {type(value).__name__}: it must be a list")
         return tuple(_parse(arguments[0], item, name) for item in value)
+    if origin is Literal:
+        if value not in arguments:
+            raise ValueError(f"{name} is {value!r}: it must be one of {arguments}")
+        return value
     if hasattr(hint, "from_dict"):
         return hint.from_dict(value)
     if isinstance(hint, type) and is_dataclass(hint):

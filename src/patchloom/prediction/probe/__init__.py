@@ -1,0 +1,1 @@
+"""Measures how far a network looks, its stride, scale and margin."""
