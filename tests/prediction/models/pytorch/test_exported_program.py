@@ -142,5 +142,5 @@ def test_other_files(name: str, content: bytes, message: str, tmp_path: Path) ->
     (tmp_path / name).write_bytes(content)
     with pytest.raises(pl.ModelError, match=message):
         pl.load_model(tmp_path / name, device="cpu")
-    with pytest.raises(pl.ModelNotFoundError, match="there is no file"):
+    with pytest.raises(pl.ModelNotFoundError, match="there is no model file"):
         pl.load_model(tmp_path / f"other-{name}", device="cpu")

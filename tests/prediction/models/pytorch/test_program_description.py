@@ -33,13 +33,18 @@ class Levels(torch.nn.Module):
         return self.last(torch.cat([first, self.up(self.down(first).relu())], 1))
 
 
-def export(module, *sizes, batch=2, n_in=1, **named):
+def export(module, *sizes, batch=2, n_in=1, n_tiles=2, **named):
     """Export a network; a size that is not a number is dynamic."""
     shape = [16 * (axis + 1) if not isinstance(size, int) else size for axis, size in enumerate(sizes)]
     dynamic = {axis + 2: size for axis, size in enumerate(sizes) if not isinstance(size, int)}
     if not isinstance(batch, int):
-        dynamic[0], batch = batch, 2
+        dynamic[0], batch = batch, n_tiles
     return torch.export.export(module.eval(), (torch.ones(batch, n_in, *shape),), dynamic_shapes=(dynamic,), **named)
+
+
+def described(program):
+    """What a program declares."""
+    return describe_program(program, program.module())
 
 
 def even(name, **bounds):
@@ -50,7 +55,7 @@ def even(name, **bounds):
 def test_sizes_in_steps(tmp_path):
     """Sizes in steps are read; tiles put together equal the network run on the whole image."""
     program = export(Levels(), even("h", min=2), even("w", min=1), batch=torch.export.Dim("b"))
-    found = describe_program(program)
+    found = described(program)
     assert (found.min_size, found.size_step, found.origin_multiple) == ((16, 16), (8, 8), (8, 8))
     assert (found.batch_size, found.n_dims, found.in_channels, found.out_channels) == (None, 2, 1, 2)
     assert (found.out_dtype, found.scale) == ("float32", (Fraction(1), Fraction(1)))
@@ -75,11 +80,43 @@ def test_default_size():
 def test_fixed_sizes():
     """Fixed sizes and a fixed batch are used: a batch is filled up."""
     program = export(Levels(3), 8, 16, 16, batch=2)
-    found = describe_program(program)
+    found = described(program)
     assert (found.patch_size, found.batch_size, found.n_dims) == ((8, 16, 16), 2, 3)
     image = np.random.default_rng(0).random((9, 20, 20), np.float32)
     result = pl.predict(program, image, axes="ZYX", overlaps=(2, 8, 8), origin_multiple=2, progress=False)
     assert result.shape == (2, 9, 20, 20)
+
+
+AUTO = torch.export.Dim.DYNAMIC
+
+
+@pytest.mark.parametrize(
+    ("module", "least", "step"),
+    [
+        (Levels(), 4, 2),
+        (torch.nn.Sequential(Levels(), torch.nn.Identity(), torch.nn.Conv2d(2, 1, 3)), 4, 2),
+        (torch.nn.Sequential(torch.nn.ReflectionPad2d(7), torch.nn.Conv2d(1, 2, 15)), 8, 1),
+    ],
+    ids=["stride", "valid", "reflect"],
+)
+def test_conditions(module, least, step):
+    """Sizes that are declared free, but limited by conditions, follow these: smaller ones and others fail."""
+    program = export(module, AUTO, AUTO, batch=AUTO)
+    found = described(program)
+    assert (found.min_size, found.size_step, found.batch_size) == ((least, least), (step, step), None)
+    image = np.random.default_rng(0).random((37, 53), np.float32)
+    pl.predict(program, image, axes="YX", patch_size=16 + least, overlaps=8, progress=False)
+    if step > 1:
+        with pytest.raises(pl.GeometryError, match="patch_size is 15"):
+            pl.predict(program, image, axes="YX", patch_size=15, overlaps=8, progress=False)
+
+
+def test_several_tiles_only():
+    """A program that was traced for several tiles, and not for one, gets as many."""
+    program = export(Levels(), even("h", min=2), even("w", min=2), batch=torch.export.Dim("b", min=3), n_tiles=4)
+    assert described(program).batch_size == 3
+    image = np.random.default_rng(0).random((24, 24), np.float32)
+    assert pl.predict(program, image, axes="YX", patch_size=24, overlaps=0, progress=False).shape == (2, 24, 24)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +134,7 @@ def test_uncertain_sizes(sizes):
         )
     else:
         program = export(Levels(), *sizes)
-    found = describe_program(program)
+    found = described(program)
     assert (found.patch_size, found.min_size, found.size_step, found.n_dims) == (None, None, None, 2)
 
 
@@ -110,7 +147,7 @@ def test_several_outputs():
             return {"mask": out, "half": out[..., ::2, ::2]}
 
     program = export(Two(), even("h", min=2), even("w", min=2))
-    assert describe_program(program).out_channels is None
+    assert described(program).out_channels is None
     result = pl.predict(program, np.ones((32, 48), np.float32), axes="YX", patch_size=16, overlaps=0, progress=False)
     assert {name: array.shape for name, array in result.items()} == {"mask": (2, 32, 48), "half": (2, 16, 24)}
 
@@ -118,7 +155,7 @@ def test_several_outputs():
 def test_not_an_image():
     """A program on other tensors declares nothing."""
     program = torch.export.export(torch.nn.Linear(3, 2), (torch.ones(4, 3),))
-    assert describe_program(program) == pl.ModelDescription()
+    assert described(program) == pl.ModelDescription()
 
 
 def test_precision():

@@ -464,3 +464,21 @@ def test_not_resumed_in_another_precision(network, tmp_path):
     handle.remove()
     with pytest.raises(pl.SinkError, match="precision of 'TorchModel'"):
         pl.predict(network, image, output, precision="bfloat16", **settings)
+
+
+class Halves(torch.nn.Module):
+    """A network that accepts multiples of 4 only."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = conv()
+
+    def forward(self, batch):
+        small = torch.nn.functional.avg_pool2d(batch, 4)
+        return self.layer(batch) + torch.nn.functional.interpolate(small, scale_factor=4)
+
+
+def test_wrong_size():
+    """If a network does not accept the size of a tile, the message contains sizes that it accepts."""
+    with pytest.raises(pl.ModelError, match=r"it accepts tiles of 32 × 32"):
+        pl.predict(Halves(), np.ones((80, 80), np.float32), axes="YX", patch_size=30, progress=False)

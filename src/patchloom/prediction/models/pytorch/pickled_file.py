@@ -49,7 +49,7 @@ def read_pickled(path: Path, *, trust: bool = False) -> Any:
     try:
         return torch.load(path, **options)
     except Exception as error:  # of a damaged file, any error
-        needed = _needed_code(str(error))
+        needed = _needed_code(str(error)) if zipfile.is_zipfile(path) or _starts_as_pickle(path) else None
         if needed is None or not trust:
             raise ModelError(f"{path} {_fault(path, str(error), needed)}") from error
     try:
@@ -74,6 +74,11 @@ def check_file(path: Path) -> None:
         raise ModelError(f"{path} is a folder: give a file")
     if not path.stat().st_size:
         raise ModelError(f"{path} is empty: it may be the rest of a download or a copy that was stopped")
+
+
+def _starts_as_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80"
 
 
 def _needed_code(message: str) -> str | None:

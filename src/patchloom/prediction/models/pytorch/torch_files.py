@@ -150,11 +150,11 @@ def _kind_of(path: Path) -> str:
 
 def _open_program(path: Path, inputs: Mapping[str, Any], *, trust: bool) -> TorchFileModel:
     program = open_program(path, trust=trust)
-    text = read_extra_file(path, DESCRIPTION)
-    known = describe_program(program) if text is None else parse_description(path, text).model
+    text, module = read_extra_file(path, DESCRIPTION), program.module()
+    known = describe_program(program, module) if text is None else parse_description(path, text).model
     # The file is the identity: the code that PyTorch makes of a program differs between its versions.
     described = replace(known, identity=f"torch.export {file_digest(path)[:16]}")
-    return TorchFileModel(program.module(), described, inputs=inputs, path=path)
+    return TorchFileModel(module, described, inputs=inputs, path=path)
 
 
 def _open_script(path: Path) -> Any:

@@ -302,7 +302,8 @@ def as_torch_model(model: Any) -> Model:
         return TorchModel(model.func, inputs=model.keywords)
     exported = sys.modules.get("torch.export")
     if exported is not None and isinstance(model, exported.ExportedProgram):
-        return TorchModel(model.module(), describe_program(model))
+        module = model.module()
+        return TorchModel(module, describe_program(model, module))
     return model  # type: ignore[no-any-return]
 
 
