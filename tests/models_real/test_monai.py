@@ -44,7 +44,7 @@ def tiled(model, image, **options):
 def test_onnx(tmp_path, image, n_dims, name):
     """A network declares its sizes and stride, and is tiled by them."""
     network = make(name, n_dims)
-    model = pl.load_model(save_onnx(network, tmp_path / "network.onnx", n_dims))
+    model = pl.OnnxModel(save_onnx(network, tmp_path / "network.onnx", n_dims), threads=1)
     declared = model.description
 
     result = tiled(model, image, patch_size=TILES[n_dims], overlaps=OVERLAPS[n_dims])
@@ -81,7 +81,7 @@ def test_module(image, n_dims, name):
 def test_norms_over_tiles(tmp_path, n_dims, norm):
     """Networks that normalize over the whole tile declare their sizes too; one tile equals the whole image."""
     network = make("SegResNet", n_dims, norm)
-    model = pl.load_model(save_onnx(network, tmp_path / "network.onnx", n_dims, with_names=False))
+    model = pl.OnnxModel(save_onnx(network, tmp_path / "network.onnx", n_dims, with_names=False), threads=1)
     size = (52, 76) if n_dims == 2 else (32, 28, 36)
     image = np.random.default_rng(0).normal(size=size).astype(np.float32)
 
@@ -92,7 +92,7 @@ def test_norms_over_tiles(tmp_path, n_dims, norm):
 def test_onnx_swin(tmp_path, n_dims):
     """A network with windowed attention accepts few of the sizes that it declares as free: the error contains sizes that work."""
     network = make("SwinUNETR", n_dims)
-    model = pl.load_model(save_onnx(network, tmp_path / "network.onnx", n_dims))
+    model = pl.OnnxModel(save_onnx(network, tmp_path / "network.onnx", n_dims), threads=1)
     image = np.random.default_rng(0).normal(size=(TRACED_SIZE,) * n_dims).astype(np.float32)
     larger = np.tile(image, (3,) * n_dims)
 

@@ -46,7 +46,7 @@ def run(path, image):
 
 def test_description(path):
     """Its layout, channels, sizes and stride are found in the file."""
-    declared = pl.load_model(path).description
+    declared = pl.OnnxModel(path, threads=1).description
 
     assert declared.min_size == declared.size_step == declared.origin_multiple == (STRIDE, STRIDE)
     assert (declared.n_dims, declared.in_channels, declared.out_channels) == (2, 3, 1)
@@ -56,17 +56,17 @@ def test_one_tile(path):
     """One tile equals the whole image, whose sizes are no multiples of the stride."""
     image = page((299, 411))
 
-    result = pl.predict(pl.load_model(path), image, axes="CYX", patch_size=(320, 416), progress=False)
+    result = pl.predict(pl.OnnxModel(path, threads=1), image, axes="CYX", patch_size=(320, 416), progress=False)
 
-    np.testing.assert_allclose(result, run(path, image), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(result[0], run(path, image), rtol=1e-4, atol=1e-4)
 
 
 def test_tiles(path):
     """It averages over the whole tile in places, so tiles agree with the whole image on the text, and not to the bit."""
     image = page((450, 530))
 
-    result = pl.predict(pl.load_model(path), image, axes="CYX", patch_size=320, overlaps=192, progress=False)
+    result = pl.predict(pl.OnnxModel(path, threads=1), image, axes="CYX", patch_size=320, overlaps=192, progress=False)
 
     expected = run(path, image)
-    assert ((result > 0.3) == (expected > 0.3)).mean() > 0.98
+    assert ((result[0] > 0.3) == (expected > 0.3)).mean() > 0.95
     assert expected.max() > 0.8

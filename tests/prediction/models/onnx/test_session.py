@@ -9,7 +9,7 @@ import pytest
 from patchloom.errors import ArgumentError, ModelError
 from patchloom.prediction import predict
 from patchloom.prediction.models import OnnxModel, load_model
-from patchloom.prediction.models.onnx.session import OnnxSession, find_onnx_device
+from patchloom.prediction.models.onnx.session import OnnxSession, available_providers, find_onnx_device
 
 CPU, CUDA, MPS, TENSOR_RT = (
     f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "CoreML", "Tensorrt")
@@ -44,7 +44,7 @@ def test_find_device(device, available, expected):
 )  # fmt: skip
 def test_missing_provider(onnx_file, tmp_path, device, message):
     """A device for which this build has no provider is refused before anything is written."""
-    if {CUDA, MPS} & set(onnxruntime.get_available_providers()):
+    if {CUDA, MPS} & set(available_providers()):
         pytest.skip("this build of onnxruntime has providers for devices")
     path = onnx_file(SIGNATURE)
     output = tmp_path / "out.npy"
@@ -73,6 +73,15 @@ def test_providers(onnx_network, rng):
     np.testing.assert_array_equal(model.on("auto", None)(batch), -batch)
     with pytest.raises(ModelError, match=r"providers is \['TPU'\]: choose one or more of \["):
         OnnxModel(onnx_network(SIGNATURE), providers=["TPU"])
+
+
+def test_same_device(onnx_network):
+    """A network that is on the device already is not opened again."""
+    model = OnnxModel(onnx_network(SIGNATURE))
+
+    assert model.on("cpu", None) is model
+    if available_providers()[-1:] == [CPU] and not {CUDA, MPS} & set(available_providers()):
+        assert model.on("auto", None) is model
 
 
 @pytest.mark.parametrize(("declared", "own"), [("float", "float32"), ("float16", "float16"), ("uint8", None)])

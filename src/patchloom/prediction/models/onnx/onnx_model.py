@@ -24,7 +24,7 @@ from patchloom.prediction.models.onnx.inputs import choose_inputs
 from patchloom.prediction.models.onnx.layout_evidence import check_layout, find_layout
 from patchloom.prediction.models.onnx.onnx_files import external_files, onnx_digest
 from patchloom.prediction.models.onnx.outputs import choose_outputs
-from patchloom.prediction.models.onnx.session import one_line, open_session
+from patchloom.prediction.models.onnx.session import available_providers, find_onnx_device, one_line, open_session
 from patchloom.prediction.models.onnx.tensors import (
     cast_batch,
     check_scale,
@@ -232,9 +232,12 @@ class OnnxModel:
                 "leave precision out, or convert the file"
             )
         (source,), options = self._reopen.args, self._reopen.keywords
-        if device is None or options["providers"] is not None or _one_device(device) == self.device:
+        if device is None or options["providers"] is not None:
             return self
-        session = open_session(source, self._name, device=_one_device(device), threads=options["threads"])
+        wanted = _one_device(device)
+        if find_onnx_device(wanted, available_providers()) == self.device:  # opening a network takes time
+            return self
+        session = open_session(source, self._name, device=wanted, threads=options["threads"])
         if session.device == self.device:
             return self
         moved = copy.copy(self)

@@ -119,6 +119,18 @@ def find_onnx_device(device: str, available: Sequence[str]) -> str:
     return device
 
 
+def available_providers() -> list[str]:
+    """Return the execution providers that the build of onnxruntime has.
+
+    Raises
+    ------
+    MissingExtraError
+        If onnxruntime is not installed.
+    """
+    names: list[str] = require("onnxruntime", extra="onnx").get_available_providers()
+    return names
+
+
 def open_session(
     source: Path | bytes, name: str, *, device: str, threads: int | None, providers: Sequence[str] | None = None
 ) -> OnnxSession:
@@ -153,7 +165,7 @@ def open_session(
     if isinstance(source, Path) and not source.is_file():
         raise ModelNotFoundError(f"there is no model file {name}: check the path")
     onnxruntime = require("onnxruntime", extra="onnx")
-    available = onnxruntime.get_available_providers()
+    available = available_providers()
     if providers is not None:
         if not providers or not set(providers) <= set(available):
             raise ModelError(
