@@ -80,7 +80,7 @@ test-gpu: $(VENV)/.test  ## Run the tests of a GPU, where there is one: under a 
 bench: $(VENV)/.test  ## Measure speed, as ratios to a lower bound
 	@for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
 
-interop: $(INTEROP)/.made  ## Exchange specs, stacks and patchings with CAREamics, and run its split and its filters on ours
+interop: $(INTEROP)/.made  ## Exchange specs, stacks and patchings with CAREamics, and compare predictions of its checkpoints and of MONAI bundles
 	$(INTEROP)/bin/python -m pytest tests/interop -W default $(ARGS)
 
 changelog: $(VENV)/.docs  ## Show the next release notes
