@@ -18,7 +18,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
-from unet import REACH, STRIDE, UNet, fit, model_of
+from unet import REACH, STRIDE, UNet, fit
 
 import patchloom as pl
 from patchloom.figures import draw_scale_bar, draw_tiling, save_figure
@@ -105,9 +105,9 @@ def run(output: Path, *, quick: bool) -> None:
     clean = read_stack()[slice(28, 32) if quick else slice(None)]
     noisy = clean + np.random.default_rng(1).normal(0, NOISE, clean.shape).astype(np.float32)
 
-    model = model_of(train(noisy, n_patches=32 if quick else 256, n_epochs=3 if quick else 30))
+    network = train(noisy, n_patches=32 if quick else 256, n_epochs=3 if quick else 30)
     written = pl.predict(
-        model, noisy, output / "denoised.ome.zarr", axes="SYX", overwrite=True, progress=False, **TILING
+        network, noisy, output / "denoised.ome.zarr", axes="SYX", overwrite=True, progress=False, **TILING
     )
     tiling = pl.plan(noisy, axes="SYX", **TILING).tiling
     denoised = pl.PatchExtractor(pl.open_stacks(written)).extract_batch(pl.WholeSamplePatching(tiling.data_shapes))

@@ -1,81 +1,119 @@
 """MicroSplit: split one channel that shows two structures into one image of each.
 
-The image (a neuron, four channels acquired one after the other) is a file of the PyPI package ndev-sampledata (BSD-3), which
-`make examples` installs for this file only. Two of its channels are summed, as if acquired together. A small U-Net is trained on
-the left half of the image to split the sum, and evaluated on the right half, which is held out. Method: A. Ashesh et al.,
-doi:10.1101/2025.02.10.637323.
+The images (three fields of Drosophila Kc167 cells, with a stain of DNA and one of actin) are files of the PyPI package CellProfiler
+(BSD-3), which `make examples` installs for these files only. The two channels of a field are summed, as if acquired together. A
+small U-Net is trained on two fields to split the sum, and evaluated on the third, which is held out. Each field is held out once.
+Networks are trained with and without uncorrelated channels, and with and without lateral context. Methods: A. Ashesh et al.,
+doi:10.1101/2025.02.10.637323 (MicroSplit) and doi:10.48550/arXiv.2211.12872 (lateral context).
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from context_model import ContextModel
+from context_unet import ContextUNet
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from unet import UNet, fit
 
 import patchloom as pl
-from patchloom.figures import BLUE, YELLOW, draw_scale_bar, save_figure
-from patchloom.torch import EpochSampler, FlipRot90, MicroSplitDataset, PatchLoader
+from patchloom.figures import save_figure
+from patchloom.torch import EpochSampler, FlipRot90, MicroSplitDataset, PatchLoader, save_model
 
-CHANNELS = {"actin": 2, "nucleus": 3}
+CHANNELS = {"DNA": "D", "actin": "F"}
+"""Structures, and the letter of each in the names of the files."""
+
+FIELDS = ("POS002", "POS076", "POS218")
+N_PATCHES, N_EPOCHS = 480, 10
 PATCH = (64, 64)
-PIXEL_SIZE = 0.1241
-"""Width of a pixel in micrometers."""
-
 OVERLAPS = (32, 32)
 """Overlap of patches in prediction. They are blended: pixels near the border of a patch have less context and less weight."""
 
 
-def read_channels() -> NDArray[np.float32]:
-    """Read the channels, `CYX`, normalized so that the percentiles 1 and 99.8 of each channel are 0 and 1."""
-    files = importlib.metadata.files("ndev-sampledata") or []
-    (stack,) = pl.open_stacks(next(Path(str(file.locate())) for file in files if file.name == "neuron-4Ch.tiff"))
-    measured = pl.measure_normalization(stack, pl.Percentiles(per="channel"))
-    whole = pl.WholeSamplePatching([stack.data_shape])
-    (image,) = pl.PatchExtractor([stack]).extract_batch(whole, scale=measured.scale[0], offset=measured.offset[0])
-    return image[list(CHANNELS.values())]
+class Way(NamedTuple):
+    """A way to train."""
+
+    uncorrelated: float
+    """Probability that the channels of a patch come from different places."""
+
+    has_context: bool
+    """Whether the network sees the surroundings of a patch."""
+
+    def __str__(self) -> str:
+        return f"{'un' if self.uncorrelated else ''}correlated, {'with' if self.has_context else 'no'} context"
 
 
-def halves(image: NDArray[np.float32], hold_out: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Cut an image into the half to train on and the half to hold out, `"left"` or `"right"`."""
-    left, right = image[..., : image.shape[-1] // 2], image[..., image.shape[-1] // 2 :]
-    return (left, right) if hold_out == "right" else (right, left)
+WAYS = [Way(*way) for way in product((0, 0.5), (False, True))]
 
 
-def sums(image: NDArray[np.float32], n_patches: int, probability: float, seed: int) -> MicroSplitDataset:
-    """Return a dataset of summed channels and their targets, with few patches of background.
+class Result(NamedTuple):
+    """The result of one training: the PSNR of each channel in the field that was held out, in dB."""
 
-    With the given probability, the channels of a patch come from different places.
-    """
-    stacks = pl.open_stacks(image, axes="CYX")
+    held_out: str
+    way: str
+    seed: int
+    psnr: list[float]
+
+
+def read_fields() -> dict[str, NDArray[np.float32]]:
+    """Read the fields, `CYX`, normalized so that the percentiles 1 and 99.8 of each channel are 0 and 1."""
+    files = {file.name: Path(str(file.locate())) for file in importlib.metadata.files("cellprofiler") or []}
+    fields = {}
+    for field in FIELDS:
+        stacks = pl.open_stacks([files[f"01_{field}_{letter}.TIF"] for letter in CHANNELS.values()])
+        channels = []
+        for stack in stacks:
+            measured = pl.measure_normalization(stack, pl.Percentiles())
+            whole = pl.WholeSamplePatching([stack.data_shape])
+            channels.append(
+                pl.PatchExtractor([stack]).extract_batch(whole, scale=measured.scale[0], offset=measured.offset[0])
+            )
+        fields[field] = np.concatenate(channels, axis=1)[0]
+    return fields
+
+
+def sums(
+    fields: Mapping[str, NDArray[np.float32]], held_out: str, way: Way, n_patches: int, seed: int
+) -> MicroSplitDataset:
+    """Return a dataset of summed channels and their targets, without the held-out field, and with few patches of background."""
+    stacks = pl.open_stacks([image for name, image in fields.items() if name != held_out], axes="CYX")
     patching = pl.StratifiedPatching([stack.data_shape for stack in stacks], PATCH, seed=seed, n_patches=n_patches)
     (brightness,) = pl.score_cells(stacks, PATCH, [pl.PercentileFilter(98)])
     pl.downweight_below(patching, brightness, 0.2, probability=0.05)
     return MicroSplitDataset(
         patching,
         targets=stacks,
-        n_scales=2,
+        n_scales=2 if way.has_context else 1,
         alpha_ranges=[(0.45, 0.55)] * len(CHANNELS),
-        uncorrelated_channel_prob=probability,
+        uncorrelated_channel_prob=way.uncorrelated,
         augmentation=FlipRot90(),
         seed=seed,
     )
 
 
-def train(dataset: MicroSplitDataset, n_epochs: int, seed: int) -> UNet:
+def train(dataset: MicroSplitDataset, way: Way, n_epochs: int, seed: int) -> UNet:
     """Train a network to split the sum into its channels."""
     torch.manual_seed(seed)
-    network = UNet(n_inputs=2, n_outputs=len(CHANNELS))
-    with PatchLoader(dataset, batch_size=4, sampler=EpochSampler(dataset, seed=seed)) as loader:
+    network = ContextUNet(len(CHANNELS)) if way.has_context else UNet(1, len(CHANNELS))
+    with PatchLoader(dataset, batch_size=8, sampler=EpochSampler(dataset, seed=seed)) as loader:
         fit(network, loader, n_epochs, lambda batch: torch.nn.functional.mse_loss(network(batch.input), batch.target))
     return network
+
+
+def split(network: UNet, dataset: MicroSplitDataset, image: NDArray[np.float32], path: Path) -> NDArray[np.float32]:
+    """Save the network, and split an image `1YX` with it into its channels, `CYX`."""
+    save_model(path, network, dataset, patch_size=PATCH, overlaps=OVERLAPS, out_channel_names=list(CHANNELS))
+    model = pl.load_model(path, device="cpu")
+    prediction: NDArray[np.float32] = pl.predict(model, image, axes="CYX", blend="hann", batch_size=16, progress=False)
+    return prediction
 
 
 def psnr(image: NDArray[np.float32], truth: NDArray[np.float32]) -> list[float]:
@@ -83,54 +121,74 @@ def psnr(image: NDArray[np.float32], truth: NDArray[np.float32]) -> list[float]:
     return [float(value) for value in -10 * np.log10(np.mean((image - truth) ** 2, axis=(1, 2)))]
 
 
-def microsplit_figure(images: Mapping[str, NDArray[np.float32]], hold_out: str) -> Figure:
-    """Draw each channel around the cell, one column per image. A line separates the halves; blue is the held-out half."""
-    figure = Figure(figsize=(2.6 * len(images), 6.1), layout="constrained")
-    for row, name in zip(figure.subplots(len(CHANNELS), len(images)), CHANNELS, strict=True):
+def table(results: Sequence[Result]) -> str:
+    """Return a table of PSNR, the mean of both channels: over the seeds, with their standard deviation if there are several."""
+    folds = list(dict.fromkeys(result.held_out for result in results))
+    lines = [f"| held out | {' | '.join(folds)} |", "| --- " * (len(folds) + 1) + "|"]
+    for way in dict.fromkeys(result.way for result in results):
+        cells = []
+        for fold in folds:
+            values = [np.mean(result.psnr) for result in results if (result.held_out, result.way) == (fold, way)]
+            cells.append(f"{np.mean(values):.2f}" + (f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""))
+        lines.append(f"| {way} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def microsplit_figure(images: Mapping[str, NDArray[np.float32]]) -> Figure:
+    """Draw a part of each channel, one column per image."""
+    figure = Figure(figsize=(2.6 * len(images), 5.7), layout="constrained")
+    middle = next(iter(images.values())).shape[-1] // 2
+    for row, (index, name) in zip(figure.subplots(len(CHANNELS), len(images)), enumerate(CHANNELS), strict=True):
         for axes, (title, image) in zip(row, images.items(), strict=True):
-            axes.imshow(image[list(CHANNELS).index(name)], cmap="gray", vmin=0, vmax=1.2)
-            middle = image.shape[-1] // 2 - 0.5
-            axes.axvline(middle, color="white", linewidth=1, linestyle="--")
+            axes.imshow(image[index], cmap="gray", vmin=0, vmax=1)
+            axes.set(xlim=(middle - 110, middle + 110), ylim=(middle + 110, middle - 110))
             axes.set_title(f"{name}: {title}", fontsize=11)
-            axes.set(xlim=(60, 450), ylim=(610, 190))
             axes.set_axis_off()
-            draw_scale_bar(axes, PIXEL_SIZE)
-            for half, place, align in (("left", middle - 6, "right"), ("right", middle + 6, "left")):
-                words, color = ("held out", BLUE) if half == hold_out else ("trained on", YELLOW)
-                axes.text(place, 206, words, color=color, ha=align, va="center", fontsize=10)
     return figure
 
 
-def run(output: Path, *, hold_out: str, seed: int, quick: bool) -> None:
-    """Train with correlated and with uncorrelated channels, and compare both with half the sum."""
+def run(output: Path, *, held_out: Sequence[str], seeds: Sequence[int], quick: bool) -> None:
+    """Train in each way, with each field held out and each seed, and compare the results with half the sum."""
     torch.set_num_threads(1)  # results do not depend on the number of cores
     output.mkdir(parents=True, exist_ok=True)
-    truth = read_channels()
-    trained_on, held_out = halves(truth, hold_out)
-    half = truth.mean(axis=0, keepdims=True)
-    tiling = pl.TiledPatching([(1, *truth.shape)], PATCH, OVERLAPS)
-    images = {"truth": truth, "half the sum": np.repeat(half, len(truth), axis=0)}
-    for probability in (0, 1):
-        print(f"uncorrelated_channel_prob {probability}:")
-        dataset = sums(trained_on, 32 if quick else 256, probability, seed)
-        network = train(dataset, 3 if quick else 60, seed)
-        model = ContextModel(network, PATCH, OVERLAPS)
-        split = pl.predict(model, half, axes="CYX", blend="hann", batch_size=16, progress=False)
-        seams = pl.seam_jump_ratio(split[np.newaxis], tiling)
-        print(f"  seams: {seams:.2f} (mean jump across them / mean jump elsewhere; 1 is invisible)")
-        images[f"split, {'un' * probability}correlated"] = split
-    print(f"PSNR in the held-out half, in dB:\n{'':30}{''.join(f'{name:>10}' for name in CHANNELS)}")
-    for name, image in list(images.items())[1:]:
-        print(f"{name:30}{''.join(f'{value:10.2f}' for value in psnr(halves(image, hold_out)[1], held_out))}")
-    save_figure(microsplit_figure(images, hold_out), output / "microsplit.png")
-    print(f"see {output / 'microsplit.png'}")
+    fields = read_fields()
+    if quick:
+        fields = {name: image[:, :256, :256] for name, image in fields.items()}
+    results = []
+    for field in held_out:
+        truth = fields[field]
+        half = truth.mean(axis=0, keepdims=True)
+        tiling = pl.TiledPatching([(1, *truth.shape)], PATCH, OVERLAPS)
+        images = {"truth": truth, "half the sum": np.repeat(half, len(truth), axis=0)}
+        results.append(Result(field, "half the sum", 0, psnr(images["half the sum"], truth)))
+        for seed, way in product(seeds, WAYS):
+            print(f"{field} held out, {way}, seed {seed}:")
+            dataset = sums(fields, field, way, 32 if quick else N_PATCHES, seed)
+            network = train(dataset, way, 3 if quick else N_EPOCHS, seed)
+            image = split(network, dataset, half, output / "microsplit.pt2")
+            results.append(Result(field, str(way), seed, psnr(image, truth)))
+            print("  PSNR: " + ", ".join(f"{value:.2f}" for value in results[-1].psnr))
+            seams = pl.seam_jump_ratio(image[np.newaxis], tiling)
+            print(f"  seams: {seams:.2f} (mean jump across them / mean jump elsewhere; 1 is invisible)", flush=True)
+            if seed == seeds[0] and not way.has_context:
+                images[str(way)] = image
+        save_figure(microsplit_figure(images), output / f"microsplit-{field}.png")
+    with (output / "microsplit.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([*row[:3], *row.psnr] for row in results)
+    print(f"PSNR in the field that was held out, in dB:\n{table(results)}\nsee {output}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("examples-output"), help="folder to write to")
-    parser.add_argument("--hold-out", choices=("left", "right"), default="right", help="half of the image to hold out")
-    parser.add_argument("--seed", type=int, default=1, help="seed of the weights, the patches and their order")
+    parser.add_argument(
+        "--held-out", nargs="+", choices=FIELDS, default=FIELDS, help="fields to hold out, one after the other"
+    )
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[1, 2, 3], help="seeds of the weights, the patches and their order"
+    )
     parser.add_argument("--quick", action="store_true", help="run all steps in seconds, without a useful result")
     arguments = parser.parse_args()
-    run(arguments.output, hold_out=arguments.hold_out, seed=arguments.seed, quick=arguments.quick)
+    if arguments.quick:
+        arguments.held_out, arguments.seeds = arguments.held_out[:1], arguments.seeds[:1]
+    run(arguments.output, held_out=arguments.held_out, seeds=arguments.seeds, quick=arguments.quick)

