@@ -124,7 +124,7 @@ def test_plan(network: Make, image: np.ndarray, tmp_path: Path) -> None:
 
 def test_axes_and_names(network: Make, rng: np.random.Generator, tmp_path: Path) -> None:
     """The package has the axes of the network, and the names of channels that are given."""
-    image = rng.random((2, 70, 60), np.float32)
+    image = rng.random((2, 70, 60), np.float32) - np.float32(0.5)
     model = pl.load_model(network(*LAST), layout="NHWC")
     package = pl.export_bioimageio(
         tmp_path / "a-package",

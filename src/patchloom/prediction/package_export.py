@@ -316,7 +316,14 @@ def _write_tensors(
         "outputs": outputs,
         "weights": {weights.format: dict(weights.entry)},
         "covers": [_write_cover(folder, facts)],
+        "config": {"bioimageio": {"reproducibility_tolerance": [_tolerance(facts)]}},
     }
+
+
+def _tolerance(facts: _Facts) -> dict[str, float]:
+    """Return the tolerance of the test: the absolute one may be 1 % of the largest expected value."""
+    largest = min(float(array.max()) for array in facts.expected.values())
+    return {"absolute_tolerance": min(1e-3, max(0.0, largest / 200)), "relative_tolerance": 1e-3}
 
 
 def _preprocessing(facts: _Facts, letters: str, dtype: str) -> list[dict[str, Any]]:

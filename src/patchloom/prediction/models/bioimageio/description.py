@@ -222,7 +222,8 @@ def _weights_v05(name: str, entry: Any) -> Weights:
 def _tolerance(described: Any) -> Tolerance:
     declared: Sequence[Any] = getattr(getattr(described.config, "bioimageio", None), "reproducibility_tolerance", ())
     for entry in declared:
-        return Tolerance(entry.absolute_tolerance, entry.relative_tolerance, entry.mismatched_elements_per_million)
+        if hasattr(entry, "absolute_tolerance"):  # not for labels only
+            return Tolerance(entry.absolute_tolerance, entry.relative_tolerance, entry.mismatched_elements_per_million)
     return Tolerance()
 
 
