@@ -9,10 +9,16 @@ import numpy as np
 import pytest
 
 import patchloom as pl
+from patchloom.prediction.models.model import tensor_device
+from patchloom.prediction.models.processed_model import ProcessedModel, VoxelStep
 
 torch = pytest.importorskip("torch")
 
 Function = Callable[[np.ndarray], Any]
+Wrapper = Callable[[Any], Any]
+
+SQUARE = {"patch_size": 12, "overlaps": 4}
+"""Options of models that turn tiles."""
 
 
 class OnTensors:
@@ -159,9 +165,94 @@ def as_arrays(returned: Any) -> Any:
 
 def check_same_bytes(name: str, blend: Any, n_dims: int, device: str) -> None:
     """Compare predictions that stay on a device with arrays."""
-    function, extra = MODELS[name]
+    check_same_bytes_of(*MODELS[name], blend, n_dims, device)
+
+
+def check_same_bytes_of(
+    function: Function, extra: dict[str, Any], blend: Any, n_dims: int, device: str, wrap: Wrapper = lambda model: model
+) -> None:
+    """Compare predictions of a model, or of a model around it, that stay on a device with arrays."""
     options, image = options_of(n_dims, blend, extra), make_image(n_dims)
     on_tensors = OnTensors(function, device)
-    found = pl.predict(on_tensors, image, **options)
-    assert on_tensors.n_tensors > 0
-    assert_same(found, pl.predict(lambda batch: as_arrays(function(batch)), image, **options))
+    found = pl.predict(wrap(on_tensors), image, **options)
+    assert on_tensors.n_tensors > 0 or tensor_device(wrap(on_tensors)) is None
+    assert_same(found, pl.predict(wrap(lambda batch: as_arrays(function(batch))), image, **options))
+
+
+def drifting(batch: np.ndarray) -> np.ndarray:
+    """Depend on every flip and turn."""
+    return root(batch) + np.arange(batch.shape[-1], dtype=np.float32) / 3 + np.roll(root(batch), 1, axis=-2)
+
+
+def random(dtype: str, n_channels: int = 1) -> Function:
+    def model(batch: np.ndarray) -> np.ndarray:
+        noise = np.random.rand(len(batch), n_channels, *batch.shape[2:])  # noqa: NPY002  # seeded for each draw
+        return (root(batch) + noise).astype(dtype)
+
+    return model
+
+
+def ensemble(model: Any) -> Any:
+    """Average three models, of which one returns float64."""
+    return pl.EnsembleModel([model, pl.AugmentedModel(model, quarter_turns=False), DividedBy3(model)])
+
+
+class DividedBy3:
+    """A model that returns float64, on the device of another."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.tensor_device = getattr(model, "tensor_device", None)
+
+    def __call__(self, batch: Any) -> Any:
+        returned = self.model(batch)
+        double = returned.double() if isinstance(returned, torch.Tensor) else np.float64(returned)
+        return double * 0.7
+
+
+def processed(model: Any) -> Any:
+    """Normalize and clip by numbers of the training, as models of CAREamics and MONAI do."""
+    before = [VoxelStep("subtract", (301.7,)), VoxelStep("divide", (97.3,)), VoxelStep("at_least", (0.0,))]
+    after = [VoxelStep("multiply", (3.1,)), VoxelStep("add", (0.3,)), VoxelStep("at_most", (200.0,))]
+    return ProcessedModel(model, before, after)
+
+
+WRAPPED: dict[str, tuple[Wrapper, Function, dict[str, Any]]] = {
+    "flips": (lambda model: pl.AugmentedModel(model, quarter_turns=False), drifting, {}),
+    "flips and turns": (pl.AugmentedModel, drifting, SQUARE),
+    "flips of integers": (
+        pl.AugmentedModel,
+        lambda batch: (batch // 7).astype(np.int16),
+        SQUARE | {"postprocess": "float32"},
+    ),
+    "flips of truth values": (pl.AugmentedModel, lambda batch: batch > 30_000, SQUARE),
+    "flips of bfloat16": (pl.AugmentedModel, low("bfloat16"), SQUARE),
+    "flips of float16": (pl.AugmentedModel, low("float16"), SQUARE),
+    "flips of several outputs": (lambda model: pl.AugmentedModel(model, quarter_turns=False), several, {}),
+    "flips of complex numbers": (pl.AugmentedModel, lambda batch: root(batch) * (1 + 2j), SQUARE),
+    "ensemble": (ensemble, drifting, {"postprocess": "uint16*50"}),
+    "ensemble of float16": (lambda model: pl.EnsembleModel([model] * 3), low("float16"), {}),
+    "ensemble in two places": (lambda model: pl.EnsembleModel([root, model, root]), drifting, {}),
+    "draws": (lambda model: pl.MonteCarloModel(model, 3), random("float32"), {}),
+    "draws of float16": (lambda model: pl.MonteCarloModel(model, 7), random("float16"), {}),
+    "draws with softmax": (
+        lambda model: pl.MonteCarloModel(model, 3, postprocess=pl.Softmax()),
+        random("float32", 2),
+        {},
+    ),
+    "draws of an ensemble": (lambda model: pl.MonteCarloModel(ensemble(model), 3), random("float32"), {}),
+    "processed": (processed, lambda batch: np.abs(batch) / 3, {}),
+    "augmented and processed": (lambda model: pl.AugmentedModel(processed(model)), drifting, SQUARE),
+}
+"""Models around a model, that model, and options."""
+
+WRAPPED_CASES = [
+    *[(name, blend, 2) for name in WRAPPED for blend in (None, "hann")],
+    *[(name, "hann", 3) for name in ("flips and turns", "ensemble", "draws", "processed")],
+]
+
+
+def check_wrapped(name: str, blend: Any, n_dims: int, device: str) -> None:
+    """Compare a model around a model that stays on a device with the same on arrays."""
+    wrap, function, extra = WRAPPED[name]
+    check_same_bytes_of(function, extra, blend, n_dims, device, wrap)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import patchloom as pl
-from device_cases import CASES, check_same_bytes, make_image, options_of
+from device_cases import CASES, WRAPPED_CASES, check_same_bytes, check_wrapped, make_image, options_of, processed
 from patchloom.prediction.models.replicas import ReplicatedModel
 from patchloom.prediction.planning import fit
 from patchloom.stitching import block_grid
@@ -31,6 +31,13 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_same_bytes(name: str, blend: Any, n_dims: int) -> None:
     """Tensors on the GPU give the bytes of arrays, for every output, blend and postprocessing."""
     check_same_bytes(name, blend, n_dims, GPU)
+
+
+@pytest.mark.usefixtures("_small_blocks")
+@pytest.mark.parametrize(("name", "blend", "n_dims"), WRAPPED_CASES)
+def test_wrapped(name: str, blend: Any, n_dims: int) -> None:
+    """Models around a model on the GPU give the bytes that they give around one that returns arrays."""
+    check_wrapped(name, blend, n_dims, GPU)
 
 
 class Copied:
@@ -67,11 +74,24 @@ def test_network(precision: Any, blend: Any, n_dims: int, stored: bool, tmp_path
     assert found.tobytes() == expected.tobytes()
 
 
+def in_float16() -> Any:
+    return pl.TorchModel(network().half())
+
+
+WITHOUT_WAITING: dict[str, Any] = {
+    "bfloat16": lambda: pl.TorchModel(network(), precision="bfloat16"),
+    "processed": lambda: processed(pl.TorchModel(network())),
+    "augmented": lambda: pl.AugmentedModel(pl.TorchModel(network())),
+    "ensemble": lambda: pl.EnsembleModel([pl.TorchModel(network())] * 3),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_WAITING)
 @pytest.mark.parametrize("blend", [None, "hann"])
-def test_does_not_wait(blend: Any) -> None:
+def test_does_not_wait(blend: Any, name: str) -> None:
     """No batch makes the host wait for the GPU."""
     image = np.random.default_rng(0).random((512, 512), np.float32)
-    model = pl.TorchModel(network(), precision="bfloat16")
+    model = WITHOUT_WAITING[name]()
     options = {"axes": "YX", "patch_size": 64, "overlaps": 16, "batch_size": 4, "blend": blend}
     planned = pl.plan(image, model=model, measure=True, **options)
     expected = planned.run(model, sources=image, progress=False)
@@ -81,6 +101,35 @@ def test_does_not_wait(blend: Any) -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert found.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("blend", [None, "hann"])
+def test_float16(blend: Any) -> None:
+    """A network with weights in float16 gives the bytes that it gives for arrays, and refuses values that are too large."""
+    image = np.random.default_rng(0).integers(0, 60_000, (300, 200)).astype(np.uint16)
+    options = {"axes": "YX", "patch_size": 64, "overlaps": 16, "batch_size": 4, "blend": blend, "progress": False}
+    assert (
+        pl.predict(in_float16(), image, **options).tobytes()
+        == pl.predict(Copied(in_float16()), image, **options).tobytes()
+    )
+    image[250, 150] = 65_535
+    with pytest.raises(pl.ModelError, match=r"failed on the tiles at .*has the value 65535, and float16 ends at 65504"):
+        pl.predict(in_float16(), image, **options)
+
+
+@pytest.mark.parametrize("n_draws", [2, 7])
+def test_draws(n_draws: int) -> None:
+    """Draws on the GPU have the moments that NumPy computes from the same draws."""
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(1, 8, 3, padding=1), torch.nn.Dropout(), torch.nn.Conv2d(8, 2, 3, padding=1)]
+    model = pl.TorchModel(torch.nn.Sequential(*layers).eval().to(GPU)).with_dropout()
+    image = np.random.default_rng(0).random((300, 200), np.float32)
+    options = {"axes": "YX", "patch_size": 64, "overlaps": 16, "batch_size": 4, "blend": "hann", "progress": False}
+    found = pl.predict(pl.MonteCarloModel(model, n_draws), image, **options)
+    expected = pl.predict(pl.MonteCarloModel(Copied(model), n_draws), image, **options)
+    assert found["std"].any()
+    for name in ("mean", "std"):
+        assert found[name].tobytes() == expected[name].tobytes()
 
 
 def test_slow_network() -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
-import numpy as np
-from numpy.typing import NDArray
+from patchloom.tensors.tensor_pixels import Pixels, flipped
 
 
 class Symmetry(NamedTuple):
@@ -16,6 +15,7 @@ class Symmetry(NamedTuple):
 
     Examples
     --------
+    >>> import numpy as np
     >>> image = np.array([[1, 2], [3, 4]])
     >>> Symmetry(exchange_yx=True, flip_y=True).apply(image).tolist()
     [[2, 4], [1, 3]]
@@ -39,6 +39,7 @@ class Symmetry(NamedTuple):
 
         Examples
         --------
+        >>> import numpy as np
         >>> image = np.arange(6).reshape(2, 3)
         >>> bool((Symmetry.turned(3, mirrored=True).apply(image) == np.rot90(image, 3)[:, ::-1]).all())
         True
@@ -46,15 +47,15 @@ class Symmetry(NamedTuple):
         turns = quarter_turns % 4
         return cls(turns % 2 == 1, (turns >= 2) != mirrored, turns in (1, 2), flip_z)
 
-    def apply(self, images: NDArray[Any]) -> NDArray[Any]:
-        """Return a view of images `(..., (Z), Y, X)` in this position."""
+    def apply(self, images: Pixels) -> Pixels:
+        """Return images `(..., (Z), Y, X)` in this position: a view of an array, or a new tensor."""
         exchanged = images.swapaxes(-2, -1) if self.exchange_yx else images
-        return np.flip(exchanged, self._reversed_axes)
+        return flipped(exchanged, self._reversed_axes)
 
-    def undo(self, images: NDArray[Any]) -> NDArray[Any]:
-        """Return a view of images in this position as they were before `apply`."""
-        flipped = np.flip(images, self._reversed_axes)
-        return flipped.swapaxes(-2, -1) if self.exchange_yx else flipped
+    def undo(self, images: Pixels) -> Pixels:
+        """Return images in this position as they were before `apply`: a view of an array, or a new tensor."""
+        turned = flipped(images, self._reversed_axes)
+        return turned.swapaxes(-2, -1) if self.exchange_yx else turned
 
     @property
     def _reversed_axes(self) -> tuple[int, ...]:

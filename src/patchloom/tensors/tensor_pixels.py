@@ -158,6 +158,82 @@ def concatenate(parts: Sequence[Pixels]) -> Pixels:
     return load_torch().cat(list(parts)) if is_tensor(parts[0]) else np.concatenate(parts)
 
 
+def copied(pixels: Pixels, dtype: np.dtype[Any] | None = None) -> Pixels:
+    """Copy pixels, with their last axis contiguous.
+
+    Parameters
+    ----------
+    pixels : array or tensor
+        The pixels.
+    dtype : numpy dtype, optional
+        The dtype of the copy, into which NumPy converts to the same bits. If None, that of the pixels.
+    """
+    if not is_tensor(pixels):
+        return pixels.astype(dtype or pixels.dtype, order="C")
+    kind = pixels.dtype if dtype is None else torch_dtype(dtype)
+    return pixels.to(kind, copy=True, memory_format=load_torch().contiguous_format)
+
+
+def converted(pixels: Pixels, dtype: np.dtype[Any]) -> Pixels:
+    """Convert pixels to a dtype as `astype`; return the same object if they have it."""
+    return pixels.to(torch_dtype(dtype)) if is_tensor(pixels) else pixels.astype(dtype, copy=False)
+
+
+def flipped(pixels: Pixels, axes: tuple[int, ...]) -> Pixels:
+    """Return pixels with some axes reversed: a view of an array, or a copy of a tensor."""
+    if not is_tensor(pixels):
+        return np.flip(pixels, axes)
+    signed = getattr(load_torch(), str(pixels.dtype).removeprefix("torch.u"), None)  # PyTorch does not flip uint16
+    return pixels.flip(axes) if signed is None else pixels.view(signed).flip(axes).view(pixels.dtype)
+
+
+def divided(pixels: Pixels, number: int, out: Pixels | None = None) -> Pixels:
+    """Divide floats by a whole number.
+
+    Parameters
+    ----------
+    pixels : array or tensor
+        Floats.
+    number : int
+        The divisor, which their dtype represents exactly.
+    out : array or tensor, optional
+        Where the result is put. If None, new memory.
+    """
+    if not is_tensor(pixels):
+        return np.divide(pixels, number, out=out)
+    # By a tensor: a GPU multiplies by the inverse of a number, which rounds twice.
+    return load_torch().div(pixels, pixels.new_full((1,), number), out=out)
+
+
+def rounded(pixels: Pixels) -> Pixels:
+    """Round floats to whole numbers, halves to even."""
+    return pixels.round() if is_tensor(pixels) else np.rint(pixels)
+
+
+def square_root(pixels: Pixels) -> Pixels:
+    """Return the square root of each pixel."""
+    if is_tensor(pixels) and pixels.device.type == "cpu":  # MKL rounds some roots to the wrong neighbor
+        return load_torch().from_numpy(np.sqrt(pixels.numpy()))
+    return pixels.sqrt() if is_tensor(pixels) else np.sqrt(pixels)
+
+
+def at_least(pixels: Pixels, bound: Pixels) -> Pixels:
+    """Replace pixels below a bound by it; both of one kind and dtype."""
+    # Of zeros of both signs, the bound is taken, as NumPy does.
+    return load_torch().where(pixels <= bound, bound, pixels) if is_tensor(pixels) else np.clip(pixels, bound, None)
+
+
+def at_most(pixels: Pixels, bound: Pixels) -> Pixels:
+    """Replace pixels above a bound by it; both of one kind and dtype."""
+    return load_torch().where(pixels >= bound, bound, pixels) if is_tensor(pixels) else np.clip(pixels, None, bound)
+
+
+def in_one_place(one: Pixels, other: Pixels) -> tuple[Pixels, Pixels]:
+    """Return two sets of pixels where they are if that is the same memory, else both as arrays."""
+    is_same = is_tensor(one) == is_tensor(other) and (not is_tensor(one) or one.device == other.device)
+    return (one, other) if is_same else (to_host(one), to_host(other))
+
+
 def moved(pixels: Pixels, like: Pixels) -> Pixels:
     """Return pixels in the memory where others lie: the same object if they are there, else a copy."""
     if not is_tensor(like):
@@ -165,6 +241,14 @@ def moved(pixels: Pixels, like: Pixels) -> Pixels:
     if not is_tensor(pixels):
         pixels = load_torch().from_numpy(np.ascontiguousarray(pixels))
     return pixels.to(like.device, non_blocking=True)
+
+
+def on_device(array: NDArray[Any], device: str | None) -> Pixels:
+    """Return an array as a tensor on a device; the array itself if `device` is None, or tensors do not have its dtype."""
+    if device is None or not has_tensors_of(array.dtype):
+        return array
+    torch = load_torch()
+    return torch.from_numpy(np.ascontiguousarray(array)).to(torch.device(device))
 
 
 def free_bytes(device: Any) -> int | None:

@@ -12,7 +12,18 @@ import numpy as np
 import pytest
 
 import patchloom as pl
-from device_cases import CASES, OnTensors, assert_same, check_same_bytes, classes, make_image, options_of, root
+from device_cases import (
+    CASES,
+    WRAPPED_CASES,
+    OnTensors,
+    assert_same,
+    check_same_bytes,
+    check_wrapped,
+    classes,
+    make_image,
+    options_of,
+    root,
+)
 from patchloom.errors import ModelOutputError
 from patchloom.prediction.planning import fit
 from patchloom.stitching import block_grid
@@ -30,6 +41,12 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_same_bytes(name: str, blend: Any, n_dims: int) -> None:
     """Tensors give the bytes of arrays, for every output, blend and postprocessing."""
     check_same_bytes(name, blend, n_dims, "cpu")
+
+
+@pytest.mark.parametrize(("name", "blend", "n_dims"), WRAPPED_CASES)
+def test_wrapped(name: str, blend: Any, n_dims: int) -> None:
+    """Models around a model that returns tensors give the bytes that they give around one that returns arrays."""
+    check_wrapped(name, blend, n_dims, "cpu")
 
 
 class Twice:

@@ -149,3 +149,30 @@ def test_stored_image(image: np.ndarray, tmp_path: Any) -> None:
     with pytest.warns(RuntimeWarning, match="at once"):
         result = pl.predict(Limited(3, ERRORS["Python"]), tmp_path / "image.npy", batch_size=8, **OPTIONS)
     assert result.tobytes() == pl.predict(lambda b: np.sqrt(b + 1), image, batch_size=8, **OPTIONS).tobytes()
+
+
+@pytest.mark.parametrize("blend", [None, "hann"])
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: pl.AugmentedModel(model, quarter_turns=False)])
+def test_range_of_float16(wrap: Any, blend: Any) -> None:
+    """Values too large for float16 are refused before their block is written, with the message that arrays get."""
+    torch = pytest.importorskip("torch")
+    half = pl.TorchModel(torch.nn.Conv2d(1, 1, 3, padding=1).half())
+
+    class OnDevice:
+        tensor_device = "cpu"
+        description = half.description
+
+        def __call__(self, batch: Any) -> Any:
+            return half(batch)
+
+    image = np.full((70, 50), 60_000, np.uint16)
+    options = {**OPTIONS, "blend": blend, "batch_size": 2}
+    results = [pl.predict(wrap(model), image, **options) for model in (half, OnDevice())]
+    assert results[0].tobytes() == results[1].tobytes()
+    image[60, 40] = 65_535
+    messages = []
+    for model in (half, OnDevice()):
+        with pytest.raises(pl.ModelError, match="has the value 65535, and float16 ends") as caught:
+            pl.predict(wrap(model), image, **options)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]

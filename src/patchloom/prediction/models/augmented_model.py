@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import lcm
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from patchloom.argument_checks import flag, function
 from patchloom.errors import ModelError, ModelOutputError
 from patchloom.geometry.symmetries import Symmetry, symmetries
 from patchloom.prediction.models.devices import Precision, move_model
-from patchloom.prediction.models.model import Model, ModelDescription, check_batch, describe
-from patchloom.prediction.models.outputs import as_array, as_outputs
+from patchloom.prediction.models.model import Model, ModelDescription, check_batch, describe, tensor_device
+from patchloom.prediction.models.outputs import as_outputs, as_pixels
 from patchloom.prediction.models.pytorch.torch_model import as_torch_model
+from patchloom.tensors.tensor_pixels import Pixels, converted, copied, divided, pixel_dtype_of, rounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +93,16 @@ class AugmentedModel:
             multiples = (*multiples[:-2], *[lcm(*multiples[-2:])] * 2)
         return replace(declared, overlaps=overlaps, halo=halo, origin_multiple=multiples, identity=identity)
 
+    @property
+    def tensor_device(self) -> str | None:
+        """The device of the model; see `TakesTensors`."""
+        return tensor_device(self.model)
+
     def on(self, device: str | None, precision: Precision | None, /) -> AugmentedModel:
         """Return the model on a device; see `RunsOnDevice`."""
         return replace(self, model=move_model(self.model, device, precision))
 
-    def __call__(self, batch: NDArray[Any], /) -> Any:
+    def __call__(self, batch: Pixels, /) -> Any:
         """Predict a batch; see `Model`.
 
         Raises
@@ -107,17 +112,17 @@ class AugmentedModel:
         ModelOutputError
             If the size or the outputs of predictions depend on how the tiles are turned.
         """
-        check_batch(batch)
+        check_batch(batch, tensors=True)
         if self.flip_z and batch.ndim != 5:
             raise ModelError(
-                f"flip_z is True, and batch has shape {batch.shape}: flips along Z are for 3D, leave flip_z out"
+                f"flip_z is True, and batch has shape {tuple(batch.shape)}: flips along Z are for 3D, leave flip_z out"
             )
         turns = symmetries(quarter_turns=self.quarter_turns, flip_z=self.flip_z)
         total = self._add_up(batch, turns)
-        means = {name: _mean(total_of, len(turns)) for name, total_of in total.items()}
+        means = {name: summed.mean(len(turns)) for name, summed in total.items()}
         return means[""] if means.keys() == {""} else means
 
-    def _add_up(self, batch: NDArray[Any], turns: Sequence[Symmetry]) -> dict[str, _Sum]:
+    def _add_up(self, batch: Pixels, turns: Sequence[Symmetry]) -> dict[str, _Sum]:
         """Add predictions pairwise: as their number is a power of two, sums of equal predictions are exact."""
         if len(turns) == 1:
             return self._predict(batch, turns[0])
@@ -131,43 +136,44 @@ class AugmentedModel:
         for name, values in other.items():
             if total[name].values.shape != values.values.shape:
                 raise ModelOutputError(
-                    f"the model returned shape {total[name].values.shape} and, for the same tiles turned, "
-                    f"{values.values.shape} after turning back: use quarter_turns=False"
+                    f"the model returned shape {tuple(total[name].values.shape)} and, for the same tiles turned, "
+                    f"{tuple(values.values.shape)} after turning back: use quarter_turns=False"
                 )
-            np.add(total[name].values, values.values, out=total[name].values)
+            total[name].add(values)
         return total
 
-    def _predict(self, batch: NDArray[Any], symmetry: Symmetry) -> dict[str, _Sum]:
+    def _predict(self, batch: Pixels, symmetry: Symmetry) -> dict[str, _Sum]:
         # A copy, as the model may change its input.
-        returned = as_outputs(self.model(symmetry.apply(batch).copy()))
-        outputs = {name: as_array(output) for name, output in returned.items()}
+        returned = as_outputs(self.model(copied(symmetry.apply(batch))))
+        outputs = {name: as_pixels(output, self.tensor_device) for name, output in returned.items()}
         for output in outputs.values():
             if output.ndim != batch.ndim:
                 raise ModelOutputError(
-                    f"the model returned shape {output.shape} of {output.dtype} for a batch of shape {batch.shape}: it must have as "
-                    "many axes"
+                    f"the model returned shape {tuple(output.shape)} of {pixel_dtype_of(output)} for a batch of shape {tuple(batch.shape)}: it "
+                    "must have as many axes"
                 )
-        return {
-            name: _Sum(symmetry.undo(output).astype(_sum_dtype(output.dtype), order="C"), output.dtype)
-            for name, output in outputs.items()
-        }
+        return {name: _Sum.of(symmetry.undo(output)) for name, output in outputs.items()}
 
 
 class _Sum(NamedTuple):
     """The sum of predictions."""
 
-    values: NDArray[Any]
+    values: Pixels
     dtype: np.dtype[Any]
     """Dtype of the predictions."""
 
+    @classmethod
+    def of(cls, prediction: Pixels) -> Self:
+        """Return the sum of one prediction: sums of 16 integers of at most 16 bits fit into float32."""
+        dtype = pixel_dtype_of(prediction)
+        return cls(copied(prediction, np.result_type(dtype, np.float32)), dtype)
 
-def _sum_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the dtype in which predictions are added: sums of 16 integers of at most 16 bits fit into float32."""
-    return np.result_type(dtype, np.float32)
+    def add(self, other: _Sum) -> None:
+        """Add predictions."""
+        total = self.values
+        total += other.values
 
-
-def _mean(total: _Sum, n_predictions: int) -> NDArray[Any]:
-    mean: NDArray[Any] = np.divide(total.values, n_predictions, out=total.values)
-    if total.dtype.kind in "biu":
-        np.rint(mean, out=mean)
-    return mean.astype(total.dtype, copy=False)
+    def mean(self, n_predictions: int) -> Pixels:
+        """Return the mean, in the dtype of the predictions."""
+        mean = divided(self.values, n_predictions, out=self.values)
+        return converted(rounded(mean) if self.dtype.kind in "biu" else mean, self.dtype)

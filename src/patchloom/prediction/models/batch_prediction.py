@@ -99,7 +99,7 @@ def _predict_portion(
     try:
         returned = model(batch)
     except Exception as error:
-        raise ModelError(f"the model failed on {name_tiles(specs)}: {type(error).__name__}: {error}") from error
+        raise model_failure(error, specs) from error
     try:
         predictions = {name: convert(output) for name, output in as_outputs(returned).items()}
     except ModelOutputError as error:
@@ -113,6 +113,19 @@ def _predict_portion(
     if not predictions:
         raise ModelOutputError(f"the model returned no output for {name_tiles(specs)}: return at least one array")
     return predictions
+
+
+def model_failure(error: Exception, specs: Sequence[PatchSpecs]) -> ModelError:
+    """Return the error of a model as one that names the tiles.
+
+    Parameters
+    ----------
+    error : Exception
+        What the model raised.
+    specs : sequence of PatchSpecs
+        The tiles.
+    """
+    return ModelError(f"the model failed on {name_tiles(specs)}: {type(error).__name__}: {error}")
 
 
 def _check_alike(portions: Sequence[Mapping[str, Pixels]], specs: Sequence[PatchSpecs]) -> None:

@@ -8,14 +8,14 @@ from math import lcm
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from patchloom.argument_checks import function, listed
 from patchloom.errors import ArgumentError, ModelError, ModelOutputError
 from patchloom.prediction.models.devices import Precision, move_model
-from patchloom.prediction.models.model import Model, ModelDescription, check_batch, describe
-from patchloom.prediction.models.outputs import as_array, as_outputs
+from patchloom.prediction.models.model import Model, ModelDescription, check_batch, describe, tensor_device
+from patchloom.prediction.models.outputs import as_outputs, as_pixels
 from patchloom.prediction.models.pytorch.torch_model import as_torch_model
+from patchloom.tensors.tensor_pixels import Pixels, copied, divided, in_one_place, pixel_dtype_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +71,16 @@ class EnsembleModel:
         """What the models declare together."""
         return _merge_descriptions([describe(model) for model in self.models])
 
+    @property
+    def tensor_device(self) -> str | None:
+        """The device of the models, if it is the same; see `TakesTensors`."""
+        return _common_device([tensor_device(model) for model in self.models])
+
     def on(self, device: str | None, precision: Precision | None, /) -> EnsembleModel:
         """Return the models on a device; see `RunsOnDevice`."""
         return replace(self, models=[move_model(model, device, precision) for model in self.models])
 
-    def __call__(self, batch: NDArray[Any], /) -> Any:
+    def __call__(self, batch: Pixels, /) -> Any:
         """Predict a batch; see `Model`.
 
         Raises
@@ -83,43 +88,51 @@ class EnsembleModel:
         ModelOutputError
             If the models return different outputs, or integers or truth values.
         """
-        check_batch(batch)
-        total: dict[str, NDArray[Any]] = {}
+        check_batch(batch, tensors=True)
+        total: dict[str, Pixels] = {}
         for index, model in enumerate(self.models):
             # A copy, as a model may change its input; the last one may.
-            outputs = as_outputs(model(batch.copy() if index + 1 < len(self.models) else batch))
-            predictions = {name: as_array(output) for name, output in outputs.items()}
+            outputs = as_outputs(model(copied(batch) if index + 1 < len(self.models) else batch))
+            predictions = {name: as_pixels(output, self.tensor_device) for name, output in outputs.items()}
             _check_averaged(predictions, index)
             if not index:
                 total = {name: _as_sum(prediction) for name, prediction in predictions.items()}
             else:
                 _check_same(total, predictions, index)
                 total = {name: _added(total[name], prediction) for name, prediction in predictions.items()}
-        means = {name: np.divide(summed, len(self.models), out=summed) for name, summed in total.items()}
+        means = {name: divided(summed, len(self.models), out=summed) for name, summed in total.items()}
         return means[""] if means.keys() == {""} else means
 
 
-def _as_sum(prediction: NDArray[Any]) -> NDArray[Any]:
+def _common_device(devices: Sequence[str | None]) -> str | None:
+    return devices[0] if all(device == devices[0] for device in devices) else None
+
+
+def _as_sum(prediction: Pixels) -> Pixels:
     """Return a copy of a prediction in the dtype in which predictions are added."""
-    return prediction.astype(np.result_type(prediction.dtype, np.float32), order="C")
+    return copied(prediction, np.result_type(pixel_dtype_of(prediction), np.float32))
 
 
-def _added(total: NDArray[Any], prediction: NDArray[Any]) -> NDArray[Any]:
-    dtype = np.result_type(total.dtype, prediction.dtype)
-    added: NDArray[Any] = np.add(total, prediction, out=total if dtype == total.dtype else None)
-    return added
+def _added(total: Pixels, prediction: Pixels) -> Pixels:
+    total, prediction = in_one_place(total, prediction)
+    of_total = pixel_dtype_of(total)
+    if np.result_type(of_total, pixel_dtype_of(prediction)) != of_total:
+        return total + prediction
+    total += prediction
+    return total
 
 
-def _check_averaged(predictions: Mapping[str, NDArray[Any]], index: int) -> None:
+def _check_averaged(predictions: Mapping[str, Pixels], index: int) -> None:
     for name, prediction in predictions.items():
-        if prediction.dtype.kind in "biu":
+        dtype = pixel_dtype_of(prediction)
+        if dtype.kind in "biu":
             raise ModelOutputError(
-                f"model {index} of the ensemble returned {prediction.dtype}{_named(name)}, and integers and truth values are not "
+                f"model {index} of the ensemble returned {dtype}{_named(name)}, and integers and truth values are not "
                 "averaged, as they may be labels: return probabilities, and postprocess their mean with argmax or threshold"
             )
 
 
-def _check_same(total: Mapping[str, NDArray[Any]], predictions: Mapping[str, NDArray[Any]], index: int) -> None:
+def _check_same(total: Mapping[str, Pixels], predictions: Mapping[str, Pixels], index: int) -> None:
     if total.keys() != predictions.keys():
         raise ModelOutputError(
             f"model 0 of the ensemble returned the outputs {sorted(total)}, and model {index} {sorted(predictions)}: give models "
@@ -128,8 +141,8 @@ def _check_same(total: Mapping[str, NDArray[Any]], predictions: Mapping[str, NDA
     for name, prediction in predictions.items():
         if prediction.shape != total[name].shape:
             raise ModelOutputError(
-                f"model 0 of the ensemble returned shape {total[name].shape}, and model {index} {prediction.shape}{_named(name)}: give "
-                "models with the same channels, scale and margin"
+                f"model 0 of the ensemble returned shape {tuple(total[name].shape)}, and model {index} "
+                f"{tuple(prediction.shape)}{_named(name)}: give models with the same channels, scale and margin"
             )
 
 

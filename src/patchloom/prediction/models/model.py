@@ -15,6 +15,7 @@ from patchloom.argument_checks import MAX_SIZE, flag, instance, instances, liste
 from patchloom.errors import ArgumentTypeError, GeometryError, ModelError
 from patchloom.geometry.blend_weights import check_blend
 from patchloom.geometry.checks import one_per_axis, spatial_tuple
+from patchloom.tensors.tensor_pixels import is_tensor
 
 
 class Model(Protocol):
@@ -409,8 +410,15 @@ def attributes_of(value: Any) -> dict[str, Any]:
     return {**slots, **getattr(value, "__dict__", {})}
 
 
-def check_batch(batch: Any) -> None:
+def check_batch(batch: Any, *, tensors: bool = False) -> None:
     """Check that an argument is a batch of images.
+
+    Parameters
+    ----------
+    batch : object
+        The argument.
+    tensors : bool
+        Whether it may be a tensor of PyTorch.
 
     Raises
     ------
@@ -419,7 +427,8 @@ def check_batch(batch: Any) -> None:
     ModelError
         If it does not have the axes `(B, C, (Z), Y, X)`.
     """
-    if not isinstance(batch, np.ndarray) or batch.dtype.kind not in "biufc":
+    is_taken = tensors and is_tensor(batch)
+    if not is_taken and (not isinstance(batch, np.ndarray) or batch.dtype.kind not in "biufc"):
         raise ArgumentTypeError(f"batch is {shown(batch)}: it must be a NumPy array (B, C, (Z), Y, X) of numbers")
     if batch.ndim not in (4, 5):
-        raise ModelError(f"batch has shape {batch.shape}: it must be (B, C, (Z), Y, X)")
+        raise ModelError(f"batch has shape {tuple(batch.shape)}: it must be (B, C, (Z), Y, X)")

@@ -20,9 +20,19 @@ from patchloom.argument_checks import function, whole_number
 from patchloom.digests import array_digest
 from patchloom.errors import ModelOutputError
 from patchloom.prediction.models.devices import Precision, move_model
-from patchloom.prediction.models.model import Model, ModelDescription, check_batch, describe
-from patchloom.prediction.models.outputs import as_array, as_outputs
+from patchloom.prediction.models.model import Model, ModelDescription, check_batch, describe, tensor_device
+from patchloom.prediction.models.outputs import as_array, as_outputs, as_pixels
 from patchloom.prediction.models.pytorch.torch_model import as_torch_model
+from patchloom.tensors.tensor_pixels import (
+    Pixels,
+    converted,
+    copied,
+    divided,
+    new_pixels,
+    on_device,
+    pixel_dtype_of,
+    square_root,
+)
 
 _LOCK = threading.RLock()
 """Held while random numbers are seeded: they are shared by all threads."""
@@ -124,8 +134,9 @@ class MonteCarloModel:
         check_batch(batch)
         digest = array_digest(batch)
         moments: dict[str, _Moments] = {}
+        pixels = on_device(batch, tensor_device(self.model))
         for draw in range(self.n_draws):
-            drawn = self._draw(batch, _seed_of(self.seed, digest, draw))
+            drawn = self._draw(pixels, _seed_of(self.seed, digest, draw))
             if draw and drawn.keys() != moments.keys():
                 raise ModelOutputError(
                     f"the model returned the outputs {sorted(moments)} and {sorted(drawn)} in two draws: return the same in all"
@@ -149,18 +160,20 @@ class MonteCarloModel:
             outputs[prefix + MEAN], outputs[prefix + STD] = of_output.mean_and_std()
         return outputs
 
-    def _draw(self, batch: NDArray[Any], seed: int) -> dict[str, NDArray[Any]]:
+    def _draw(self, batch: Pixels, seed: int) -> dict[str, Pixels]:
         """Predict a batch once."""
         rng = {"rng": np.random.default_rng(seed)} if _takes_rng(self.model) else {}
         is_known = "torch" in sys.modules
         with seeded(seed):
-            returned = self.model(batch.copy(), **rng)
+            returned = self.model(copied(batch), **rng)
         if not is_known and "torch" in sys.modules:  # imported by the model just now, so that it was not seeded
             return self._draw(batch, seed)
-        drawn = {name: as_array(output) for name, output in as_outputs(returned).items()}
-        if self.postprocess is not None:
-            drawn = {name: np.stack([self.postprocess(tile) for tile in tiles]) for name, tiles in drawn.items()}
-        return drawn
+        outputs = as_outputs(returned)
+        if self.postprocess is None:
+            return {name: as_pixels(output, tensor_device(self.model)) for name, output in outputs.items()}
+        return {
+            name: np.stack([self.postprocess(tile) for tile in as_array(output)]) for name, output in outputs.items()
+        }
 
 
 class _Moments:
@@ -168,26 +181,29 @@ class _Moments:
 
     def __init__(self) -> None:
         self._count = 0
-        self._mean = self._squares = np.zeros(0)
+        self._mean: Pixels = np.zeros(0)
+        self._squares: Pixels = np.zeros(0)
 
-    def add(self, values: NDArray[Any]) -> None:
+    def add(self, values: Pixels) -> None:
         """Add an array of floats."""
-        if values.dtype.kind != "f":
+        dtype = pixel_dtype_of(values)
+        if dtype.kind != "f":
             raise ModelOutputError(
-                f"the model returned {values.dtype} for a draw, and only floats have a mean and a standard deviation here: return "
+                f"the model returned {dtype} for a draw, and only floats have a mean and a standard deviation here: return "
                 "probabilities instead of labels, and leave postprocessing that makes labels out"
             )
-        new = values.astype(np.float64)  # a copy
+        new = copied(values, np.dtype(np.float64))
         self._count += 1
         if self._count == 1:
-            self._mean, self._squares = new, np.zeros(new.shape)
+            self._mean, self._squares = new, new_pixels(tuple(new.shape), np.dtype(np.float64), like=new)
+            self._squares[...] = 0
             return
         if new.shape != self._mean.shape:
             raise ModelOutputError(
-                f"the model returned shapes {self._mean.shape} and {new.shape} in two draws: return the same in all"
+                f"the model returned shapes {tuple(self._mean.shape)} and {tuple(new.shape)} in two draws: return the same in all"
             )
         change = new - self._mean
-        self._mean += change / self._count
+        self._mean += divided(change, self._count)
         new -= self._mean
         new *= change
         self._squares += new
@@ -197,9 +213,10 @@ class _Moments:
         """Whether not all arrays are equal."""
         return bool(self._squares.any())
 
-    def mean_and_std(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def mean_and_std(self) -> tuple[Pixels, Pixels]:
         """Return the mean and the standard deviation."""
-        return self._mean.astype(np.float32), np.sqrt(self._squares / self._count).astype(np.float32)
+        std = square_root(divided(self._squares, self._count))
+        return converted(self._mean, np.dtype(np.float32)), converted(std, np.dtype(np.float32))
 
 
 def with_dropout(model: Model) -> Model:

@@ -8,16 +8,23 @@ from operator import add, mul, sub, truediv
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from patchloom.argument_checks import instance
 from patchloom.errors import ModelError
 from patchloom.prediction.models.devices import Precision, move_model
-from patchloom.prediction.models.model import Model, ModelDescription, check_batch, describe
+from patchloom.prediction.models.model import Model, ModelDescription, check_batch, describe, tensor_device
+from patchloom.tensors.tensor_pixels import Pixels, at_least, at_most, converted, is_tensor, moved
 
 Operation = Literal["add", "subtract", "multiply", "divide", "at_least", "at_most"]
 
-_ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {"add": add, "subtract": sub, "multiply": mul, "divide": truediv}
+_ARITHMETIC: dict[Operation, Callable[[Any, Any], Any]] = {
+    "add": add,
+    "subtract": sub,
+    "multiply": mul,
+    "divide": truediv,
+    "at_least": at_least,
+    "at_most": at_most,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +82,11 @@ def apply_steps(values: Any, steps: Sequence[VoxelStep]) -> Any:
 
 def _apply(values: Any, step: VoxelStep) -> Any:
     operand: Any = np.array(step.operand, np.float32).reshape(-1, *[1] * (values.ndim - 2))
-    if isinstance(values, np.ndarray):
-        values = values.astype(np.float32, copy=False)
-    else:
-        values = values.float()
-        operand = values.new_tensor(operand)
-    if step.operation in _ARITHMETIC:
-        return _ARITHMETIC[step.operation](values, operand)
-    return values.clip(operand, None) if step.operation == "at_least" else values.clip(None, operand)
+    values = converted(values, np.dtype(np.float32))
+    operand = moved(
+        operand, like=values
+    )  # as a tensor: a GPU multiplies by the inverse of a number, which rounds twice
+    return _ARITHMETIC[step.operation](values, operand)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +124,18 @@ class ProcessedModel:
         declared = describe(self.model)
         return replace(declared, identity=f"{declared.identity}, before {self.before}, after {self.after}")
 
+    @property
+    def tensor_device(self) -> str | None:
+        """The device of the model; see `TakesTensors`."""
+        return tensor_device(self.model)
+
     def on(self, device: str | None, precision: Precision | None, /) -> ProcessedModel:
         """Return the model on a device; see `RunsOnDevice`."""
         return replace(self, model=move_model(self.model, device, precision))
 
-    def __call__(self, batch: NDArray[Any], /) -> Any:
+    def __call__(self, batch: Pixels, /) -> Any:
         """Predict a batch; see `Model`."""
-        check_batch(batch)
+        check_batch(batch, tensors=True)
         returned = self.model(apply_steps(batch, self.before))
         return _to_each(returned, self.after) if self.after else returned
 
@@ -136,4 +145,4 @@ def _to_each(returned: Any, steps: Sequence[VoxelStep]) -> Any:
         return {name: _to_each(output, steps) for name, output in returned.items()}
     if isinstance(returned, (tuple, list)):
         return tuple(_to_each(output, steps) for output in returned)
-    return apply_steps(returned if hasattr(returned, "float") else np.asarray(returned), steps)
+    return apply_steps(returned if is_tensor(returned) else np.asarray(returned), steps)

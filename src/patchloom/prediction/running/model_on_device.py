@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patchloom.errors import ModelError, ModelOutputError
-from patchloom.prediction.models.batch_prediction import check_predictions, name_tiles, predict_on_device
+from patchloom.prediction.models.batch_prediction import check_predictions, model_failure, name_tiles, predict_on_device
 from patchloom.prediction.models.memory_errors import is_out_of_memory, release_memory
 from patchloom.prediction.models.model import Model, tensor_device
 from patchloom.prediction.models.outputs import OutputSpec, crop_to_margin
@@ -19,6 +21,7 @@ from patchloom.prediction.running.batch_reads import BatchRead
 from patchloom.prediction.running.progress import warn_user
 from patchloom.prediction.running.tile_reading import specs_in_images
 from patchloom.specs.patch_specs import TileSpecs
+from patchloom.tensors.deferred_checks import Check, deferred_checks
 from patchloom.tensors.device_stream import BatchUploads, DeviceEvent, current_stream, device_failures
 from patchloom.tensors.tensor_pixels import (
     Pixels,
@@ -33,24 +36,6 @@ from patchloom.tensors.tensor_pixels import (
 )
 
 
-class NanCheck(NamedTuple):
-    """A check of tiles on a device, which is looked at before their blocks are written: the device is not waited for earlier."""
-
-    is_nan: Tensor
-    """For each tile, whether it has a NaN."""
-    specs: Sequence[TileSpecs]
-    dtype: np.dtype[Any]
-    """The dtype that cannot store NaN."""
-
-    def refuse(self) -> None:
-        """Raise an error that names the tiles with NaN, if there are any; waits for the device."""
-        with device_failures():
-            flags = self.is_nan.tolist()
-        found = [spec for spec, is_nan in zip(self.specs, flags, strict=True) if is_nan]
-        if found:
-            raise ModelOutputError(nan_refusal(found, self.dtype))
-
-
 class PredictedBatch(NamedTuple):
     """The predictions of a batch."""
 
@@ -58,7 +43,8 @@ class PredictedBatch(NamedTuple):
     """The tiles that were run, in voxels of the input."""
     outputs: list[list[Pixels]]
     """For each output, the batch in parts `(B, C, (Z), Y, X)`, without margin."""
-    checks: list[NanCheck]
+    checks: list[Check]
+    """Run before blocks of these tiles are written: the device is not waited for earlier."""
     marks: tuple[tuple[Any, DeviceEvent], ...] = ()
     """When each device has computed them, if that was given to it by another thread."""
 
@@ -157,9 +143,12 @@ class ModelOnDevice:
     def _predict_portion(self, pixels: Pixels, specs: Sequence[TileSpecs], predicted: PredictedBatch) -> None:
         layout = self._plan.layout
         named = specs_in_images(layout, specs)
-        predictions = predict_on_device(
-            self._model, pixels, named, self._plan.survey.model.batch_size, device=self._device
-        )
+        deferring: AbstractContextManager[list[Check]] = deferred_checks() if self._uploads else nullcontext([])
+        with deferring as of_input:
+            predictions = predict_on_device(
+                self._model, pixels, named, self._plan.survey.model.batch_size, device=self._device
+            )
+        predicted.checks.extend(partial(_check_input, check, named) for check in of_input)
         output_specs = self._plan.survey.outputs[specs[0]["data_idx"]]
         check_predictions(predictions, output_specs, layout.patch_size, named)
         finished = [self._without_margin(predictions[spec.name], spec, named) for spec in output_specs]
@@ -169,7 +158,7 @@ class ModelOnDevice:
 
     def _without_margin(
         self, prediction: Pixels, output_spec: OutputSpec, specs: Sequence[TileSpecs]
-    ) -> tuple[Pixels, list[NanCheck]]:
+    ) -> tuple[Pixels, list[Check]]:
         """Cut off the margin of a prediction, and convert or check what has to name its tiles if it fails."""
         core = crop_to_margin(prediction, output_spec, self._plan.layout.margin)
         if self._plan.request.block_postprocess is not None:
@@ -217,7 +206,25 @@ class ModelOnDevice:
         return pixels if self._uploads is None else load_torch().from_numpy(pixels).to(self._uploads.device)
 
 
-def _nan_checks(values: Tensor, specs: Sequence[TileSpecs], dtype: np.dtype[Any]) -> list[NanCheck]:
+def _check_input(check: Check, specs: Sequence[TileSpecs]) -> None:
+    """Run a check of a model, and name its tiles if it fails."""
+    try:
+        with device_failures():
+            check()
+    except ModelError as error:
+        raise model_failure(error, specs) from error
+
+
+def _nan_checks(values: Tensor, specs: Sequence[TileSpecs], dtype: np.dtype[Any]) -> list[Check]:
     if not values.is_floating_point() or dtype.kind not in "uib":
         return []
-    return [NanCheck(values.isnan().flatten(1).any(1), specs, dtype)]
+    return [partial(_check_nan, values.isnan().flatten(1).any(1), specs, dtype)]
+
+
+def _check_nan(is_nan: Tensor, specs: Sequence[TileSpecs], dtype: np.dtype[Any]) -> None:
+    """Raise an error that names the tiles with NaN, which a dtype cannot store."""
+    with device_failures():
+        flags = is_nan.tolist()
+    found = [spec for spec, is_found in zip(specs, flags, strict=True) if is_found]
+    if found:
+        raise ModelOutputError(nan_refusal(found, dtype))

@@ -20,9 +20,10 @@ from patchloom.prediction.postprocessing.denormalization import Denormalize, for
 from patchloom.prediction.postprocessing.steps import Postprocessing
 from patchloom.prediction.running.batching import BlockEnd, TileBatch
 from patchloom.prediction.running.device_blocks import DeviceBlocks
-from patchloom.prediction.running.model_on_device import NanCheck, PredictedBatch
+from patchloom.prediction.running.model_on_device import PredictedBatch
 from patchloom.specs.patch_specs import TileSpecs
 from patchloom.stitching.assembler import AssembledBlock, BlockAssembler
+from patchloom.tensors.deferred_checks import Check
 from patchloom.tensors.device_stream import DeviceEvent
 from patchloom.tensors.tensor_pixels import Pixels, is_tensor
 
@@ -43,7 +44,7 @@ class _Finishing(NamedTuple):
     """What is left to do for a block after all its tiles have been added."""
 
     postprocess: Postprocessing | None
-    checks: Sequence[NanCheck]
+    checks: Sequence[Check]
     given: Sequence[DeviceEvent]
     """When the tiles have been added on their device."""
 
@@ -114,7 +115,7 @@ class _ImageStitcher:
     ) -> None:
         self._plan, self._request = plan, plan.request
         self._device_blocks = device_blocks
-        self.checks: list[NanCheck] = []
+        self.checks: list[Check] = []
         """Checks of tiles that no complete block has been taken out after."""
         self._data_idx, self._grid = data_idx, plan.blocks[data_idx]
         self._image_size = plan.tiling.data_shapes[data_idx][2:]
@@ -210,7 +211,7 @@ class _ImageStitcher:
     def _finish(self, block_idx: int, blocks: Sequence[AssembledBlock], finishing: _Finishing) -> list[NDArray[Any]]:
         """Turn a block into what is written, for each output: in the thread that writes."""
         for check in finishing.checks:
-            check.refuse()
+            check()
         buffers: Sequence[NDArray[Any] | None] = [None] * len(blocks)
         if finishing.given and finishing.postprocess is None:
             buffers = self._block_buffers(block_idx)

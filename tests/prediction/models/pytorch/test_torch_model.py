@@ -13,6 +13,7 @@ import pytest
 import patchloom as pl
 from patchloom.prediction.models.identity.model_identity import identify_model
 from patchloom.prediction.models.pytorch.torch_model import TorchModel
+from patchloom.tensors.deferred_checks import deferred_checks
 
 torch = pytest.importorskip("torch")
 
@@ -207,6 +208,20 @@ def test_too_large_for_half():
     """Values that float16 cannot represent are refused."""
     with pytest.raises(pl.ModelError, match=r"65535.*float16 ends at 65504"):
         TorchModel(conv().half())(np.full((1, 1, 8, 8), 65535, np.uint16))
+
+
+def test_range_is_checked_later():
+    """Whoever defers checks gets one for each batch that may be too large for float16."""
+    model = TorchModel(conv().half())
+    with deferred_checks() as checks:
+        for name in ("uint8", "int16", "bool"):
+            model(np.ones((1, 1, 8, 8), name))
+        assert not checks
+        model(np.full((1, 1, 8, 8), -70000, np.float32))
+        model(np.full((1, 1, 8, 8), 65504, np.uint16))
+    with pytest.raises(pl.ModelError, match=r"-70000.*float16 ends at 65504"):
+        checks[0]()
+    checks[1]()
 
 
 def test_typical_dtype():

@@ -8,8 +8,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
-
 from patchloom._optional import require
 from patchloom.argument_checks import file_path, flag, function
 from patchloom.digests import file_digest
@@ -20,6 +18,7 @@ from patchloom.prediction.models.devices import Precision
 from patchloom.prediction.models.model import ModelDescription
 from patchloom.prediction.models.processed_model import ProcessedModel
 from patchloom.prediction.models.pytorch.torch_model import TorchModel
+from patchloom.tensors.tensor_pixels import Pixels
 
 
 class CareamicsModel:
@@ -101,6 +100,11 @@ class CareamicsModel:
     def _network(self) -> Any:
         return self._model.model
 
+    @property
+    def tensor_device(self) -> str | None:
+        """The device of the network; see `TakesTensors`."""
+        return self._model.tensor_device
+
     def on(self, device: str | None, precision: Precision | None, /) -> CareamicsModel:
         """Return the model on a device; see `RunsOnDevice`."""
         moved = object.__new__(CareamicsModel)  # no file is read again
@@ -110,7 +114,7 @@ class CareamicsModel:
     def __reduce__(self) -> tuple[Any, ...]:
         return _open_again, (self._arguments, self._network.device, self._network.precision)
 
-    def __call__(self, batch: NDArray[Any], /) -> Any:
+    def __call__(self, batch: Pixels, /) -> Any:
         """Predict a batch; see `Model`. Returns tensors on the device of the network."""
         return self._model(batch)
 

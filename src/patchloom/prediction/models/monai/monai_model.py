@@ -9,8 +9,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
-
 from patchloom.argument_checks import file_path, flag, one_of, shown
 from patchloom.digests import file_digest, text_digest
 from patchloom.errors import ModelError
@@ -23,6 +21,7 @@ from patchloom.prediction.models.monai.bundle_network import find_definition, ma
 from patchloom.prediction.models.monai.transforms import Preprocessing, read_postprocessing, read_preprocessing
 from patchloom.prediction.models.processed_model import ProcessedModel
 from patchloom.prediction.models.pytorch.torch_model import TorchModel
+from patchloom.tensors.tensor_pixels import Pixels
 
 LAYOUTS = ("NCHW", "NCWH", "NCDHW", "NCWHD")
 """Orders of the axes of a network: from the first spatial axis to the last, or from X on."""
@@ -128,6 +127,11 @@ class MonaiModel:
     def _network(self) -> Any:
         return self._model.model
 
+    @property
+    def tensor_device(self) -> str | None:
+        """The device of the network; see `TakesTensors`."""
+        return self._model.tensor_device
+
     def on(self, device: str | None, precision: Precision | None, /) -> MonaiModel:
         """Return the model on a device; see `RunsOnDevice`."""
         moved = object.__new__(MonaiModel)  # no file is read again
@@ -137,9 +141,9 @@ class MonaiModel:
     def __reduce__(self) -> tuple[Any, ...]:
         return _open_again, (self._arguments, self._network.device, self._network.precision)
 
-    def __call__(self, batch: NDArray[Any], /) -> Any:
+    def __call__(self, batch: Pixels, /) -> Any:
         """Predict a batch; see `Model`. Returns tensors on the device of the network."""
-        check_batch(batch)
+        check_batch(batch, tensors=True)
         if not self._x_is_first:
             return self._model(batch)
         return _with_axes_reversed(self._model(_with_axes_reversed(batch)))

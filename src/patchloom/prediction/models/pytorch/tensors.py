@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 
 from patchloom._optional import require
 from patchloom.errors import ModelError, ModelOutputError
-from patchloom.tensors.tensor_pixels import Pixels, is_tensor
+from patchloom.tensors.deferred_checks import run_check
+from patchloom.tensors.tensor_pixels import Pixels, Tensor, is_tensor
 
 
 def to_tensor(batch: Pixels, dtype: Any, device: Any) -> Any:
@@ -34,7 +36,7 @@ def to_tensor(batch: Pixels, dtype: Any, device: Any) -> Any:
     """
     torch = require("torch", extra="torch")
     tensor = batch if is_tensor(batch) else torch.from_numpy(_shareable(batch))
-    if dtype == torch.float16 and tensor.dtype.itemsize > 1:
+    if dtype == torch.float16 and not _fits_into_float16(torch, tensor.dtype):
         _check_range(torch, tensor)
     # What is smaller is copied to the device; its own integers and float64 do not exist on every device.
     if device.type == "mps" or dtype.itemsize < tensor.dtype.itemsize:
@@ -53,12 +55,20 @@ def _shareable(batch: NDArray[Any]) -> NDArray[Any]:
     return batch
 
 
+def _fits_into_float16(torch: Any, dtype: Any) -> bool:
+    """Return whether float16 holds the whole range of a dtype."""
+    return dtype in (torch.bool, torch.uint8, torch.int8, torch.int16, torch.float16)
+
+
 def _check_range(torch: Any, tensor: Any) -> None:
     wide = tensor.float() if not tensor.dtype.is_floating_point else tensor  # PyTorch has few operations on uint16
-    if not wide.numel():
-        return
-    limit = torch.finfo(torch.float16).max
-    lowest, highest = (float(value) for value in torch.aminmax(wide))
+    if wide.numel():
+        run_check(partial(_refuse_large, torch.stack(torch.aminmax(wide))))
+
+
+def _refuse_large(ends: Tensor) -> None:
+    limit = 65504  # of float16
+    lowest, highest = ends.tolist()
     largest = max(-lowest, highest)
     if largest > limit and not np.isinf(largest):
         raise ModelError(

@@ -28,7 +28,7 @@ from patchloom.prediction.models.pytorch.network_facts import (
 )
 from patchloom.prediction.models.pytorch.program_description import describe_program
 from patchloom.prediction.models.pytorch.tensors import channels_last, from_network, to_tensor
-from patchloom.tensors.tensor_pixels import Pixels, is_tensor
+from patchloom.tensors.tensor_pixels import Pixels
 
 _needs_contiguous: WeakKeyDictionary[Any, set[tuple[int, ...]]] = WeakKeyDictionary()
 """Shapes of batches that a network does not take with its channels side by side. A shape decides, so results do not depend on it."""
@@ -148,10 +148,9 @@ class TorchModel:
 
     @property
     def tensor_device(self) -> str | None:
-        """The device of the network, if it is a GPU: see `TakesTensors`; None for float16, whose range is checked on the host."""
-        dtype, device = self._placement
-        is_checked = str(dtype) == "torch.float16"
-        return str(device) if device.type == "cuda" and not is_checked else None
+        """The device of the network, if it is a GPU: see `TakesTensors`."""
+        _, device = self._placement
+        return str(device) if device.type == "cuda" else None
 
     def on(self, device: str | None, precision: Precision | None, /) -> TorchModel:
         """Return the network on a device; see `RunsOnDevice`.
@@ -197,8 +196,7 @@ class TorchModel:
     def __call__(self, batch: Pixels, /) -> Any:
         """Predict a batch, an array or a tensor; see `Model`. Returns tensors on the device of the network."""
         torch = require("torch", extra="torch")
-        if not is_tensor(batch):
-            check_batch(batch)
+        check_batch(batch, tensors=True)
         dtype, device = self._placement
         with torch.inference_mode(), self._mode(), self._autocast(torch, device):
             tensor = to_tensor(batch, dtype, device)
