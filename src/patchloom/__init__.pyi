@@ -70,6 +70,10 @@ from patchloom.prediction.api import PredictionPlan as PredictionPlan
 from patchloom.prediction.api import plan as plan
 from patchloom.prediction.api import predict as predict
 from patchloom.prediction.candidate_tiles import CandidateTiles as CandidateTiles
+from patchloom.prediction.certificate.certificate import Certificate as Certificate
+from patchloom.prediction.certificate.certificate import CertifiedRegion as CertifiedRegion
+from patchloom.prediction.certificate.certificate import OutputDifference as OutputDifference
+from patchloom.prediction.certification import certify as certify
 from patchloom.prediction.model_check import ModelCheck as ModelCheck
 from patchloom.prediction.model_check import check_model as check_model
 from patchloom.prediction.models.augmented_model import AugmentedModel as AugmentedModel

@@ -180,6 +180,7 @@ PRECISION = optional(word("float32", "bfloat16", "float16"))
 
 
 PROGRESS = Kind("flag or function", {label: make for label, make in FLAG.values.items() if label != "function"})
+CERTIFY = PROGRESS
 STOP = instance("event", **{"class of events": lambda: Event})
 
 
@@ -203,6 +204,8 @@ entry(
             "progress": False,
             "stop": None,
             "report": None,
+            "certify": False,
+            "tolerance": None,
             "resume_anyway": False,
         },
     ),
@@ -217,6 +220,8 @@ entry(
     progress=PROGRESS,
     stop=optional(STOP),
     report=optional(CALLABLE),
+    certify=CERTIFY,
+    tolerance=optional(number(least=0)),
     resume_anyway=FLAG,
     words=WORDS,
 )
@@ -343,6 +348,61 @@ entry(
     free={"pixels": "called by `predict`, with pixels of the source"},
 )
 
+CERTIFICATE_PARTS = {
+    "Certificate": (
+        *("outputs", "regions", "n_skipped_regions", "n_voxels_predicted", "n_voxels_of_run", "seed", "plan", "model"),
+        *("model_unknown", "versions", "seconds"),
+    ),
+    "Certificate.from_dict": ("values",),
+    "CertifiedRegion": (
+        *("kind", "data_idx", "sample_idx", "middle", "tile_start", "tile_size", "start", "stop", "is_exact"),
+    ),
+    "OutputDifference": (
+        *("output", "is_labels", "n_voxels", "largest", "percentiles", "value_range", "tolerance", "n_over"),
+        *("worst_data_idx", "worst_sample_idx", "worst_coords", "worst_size"),
+    ),
+}
+for name, arguments in CERTIFICATE_PARTS.items():
+    entry(name, lambda: (dict, {}), free=dict.fromkeys(arguments, "made by `certify`, of what it has checked"))
+
+
+def _planned():
+    return pl.plan(world.image(), axes="YX", patch_size=(32, 32), overlaps=(8, 8))
+
+
+entry(
+    "certify",
+    lambda: (
+        pl.certify,
+        {
+            "output": pl.predict(
+                world.model, world.image(), axes="YX", patch_size=(32, 32), overlaps=(8, 8), progress=False
+            ),
+            "model": world.model,
+            "sources": world.image(),
+            "plan": _planned(),
+            "tolerance": None,
+            "n_regions": 2,
+            "seed": 0,
+            "device": "auto",
+            "precision": None,
+            "write": False,
+        },
+    ),
+    model=MODEL,
+    tolerance=optional(number(least=0)),
+    n_regions=whole(1),
+    seed=whole(0),
+    device=DEVICE,
+    precision=PRECISION,
+    write=FLAG,
+    free={
+        "output": "arrays of other shapes are refused as another output, which names the array",
+        "sources": "as those of `PredictionPlan.run`: another image is refused as one that has changed",
+        "plan": "an instance of a class that only `plan` makes",
+    },
+    words=WORDS,
+)
 MADE_BY_PREDICT = "made by `predict`, of what it has checked"
 for name, arguments in {
     "CandidateTiles": ("image_stacks", "specs", "read", "cache"),

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from patchloom import __version__
+from patchloom.cli.check import check_command
 from patchloom.cli.check_model import check_model_command
 from patchloom.cli.info import info_command
 from patchloom.cli.plan import plan_command
@@ -25,6 +26,7 @@ app.command("predict")(predict_command)
 app.command("plan")(plan_command)
 app.command("info")(info_command)
 app.command("status")(status_command)
+app.command("check")(check_command)
 app.command("check-model")(check_model_command)
 
 

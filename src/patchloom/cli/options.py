@@ -385,6 +385,16 @@ MemoryLimit = Annotated[
         rich_help_panel=RUN,
     ),
 ]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        metavar="VALUE",
+        help="The largest difference that a certificate tolerates, in intensities; of labels, the share of voxels that may differ. "
+        "Default: a ten-thousandth of the range, and of the voxels.",
+        rich_help_panel=RUN,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Measure = Annotated[
     bool,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,7 +10,8 @@ import typer
 from patchloom.cli import options
 from patchloom.cli.predict import load_models
 from patchloom.cli.reporting import print_json, reported_errors
-from patchloom.prediction import plan
+from patchloom.errors import ArgumentError
+from patchloom.prediction import PredictionPlan, plan
 
 
 def plan_command(
@@ -50,6 +52,10 @@ def plan_command(
     postprocess: options.Postprocess = None,
     memory_limit: options.MemoryLimit = None,
     measure: options.Measure = False,
+    export: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write the plan as JSON to a file, for check and PredictionPlan.from_json."),
+    ] = None,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
@@ -94,7 +100,16 @@ def plan_command(
             postprocess=postprocess,
             measure=measure,
         )
+        if export is not None:
+            _export(prepared, export)
         if as_json:
             print_json(prepared.summary())
         else:
             typer.echo(prepared)
+
+
+def _export(prepared: PredictionPlan, path: str) -> None:
+    try:
+        Path(path).write_text(prepared.to_json(), encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ArgumentError(f"export is {path!r}, which cannot be written ({error}): name a file") from None

@@ -102,6 +102,16 @@ def predict_command(
             "--keep-going", help="If an image of a series fails, finish the others.", rich_help_panel=options.RUN
         ),
     ] = False,
+    certify: Annotated[
+        bool,
+        typer.Option(
+            "--certify",
+            help="Predict regions at seams and borders once more in larger tiles, compare, and write the certificate beside the "
+            "output. See also the command check.",
+            rich_help_panel=options.RUN,
+        ),
+    ] = False,
+    tolerance: options.Tolerance = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Show no progress.", rich_help_panel=options.RUN)
     ] = False,
@@ -160,6 +170,8 @@ def predict_command(
             resume_anyway=resume_anyway,
             progress=not quiet,
             report=reports.extend,
+            certify=certify,
+            tolerance=tolerance,
         )
     if not quiet and not as_json:
         Console(stderr=True).print(f"done in {time.monotonic() - started:.1f} s", highlight=False)

@@ -69,6 +69,8 @@ class Stream(IntEnum):
     """The order of the storage blocks of an epoch."""
     MIXTURE = 37
     """The weight of each channel in a sum of channels."""
+    REGION = 38
+    """The regions of a prediction that are compared with larger tiles."""
 
     CHANNEL = 256
     """The first of the streams of the channels: the patch that a channel is taken from."""

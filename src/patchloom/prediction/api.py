@@ -11,6 +11,7 @@ from patchloom.geometry.blend_weights import BlendWindow
 from patchloom.geometry.padding import Padding
 from patchloom.geometry.tile_rule import Seams
 from patchloom.image_stacks import Source, is_series, open_stacks
+from patchloom.prediction.certificate.certificate import Certificate
 from patchloom.prediction.models.devices import Precision
 from patchloom.prediction.models.model import Model, ModelDescription, describe
 from patchloom.prediction.models.prepare import prepare_model
@@ -62,6 +63,8 @@ def predict(
     progress: bool | Callable[[Progress], Any] = True,
     stop: Stop | None = None,
     report: Callable[[Sequence[ImageReport]], None] | None = None,
+    certify: bool | Callable[[Certificate], Any] = False,
+    tolerance: float | None = None,
 ) -> Any:
     """Predict images of any size, tile by tile.
 
@@ -197,6 +200,15 @@ def predict(
         Finished blocks are kept, and the same call resumes the run to the same bytes.
     report : callable, optional
         Called at the end with one `ImageReport` for each image; also if some failed and the others were finished.
+    certify : bool or callable
+        Whether to predict regions at seams, corners and borders once more in larger tiles, and to compare the output with them
+        (`Certificate`). This takes 5 % of the voxels of the run, or 8 tiles of twice the size along each axis if that is more, so
+        it is off by default. The certificate is written beside the output (`.certificate.json`) and to the attributes of an
+        OME-Zarr, and shown with `progress`. Or a function that is called with it. An output that differs is kept. See `certify`
+        for outputs that exist. Not with `n_draws`.
+    tolerance : float, optional
+        The largest difference that the certificate tolerates: in intensities; of labels, the share of voxels that may differ. If
+        None, 10⁻⁴ of the range of the values, and 10⁻⁴ of the voxels.
 
     Returns
     -------
@@ -279,6 +291,8 @@ def predict(
         progress=progress,
         stop=stop,
         report=report,
+        certify=certify,
+        tolerance=tolerance,
     )
     prepared = with_draws(prepare_model(model, device, precision), request)
     series = is_series(sources)
@@ -423,6 +437,8 @@ class PredictionPlan(Plan):
         progress: bool | Callable[[Progress], Any] = True,
         stop: Stop | None = None,
         report: Callable[[Sequence[Any]], None] | None = None,
+        certify: bool | Callable[[Certificate], Any] = False,
+        tolerance: float | None = None,
     ) -> Any:
         """Run the plan.
 
@@ -433,7 +449,7 @@ class PredictionPlan(Plan):
         ----------
         model : callable
             The model that the plan was made for; see `predict`.
-        output, device, precision, overwrite, resume_anyway, keep_going, progress, stop, report
+        output, device, precision, overwrite, resume_anyway, keep_going, progress, stop, report, certify, tolerance
             As in `predict`.
         sources : path, URL, array, ImageStack or sequence of these, optional
             The images that the plan was made for. Needed if they are not files, such as arrays in memory. If None, the files
@@ -461,6 +477,8 @@ class PredictionPlan(Plan):
             progress=progress,
             stop=stop,
             report=report,
+            certify=certify,
+            tolerance=tolerance,
         )
         prepared = with_draws(prepare_model(model, device, precision), self.request)
         images = open_again(self.survey, sources)

@@ -13,7 +13,7 @@ from typing import Any, Self, get_args
 
 import numpy as np
 
-from patchloom.argument_checks import file_path, flag, function, instance, one_of, shown, whole_number
+from patchloom.argument_checks import file_path, flag, function, instance, one_of, real_number, shown, whole_number
 from patchloom.errors import ArgumentError, ArgumentTypeError, GeometryError, SinkError
 from patchloom.geometry.blend_weights import BlendWindow, check_blend
 from patchloom.geometry.checks import PerAxis, per_axis
@@ -283,16 +283,26 @@ class RunOptions:
     progress: bool | Callable[[Any], Any] = True
     stop: Any = None
     report: Callable[[Sequence[Any]], None] | None = None
+    certify: bool | Callable[[Any], Any] = False
+    tolerance: float | None = None
 
     @classmethod
     def parse(
-        cls, *, output: Any = None, report: Any = None, progress: Any = True, stop: Any = None, **flags: Any
+        cls,
+        *,
+        output: Any = None,
+        report: Any = None,
+        progress: Any = True,
+        stop: Any = None,
+        certify: Any = False,
+        tolerance: Any = None,
+        **flags: Any,
     ) -> Self:
         """Parse and check arguments of `predict`; those left out have their defaults.
 
         Parameters
         ----------
-        output, report, progress, stop, **flags
+        output, report, progress, stop, certify, tolerance, **flags
             As in `predict`.
 
         Raises
@@ -307,17 +317,20 @@ class RunOptions:
             options |= {name: getattr(output, name) for name in ("path", "version", "pyramid", "chunks")}
         elif output is not None:
             options["path"] = normalize_path(file_path("output", output, error=SinkError))
-        return cls(report=report, progress=_parse_progress(progress), stop=_parse_stop(stop), **options)
+        options["certify"] = _parse_flag_or_function("certify", certify, "a Certificate")
+        options["tolerance"] = None if tolerance is None else real_number("tolerance", tolerance, least=0)
+        progress = _parse_flag_or_function("progress", progress, "a Progress")
+        return cls(report=report, progress=progress, stop=_parse_stop(stop), **options)
 
 
-def _parse_progress(value: Any) -> bool | Callable[[Any], Any]:
+def _parse_flag_or_function(name: str, value: Any, argument: str) -> bool | Callable[[Any], Any]:
     if callable(value) and not isinstance(value, type):
         return value  # type: ignore[no-any-return]  # of the user
     try:
-        return flag("progress", value)
+        return flag(name, value)
     except ArgumentError:
         raise ArgumentTypeError(
-            f"progress is {shown(value)}: it must be True, False, or a function that gets a Progress"
+            f"{name} is {shown(value)}: it must be True, False, or a function that gets {argument}"
         ) from None
 
 

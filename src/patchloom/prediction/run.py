@@ -12,6 +12,8 @@ from typing import Any
 from patchloom.errors import ArgumentError, GeometryError, PatchloomError, SeriesError, SourceChangedError, StoppedError
 from patchloom.geometry.checks import one_per_axis
 from patchloom.image_stacks import ImageStack, SourceWatch, whole_stack
+from patchloom.prediction.certificate.certifying import CertificateOptions, certify_results, check_certifiable
+from patchloom.prediction.certificate.stored import discard_certificate, store_certificate
 from patchloom.prediction.models.model import Model, describe
 from patchloom.prediction.models.monte_carlo_model import MonteCarloModel
 from patchloom.prediction.models.replicas import ReplicatedModel, replicas_of
@@ -30,7 +32,7 @@ from patchloom.prediction.request import PredictionRequest, RunOptions
 from patchloom.prediction.running.engine import Engine
 from patchloom.prediction.running.image_report import report_images, show_reports
 from patchloom.prediction.running.monitor import PATIENCE, RunMonitor
-from patchloom.prediction.running.progress import show_summary
+from patchloom.prediction.running.progress import show_summary, show_text
 from patchloom.prediction.survey import Survey, survey_images
 from patchloom.sinks import check_storable
 
@@ -74,6 +76,8 @@ def run_request(
     one, *_ = replicas_of(model)  # all are the same model, so the number of devices is no part of the run
     description = describe(one)
     request = request.for_model(description)
+    if options.certify:
+        check_certifiable(request)
     masks = () if request.skip is None else request.skip.images
     with (
         RunMonitor(progress=options.progress, stop=options.stop) as monitor,
@@ -123,7 +127,41 @@ def run_request(
                 count_steps=partial(monitor.in_background, "pyramid"),
             )
             results = run_plan(plan, stacks, model, writer, options, monitor=monitor)
+        if options.certify:
+            _certify(plan, stacks, model, results, options, monitor=monitor)
+        elif options.path is not None:
+            discard_certificate(options.path)
     return results if is_series else results[0]
+
+
+def _certify(
+    plan: Plan,
+    stacks: Sequence[ImageStack],
+    model: Model,
+    results: Sequence[Result],
+    options: RunOptions,
+    *,
+    monitor: RunMonitor,
+) -> None:
+    """Compare the outputs with predictions of larger tiles; write, show and return what was found."""
+    try:
+        certificate = certify_results(
+            plan,
+            stacks,
+            model,
+            dict(enumerate(results)),
+            CertificateOptions(tolerance=options.tolerance),
+            check=monitor.check,
+        )
+        if options.path is not None:
+            store_certificate(certificate, plan, options.path, results)
+    except BaseException as error:
+        error.add_note("the output is complete, but it was not certified")
+        raise
+    if options.progress is True:
+        show_text(str(certificate))
+    if callable(options.certify):
+        options.certify(certificate)
 
 
 def _with_planned(survey: Survey, planned: Plan) -> Survey:

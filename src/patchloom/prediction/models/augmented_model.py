@@ -91,7 +91,18 @@ class AugmentedModel:
             halo = (*halo[:-2], *[max(halo[-2:])] * 2)
         if self.quarter_turns and multiples is not None:
             multiples = (*multiples[:-2], *[lcm(*multiples[-2:])] * 2)
-        return replace(declared, overlaps=overlaps, halo=halo, origin_multiple=multiples, identity=identity)
+        context = None if declared.context is None else self._context(declared.context)
+        return replace(
+            declared, overlaps=overlaps, halo=halo, context=context, origin_multiple=multiples, identity=identity
+        )
+
+    def _context(self, context: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+        """Return how far a voxel of the mean looks: the farthest of all turns."""
+        farthest = [max(pair) for pair in context[-2:]]
+        if self.quarter_turns:
+            farthest = [max(farthest)] * 2
+        along_z = [(max(pair),) * 2 if self.flip_z else pair for pair in context[:-2]]
+        return (*along_z, *((voxels, voxels) for voxels in farthest))
 
     @property
     def tensor_device(self) -> str | None:

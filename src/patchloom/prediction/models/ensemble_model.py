@@ -172,6 +172,8 @@ def _mean_dtype(names: Sequence[str]) -> str:
 _MERGED: dict[str, Callable[[Any], Any]] = {
     "overlaps": _largest,
     "halo": _largest,
+    "context": lambda contexts: tuple(map(_largest, zip(*contexts, strict=True))),
+    "is_global": any,
     "origin_multiple": _common_multiple,
     "preferred_patch_size": _largest,
     "preferred_batch_size": min,
@@ -218,7 +220,7 @@ def _merge_field(name: str, values: Sequence[Any]) -> Any:
         raise ModelError(
             f"one model of the ensemble declares {name} {_text(merged)}, and another declares none: give models that declare the same"
         )
-    return None if is_partly_known and name == "out_dtype" else merged
+    return None if is_partly_known and name in ("out_dtype", "context") else merged
 
 
 def _equal(name: str, values: Sequence[Any]) -> Any:

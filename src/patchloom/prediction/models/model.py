@@ -71,6 +71,12 @@ class ModelDescription:
         along an axis that a single tile covers.
     halo : tuple of int, optional
         Voxels at the borders of a prediction that are not to be used, `(z,) y, x`: the default of `halo`.
+    context : tuple of (int, int), optional
+        Voxels of the input on which a voxel of the output depends, before and after the voxels under it, along each axis,
+        `((before, after), …)`.
+    is_global : bool
+        Whether every voxel of the output depends on the whole tile, as after instance normalization or global attention; then
+        `context` holds as if what is computed of the whole tile were constant.
     origin_multiple : tuple of int, optional
         The stride of the network, `(z,) y, x`, in voxels. Its output depends on where a tile starts on a grid of this step, so
         every tile starts on a multiple of it.
@@ -132,6 +138,8 @@ class ModelDescription:
     preferred_patch_size: tuple[int, ...] | None = None
     overlaps: tuple[int, ...] | None = None
     halo: tuple[int, ...] | None = None
+    context: tuple[tuple[int, int], ...] | None = None
+    is_global: bool = False
     origin_multiple: tuple[int, ...] | None = None
     batch_size: int | None = None
     preferred_batch_size: int | None = None
@@ -165,6 +173,7 @@ class ModelDescription:
         if self.blend is not None:
             check_blend(self.blend)
         flag("denormalize", self.denormalize)
+        flag("is_global", self.is_global)
         if self.out_dtype is not None:
             _check_dtype(self.out_dtype)
 
@@ -184,6 +193,9 @@ class ModelDescription:
                 )
                 object.__setattr__(self, name, checked)
                 n_dims = len(checked)
+        if self.context is not None:
+            object.__setattr__(self, "context", check_context(self.context, n_dims))
+            n_dims = len(self.context)
         if self.pixel_size is not None:
             checked_size = check_pixel_size(self.pixel_size, n_dims)
             object.__setattr__(self, "pixel_size", checked_size)
@@ -223,6 +235,35 @@ def check_scale(scale: Any, n_dims: int | None = None) -> tuple[Fraction, ...]:
             "(Fraction(1, 2), Fraction(1, 2))"
         )
     return factors
+
+
+def check_context(context: Any, n_dims: int | None = None) -> tuple[tuple[int, int], ...]:
+    """Return how far a voxel of the output looks, as pairs of int.
+
+    Parameters
+    ----------
+    context : sequence of (int, int)
+        Voxels of the input before and after, for each spatial axis.
+    n_dims : int, optional
+        Number of spatial axes. If None, 2 or 3 are allowed.
+
+    Raises
+    ------
+    ArgumentError
+        If it is not two whole numbers of at least 0 for each axis.
+
+    Examples
+    --------
+    >>> check_context([(20, 17), [20, 17]])
+    ((20, 17), (20, 17))
+    """
+    wanted = "two numbers of voxels, before and after, for each spatial axis, such as ((20, 17), (20, 17))"
+    pairs = [listed("context", pair, wanted) for pair in listed("context", context, wanted)]
+    if len(pairs) not in ((2, 3) if n_dims is None else (n_dims,)) or any(len(pair) != 2 for pair in pairs):
+        raise GeometryError(f"context is {shown(context)}: it must be {wanted}")
+    return tuple(
+        (whole_number("context", before, least=0), whole_number("context", after, least=0)) for before, after in pairs
+    )
 
 
 def size_rule(description: ModelDescription) -> tuple[tuple[int, int], ...] | None:

@@ -11,6 +11,7 @@ from patchloom.errors import SinkError
 from patchloom.image_stacks import ImageStack, files_read
 from patchloom.prediction.models.model import Model
 from patchloom.prediction.output.ledger import Ledger, ledger_path, read_header
+from patchloom.prediction.planning.plan import Plan
 from patchloom.prediction.request import RunOptions
 from patchloom.prediction.skip_rules import SkipRule
 from patchloom.sinks import (
@@ -20,7 +21,7 @@ from patchloom.sinks import (
     check_destination,
     output_kind,
 )
-from patchloom.sinks.output_paths import series_destinations
+from patchloom.sinks.output_paths import output_path, series_destinations
 from patchloom.sinks.write_errors import explain
 
 
@@ -87,6 +88,25 @@ def claim_output(
             check_destination(place, overwrite=options.overwrite)
         ledger = ledger_path(output) if _is_resumable(output) else None
         yield OutputClaim(places, spelled, lock, ledger, unfinished, inputs)
+
+
+def result_paths(plan: Plan, output: Path) -> list[Path | dict[str, Path]]:
+    """Return the paths that a run of a plan writes, for each image; by name if the model has several outputs.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan, with known outputs.
+    output : Path
+        The output, or the folder of a series.
+    """
+    sources = [facts.source for facts in plan.survey.stacks]
+    destinations = series_destinations(sources, output) if plan.survey.is_series else [output]
+    named = [
+        {spec.name: output_path(destination, spec.name) for spec in outputs}
+        for destination, outputs in zip(destinations, plan.survey.outputs, strict=True)
+    ]
+    return [paths[""] if paths.keys() == {""} else paths for paths in named]
 
 
 @contextmanager

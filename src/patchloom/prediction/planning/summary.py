@@ -69,7 +69,7 @@ def summarize_plan(plan: Plan) -> dict[str, Any]:
         "denormalize": bool(request.denormalize),
         "is_measured": not layout.is_normalized or bool(plan.survey.normalizations),
         "memory": {**memory, "total": plan.memory.total, "limit": plan.survey.memory_limit},
-        "fingerprint": _fingerprint(plan),
+        "fingerprint": plan_fingerprint(plan),
     }
 
 
@@ -134,7 +134,7 @@ def _facts(plan: Plan) -> dict[str, str]:
         "read into tiles": as_size(_tile_bytes(plan)),
         "output": as_size(output_bytes(plan)) + assumed,
         "peak memory": f"{as_size(plan.memory.total)} plus the memory of the model{assumed}",
-        "fingerprint": _fingerprint(plan),
+        "fingerprint": plan_fingerprint(plan),
     }
 
 
@@ -247,7 +247,7 @@ def _sides(plan: Plan, data_idx: int, axis: int) -> list[int]:
     return sides
 
 
-def _fingerprint(plan: Plan) -> str:
+def plan_fingerprint(plan: Plan) -> str:
     """Return a short digest: the same for the same images, request and model."""
     decisions = plan.decisions()
     del decisions["survey"]["memory_limit"]

@@ -79,6 +79,17 @@ def show_summary(seconds: Mapping[str, float], n_skipped: int, n_tiles: int) -> 
         Console(stderr=True, soft_wrap=True).print(", ".join(parts), highlight=False)
 
 
+def show_text(text: str) -> None:
+    """Print a text on standard error.
+
+    Parameters
+    ----------
+    text : str
+        One line or several.
+    """
+    Console(stderr=True, soft_wrap=True).print(text, highlight=False, markup=False)
+
+
 class ProgressLines:
     """Plain lines of progress, at most one every ten seconds and one at the end.
 

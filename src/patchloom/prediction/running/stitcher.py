@@ -15,6 +15,7 @@ from patchloom.parallel import Runner
 from patchloom.prediction.models.monte_carlo_model import STD
 from patchloom.prediction.models.outputs import OutputSpec
 from patchloom.prediction.planning.plan import Plan
+from patchloom.prediction.planning.tile_layout import TileLayout
 from patchloom.prediction.postprocessing.casting import to_dtype
 from patchloom.prediction.postprocessing.denormalization import Denormalize, for_sample, for_spread
 from patchloom.prediction.postprocessing.steps import Postprocessing
@@ -200,13 +201,8 @@ class _ImageStitcher:
 
     def _postprocessing(self, block_idx: int) -> Postprocessing | None:
         """Return what is done to a block; to undo a normalization, it needs the numbers of its sample."""
-        step, survey = self._request.block_postprocess, self._plan.survey
-        if step is None or not self._request.denormalize:
-            return step
         in_stack = self._plan.layout.sample_in_stack(self._data_idx, self._grid[block_idx].sample_idx)
-        sample_idx = survey.stacks[self._data_idx].position(in_stack).sample_idx
-        measured = survey.normalizations[self._data_idx]
-        return for_sample(step, measured.scale[sample_idx], measured.offset[sample_idx])
+        return step_of_sample(self._plan.layout, self._data_idx, in_stack)
 
     def _finish(self, block_idx: int, blocks: Sequence[AssembledBlock], finishing: _Finishing) -> list[NDArray[Any]]:
         """Turn a block into what is written, for each output: in the thread that writes."""
@@ -218,11 +214,6 @@ class _ImageStitcher:
         of_outputs = zip(self._output_specs, blocks, buffers, strict=True)
         return [self._finished(*of_output, finishing) for of_output in of_outputs]
 
-    def _for_output(self, spec: OutputSpec, postprocess: Postprocessing | None) -> Postprocessing | None:
-        """Return what is done to the blocks of an output; a standard deviation of draws has no offset."""
-        is_spread = self._request.n_draws is not None and spec.name.rpartition("-")[2] == STD
-        return for_spread(postprocess) if is_spread and isinstance(postprocess, Denormalize) else postprocess
-
     def _finished(
         self, output_spec: OutputSpec, block: AssembledBlock, buffer: NDArray[Any] | None, finishing: _Finishing
     ) -> NDArray[Any]:
@@ -230,7 +221,8 @@ class _ImageStitcher:
         n_channels, dtype = self._plan.layout.output_channels_and_dtype(output_spec)
         if block.values is None:  # every tile was skipped
             return np.full((n_channels, *block.shape), self._request.fill, dtype)
-        postprocess, given = self._for_output(output_spec, finishing.postprocess), finishing.given
+        postprocess = step_of_output(self._plan.layout, output_spec, finishing.postprocess)
+        given = finishing.given
         if is_tensor(block.values):
             processed = self._device_blocks.finished(block.values, postprocess, dtype, given=given, buffer=buffer)
         elif postprocess is None:
@@ -252,6 +244,40 @@ class _ImageStitcher:
             )
             for output_spec in self._output_specs
         ]
+
+
+def step_of_sample(layout: TileLayout, data_idx: int, sample_idx: int) -> Postprocessing | None:
+    """Return what is done to the blocks of a sample; to undo a normalization, it contains the numbers of the sample.
+
+    Parameters
+    ----------
+    layout : TileLayout
+        The tiles, with the request.
+    data_idx, sample_idx : int
+        The image stack, and the sample in it.
+    """
+    step, survey = layout.request.block_postprocess, layout.survey
+    if step is None or not layout.request.denormalize:
+        return step
+    in_image = survey.stacks[data_idx].position(sample_idx).sample_idx
+    measured = survey.normalizations[data_idx]
+    return for_sample(step, measured.scale[in_image], measured.offset[in_image])
+
+
+def step_of_output(layout: TileLayout, spec: OutputSpec, step: Postprocessing | None) -> Postprocessing | None:
+    """Return what is done to the blocks of an output; a standard deviation of draws has no offset.
+
+    Parameters
+    ----------
+    layout : TileLayout
+        The tiles, with the request.
+    spec : OutputSpec
+        The output.
+    step : Postprocessing, optional
+        What is done to the blocks of its sample.
+    """
+    is_spread = layout.request.n_draws is not None and spec.name.rpartition("-")[2] == STD
+    return for_spread(step) if is_spread and isinstance(step, Denormalize) else step
 
 
 def _in_output(spec: TileSpecs, output_spec: OutputSpec) -> TileSpecs:

@@ -1,0 +1,1 @@
+"""Certificates: finished outputs compared with predictions of larger tiles."""
