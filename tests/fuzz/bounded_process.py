@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from archives import packed
 from mutations import Seed, damaged
 from patchloom.errors import PatchloomError
 
@@ -142,12 +143,16 @@ def _limit_memory() -> None:
 def _finding(target: Target, mutant: Seed, index: int) -> Finding | None:
     began = time.process_time()
     kind, details = "", ""
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as warned:
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        warnings.catch_warnings(record=True) as warned,
+    ):
         warnings.simplefilter("always")
         try:
             target.use(written(mutant, Path(folder)))
-        except PatchloomError:
-            pass
+        except PatchloomError as error:
+            if index < 0:  # a sound seed
+                kind = f"refused: {error}"
         except BaseException as error:
             kind, details = f"{type(error).__name__} in {_innermost(error)}", "".join(traceback.format_exception(error))
     took = time.process_time() - began
@@ -168,7 +173,7 @@ def _innermost(error: BaseException) -> str:
 
 def written(seed: Seed, folder: Path) -> Path:
     """Write the files of a seed into a folder, and return the path to open."""
-    for name, content in seed.files.items():
+    for name, content in packed(seed.files).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     return folder / seed.main

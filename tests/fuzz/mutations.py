@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from archives import hostile_contents, packed
+
 Mutation = Callable[[bytes, np.random.Generator], bytes]
 
 _INTEGERS = [0, 1, 2, 3, 7, 8, 16, 255, 256, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1]
@@ -38,11 +40,14 @@ class Seed:
         Its files by their paths within a folder.
     main : str
         Path of the file or folder that is opened; empty for the folder itself.
+    is_hostile : bool
+        Whether mutants also contain what is made to harm, in archives and files.
     """
 
     name: str
     files: Mapping[str, bytes]
     main: str = ""
+    is_hostile: bool = False
 
 
 def damaged(seeds: Sequence[Seed], seed: int, index: int) -> Seed:
@@ -69,7 +74,22 @@ def damaged(seeds: Sequence[Seed], seed: int, index: int) -> Seed:
             files[name] = _spliced(files[name], other.files[str(rng.choice(sorted(other.files)))], rng)
         else:
             files[name] = mutations[rng.integers(len(mutations))](files[name], rng)
+    if chosen.is_hostile:
+        files = _with_harm(files, rng)
     return Seed(chosen.name, files, chosen.main)
+
+
+def _with_harm(files: Mapping[str, bytes], rng: np.random.Generator) -> dict[str, bytes]:
+    """Return files of which one may be replaced by what is made to harm, with archives packed and damaged."""
+    changed = dict(files)
+    if rng.random() < 0.1:
+        contents = hostile_contents()
+        changed[str(rng.choice(sorted(changed)))] = contents[rng.integers(len(contents))]
+    result = packed(changed, rng)
+    if rng.random() < 0.2:
+        name = str(rng.choice(sorted(result)))
+        result[name] = _BINARY[rng.integers(len(_BINARY))](result[name], rng)
+    return result
 
 
 def _mutations_of(content: bytes) -> Sequence[Mutation]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import czi_target
+import model_targets
 import store_targets
 import tiff_target
 from bounded_process import Target
@@ -19,4 +20,12 @@ TARGETS: dict[str, Target] = {
     "czi": czi_target.CZI,
     "spec-tables": store_targets.SPEC_TABLES,
     "scores": store_targets.SCORES,
+    "torch-script": model_targets.TORCH_SCRIPT,
+    "torch-program": model_targets.TORCH_PROGRAM,
+    "torch-weights": model_targets.TORCH_WEIGHTS,
+    "onnx": model_targets.ONNX,
+    "czann": model_targets.CZANN,
+    "bioimageio": model_targets.BIOIMAGEIO,
+    "careamics": model_targets.CAREAMICS,
+    "monai": model_targets.MONAI,
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -331,7 +332,7 @@ def test_no_files(tmp_path, bundle):
     root = bundle(network())
     script = root / "models" / "model.ts"
     script.write_bytes(script.read_bytes()[:500])
-    with pytest.raises(pl.ModelError, match="is not a network of TorchScript, or it is damaged"):
+    with pytest.raises(pl.ModelError, match=r"model.ts is damaged"):
         MonaiModel(root)
     for text, message in (
         ("{", "cannot be read"),
@@ -379,3 +380,44 @@ def test_without_monai(bundle):
     code = f"import sys; sys.modules['monai'] = None; import patchloom as pl; pl.load_model({str(root)!r})"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False)
     assert 'pip install "patchloom[monai]"' in ran.stderr
+
+
+LAUGHING = {f"a{n}": [f"@a{n - 1}"] * 10 for n in range(1, 12)} | {"a0": ["x"] * 10}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (LAUGHING | {"network_def": CONV | {"stride": "@a11"}}, "more than 200000 values"),
+        ({"network_def": CONV | {"stride": json.loads("[" * 900 + "]" * 900)}}, "nested too deep"),
+        ({"network_def": CONV | {"out_channels": 10**7, "in_channels": 10**6}}, "it has 90000010000000 parameters"),
+        ({"network_def": {"_target_": "torch.nn.Identity", "pretrained": True}}, "nothing is downloaded"),
+        (
+            {"network_def": {"_target_": "torch.nn.Identity", "weights": "https://example.org/net.pt"}},
+            "nothing is downloaded",
+        ),
+    ],
+    ids=["many references", "deep", "huge", "pretrained", "url"],
+)
+def test_hostile_configuration(bundle, content, message):
+    """A configuration that would take memory or time without bounds, or download, is refused by an error with its name."""
+    root = bundle(weights=network().state_dict(), **content)
+    with pytest.raises(pl.ModelError, match=message) as refused:
+        pl.load_model(root)
+    assert str(root) in str(refused.value)
+
+
+def test_aliases(bundle):
+    """Aliases of YAML that are expanded without end, or contain themselves, are refused."""
+    pytest.importorskip("yaml")
+    root = bundle(weights=network().state_dict())
+    (root / "configs" / "inference.json").unlink()
+    for text in (
+        "network_def: &a [*a]\n",
+        "a: &a0 [x, x]\n"
+        + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12))
+        + "network_def: *a11",
+    ):
+        (root / "configs" / "inference.yaml").write_text(text)
+        with pytest.raises(pl.ModelError, match=re.escape(str(root))):
+            pl.load_model(root)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,8 @@ from patchloom.prediction.models.devices import Precision, move_model
 from patchloom.prediction.models.model import Model
 from patchloom.prediction.models.onnx.onnx_model import OnnxModel
 from patchloom.prediction.models.outputs import as_array, as_outputs
+from patchloom.prediction.models.pytorch.pickled_file import read_pickled
+from patchloom.prediction.models.pytorch.script_file import open_script
 from patchloom.prediction.models.pytorch.torch_model import TorchModel
 from patchloom.prediction.models.tensor_layout import TensorLayout
 
@@ -186,16 +187,11 @@ def _check_torch_axes(source: Tensor, package: Package) -> None:
 
 
 def _open_torch(package: Package, entry: Weights, paths: Sequence[Path], *, trust: bool) -> Any:
-    torch = require("torch", extra="torch")
     if entry.format == "torchscript":
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # PyTorch calls the format deprecated
-                return torch.jit.load(str(paths[0]), map_location="cpu")
-        except Exception as error:  # of a damaged file, any error
-            raise ModelError(
-                f"{package.path}: {entry.source.name} is not a network of TorchScript, or it is damaged: {_one_line(error)}"
-            ) from error
+            return open_script(paths[0], trust=trust)
+        except ModelError as error:
+            raise ModelError(f"{package.path}: {error}") from error
     where = f"the file {entry.architecture.name}" if entry.architecture else f"the installed {entry.callable}"
     if not trust:
         raise ModelError(
@@ -204,7 +200,7 @@ def _open_torch(package: Package, entry: Weights, paths: Sequence[Path], *, trus
         )
     network = _call_architecture(package, entry, paths)
     try:
-        network.load_state_dict(_read_state_dict(torch, paths[0]), strict=entry.is_strict)
+        network.load_state_dict(_read_state_dict(paths[0]), strict=entry.is_strict)
     except Exception as error:  # of a damaged file, any error
         raise ModelError(
             f"{package.path}: {entry.source.name} is not a state dict of this network, or it is damaged: {_one_line(error)}"
@@ -212,11 +208,11 @@ def _open_torch(package: Package, entry: Weights, paths: Sequence[Path], *, trus
     return network.eval()
 
 
-def _read_state_dict(torch: Any, path: Path) -> Mapping[str, Any]:
+def _read_state_dict(path: Path) -> Mapping[str, Any]:
     if path.suffix == ".safetensors":
         loaded: Mapping[str, Any] = require("safetensors.torch", extra="torch").load_file(path)
         return loaded
-    state: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    state: Mapping[str, Any] = read_pickled(path)
     return state
 
 

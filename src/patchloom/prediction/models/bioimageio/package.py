@@ -18,6 +18,7 @@ from typing import Any
 
 from patchloom._optional import require
 from patchloom.errors import ModelError, ModelNotFoundError
+from patchloom.prediction.models.archives import DAMAGES, check_unpacked_size
 
 DESCRIPTION_NAMES = ("bioimageio.yaml", "rdf.yaml", "model.yaml")
 """Names of the file that describes a package, the preferred one first."""
@@ -25,10 +26,6 @@ DESCRIPTION_NAMES = ("bioimageio.yaml", "rdf.yaml", "model.yaml")
 _LARGEST_DESCRIPTION = 4 << 20
 _MOST_VALUES = 200_000
 """Values in a description: aliases of YAML can turn a few bytes into billions."""
-
-_LARGEST_RATIO = 100
-_LEAST_UNPACKED = 64 << 20
-"""An archive may unpack to 64 MiB and to 100 times its own size; weights are hardly compressible."""
 
 
 def is_package(path: Path) -> bool:
@@ -90,7 +87,7 @@ class Package:
             self.content = _parse(text)
         except ModelError as error:
             raise ModelError(f"{self.path} is not a bioimage.io package that can be used: {error}") from error
-        except (OSError, zipfile.BadZipFile) as error:
+        except DAMAGES as error:
             raise ModelError(f"{self.path} is not a bioimage.io package, or it is damaged: {error}") from error
         self.digest = hashlib.sha256(text).hexdigest()
 
@@ -114,10 +111,10 @@ class Package:
         try:
             found = self._find(name, what)
             actual = file_sha256(found) if sha256 is not None else None
-        except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:  # of damaged archives
-            raise ModelError(f"{self.path}: {what} {name!r} cannot be read: {error}") from error
         except ModelError as error:
             raise ModelError(f"{self.path}: {error}") from error
+        except DAMAGES as error:
+            raise ModelError(f"{self.path}: {what} {name!r} cannot be read: {error}") from error
         if actual != sha256:
             raise ModelError(
                 f"{self.path}: {what} {name!r} has the SHA-256 {actual}, and the description declares {sha256}: the file was changed "
@@ -180,14 +177,7 @@ def _safe_members(path: Path) -> Mapping[str, zipfile.ZipInfo]:
         members = archive.infolist()
     for member in members:
         _safe_parts(member.filename, "its member")
-    unpacked, limit = (
-        sum(member.file_size for member in members),
-        _LEAST_UNPACKED + _LARGEST_RATIO * path.stat().st_size,
-    )
-    if unpacked > limit:
-        raise ModelError(
-            f"its archive unpacks to {unpacked} bytes: at most {limit} are unpacked from an archive of its size"
-        )
+    check_unpacked_size(members, path.stat().st_size)
     return {member.filename: member for member in members}
 
 

@@ -34,6 +34,8 @@ LARGEST_CONFIG = 2**24
 _REFERENCE = re.compile(r"@\w*(?:::\w*)*")
 _FILE = re.compile(r"(.*\.(?:json|ya?ml))(?:::(.*))?", re.IGNORECASE)
 _MOST_NESTED = 64
+_MOST_VALUES = 200_000
+"""Values that are resolved: references, and aliases of YAML, can turn a few bytes into billions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ class BundleConfig:
         self._tree = tree
         self._root = root
         self._run = evaluate
+        self._values_left = _MOST_VALUES
 
     def get(self, place: str, default: Any = None) -> Any:
         """Return the resolved value at a place.
@@ -119,9 +122,15 @@ class BundleConfig:
         Raises
         ------
         ModelError
-            If a reference leads nowhere or back to itself, or a path leaves the bundle.
+            If a reference leads nowhere or back to itself, a path leaves the bundle, or the value is nested too deep or too large.
         """
-        return self._at(place, default, ())
+        self._values_left = _MOST_VALUES
+        try:
+            return self._at(place, default, ())
+        except RecursionError as error:
+            raise ModelError(
+                f"{place or 'the configuration'} is nested too deep: fix the bundle's configuration"
+            ) from error
 
     def _at(self, place: str, default: Any, visited: tuple[str, ...]) -> Any:
         """Return the resolved value at a place; `visited` are the places that are being resolved."""
@@ -133,6 +142,9 @@ class BundleConfig:
         return default if found is _MISSING else self._resolve(found, place, (*visited, place))
 
     def _resolve(self, value: Any, place: str, visited: tuple[str, ...]) -> Any:
+        self._values_left -= 1
+        if self._values_left < 0:
+            raise ModelError(f"{place} has more than {_MOST_VALUES} values: fix the bundle's configuration")
         if isinstance(value, Mapping):
             return {key: self._resolve(inner, f"{place}::{key}", visited) for key, inner in value.items()}
         if isinstance(value, list):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from patchloom.errors import ModelError
 from patchloom.prediction.models.monai.bundle import Bundle
 from patchloom.prediction.models.monai.bundle_config import Unevaluated
 from patchloom.prediction.models.pytorch.pickled_file import read_pickled
+from patchloom.prediction.models.pytorch.script_file import open_script
 
 NETWORK_MODULES = ("monai.networks.", "torch.nn.")
 """Beginnings of the names of classes that are made without trust: their code is installed, and takes plain values."""
@@ -47,21 +47,41 @@ def make_network(bundle: Bundle, *, trust: bool = False) -> Any:
     """
     torch = require("torch", extra="torch")
     if bundle.script is not None:
-        return _load_script(torch, bundle.script)
+        return open_script(bundle.script, trust=trust)
     definition = find_definition(bundle)
     if definition is None:
         raise ModelError(
             f"{bundle.root} has weights, and network_def in its configuration does not define their network: add it, or export the "
             "network as models/model.ts"
         )
+    n_parameters = 0 if trust else _count_parameters(torch, definition)
+    path = bundle.weights or Path()
+    weights = _weights_in(read_pickled(path, trust=trust), path)
+    n_numbers = sum(tensor.numel() for tensor in weights.values())
+    if n_parameters > n_numbers:
+        raise ModelError(
+            f"the weights in {path} do not fit the network that the bundle defines: it has {n_parameters} parameters, and the file "
+            f"{n_numbers} numbers; use the version of MONAI that the bundle names"
+        )
     network = _instantiate(torch, definition, trust=trust)
     if not isinstance(network, torch.nn.Module):
         raise ModelError(
             f"network_def of {bundle.root} makes a {type(network).__name__}: it must make a torch.nn.Module"
         )
-    weights = bundle.weights or Path()
-    _load_weights(network, read_pickled(weights, trust=trust), weights)
+    _load_weights(network, weights, path)
     return network
+
+
+def _count_parameters(torch: Any, definition: Any) -> int:
+    """Count the parameters of a network before it takes memory; return 0 if it can only be made with memory."""
+    try:
+        with torch.device("meta"):
+            network = _instantiate(torch, definition, trust=False)
+    except ModelError as error:
+        if error.__cause__ is None:
+            raise
+        return 0  # a constructor failed: some compute with their parameters
+    return sum(parameter.numel() for parameter in network.parameters()) if isinstance(network, torch.nn.Module) else 0
 
 
 def find_definition(bundle: Bundle) -> Any:
@@ -71,18 +91,6 @@ def find_definition(bundle: Bundle) -> Any:
         if found is not None and not isinstance(found, (str, Unevaluated)):
             return found
     return None
-
-
-def _load_script(torch: Any, path: Path) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch calls the format deprecated
-            return torch.jit.load(str(path), map_location="cpu")
-    except Exception as error:  # of a damaged file, any error
-        raise ModelError(
-            f"{path} is not a network of TorchScript, or it is damaged: {shown(str(error))}; export it again, or remove it to use "
-            "models/model.pt"
-        ) from error
 
 
 def _instantiate(torch: Any, value: Any, *, trust: bool) -> Any:
@@ -106,6 +114,12 @@ def _instantiate(torch: Any, value: Any, *, trust: bool) -> Any:
         for name, argument in value.items()
         if name not in _NOT_ARGUMENTS
     }
+    for name, argument in arguments.items():
+        if not trust and (("pretrained" in name and argument) or (isinstance(argument, str) and "://" in argument)):
+            raise ModelError(
+                f"{target} of the bundle has {name} of {shown(argument)}, and nothing is downloaded: remove it, as the bundle contains the "
+                f"weights, or {_TRUST}"
+            )
     try:
         return made(**arguments)
     except Exception as error:  # constructors raise any error
@@ -139,7 +153,7 @@ def _find_class(torch: Any, target: Any, *, trust: bool) -> Any:
     return found
 
 
-def _load_weights(network: Any, content: Any, path: Path) -> None:
+def _weights_in(content: Any, path: Path) -> Mapping[str, Any]:
     weights = content
     if isinstance(content, Mapping) and not _are_weights(content):
         weights = next((content[key] for key in _CHECKPOINT_KEYS if _are_weights(content.get(key))), content)
@@ -148,6 +162,11 @@ def _load_weights(network: Any, content: Any, path: Path) -> None:
             f"{path} contains {shown(list(content) if isinstance(content, Mapping) else content)}: it must be the state_dict of the "
             f"network, or contain it as {' or '.join(map(repr, _CHECKPOINT_KEYS[:2]))}"
         )
+    found: Mapping[str, Any] = weights
+    return found
+
+
+def _load_weights(network: Any, weights: Mapping[str, Any], path: Path) -> None:
     if all(name.startswith("module.") for name in weights):  # of a network that was trained on several GPUs
         weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
     try:
@@ -160,4 +179,6 @@ def _load_weights(network: Any, content: Any, path: Path) -> None:
 
 
 def _are_weights(value: Any) -> bool:
-    return isinstance(value, Mapping) and bool(value) and all(hasattr(tensor, "shape") for tensor in value.values())
+    if not isinstance(value, Mapping) or not value:
+        return False
+    return all(isinstance(name, str) and hasattr(tensor, "numel") for name, tensor in value.items())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -95,18 +96,21 @@ class MonaiModel:
             flag(name, value)
         if layout is not None:
             one_of("layout", layout, LAYOUTS)
-        bundle = open_bundle(root, trust=trust)
-        network = make_network(bundle, trust=trust)
+        with _naming(root):
+            bundle = open_bundle(root, trust=trust)
+            network = make_network(bundle, trust=trust)
+            image, prediction = _input_key(bundle), _output_key(bundle)
+            before = read_preprocessing(bundle.config.get("preprocessing"), image) if preprocess else Preprocessing()
+            after, notes = read_postprocessing(bundle.config.get("postprocessing"), prediction)
+            x_is_first = before.x_is_first if layout is None else layout in ("NCWH", "NCWHD")
+            description = _describe(bundle, before, after, x_is_first=x_is_first)
+            if layout is not None and description.n_dims not in (None, len(layout) - 2):
+                raise ModelError(
+                    f"layout is {layout!r}, and the network of {root} is {description.n_dims}D: leave it out"
+                )
         # Absolute, as another process that opens the model again may run in another directory.
         self._arguments = (root.absolute(), layout, preprocess, trust)
         self.files = tuple(path.absolute() for path in bundle.files)
-        image, prediction = _input_key(bundle), _output_key(bundle)
-        before = read_preprocessing(bundle.config.get("preprocessing"), image) if preprocess else Preprocessing()
-        after, notes = read_postprocessing(bundle.config.get("postprocessing"), prediction)
-        x_is_first = before.x_is_first if layout is None else layout in ("NCWH", "NCWHD")
-        description = _describe(bundle, before, after, x_is_first=x_is_first)
-        if layout is not None and description.n_dims not in (None, len(layout) - 2):
-            raise ModelError(f"layout is {layout!r}, and the network of {root} is {description.n_dims}D: leave it out")
         self._x_is_first = x_is_first
         self._identity = text_digest(f"{[file_digest(file) for file in self.files]} {self._arguments[1:3]}")
         self._model = ProcessedModel(TorchModel(network, description), before.steps)
@@ -147,6 +151,17 @@ class MonaiModel:
         if not self._x_is_first:
             return self._model(batch)
         return _with_axes_reversed(self._model(_with_axes_reversed(batch)))
+
+
+@contextmanager
+def _naming(root: Path) -> Iterator[None]:
+    """Put the name of the bundle into errors that do not contain it."""
+    try:
+        yield
+    except ModelError as error:
+        if str(root) in str(error):
+            raise
+        raise ModelError(f"{root} cannot be used: {error}") from error
 
 
 def _open_again(arguments: tuple[Path, str | None, bool, bool], device: str, precision: Precision | None) -> MonaiModel:

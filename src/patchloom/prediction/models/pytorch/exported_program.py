@@ -11,13 +11,14 @@ import ast
 import json
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from patchloom._optional import require
 from patchloom.errors import ModelError
+from patchloom.prediction.models.archives import pack_members, read_members
 
 _MEMBERS = re.compile(
     r"[^/]+/(models/model\.json|data/weights/(weight_\d+|model_weights_config\.json)|extra/[^/]+"
@@ -77,11 +78,12 @@ def open_program(path: Path, *, trust: bool = False) -> Any:
         If the file cannot be loaded, or contains code and is not trusted.
     """
     torch = require("torch", extra="torch")
-    content = path.read_bytes()
+    _archive(path).close()
+    members = read_members(path)
     if not trust:
-        _check_program(torch, path, content)
+        _check_program(torch, path, members)
     try:
-        return torch.export.load(BytesIO(content))
+        return torch.export.load(pack_members(members))
     except Exception as error:  # PyTorch raises errors of many types
         raise ModelError(
             f"{path} is not a program that PyTorch {torch.__version__} can load ({type(error).__name__}: {error}): export the "
@@ -109,7 +111,7 @@ def read_extra_file(path: Path, name: str) -> str | None:
         return archive.read(found[0]).decode(errors="replace") if found else None
 
 
-def _archive(path: Path | BytesIO) -> zipfile.ZipFile:
+def _archive(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
@@ -118,9 +120,9 @@ def _archive(path: Path | BytesIO) -> zipfile.ZipFile:
         ) from error
 
 
-def _check_program(torch: Any, path: Path, content: bytes) -> None:
+def _check_program(torch: Any, path: Path, members: Mapping[str, bytes]) -> None:
     try:
-        for found in _code_in(torch, content):
+        for found in _code_in(torch, members):
             raise ModelError(
                 f"{path} contains code ({found}), which is run when the network is loaded: if you trust its origin, load it with "
                 "trust=True (--trust)"
@@ -129,23 +131,20 @@ def _check_program(torch: Any, path: Path, content: bytes) -> None:
         raise ModelError(f"{path} is not a program of torch.export: save one with torch.export.save") from error
 
 
-def _code_in(torch: Any, content: bytes) -> Iterator[str]:
+def _code_in(torch: Any, members: Mapping[str, bytes]) -> Iterator[str]:
     """Yield what a program contains beside tensors, operators of PyTorch and arithmetic of sizes."""
-    with zipfile.ZipFile(BytesIO(content)) as archive:
-        names = archive.namelist()
-        folders = {name.partition("/")[0] for name in names}
-        if len(set(names)) < len(names) or len(folders) > 1:  # PyTorch might read another one than is checked
-            yield "parts of the same name"
-        for member in names:
-            if not _MEMBERS.fullmatch(member):
-                yield f"the part {member!r}"
-            if member.endswith("_config.json"):
-                config = json.loads(archive.read(member))["config"]
-                yield from (f"a pickled {name!r}" for name, tensor in config.items() if tensor["use_pickle"])
-            if member.endswith("/sample_inputs/model.pt") and not _loads_safely(torch, archive.read(member)):
-                yield "pickled sample inputs"
-            if member.endswith("/models/model.json"):
-                yield from _code_in_graph(json.loads(archive.read(member)))
+    if len({name.partition("/")[0] for name in members}) > 1:  # PyTorch might read another one than is checked
+        yield "parts of the same name"
+    for member, content in members.items():
+        if not _MEMBERS.fullmatch(member):
+            yield f"the part {member!r}"
+        if member.endswith("_config.json"):
+            config = json.loads(content)["config"]
+            yield from (f"a pickled {name!r}" for name, tensor in config.items() if tensor["use_pickle"])
+        if member.endswith("/sample_inputs/model.pt") and not _loads_safely(torch, content):
+            yield "pickled sample inputs"
+        if member.endswith("/models/model.json"):
+            yield from _code_in_graph(json.loads(content))
 
 
 def _loads_safely(torch: Any, content: bytes) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from patchloom._optional import require
 from patchloom.errors import ModelError, ModelNotFoundError
+from patchloom.prediction.models.archives import check_archive
 
 _CODE = re.compile(r"GLOBAL ([\w.]+)|(?:instruction|global|class)\W+([a-zA-Z_][\w.]*\.[\w.]+)")
 _GIT_LFS = b"version https://git-lfs"
@@ -45,11 +46,14 @@ def read_pickled(path: Path, *, trust: bool = False) -> Any:
     """
     check_file(path)
     torch = require("torch", extra="torch")
-    options: dict[str, Any] = {"map_location": "cpu", "weights_only": True, "mmap": zipfile.is_zipfile(path)}
+    is_archive = zipfile.is_zipfile(path)
+    if is_archive:
+        check_archive(path)
+    options: dict[str, Any] = {"map_location": "cpu", "weights_only": True, "mmap": is_archive}
     try:
         return torch.load(path, **options)
     except Exception as error:  # of a damaged file, any error
-        needed = _needed_code(str(error)) if zipfile.is_zipfile(path) or _starts_as_pickle(path) else None
+        needed = _needed_code(str(error)) if is_archive or _starts_as_pickle(path) else None
         if needed is None or not trust:
             raise ModelError(f"{path} {_fault(path, str(error), needed)}") from error
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from patchloom.prediction.models.pytorch.saved_network import (
     SavedDescription,
     parse_description,
 )
+from patchloom.prediction.models.pytorch.script_file import open_script
 from patchloom.prediction.models.pytorch.torch_model import TorchModel
 from patchloom.prediction.models.pytorch.weights import is_safetensors, load_weights, read_safetensors, weights_in
 
@@ -39,6 +39,7 @@ class TorchFileModel(TorchModel):
     """A network that is opened again in another process, as TorchScript and programs do not pickle."""
 
     path: Path = Path()
+    trust: bool = False
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -46,14 +47,22 @@ class TorchFileModel(TorchModel):
         return (self.path,)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        reopen = partial(_reopened, self.path, self.description, self.precision, dict(self.inputs), self.device)
+        reopen = partial(
+            _reopened, self.path, self.description, self.precision, dict(self.inputs), self.device, trust=self.trust
+        )
         return reopen, ()
 
 
 def _reopened(
-    path: Path, description: ModelDescription, precision: Precision | None, inputs: Mapping[str, Any], device: str
+    path: Path,
+    description: ModelDescription,
+    precision: Precision | None,
+    inputs: Mapping[str, Any],
+    device: str,
+    *,
+    trust: bool,
 ) -> TorchModel:
-    again = open_torch_file(path, inputs=inputs)
+    again = open_torch_file(path, inputs=inputs, trust=trust)
     return replace(again, description=description).on(device, precision)
 
 
@@ -95,7 +104,9 @@ def open_torch_file(
         if network is not None or arguments is not None:
             raise ModelError(f"{file} contains a network with its code: leave network and arguments out")
         if kind == "TorchScript":
-            return TorchFileModel(_open_script(file), inputs=inputs or {}, path=file)
+            return TorchFileModel(
+                open_script(file, trust=bool(trust)), inputs=inputs or {}, path=file, trust=bool(trust)
+            )
         return _open_program(file, inputs or {}, trust=bool(trust))
     content = None if kind == "safetensors" else read_pickled(file, trust=bool(trust))
     torch = require("torch", extra="torch")
@@ -154,20 +165,7 @@ def _open_program(path: Path, inputs: Mapping[str, Any], *, trust: bool) -> Torc
     known = describe_program(program, module) if text is None else parse_description(path, text).model
     # The file is the identity: the code that PyTorch makes of a program differs between its versions.
     described = replace(known, identity=f"torch.export {file_digest(path)[:16]}")
-    return TorchFileModel(module, described, inputs=inputs, path=path)
-
-
-def _open_script(path: Path) -> Any:
-    torch = require("torch", extra="torch")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch calls the format deprecated
-            return torch.jit.load(path, map_location="cpu")
-    except Exception as error:  # of a damaged file, any error
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(
-            f"{path} is a damaged file of TorchScript, or it needs another version of PyTorch than {torch.__version__} ({reason})"
-        ) from error
+    return TorchFileModel(module, described, inputs=inputs, path=path, trust=trust)
 
 
 def make_network(
