@@ -28,7 +28,7 @@ REAL_MODELS ?= .venv-models
 NETWORKS    := monai==1.6.1 einops==0.8.2 rapidocr==3.10.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo examples test test-gpu torture kills fuzz campaign lint language format bench interop changelog constraints clean
+.PHONY: help demo examples test networks test-gpu torture kills fuzz campaign lint language format bench interop changelog constraints clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -42,6 +42,9 @@ examples: $(VENV)/.test  ## Train small networks on real images, 36 of them to c
 
 test: $(VENV)/.test  ## Run the tests, the docstrings and the documents (make test ARGS="-k tile" JOBS=0)
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+networks: $(VENV)/.test  ## Find the reach of 200 random networks by each method, and compare it with the analytic answer: some minutes
+	OMP_NUM_THREADS=1 PATCHLOOM_NETWORKS=200 $(BIN)/python -m pytest tests/prediction/probe -n $(JOBS) $(ARGS)
 
 test-models: $(REAL_MODELS)/.made  ## Export networks that people have (MONAI, rapidocr), and check that tiles equal the whole image: some minutes
 	OMP_NUM_THREADS=1 $(REAL_MODELS)/bin/python -m pytest tests/models_real -W default $(ARGS)

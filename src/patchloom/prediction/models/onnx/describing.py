@@ -112,15 +112,11 @@ def _size_rules(
     in_channels: int | None,
 ) -> list[SizeRule] | None:
     """Find the sizes that the network accepts; None if its number of channels is not known, or its shapes do not show it."""
-    if in_channels is None and "C" in layout.letters:
+    shapes = input_shapes(image, bound, layout, in_channels)
+    if shapes is None:
         return None
     sizes = declared_sizes(image) or (None,) * len(layout.letters)
-    known = {"N": 1, "C": in_channels, "D": 1, "H": 1, "W": 1}
-    shape = tuple(size or known[letter] or 1 for size, letter in zip(sizes, layout.letters, strict=True))
-    axes = [layout.letters.index(letter) for letter in "DHW" if letter in layout.letters]
-    if any(value.depends_on(axes) for value in bound):
-        return None
-    shapes = {image.name: shape, **{value.name: value.for_image(shape).shape for value in bound}}
+    axes = spatial_places(layout)
     inference = ShapeInference(graph, shapes, image.name, axes, [output.name for output in outputs])
     return find_size_rules(inference, [sizes[axis] for axis in axes])
 
@@ -140,3 +136,39 @@ def _declared_scale(
         for factor, lost, size in zip(scale, lacking, sizes, strict=True)
     )
     return scale if is_whole and is_open else None
+
+
+def spatial_places(layout: TensorLayout) -> list[int]:
+    """Return the indices of the spatial axes of a tensor, `(z,) y, x`."""
+    return [layout.letters.index(letter) for letter in "DHW" if letter in layout.letters]
+
+
+def input_shapes(
+    image: Any, bound: Sequence[BoundInput], layout: TensorLayout, in_channels: int | None
+) -> dict[str, tuple[int, ...]] | None:
+    """Return the shapes of all inputs for one tile, by name; free spatial sizes are 1.
+
+    Parameters
+    ----------
+    image : NodeArg
+        The input for the image.
+    bound : sequence of BoundInput
+        The other inputs.
+    layout : TensorLayout
+        The layout of the image.
+    in_channels : int, optional
+        Number of channels of the image; None if it is not known.
+
+    Returns
+    -------
+    dict of str to tuple of int, or None
+        None if the number of channels is not known, or another input has the size of the image.
+    """
+    if (in_channels is None and "C" in layout.letters) or any(
+        value.depends_on(spatial_places(layout)) for value in bound
+    ):
+        return None
+    sizes = declared_sizes(image) or (None,) * len(layout.letters)
+    known = {"N": 1, "C": in_channels, "D": 1, "H": 1, "W": 1}
+    shape = tuple(size or known[letter] or 1 for size, letter in zip(sizes, layout.letters, strict=True))
+    return {image.name: shape, **{value.name: value.for_image(shape).shape for value in bound}}

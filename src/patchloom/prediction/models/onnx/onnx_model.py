@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,12 @@ from patchloom.errors import ArgumentError, ArgumentTypeError, ModelError, Model
 from patchloom.local_paths import normalize_path
 from patchloom.prediction.models.devices import Precision, check_precision, parse_devices
 from patchloom.prediction.models.model import check_batch
-from patchloom.prediction.models.onnx.describing import check_channel_order, describe_network
+from patchloom.prediction.models.onnx.describing import (
+    check_channel_order,
+    describe_network,
+    input_shapes,
+    spatial_places,
+)
 from patchloom.prediction.models.onnx.graph import FirstConvolution, OnnxGraph, find_first_convolution, read_graph
 from patchloom.prediction.models.onnx.inputs import choose_inputs
 from patchloom.prediction.models.onnx.layout_evidence import check_layout, find_layout
@@ -35,6 +40,23 @@ from patchloom.prediction.models.onnx.tensors import (
 from patchloom.prediction.models.tensor_layout import TensorLayout, shape_text
 
 _MOST_THREADS = 2**16
+
+
+class NetworkGraph(NamedTuple):
+    """The graph of a network, and what is needed to follow tensors through it."""
+
+    graph: OnnxGraph
+    shapes: Mapping[str, tuple[int, ...]]
+    """Shapes of all inputs for one tile; free spatial sizes are 1."""
+
+    image: str
+    """Name of the input for the image."""
+
+    axes: tuple[int, ...]
+    """Its spatial axes, `(z,) y, x`."""
+
+    outputs: tuple[str, ...]
+    """Names of the outputs that are used."""
 
 
 class OnnxModel:
@@ -210,6 +232,16 @@ class OnnxModel:
         if isinstance(source, bytes):
             return ()
         return (source, *external_files(source, source.read_bytes()))
+
+    def network_graph(self) -> NetworkGraph | None:
+        """Read the graph of the network again; None if its number of channels is not known, or another input has the size of the image."""
+        (source,) = self._reopen.args
+        shapes = input_shapes(self._input, self._bound, self._layout, self.description.in_channels)
+        if shapes is None:
+            return None
+        names = tuple(output.name for output in self._outputs)
+        axes = tuple(spatial_places(self._layout))
+        return NetworkGraph(read_graph(source, self._name), shapes, self._input.name, axes, names)
 
     def on(self, device: str | None, precision: Precision | None, /) -> OnnxModel:
         """Return the network on a device; see `RunsOnDevice`.
