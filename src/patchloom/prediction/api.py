@@ -19,6 +19,7 @@ from patchloom.prediction.normalization.methods import NormalizationMethod
 from patchloom.prediction.normalization.normalization import Normalization
 from patchloom.prediction.planning.fit import make_plan
 from patchloom.prediction.planning.plan import Plan
+from patchloom.prediction.probed_sizes import with_probed_sizes
 from patchloom.prediction.planning.summary import describe_briefly, describe_plan, summarize_plan
 from patchloom.prediction.postprocessing.steps import Postprocessing
 from patchloom.prediction.request import PredictionRequest, RunOptions
@@ -388,7 +389,9 @@ def plan(
     request = request.for_model(description)
     images = open_stacks(sources, axes)
     survey, stacks = survey_images(images, request, description, is_series=is_series(sources))
-    made = complete_plan(request, survey, stacks, prepared) if measure else make_plan(request, survey)
+    if measure:
+        return PredictionPlan.of(complete_plan(request, survey, stacks, prepared))
+    made = make_plan(request, with_probed_sizes(request, survey, prepared))
     return PredictionPlan.of(made)
 
 

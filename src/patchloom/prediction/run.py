@@ -28,6 +28,7 @@ from patchloom.prediction.output_inference import infer_outputs
 from patchloom.prediction.planning.fit import check_fits, checked_layout, make_plan
 from patchloom.prediction.planning.plan import Plan
 from patchloom.prediction.planning.tile_layout import TileLayout
+from patchloom.prediction.probed_sizes import with_probed_sizes
 from patchloom.prediction.request import PredictionRequest, RunOptions
 from patchloom.prediction.running.engine import Engine
 from patchloom.prediction.running.image_report import report_images, show_reports
@@ -104,6 +105,8 @@ def run_request(
             plan = planned
         else:
             plan = complete_plan(request, survey, stacks, one, keep_going=options.keep_going, monitor=monitor)
+            if options.progress is True and plan.survey.chosen:
+                show_text(plan.survey.chosen)
         check_outputs(plan, claim, overwrite=options.overwrite)
         monitor.check()
         header = {
@@ -212,6 +215,7 @@ def complete_plan(
     ArgumentError, SourceError, ModelError, StoppedError
         As `predict`.
     """
+    survey = with_probed_sizes(request, survey, model)
     layout = checked_layout(request, survey)
     normalize = request.normalize
     if normalize is not None and not isinstance(normalize, tuple) and not survey.normalizations:

@@ -65,6 +65,9 @@ class Survey:
     normalizations: tuple[Normalization, ...] = ()
     """For each image, what was measured or given; empty while nothing is measured, or gray values are left as they are."""
 
+    chosen: str = ""
+    """What was chosen of the tiles by probing the model, and why; empty if it was not probed."""
+
     @property
     def n_dims(self) -> int:
         """Number of spatial axes of the tiles."""
@@ -81,6 +84,7 @@ class Survey:
             "pixel_steps": self.pixel_steps and list(map(str, self.pixel_steps)),
             "outputs": [[spec.to_dict() for spec in of_image] for of_image in self.outputs],
             "normalizations": [measured.to_dict() for measured in self.normalizations],
+            "chosen": self.chosen,
         }
 
     @classmethod

@@ -1,0 +1,331 @@
+"""`pl.probe`: measure what a model accepts, how far it looks, and where its predictions differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import lcm, prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from patchloom.argument_checks import instance, real_number, shown, whole_number
+from patchloom.errors import ArgumentError, ArgumentTypeError, ModelError
+from patchloom.prediction.models.model import Model, ModelDescription, describe, size_rule
+from patchloom.prediction.models.prepare import prepare_model
+from patchloom.prediction.probe.behavior import (
+    batch_difference,
+    border_width,
+    difference,
+    size_differences,
+    tile_sizes,
+)
+from patchloom.prediction.probe.model_probe import ModelProbe, ProbedOutput
+from patchloom.prediction.probe.reach_methods import Asked, measure_reach
+from patchloom.prediction.probe.size_search import SizeRule, find_size_rules, first_size
+from patchloom.prediction.probe.watched_model import Outputs, WatchedModel, random_tile
+
+_CHANNELS = (1, 3, 2, 4)
+"""Numbers of channels that are tried if the model declares none."""
+
+_SHARE_FOR_LARGER = 8
+"""A larger tile is run if it is expected to take less than one in so many parts of the time that is left, …"""
+
+_MOST_SECONDS = 0.25
+"""… and less than this."""
+
+
+def probe(
+    model: Model,
+    *,
+    n_channels: int | None = None,
+    n_dims: int | None = None,
+    dtype: DTypeLike | None = None,
+    image: Any = None,
+    tolerance: float = 1e-4,
+    seconds: float = 20.0,
+) -> ModelProbe:
+    """Measure what a model accepts, how far it looks, and where its predictions differ.
+
+    What the model declares is taken as it is. How far it looks is found by the best method that there is: the graph of an ONNX
+    file, NaN in half of a tile for networks of PyTorch, and changed voxels for other callables, which give a lower bound. All else
+    is measured by running the model on tiles of random numbers, or of an image.
+
+    Parameters
+    ----------
+    model : callable or torch.nn.Module
+        The model, as in `predict`.
+    n_channels : int, optional
+        Number of channels of the tiles. If None, that of the image, what the model declares, or the first of 1, 3, 2 and 4 that it accepts.
+    n_dims : int, optional
+        Number of spatial axes, 2 or 3. If None, that of the image, what the model declares, or the first that it accepts.
+    dtype : dtype, optional
+        Dtype of the tiles. If None, that of the image, else float32. Random numbers are between 0 and 1; integers between 0 and 255.
+    image : array, optional
+        An image `CYX` or `CZYX` of which tiles are used instead of random numbers; where a tile is larger, it is continued by its mirror image.
+    tolerance : float
+        Differences below this count as equal, as a share of the range of the output.
+    seconds : float
+        Time for all measurements together, in seconds. What does not fit into it is left out.
+
+    Returns
+    -------
+    ModelProbe
+        What was found out. A model that refuses every tile, or does not return, gives a probe whose `remarks` contain that.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument has a value that is not allowed.
+
+    Examples
+    --------
+    >>> found = probe(lambda batch: batch[..., 3:-3, 3:-3], n_dims=2)
+    >>> found.sizes[0], found.outputs[0].margin, found.halo
+    (SizeRule(least=7, modulus=1, is_fixed=False), (Fraction(3, 1), Fraction(3, 1)), (0, 0))
+    """
+    given = _checked_image(image)
+    prepared = prepare_model(model)
+    description = describe(prepared)
+    if given is not None:
+        n_channels, n_dims, dtype = given.shape[1], given.ndim - 2, dtype or given.dtype
+    tiles = _Tiles(
+        n_channels=None if n_channels is None else whole_number("n_channels", n_channels, least=1),
+        n_dims=None if n_dims is None else whole_number("n_dims", n_dims, least=2, most=3),
+        dtype=_checked_dtype(dtype),
+        image=given,
+    )
+    tolerance = real_number("tolerance", tolerance, least=0)
+    watched = WatchedModel(prepared, real_number("seconds", seconds, least=0.001))
+    return _probe(watched, description, tiles, tolerance)
+
+
+@dataclass(frozen=True)
+class _Tiles:
+    """The tiles that a model is run on."""
+
+    n_channels: int | None
+    n_dims: int | None
+    dtype: np.dtype[Any]
+    image: NDArray[Any] | None
+
+    def tile(self, size: Sequence[int], seed: int = 0) -> NDArray[Any]:
+        if self.image is None:
+            return random_tile(tuple(size), self.n_channels or 1, self.dtype, seed=seed)
+        # Another tile is another part of the image.
+        image = np.roll(self.image, [seed * side // 2 for side in self.image.shape[2:]], range(2, self.image.ndim))
+        cut = image[(slice(None), slice(None), *map(slice, size))]
+        missing = [(0, side - there) for side, there in zip(size, cut.shape[2:], strict=True)]
+        return np.pad(cut, [(0, 0), (0, 0), *missing], mode="symmetric").astype(self.dtype)
+
+
+def _checked_image(image: Any) -> NDArray[Any] | None:
+    if image is None:
+        return None
+    array = instance("image", image, np.ndarray, "give an array CYX or CZYX")
+    if array.ndim not in (3, 4) or array.dtype.kind not in "biuf" or not array.size:
+        raise ArgumentError(f"image is {shown(image)}: it must be an array CYX or CZYX of real numbers")
+    return np.asarray(array)[np.newaxis]
+
+
+def _checked_dtype(dtype: DTypeLike | None) -> np.dtype[Any]:
+    try:
+        checked = np.dtype(np.float32 if dtype is None else dtype)
+    except TypeError:
+        checked = np.dtype(object)
+    if checked.kind not in "biuf":
+        raise ArgumentTypeError(f"dtype is {shown(dtype)}: it must be a dtype of real numbers, such as 'float32'")
+    return checked
+
+
+def _probe(run: WatchedModel, description: ModelDescription, tiles: _Tiles, tolerance: float) -> ModelProbe:
+    tiles, start, refusal = _first_tile(run, description, tiles)
+    empty = _nothing(tiles, tolerance)
+    if start is None:
+        return replace(empty, remarks=(f"the model refused every tile that was tried, the last with {refusal}", *_remarks(run)))
+    accepts = _Accepts(run, tiles)
+    rules = _size_rules(accepts, description, start)
+    tile = tiles.tile(start)
+    predictions = {start: run(tile)}
+    alone = predictions[start]
+    outputs = _outputs(run, tiles, rules, start, alone)
+    asked = Asked(tuple(rule.at_least(1) for rule in rules), tuple(rule.modulus for rule in rules), tiles.n_channels or 1, tiles.dtype)
+    reach, checked_by, remarks = measure_reach(run, asked)
+    found = replace(empty, sizes=rules, outputs=outputs, reach=reach, checked_by=checked_by, largest_size=start)
+    return _behavior(run, found, tiles, predictions, remarks)
+
+
+def _nothing(tiles: _Tiles, tolerance: float) -> ModelProbe:
+    return ModelProbe(
+        n_dims=tiles.n_dims or 2,
+        n_channels=tiles.n_channels or 1,
+        dtype=str(tiles.dtype),
+        sizes=(),
+        outputs=(),
+        reach=None,
+        checked_by=None,
+        takes_batches=False,
+        repeat_difference=0.0,
+        batch_difference=None,
+        size_differences=(),
+        largest_size=(),
+        tolerance=tolerance,
+        border=(),
+        seconds_per_tile=0.0,
+        bytes_per_tile=0,
+        remarks=(),
+    )
+
+
+class _Accepts:
+    """Whether a model accepts a tile of a size; each size is tried once."""
+
+    def __init__(self, run: WatchedModel, tiles: _Tiles) -> None:
+        self._run, self._tiles = run, tiles
+        self._known: dict[tuple[int, ...], bool] = {}
+        self.refusal = ""
+
+    def __call__(self, size: tuple[int, ...]) -> bool:
+        if size not in self._known:
+            try:
+                self._run(self._tiles.tile(size))
+            except ModelError as error:
+                self._known[size], self.refusal = False, str(error).splitlines()[0][:200]
+            else:
+                self._known[size] = True
+        return self._known[size]
+
+
+def _first_tile(
+    run: WatchedModel, description: ModelDescription, tiles: _Tiles
+) -> tuple[_Tiles, tuple[int, ...] | None, str]:
+    """Return the tiles that a model accepts, with its number of channels and axes, and the size of one; None, and why it is refused."""
+    refusal = ""
+    dims = [tiles.n_dims or description.n_dims] if tiles.n_dims or description.n_dims else [2, 3]
+    channels = [tiles.n_channels or description.in_channels or None]
+    for n_dims in dims:
+        for n_channels in channels if channels[0] else _CHANNELS:
+            tried = replace(tiles, n_dims=n_dims, n_channels=n_channels)
+            accepts = _Accepts(run, tried)
+            declared = _declared_size(description)
+            if declared is not None and accepts(declared):
+                return tried, declared, ""
+            size = first_size(accepts, n_dims or 2)
+            if size is not None:
+                return tried, size, ""
+            refusal = accepts.refusal
+    return replace(tiles, n_dims=dims[0], n_channels=channels[0] or 1), None, refusal
+
+
+def _declared_size(description: ModelDescription) -> tuple[int, ...] | None:
+    rule = size_rule(description)
+    if description.patch_size is not None or rule is None:
+        return description.patch_size
+    usual = 128 if len(rule) == 2 else 48
+    return tuple(SizeRule(least, step).at_least(usual) for least, step in rule)
+
+
+def _size_rules(accepts: _Accepts, description: ModelDescription, start: tuple[int, ...]) -> tuple[SizeRule, ...]:
+    """Return what the model declares, else what is found by trying."""
+    if description.patch_size is not None:
+        return tuple(SizeRule(side, is_fixed=True) for side in description.patch_size)
+    rule = size_rule(description)
+    return find_size_rules(accepts, start) if rule is None else tuple(SizeRule(least, step) for least, step in rule)
+
+
+def _outputs(
+    run: WatchedModel, tiles: _Tiles, rules: Sequence[SizeRule], start: tuple[int, ...], outputs: Outputs
+) -> tuple[ProbedOutput, ...]:
+    """Return scale and margin of each output: the slope of its size, and what it lacks of the tile."""
+    larger, second = _second_size(run, tiles, rules, start)
+    found = []
+    for name, output in outputs.items():
+        scales, margins = [], []
+        for axis, (side, out) in enumerate(zip(start, output.shape[2:], strict=True)):
+            change = larger[axis] - side if second and name in second else 0
+            scale = _scale(out, side, second[name].shape[2 + axis] - out if second and change else 0, change)
+            scales.append(scale)
+            margins.append((side - out / scale) / 2)
+        found.append(ProbedOutput(name, output.shape[1], str(output.dtype), tuple(scales), tuple(margins)))
+    return tuple(found)
+
+
+def _second_size(
+    run: WatchedModel, tiles: _Tiles, rules: Sequence[SizeRule], start: tuple[int, ...]
+) -> tuple[tuple[int, ...], Mapping[str, Any] | None]:
+    """Run a larger tile: by 48 or more, which most strides divide."""
+    larger = tuple(rule.at_least(side + lcm(48, rule.modulus)) for rule, side in zip(rules, start, strict=True))
+    if larger == tuple(start):
+        return larger, None
+    try:
+        return larger, run(tiles.tile(larger))
+    except ModelError:
+        return larger, None
+
+
+def _scale(out: int, side: int, growth: int, change: int) -> Fraction:
+    """Return the scale from the change of the tile and of the output; of one size alone, what it is if there is no margin."""
+    slope = Fraction(growth, change) if change and growth > 0 else Fraction(out, side)
+    if slope >= 1:
+        return Fraction(max(1, round(slope)))
+    return Fraction(1, max(1, round(1 / slope))) if slope <= Fraction(2, 3) else Fraction(1)
+
+
+def _behavior(
+    run: WatchedModel, found: ModelProbe, tiles: _Tiles, predictions: dict[tuple[int, ...], Outputs], remarks: tuple[str, ...]
+) -> ModelProbe:
+    """Measure differences and costs, as far as the time suffices."""
+    start, alone = next(iter(predictions.items()))
+    tile, scales = tiles.tile(start), found.outputs[0].scale
+    seconds, n_bytes, differs, of_batch, border = run.last_seconds, 0, 0.0, None, ()
+    differences = found.size_differences
+    try:
+        differs = difference(run(tile), alone)
+        of_batch = batch_difference(run, tile, tiles.tile(start, seed=1), alone)
+        border = border_width(run, tile, scales)
+        largest = _larger_tiles(run, found, tiles, predictions)
+        seconds, n_bytes = run.last_seconds, int(run.bytes_per_voxel * prod(largest))
+        image = tiles.tile(largest)
+        differences = size_differences(
+            {size: outputs for size, outputs in predictions.items()}, run, image, found.sizes, scales, found.stride
+        )
+    except ModelError as error:
+        remarks = (*remarks, f"measuring ended early: {error}")
+    return replace(
+        found,
+        takes_batches=of_batch is not None,
+        repeat_difference=differs,
+        batch_difference=of_batch,
+        size_differences=differences,
+        largest_size=max(predictions, key=prod),
+        border=border or (0,) * found.n_dims,
+        seconds_per_tile=seconds,
+        bytes_per_tile=n_bytes,
+        remarks=(*remarks, *_remarks(run)),
+    )
+
+
+def _larger_tiles(
+    run: WatchedModel, found: ModelProbe, tiles: _Tiles, predictions: dict[tuple[int, ...], Outputs]
+) -> tuple[int, ...]:
+    """Run larger and larger tiles while the time suffices, and return the largest."""
+    largest = found.largest_size
+    per_voxel = run.last_seconds / prod(largest)
+    for size in tile_sizes(found.sizes, largest):
+        if per_voxel * prod(size) > min(_MOST_SECONDS, run.seconds_left / _SHARE_FOR_LARGER):
+            break
+        predictions[size] = run(tiles.tile(size))
+        largest, per_voxel = size, run.last_seconds / prod(size)
+    return largest
+
+
+def _remarks(run: WatchedModel) -> tuple[str, ...]:
+    hung = tuple(
+        f"the model did not return in time for a tile of {' × '.join(map(str, size))}" for size in dict.fromkeys(run.hung_at)
+    )
+    if not run.printed.strip():
+        return hung
+    first = run.printed.strip().splitlines()[0][:80]
+    return (*hung, f"the model printed {len(run.printed)} characters, beginning with {first!r}")
