@@ -106,6 +106,8 @@ from patchloom.prediction.postprocessing.steps import AsDtype as AsDtype
 from patchloom.prediction.postprocessing.steps import Postprocessing as Postprocessing
 from patchloom.prediction.postprocessing.steps import SelectChannels as SelectChannels
 from patchloom.prediction.postprocessing.steps import Threshold as Threshold
+from patchloom.prediction.probe.model_probe import ModelProbe as ModelProbe
+from patchloom.prediction.probe.probing import probe as probe
 from patchloom.prediction.running.image_report import ImageReport as ImageReport
 from patchloom.prediction.running.monitor import Stop as Stop
 from patchloom.prediction.running.progress import Progress as Progress

@@ -20,6 +20,8 @@ from patchloom.filters import ScoreMap
 from patchloom.geometry.checks import check_window
 from patchloom.patching import TiledPatching
 from patchloom.patching.flat_index import check_data_idx, check_sample
+from patchloom.prediction.planning.tile_choice import choose_tiles
+from patchloom.prediction.probe.model_probe import ModelProbe
 from patchloom.sinks.write_errors import explain
 
 if TYPE_CHECKING:
@@ -28,10 +30,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-__all__ = ["draw_scale_bar", "draw_scores", "draw_tiling", "prediction_figure", "save_figure"]
+__all__ = ["draw_scale_bar", "draw_scores", "draw_tiling", "prediction_figure", "probe_figure", "save_figure"]
 
 YELLOW = "#ffd43b"
 BLUE = "#56b4e9"
+
+_LARGE = 10**5
+"""Voxels along each axis of an image that no tile covers."""
 
 _WIDTH = 10.0
 """Width of a figure in inches."""
@@ -276,6 +281,93 @@ def prediction_figure(
     for axes in figure.axes:
         draw_scale_bar(axes, pixel_size, unit)
     figure.colorbar(shown, ax=figure.axes, label="prediction", aspect=40, pad=0.02)
+    return figure  # type: ignore[no-any-return]  # matplotlib is imported by name
+
+
+def probe_figure(probe: ModelProbe) -> Figure:
+    """Draw a tile of a model that was probed: what is kept of it, its halo, its neighbor, and how far one output voxel looks.
+
+    Parameters
+    ----------
+    probe : ModelProbe
+        What `probe` found out. Of a 3D model, a plane `YX` is drawn.
+
+    Returns
+    -------
+    matplotlib Figure
+        The figure, for `save_figure`.
+
+    Raises
+    ------
+    ArgumentError
+        If the model refused every tile.
+    MissingExtraError
+        If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import patchloom as pl
+    >>> figure = probe_figure(pl.probe(lambda batch: batch, n_dims=2))
+    >>> figure.axes[0].get_title().startswith("tile of")
+    True
+    """
+    if not instance("probe", probe, ModelProbe).sizes:
+        raise ArgumentError("probe is of a model that refused every tile, so there is nothing to draw: see its remarks")
+    rectangle = require("matplotlib.patches", extra="plot").Rectangle
+    choice = choose_tiles(probe, [_LARGE] * probe.n_dims, probe.bytes_per_tile or 2**30)
+    height, width = choice.patch_size[-2:]
+    shared_x, (halo_y, halo_x) = choice.overlaps[-1], (shared // 2 for shared in choice.overlaps[-2:])
+    figure = require("matplotlib.figure", extra="plot").Figure((_WIDTH, 7.5), layout="constrained")
+    axes = figure.add_subplot()
+    step = width - shared_x
+    boxes: list[tuple[str, tuple[float, float, float, float], dict[str, Any]]] = [
+        (
+            f"tile, {height} × {width}",
+            (0, 0, width, height),
+            {"edgecolor": BLUE, "facecolor": (BLUE, 0.25), "linewidth": 2},
+        ),
+        (
+            f"next tile, {shared_x} voxels shared",
+            (step, 0, width, height),
+            {"edgecolor": "0.4", "linestyle": "--", "fill": False},
+        ),
+        (
+            f"kept, {halo_y} × {halo_x} voxels inside the tile",
+            (halo_x, halo_y, width - 2 * halo_x, height - 2 * halo_y),
+            {"edgecolor": "#b08800", "facecolor": (YELLOW, 0.6), "linewidth": 2},
+        ),
+    ]
+    if probe.reach is not None:
+        (top, bottom), (left, right) = probe.reach.context[-2:]
+        at_y, at_x = halo_y, halo_x
+        boxes.append(
+            (
+                f"one output voxel looks at {top + bottom + 1} × {left + right + 1} voxels",
+                (at_x - left, at_y - top, left + right + 1, top + bottom + 1),
+                {"edgecolor": "#d55e00", "facecolor": ("#d55e00", 0.25), "linewidth": 1.5},
+            )
+        )
+        axes.plot(at_x + 0.5, at_y + 0.5, "s", color="#d55e00", markersize=5)
+    for label, (x, y, columns, rows), style in boxes:
+        axes.add_patch(rectangle((x, y), columns, rows, label=label, **style))
+    stride_y, stride_x = choice.origin_multiple[-2:]
+    axes.set(xlim=(-0.05 * width, step + 1.05 * width), ylim=(1.05 * height, -0.05 * height), aspect="equal")
+    axes.set(
+        xlabel="x in voxels",
+        ylabel="y in voxels",
+        title=f"tile of {height} × {width}, starts on multiples of {stride_y} × {stride_x}",
+    )
+    if max(stride_x, stride_y) > 1:
+        axes.vlines(
+            np.arange(0, width + 1, stride_x),
+            -0.02 * height,
+            0,
+            color="0.2",
+            linewidth=0.8,
+            label=f"stride, {stride_y} × {stride_x}",
+        )
+        axes.hlines(np.arange(0, height + 1, stride_y), -0.02 * width, 0, color="0.2", linewidth=0.8)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, frameon=False)
     return figure  # type: ignore[no-any-return]  # matplotlib is imported by name
 
 

@@ -12,6 +12,7 @@ from patchloom.cli.check_model import check_model_command
 from patchloom.cli.info import info_command
 from patchloom.cli.plan import plan_command
 from patchloom.cli.predict import predict_command
+from patchloom.cli.probe import probe_command
 from patchloom.cli.status import status_command
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app.command("plan")(plan_command)
 app.command("info")(info_command)
 app.command("status")(status_command)
 app.command("check")(check_command)
+app.command("probe")(probe_command)
 app.command("check-model")(check_model_command)
 
 

@@ -19,9 +19,9 @@ from patchloom.prediction.normalization.methods import NormalizationMethod
 from patchloom.prediction.normalization.normalization import Normalization
 from patchloom.prediction.planning.fit import make_plan
 from patchloom.prediction.planning.plan import Plan
-from patchloom.prediction.probed_sizes import with_probed_sizes
 from patchloom.prediction.planning.summary import describe_briefly, describe_plan, summarize_plan
 from patchloom.prediction.postprocessing.steps import Postprocessing
+from patchloom.prediction.probed_sizes import with_probed_sizes
 from patchloom.prediction.request import PredictionRequest, RunOptions
 from patchloom.prediction.run import complete_plan, run_request, with_draws
 from patchloom.prediction.running.image_report import ImageReport

@@ -14,8 +14,8 @@ from typing import Any
 from patchloom.errors import GeometryError
 from patchloom.prediction.models.identity.model_identity import identify_model
 from patchloom.prediction.models.model import Model, ModelDescription, size_rule, tensor_device
-from patchloom.prediction.models.rescaling.rescaled_model import PixelGrid
 from patchloom.prediction.models.replicas import replicas_of
+from patchloom.prediction.models.rescaling.rescaled_model import PixelGrid
 from patchloom.prediction.planning.tile_choice import TileChoice, choose_tiles, needed_overlaps
 from patchloom.prediction.probe.model_probe import ModelProbe
 from patchloom.prediction.probe.probing import probe
@@ -59,7 +59,11 @@ def with_probed_sizes(request: PredictionRequest, survey: Survey, model: Model |
     choice = choose_tiles(
         found, PixelGrid(steps).pixels_of(largest), survey.memory_limit // 2, is_blended=request.blend is not None
     )
-    return replace(survey, model=_described(survey.model, found, choice, one, is_given=request.overlaps is not None), chosen=_in_words(found, choice, request))
+    return replace(
+        survey,
+        model=_described(survey.model, found, choice, one, is_given=request.overlaps is not None),
+        chosen=_in_words(found, choice, request),
+    )
 
 
 def _needs_probe(request: PredictionRequest, declared: ModelDescription) -> bool:
@@ -68,14 +72,14 @@ def _needs_probe(request: PredictionRequest, declared: ModelDescription) -> bool
 
 
 def _kept_probe(model: Model, survey: Survey, *, is_normalized: bool) -> ModelProbe:
-    n_channels, dtype = survey.stacks[0].data_shape[1], survey.stacks[0].data_dtype
-    asked = {"n_channels": n_channels, "n_dims": survey.n_dims, "dtype": "float32" if is_normalized else str(dtype)}
+    n_channels, n_dims = survey.stacks[0].data_shape[1], survey.n_dims
+    dtype = "float32" if is_normalized else str(survey.stacks[0].data_dtype)
     identity = identify_model(model)
     if identity.unknown:
-        return probe(model, **asked)
-    key = json.dumps([dict(identity.parts), asked], sort_keys=True)
+        return probe(model, n_channels=n_channels, n_dims=n_dims, dtype=dtype)
+    key = json.dumps([dict(identity.parts), n_channels, n_dims, dtype], sort_keys=True)
     if key not in _probes:
-        found = probe(model, **asked)
+        found = probe(model, n_channels=n_channels, n_dims=n_dims, dtype=dtype)
         while len(_probes) >= _KEPT:
             del _probes[next(iter(_probes))]
         _probes[key] = found
@@ -85,7 +89,9 @@ def _kept_probe(model: Model, survey: Survey, *, is_normalized: bool) -> ModelPr
 def _refused(found: ModelProbe, model: Model) -> GeometryError:
     """Return the error for a model that takes no tile; a network for planes gets the remedy for images with Z."""
     reason = found.remarks[0] if found.remarks else "the model took no tile"
-    is_flat = found.n_dims == 3 and bool(probe(model, n_dims=2, n_channels=found.n_channels, dtype=found.dtype, seconds=2).sizes)
+    is_flat = found.n_dims == 3 and bool(
+        probe(model, n_dims=2, n_channels=found.n_channels, dtype=found.dtype, seconds=2).sizes
+    )
     remedy = (
         "it takes 2D tiles: give two numbers, such as patch_size=(256, 256), to predict slice by slice"
         if is_flat

@@ -91,7 +91,8 @@ def choose_tiles(probe: ModelProbe, image_size: Sequence[int], n_bytes: int, *, 
         tuple(overlaps),
         tuple(halo),
         probe.stride,
-        prod(axis.computed(side, shared) for axis, side, shared in zip(axes, chosen, overlaps, strict=True)) / prod(image_size),
+        prod(axis.computed(side, shared) for axis, side, shared in zip(axes, chosen, overlaps, strict=True))
+        / prod(image_size),
         is_enough,
     )
 
@@ -150,7 +151,11 @@ class _Axis:
             return
         step = lcm(self.rule.modulus, self.stride)
         offset = next(
-            (side for side in range(self.rule.least, self.rule.least + step, self.rule.modulus) if side % self.stride == 0),
+            (
+                side
+                for side in range(self.rule.least, self.rule.least + step, self.rule.modulus)
+                if side % self.stride == 0
+            ),
             self.rule.least,
         )
         rule, side = SizeRule(offset, step), 0
@@ -174,7 +179,10 @@ def _cheapest(axes: Sequence[_Axis], most: int) -> tuple[int, ...] | None:
     for limit in sorted({side for sides in candidates for side in sides}):
         # Along each axis the best size up to a limit: tiles are cubes, except along axes where the image ends.
         size = tuple(
-            min((side for side in sides if side <= max(limit, sides[0])), key=lambda side: (axis.computed(side, axis.overlap), side))
+            min(
+                (side for side in sides if side <= max(limit, sides[0])),
+                key=lambda side: (axis.computed(side, axis.overlap), side),
+            )
             for axis, sides in zip(axes, candidates, strict=True)
         )
         cost = prod(axis.computed(side, axis.overlap) for axis, side in zip(axes, size, strict=True))

@@ -71,7 +71,9 @@ def _wide(values: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(np.abs(values) if values.dtype.kind == "c" else values, np.float64)
 
 
-def batch_difference(run: Run, tile: NDArray[Any], other: NDArray[Any], alone: Mapping[str, NDArray[Any]]) -> float | None:
+def batch_difference(
+    run: Run, tile: NDArray[Any], other: NDArray[Any], alone: Mapping[str, NDArray[Any]]
+) -> float | None:
     """Return how far the prediction of a tile differs if another tile is in its batch; None if the model refuses two tiles.
 
     Parameters
@@ -158,6 +160,7 @@ def size_differences(
     image: NDArray[Any],
     rules: Sequence[SizeRule],
     scales: Sequence[Fraction],
+    *,
     stride: Sequence[int],
 ) -> tuple[SizeDifference, ...]:
     """Return how far the middle of smaller tiles differs from that of the largest one.
@@ -179,7 +182,9 @@ def size_differences(
     """
     largest = max(predictions, key=np.prod)
     (name, whole), *_ = predictions[largest].items()
-    steps = [lcm(rule.modulus, step, scale.denominator) for rule, step, scale in zip(rules, stride, scales, strict=True)]
+    steps = [
+        lcm(rule.modulus, step, scale.denominator) for rule, step, scale in zip(rules, stride, scales, strict=True)
+    ]
     found = []
     for size in sorted(predictions, key=np.prod):
         if size == largest:

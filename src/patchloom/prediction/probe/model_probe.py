@@ -176,11 +176,17 @@ class ModelProbe:
             ("tile sizes", "; ".join(f"{axis}: {rule}" for axis, rule in zip(self._axes, self.sizes, strict=True))),
             *(("output", str(output)) for output in self.outputs),
             ("reach", self._reach_in_words()),
-            ("stride", f"{_shape(self.stride)}{' voxels: tiles start on multiples of it' if max(self.stride) > 1 else ''}"),
+            (
+                "stride",
+                f"{_shape(self.stride)}{' voxels: tiles start on multiples of it' if max(self.stride) > 1 else ''}",
+            ),
             ("whole tile", self._whole_tile_in_words()),
             ("tile size", self._size_in_words()),
             ("run twice", _same(self.repeat_difference, self.tolerance)),
-            ("in a batch", "takes one tile at a time" if not self.takes_batches else _same(self.batch_difference, self.tolerance)),
+            (
+                "in a batch",
+                "takes one tile at a time" if not self.takes_batches else _same(self.batch_difference, self.tolerance),
+            ),
             ("tile border", self._border_in_words()),
             ("cost", self._cost_in_words()),
             ("overlap", self._overlap_in_words()),
@@ -229,7 +235,9 @@ class ModelProbe:
     def _overlap_in_words(self) -> str:
         if self.reach is None:
             return "not known"
-        least = ("at least " if self.reach.is_lower_bound or self.is_global else "") + _shape([2 * halo for halo in self.halo])
+        least = ("at least " if self.reach.is_lower_bound or self.is_global else "") + _shape(
+            [2 * halo for halo in self.halo]
+        )
         return f"{least}, halo {_shape(self.halo)}"
 
 

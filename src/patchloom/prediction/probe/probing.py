@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from patchloom.argument_checks import instance, real_number, shown, whole_number
+from patchloom.argument_checks import real_number, shown, whole_number
 from patchloom.errors import ArgumentError, ArgumentTypeError, ModelError
+from patchloom.image_stacks import Source, as_planes, open_stacks
 from patchloom.prediction.models.model import Model, ModelDescription, describe, size_rule
 from patchloom.prediction.models.prepare import prepare_model
 from patchloom.prediction.probe.behavior import (
@@ -26,6 +27,9 @@ from patchloom.prediction.probe.model_probe import ModelProbe, ProbedOutput
 from patchloom.prediction.probe.reach_methods import Asked, measure_reach
 from patchloom.prediction.probe.size_search import SizeRule, find_size_rules, first_size
 from patchloom.prediction.probe.watched_model import Outputs, WatchedModel, random_tile
+
+_MOST_OF_IMAGE = {2: 1024, 3: 160}
+"""Voxels of an image that are read, along each axis."""
 
 _CHANNELS = (1, 3, 2, 4)
 """Numbers of channels that are tried if the model declares none."""
@@ -43,7 +47,8 @@ def probe(
     n_channels: int | None = None,
     n_dims: int | None = None,
     dtype: DTypeLike | None = None,
-    image: Any = None,
+    image: Source | None = None,
+    axes: str | None = None,
     tolerance: float = 1e-4,
     seconds: float = 20.0,
 ) -> ModelProbe:
@@ -63,8 +68,11 @@ def probe(
         Number of spatial axes, 2 or 3. If None, that of the image, what the model declares, or the first that it accepts.
     dtype : dtype, optional
         Dtype of the tiles. If None, that of the image, else float32. Random numbers are between 0 and 1; integers between 0 and 255.
-    image : array, optional
-        An image `CYX` or `CZYX` of which tiles are used instead of random numbers; where a tile is larger, it is continued by its mirror image.
+    image : path, URL, array or ImageStack, optional
+        An image whose middle is used instead of random numbers; where a tile is larger, it is continued by its mirror image. A 2D
+        model gets the middle plane of a 3D image.
+    axes : str, optional
+        Axes of the image, letters of `STCZYX`. If None, as its metadata declare.
     tolerance : float
         Differences below this count as equal, as a share of the range of the output.
     seconds : float
@@ -77,8 +85,8 @@ def probe(
 
     Raises
     ------
-    ArgumentError
-        If an argument has a value that is not allowed.
+    ArgumentError, SourceError
+        If an argument has a value that is not allowed, or the image cannot be opened or read.
 
     Examples
     --------
@@ -86,14 +94,15 @@ def probe(
     >>> found.sizes[0], found.outputs[0].margin, found.halo
     (SizeRule(least=7, modulus=1, is_fixed=False), (Fraction(3, 1), Fraction(3, 1)), (0, 0))
     """
-    given = _checked_image(image)
     prepared = prepare_model(model)
     description = describe(prepared)
+    n_dims = None if n_dims is None else whole_number("n_dims", n_dims, least=2, most=3)
+    given = None if image is None else _read_middle(image, axes, n_dims or description.n_dims)
     if given is not None:
         n_channels, n_dims, dtype = given.shape[1], given.ndim - 2, dtype or given.dtype
     tiles = _Tiles(
         n_channels=None if n_channels is None else whole_number("n_channels", n_channels, least=1),
-        n_dims=None if n_dims is None else whole_number("n_dims", n_dims, least=2, most=3),
+        n_dims=n_dims,
         dtype=_checked_dtype(dtype),
         image=given,
     )
@@ -121,13 +130,17 @@ class _Tiles:
         return np.pad(cut, [(0, 0), (0, 0), *missing], mode="symmetric").astype(self.dtype)
 
 
-def _checked_image(image: Any) -> NDArray[Any] | None:
-    if image is None:
-        return None
-    array = instance("image", image, np.ndarray, "give an array CYX or CZYX")
-    if array.ndim not in (3, 4) or array.dtype.kind not in "biuf" or not array.size:
-        raise ArgumentError(f"image is {shown(image)}: it must be an array CYX or CZYX of real numbers")
-    return np.asarray(array)[np.newaxis]
+def _read_middle(image: Source, axes: str | None, n_dims: int | None) -> NDArray[Any]:
+    """Read the middle of an image, `1C(Z)YX`; of a 3D image, the middle plane if the model is 2D."""
+    stack, *others = open_stacks(image, axes)
+    if others:
+        raise ArgumentError(f"image is a series of {1 + len(others)} images: give one of them")
+    if n_dims == 2:
+        stack = as_planes(stack)
+    shape = stack.data_shape
+    size = [min(side, _MOST_OF_IMAGE[len(shape) - 2]) for side in shape[2:]]
+    coords = [(whole - side) // 2 for whole, side in zip(shape[2:], size, strict=True)]
+    return stack.extract_patch(shape[0] // 2, None, coords, size)[np.newaxis]
 
 
 def _checked_dtype(dtype: DTypeLike | None) -> np.dtype[Any]:
@@ -144,14 +157,21 @@ def _probe(run: WatchedModel, description: ModelDescription, tiles: _Tiles, tole
     tiles, start, refusal = _first_tile(run, description, tiles)
     empty = _nothing(tiles, tolerance)
     if start is None:
-        return replace(empty, remarks=(f"the model refused every tile that was tried, the last with {refusal}", *_remarks(run)))
+        return replace(
+            empty, remarks=(f"the model refused every tile that was tried, the last with {refusal}", *_remarks(run))
+        )
     accepts = _Accepts(run, tiles)
     rules = _size_rules(accepts, description, start)
     tile = tiles.tile(start)
     predictions = {start: run(tile)}
     alone = predictions[start]
     outputs = _outputs(run, tiles, rules, start, alone)
-    asked = Asked(tuple(rule.at_least(1) for rule in rules), tuple(rule.modulus for rule in rules), tiles.n_channels or 1, tiles.dtype)
+    asked = Asked(
+        tuple(rule.at_least(1) for rule in rules),
+        tuple(rule.modulus for rule in rules),
+        tiles.n_channels or 1,
+        tiles.dtype,
+    )
     reach, checked_by, remarks = measure_reach(run, asked)
     found = replace(empty, sizes=rules, outputs=outputs, reach=reach, checked_by=checked_by, largest_size=start)
     return _behavior(run, found, tiles, predictions, remarks)
@@ -274,37 +294,34 @@ def _scale(out: int, side: int, growth: int, change: int) -> Fraction:
 
 
 def _behavior(
-    run: WatchedModel, found: ModelProbe, tiles: _Tiles, predictions: dict[tuple[int, ...], Outputs], remarks: tuple[str, ...]
+    run: WatchedModel,
+    found: ModelProbe,
+    tiles: _Tiles,
+    predictions: dict[tuple[int, ...], Outputs],
+    remarks: tuple[str, ...],
 ) -> ModelProbe:
-    """Measure differences and costs, as far as the time suffices."""
+    """Measure differences and costs, one after the other, until the time is up."""
     start, alone = next(iter(predictions.items()))
     tile, scales = tiles.tile(start), found.outputs[0].scale
-    seconds, n_bytes, differs, of_batch, border = run.last_seconds, 0, 0.0, None, ()
-    differences = found.size_differences
+    found = replace(found, seconds_per_tile=run.last_seconds, border=(0,) * found.n_dims)
     try:
-        differs = difference(run(tile), alone)
+        found = replace(found, repeat_difference=difference(run(tile), alone))
         of_batch = batch_difference(run, tile, tiles.tile(start, seed=1), alone)
-        border = border_width(run, tile, scales)
+        found = replace(found, batch_difference=of_batch, takes_batches=of_batch is not None)
+        found = replace(found, border=border_width(run, tile, scales))
+        run(tile)  # of which the time is that of a warm model
         largest = _larger_tiles(run, found, tiles, predictions)
-        seconds, n_bytes = run.last_seconds, int(run.bytes_per_voxel * prod(largest))
-        image = tiles.tile(largest)
-        differences = size_differences(
-            {size: outputs for size, outputs in predictions.items()}, run, image, found.sizes, scales, found.stride
+        found = replace(
+            found,
+            largest_size=largest,
+            seconds_per_tile=run.last_seconds,
+            bytes_per_tile=int(run.bytes_per_voxel * prod(largest)),
         )
+        differences = size_differences(predictions, run, tiles.tile(largest), found.sizes, scales, stride=found.stride)
+        found = replace(found, size_differences=differences)
     except ModelError as error:
         remarks = (*remarks, f"measuring ended early: {error}")
-    return replace(
-        found,
-        takes_batches=of_batch is not None,
-        repeat_difference=differs,
-        batch_difference=of_batch,
-        size_differences=differences,
-        largest_size=max(predictions, key=prod),
-        border=border or (0,) * found.n_dims,
-        seconds_per_tile=seconds,
-        bytes_per_tile=n_bytes,
-        remarks=(*remarks, *_remarks(run)),
-    )
+    return replace(found, remarks=(*remarks, *_remarks(run)))
 
 
 def _larger_tiles(
@@ -314,6 +331,8 @@ def _larger_tiles(
     largest = found.largest_size
     per_voxel = run.last_seconds / prod(largest)
     for size in tile_sizes(found.sizes, largest):
+        if size == largest:
+            continue
         if per_voxel * prod(size) > min(_MOST_SECONDS, run.seconds_left / _SHARE_FOR_LARGER):
             break
         predictions[size] = run(tiles.tile(size))
@@ -323,7 +342,8 @@ def _larger_tiles(
 
 def _remarks(run: WatchedModel) -> tuple[str, ...]:
     hung = tuple(
-        f"the model did not return in time for a tile of {' × '.join(map(str, size))}" for size in dict.fromkeys(run.hung_at)
+        f"the model did not return in time for a tile of {' × '.join(map(str, size))}"
+        for size in dict.fromkeys(run.hung_at)
     )
     if not run.printed.strip():
         return hung

@@ -53,7 +53,9 @@ class SizeRule:
 
     def at_least(self, size: int) -> int:
         """Return the smallest size that is accepted and not smaller than another one; of a fixed size, this size."""
-        return self.least if self.is_fixed else self.least + -(-max(0, size - self.least) // self.modulus) * self.modulus
+        return (
+            self.least if self.is_fixed else self.least + -(-max(0, size - self.least) // self.modulus) * self.modulus
+        )
 
     def __str__(self) -> str:
         if self.is_fixed:
@@ -114,7 +116,9 @@ def _steps_to_try() -> Iterator[int]:
     yield from (step for step in range(5, _MOST_STEP) if step not in likely)
 
 
-def _step(accepts: Accepts, start: Sequence[int], axes: Sequence[int], steps: Iterator[int] | Sequence[int]) -> int | None:
+def _step(
+    accepts: Accepts, start: Sequence[int], axes: Sequence[int], steps: Iterator[int] | Sequence[int]
+) -> int | None:
     for step in steps:
         if accepts(_changed(start, axes, step)):
             return step

@@ -101,7 +101,9 @@ class WatchedModel:
         return _checked(answer[0], batch)
 
 
-def _run(model: Model, batch: NDArray[Any], answer: list[Any], modes: Callable[[], AbstractContextManager[Any]]) -> None:
+def _run(
+    model: Model, batch: NDArray[Any], answer: list[Any], modes: Callable[[], AbstractContextManager[Any]]
+) -> None:
     try:
         with modes():
             answer.append({name: as_array(output) for name, output in as_outputs(model(batch)).items()})
@@ -197,9 +199,10 @@ def random_tile(
         Another seed gives other numbers.
     """
     rng = np.random.default_rng(seed)
-    values = rng.random((batch_size, n_channels, *size), np.float32)
+    values: NDArray[Any] = rng.random((batch_size, n_channels, *size), np.float32)
     for axis in range(2, values.ndim):
         values = (values + np.roll(values, 1, axis)) / 2
     if dtype.kind == "b":
-        return values > values.mean()
-    return (values * (255 if dtype.kind in "iu" and dtype != np.int8 else 127 if dtype.kind in "iu" else 1)).astype(dtype)
+        return np.asarray(values > values.mean())
+    largest = min(255, np.iinfo(dtype).max) if dtype.kind in "iu" else 1
+    return np.asarray((values * largest).astype(dtype))
