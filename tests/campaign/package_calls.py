@@ -106,6 +106,32 @@ entry(
     },
 )
 
+entry(
+    "probe",
+    lambda: (
+        pl.probe,
+        {
+            "model": world.model,
+            "n_channels": 1,
+            "n_dims": 2,
+            "dtype": "float32",
+            "image": world.image(),
+            "axes": "YX",
+            "tolerance": 1e-4,
+            "seconds": 0.2,
+        },
+    ),
+    model=MODEL,
+    n_channels=optional(whole(1, huge=False)),
+    n_dims=optional(whole(2, huge=False)),
+    dtype=optional(word("float32")),
+    image=optional(ARRAY),
+    axes=optional(AXES),
+    tolerance=number(least=0),
+    seconds=number(least=0),
+    words={"image": ("image", "source", "array")},
+)
+
 _entry(
     "export_bioimageio",
     lambda: (

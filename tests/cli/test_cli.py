@@ -187,7 +187,7 @@ def test_info(workplace: Path) -> None:
     [
         (("predict", "img2.tif"), 2, "Missing option"),
         (("predict", "no.tif", "--model", "my_model:invert", "-o", "out.ome.zarr", *TILES), 2, "no.tif"),
-        (("predict", "img2.tif", "--model", "my_model:invert", "-o", "out.ome.zarr"), 2, "patch_size is not given"),
+        (("plan", "img2.tif"), 2, "patch_size is not given"),
         (("predict", "img2.tif", "--model", "my_model:nothing", "-o", "out.ome.zarr", *TILES), None, "nothing"),
         (("predict", "img2.tif", "--model", "no.onnx", "-o", "out.ome.zarr", *TILES), 2, "no.onnx"),
         (("predict", "img2.tif", "--model", "my_model:broken", "-o", "out.ome.zarr", *TILES), 1, "out of cheese"),
@@ -293,14 +293,15 @@ def test_version() -> None:
 @pytest.mark.parametrize(
     ("arguments", "listed"),
     [
-        (("--help",), ["predict", "plan", "info", "status", "check-model", "--version"]),
+        (("--help",), ["predict", "plan", "info", "status", "probe", "check-model", "--version"]),
         (("predict", "-h"), ["--model", "--output", "--patch-size", "--blend", "--normalize", "--resume-anyway"]),
         (("plan", "--help"), ["--model", "--patch-size", "--measure", "--json"]),
         (("info", "--help"), ["IMAGE", "--axes", "--json"]),
         (("status", "-h"), ["OUTPUT", "--json"]),
         (("check-model", "-h"), ["MODEL", "--json"]),
+        (("probe", "-h"), ["MODEL", "--image", "--figure", "--json"]),
     ],
-    ids=["patchloom", "predict", "plan", "info", "status", "check-model"],
+    ids=["patchloom", "predict", "plan", "info", "status", "check-model", "probe"],
 )
 def test_help(monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], listed: list[str]) -> None:
     """`-h` and `--help` list the commands, and the arguments of a command."""
@@ -470,3 +471,17 @@ def test_check_model(workplace: Path, name: str, code: int) -> None:
     assert ("tiled, whole" in shown.stdout, "differs" in shown.stdout) == (True, bool(code))
     found = json.loads(run("check-model", model, "--json").stdout)
     assert (found["passed"], found["tiled"][0]["passed"]) == (not code, not code)
+
+
+def test_probe(workplace: Path) -> None:
+    """`probe` prints what it found as a table or as JSON, of random numbers or of an image, and draws a tile."""
+    (workplace / "probed.py").write_text("def cut(batch):\n    print('noise')\n    return batch[..., 4:-4, 4:-4]\n")
+    shown = run("probe", "probed.py:cut", "--figure", "tile.png")
+    assert shown.exit_code == 0, shown.output
+    assert "without 4 voxels on each side" in shown.stdout
+    assert (workplace / "tile.png").read_bytes().startswith(b"\x89PNG")
+    found = json.loads(run("probe", "probed.py:cut", "--image", "img2.tif", "--json").stdout)
+    assert (found["sizes"][0]["least"], found["outputs"][0]["margin"]) == (9, ["4", "4"])
+    assert (found["dtype"], found["n_dims"]) == ("uint8", 2)
+    refused = run("probe", "my_model:broken")
+    assert (refused.exit_code, "out of cheese" in refused.stdout) == (1, True)

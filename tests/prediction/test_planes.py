@@ -193,7 +193,6 @@ def test_contradictions(rng: np.random.Generator) -> None:
         (Described(n_dims=3), deep, {"patch_size": (16, 16)}, "has 2 numbers, but the model is 3D.*each of Z, Y, X"),
         (Described(n_dims=2), deep, {"patch_size": (2, 16, 16)}, "has 3 numbers, but the model is 2D.*each of Y, X"),
         (Described(), deep, {"patch_size": (16, 16), "overlaps": (1, 4, 4)}, r"overlaps is .* must have 2 \(Y, X\)"),
-        (Described(n_dims=2), deep, {}, "patch_size is not given.*each of Y, X, such as 256,256"),
     ):
         with pytest.raises(GeometryError, match=message):
             quiet(model, image, axes="ZYX"[-image.ndim :], **settings)

@@ -367,7 +367,6 @@ def test_overwrite(rng: np.random.Generator, tmp_path: Path) -> None:
         ({"axes": None}, AxesError, r"\(20, 30\)"),
         ({"axes": "CYX"}, AxesError, "name 3 axes, but the image has 2"),
         ({"axes": "YQ"}, AxesError, "unknown axis 'Q'"),
-        ({"patch_size": None}, GeometryError, "patch_size is not given.* such as 256,256"),
         (
             {"patch_size": (4, 8, 8)},
             GeometryError,

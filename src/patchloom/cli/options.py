@@ -190,7 +190,7 @@ PatchSize = Annotated[
         parser=voxels,
         metavar="N|[Z,]Y,X",
         help="Size of a tile in voxels: one number for all axes, or one for each. With two numbers, images with a Z axis are "
-        "predicted slice by slice. Default: the size that the model declares; required if it declares none.",
+        "predicted slice by slice. Default: the size that the model declares; if it declares none, one that is chosen by probing it.",
         rich_help_panel=TILES,
     ),
 ]

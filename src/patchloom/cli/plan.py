@@ -61,7 +61,7 @@ def plan_command(
 ) -> None:
     """Show the tiles, blocks and memory of a prediction without running it.
 
-    No pixels are read, unless --measure is given.
+    No pixels are read, unless --measure is given. A model that declares no tile size is probed on random numbers.
     """
     with reported_errors(debug=debug):
         prepared = plan(

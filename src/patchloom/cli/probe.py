@@ -5,14 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from patchloom.cli import options
 from patchloom.cli.reporting import FAILED, print_json, reported_errors
 from patchloom.figures import probe_figure, save_figure
 from patchloom.prediction.models import load_model
-from patchloom.prediction.probe.model_probe import ModelProbe
 from patchloom.prediction.probe.probing import probe
 
 
@@ -81,15 +78,8 @@ def probe_command(
         if as_json:
             print_json({"model": model, **found.to_dict()})
         else:
-            _print_table(found)
+            typer.echo(found)
         if not found.sizes:
             raise typer.Exit(FAILED)
         if figure is not None:
             save_figure(probe_figure(found), figure)
-
-
-def _print_table(found: ModelProbe) -> None:
-    table = Table(box=None, show_header=False)
-    for row in found.rows():
-        table.add_row(*row)
-    Console(highlight=False, markup=False).print(table)

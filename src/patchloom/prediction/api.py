@@ -130,8 +130,9 @@ def predict(
         Whether to undo the normalization of the image in predictions, before `postprocess`: a denoiser then returns gray values.
         Predictions that are not floats are not changed. If None, what the model declares.
     patch_size : int or sequence of int, optional
-        Size of a tile in voxels: one number for all spatial axes, or `(z,) y, x`. Required if the model declares none.
-        With two numbers, or with a model that declares two dimensions, images with a Z axis are predicted slice by slice: Z
+        Size of a tile in voxels: one number for all spatial axes, or `(z,) y, x`. If None, what the model declares;
+        if it declares nothing, the model is probed on random numbers (`probe`), and tile size, overlap, stride and batch size are chosen
+        for the fewest computed voxels that memory allows. One line on standard error, and in the plan, contains the choice. With two numbers, or with a model that declares two dimensions, images with a Z axis are predicted slice by slice: Z
         stays Z in the output.
     overlaps : int or sequence of int, optional
         Voxels that neighboring tiles share, as `patch_size`, with the halo and the margin that the model's output lacks. If None,
@@ -327,15 +328,15 @@ def plan(
 ) -> PredictionPlan:
     """Plan a prediction without running it.
 
-    No pixel is read and the model is not run, unless `measure` is set. `PredictionPlan.run` measures and infers what
-    the plan does not contain.
+    No pixel is read, unless `measure` is set. The model is run only if neither `patch_size` is given nor the model declares its tiles: it
+    is probed on random numbers then. `PredictionPlan.run` measures and infers what the plan does not contain.
 
     Parameters
     ----------
     sources : path, URL, array, ImageStack or sequence of these
         The images, as in `predict`.
     model : callable, optional
-        Only what it declares is used: its tile size, overlap and channels.
+        What it declares is used: its tile size, overlap and channels.
     axes, channels, region, voxel_size, pixel_size, normalize, denormalize, patch_size, overlaps, halo, blend, seams
         As in `predict`.
     origin_multiple, padding, batch_size, n_draws, skip, memory_limit, postprocess

@@ -159,7 +159,7 @@ class _Axis:
             self.rule.least,
         )
         rule, side = SizeRule(offset, step), 0
-        covering = rule.at_least(self.size + 2 * self.margin)
+        covering = rule.at_least(max(self.size + 2 * self.margin, self.stride))
         side = rule.at_least(self.overlap + self.stride)
         while side < covering:
             yield side

@@ -229,7 +229,7 @@ class ModelProbe:
         return f"the outer {_shape(self.border)} voxels of a tile of one gray value differ: the network pads inside"
 
     def _cost_in_words(self) -> str:
-        memory = f", {self.bytes_per_tile / 2**20:.0f} MiB" if self.bytes_per_tile else ""
+        memory = f", {self.bytes_per_tile / 2**20:.1f} MiB" if self.bytes_per_tile else ""
         return f"{self.seconds_per_tile:.2g} s{memory} for a tile of {_shape(self.largest_size)}"
 
     def _overlap_in_words(self) -> str:

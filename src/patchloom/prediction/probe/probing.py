@@ -24,9 +24,8 @@ from patchloom.prediction.probe.behavior import (
     tile_sizes,
 )
 from patchloom.prediction.probe.model_probe import ModelProbe, ProbedOutput
-from patchloom.prediction.probe.reach_methods import Asked, measure_reach
 from patchloom.prediction.probe.size_search import SizeRule, find_size_rules, first_size
-from patchloom.prediction.probe.watched_model import Outputs, WatchedModel, random_tile
+from patchloom.prediction.probe.watched_model import Outputs, TimeIsUpError, WatchedModel, random_tile
 
 _MOST_OF_IMAGE = {2: 1024, 3: 160}
 """Voxels of an image that are read, along each axis."""
@@ -54,9 +53,7 @@ def probe(
 ) -> ModelProbe:
     """Measure what a model accepts, how far it looks, and where its predictions differ.
 
-    What the model declares is taken as it is. How far it looks is found by the best method that there is: the graph of an ONNX
-    file, NaN in half of a tile for networks of PyTorch, and changed voxels for other callables, which give a lower bound. All else
-    is measured by running the model on tiles of random numbers, or of an image.
+    What the model declares is taken as it is. All else is measured by running the model on tiles of random numbers, or of an image.
 
     Parameters
     ----------
@@ -148,33 +145,28 @@ def _checked_dtype(dtype: DTypeLike | None) -> np.dtype[Any]:
         checked = np.dtype(np.float32 if dtype is None else dtype)
     except TypeError:
         checked = np.dtype(object)
-    if checked.kind not in "biuf":
-        raise ArgumentTypeError(f"dtype is {shown(dtype)}: it must be a dtype of real numbers, such as 'float32'")
+    if checked.kind not in "biufc":
+        raise ArgumentTypeError(f"dtype is {shown(dtype)}: it must be a dtype of numbers, such as 'float32'")
     return checked
 
 
 def _probe(run: WatchedModel, description: ModelDescription, tiles: _Tiles, tolerance: float) -> ModelProbe:
-    tiles, start, refusal = _first_tile(run, description, tiles)
+    accepts = _first_tile(run, description, tiles)
+    tiles = accepts.tiles
     empty = _nothing(tiles, tolerance)
-    if start is None:
-        return replace(
-            empty, remarks=(f"the model refused every tile that was tried, the last with {refusal}", *_remarks(run))
-        )
-    accepts = _Accepts(run, tiles)
-    rules = _size_rules(accepts, description, start)
-    tile = tiles.tile(start)
-    predictions = {start: run(tile)}
-    alone = predictions[start]
+    if not accepts.first:
+        refusal = f"the model refused every tile that was tried, the last with {accepts.refusal}"
+        return replace(empty, remarks=(refusal, *_remarks(run)))
+    (start, alone), *_ = accepts.first.items()
+    remarks: tuple[str, ...] = ()
+    try:
+        rules = _size_rules(accepts, description, start)
+    except TimeIsUpError:
+        rules = tuple(SizeRule(side, is_fixed=True) for side in start)
+        remarks = ("the time was up before other sizes of tiles were tried: give more seconds",)
     outputs = _outputs(run, tiles, rules, start, alone)
-    asked = Asked(
-        tuple(rule.at_least(1) for rule in rules),
-        tuple(rule.modulus for rule in rules),
-        tiles.n_channels or 1,
-        tiles.dtype,
-    )
-    reach, checked_by, remarks = measure_reach(run, asked)
-    found = replace(empty, sizes=rules, outputs=outputs, reach=reach, checked_by=checked_by, largest_size=start)
-    return _behavior(run, found, tiles, predictions, remarks)
+    found = replace(empty, sizes=rules, outputs=outputs, largest_size=start, remarks=remarks)
+    return _behavior(run, found, tiles, {start: alone})
 
 
 def _nothing(tiles: _Tiles, tolerance: float) -> ModelProbe:
@@ -203,40 +195,39 @@ class _Accepts:
     """Whether a model accepts a tile of a size; each size is tried once."""
 
     def __init__(self, run: WatchedModel, tiles: _Tiles) -> None:
-        self._run, self._tiles = run, tiles
+        self._run, self.tiles = run, tiles
         self._known: dict[tuple[int, ...], bool] = {}
+        self.first: dict[tuple[int, ...], Outputs] = {}
         self.refusal = ""
 
     def __call__(self, size: tuple[int, ...]) -> bool:
         if size not in self._known:
             try:
-                self._run(self._tiles.tile(size))
+                outputs = self._run(self.tiles.tile(size))
             except ModelError as error:
                 self._known[size], self.refusal = False, str(error).splitlines()[0][:200]
+                if not self._run.seconds_left:
+                    raise TimeIsUpError(self.refusal) from error
             else:
                 self._known[size] = True
+                self.first = self.first or {size: outputs}
         return self._known[size]
 
 
-def _first_tile(
-    run: WatchedModel, description: ModelDescription, tiles: _Tiles
-) -> tuple[_Tiles, tuple[int, ...] | None, str]:
-    """Return the tiles that a model accepts, with its number of channels and axes, and the size of one; None, and why it is refused."""
-    refusal = ""
-    dims = [tiles.n_dims or description.n_dims] if tiles.n_dims or description.n_dims else [2, 3]
-    channels = [tiles.n_channels or description.in_channels or None]
-    for n_dims in dims:
-        for n_channels in channels if channels[0] else _CHANNELS:
-            tried = replace(tiles, n_dims=n_dims, n_channels=n_channels)
-            accepts = _Accepts(run, tried)
-            declared = _declared_size(description)
-            if declared is not None and accepts(declared):
-                return tried, declared, ""
-            size = first_size(accepts, n_dims or 2)
-            if size is not None:
-                return tried, size, ""
-            refusal = accepts.refusal
-    return replace(tiles, n_dims=dims[0], n_channels=channels[0] or 1), None, refusal
+def _first_tile(run: WatchedModel, description: ModelDescription, tiles: _Tiles) -> _Accepts:
+    """Try numbers of axes and channels, and sizes, until a tile is accepted; return what was tried last."""
+    n_dims, n_channels = tiles.n_dims or description.n_dims, tiles.n_channels or description.in_channels
+    declared = _declared_size(description)
+    accepts = _Accepts(run, tiles)
+    for axes in (2, 3) if n_dims is None else (n_dims,):
+        for channels in _CHANNELS if n_channels is None else (n_channels,):
+            accepts = _Accepts(run, replace(tiles, n_dims=axes, n_channels=channels))
+            try:
+                if (declared is not None and accepts(declared)) or first_size(accepts, axes):
+                    return accepts
+            except TimeIsUpError:
+                return accepts
+    return accepts
 
 
 def _declared_size(description: ModelDescription) -> tuple[int, ...] | None:
@@ -298,11 +289,11 @@ def _behavior(
     found: ModelProbe,
     tiles: _Tiles,
     predictions: dict[tuple[int, ...], Outputs],
-    remarks: tuple[str, ...],
 ) -> ModelProbe:
     """Measure differences and costs, one after the other, until the time is up."""
     start, alone = next(iter(predictions.items()))
     tile, scales = tiles.tile(start), found.outputs[0].scale
+    remarks = found.remarks
     found = replace(found, seconds_per_tile=run.last_seconds, border=(0,) * found.n_dims)
     try:
         found = replace(found, repeat_difference=difference(run(tile), alone))
