@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+import patchloom as pl
 from patchloom import figures
 
 from . import world
@@ -93,4 +94,9 @@ entry(
     path=OUTPUT_PATH.accepting("unknown ending", because="it is .png"),
     dpi=whole(1),
     free={"figure": "of matplotlib"},
+)
+entry(
+    "probe_figure",
+    lambda: (figures.probe_figure, {"probe": pl.probe(world.model, n_dims=2, seconds=5)}),
+    probe=instance("probe"),
 )

@@ -23,6 +23,7 @@ from .hostile import (
     optional,
     sequence_of,
     tuple_of_whole,
+    whole,
     word,
 )
 from .prediction_calls import BATCH, DEVICE, MODEL, PRECISION, WEIGHTS
