@@ -27,6 +27,7 @@ from .hostile import (
     word,
 )
 from .prediction_calls import BATCH, DEVICE, MODEL, PRECISION, WEIGHTS
+from .reading_calls import SOURCE_WORDS, SOURCES
 
 _REASON = "bioimageio.spec is not installed"
 
@@ -126,11 +127,11 @@ entry(
     n_channels=optional(whole(1, huge=False)),
     n_dims=optional(whole(2, huge=False)),
     dtype=optional(word("float32")),
-    image=optional(ARRAY),
+    image=optional(SOURCES),
     axes=optional(AXES),
     tolerance=number(least=0),
-    seconds=number(least=0),
-    words={"image": ("image", "source", "array")},
+    seconds=number(least=0.001),
+    words={"image": SOURCE_WORDS["sources"], "axes": ("axes", "axis")},
 )
 
 _entry(
