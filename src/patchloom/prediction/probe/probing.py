@@ -94,15 +94,17 @@ def probe(
     prepared = prepare_model(model)
     description = describe(prepared)
     n_dims = None if n_dims is None else whole_number("n_dims", n_dims, least=2, most=3)
+    n_channels = None if n_channels is None else whole_number("n_channels", n_channels, least=1)
+    chosen = None if dtype is None else _checked_dtype(dtype)
     given = None if image is None else _read_middle(image, axes, n_dims or description.n_dims)
     if given is not None:
-        n_channels, n_dims, dtype = given.shape[1], given.ndim - 2, dtype or given.dtype
-    tiles = _Tiles(
-        n_channels=None if n_channels is None else whole_number("n_channels", n_channels, least=1),
-        n_dims=n_dims,
-        dtype=_checked_dtype(dtype),
-        image=given,
-    )
+        if n_channels not in (None, given.shape[1]) or n_dims not in (None, given.ndim - 2):
+            raise ArgumentError(
+                f"image has {given.shape[1]} channels and {given.ndim - 2} spatial axes, and n_channels is {n_channels} and n_dims is "
+                f"{n_dims}: leave them out, or name the axes of the image"
+            )
+        n_channels, n_dims, chosen = given.shape[1], given.ndim - 2, chosen or _checked_dtype(given.dtype)
+    tiles = _Tiles(n_channels=n_channels, n_dims=n_dims, dtype=chosen or np.dtype(np.float32), image=given)
     tolerance = real_number("tolerance", tolerance, least=0)
     watched = WatchedModel(prepared, real_number("seconds", seconds, least=0.001))
     return _probe(watched, description, tiles, tolerance)
@@ -140,10 +142,10 @@ def _read_middle(image: Source, axes: str | None, n_dims: int | None) -> NDArray
     return stack.extract_patch(shape[0] // 2, None, coords, size)[np.newaxis]
 
 
-def _checked_dtype(dtype: DTypeLike | None) -> np.dtype[Any]:
+def _checked_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     try:
-        checked = np.dtype(np.float32 if dtype is None else dtype)
-    except TypeError:
+        checked = np.dtype(dtype)
+    except (TypeError, ValueError):
         checked = np.dtype(object)
     if checked.kind not in "biufc":
         raise ArgumentTypeError(f"dtype is {shown(dtype)}: it must be a dtype of numbers, such as 'float32'")
