@@ -105,8 +105,7 @@ def run_request(
             plan = planned
         else:
             plan = complete_plan(request, survey, stacks, one, keep_going=options.keep_going, monitor=monitor)
-            if options.progress is True and plan.survey.chosen:
-                show_text(plan.survey.chosen)
+            _show_choice(plan, options)
         check_outputs(plan, claim, overwrite=options.overwrite)
         monitor.check()
         header = {
@@ -165,6 +164,11 @@ def _certify(
         show_text(str(certificate))
     if callable(options.certify):
         options.certify(certificate)
+
+
+def _show_choice(plan: Plan, options: RunOptions) -> None:
+    if options.progress is True and plan.survey.chosen:
+        show_text(plan.survey.chosen)
 
 
 def _with_planned(survey: Survey, planned: Plan) -> Survey:
