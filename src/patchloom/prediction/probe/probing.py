@@ -24,6 +24,7 @@ from patchloom.prediction.probe.behavior import (
     tile_sizes,
 )
 from patchloom.prediction.probe.model_probe import ModelProbe, ProbedOutput
+from patchloom.prediction.probe.reach_methods import measure_reach
 from patchloom.prediction.probe.size_search import SizeRule, find_size_rules, first_size
 from patchloom.prediction.probe.watched_model import Outputs, TimeIsUpError, WatchedModel, random_tile
 
@@ -53,7 +54,8 @@ def probe(
 ) -> ModelProbe:
     """Measure what a model accepts, how far it looks, and where its predictions differ.
 
-    What the model declares is taken as it is. All else is measured by running the model on tiles of random numbers, or of an image.
+    What the model declares is taken as it is. How far it looks is found by the best method that there is for its kind, and checked by
+    the second best. All else is measured by running the model on tiles of random numbers, or of an image.
 
     Parameters
     ----------
@@ -167,7 +169,9 @@ def _probe(run: WatchedModel, description: ModelDescription, tiles: _Tiles, tole
         rules = tuple(SizeRule(side, is_fixed=True) for side in start)
         remarks = ("the time was up before other sizes of tiles were tried: give more seconds",)
     outputs = _outputs(run, tiles, rules, start, alone)
-    found = replace(empty, sizes=rules, outputs=outputs, largest_size=start, remarks=remarks)
+    reach, checked_by, of_methods = measure_reach(run.model)
+    found = replace(empty, sizes=rules, outputs=outputs, largest_size=start, remarks=(*remarks, *of_methods))
+    found = replace(found, reach=reach, checked_by=checked_by)
     return _behavior(run, found, tiles, {start: alone})
 
 
