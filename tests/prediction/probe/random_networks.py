@@ -16,6 +16,8 @@ from math import ceil, floor, lcm, prod
 import torch
 from torch import nn
 
+from patchloom.prediction.probe.torch_reach import SizeFacts
+
 Sizes = tuple[int, ...]
 
 
@@ -291,3 +293,12 @@ def accepted_sizes(spec: Spec, least: int = 1) -> Sizes:
             )
         )
     return tuple(sizes)
+
+
+def size_facts(spec: Spec) -> list[SizeFacts]:
+    """Return the sizes that the network accepts, along each axis."""
+    answers = [answer(spec, axis) for axis in range(spec.n_dims)]
+    return [
+        SizeFacts(least, known.stride, known.stride, (known.scale,), (known.margin,))
+        for least, known in zip(accepted_sizes(spec), answers, strict=True)
+    ]
