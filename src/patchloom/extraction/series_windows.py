@@ -104,7 +104,9 @@ def _checked_size(table: SpecTable, n_dims: int) -> tuple[int, ...]:
     if len(sizes) > 1 and sizes.strides[0] and (sizes != sizes[:1]).any():  # with a step of 0 they are one and the same
         sizes = np.unique(sizes, axis=0)
         raise SpecError(f"a batch has patches of one size; there are {', '.join(map(str, map(tuple, sizes.tolist())))}")
-    return spatial_tuple("patch_size", sizes[0].tolist(), least=1)
+    size = tuple(sizes[0].tolist())
+    # Checked for each batch, so first without the words of an error.
+    return size if len(size) in (2, 3) and min(size) >= 1 else spatial_tuple("patch_size", size, least=1)
 
 
 def _check_places(data_idx: NDArray[np.int64], sample_idx: NDArray[np.int64], shapes: NDArray[np.int64]) -> None:

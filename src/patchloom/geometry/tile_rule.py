@@ -175,7 +175,8 @@ class TileRule:
         start -= start * (start < 0)
         last_start = size - self.patch_size
         last_start = last_start - last_start * (last_start < 0)
-        last_start = last_start + -last_start % self.origin_multiple
+        if self.origin_multiple > 1:
+            last_start = last_start + -last_start % self.origin_multiple
         start -= (start - last_start) * (start > last_start)
         keep_start = first_seam * (tile > 0)
         keep_stop = first_seam + self.step

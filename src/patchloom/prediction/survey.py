@@ -177,7 +177,9 @@ def survey_images(
 
 def _region_of(image: ImageStack, request: PredictionRequest) -> dict[str, tuple[int, int]] | None:
     """Return the region of an image that is predicted, in voxels; None for the whole image."""
-    metadata = metadata_of(image, request.voxel_size)
+    if request.region is None and request.voxel_size is None:
+        return None
+    metadata = metadata_of(image, request.voxel_size)  # checks voxel_size, too
     return None if request.region is None else region_ranges(request.region, image, metadata)
 
 
