@@ -51,11 +51,10 @@ def run(output: Path, blend: BlendWindow | None = None) -> None:
     (stack,) = pl.open_stacks(image_file)
     image = pl.PatchExtractor([stack]).extract(whole)[0]
 
-    with_overlap = pl.seam_jump_ratio(predicted[np.newaxis], tiling)
-    without = pl.seam_jump_ratio(no_overlap[np.newaxis], tiling_no_overlap)
-    print("seams (mean jump across them / mean jump elsewhere; 1 is invisible):")
-    print(f"  declared overlap {tiling.overlaps}: {with_overlap:.2f}")
-    print(f"  no overlap: {without:.2f}, {without / with_overlap:.1f} times as large")
+    with_overlap = pl.seam_visibility(predicted[np.newaxis], tiling)
+    without = pl.seam_visibility(no_overlap[np.newaxis], tiling_no_overlap)
+    print(f"declared overlap {tiling.overlaps}: {with_overlap}")
+    print(f"no overlap: {without}, {without.ratio / with_overlap.ratio:.1f} times as large")
 
     seam_y, seam_x = tiling_no_overlap[0]["crop_size"]
     zoom = (slice(seam_y - 120, seam_y + 120), slice(seam_x - 120, seam_x + 120))

@@ -113,9 +113,7 @@ def run(output: Path, *, quick: bool) -> None:
     denoised = pl.PatchExtractor(pl.open_stacks(written)).extract_batch(pl.WholeSamplePatching(tiling.data_shapes))
 
     print(f"PSNR: {psnr(noisy, clean):.2f} dB noisy, {psnr(denoised[:, 0], clean):.2f} dB denoised")
-    print(
-        f"seams: {pl.seam_jump_ratio(denoised, tiling):.2f} (mean jump across them / mean jump elsewhere; 1 is invisible)"
-    )
+    print(pl.seam_visibility(denoised, tiling))
     middle = len(clean) // 2
     planes = {"noisy": noisy[middle], "denoised": denoised[middle, 0], "original": clean[middle]}
     save_figure(denoising_figure(planes, tiling), output / "denoising.png")

@@ -168,8 +168,7 @@ def run(output: Path, *, held_out: Sequence[str], seeds: Sequence[int], quick: b
             image = split(network, dataset, half, output / "microsplit.pt2")
             results.append(Result(field, str(way), seed, psnr(image, truth)))
             print("  PSNR: " + ", ".join(f"{value:.2f}" for value in results[-1].psnr))
-            seams = pl.seam_jump_ratio(image[np.newaxis], tiling)
-            print(f"  seams: {seams:.2f} (mean jump across them / mean jump elsewhere; 1 is invisible)", flush=True)
+            print(f"  {pl.seam_visibility(image[np.newaxis], tiling)}", flush=True)
             if seed == seeds[0] and not way.has_context:
                 images[str(way)] = image
         save_figure(microsplit_figure(images), output / f"microsplit-{field}.png")

@@ -131,7 +131,8 @@ from patchloom.specs.spec_table import SpecTable as SpecTable
 from patchloom.specs.spec_validation import validate_specs as validate_specs
 from patchloom.stitching.crop_stitcher import CropStitcher as CropStitcher
 from patchloom.stitching.crop_stitcher import stitch_tiles as stitch_tiles
-from patchloom.stitching.seam_quality import seam_jump_ratio as seam_jump_ratio
+from patchloom.stitching.seam_quality import SeamVisibility as SeamVisibility
+from patchloom.stitching.seam_quality import seam_visibility as seam_visibility
 from patchloom.stitching.tile_writer import TileOrder as TileOrder
 from patchloom.stitching.tile_writer import TileWriter as TileWriter
 

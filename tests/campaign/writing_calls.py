@@ -351,10 +351,15 @@ entry(
     },
 )
 entry(
-    "seam_jump_ratio",
-    lambda: (pl.seam_jump_ratio, {"image": world.pixels().astype(float), "tiling": world.tiling(), "data_idx": 0}),
+    "seam_visibility",
+    lambda: (pl.seam_visibility, {"image": world.pixels().astype(float), "tiling": world.tiling(), "data_idx": 0}),
     image=ARRAY,
     tiling=instance("plan", random=world.random_plan),
     data_idx=whole(0),
     words={"image": ("shape",)},
+)
+entry(
+    "SeamVisibility",
+    lambda: (dict, {}),
+    free=dict.fromkeys(("ratio", "expected", "spread", "n_seams"), "made by `seam_visibility`, of what it has checked"),
 )
