@@ -97,13 +97,14 @@ WORDS = {
 
 entry(
     "TiledPatching",
-    _plan(pl.TiledPatching, overlaps=(4, 4), seams="centered", origin_multiple=1, halo=2),
+    _plan(pl.TiledPatching, overlaps=(4, 4), seams="centered", origin_multiple=1, halo=2, seam_multiple=1),
     data_shapes=SHAPES,
     patch_size=SIZE,
     overlaps=tuple_of_whole(2, 0, one=True),
     seams=word("centered", "grid"),
     origin_multiple=tuple_of_whole(2, 1, one=True),
     halo=tuple_of_whole(2, 0, one=True),
+    seam_multiple=tuple_of_whole(2, 1, one=True),
     words=WORDS,
 )
 entry(

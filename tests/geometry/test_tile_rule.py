@@ -22,13 +22,13 @@ def rows_of_tiles(rule: TileRule) -> tuple[np.ndarray, np.ndarray, np.ndarray, T
 
 
 @pytest.mark.parametrize("seams", ["centered", "grid"])
-@pytest.mark.parametrize("multiple", [1, 2, 3, 4])
-def test_partition(seams: Seams, multiple: int) -> None:
-    """Kept windows partition every axis, with the promised context."""
+@pytest.mark.parametrize(("multiple", "of_seams"), [(1, 1), (2, 1), (3, 1), (4, 1), (2, 2), (4, 2), (3, 3), (4, 4)])
+def test_partition(seams: Seams, multiple: int, of_seams: int) -> None:
+    """Kept windows partition every axis, with the promised context, and seams are multiples."""
     cases = 0
     for patch, overlap in CASES:
         try:
-            rule = TileRule(patch, overlap, seams, multiple)
+            rule = TileRule(patch, overlap, seams, multiple, seam_multiple=of_seams)
         except GeometryError:
             assert multiple > 1, "without a multiple every overlap below the patch size leaves a step"
             continue
@@ -44,6 +44,7 @@ def test_partition(seams: Seams, multiple: int) -> None:
         assert (keep_stop <= start + patch).all()
         assert (start >= 0).all()
         assert (start % multiple == 0).all()
+        assert (keep_start % of_seams == 0).all()
         assert (start + patch <= np.maximum(sizes, patch) + multiple - 1).all()
         # Context on both sides of every seam. A seam on the grid may be so near the image's border that the image
         # itself has less; then the tile must see all that there is.

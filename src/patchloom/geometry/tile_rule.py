@@ -69,6 +69,8 @@ class TileRule:
     halo : int
         Voxels at both ends of a tile that are not used where tiles are blended, except at the ends of the image; at most half the
         overlap, so that the rest of the tiles covers the axis. Where tiles are cropped, the seams keep this distance anyway.
+    seam_multiple : int
+        Every seam is a multiple of this (voxels of the image for one of a smaller output); a divisor of `origin_multiple`.
 
     Raises
     ------
@@ -91,6 +93,7 @@ class TileRule:
     origin_multiple: int = 1
     axis: str = "X"
     halo: int = 0
+    seam_multiple: int = 1
     step: int = field(init=False)
     """Distance from one start to the next, in voxels."""
     margin: int = field(init=False)
@@ -114,10 +117,13 @@ class TileRule:
             raise GeometryError(f"origin_multiple is {self.origin_multiple} along {self.axis}: it must be at least 1")
         context = self.overlap // 2
         step = self.patch_size - self.overlap
+        self._check_seam_multiple()
         if self.seams == "grid":
             # A start is a seam less the margin: both must be multiples, and both sides still need their context.
             margin = context + -context % self.origin_multiple
             step = min(step, self.patch_size - margin - context)
+        elif self.seam_multiple > 1:
+            step = min(step, self.patch_size - (context + -context % self.seam_multiple) - context)
         step -= step % self.origin_multiple
         if step < 1:
             raise GeometryError(
@@ -126,8 +132,16 @@ class TileRule:
             )
         if self.seams == "centered":
             margin = (self.patch_size - step) // 2
+            margin -= margin % self.seam_multiple
+            margin += -(-(context - margin) // self.seam_multiple) * self.seam_multiple * (margin < context)
         object.__setattr__(self, "step", step)
         object.__setattr__(self, "margin", margin)
+
+    def _check_seam_multiple(self) -> None:
+        if self.seam_multiple < 1 or self.origin_multiple % self.seam_multiple:
+            raise GeometryError(
+                f"seam_multiple is {self.seam_multiple} along {self.axis}: it must be a divisor of origin_multiple {self.origin_multiple}"
+            )
 
     @property
     def _offset(self) -> int:

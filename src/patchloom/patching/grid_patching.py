@@ -30,6 +30,7 @@ class GridPatching(IndexedPatching[Spec_co]):
         seams: Seams = "centered",
         origin_multiple: int | Sequence[int] = 1,
         halo: int | Sequence[int] = 0,
+        seam_multiple: int | Sequence[int] = 1,
     ) -> None:
         self.patch_size = size_in_series("patch_size", patch_size, data_shapes, least=1)
         n_dims = len(self.patch_size)
@@ -37,12 +38,19 @@ class GridPatching(IndexedPatching[Spec_co]):
         self.seams: Seams = seams
         self.origin_multiple = one_per_axis("origin_multiple", origin_multiple, n_dims, least=1)
         self.halo = one_per_axis("halo", halo, n_dims, least=0)
+        self.seam_multiple = one_per_axis("seam_multiple", seam_multiple, n_dims, least=1)
         self.data_shapes = series_shapes(data_shapes, n_dims)
+        sizes = (
+            self.patch_size,
+            self.overlaps,
+            self.origin_multiple,
+            spatial_axes(n_dims),
+            self.halo,
+            self.seam_multiple,
+        )
         self.rules = tuple(
-            TileRule(patch, overlap, seams, multiple, axis, halo)
-            for patch, overlap, multiple, axis, halo in zip(
-                self.patch_size, self.overlaps, self.origin_multiple, spatial_axes(n_dims), self.halo, strict=True
-            )
+            TileRule(patch, overlap, seams, multiple, axis, halo, of_seams)
+            for patch, overlap, multiple, axis, halo, of_seams in zip(*sizes, strict=True)
         )
         stacks = range(len(self.data_shapes))
         self._grids = [self._grid_of(data_idx) for data_idx in stacks]

@@ -99,7 +99,7 @@ class RegionTiling(TiledPatching):
 
     Parameters
     ----------
-    data_shapes, patch_size, overlaps, seams, origin_multiple, halo
+    data_shapes, patch_size, overlaps, seams, origin_multiple, halo, seam_multiple
         As for `TiledPatching`: of the whole images.
     regions : sequence of TileRegion
         The region of each image.
@@ -130,11 +130,20 @@ class RegionTiling(TiledPatching):
         seams: Seams = "centered",
         origin_multiple: int | Sequence[int] = 1,
         halo: int | Sequence[int] = 0,
+        seam_multiple: int | Sequence[int] = 1,
         whole_tiles: bool,
     ) -> None:
         self.regions = tuple(regions)
         self._whole_tiles = whole_tiles
-        super().__init__(data_shapes, patch_size, overlaps, seams=seams, origin_multiple=origin_multiple, halo=halo)
+        super().__init__(
+            data_shapes,
+            patch_size,
+            overlaps,
+            seams=seams,
+            origin_multiple=origin_multiple,
+            halo=halo,
+            seam_multiple=seam_multiple,
+        )
         stacks = range(len(self.regions))
         # One row for each stack, one column for each spatial axis.
         self._first_table = np.array([[first for first, _ in self._tiles(data_idx)] for data_idx in stacks], np.int64)

@@ -40,6 +40,9 @@ class TiledPatching(GridPatching[TileSpecs]):
     halo : int or sequence of int
         Voxels at the borders of each tile that are not used where tiles are blended, `(z,) y, x`, except at the ends of the image;
         at most half the overlap. Cropped tiles keep this distance to their seams in any case.
+    seam_multiple : int or sequence of int
+        Every seam is a multiple of this, `(z,) y, x`, a divisor of `origin_multiple`: the voxels of the image for one voxel of an
+        output that is smaller.
 
     Raises
     ------

@@ -55,6 +55,9 @@ _CHANGES = (
 )
 """Changes of the tile size that are tried: fractions of it, or voxels. Smaller tiles come first, as they need less memory."""
 
+_MOST_CHANGE = 17
+"""Sizes that differ by less are tried for one that fits."""
+
 _REMEDY = "declare its scale in a ModelDescription, such as scale=(Fraction(1, 2), Fraction(1, 2))"
 
 
@@ -123,9 +126,15 @@ def _infer(run: Callable[[NDArray[Any]], Outputs], tile: NDArray[Any], layout: T
         scales = dict.fromkeys(outputs, declared)
     else:
         scales = infer_scales(run, tile, outputs, fixed=is_fixed, rule=size_rule(layout.survey.model))
-    output_specs = tuple(
-        infer_output_spec(name, output, tile.shape[2:], scales[name]) for name, output in outputs.items()
-    )
+    try:
+        output_specs = tuple(
+            infer_output_spec(name, output, tile.shape[2:], scales[name]) for name, output in outputs.items()
+        )
+    except ModelOutputError as error:
+        size = None if is_fixed else _size_with_whole_margins(run, tile, scales)
+        if size is None:
+            raise
+        raise ModelOutputError(f"{error}, or use tiles of another size, such as patch_size={size}") from error
     if declared is None and any(any(spec.margin) for spec in output_specs):
         if not is_fixed:
             _check_whole_steps(run, tile, outputs, output_specs)
@@ -257,7 +266,8 @@ def _scale(out: int, size: int, steps: Sequence[tuple[int, int]]) -> Fraction | 
     """
     tile, output = steps[0]
     larger = Fraction(output, tile)
-    factors = [Fraction(1, factor) for factor in range(2, size // max(out, 1) + 1)]
+    # A network may round up: 17 voxels for 33 are a scale of 1/2, too.
+    factors = [Fraction(1, factor) for factor in range(2, -(-size // max(out, 1)) + 1)]
     possible = [larger] if larger >= 1 and larger.denominator == 1 and out <= size * larger else []
     possible = [factor for factor in possible if all(change * factor == seen for change, seen in steps)] + [
         factor for factor in factors if all(abs(change * factor - seen) < 1 for change, seen in steps)
@@ -286,24 +296,59 @@ def _check_whole_steps(
 ) -> None:
     """Check that voxels that an output lacks are its margin, and not the remainder of the tile size divided by a stride.
 
-    If they are a margin, the output of a tile that is one voxel shorter is shorter too, or the model does not accept this tile.
+    A tile that is shorter by the remainder has an output of the same size. One voxel may remain: a stride of 2 after a valid
+    convolution of 3 voxels leaves one, as its margin of 1/2 on both sides is not whole.
     """
     for axis, side in enumerate(tile.shape[2:]):
-        strided = [spec for spec in output_specs if spec.scale[axis].denominator > 1 and spec.margin[axis]]
-        if not strided:
-            continue
-        shorter = [other - (other_axis == axis) for other_axis, other in enumerate(tile.shape[2:])]
+        lacking = [spec for spec in output_specs if spec.margin[axis]]
+        unused = _n_unused(run, tile, axis, {spec.name: outputs[spec.name].shape[2 + axis] for spec in lacking})
+        if unused > 1:
+            scales = {spec.name: spec.scale for spec in output_specs}
+            size = _size_with_whole_margins(run, tile, scales)
+            raise ModelOutputError(
+                f"the model does not use {unused} of the {side} voxels along {spatial_axes(tile.ndim - 2)[axis]}: use a patch_size that, "
+                f"without the margin, is a multiple of its stride{'' if size is None else f', such as patch_size={size}'}; if it uses "
+                f"all voxels, {_REMEDY}"
+            )
+
+
+def _n_unused(run: Callable[[NDArray[Any]], Outputs], tile: NDArray[Any], axis: int, sides: Mapping[str, int]) -> int:
+    """Return by how many voxels a tile can be shorter along an axis without a change of the size of an output; at most 2."""
+    for unused in range(2 if sides else 0):
+        shorter = [side - (unused + 1) * (other == axis) for other, side in enumerate(tile.shape[2:])]
         try:
             second = run(resize_tile(tile, shorter))
         except ModelError:
+            return unused
+        if not any(name in second and second[name].shape[2 + axis] == side for name, side in sides.items()):
+            return unused
+    return 2 if sides else 0
+
+
+def _size_with_whole_margins(
+    run: Callable[[NDArray[Any]], Outputs], tile: NDArray[Any], scales: Mapping[str, Scale]
+) -> tuple[int, ...] | None:
+    """Return the next smaller or larger size for which all margins are whole numbers of voxels and all voxels but one are used."""
+    for change in (change for step in range(1, _MOST_CHANGE) for change in (-step, step)):
+        size = tuple(side + change for side in tile.shape[2:])
+        resized = resize_tile(tile, size) if min(size) > 0 else None
+        try:
+            outputs = {} if resized is None else run(resized)
+            specs = [infer_output_spec(name, output, size, scales[name]) for name, output in outputs.items()]
+        except (ModelError, LookupError):
             continue
-        for spec in strided:
-            if spec.name in second and second[spec.name].shape[2 + axis] == outputs[spec.name].shape[2 + axis]:
-                raise ModelOutputError(
-                    f"the model makes tiles smaller by {spec.scale[axis].denominator} and does not use all of the {side} voxels "
-                    f"along {spatial_axes(len(output_specs[0].scale))[axis]}: use a patch_size that, without the margin, is a multiple of its "
-                    f"stride; if it uses all voxels, {_REMEDY}"
-                )
+        if specs and not any(
+            _n_unused(
+                run,
+                resize_tile(tile, size),
+                axis,
+                {spec.name: outputs[spec.name].shape[2 + axis] for spec in specs if spec.margin[axis]},
+            )
+            > 1
+            for axis in range(len(size))
+        ):
+            return size
+    return None
 
 
 def _check_centered(

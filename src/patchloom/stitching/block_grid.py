@@ -111,7 +111,12 @@ class BlockGrid:
 
 
 def choose_blocks(
-    data_shape: Sequence[int], steps: Sequence[int], seams: Seams, max_voxels: int = MAX_BLOCK_VOXELS
+    data_shape: Sequence[int],
+    steps: Sequence[int],
+    seams: Seams,
+    max_voxels: int = MAX_BLOCK_VOXELS,
+    *,
+    multiples: Sequence[int] | None = None,
 ) -> BlockGrid:
     """Choose the blocks of one image.
 
@@ -125,6 +130,8 @@ def choose_blocks(
         Seams of the tiling. On a grid, blocks consist of whole tiles.
     max_voxels : int
         Most voxels of a block, in one channel, unless one step of the tiles has more.
+    multiples : sequence of int, optional
+        Blocks begin at multiples of this, `(z,) y, x`; divisors of the steps. If None, at any voxel.
 
     Returns
     -------
@@ -139,7 +146,7 @@ def choose_blocks(
     (5760, 5760)
     """
     spatial = tuple(data_shape[2:])
-    units, limits = _units_and_limits(spatial, steps, seams)
+    units, limits = _units_and_limits(spatial, steps, seams, multiples)
     repeats = _grow([1] * len(units), units, limits, max_voxels)
     return BlockGrid(
         int(data_shape[0]), spatial, tuple(repeat * unit for repeat, unit in zip(repeats, units, strict=True))
@@ -147,13 +154,18 @@ def choose_blocks(
 
 
 def chosen_blocks(
-    data_shape: Sequence[int], steps: Sequence[int], seams: Seams, block_shape: Sequence[int]
+    data_shape: Sequence[int],
+    steps: Sequence[int],
+    seams: Seams,
+    block_shape: Sequence[int],
+    *,
+    multiples: Sequence[int] | None = None,
 ) -> BlockGrid:
     """Return the blocks of one image by the shape that `choose_blocks` chose before.
 
     Parameters
     ----------
-    data_shape, steps, seams
+    data_shape, steps, seams, multiples
         As in `choose_blocks`.
     block_shape : sequence of int
         Size of a block, `(z,) y, x`.
@@ -170,7 +182,7 @@ def chosen_blocks(
     """
     spatial = tuple(data_shape[2:])
     shape = one_per_axis("block_shape", block_shape, len(spatial), least=1)
-    units, limits = _units_and_limits(spatial, steps, seams)
+    units, limits = _units_and_limits(spatial, steps, seams, multiples)
     if any(size % unit or size > unit * limit for size, unit, limit in zip(shape, units, limits, strict=True)):
         raise GeometryError(
             f"block_shape is {shape}: it must be a multiple of {units} that the image of {spatial} fills"
@@ -179,12 +191,16 @@ def chosen_blocks(
 
 
 def _units_and_limits(
-    spatial: tuple[int, ...], steps: Sequence[int], seams: Seams
+    spatial: tuple[int, ...], steps: Sequence[int], seams: Seams, multiples: Sequence[int] | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return what blocks are multiples of, along each axis, and the largest multiple."""
     target = CHUNK_SIZE[len(spatial)]
     # Chunks are not larger than the image, or thin stacks would be stored as padding.
-    units = tuple(steps) if seams == "grid" else tuple(min(target, size) for size in spatial)
+    centered = tuple(
+        size if size <= target else max(multiple, target - target % multiple)
+        for size, multiple in zip(spatial, multiples or (1,) * len(spatial), strict=True)
+    )
+    units = tuple(steps) if seams == "grid" else centered
     return units, tuple(-(-size // unit) for size, unit in zip(spatial, units, strict=True))
 
 

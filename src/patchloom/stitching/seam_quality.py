@@ -135,7 +135,7 @@ def seam_visibility(image: NDArray[Any], tiling: TiledPatching, data_idx: int = 
 def _seams(tiling: TiledPatching, data_idx: int, axis: int) -> NDArray[np.int64]:
     """Return the jumps that lie at seams: that between the voxels `i` and `i + 1` has the index `i`."""
     stops = np.asarray(tiling.windows_along(data_idx, axis).keep_stop, np.int64)[:-1] - 1
-    return stops[(stops >= 0) & (stops < tiling.data_shapes[data_idx][2 + axis] - 1)]
+    return np.asarray(stops[(stops >= 0) & (stops < tiling.data_shapes[data_idx][2 + axis] - 1)])
 
 
 def _mean_jumps(image: NDArray[Any], axis: int) -> NDArray[np.float64]:
@@ -145,7 +145,7 @@ def _mean_jumps(image: NDArray[Any], axis: int) -> NDArray[np.float64]:
         for channel in sample:
             jumps = np.abs(np.diff(channel.astype(np.float64), axis=axis))
             total += jumps.mean(axis=tuple(other for other in range(jumps.ndim) if other != axis))
-    return total / (image.shape[0] * image.shape[1])
+    return np.asarray(total / (image.shape[0] * image.shape[1]))
 
 
 @dataclass(frozen=True)
@@ -179,9 +179,8 @@ class _Axis:
 def _shifts(seams: NDArray[np.int64], is_seam: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return shifts, around the end of the axis, for which no line of the shifted grid lies at a seam."""
     shifts = [shift for shift in range(1, len(is_seam)) if not is_seam[(seams + shift) % len(is_seam)].any()]
-    if len(shifts) <= _MOST_SHIFTS:
-        return np.asarray(shifts, np.int64)
-    return np.asarray(shifts, np.int64)[np.linspace(0, len(shifts) - 1, _MOST_SHIFTS).astype(int)]
+    spaced = np.linspace(0, len(shifts) - 1, min(len(shifts), _MOST_SHIFTS)).astype(int).tolist()
+    return np.array([shifts[index] for index in spaced], np.int64)
 
 
 def _check_image(image: Any) -> None:

@@ -121,7 +121,10 @@ def _candidates(layout: TileLayout, block_sizes: Sequence[int]) -> Iterator[Plan
     largest = largest_block(shapes, layout.patch_size, steps)
     for voxels in sorted({min(size, largest) for size in block_sizes}, reverse=True):
         blocks = tuple(
-            replace(choose_blocks(shape, steps, layout.tiling.seams, voxels), origin=origin)
+            replace(
+                choose_blocks(shape, steps, layout.tiling.seams, voxels, multiples=layout.tiling.seam_multiple),
+                origin=origin,
+            )
             for shape, origin in zip(shapes, origins, strict=True)
         )
         for n_shared_axes in range(len(steps) + 1):

@@ -158,7 +158,9 @@ class Plan:
             raise ValueError(f"there are blocks of {len(shapes)} images, of {len(layout.stacks)}")
         blocks = tuple(
             replace(
-                chosen_blocks(layout.predicted_shape(data_idx), steps, tiling.seams, block_shape),
+                chosen_blocks(
+                    layout.predicted_shape(data_idx), steps, tiling.seams, block_shape, multiples=tiling.seam_multiple
+                ),
                 origin=layout.predicted_origin(data_idx),
             )
             for data_idx, block_shape in enumerate(shapes)

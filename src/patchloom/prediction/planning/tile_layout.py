@@ -160,6 +160,7 @@ def lay_out_tiles(request: PredictionRequest, survey: Survey) -> TileLayout:
         seams=_seams(request, data_shapes, makes_smaller=max(coarsest) > 1),
         origin_multiple=[lcm(own, step) for own, step in zip(multiples, coarsest, strict=True)],
         halo=halo,
+        seam_multiple=coarsest,
     )
     _check_counts(tiling)
     return TileLayout(
@@ -322,9 +323,7 @@ def _check_counts(tiling: TiledPatching) -> None:
 
 def _seams(request: PredictionRequest, data_shapes: Sequence[Sequence[int]], *, makes_smaller: bool) -> Seams:
     if makes_smaller:
-        if request.seams == "centered":
-            raise GeometryError("seams is 'centered', but the model makes images smaller: use seams='grid'")
-        return "grid"
+        return request.seams or "grid"
     return request.seams or ("centered" if request.blend is not None else choose_seams(data_shapes))
 
 
