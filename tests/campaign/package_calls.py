@@ -65,7 +65,7 @@ _entry("BioimageioModel.__call__", lambda: (_model(), {"batch": BATCH}), batch=A
 _entry(
     "BioimageioModel.on",
     lambda: (_model().on, {"device": "auto", "precision": None}),
-    device=optional(word("auto")),
+    device=optional(word("auto").accepting("with a space", because="spaces around a name do not matter")),
     precision=PRECISION,
 )
 

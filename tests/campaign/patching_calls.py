@@ -446,6 +446,12 @@ entry(
     lambda: (AXES_MAP().size, {"axis": "Y"}),
     axis=Kind("axis", {**STRANGERS, "two": lambda: "YX", "lower case": lambda: "q"}),
 )
+entry(
+    "AxesMap.with_samples",
+    lambda: (AXES_MAP().with_samples, {"n_samples": 2, "n_times": 1}),
+    n_samples=whole(1, huge=False),
+    n_times=whole(1, huge=False),
+)
 entry("AxesMap.with_channels", lambda: (AXES_MAP().with_channels, {"n_channels": 2}), n_channels=whole(1, huge=False))
 entry(
     "AxesMap.with_spatial",

@@ -58,7 +58,16 @@ def _parameters(public: Callable[..., Any]) -> set[str]:
     return {name for name in inspect.signature(public).parameters if name != "self" and not name.startswith("_")}
 
 
-LIGHTNING = {"on_predict_start", "on_predict_batch_end", "on_predict_end", "on_exception", "teardown"}
+LIGHTNING = {
+    "on_fit_start",
+    "on_train_epoch_end",
+    "on_train_end",
+    "on_predict_start",
+    "on_predict_batch_end",
+    "on_predict_end",
+    "on_exception",
+    "teardown",
+}
 """Called by a trainer."""
 
 

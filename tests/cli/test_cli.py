@@ -188,6 +188,16 @@ def test_info(workplace: Path) -> None:
         (("predict", "img2.tif"), 2, "Missing option"),
         (("predict", "no.tif", "--model", "my_model:invert", "-o", "out.ome.zarr", *TILES), 2, "no.tif"),
         (("plan", "img2.tif"), 2, "patch_size is not given"),
+        (
+            ("plan", "img2.tif", "--model", "w.pth", "--network", "my_model:net", "--argument", "width"),
+            2,
+            "argument 'width' is not a name and a value",
+        ),
+        (
+            ("plan", "img2.tif", "--model", "my_model:invert", "--device", "cpu", "--patch-size", "32"),
+            2,
+            "device is 'cpu', and the model is a function",
+        ),
         (("predict", "img2.tif", "--model", "my_model:nothing", "-o", "out.ome.zarr", *TILES), None, "nothing"),
         (("predict", "img2.tif", "--model", "no.onnx", "-o", "out.ome.zarr", *TILES), 2, "no.onnx"),
         (("predict", "img2.tif", "--model", "my_model:broken", "-o", "out.ome.zarr", *TILES), 1, "out of cheese"),

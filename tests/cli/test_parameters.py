@@ -114,7 +114,7 @@ def test_commands(command: Callable[..., Any], function: Callable[..., Any]) -> 
         "pyramid",
         "ome_zarr",
     }
-    assert ours.keys() - theirs.keys() <= of_commands
+    assert ours.keys() - theirs.keys() <= of_commands | OF_MODEL
     assert theirs.keys() - ours.keys() <= {"progress", "report", "stop"}  # --quiet and --json
     same = ours.keys() & theirs.keys() - {"sources", "model", "output", "device"}  # a file is on no device yet
     assert {name: ours[name] for name in same} == {name: theirs[name] for name in same}

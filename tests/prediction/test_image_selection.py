@@ -126,7 +126,7 @@ class TakesOne:
 
 def test_model_of_other_channels(image: np.ndarray) -> None:
     """If the model takes other channels than the image has, the error names `channels=`, and following it works."""
-    with pytest.raises(GeometryError, match=r"takes 1 channels, but array has 4: .* channels=\[0\]"):
+    with pytest.raises(GeometryError, match=r"takes 1 channel, but array has 4: .* channels=\[0\]"):
         quiet(TakesOne(), image, axes="CYX")
     with pytest.raises(GeometryError, match="channels chooses 2"):
         quiet(TakesOne(), image, axes="CYX", channels=[0, 1])

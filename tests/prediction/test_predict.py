@@ -246,7 +246,7 @@ def test_declared_tile_size(rng: np.random.Generator, tmp_path: Path) -> None:
     assert [channel["label"] for channel in group.attrs["ome"]["omero"]["channels"]] == ["back", "cell"]
     with pytest.raises(GeometryError, match="patch_size is \\(8, 8\\), but the model takes \\(16, 16\\) only"):
         plan(image, model=Fixed(), axes="YX", patch_size=(8, 8))
-    with pytest.raises(GeometryError, match="the model takes 1 channels, but array has 3"):
+    with pytest.raises(GeometryError, match="the model takes 1 channel, but array has 3"):
         plan(rng.random((3, 40, 50)), model=Fixed(), axes="CYX")
     assert plan(rng.random((3, 40, 50)), model=Fixed(), axes="ZYX").summary()["sources"][0]["output_shapes"] == [
         [1, 2, 3, 40, 50]

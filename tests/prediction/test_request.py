@@ -126,8 +126,16 @@ def test_wrong_ome_zarr(options: dict[str, Any], error: type[Exception], message
         OmeZarr(**{"path": "a.ome.zarr", **options})
 
 
-@pytest.mark.parametrize("name", ["overwrite", "resume_anyway", "keep_going", "progress"])
+@pytest.mark.parametrize("name", ["overwrite", "resume_anyway", "keep_going"])
 def test_flags(name: str) -> None:
     """A flag is True or False."""
     with pytest.raises(ArgumentError, match=f"{name} is 'no' of type str: it must be True or False"):
         RunOptions.parse(output=Path("a.npy"), **{name: "no"})
+
+
+def test_progress() -> None:
+    """`progress` is a flag or a function."""
+    with pytest.raises(
+        ArgumentError, match="progress is 'no': it must be True, False, or a function that gets a Progress"
+    ):
+        RunOptions.parse(output=Path("a.npy"), progress="no")

@@ -23,6 +23,7 @@ OPTIONS: dict[str, Any] = {
     "axes": "YX",
     "patch_size": 32,
     "overlaps": (8, 8),
+    "halo": 2,
     "channels": [0],
     "region": "y=0:150",
     "voxel_size": 0.5,

@@ -369,5 +369,5 @@ def test_wrong_text(text: str) -> None:
 
 def test_path_for_model() -> None:
     """A path in place of a model is refused with the function that loads it."""
-    with pytest.raises(ArgumentTypeError, match=r"model is 'net\.onnx' .* load_model makes one from a file"):
+    with pytest.raises(ArgumentTypeError, match=r"model is 'net\.onnx' .* load_model\('net\.onnx'\)"):
         quiet("net.onnx", np.zeros((20, 30)), axes="YX", patch_size=(8, 8))

@@ -17,9 +17,7 @@ from patchloom.prediction.models import load_model
 def check_model_command(
     model: Annotated[
         str,
-        typer.Argument(
-            metavar="MODEL", help="A model file or package, or a function as module:name or path/to/file.py:name."
-        ),
+        typer.Argument(metavar="MODEL", help=f"The model: {options.MODEL_KINDS}."),
     ],
     layout: options.Layout = None,
     inputs: options.InputValues = None,

@@ -60,8 +60,8 @@ def factory_arguments(texts: Sequence[str] | None) -> dict[str, Any] | None:
 
 
 def _factory_argument(text: str) -> tuple[str, Any]:
-    name, _, value = text.partition("=")
-    if not name.isidentifier():
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
         raise ArgumentError(f"argument {text!r} is not a name and a value: write channels=32")
     try:
         return name, json.loads(value)
@@ -106,11 +106,19 @@ def n_bytes(text: str) -> int:
 
 
 MODEL = "Model"
+MODEL_FILE = "Model file"
 OUTPUT = "Output"
 IMAGES = "Images"
 TILES = "Tiles"
 RUN = "Run"
 """Titles of the groups of options in the help."""
+
+MODEL_KINDS = (
+    "a file of ONNX (.onnx), ZEISS (.czann, .czseg) or PyTorch (TorchScript, torch.export, weights), a package of bioimage.io (.zip or "
+    "folder), a checkpoint of CAREamics (.ckpt), a MONAI bundle (folder), or a callable of your own as module:name or "
+    "path/to/file.py:name"
+)
+"""What `load_model` opens, for the help."""
 
 Sources = Annotated[
     list[str],
@@ -160,7 +168,7 @@ PixelSize = Annotated[
     typer.Option(
         metavar="N|[Z,]Y,X|model",
         help="Size of a pixel that the model was trained on, in micrometers, or model for the size that it declares. Tiles are "
-        "resampled to it and predictions back; --patch-size and --overlaps are then in pixels of the model. Default: the model "
+        "resampled to it and predictions back; --patch-size, --overlaps, --halo and --origin-multiple are then in pixels of the model. Default: the model "
         "gets the voxels of the image.",
         rich_help_panel=IMAGES,
     ),
@@ -171,7 +179,7 @@ Normalize = Annotated[
         metavar="METHOD",
         help="Normalize each image by statistics of the whole image: mean_std (to mean 0 and standard deviation 1) or "
         "percentiles:1,99.8 (these percentiles to 0 and 1). Add /channel, /sample or /sample_channel to measure each one "
-        "alone. Default: the pixel values are not changed.",
+        "alone; none leaves the pixel values as they are. Default: what the model declares, else none.",
         rich_help_panel=IMAGES,
     ),
 ]
@@ -293,8 +301,8 @@ Layout = Annotated[
     str | None,
     typer.Option(
         metavar="AXES",
-        help="Order of the axes of an ONNX model, such as NCHW or NHWC, if its file leaves that open.",
-        rich_help_panel=MODEL,
+        help="Order of the axes of the input of an ONNX, ZEISS or MONAI model, such as NCHW or NHWC. Default: inferred from its file.",
+        rich_help_panel=MODEL_FILE,
     ),
 ]
 InputValues = Annotated[
@@ -304,7 +312,7 @@ InputValues = Annotated[
         metavar="NAME=VALUE",
         help="Value of an input of an ONNX model other than the image: a number, or an array in a NumPy file. Repeat the option "
         "for several inputs.",
-        rich_help_panel=MODEL,
+        rich_help_panel=MODEL_FILE,
     ),
 ]
 ModelOutput = Annotated[
@@ -313,7 +321,7 @@ ModelOutput = Annotated[
         "--model-output",
         metavar="NAME",
         help="Output of an ONNX model to use; repeat the option for several. Default: all outputs.",
-        rich_help_panel=MODEL,
+        rich_help_panel=MODEL_FILE,
     ),
 ]
 Bgr = Annotated[
@@ -322,14 +330,14 @@ Bgr = Annotated[
         "--bgr/--rgb",
         help="Whether a ZEISS model takes blue or red as the first color. Default: as its file declares, or the order of the "
         "image.",
-        rich_help_panel=MODEL,
+        rich_help_panel=MODEL_FILE,
     ),
 ]
 Weights = Annotated[
     Literal["onnx", "torchscript", "pytorch_state_dict"] | None,
     typer.Option(
         help="Which weights of a bioimage.io package are used. Default: the first of these that it contains.",
-        rich_help_panel=MODEL,
+        rich_help_panel=MODEL_FILE,
     ),
 ]
 Network = Annotated[
@@ -338,7 +346,7 @@ Network = Annotated[
         metavar="MODULE:NAME",
         help="Function or class that makes the network of a file with weights alone (.pt, .pth, .ckpt, .safetensors). Default: the one "
         "that the file names, with --trust.",
-        rich_help_panel=MODEL,
+        rich_help_panel=MODEL_FILE,
     ),
 ]
 FactoryArguments = Annotated[
@@ -348,7 +356,7 @@ FactoryArguments = Annotated[
         metavar="NAME=VALUE",
         help="An argument of the function or class that makes the network of --network, such as channels=32; may be repeated. A value "
         "that is not JSON is a text.",
-        rich_help_panel=MODEL,
+        rich_help_panel=MODEL_FILE,
     ),
 ]
 Trust = Annotated[
@@ -356,7 +364,7 @@ Trust = Annotated[
     typer.Option(
         "--trust",
         help="Run code that comes with the model, or that its file names. Only for models whose origin you trust.",
-        rich_help_panel=MODEL,
+        rich_help_panel=MODEL_FILE,
     ),
 ]
 Postprocess = Annotated[

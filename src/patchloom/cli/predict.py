@@ -24,8 +24,7 @@ def predict_command(
         list[str],
         typer.Option(
             metavar="FILE",
-            help="An .onnx, .czann or .czseg file, a file of PyTorch (TorchScript, torch.export, weights), or a callable of your own as module:function or path/to/file.py:function. "
-            "Repeat it to average several models.",
+            help=f"The model: {options.MODEL_KINDS}. Repeat it to average several models.",
             rich_help_panel=options.MODEL,
         ),
     ],

@@ -75,13 +75,15 @@ def predict(
     Parameters
     ----------
     model : callable or torch.nn.Module, or sequence of these
-        A network of PyTorch, or a callable, such as `load_model` returns; of several, the mean of their predictions is taken
-        (`EnsembleModel`). It takes a batch `(B, C, (Z), Y, X)` in the sources' dtype (a network in the dtype of its weights) and returns an array-like with the same axes, any number of
-        channels and any dtype. It may be as large as the batch, or a whole number of times larger or smaller, and it may lack
-        the margin that valid convolutions remove, which must be the same on both sides. A tuple, list or mapping of such arrays
-        gives several outputs. The outputs are inferred by running the model on one tile. If their size is not that of the tile,
-        the model is run on a tile of another size, which distinguishes scale from margin, and on a tile with one voxel changed,
-        which shows a margin that is not the same on both sides. A declared `scale` (`ModelDescription`) is not inferred.
+        A network of PyTorch, or a callable, such as `load_model` returns. Of several, the mean of the predictions is taken
+        (`EnsembleModel`). A network may be in training mode: it runs in evaluation mode and without gradients, and is in its
+        own mode again afterwards. A model takes a batch `(B, C, (Z), Y, X)`, a callable in the dtype of the sources and a
+        network in that of its weights. It returns an array-like with the same axes, any number of channels and any dtype. It
+        may be as large as the batch, or a whole number of times larger or smaller, and it may lack the margin that valid
+        convolutions remove, which must be the same on both sides. A tuple, list or mapping of such arrays gives several
+        outputs. The outputs are inferred by running the model on one tile. If their size is not that of the tile, the model is
+        run on a tile of another size, which distinguishes scale from margin, and on a tile with one voxel changed, which shows
+        a margin that is not the same on both sides. A declared `scale` (`ModelDescription`) is not inferred.
     sources : path, URL, array, ImageStack or sequence of these
         The images: files (TIFF, OME-Zarr, Zarr, CZI, NumPy), folders, glob patterns, URLs of Zarrs, arrays and array-likes, or
         open stacks; see `open_stacks`. A sequence, a folder or a pattern is a series, even of a single image.
@@ -113,13 +115,13 @@ def predict(
         metadata, also in the output. If None, as the metadata declare.
     pixel_size : float, str or sequence of float, optional
         Size of a pixel of the images that the model was trained on, in micrometers: one number, or `(z,) y, x`; or `"model"`
-        for the size that the model declares. Each tile is resampled to this size for the model, and its prediction back to
-        the voxels of the image, so the output has the size of the image, and no resampled image is stored. Interpolation is
-        linear, with anti-aliasing where there are fewer pixels afterwards; integers and truth values that the model returns
-        are labels, of which the nearest is taken. The ratio of both sizes is rounded to small whole numbers, by at most 2 %;
-        the plan shows it. `patch_size`, `overlaps`, `halo` and `origin_multiple` are then those of the model, in its pixels; the
-        voxels that interpolation needs are added to the overlap. All images of a series must have the same voxel size. If None, the
-        model gets the voxels of the image.
+        for the size that the model declares. Each tile is resampled to this size for the model, and its prediction back to the
+        voxels of the image, so the output has the size of the image, and no resampled image is stored. Interpolation is linear,
+        with anti-aliasing where there are fewer pixels afterwards; integers and truth values that the model returns are labels,
+        of which the nearest is taken. The ratio of both sizes is rounded to small whole numbers, by at most 2 %; the plan shows
+        it. `patch_size`, `overlaps`, `halo` and `origin_multiple` are then those of the model, in its pixels; the voxels that
+        interpolation needs are added to the overlap. All images of a series must have the same voxel size. If None, the model
+        gets the voxels of the image.
     normalize : MeanStd, Percentiles, str or sequence of Normalization, optional
         Normalize each image by statistics of the whole image, which is read once more for this: `MeanStd(per="channel")`,
         `Percentiles(1, 99.8, per="sample")`, or as text `"mean_std/channel"`, `"percentiles:1,99.8/sample"`. With
@@ -127,27 +129,27 @@ def predict(
         channels. If None, what the model declares, and if it declares nothing, the pixel values are not changed; `"none"`
         leaves them in any case.
     denormalize : bool, optional
-        Whether to undo the normalization of the image in predictions, before `postprocess`: a denoiser then returns gray values.
-        Predictions that are not floats are not changed. If None, what the model declares.
+        Whether to undo the normalization of the image in predictions, before `postprocess`: a denoiser then returns gray
+        values. Predictions that are not floats are not changed. If None, what the model declares.
     patch_size : int or sequence of int, optional
         Size of a tile in voxels: one number for all spatial axes, or `(z,) y, x`. If None, what the model declares;
         if it declares nothing, the model is probed on random numbers (`probe`), and tile size, overlap, stride and batch size are chosen
         for the fewest computed voxels that memory allows. One line on standard error, and in the plan, contains the choice. With two numbers, or with a model that declares two dimensions, images with a Z axis are predicted slice by slice: Z
         stays Z in the output.
     overlaps : int or sequence of int, optional
-        Voxels that neighboring tiles share, as `patch_size`, with the halo and the margin that the model's output lacks. If None,
-        what the model declares, else a quarter of the patch size; with `halo` at least twice the halo, and a quarter of the rest more
-        if tiles are blended.
+        Voxels that neighboring tiles share, as `patch_size`, with the halo and the margin that the model's output lacks. If
+        None, what the model declares, else a quarter of the patch size; with `halo` at least twice the halo, and a quarter of
+        the rest more if tiles are blended.
     halo : int or sequence of int, optional
-        Voxels at the borders of each tile's prediction that are not used, as `patch_size`: where a network sees too little of the
-        image. They are part of the overlap, so `overlaps` is at least twice as large. The halo is used at the ends of the image,
-        where there is nothing else; so if no voxel of an output depends on voxels further away than the halo, the result is that of
-        the whole image, cropped or blended. With `blend="mean"` and larger overlaps, voxels are averaged over sliding windows (inner
-        tiling, https://arxiv.org/abs/2607.18990). If None, what the model declares, else 0.
+        Voxels at the borders of each tile's prediction that are not used, as `patch_size`: where a network sees too little of
+        the image. They are part of the overlap, so `overlaps` is at least twice as large. The halo is used at the ends of the
+        image, where there is nothing else; so if no voxel of an output depends on voxels further away than the halo, the result
+        is that of the whole image, cropped or blended. With `blend="mean"` and larger overlaps, voxels are averaged over
+        sliding windows (inner tiling, https://arxiv.org/abs/2607.18990). If None, what the model declares, else 0.
     blend : {"hann", "gaussian", "linear", "mean", "none"}, optional
-        Blend overlapping tiles with this window. `"none"` crops each voxel from one tile. If None, what the model declares, else
-        as `"none"`. Predictions that are probably labels are refused: integers of another dtype than the model's input, written
-        as integers.
+        Blend overlapping tiles with this window. `"none"` crops each voxel from one tile. If None, what the model declares,
+        else as `"none"`. Predictions that are probably labels are refused: integers of another dtype than the model's input,
+        written as integers.
     seams : {"centered", "grid"}, optional
         Where the kept parts of tiles meet; see `TiledPatching`. If None, chosen by the size of the images. Blending has no
         seams, and uses the tiles of `"centered"`, the smallest number of tiles.
@@ -166,14 +168,16 @@ def predict(
     precision : {"float32", "bfloat16", "float16"}, optional
         Dtype in which the network computes; lower precision is faster on a GPU, and less exact. If None, that of its weights.
     n_draws : int, optional
-        For a model that draws random numbers: run it on each batch as often as this, and write two outputs, `mean` and `std`, in
-        float32. Dropout layers of PyTorch networks are active in the draws. What is done to the predictions (`postprocess`) is
-        done to each draw. Draws depend on the batch only, so a resumed run has the same bytes, and another `batch_size` gives
-        others. See `MonteCarloModel` for what the standard deviation is where tiles are blended. If None, the model is run once.
+        For a model that draws random numbers: run it on each batch as often as this, and write two outputs, `mean` and `std`,
+        in float32. Dropout layers of PyTorch networks are active in the draws. What is done to the predictions (`postprocess`)
+        is done to each draw. Draws depend on the batch only, so a resumed run has the same bytes, and another `batch_size`
+        gives others. See `MonteCarloModel` for what the standard deviation is where tiles are blended. If None, the model is
+        run once.
     skip : SkipRule or str, optional
         Rule that decides on which tiles the model is not run, such as `SkipDark(threshold=100, fill=0)`, or as text
         `"dark:100"`. It depends on the tile and the images only, not on memory, blocks, batches or resuming. A skipped tile
-        counts as one for which the model returned the rule's `fill` everywhere, cropped or blended. If None, no tile is skipped.
+        counts as one for which the model returned the rule's `fill` everywhere, cropped or blended. If None, no tile is
+        skipped.
     memory_limit : int, optional
         Memory that the run may use, in bytes, including measuring and without the memory of the model. If None, half of the
         free memory. It determines the blocks, and so the order in which blended tiles are summed: a sum may differ by its
@@ -181,8 +185,9 @@ def predict(
     postprocess : Postprocessing or str, optional
         What is done to finished blocks before they are written, such as `"argmax"`, `"threshold:0.5"` or `"uint8"`; see
         `parse_postprocessing`. Floats are rounded to integers and clipped to the range of the dtype. If None, what the model
-        declares, and if it declares nothing, the predictions are written as they are, which `"none"` does in any case. The `fill` of `skip` is not postprocessed: it is written wherever all tiles are
-        skipped, and elsewhere skipped tiles count as 0 in a blend.
+        declares, and if it declares nothing, the predictions are written as they are, which `"none"` does in any case. The
+        `fill` of `skip` is not postprocessed: it is written wherever all tiles are skipped, and elsewhere skipped tiles count
+        as 0 in a blend.
     overwrite : bool
         Whether an output that exists may be replaced, and an unfinished one be discarded. An old output is not changed until
         the new one is complete.
@@ -193,12 +198,12 @@ def predict(
         Whether the other images of a series are finished when one fails. With `normalize` all images are measured first, and
         one that cannot be read ends the run before anything is written.
     progress : bool or callable
-        Whether to show progress on standard error, and at the end a table of the images of a series. Or a function that is called
-        with a `Progress`, in the thread that called `predict`: at the beginning and the end of measuring and of the tiles, and
-        at most ten times a second in between. An error that it raises ends the run; finished blocks are kept.
+        Whether to show progress on standard error, and at the end a table of the images of a series. Or a function that is
+        called with a `Progress`, in the thread that called `predict`: at the beginning and the end of measuring and of the
+        tiles, and at most ten times a second in between. An error that it raises ends the run; finished blocks are kept.
     stop : threading.Event, optional
-        An event, or any object with `is_set()`, that is asked after each batch, and while images are measured or the pyramid of an
-        output is made: as soon as it is set, the run ends with a `StoppedError`. Another thread may set it, or `progress`.
+        An event, or any object with `is_set()`, that is asked after each batch, and while images are measured or the pyramid of
+        an output is made: as soon as it is set, the run ends with a `StoppedError`. Another thread may set it, or `progress`.
         Finished blocks are kept, and the same call resumes the run to the same bytes.
     report : callable, optional
         Called at the end with one `ImageReport` for each image; also if some failed and the others were finished.
@@ -248,8 +253,8 @@ def predict(
     >>> bool((part == result[10:40]).all())
     True
 
-    In a program with windows, such as a plugin of napari, the run has a thread of its own. `show` hands over what a bar displays, by a
-    signal or `superqt.ensure_main_thread`, and a button sets the event (`button.clicked.connect(cancel.set)`):
+    In a program with windows, such as a plugin of napari, the run has a thread of its own. `show` hands over what a bar displays,
+    by a signal or `superqt.ensure_main_thread`, and a button sets the event (`button.clicked.connect(cancel.set)`):
 
     >>> from threading import Event
     >>> cancel = Event()

@@ -296,7 +296,7 @@ def check_channels(stacks: Sequence[ImageStack], description: ModelDescription, 
         of_images = f"{stacks[0].source} has {channels}" if chosen is None else f"channels chooses {channels}"
         example = [place % int(opened_stack(stacks[0]).data_shape[1]) for place in range(description.in_channels)]
         raise GeometryError(
-            f"the model takes {description.in_channels} channels, but {of_images}: choose as many with channels= (--channels), "
+            f"the model takes {description.in_channels} channel{'s'[: description.in_channels != 1]}, but {of_images}: choose as many with channels= (--channels), "
             f"such as channels={shown(example)}"
         )
 

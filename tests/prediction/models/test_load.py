@@ -95,7 +95,7 @@ def test_invalid_reference(reference):
     """The error lists the allowed references."""
     with pytest.raises(
         ModelError,
-        match=r"is not a model that can be loaded: give a file \(\.onnx, .*\), or a function .* \(module:name",
+        match=r"is not a model that can be loaded: give a file \(\.onnx, .*\), .*, or a function .* \(module:name",
     ):
         load_model(reference)
 
@@ -170,3 +170,20 @@ def test_import_without_runtime():
     code = "import sys; sys.modules['onnxruntime'] = None; from patchloom.prediction.models import load_model"
 
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_endings() -> None:
+    """The message for a file of an unknown kind contains each ending once, and the kinds that are folders."""
+    with pytest.raises(ModelError, match=r"the folder of a bioimage\.io package") as caught:
+        load_model("image.tif")
+    endings = str(caught.value).partition("(")[2].partition(")")[0].split(", ")
+    assert len(endings) == len(set(endings)) > 10
+
+
+def test_function_without_batch(code):
+    """A function that makes a network is not taken for the network."""
+    (code.parent / "factory.py").write_text("def make():\n    pass\n")
+    with pytest.raises(
+        ModelError, match=r"factory.py:make is a function that takes no batch: .*--network .*factory.py:make"
+    ):
+        load_model(f"{code.parent / 'factory.py'}:make")

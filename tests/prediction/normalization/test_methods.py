@@ -118,7 +118,7 @@ def test_text(method: Any) -> None:
         ({"normalize": "percentiles:eps=1e-6"}, "give two percentiles after the colon"),
         ({"normalize": "mean_std:eps=-1"}, "eps is -1.0: it must be"),
         ({"normalize": "mean_std:eps=small"}, "give two percentiles after the colon, .* and eps=1e-6"),
-        ({"normalize": []}, "normalize has 0 entries and there are 1 images"),
+        ({"normalize": []}, r"normalize is \[\]: give MeanStd\(\), .* a list of one Normalization for each image"),
         ({"normalize": 5}, r"normalize is 5: give MeanStd\(\), Percentiles\(1, 99.8\), or a list"),
         (
             {"normalize": [measure_normalization(ArrayStack(np.ones((2, 4, 4)), "CYX"))]},

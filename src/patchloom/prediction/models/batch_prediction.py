@@ -125,7 +125,8 @@ def model_failure(error: Exception, specs: Sequence[PatchSpecs]) -> ModelError:
     specs : sequence of PatchSpecs
         The tiles.
     """
-    return ModelError(f"the model failed on {name_tiles(specs)}: {type(error).__name__}: {error}")
+    reason = str(error) if isinstance(error, ModelError) else f"{type(error).__name__}: {error}"
+    return ModelError(f"the model failed on {name_tiles(specs)}: {reason}")
 
 
 def _check_alike(portions: Sequence[Mapping[str, Pixels]], specs: Sequence[PatchSpecs]) -> None:

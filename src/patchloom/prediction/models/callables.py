@@ -4,12 +4,41 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from patchloom.errors import ModelError, ModelNotFoundError
+from patchloom.argument_checks import shown
+from patchloom.errors import ArgumentTypeError, ModelError, ModelNotFoundError
+
+
+def check_callable(name: str, model: Any) -> Any:
+    """Return what a user gives as a model, if it can be called.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If it cannot be called; the message contains how a path or weights are used.
+
+    Examples
+    --------
+    >>> check_callable("model", "net.onnx")
+    Traceback (most recent call last):
+        ...
+    patchloom.errors.ArgumentTypeError: model is 'net.onnx' of type str: it must be a function, a torch.nn.Module or a list of these;
+    load a file with load_model('net.onnx')
+    """
+    if callable(model):
+        return model
+    remedy = "load_model makes one from a file"
+    if isinstance(model, (str, Path)):
+        remedy = f"load a file with load_model({shown(str(model))})"
+    elif isinstance(model, Mapping):
+        remedy = "load weights into their network (network.load_state_dict) and give the network"
+    raise ArgumentTypeError(
+        f"{name} is {shown(model)} of type {type(model).__name__}: it must be a function, a torch.nn.Module or a list of these; {remedy}"
+    )
 
 
 def names_callable(reference: str) -> bool:
@@ -57,7 +86,7 @@ def load_callable(reference: str, *, allow_class: bool = False) -> Callable[...,
 
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise ModelNotFoundError(f"there is no Python file {path}")
+        raise ModelNotFoundError(f"there is no Python file {path}: check the path")
     module = _import(path.stem, path.resolve().parent)
     found = Path(module.__file__ or "").resolve()
     if found != path.resolve():

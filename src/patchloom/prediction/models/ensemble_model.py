@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from patchloom.argument_checks import function, listed
+from patchloom.argument_checks import listed
 from patchloom.errors import ArgumentError, ModelError, ModelOutputError
+from patchloom.prediction.models.callables import check_callable
 from patchloom.prediction.models.devices import Precision, move_model
 from patchloom.prediction.models.model import Model, ModelDescription, check_batch, describe, tensor_device
 from patchloom.prediction.models.outputs import as_outputs, as_pixels
@@ -59,10 +60,7 @@ class EnsembleModel:
         given = listed("models", self.models, "a list of models")
         if not given:
             raise ArgumentError("models is empty: give at least one model")
-        models = tuple(
-            as_torch_model(function(f"models[{index}]", model, "load_model makes one from a file"))
-            for index, model in enumerate(given)
-        )
+        models = tuple(as_torch_model(check_callable(f"models[{index}]", model)) for index, model in enumerate(given))
         object.__setattr__(self, "models", models)
         _merge_descriptions([describe(model) for model in models])  # raises if they contradict each other
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,14 +71,19 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
         else instances("output", value, str, "the name of an output, or a sequence of names")
     ),
     "bgr": lambda value: flag("bgr", value),
-    "network": lambda value: instance("network", value, str, "such as 'package.module:Network'"),
+    "network": lambda value: instance(
+        "network",
+        value,
+        str,
+        "write 'module:name', or load the weights yourself (network.load_state_dict) and give the network to predict",
+    ),
     "arguments": lambda value: instance("arguments", value, Mapping, "give keyword arguments by their names"),
     "weights": lambda value: value,  # checked by the package
     "trust": lambda value: flag("trust", value),
 }
 """What checks each option before a file is read."""
 
-_SUFFIXES = ", ".join(suffix for kind in KINDS for suffix in kind.suffixes)
+_SUFFIXES = ", ".join(dict.fromkeys(suffix for kind in KINDS for suffix in kind.suffixes))
 
 
 def load_model(
@@ -156,8 +162,8 @@ def load_model(
     >>> load_model("network.h5")
     Traceback (most recent call last):
         ...
-    patchloom.errors.ModelError: 'network.h5' is not a model that can be loaded: give a file (.onnx, ...), or a
-    function that calls the network (module:name or path/to/file.py:name)
+    patchloom.errors.ModelError: 'network.h5' is not a model that can be loaded: give a file (.onnx, ...), the folder
+    of a bioimage.io package or MONAI bundle, or a function that calls the network (module:name or path/to/file.py:name)
     """
     if not isinstance(reference, str) or reference:  # an empty text is refused below
         file_path("reference", reference)
@@ -196,11 +202,25 @@ def _kinds_with(option: str) -> str:
 def _load_callable(text: str, given: Mapping[str, Any]) -> Model:
     if not names_callable(text):
         raise ModelError(
-            f"{text!r} is not a model that can be loaded: give a file ({_SUFFIXES}), or a function that calls the network "
-            "(module:name or path/to/file.py:name)"
+            f"{text!r} is not a model that can be loaded: give a file ({_SUFFIXES}), the folder of a bioimage.io package "
+            "or MONAI bundle, or a function that calls the network (module:name or path/to/file.py:name)"
         )
     for option, value in given.items():
         raise ModelError(
             f"{option} is {shown(value)}, which is for {_kinds_with(option)}: leave it out, {text} gets (B, C, (Z), Y, X)"
         )
-    return cast("Model", load_callable(text))
+    found = load_callable(text)
+    if not _takes_batch(found):
+        raise ModelError(
+            f"{text} is a function that takes no batch: name the network that it makes, or give a file of weights with network={text!r} "
+            f"(--network {text})"
+        )
+    return cast("Model", found)
+
+
+def _takes_batch(found: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(found).parameters
+    except (TypeError, ValueError):  # some functions in C have no signature
+        return True
+    return bool(parameters)

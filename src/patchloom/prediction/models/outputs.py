@@ -174,8 +174,9 @@ def infer_output_spec(
         if lacking < 0 or (lacking / 2).denominator != 1:
             raise ModelOutputError(
                 f"the model returned size {prediction.shape[2:]} for tiles of size {tuple(patch_size)} at a scale of "
-                f"{' × '.join(map(str, scale))}: along {spatial_axes(len(patch_size))[axis]} it lacks {lacking} voxels, and the margin "
-                "must be the same whole number of voxels on both sides; crop or pad the output"
+                f"{' × '.join(map(str, scale))}: along {spatial_axes(len(patch_size))[axis]} it lacks {lacking} voxel(s), and the margin "
+                "must be the same whole number of voxels on both sides: choose a patch_size (--patch-size) that is a multiple of the "
+                "model's stride, such as a power of two, or crop or pad the output"
             )
         margin.append(int(lacking / 2))
     return OutputSpec(int(prediction.shape[1]), prediction.dtype, tuple(scale), tuple(margin), name)

@@ -6,8 +6,8 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from patchloom.argument_checks import function
 from patchloom.errors import ArgumentError
+from patchloom.prediction.models.callables import check_callable
 from patchloom.prediction.models.devices import Precision, RunsOnDevice, check_precision, move_model, parse_devices
 from patchloom.prediction.models.ensemble_model import EnsembleModel
 from patchloom.prediction.models.model import Model
@@ -45,9 +45,7 @@ def prepare_model(model: Any, device: str | Sequence[str] | None = None, precisi
     """
     devices, checked = parse_devices(device), check_precision(precision)
     known: Model = (
-        EnsembleModel(model)
-        if isinstance(model, (list, tuple))
-        else as_torch_model(function("model", model, "load_model makes one from a file"))
+        EnsembleModel(model) if isinstance(model, (list, tuple)) else as_torch_model(check_callable("model", model))
     )
     if len(devices) > 1:
         return _replicated(known, devices, checked)

@@ -399,7 +399,7 @@ def _given_size(given: PerAxis | None, description: ModelDescription, n_dims: in
     if given is None and declared is None:
         example = ",".join(["256"] * 2 if n_dims == 2 else ["32", "128", "128"])
         raise GeometryError(
-            f"patch_size is not given, and no model declares it: give one number for each of "
+            f"patch_size is not given, and no model declares it: give it (--patch-size) in voxels, one number for each of "
             f"{', '.join(spatial_axes(n_dims))}, such as {example}, or one number for all"
         )
     size = one_per_axis("patch_size", declared if given is None else given, n_dims, least=1)  # type: ignore[arg-type]  # one is there

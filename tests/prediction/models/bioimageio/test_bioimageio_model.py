@@ -343,7 +343,7 @@ def _add_optional_input(content: Any) -> None:
         (lambda content: content.pop("weights"), "its description is not valid: .*weights"),
         (
             lambda content: content.update(weights={"tensorflow_js": {"source": "a.zip", "tensorflow_version": "2.1"}}),
-            r"has weights in the format\(s\) tensorflow_js: onnx and torchscript and pytorch_state_dict can be run",
+            "contains weights as tensorflow_js, and not as onnx or torchscript or pytorch_state_dict: get a package",
         ),
     ],
 )
@@ -370,5 +370,5 @@ def test_unknown_weights(make_package: Make) -> None:
     """Weights of an unknown format, or that the package does not contain, are refused."""
     with pytest.raises(PatchloomError, match="weights is 'keras'"):
         pl.load_model(make_package(), weights="keras")
-    with pytest.raises(ModelError, match=r"has weights in the format\(s\) onnx: torchscript can be run here"):
+    with pytest.raises(ModelError, match="contains weights as onnx, and not as torchscript: leave weights"):
         pl.load_model(make_package(), weights="torchscript")

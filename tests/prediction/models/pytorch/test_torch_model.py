@@ -497,3 +497,54 @@ def test_wrong_size():
     """If a network does not accept the size of a tile, the message contains sizes that it accepts."""
     with pytest.raises(pl.ModelError, match=r"it accepts tiles of 32 × 32"):
         pl.predict(Halves(), np.ones((80, 80), np.float32), axes="YX", patch_size=30, progress=False)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("kind", ["module", "script", "trace"])
+def test_other_channels(network, kind):
+    """A batch with other channels than the network takes is named in one line, also by TorchScript."""
+    tile = torch.zeros(1, 1, 8, 8)
+    module = {"module": network, "script": torch.jit.script(network), "trace": torch.jit.trace(network.eval(), tile)}[
+        kind
+    ]
+    with pytest.raises(pl.ModelError, match=r"takes 1 channel\(s\) and got 3: .*--channels") as caught:
+        pl.predict(module, np.zeros((3, 40, 40), np.uint8), axes="CYX", patch_size=32, progress=False)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_error_in_script():
+    """An error that TorchScript raises is one line, without the traceback of its code."""
+
+    class Strict(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert x.shape[1] == 7, "seven channels only"
+            return x
+
+    with pytest.raises(pl.ModelError, match=r"raised .*seven channels only") as caught:
+        pl.predict(torch.jit.script(Strict()), np.zeros((40, 40), np.uint8), axes="YX", patch_size=32, progress=False)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (torch.nn.Identity, r"model is the class Identity: make a network of it, such as Identity\(\)"),
+        ("net.pt", r"a torch.nn.Module or a list of these; load a file with load_model\('net.pt'\)"),
+        ({"weight": torch.zeros(1)}, r"load weights into their network \(network.load_state_dict\)"),
+        ([None], r"models\[0\] is None .*; load_model makes one from a file"),
+    ],
+)
+def test_other_things(model, message):
+    """What is not a model is refused, with the way to one."""
+    with pytest.raises(pl.ArgumentError, match=message):
+        pl.predict(model, np.zeros((40, 40), np.uint8), axes="YX", patch_size=32, progress=False)
+
+
+def test_odd_size():
+    """A tile that the network does not divide is refused, with what to choose."""
+    network = torch.nn.Sequential(torch.nn.MaxPool2d(2), torch.nn.Upsample(scale_factor=2))
+    with pytest.raises(
+        pl.ModelOutputError, match=r"patch_size \(--patch-size\) that is a multiple of the model's stride"
+    ):
+        pl.predict(network, np.zeros((80, 80), np.uint8), axes="YX", patch_size=31, progress=False)

@@ -69,7 +69,7 @@ def test_faults(tmp_path):
     for part in (
         "lacks 1.weight, 1.bias, 1.running_mean, 1.running_var and 1 more",
         "has, and the network does not, extra.weight",
-        "has in another shape 2.weight (3, 4, 1, 1) (the network (2, 4, 1, 1))",
+        "has other shapes than the network for 2.weight ((3, 4, 1, 1) instead of (2, 4, 1, 1))",
     ):
         assert part in str(caught.value)
 

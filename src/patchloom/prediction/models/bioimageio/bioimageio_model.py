@@ -11,7 +11,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from patchloom.argument_checks import file_path, flag, one_of
+from patchloom.argument_checks import file_path, flag, instance, one_of
 from patchloom.errors import ModelError
 from patchloom.local_paths import normalize_path
 from patchloom.prediction.models.bioimageio.description import PackageDescription, read_description
@@ -130,6 +130,8 @@ class BioimageioModel:
 
     def on(self, device: str | None, precision: Precision | None, /) -> BioimageioModel:
         """Return the model on a device; see `RunsOnDevice`."""
+        if device is not None:
+            instance("device", device, str)
         moved = copy.copy(self)
         moved._place(device, check_precision(precision))  # noqa: SLF001  # of the same class
         return moved

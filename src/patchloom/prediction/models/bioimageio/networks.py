@@ -132,7 +132,8 @@ def open_network(
     entry = next((description.weights[name] for name in formats if name in description.weights), None)
     if entry is None:
         raise ModelError(
-            f"{package.path} has weights in the format(s) {', '.join(description.weights)}: {' and '.join(formats)} can be run here"
+            f"{package.path} contains weights as {' and '.join(description.weights)}, and not as {' or '.join(formats)}: "
+            f"{'leave weights (--weights) out' if wanted else 'get a package with such weights'}"
         )
     source = description.inputs[0]
     files = {"the file of weights": entry.source, "the file of external data": entry.external_data}

@@ -114,7 +114,7 @@ class Package:
         except ModelError as error:
             raise ModelError(f"{self.path}: {error}") from error
         except DAMAGES as error:
-            raise ModelError(f"{self.path}: {what} {name!r} cannot be read: {error}") from error
+            raise ModelError(f"{self.path}: {what} {name!r} cannot be read ({error}): get the package again") from error
         if actual != sha256:
             raise ModelError(
                 f"{self.path}: {what} {name!r} has the SHA-256 {actual}, and the description declares {sha256}: the file was changed "

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from patchloom._optional import require
@@ -148,7 +150,7 @@ def check_inputs(module: Any, bound: Collection[str]) -> tuple[str, ...]:
     if missing or (required and required[0] in bound):
         named = ", ".join(f"{name}=…" for name in missing or required[:1])
         advice = (
-            f"bind the others by functools.partial(network, {named}), or with inputs= of load_model"
+            f"bind the others by functools.partial(network, {named}), or with inputs= of load_model (--input)"
             if missing
             else "do not bind the first one"
         )
@@ -177,3 +179,31 @@ def _inputs(module: Any) -> tuple[list[str], list[str] | None] | None:
     ]
     takes_any = any(item.kind == inspect.Parameter.VAR_KEYWORD for item in parameters)
     return required, None if takes_any else [item.name for item in parameters]
+
+
+_OTHER_CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels instead")
+"""What a convolution of PyTorch says about a batch with other channels than it takes."""
+
+
+@contextmanager
+def explained_errors(module: Any) -> Iterator[None]:
+    """Turn an error about channels, and a long one of TorchScript, into a sentence.
+
+    Raises
+    ------
+    ModelError
+        If a convolution gets another number of channels than it takes, or TorchScript raises an error of Python.
+    """
+    try:
+        yield
+    except Exception as error:
+        counts = _OTHER_CHANNELS.search(str(error))
+        if counts:
+            raise ModelError(
+                f"a convolution of {name_of(module)} takes {counts[1]} channel(s) and got {counts[2]}: if these are the channels of the "
+                "image, choose some with channels= (--channels), or take another model"
+            ) from error
+        if "TorchScript interpreter" in str(error):  # with a traceback of code that is not at hand
+            last = str(error).strip().splitlines()[-1]
+            raise ModelError(f"{name_of(module)} raised {last}") from error
+        raise

@@ -197,10 +197,13 @@ def make_network(
             made = found(**arguments)
         except Exception as error:  # code of the user may raise any error
             raise ModelError(
-                f"{reference} makes no network of the arguments {dict(arguments)} ({type(error).__name__}: {error}): give others"
+                f"{reference} makes no network of the arguments {dict(arguments)} ({type(error).__name__}: {error}): give its own "
+                "arguments with arguments= (--argument)"
             ) from error
     if isinstance(made, TorchModel):
         return replace(made, inputs=inputs) if inputs else made
     if not isinstance(made, torch.nn.Module):
-        raise ModelError(f"{reference} makes a {type(made).__name__}: it must make a torch.nn.Module")
+        raise ModelError(
+            f"{reference} makes a {type(made).__name__}: name a function or class that makes a torch.nn.Module"
+        )
     return TorchModel(made, inputs=inputs)

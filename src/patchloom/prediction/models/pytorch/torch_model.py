@@ -20,6 +20,7 @@ from patchloom.prediction.models.pytorch.evaluation_mode import drawing_mode, ev
 from patchloom.prediction.models.pytorch.network_facts import (
     check_inputs,
     count_axes,
+    explained_errors,
     has_part,
     is_spread,
     move_graphs,
@@ -201,7 +202,8 @@ class TorchModel:
         with torch.inference_mode(), self._mode(), self._autocast(torch, device):
             tensor = to_tensor(batch, dtype, device)
             inputs = {name: _on_device(torch, value, device) for name, value in self.inputs.items()}
-            return from_network(self._run(tensor, inputs))
+            with explained_errors(self.module):
+                return from_network(self._run(tensor, inputs))
 
     def _mode(self) -> AbstractContextManager[None]:
         return drawing_mode(self._parts) if self.dropout else evaluation_mode(self._parts)
@@ -292,6 +294,10 @@ def as_torch_model(model: Any) -> Model:
         return model  # type: ignore[no-any-return]  # a callable
     if isinstance(model, torch.nn.Module):
         return TorchModel(model)
+    if isinstance(model, type) and issubclass(model, torch.nn.Module):
+        raise ArgumentTypeError(
+            f"model is the class {model.__name__}: make a network of it, such as {model.__name__}()"
+        )
     if isinstance(model, functools.partial) and isinstance(model.func, torch.nn.Module):
         if model.args:
             raise ArgumentError(
@@ -331,6 +337,7 @@ def find_device(device: str) -> str:
         return (*there, "cpu")[0]
     if device not in (*there, "cpu"):
         raise ArgumentError(
-            f"device is {device!r}, which PyTorch does not find on this machine: choose one of {', '.join([*there, 'cpu'])}"
+            f"device is {device!r}, and PyTorch does not find it on this machine, only {', '.join([*there, 'cpu'])}: choose one of "
+            "these, or 'auto'"
         )
     return device

@@ -138,13 +138,13 @@ def load_weights(module: Any, weights: Mapping[str, Any], path: Path) -> None:
     faults = [
         ("lacks", [key for key in expected if key not in fitting]),
         ("has, and the network does not,", [key for key in fitting if key not in expected]),
-        ("has in another shape", [_shapes(key, value, expected[key]) for key, value in fitting.items() if key in expected and not _fits(torch, value, expected[key])]),
+        ("has other shapes than the network for", [_shapes(key, value, expected[key]) for key, value in fitting.items() if key in expected and not _fits(torch, value, expected[key])]),
     ]  # fmt: skip
     texts = [f"{what} {_some(keys)}" for what, keys in faults if keys]
     if texts:
         raise ModelError(
-            f"the weights in {path} are not those of {type(module).__name__}: the file {'; it '.join(texts)}: make the network as it "
-            "was trained, or give its file"
+            f"the weights in {path} are not those of {type(module).__name__}: the file {'; it '.join(texts)}: make the network with "
+            "the arguments of its training (arguments=, --argument), or give the file of its weights"
         )
     try:
         module.load_state_dict(fitting)
@@ -174,7 +174,7 @@ def _fits(torch: Any, value: Any, expected: Any) -> bool:
 
 def _shapes(key: str, value: Any, expected: Any) -> str:
     shape = tuple(getattr(value, "shape", ()))
-    return f"{key} {shape} (the network {tuple(getattr(expected, 'shape', ()))})"
+    return f"{key} ({shape} instead of {tuple(getattr(expected, 'shape', ()))})"
 
 
 def _some(names: Collection[str]) -> str:
