@@ -67,7 +67,8 @@ format: $(VENV)/.lint  ## Fix what can be fixed automatically
 	$(BIN)/ruff format
 
 torture: $(VENV)/.test  ## Kill runs fifty times, fill disks, damage ledgers, and check that nothing is lost: ten minutes
-	PATCHLOOM_TORTURE=50 PATCHLOOM_KILLS=50 $(BIN)/python -m pytest tests/prediction/test_resume.py \
+	PATCHLOOM_TORTURE=50 PATCHLOOM_KILLS=50 PATCHLOOM_SETTINGS=200 $(BIN)/python -m pytest tests/prediction/test_resume.py \
+	  tests/prediction/test_random_settings.py \
 	  tests/prediction/test_faults.py tests/prediction/test_kills.py tests/sinks/ome_zarr/test_resume.py tests/sinks/test_sink_faults.py \
 	  tests/test_demo.py $(ARGS)
 

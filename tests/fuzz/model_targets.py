@@ -256,9 +256,11 @@ def _bundles() -> list[Seed]:
 
 
 def _czann_files() -> list[Seed]:
-    text = _ONNX.replace("float[N, 1, H, W] x", "float[N, 1, 32, 32] x").replace(
-        "float[N, 2, H, W] y", "float[N, 2, 32, 32] y"
+    text = _ONNX.replace("float[N, 1, H, W] x", "float[N, 32, 32, 1] x").replace("[N, 2, H, W]", "[N, 32, 32, 2]")
+    text = text.replace("{ c =", "{ first = Transpose<perm = [0, 3, 1, 2]>(x)\n c =").replace(
+        "(x, w, b)", "(first, w, b)"
     )
+    text = text.replace("y = Relu(c)", "y = Transpose<perm = [0, 2, 3, 1]>(c)")
     declared = {"Type": "Regression", "InputShape": [32, 32, 1], "OutputShape": [32, 32, 2], "MinOverlap": [4, 4]}
     network = parser.parse_model(text).SerializeToString()
     files = {"model.json": json.dumps(declared).encode(), "model.model": network}

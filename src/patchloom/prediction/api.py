@@ -181,7 +181,8 @@ def predict(
     memory_limit : int, optional
         Memory that the run may use, in bytes, including measuring and without the memory of the model. If None, half of the
         free memory. It determines the blocks, and so the order in which blended tiles are summed: a sum may differ by its
-        rounding.
+        rounding. Each device after the first takes the memory of two more batches and their predictions beside it, as the result
+        does not depend on the number of devices.
     postprocess : Postprocessing or str, optional
         What is done to finished blocks before they are written, such as `"argmax"`, `"threshold:0.5"` or `"uint8"`; see
         `parse_postprocessing`. Floats are rounded to integers and clipped to the range of the dtype. If None, what the model
