@@ -22,6 +22,17 @@ Run = Callable[[NDArray[Any]], Mapping[str, NDArray[Any]]]
 _COMPARED = 8
 """Voxels of the input in the middle of a tile that are compared, along each axis."""
 
+_SHIFTS = (1, 2, 4, 8, 16, 32, 64, 3, 6, 12, 24, 48, 5, 10, 20, 7, 14)
+"""Strides that are tried."""
+
+MOST_SHIFT = max(_SHIFTS)
+
+_SHIFTED = 32
+"""Voxels of the input in the middle of a tile that are compared with those of a shifted tile."""
+
+_SAME = 1e-5
+"""Differences up to this share of the range are those of rounding."""
+
 _MOST_VOXELS = {2: 1024**2, 3: 160**3}
 """Voxels of the largest tile that is tried."""
 
@@ -206,3 +217,48 @@ def size_differences(
         span = float(np.ptp(_wide(whole))) or 1.0
         found.append(SizeDifference(size, float(np.nan_to_num(off).max()) / span))
     return tuple(found)
+
+
+def find_stride(
+    run: Run, image: NDArray[Any], alone: Mapping[str, NDArray[Any]], axis: int, scales: Sequence[Fraction]
+) -> int | None:
+    """Return the smallest shift of a tile along an axis by which its prediction is only shifted, too; None if no shift does that.
+
+    Parameters
+    ----------
+    run : callable
+        The model.
+    image : array
+        `(1, C, (Z), Y, X)`, a tile and `MOST_SHIFT` more voxels along the axis.
+    alone : mapping of str to array
+        The outputs for the tile without these voxels.
+    axis : int
+        The axis, from 0.
+    scales : sequence of Fraction
+        Voxels of the first output for one voxel of the input, along each axis.
+    """
+    size = image.shape[2 + axis] - MOST_SHIFT
+    (name, output), *_ = alone.items()
+    scale, span = scales[axis], float(np.ptp(_wide(output))) or 1.0
+    middle = output.shape[2 + axis] // 2
+    for shift in _SHIFTS:
+        if (shift * scale).denominator != 1:
+            continue
+        window = tuple(slice(shift, shift + size) if other == axis else slice(None) for other in range(image.ndim - 2))
+        shifted = run(image[(slice(None), slice(None), *window)])[name]
+        half, moved = max(1, int(_SHIFTED * scale) // 2), int(shift * scale)
+        cut = [_central(shifted, other, half, 0) for other in range(image.ndim - 2)]
+        of_tile = [_central(output, other, half, moved if other == axis else 0) for other in range(image.ndim - 2)]
+        if of_tile[axis].stop > output.shape[2 + axis] or middle + moved >= output.shape[2 + axis]:
+            continue
+        inner = (slice(None), slice(None))
+        off = np.abs(_wide(shifted[(*inner, *cut)]) - _wide(output[(*inner, *of_tile)]))
+        if float(np.nan_to_num(off).max()) <= _SAME * span:
+            return shift
+    return None
+
+
+def _central(output: NDArray[Any], axis: int, half: int, moved: int) -> slice:
+    """Return the middle of an output along an axis, moved by a number of voxels."""
+    middle = output.shape[2 + axis] // 2
+    return slice(max(0, middle - half) + moved, middle + half + moved)
