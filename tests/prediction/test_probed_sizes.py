@@ -50,10 +50,11 @@ IMAGE = np.random.default_rng(0).random((623, 502), np.float32)
 
 
 @pytest.mark.parametrize("image", [IMAGE, LARGE], ids=["one tile", "tiles"])
-def test_new_user(image: np.ndarray) -> None:
+@pytest.mark.parametrize("blend", [None, "hann"])
+def test_new_user(image: np.ndarray, blend: str | None) -> None:
     """A network of stride 4 gives the whole image without an option, in one tile or in several."""
     network = Strided().eval()
-    result = pl.predict(network, image, axes="YX", progress=False)
+    result = pl.predict(network, image, axes="YX", blend=blend, progress=False)
     assert error(result, whole(network, image)) < 1e-5
 
 
@@ -184,3 +185,18 @@ def test_resumed(tmp_path: Path) -> None:
                 path.read_bytes()
                 == (tmp_path / "part.ome.zarr" / path.relative_to(tmp_path / "whole.ome.zarr")).read_bytes()
             )
+
+
+def test_whole_tile() -> None:
+    """A network that looks at the whole tile is named as such."""
+    network = Strided(norm=torch.nn.InstanceNorm2d).eval()
+    planned = pl.plan(LARGE, model=network, axes="YX")
+    assert "looks at the whole tile" in planned.survey.chosen
+
+
+def test_given_too_small() -> None:
+    """An overlap that is too small is used, and one warning contains the number that is needed."""
+    network = Strided().eval()
+    with pytest.warns(RuntimeWarning, match="overlaps is 4 × 4, and the model looks .* voxels: give .* or more"):
+        planned = pl.plan(LARGE, model=network, axes="YX", overlaps=4)
+    assert planned.summary()["overlaps"] == [4, 4]

@@ -6,12 +6,14 @@ No pixel of an image is read. A probe is kept in memory for the process, by the 
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from fractions import Fraction
 from math import prod
 from typing import Any
 
 from patchloom.errors import GeometryError
+from patchloom.geometry.checks import one_per_axis
 from patchloom.prediction.models.identity.model_identity import identify_model
 from patchloom.prediction.models.model import Model, ModelDescription, size_rule, tensor_device
 from patchloom.prediction.models.replicas import replicas_of
@@ -59,11 +61,27 @@ def with_probed_sizes(request: PredictionRequest, survey: Survey, model: Model |
     choice = choose_tiles(
         found, PixelGrid(steps).pixels_of(largest), survey.memory_limit // 2, is_blended=request.blend is not None
     )
+    _warn_of_small_overlaps(request, found)
     return replace(
         survey,
         model=_described(survey.model, found, choice, one, is_given=request.overlaps is not None),
         chosen=_in_words(found, choice, request),
     )
+
+
+def _warn_of_small_overlaps(request: PredictionRequest, found: ModelProbe) -> None:
+    """Warn of an overlap that is certainly too small; it is used all the same."""
+    if request.overlaps is None or not found.is_certain or found.reach is None:
+        return
+    given, needed = one_per_axis("overlaps", request.overlaps, found.n_dims, least=0), needed_overlaps(found)
+    if any(voxels < least for voxels, least in zip(given, needed, strict=True)):
+        wrong = [-(-max(0, least - voxels) // 2) for voxels, least in zip(given, needed, strict=True)]
+        warnings.warn(
+            f"overlaps is {_text(given)}, and the model looks {_text([max(pair) for pair in found.reach.context])} voxels: "
+            f"give {_text(needed)} or more, or up to {_text(wrong)} voxels on each side of a seam differ from the whole image",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def _needs_probe(request: PredictionRequest, declared: ModelDescription) -> bool:
@@ -131,6 +149,8 @@ def _in_words(found: ModelProbe, choice: TileChoice, request: PredictionRequest)
     """Return what was chosen, and why, in one line."""
     size, halo = _text(choice.patch_size), _text([max(pair) for pair in found.reach.context] if found.reach else [0])
     computed = f"{choice.computed:.2f} voxels are computed for each voxel of the image"
+    if found.reach is None and found.is_global:
+        return f"tiles of {size}: the model looks at the whole tile, or very far, so tiles differ from the whole image; {computed}"
     if found.reach is None:
         return f"tiles of {size}: how far the model looks is not known; {computed}"
     if found.is_global:

@@ -9,9 +9,11 @@ import pytest
 from onnx import parser
 
 import patchloom as pl
-from patchloom.prediction.probe.reach_methods import measure_reach
+from patchloom.prediction.probe.reach_methods import Asked, measure_reach
 from patchloom.prediction.probe.report import Reach, Undecided
+from patchloom.prediction.probe.watched_model import WatchedModel
 
+ASKED = Asked(WatchedModel(np.negative, 5), 1, np.dtype("float32"), ())
 ONES, ZEROS = (Fraction(1),) * 2, (Fraction(0),) * 2
 GRAPH = Reach((20, 20), (17, 17), (8, 8), ONES, ZEROS, "onnx graph")
 NOISE = Reach((21, 3), (5, 5), (4, 4), ONES, ZEROS, "noise", is_lower_bound=True)
@@ -19,23 +21,23 @@ NOISE = Reach((21, 3), (5, 5), (4, 4), ONES, ZEROS, "noise", is_lower_bound=True
 
 def test_one() -> None:
     """Of several methods, the first that finds something counts; the reasons of the others are remarks."""
-    methods = [lambda model: None, lambda model: Undecided("NonZero is not known"), lambda model: (GRAPH,)]
-    reach, checked_by, remarks = measure_reach(np.negative, methods)
+    methods = [lambda asked: None, lambda asked: Undecided("NonZero is not known"), lambda asked: (GRAPH,)]
+    reach, checked_by, remarks = measure_reach(ASKED, methods)
     assert (reach, checked_by) == (GRAPH, None)
     assert remarks == ("the reach was not found: NonZero is not known",)
-    assert measure_reach(np.negative, [])[0] is None
+    assert measure_reach(ASKED, [])[0] is None
 
 
 def test_two() -> None:
     """Where two methods disagree, the larger numbers are used, and a remark contains both."""
-    reach, checked_by, (remark,) = measure_reach(np.negative, [lambda model: (GRAPH,), lambda model: (NOISE,)])
+    reach, checked_by, (remark,) = measure_reach(ASKED, [lambda asked: (GRAPH,), lambda asked: (NOISE,)])
     assert reach is not None
     assert (reach.before, reach.after, reach.stride, reach.is_lower_bound) == ((21, 20), (17, 17), (8, 8), False)
     assert checked_by == NOISE
     assert "onnx graph" in remark
     assert "noise" in remark
     smaller = Reach((3, 3), (3, 3), (8, 8), ONES, ZEROS, "noise", is_lower_bound=True)
-    assert measure_reach(np.negative, [lambda model: (GRAPH,), lambda model: (smaller,)]) == (GRAPH, smaller, ())
+    assert measure_reach(ASKED, [lambda asked: (GRAPH,), lambda asked: (smaller,)]) == (GRAPH, smaller, ())
 
 
 NETWORK = """

@@ -69,7 +69,7 @@ def choose_tiles(probe: ModelProbe, image_size: Sequence[int], n_bytes: int, *, 
     axes = [
         _Axis(rule, size, overlap, stride, margin)
         for rule, size, overlap, stride, margin in zip(
-            probe.sizes, image_size, needed, probe.stride, _margins(probe), strict=True
+            probe.sizes, image_size, needed, probe.stride, probe.margin, strict=True
         )
     ]
     most = _most_voxels(probe, n_bytes)
@@ -100,16 +100,11 @@ def choose_tiles(probe: ModelProbe, image_size: Sequence[int], n_bytes: int, *, 
 def needed_overlaps(probe: ModelProbe) -> tuple[int, ...]:
     """Return the overlap that makes tiles equal the whole image; more than was measured where that is a lower bound."""
     if probe.is_certain:
-        return tuple(2 * (halo + margin) for halo, margin in zip(probe.halo, _margins(probe), strict=True))
+        return tuple(2 * (halo + margin) for halo, margin in zip(probe.halo, probe.margin, strict=True))
     return tuple(
         max(2 * ceil(_TIMES_UNCERTAIN * halo), _USUAL_OVERLAP[probe.n_dims]) + 2 * margin
-        for halo, margin in zip(probe.halo, _margins(probe), strict=True)
+        for halo, margin in zip(probe.halo, probe.margin, strict=True)
     )
-
-
-def _margins(probe: ModelProbe) -> tuple[int, ...]:
-    """Return the largest margin of all outputs, in whole voxels."""
-    return tuple(max(ceil(output.margin[axis]) for output in probe.outputs) for axis in range(probe.n_dims))
 
 
 def _most_voxels(probe: ModelProbe, n_bytes: int) -> int:

@@ -246,7 +246,7 @@ def find_stride(
             continue
         window = tuple(slice(shift, shift + size) if other == axis else slice(None) for other in range(image.ndim - 2))
         shifted = run(image[(slice(None), slice(None), *window)])[name]
-        half, moved = max(1, int(_SHIFTED * scale) // 2), int(shift * scale)
+        half, moved = max(1, min(int(_SHIFTED * scale) // 2, output.shape[2 + axis] // 4)), int(shift * scale)
         cut = [_central(shifted, other, half, 0) for other in range(image.ndim - 2)]
         of_tile = [_central(output, other, half, moved if other == axis else 0) for other in range(image.ndim - 2)]
         if of_tile[axis].stop > output.shape[2 + axis] or middle + moved >= output.shape[2 + axis]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from math import lcm
+from math import ceil, lcm
 from typing import Any, Self
 
 from patchloom.axes import spatial_axes
@@ -118,7 +118,7 @@ class ModelProbe:
     @property
     def is_global(self) -> bool:
         """Whether every output voxel depends on the whole tile, so that no overlap makes tiles equal the whole image."""
-        return self.reach is not None and self.reach.is_global
+        return self.reach.is_global if self.reach is not None else self.changes_with_size
 
     @property
     def is_certain(self) -> bool:
@@ -135,6 +135,17 @@ class ModelProbe:
             max(0, -int((Fraction(margin) - max(reaches)) // 1))
             for reaches, margin in zip(self.reach.context, self.reach.margin, strict=True)
         )
+
+    @property
+    def margin(self) -> tuple[int, ...]:
+        """Voxels of the input that an output lacks on each side, at most, rounded up."""
+        return tuple(max(ceil(output.margin[axis]) for output in self.outputs) for axis in range(self.n_dims))
+
+    @property
+    def changes_with_size(self) -> bool:
+        """Whether the middle of a tile changes with its size, also between the largest ones, although the model is deterministic."""
+        last = self.size_differences[-1].difference if self.size_differences else 0.0
+        return last > _ROUNDING and self.repeat_difference < last / 10
 
     @property
     def sufficient_size(self) -> tuple[int, ...] | None:
@@ -211,8 +222,10 @@ class ModelProbe:
         return f"{along} (measured by {self.reach.method}{certain})"
 
     def _whole_tile_in_words(self) -> str:
-        if not self.is_global or self.reach is None:
+        if not self.is_global:
             return "no" if self.is_certain else "not found"
+        if self.reach is None:
+            return "yes, or farther than half of the largest tile: its middle changes with its size"
         return f"yes, by {', '.join(self.reach.global_operators)}: no overlap makes tiles equal the whole image"
 
     def _size_in_words(self) -> str:
@@ -235,9 +248,8 @@ class ModelProbe:
     def _overlap_in_words(self) -> str:
         if self.reach is None:
             return "not known"
-        least = ("at least " if self.reach.is_lower_bound or self.is_global else "") + _shape(
-            [2 * halo for halo in self.halo]
-        )
+        shared = _shape([2 * (halo + lost) for halo, lost in zip(self.halo, self.margin, strict=True)])
+        least = ("at least " if self.reach.is_lower_bound or self.is_global else "") + shared
         return f"{least}, halo {_shape(self.halo)}"
 
 

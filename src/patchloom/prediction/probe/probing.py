@@ -17,15 +17,18 @@ from patchloom.image_stacks import Source, as_planes, open_stacks
 from patchloom.prediction.models.model import Model, ModelDescription, describe, size_rule
 from patchloom.prediction.models.prepare import prepare_model
 from patchloom.prediction.probe.behavior import (
+    MOST_SHIFT,
     batch_difference,
     border_width,
     difference,
+    find_stride,
     size_differences,
     tile_sizes,
 )
 from patchloom.prediction.probe.model_probe import ModelProbe, ProbedOutput
-from patchloom.prediction.probe.reach_methods import measure_reach
+from patchloom.prediction.probe.reach_methods import Asked, measure_reach
 from patchloom.prediction.probe.size_search import SizeRule, find_size_rules, first_size
+from patchloom.prediction.probe.torch_reach import SizeFacts
 from patchloom.prediction.probe.watched_model import Outputs, TimeIsUpError, WatchedModel, random_tile
 
 _MOST_OF_IMAGE = {2: 1024, 3: 160}
@@ -169,10 +172,49 @@ def _probe(run: WatchedModel, description: ModelDescription, tiles: _Tiles, tole
         rules = tuple(SizeRule(side, is_fixed=True) for side in start)
         remarks = ("the time was up before other sizes of tiles were tried: give more seconds",)
     outputs = _outputs(run, tiles, rules, start, alone)
-    reach, checked_by, of_methods = measure_reach(run.model)
+    strides, is_measured = _strides(run, tiles, rules, outputs, start)
+    sizes = tuple(
+        SizeFacts(
+            rule.least,
+            rule.modulus,
+            stride,
+            tuple(output.scale[axis] for output in outputs),
+            tuple(output.margin[axis] for output in outputs),
+        )
+        for axis, (rule, stride) in enumerate(zip(rules, strides, strict=True))
+    )
+    reach, checked_by, of_methods = measure_reach(Asked(run, tiles.n_channels or 1, tiles.dtype, sizes))
+    if reach is not None and reach.method != "onnx graph" and not is_measured:
+        reach = replace(reach, is_lower_bound=True)
     found = replace(empty, sizes=rules, outputs=outputs, largest_size=start, remarks=(*remarks, *of_methods))
     found = replace(found, reach=reach, checked_by=checked_by)
     return _behavior(run, found, tiles, {start: alone})
+
+
+def _strides(
+    run: WatchedModel,
+    tiles: _Tiles,
+    rules: Sequence[SizeRule],
+    outputs: Sequence[ProbedOutput],
+    start: tuple[int, ...],
+) -> tuple[list[int], bool]:
+    """Return the stride along each axis, and whether it was measured, or follows from the sizes that are accepted.
+
+    A stride that is not found is the step between sizes, and a multiple of the denominators of all scales.
+    """
+    strides, is_certain = [], True
+    for axis, rule in enumerate(rules):
+        longer = [side + MOST_SHIFT if other == axis else side for other, side in enumerate(start)]
+        image = tiles.tile(longer)
+        cut = image[(slice(None), slice(None), *map(slice, start))]
+        try:
+            found = find_stride(run, image, run(cut), axis, outputs[0].scale)
+        except ModelError:
+            found = None
+        step = lcm(rule.modulus, *(output.scale[axis].denominator for output in outputs))
+        strides.append(step if found is None else lcm(found, *(output.scale[axis].denominator for output in outputs)))
+        is_certain = is_certain and (found is not None or rule.modulus > 1)
+    return strides, is_certain
 
 
 def _nothing(tiles: _Tiles, tolerance: float) -> ModelProbe:
@@ -312,13 +354,22 @@ def _behavior(
             found,
             largest_size=largest,
             seconds_per_tile=run.last_seconds,
-            bytes_per_tile=int(run.bytes_per_voxel * prod(largest)),
+            bytes_per_tile=max(
+                int(run.bytes_per_voxel * prod(largest)), _least_bytes(predictions[largest], tiles, largest)
+            ),
         )
         differences = size_differences(predictions, run, tiles.tile(largest), found.sizes, scales, stride=found.stride)
         found = replace(found, size_differences=differences)
     except ModelError as error:
         remarks = (*remarks, f"measuring ended early: {error}")
     return replace(found, remarks=(*remarks, *_remarks(run)))
+
+
+def _least_bytes(outputs: Outputs, tiles: _Tiles, size: tuple[int, ...]) -> int:
+    """Return the bytes of a tile and of what the model makes of it: the least that a model takes."""
+    return (tiles.n_channels or 1) * prod(size) * tiles.dtype.itemsize + sum(
+        output.nbytes for output in outputs.values()
+    )
 
 
 def _larger_tiles(

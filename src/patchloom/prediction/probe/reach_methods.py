@@ -2,32 +2,109 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
 from math import lcm
+from typing import Any
 
-from patchloom.prediction.models.model import Model
+import numpy as np
+
 from patchloom.prediction.models.onnx.onnx_model import OnnxModel
+from patchloom.prediction.models.pytorch.torch_model import TorchModel
+from patchloom.prediction.probe.noise_reach import noise_reach
 from patchloom.prediction.probe.onnx_reach import onnx_model_reach
 from patchloom.prediction.probe.report import Reach, Undecided, join_reaches
+from patchloom.prediction.probe.torch_reach import SizeFacts, torch_reach
+from patchloom.prediction.probe.watched_model import WatchedModel
+
+_SECONDS_OF_CHECK = 2.0
+"""Time for a second method."""
+
+_SECONDS_OF_NOISE = 5.0
+
+_LARGEST = 2**20
+"""Voxels of the largest tile that is tried."""
+
+_TWO = 2
+"""Number of methods that are compared."""
+
+_SHARE = 2
+"""A method may take one in so many parts of the time that is left."""
 
 
-def _by_onnx_graph(model: Model) -> tuple[Reach, ...] | Undecided | None:
-    return onnx_model_reach(model) if isinstance(model, OnnxModel) else None
+@dataclass(frozen=True)
+class Asked:
+    """A model of which the reach is measured, and what is known of it.
+
+    Parameters
+    ----------
+    run : WatchedModel
+        The model.
+    n_channels : int
+        Number of channels of its input.
+    dtype : numpy dtype
+        Dtype of its input.
+    sizes : tuple of SizeFacts
+        The sizes of tiles that it accepts, and its stride, `(z,) y, x`.
+    is_checking : bool
+        Whether another method has found a reach.
+    """
+
+    run: WatchedModel
+    n_channels: int
+    dtype: np.dtype[Any]
+    sizes: tuple[SizeFacts, ...]
+    is_checking: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Time for a method."""
+        seconds = self.run.seconds_left / _SHARE
+        return min(seconds, _SECONDS_OF_CHECK) if self.is_checking else seconds
 
 
-METHODS: tuple[Callable[[Model], tuple[Reach, ...] | Undecided | None], ...] = (_by_onnx_graph,)
-"""The best first: each returns the reach of each output, why it found none, or None for a model of another kind."""
+Found = tuple[Reach, ...] | Undecided | None
+"""The reach of each output, or why there is none; None for a model of another kind."""
+
+
+def _by_onnx_graph(asked: Asked) -> Found:
+    return onnx_model_reach(asked.run.model) if isinstance(asked.run.model, OnnxModel) else None
+
+
+def _by_nan(asked: Asked) -> Found:
+    model = asked.run.model
+    if not isinstance(model, TorchModel) or model.inputs or model.dropout:
+        return None
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        return torch_reach(model.module, asked.n_channels, asked.sizes, seconds=asked.seconds, largest=_LARGEST)
+
+
+def _by_noise(asked: Asked) -> Found:
+    return noise_reach(
+        lambda batch: list(asked.run(batch).values()),
+        asked.n_channels,
+        asked.sizes,
+        dtype=asked.dtype,
+        n_draws=1 if asked.is_checking else 4,
+        seconds=min(asked.seconds, _SECONDS_OF_NOISE),
+        largest=_LARGEST,
+    )
+
+
+METHODS: tuple[Callable[[Asked], Found], ...] = (_by_onnx_graph, _by_nan, _by_noise)
+"""The best first."""
 
 
 def measure_reach(
-    model: Model, methods: Sequence[Callable[[Model], tuple[Reach, ...] | Undecided | None]] = METHODS
+    asked: Asked, methods: Sequence[Callable[[Asked], Found]] = METHODS
 ) -> tuple[Reach | None, Reach | None, tuple[str, ...]]:
     """Find how far a model looks by the best method, and check it by the second best.
 
     Parameters
     ----------
-    model : callable
+    asked : Asked
         The model.
     methods : sequence of callable
         The methods, the best first.
@@ -44,12 +121,14 @@ def measure_reach(
     found: list[Reach] = []
     remarks: list[str] = []
     for method in methods:
-        reaches = method(model)
+        reaches = method(replace(asked, is_checking=bool(found)))
         if isinstance(reaches, Undecided):
-            remarks.append(f"the reach was not found: {reaches.reason}")
+            remarks += [] if found else [f"the reach was not found: {reaches.reason}"]
+            if method is _by_nan:  # what NaN does not find, noise does not find
+                break
         elif reaches is not None:
             found.append(join_reaches(reaches))
-        if len(found) == 2:
+        if len(found) == _TWO:
             break
     if not found:
         return None, None, tuple(remarks)
