@@ -73,7 +73,8 @@ class ModelDescription:
         Voxels at the borders of a prediction that are not to be used, `(z,) y, x`: the default of `halo`.
     context : tuple of (int, int), optional
         Voxels of the input on which a voxel of the output depends, before and after the voxels under it, along each axis,
-        `((before, after), …)`.
+        `((before, after), …)`. Voxels of a prediction whose context is not in the tile are not used, as if they were in the halo,
+        except at the ends of the image. With a rule for sizes, a tile is no larger than the image needs.
     is_global : bool
         Whether every voxel of the output depends on the whole tile, as after instance normalization or global attention; then
         `context` holds as if what is computed of the whole tile were constant.

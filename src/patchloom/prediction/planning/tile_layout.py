@@ -23,6 +23,7 @@ from patchloom.prediction.models.monte_carlo_model import MEAN, STD
 from patchloom.prediction.models.outputs import OutputSpec
 from patchloom.prediction.models.rescaling.rescaled_model import PixelGrid
 from patchloom.prediction.planning.blocks import choose_seams
+from patchloom.prediction.planning.context import fitting_halo, shrunk_to_image, wanted_halo
 from patchloom.prediction.request import PredictionRequest
 from patchloom.prediction.stack_facts import StackFacts
 from patchloom.prediction.survey import Survey
@@ -191,10 +192,12 @@ def _sizes(
     largest = [max(facts.data_shape[2 + axis] for facts in survey.stacks) for axis in range(n_dims)]
     grid = PixelGrid(survey.pixel_steps or (Fraction(1),) * n_dims)
     covered = grid.pixels_of(largest)
-    size = tile_size(request.patch_size, model, covered)
+    size = shrunk_to_image(tile_size(request.patch_size, model, covered), model, covered)
     multiples = one_per_axis("origin_multiple", request.origin_multiple or model.origin_multiple or 1, n_dims, least=1)
-    halo = one_per_axis("halo", model.halo or 0 if request.halo is None else request.halo, n_dims, least=0)
+    halo = wanted_halo(request, model, margin if survey.pixel_steps is None else (0,) * n_dims)
     if survey.pixel_steps is None:
+        whole = [lcm(own, step) for own, step in zip(multiples, coarsest, strict=True)]
+        halo = fitting_halo(request, model, halo, size=size, margin=margin, multiples=whole)
         halo = _used_halo(halo, size, margin, largest, coarsest)
         shared = _shared(request, model, _Sizes(size, tuple(margin), multiples, halo), covered)
         return size, _Sizes(size, shared, multiples, halo)
@@ -377,7 +380,7 @@ def tile_size(given: PerAxis | None, description: ModelDescription, image_size: 
         given = description.preferred_patch_size
     if given is None and rule is not None:
         usual = 512 if n_dims == 2 else 96
-        shared = description.overlaps or (0,) * n_dims
+        shared = description.overlaps or [2 * max(sides) for sides in description.context or ((0, 0),) * n_dims]
         return tuple(
             least + -(-max(0, min(max(usual, 2 * voxels), side) - least) // step) * step
             for side, voxels, (least, step) in zip(image_size, shared, rule, strict=True)

@@ -47,7 +47,7 @@ class _Scheme(NamedTuple):
     """Sizes along the other axes; the first one that the network accepts is used."""
 
 
-_SCHEMES = (_Scheme(480, 1920, (32, 96, 192, 384, 768)), _Scheme(96, 96, (16, 32)))
+_SCHEMES = (_Scheme(480, 2880, (32, 96, 192, 384, 768)), _Scheme(96, 96, (16, 32)))
 """The second is for networks that compare all voxels with each other."""
 
 _LONGEST = 2**14
