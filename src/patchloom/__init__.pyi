@@ -111,6 +111,7 @@ from patchloom.prediction.probe.probing import probe as probe
 from patchloom.prediction.running.image_report import ImageReport as ImageReport
 from patchloom.prediction.running.monitor import Stop as Stop
 from patchloom.prediction.running.progress import Progress as Progress
+from patchloom.prediction.seam_map import seam_map as seam_map
 from patchloom.prediction.skip_rules import SkipDark as SkipDark
 from patchloom.prediction.skip_rules import SkipOutside as SkipOutside
 from patchloom.prediction.skip_rules import SkipRule as SkipRule

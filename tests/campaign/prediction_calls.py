@@ -348,6 +348,29 @@ entry(
     free={"pixels": "called by `predict`, with pixels of the source"},
 )
 
+MAPPED = (
+    *("axes", "channels", "normalize", "patch_size", "overlaps", "halo", "blend", "origin_multiple", "padding"),
+    "postprocess",
+)
+entry(
+    "seam_map",
+    lambda: (
+        pl.seam_map,
+        {
+            "model": world.model,
+            "image": world.image(),
+            **{name: SETTINGS[name] for name in MAPPED},
+            "device": "auto",
+            "precision": None,
+        },
+    ),
+    model=MODEL,
+    **{name: KINDS[name] for name in MAPPED},
+    device=DEVICE,
+    precision=PRECISION,
+    free={"image": "one of the sources of `plan`, which refuses them"},
+    words=WORDS,
+)
 CERTIFICATE_PARTS = {
     "Certificate": (
         *("outputs", "regions", "n_skipped_regions", "n_voxels_predicted", "n_voxels_of_run", "seed", "plan", "model"),

@@ -92,7 +92,7 @@ class OutputDifference:
 
     @property
     def share_over(self) -> float:
-        """Share of the voxels that differ by more than the tolerance; of labels, of those that differ."""
+        """Share of the voxels that differ by more than the tolerance; of labels, the share of different labels."""
         return self.n_over / self.n_voxels if self.n_voxels else 0.0
 
     @property

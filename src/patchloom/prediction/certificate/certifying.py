@@ -238,7 +238,7 @@ class _Comparison:
             )
 
     def _worst(self, name: str, seen: DifferenceStatistics) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
-        """Return where the voxel that differs most lies in its image, and how many voxels of the input it covers."""
+        """Return where the voxel that differs most lies in its image, and the size of the voxels of the input under it."""
         if seen.worst is None:
             return -1, 0, (), ()
         region = self.regions[seen.worst.region]

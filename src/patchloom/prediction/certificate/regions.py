@@ -152,7 +152,7 @@ def _size_steps(model: ModelDescription, size: Sequence[int]) -> Sequence[int]:
 
 
 def voxels_allowed(plan: Plan, n_regions: int) -> tuple[int, int]:
-    """Return how many voxels all tiles of regions may have together, and how many one of them may have.
+    """Return the largest number of voxels of all tiles of regions together, and of one of them.
 
     Together, they are 5 % of the tiles of the run, or as many regions of twice the tile size along each axis. One has the memory
     that the run may use, without that of the model, which is assumed to take as much as a network of 64 channels.
@@ -168,7 +168,7 @@ def voxels_allowed(plan: Plan, n_regions: int) -> tuple[int, int]:
 
 
 def voxels_of_run(plan: Plan) -> int:
-    """Return how many voxels go through the model in a run, in pixels of the network."""
+    """Return the number of voxels that go through the model in a run, in pixels of the network."""
     return int(plan.n_tiles_computed) * prod(plan.layout.network_size)
 
 
