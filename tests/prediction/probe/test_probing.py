@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import patchloom as pl
 from patchloom.errors import ArgumentError
@@ -164,3 +165,33 @@ def test_image() -> None:
     assert pl.probe(model, image=image, axes="ZYX", n_dims=2).n_channels == 1
     with pytest.raises(ArgumentError, match="series of 2"):
         pl.probe(model, image=[image, image], axes="CYX")
+
+
+@pytest.mark.parametrize(
+    ("network", "context", "stride"),
+    [
+        (torch.nn.Conv2d(1, 1, (3, 7), padding=(1, 3)), ((1, 1), (3, 3)), (1, 1)),
+        (
+            torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU(), torch.nn.Conv2d(2, 1, 3)),
+            ((2, 2),) * 2,
+            (1, 1),
+        ),
+        (torch.nn.Sequential(torch.nn.AvgPool2d(4), torch.nn.Upsample(scale_factor=4)), ((3, 3),) * 2, (4, 4)),
+        (torch.nn.Conv2d(1, 1, 4, stride=(2, 3)), ((0, 2), (0, 1)), (2, 3)),
+    ],
+    ids=["lopsided kernel", "valid", "pooled", "strided"],
+)
+def test_reach(network: torch.nn.Module, context: Any, stride: Any) -> None:
+    """Reach and stride of networks of PyTorch are those of their layers."""
+    found = pl.probe(network)
+    assert found.reach is not None
+    assert (found.stride, found.is_certain, found.is_global) == (stride, True, False)
+    assert found.reach.context == context
+
+
+def test_lower_bound() -> None:
+    """The reach of a callable is a lower bound, and the table contains that."""
+    found = pl.probe(blurred, n_dims=2)
+    assert found.reach is not None
+    assert (found.reach.context, found.is_certain) == (((1, 1),) * 2, False)
+    assert "lower bound" in dict(found.rows())["reach"]
