@@ -177,7 +177,7 @@ def test_image() -> None:
             (1, 1),
         ),
         (torch.nn.Sequential(torch.nn.AvgPool2d(4), torch.nn.Upsample(scale_factor=4)), ((3, 3),) * 2, (4, 4)),
-        (torch.nn.Conv2d(1, 1, 4, stride=(2, 3)), ((0, 2), (0, 1)), (2, 3)),
+        (torch.nn.Conv2d(1, 1, 4, stride=(2, 3)), ((1, 1), (1, 0)), (2, 3)),  # and a margin of 1
     ],
     ids=["lopsided kernel", "valid", "pooled", "strided"],
 )
