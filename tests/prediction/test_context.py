@@ -35,7 +35,11 @@ def _whole(module, spec, image):
         return module(torch.from_numpy(np.pad(image, missing, mode="reflect"))[None, None])[0, 0].numpy()
 
 
-SPECS = [spec for spec in map(draw, range(4 * N_NETWORKS)) if not spec.is_valid and spec.head != "half"][:N_NETWORKS]
+SPECS = [
+    spec
+    for spec in map(draw, range(4 * N_NETWORKS))
+    if not spec.is_valid and spec.head != "half" and (spec.n_dims == 2 or spec.depth < 2)
+][:N_NETWORKS]
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)

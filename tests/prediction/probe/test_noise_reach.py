@@ -51,7 +51,11 @@ def test_whole_tile():
     assert isinstance(found, Undecided)
 
 
-@pytest.mark.parametrize("seed", range(int(os.environ.get("PATCHLOOM_NETWORKS", "20")) // 2))
+N_NETWORKS = int(os.environ.get("PATCHLOOM_NETWORKS", "20"))
+SEEDS = [seed for seed in range(N_NETWORKS) if N_NETWORKS > 20 or (draw(seed).n_dims == 2 and draw(seed).depth < 3)]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_random_networks(seed):
     """What is found of a random network is never more than the analytic answer."""
     spec = draw(seed)
