@@ -14,7 +14,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from patchloom.errors import ModelOutputError
 from patchloom.prediction import plan, predict
-from patchloom.prediction.models import ModelDescription
+from patchloom.prediction.models.model import ModelDescription
 
 Model = Callable[[np.ndarray], Any]
 

@@ -14,7 +14,7 @@ import zarr
 from patchloom.errors import GeometryError, ModelError, SeriesError
 from patchloom.image_stacks import open_stacks
 from patchloom.prediction import plan, predict
-from patchloom.prediction.models import ModelDescription
+from patchloom.prediction.models.model import ModelDescription
 from patchloom.prediction.normalization.methods import MeanStd
 from patchloom.prediction.planning import fit
 from patchloom.prediction.skip_rules import SkipDark, SkipOutside

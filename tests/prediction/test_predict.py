@@ -28,7 +28,7 @@ from patchloom.errors import (
 from patchloom.image_stacks import open_stacks
 from patchloom.patching import TiledPatching
 from patchloom.prediction import plan, predict
-from patchloom.prediction.models import ModelDescription
+from patchloom.prediction.models.model import ModelDescription
 from patchloom.prediction.planning import fit
 from patchloom.sinks import OmeZarr
 from patchloom.stitching import block_grid

@@ -22,7 +22,7 @@ from patchloom.geometry.blend_weights import shared_weights, tile_extents
 from patchloom.geometry.tile_rule import TileRule
 from patchloom.image_stacks import ArrayStack
 from patchloom.prediction import plan, predict
-from patchloom.prediction.models import ModelDescription
+from patchloom.prediction.models.model import ModelDescription
 from patchloom.prediction.planning import fit
 from patchloom.prediction.skip_rules import SkipOutside
 from patchloom.stitching import block_grid

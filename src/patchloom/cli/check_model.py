@@ -11,7 +11,7 @@ from rich.table import Table
 from patchloom.cli import options
 from patchloom.cli.reporting import FAILED, print_json, reported_errors
 from patchloom.prediction.model_check import ModelCheck, check_model
-from patchloom.prediction.models import load_model
+from patchloom.prediction.models.load import load_model
 
 
 def check_model_command(

@@ -13,7 +13,10 @@ from rich.console import Console
 from patchloom.cli import options
 from patchloom.cli.reporting import print_json, reported_errors
 from patchloom.prediction import predict
-from patchloom.prediction.models import AugmentedModel, EnsembleModel, Model, load_model
+from patchloom.prediction.models.augmented_model import AugmentedModel
+from patchloom.prediction.models.ensemble_model import EnsembleModel
+from patchloom.prediction.models.load import load_model
+from patchloom.prediction.models.model import Model
 from patchloom.prediction.running.image_report import ImageReport
 from patchloom.sinks import OmeZarr, OmeZarrVersion, Pyramid
 

@@ -9,7 +9,7 @@ import typer
 from patchloom.cli import options
 from patchloom.cli.reporting import FAILED, print_json, reported_errors
 from patchloom.figures import probe_figure, save_figure
-from patchloom.prediction.models import load_model
+from patchloom.prediction.models.load import load_model
 from patchloom.prediction.probe.probing import probe
 
 

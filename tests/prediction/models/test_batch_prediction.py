@@ -11,7 +11,8 @@ import pytest
 
 from patchloom.errors import ModelError, ModelOutputError, SeriesError
 from patchloom.prediction import plan, predict
-from patchloom.prediction.models import AugmentedModel, ModelDescription
+from patchloom.prediction.models.augmented_model import AugmentedModel
+from patchloom.prediction.models.model import ModelDescription
 from patchloom.prediction.models.outputs import as_array, as_outputs
 
 TILES: dict[str, Any] = {"axes": "YX", "patch_size": (16, 16), "overlaps": (4, 4), "progress": False}

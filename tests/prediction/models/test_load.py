@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from patchloom.errors import ModelError, ModelNotFoundError
-from patchloom.prediction.models import CzannModel, OnnxModel, load_model
+from patchloom.prediction.models.load import load_model
+from patchloom.prediction.models.onnx.onnx_model import OnnxModel
+from patchloom.prediction.models.zeiss.czann_model import CzannModel
 
 CODE = """
 import loom_layers
@@ -167,7 +169,7 @@ def test_bgr_of_others(reference):
 
 def test_import_without_runtime():
     """Models can be imported without onnxruntime."""
-    code = "import sys; sys.modules['onnxruntime'] = None; from patchloom.prediction.models import load_model"
+    code = "import sys; sys.modules['onnxruntime'] = None; from patchloom.prediction.models.load import load_model"
 
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -24,7 +24,8 @@ from onnx import numpy_helper, parser
 from patchloom import SkipDark, SkipOutside, open_stacks
 from patchloom.errors import ArgumentError, OutputExistsError, PatchloomError, SinkError
 from patchloom.prediction import predict
-from patchloom.prediction.models import AugmentedModel, OnnxModel
+from patchloom.prediction.models.augmented_model import AugmentedModel
+from patchloom.prediction.models.onnx.onnx_model import OnnxModel
 from patchloom.sinks.output_paths import output_path
 from patchloom.sinks.publishing.destination import remove
 

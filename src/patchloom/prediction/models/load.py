@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,19 +12,12 @@ from typing import Any, cast
 from patchloom.argument_checks import file_path, flag, instance, instances, shown
 from patchloom.errors import ModelError
 from patchloom.local_paths import normalize_path
-from patchloom.prediction.models.bioimageio.bioimageio_model import BioimageioModel
-from patchloom.prediction.models.bioimageio.networks import WeightsFormat
-from patchloom.prediction.models.bioimageio.package import is_package
+from patchloom.prediction.models.bioimageio.package import WeightsFormat, is_package
 from patchloom.prediction.models.callables import load_callable, names_callable
-from patchloom.prediction.models.careamics.careamics_model import CareamicsModel
 from patchloom.prediction.models.devices import Precision, check_precision, parse_devices
 from patchloom.prediction.models.model import Model
 from patchloom.prediction.models.monai.bundle import is_bundle
-from patchloom.prediction.models.monai.monai_model import MonaiModel
-from patchloom.prediction.models.onnx.onnx_model import OnnxModel
 from patchloom.prediction.models.prepare import prepare_model
-from patchloom.prediction.models.pytorch.torch_files import SUFFIXES, open_torch_file
-from patchloom.prediction.models.zeiss.czann_model import CzannModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +30,8 @@ class ModelKind:
     suffixes: tuple[str, ...]
     """Endings of its files, lower case."""
 
-    open: Callable[..., Model]
-    """Opens a path; takes the options by name."""
+    opener: str
+    """What opens a path, as `module:name` within this package. It is imported when such a file is opened; takes options by name."""
 
     options: frozenset[str] = frozenset()
     """The options of `load_model` that it takes."""
@@ -47,18 +41,25 @@ class ModelKind:
 
 
 KINDS = (
-    ModelKind("ONNX networks", (".onnx",), OnnxModel, frozenset({"layout", "inputs", "output"})),
-    ModelKind("ZEISS models", (".czann", ".czseg", ".czmodel"), CzannModel, frozenset({"layout", "bgr"})),
+    ModelKind("ONNX networks", (".onnx",), "onnx.onnx_model:OnnxModel", frozenset({"layout", "inputs", "output"})),
+    ModelKind(
+        "ZEISS models", (".czann", ".czseg", ".czmodel"), "zeiss.czann_model:CzannModel", frozenset({"layout", "bgr"})
+    ),
     ModelKind(
         "bioimage.io packages",
         (".zip", ".yaml", ".yml"),
-        BioimageioModel,
+        "bioimageio.bioimageio_model:BioimageioModel",
         frozenset({"weights", "trust"}),
         is_package,
     ),
-    ModelKind("MONAI bundles", (), MonaiModel, frozenset({"layout", "trust"}), is_bundle),
-    ModelKind("CAREamics checkpoints", (".ckpt",), CareamicsModel, frozenset({"trust"})),
-    ModelKind("networks of PyTorch", SUFFIXES, open_torch_file, frozenset({"network", "arguments", "inputs", "trust"})),
+    ModelKind("MONAI bundles", (), "monai.monai_model:MonaiModel", frozenset({"layout", "trust"}), is_bundle),
+    ModelKind("CAREamics checkpoints", (".ckpt",), "careamics.careamics_model:CareamicsModel", frozenset({"trust"})),
+    ModelKind(
+        "networks of PyTorch",
+        (".pt", ".pth", ".pt2", ".ts", ".torchscript", ".safetensors", ".ckpt"),
+        "pytorch.torch_files:open_torch_file",
+        frozenset({"network", "arguments", "inputs", "trust"}),
+    ),
 )
 """All kinds of model files. The first that a file fits is taken."""
 
@@ -191,7 +192,9 @@ def _open(kind: ModelKind, text: str, given: Mapping[str, Any]) -> Model:
             raise ModelError(
                 f"{name} is {shown(value)}, which is for {_kinds_with(name)}: leave it out, {text} is one of the {kind.title}"
             )
-    return kind.open(text, **given)
+    module, _, name = kind.opener.partition(":")
+    opener = getattr(importlib.import_module(f"{__package__}.{module}"), name)
+    return cast("Model", opener(text, **given))
 
 
 def _kinds_with(option: str) -> str:

@@ -24,9 +24,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from patchloom.prediction.models import AugmentedModel, EnsembleModel, ModelDescription, OnnxModel
+from patchloom.prediction.models.augmented_model import AugmentedModel
+from patchloom.prediction.models.ensemble_model import EnsembleModel
 from patchloom.prediction.models.identity.model_identity import ModelIdentity, identify_model
+from patchloom.prediction.models.model import ModelDescription
 from patchloom.prediction.models.onnx.onnx_files import external_files
+from patchloom.prediction.models.onnx.onnx_model import OnnxModel
 
 
 def differing(one: ModelIdentity, other: ModelIdentity) -> set[str]:

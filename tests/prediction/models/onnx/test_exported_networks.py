@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from patchloom.prediction import predict
-from patchloom.prediction.models import OnnxModel
+from patchloom.prediction.models.onnx.onnx_model import OnnxModel
 
 
 class UNet(nn.Module):

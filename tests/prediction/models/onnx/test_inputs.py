@@ -10,8 +10,8 @@ from onnx import parser
 
 from patchloom.errors import ArgumentError, ModelError
 from patchloom.prediction import predict
-from patchloom.prediction.models import OnnxModel
 from patchloom.prediction.models.model import describe
+from patchloom.prediction.models.onnx.onnx_model import OnnxModel
 
 IMAGE = "float[N, 1, H, W]"
 

@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from patchloom.errors import ModelError
-from patchloom.prediction.models import OnnxModel
+from patchloom.prediction.models.onnx.onnx_model import OnnxModel
 
 WEIGHTS = "k = Constant<value = float[2, 3, 1, 1] {1, 0, 0, 0, 1, 0}>()"
 """The first two of three channels."""

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from patchloom.errors import ModelError
-from patchloom.prediction.models import OnnxModel
+from patchloom.prediction.models.onnx.onnx_model import OnnxModel
 
 
 def save(folder, value=2.0, location="net.onnx.data", *, inside=False):

@@ -19,7 +19,8 @@ from patchloom.errors import (
     ModelOutputError,
 )
 from patchloom.prediction import plan, predict
-from patchloom.prediction.models import OnnxModel, describe
+from patchloom.prediction.models.model import describe
+from patchloom.prediction.models.onnx.onnx_model import OnnxModel
 from patchloom.testing.model_conformance import ModelConformance
 
 SIGNATURES = {

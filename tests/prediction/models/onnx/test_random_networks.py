@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from patchloom.prediction import predict
-from patchloom.prediction.models import OnnxModel
+from patchloom.prediction.models.onnx.onnx_model import OnnxModel
 
 CHANNELS = 2
 

@@ -8,7 +8,8 @@ import pytest
 
 from patchloom.errors import ArgumentError, ModelError
 from patchloom.prediction import predict
-from patchloom.prediction.models import OnnxModel, load_model
+from patchloom.prediction.models.load import load_model
+from patchloom.prediction.models.onnx.onnx_model import OnnxModel
 from patchloom.prediction.models.onnx.session import OnnxSession, available_providers, find_onnx_device
 
 CPU, CUDA, MPS, TENSOR_RT = (

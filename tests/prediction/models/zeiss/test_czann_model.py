@@ -16,8 +16,9 @@ import pytest
 from pylibCZIrw.czi import open_czi
 
 from patchloom.errors import ModelError, ModelNotFoundError
-from patchloom.prediction.models import CzannModel, ModelDescription, describe, load_model
-from patchloom.prediction.models.zeiss.czann_model import read_archive
+from patchloom.prediction.models.load import load_model
+from patchloom.prediction.models.model import ModelDescription, describe
+from patchloom.prediction.models.zeiss.czann_model import CzannModel, read_archive
 from patchloom.testing.model_conformance import ModelConformance
 
 XML = """\ufeff<?xml version="1.0" encoding="utf-8"?>

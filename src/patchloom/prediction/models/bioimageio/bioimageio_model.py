@@ -15,8 +15,8 @@ from patchloom.argument_checks import file_path, flag, instance, one_of
 from patchloom.errors import ModelError
 from patchloom.local_paths import normalize_path
 from patchloom.prediction.models.bioimageio.description import PackageDescription, read_description
-from patchloom.prediction.models.bioimageio.networks import WeightsFormat, layout_of, open_network
-from patchloom.prediction.models.bioimageio.package import Package
+from patchloom.prediction.models.bioimageio.networks import layout_of, open_network
+from patchloom.prediction.models.bioimageio.package import Package, WeightsFormat
 from patchloom.prediction.models.bioimageio.processing import (
     final_dtype,
     prepare_postprocessing,

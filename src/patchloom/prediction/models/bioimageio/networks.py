@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from numpy.typing import NDArray
 
@@ -16,7 +16,7 @@ from patchloom._optional import require
 from patchloom.digests import text_digest
 from patchloom.errors import ModelError, ModelOutputError
 from patchloom.prediction.models.bioimageio.description import PackageDescription, Weights
-from patchloom.prediction.models.bioimageio.package import Package, file_sha256
+from patchloom.prediction.models.bioimageio.package import Package, WeightsFormat, file_sha256
 from patchloom.prediction.models.bioimageio.tensors import Tensor
 from patchloom.prediction.models.devices import Precision, move_model
 from patchloom.prediction.models.model import Model
@@ -27,7 +27,6 @@ from patchloom.prediction.models.pytorch.script_file import open_script
 from patchloom.prediction.models.pytorch.torch_model import TorchModel
 from patchloom.prediction.models.tensor_layout import TensorLayout
 
-WeightsFormat = Literal["onnx", "torchscript", "pytorch_state_dict"]
 """Formats of weights that are run, the preferred one first."""
 
 _LETTERS = dict(zip("bczyx", "NCDHW", strict=True))

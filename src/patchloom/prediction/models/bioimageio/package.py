@@ -14,11 +14,14 @@ import weakref
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from patchloom._optional import require
 from patchloom.errors import ModelError, ModelNotFoundError
 from patchloom.prediction.models.archives import DAMAGES, check_unpacked_size
+
+WeightsFormat = Literal["onnx", "torchscript", "pytorch_state_dict"]
+"""Weights that can be run, the preferred ones first."""
 
 DESCRIPTION_NAMES = ("bioimageio.yaml", "rdf.yaml", "model.yaml")
 """Names of the file that describes a package, the preferred one first."""

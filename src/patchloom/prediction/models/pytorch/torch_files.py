@@ -30,9 +30,6 @@ from patchloom.prediction.models.pytorch.script_file import open_script
 from patchloom.prediction.models.pytorch.torch_model import TorchModel
 from patchloom.prediction.models.pytorch.weights import is_safetensors, load_weights, read_safetensors, weights_in
 
-SUFFIXES = (".pt", ".pth", ".pt2", ".ts", ".torchscript", ".safetensors", ".ckpt")
-"""Endings of files of PyTorch. What a file is, its content decides."""
-
 
 @dataclass(frozen=True, slots=True)
 class TorchFileModel(TorchModel):
