@@ -139,8 +139,12 @@ def make_case(rng: np.random.Generator) -> Case:
     model, expected = make_model(rng, kind, n_dims, values, options)
     if rng.random() < 0.25 and kind in ("torch", "two", "ensemble", "augmented"):
         # There is no oracle for these: the whole is predicted tile by tile, and a region of it, in other batches, is compared.
-        add = [{"skip": "dark:60"}, {"voxel_size": 0.5, "pixel_size": choose(rng, 0.25, 0.75, 1.0)}]
-        options |= choose(rng, *add)
+        if rng.random() < 0.5:
+            options["skip"] = "dark:60"
+        else:
+            options["voxel_size"], options["pixel_size"] = 0.5, choose(rng, 0.25, 0.75, 1.0)
+            options["patch_size"], options["overlaps"] = (32, 40) if n_dims == 2 else (32, 32, 40), 4
+            options.pop("origin_multiple", None)
         whole = predict(Case(model, image, {**options, "batch_size": 1}, {}))
         expected = {name: array.reshape(n_samples, -1, *space) for name, array in whole.items()}
     if rng.random() < 0.4:
