@@ -126,6 +126,7 @@ def _described(
     measured: dict[str, Any] = {
         "overlaps": choice.overlaps,
         "halo": choice.halo if found.is_certain and choice.is_enough and not is_given else None,
+        "context": found.reach.context if found.is_certain and found.reach is not None else None,
         "origin_multiple": choice.origin_multiple,
         "preferred_batch_size": _batch_size(choice, model) if found.takes_batches else 1,
     }
@@ -137,7 +138,8 @@ def _described(
             "min_size": tuple(rule.least for rule in found.sizes),
             "size_step": tuple(rule.modulus for rule in found.sizes),
         }
-    return replace(declared, **{name: value for name, value in measured.items() if getattr(declared, name) is None})
+    unknown = {name: value for name, value in measured.items() if getattr(declared, name) is None}
+    return replace(declared, **unknown, is_global=declared.is_global or found.is_global)
 
 
 def _batch_size(choice: TileChoice, model: Model) -> int:

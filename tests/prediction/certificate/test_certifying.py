@@ -298,3 +298,21 @@ def test_table(capsys):
     assert "largest difference" in shown
     assert "differs" in shown
     assert "larger overlaps" in shown
+
+
+def test_probed_network_is_certified_exactly():
+    """The reach that probing measures is used for the regions: of a network with a stride, they are exact."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3, padding=1),
+        torch.nn.MaxPool2d(4),
+        torch.nn.Conv2d(4, 4, 3, padding=1),
+        torch.nn.Upsample(scale_factor=4),
+        torch.nn.Conv2d(4, 1, 3, padding=1),
+    )
+    _, found = certified(network, np.random.default_rng(0).random((1024, 1100), np.float32), axes="YX")
+    assert found.regions
+    assert found.is_exact
+    assert found.passed
+    assert found.outputs[0].largest < 1e-5
