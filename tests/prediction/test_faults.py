@@ -455,7 +455,7 @@ def test_processes_together(source: Path, tmp_path: Path, undisturbed: dict[str,
 def test_claim_before_measuring(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An output is locked before its images are measured."""
     output = tmp_path / "out.ome.zarr"
-    measure = measuring.measure_normalization
+    measure = measuring.measure_parts
     refused = []
 
     def meanwhile(*args: Any, **kwargs: Any) -> Any:
@@ -464,7 +464,7 @@ def test_claim_before_measuring(source: Path, tmp_path: Path, monkeypatch: pytes
         refused.append(caught.value)
         return measure(*args, **kwargs)
 
-    monkeypatch.setattr(measuring, "measure_normalization", meanwhile)
+    monkeypatch.setattr(measuring, "measure_parts", meanwhile)
     quiet(np.abs, source, output, normalize="mean_std")
     assert len(refused) == 1
 

@@ -255,3 +255,12 @@ def test_options_of_a_model(network: Make, image: np.ndarray, tmp_path: Path) ->
     with pytest.raises(ModelError, match="does not return what the network returns"):
         pl.export_bioimageio(tmp_path / "a-package", model, image, axes="YX")
     assert not (tmp_path / "a-package").exists()
+
+
+def test_short_name(tmp_path: Path, image: np.ndarray) -> None:
+    """A short file name becomes a name that the format accepts; a short name that is given is refused."""
+    module = torch.nn.Conv2d(1, 1, 1)
+    package = pl.export_bioimageio(tmp_path / "den.zip", module, image, axes="YX", overlaps=0)
+    assert validate(package).name == "den model"
+    with pytest.raises(ModelError, match=r"not valid: name: .*: give other arguments"):
+        pl.export_bioimageio(tmp_path / "den2.zip", module, image, axes="YX", overlaps=0, name="den")

@@ -310,7 +310,7 @@ InputValues = Annotated[
     typer.Option(
         "--input",
         metavar="NAME=VALUE",
-        help="Value of an input of an ONNX model other than the image: a number, or an array in a NumPy file. Repeat the option "
+        help="Value of an input of an ONNX or PyTorch model other than the image: a number, or an array in a NumPy file. Repeat the option "
         "for several inputs.",
         rich_help_panel=MODEL_FILE,
     ),

@@ -93,7 +93,8 @@ def export_bioimageio(
         Voxels that neighboring tiles share; half of it, without the margin, is the halo. If None, what the model declares, else a
         quarter of the tile.
     name : str, optional
-        Name of the model: letters, digits, spaces and `_+-()`, at least 5. If None, the name of the path.
+        Name of the model: letters, digits, spaces and `_+-()`, at least 5. If None, the name of the path,
+        with `model` added to a short one.
     description : str
         A sentence about it.
     authors : sequence of str
@@ -125,7 +126,7 @@ def export_bioimageio(
     """
     place = Path(normalize_path(file_path("path", path))).absolute()
     _check_place(place, overwrite=flag("overwrite", overwrite))
-    title = place.stem if name is None else instance("name", name, str)
+    title = _title(place.stem) if name is None else instance("name", name, str)
     sentence = instance("description", description, str) or f"{title}, exported by Patchloom"
     texts = {"name": title, "description": sentence, "license": instance("license", license, str)}
     people = [{"name": author} for author in instances("authors", authors, str, "a sequence of names")]
@@ -151,6 +152,11 @@ def export_bioimageio(
         _validate(folder, content)
         _check_same(folder, facts)
         return _publish(folder, place)
+
+
+def _title(stem: str) -> str:
+    """Return a name of at least the 5 characters that the format needs."""
+    return stem if len(stem) >= 5 else f"{stem} model"
 
 
 _README = """# {name}
@@ -368,7 +374,9 @@ def _validate(folder: Path, content: Mapping[str, Any]) -> None:
                 for detail in built.validation_summary.details
                 for entry in detail.errors
             ]
-            raise ModelError(f"the package is not valid: {'; '.join(errors[:3])}")
+            raise ModelError(
+                f"the package is not valid: {'; '.join(errors[:3])}: give other arguments for these entries"
+            )
         del built
     utils.write_yaml(dict(content), folder / "rdf.yaml")
 
