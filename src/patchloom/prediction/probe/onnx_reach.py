@@ -163,6 +163,9 @@ class _Sizes(NamedTuple):
     steps: tuple[int, ...]
     """A difference between two accepted sizes, a multiple of the stride."""
 
+    are_declared: bool
+    """Whether the sizes follow a rule that the model declares; margins are those at these sizes."""
+
 
 class _Trace(NamedTuple):
     """What one run through the graph shows."""
@@ -301,7 +304,7 @@ def _find_sizes(tracer: _Tracer, rule: Sequence[tuple[int, int]] | None, scheme:
             tuple(low + -(-max(0, size - low) // step) * step for low, step in rule)
             for size in (scheme.shorts[0], scheme.long)
         )
-        return _Sizes(least, long, tuple(lcm(scheme.step, step) for _, step in rule))
+        return _Sizes(least, long, tuple(lcm(scheme.step, step) for _, step in rule), are_declared=True)
     short = _first_accepted(
         tracer, [range(size, size + _MOST_REMAINDERS) for size in scheme.shorts], lambda side: (side,) * n
     )
@@ -311,7 +314,7 @@ def _find_sizes(tracer: _Tracer, rule: Sequence[tuple[int, int]] | None, scheme:
         return lambda side: tuple(side if other == axis else short for other in range(n))
 
     long = tuple(_first_accepted(tracer, [sides], along(axis)) for axis in range(n))
-    return _Sizes((short,) * n, long, (scheme.step,) * n)
+    return _Sizes((short,) * n, long, (scheme.step,) * n, are_declared=False)
 
 
 def _first_accepted(tracer: _Tracer, candidates: Sequence[range], space: Callable[[int], tuple[int, ...]]) -> int:
@@ -352,9 +355,11 @@ def _reaches_along(tracer: _Tracer, sizes: _Sizes, axis: int) -> list[_AxisReach
         longer = run(size + change)
         divisor = lcm(*(slope.denominator for slope in _slopes(trace.shapes, longer.shapes, change)))
         grids = [_grid(*pair, size, change) for pair in zip(trace.outputs, longer.outputs, strict=True)]
-        if any(grid.margin for grid in grids) and (whole := _whole_size(run, trace, size, divisor)) < size:
-            size, trace = whole, run(whole)
-            continue
+        if not sizes.are_declared and any(grid.margin for grid in grids):
+            whole = _whole_size(run, grids, size, divisor)
+            if whole > size:
+                size, trace = whole, run(whole)
+                continue
         found = [
             _output_reach(output.spans, grid, size, divisor) for output, grid in zip(trace.outputs, grids, strict=True)
         ]
@@ -366,16 +371,21 @@ def _reaches_along(tracer: _Tracer, sizes: _Sizes, axis: int) -> list[_AxisReach
     raise UndecidedError(f"it looks farther than {_LONGEST // 3} voxels")
 
 
-def _whole_size(run: Callable[[int], _Trace], trace: _Trace, size: int, divisor: int) -> int:
-    """Return the smallest size that gives outputs of the same size: of a larger one, voxels are dropped."""
-    expected = [output.shape for output in trace.outputs]
-    for smaller in range(size - divisor + 1, size):
+def _whole_size(run: Callable[[int], _Trace], grids: Sequence[_Grid], size: int, divisor: int) -> int:
+    """Return a size of which the least number of voxels is lacking: of others, a layer drops some."""
+
+    def lacking(side: int) -> Fraction | None:
         try:
-            if [output.shape for output in run(smaller).outputs] == expected:
-                return smaller
+            outputs = run(side).outputs
         except UndecidedError:
-            continue
-    return size
+            return None
+        return sum(
+            (side - output.shape[grid.axis] / grid.scale for output, grid in zip(outputs, grids, strict=True)),
+            Fraction(0),
+        )
+
+    found = [(lost, side) for side in range(size, size + divisor) if (lost := lacking(side)) is not None]
+    return min(found)[1] if found else size
 
 
 def _slopes(before: Mapping[str, tuple[int, ...]], after: Mapping[str, tuple[int, ...]], change: int) -> set[Fraction]:
