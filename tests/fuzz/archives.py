@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -93,7 +94,8 @@ def _pack(members: Mapping[str, bytes], rng: np.random.Generator | None) -> byte
         at = int(rng.integers(len(entries)))
         change = _CHANGES[rng.integers(len(_CHANGES))]
         entries[at : at + 1] = change(*entries[at][:2], rng)
-    with zipfile.ZipFile(file, "w") as archive:
+    with warnings.catch_warnings(), zipfile.ZipFile(file, "w") as archive:
+        warnings.simplefilter("ignore", UserWarning)  # of two members with the same name
         for name, content, method, mode in entries:
             info = zipfile.ZipInfo("x" * len(name))
             info.filename = name  # as it is, with zero bytes
