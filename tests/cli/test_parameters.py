@@ -113,6 +113,7 @@ def test_commands(command: Callable[..., Any], function: Callable[..., Any]) -> 
         "quiet",
         "pyramid",
         "ome_zarr",
+        "export",
     }
     assert ours.keys() - theirs.keys() <= of_commands | OF_MODEL
     assert theirs.keys() - ours.keys() <= {"progress", "report", "stop"}  # --quiet and --json
