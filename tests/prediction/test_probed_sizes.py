@@ -58,6 +58,18 @@ def test_new_user(image: np.ndarray, blend: str | None) -> None:
     assert error(result, whole(network, image)) < 1e-5
 
 
+def test_dropped_remainder() -> None:
+    """A network that takes every size, but drops the rest of its stride, gets tiles of whole strides."""
+    conv = torch.nn.Conv2d
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        conv(1, 4, 3, padding=1), torch.nn.MaxPool2d(4), conv(4, 1, 1), torch.nn.Upsample(scale_factor=4)
+    )
+    image = LARGE[:1023, :602]
+    result = pl.predict(network, image, axes="YX", progress=False)
+    assert error(result, whole(network, image)) < 1e-5
+
+
 def test_tiles() -> None:
     """An image that is not much larger than a tile is one tile; of a larger one, tiles start on the stride."""
     one, several = (pl.plan(image, model=Strided().eval(), axes="YX") for image in (IMAGE, LARGE))

@@ -313,7 +313,7 @@ def _check_whole_steps(
 
 
 def _n_unused(run: Callable[[NDArray[Any]], Outputs], tile: NDArray[Any], axis: int, sides: Mapping[str, int]) -> int:
-    """Return by how many voxels a tile can be shorter along an axis without a change of the size of an output; at most 2."""
+    """Return the number of voxels, at most 2, by which a tile can be shorter along an axis without a change of the size of an output."""
     for unused in range(2 if sides else 0):
         shorter = [side - (unused + 1) * (other == axis) for other, side in enumerate(tile.shape[2:])]
         try:

@@ -74,7 +74,7 @@ def run_request(
     ArgumentError, SourceError, SinkError, ModelError, SeriesError
         As `predict`.
     """
-    one, *_ = replicas_of(model)  # all are the same model, so the number of devices is no part of the run
+    one, *_ = replicas_of(model)  # all are the same model, so a run does not depend on the number of devices
     description = describe(one)
     request = request.for_model(description)
     if options.certify:

@@ -104,7 +104,7 @@ def batch_difference(
 
 
 def border_width(run: Run, tile: NDArray[Any], scales: Sequence[Fraction]) -> tuple[int, ...]:
-    """Return how many voxels at the borders of a tile of one gray value differ from its middle: what padding inside the network reaches.
+    """Return the number of voxels at the borders of a tile of one gray value that differ from its middle, by padding inside the network.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def border_width(run: Run, tile: NDArray[Any], scales: Sequence[Fraction]) -> tu
     for axis in range(n_dims):
         line = values[(slice(None), *(slice(None) if other == axis else middle[other] for other in range(n_dims)))]
         center, span = line[:, middle[axis]], float(values.max() - values.min())
-        # A network of stride s repeats every s voxels; what repeats in the middle is no border.
+        # A network of stride s repeats every s voxels; what repeats in the middle does not belong to the border.
         period = min(32, max(1, middle[axis] // 2))
         inner = line[:, middle[axis] - period : middle[axis] + period + 1]
         low, high = inner.min(axis=1), inner.max(axis=1)

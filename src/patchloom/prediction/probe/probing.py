@@ -173,6 +173,7 @@ def _probe(run: WatchedModel, description: ModelDescription, tiles: _Tiles, tole
         remarks = ("the time was up before other sizes of tiles were tried: give more seconds",)
     outputs = _outputs(run, tiles, rules, start, alone)
     strides, is_measured = _strides(run, tiles, rules, outputs, start)
+    rules = tuple(map(_in_whole_strides, rules, strides, start))
     sizes = tuple(
         SizeFacts(
             rule.least,
@@ -189,6 +190,12 @@ def _probe(run: WatchedModel, description: ModelDescription, tiles: _Tiles, tole
     found = replace(empty, sizes=rules, outputs=outputs, largest_size=start, remarks=(*remarks, *of_methods))
     found = replace(found, reach=reach, checked_by=checked_by)
     return _behavior(run, found, tiles, {start: alone})
+
+
+def _in_whole_strides(rule: SizeRule, stride: int, side: int) -> SizeRule:
+    """Return the sizes of a rule that differ from one by whole strides: at others, networks drop a remainder of the tile."""
+    step = lcm(rule.modulus, stride)
+    return rule if rule.is_fixed else SizeRule(rule.least + (side - rule.least) % step, step)
 
 
 def _strides(

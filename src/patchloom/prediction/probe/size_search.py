@@ -66,7 +66,7 @@ class SizeRule:
 
 
 def first_size(accepts: Accepts, n_dims: int) -> tuple[int, ...] | None:
-    """Return a size that a model accepts, the same along all axes; None if none of those that are tried is.
+    """Return a size that a model accepts, the same along all axes; None if it accepts no size that is tried.
 
     Parameters
     ----------

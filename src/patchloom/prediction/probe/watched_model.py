@@ -130,7 +130,7 @@ def _wait(thread: threading.Thread, limit: float) -> int:
 
 
 def _resident_bytes() -> int:
-    """Return the memory that the process has; 0 where the system does not tell it as Linux does."""
+    """Return the memory that the process has; 0 on systems other than Linux."""
     try:
         return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError, AttributeError):

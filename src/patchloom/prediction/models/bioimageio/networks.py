@@ -164,13 +164,13 @@ def _open_onnx(
         raise ModelError(
             f"{name} has {len(names)} output(s), and the package describes {len(outputs)}: export it again"
         )
-    # Outputs have the order of the network. Those that the package does not describe are left out.
+    # Outputs have the order of the network. Outputs that the package does not describe are left out.
     chosen = None if names is None else names[: len(outputs)]
     return OnnxModel(paths[0], layout=layout_of(source).letters, output=chosen, name=name)
 
 
 def _output_names(path: Path) -> list[str] | None:
-    """Return the names of the outputs of an ONNX network; None if it cannot be read, of which `OnnxModel` says more."""
+    """Return the names of the outputs of an ONNX network; None if it cannot be read; `OnnxModel` then raises the error."""
     onnx = require("onnx", extra="bioimageio")
     try:
         return [output.name for output in onnx.ModelProto.FromString(path.read_bytes()).graph.output]

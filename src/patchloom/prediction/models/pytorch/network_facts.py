@@ -182,7 +182,7 @@ def _inputs(module: Any) -> tuple[list[str], list[str] | None] | None:
 
 
 _OTHER_CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels instead")
-"""What a convolution of PyTorch says about a batch with other channels than it takes."""
+"""The error of a convolution of PyTorch about a batch with other channels than it takes."""
 
 
 @contextmanager

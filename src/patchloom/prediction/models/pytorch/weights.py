@@ -153,7 +153,7 @@ def load_weights(module: Any, weights: Mapping[str, Any], path: Path) -> None:
 
 
 def _without_prefix(weights: dict[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the weights whose names, without a common prefix, are exactly those that are expected; else all as they are."""
+    """Return the weights without a common prefix of their names if their names are then exactly the expected ones; else as they are."""
     if not expected or weights.keys() == expected.keys():
         return weights
     first = next(iter(expected))
