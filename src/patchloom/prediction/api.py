@@ -132,10 +132,11 @@ def predict(
         Whether to undo the normalization of the image in predictions, before `postprocess`: a denoiser then returns gray
         values. Predictions that are not floats are not changed. If None, what the model declares.
     patch_size : int or sequence of int, optional
-        Size of a tile in voxels: one number for all spatial axes, or `(z,) y, x`. If None, what the model declares;
-        if it declares nothing, the model is probed on random numbers (`probe`), and tile size, overlap, stride and batch size are chosen
-        for the fewest computed voxels that memory allows. One line on standard error, and in the plan, contains the choice. With two numbers, or with a model that declares two dimensions, images with a Z axis are predicted slice by slice: Z
-        stays Z in the output.
+        Size of a tile in voxels: one number for all spatial axes, or `(z,) y, x`. With two numbers, or with a model that
+        declares two dimensions, images with a Z axis are predicted slice by slice: Z stays Z in the output. If None, what the
+        model declares; if it declares nothing, the model is probed on random numbers (`probe`), and tile size, overlap, stride
+        and batch size are chosen for the fewest computed voxels that memory allows. One line on standard error, and in the
+        plan, contains the choice.
     overlaps : int or sequence of int, optional
         Voxels that neighboring tiles share, as `patch_size`, with the halo and the margin that the model's output lacks. If
         None, what the model declares, else a quarter of the patch size; with `halo` at least twice the halo, and a quarter of
@@ -145,7 +146,8 @@ def predict(
         the image. They are part of the overlap, so `overlaps` is at least twice as large. The halo is used at the ends of the
         image, where there is nothing else; so if no voxel of an output depends on voxels further away than the halo, the result
         is that of the whole image, cropped or blended. With `blend="mean"` and larger overlaps, voxels are averaged over
-        sliding windows (inner tiling, https://arxiv.org/abs/2607.18990). If None, what the model declares, else 0.
+        sliding windows (inner tiling, https://arxiv.org/abs/2607.18990). If None, what the model declares, or how far it is
+        known to look (`ModelDescription.context`), else 0.
     blend : {"hann", "gaussian", "linear", "mean", "none"}, optional
         Blend overlapping tiles with this window. `"none"` crops each voxel from one tile. If None, what the model declares,
         else as `"none"`. Predictions that are probably labels are refused: integers of another dtype than the model's input,
