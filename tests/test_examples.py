@@ -50,7 +50,7 @@ def test_run(name: str, n_trainings: int, tmp_path: Path):
     of_each = np.array_split(losses, n_trainings)
     assert all(falling[-1] < falling[0] for falling in of_each), done.stdout
 
-    seams = [float(ratio) for ratio in re.findall(r"seams: (\S+)", done.stdout)]
+    seams = [float(ratio) for ratio in re.findall(r"seams \D*?: jumps across them are (\S+)", done.stdout)]
     assert len(seams) == n_trainings
     assert seams == pytest.approx([1] * n_trainings, abs=0.15)
 
