@@ -69,7 +69,7 @@ class TorchModel:
     become outputs by name, such as `"out"` or `"levels.0"`.
 
     Batches are stored with their channels side by side (`torch.channels_last`) where PyTorch computes faster so: for networks without
-    instance and group norms, in 2D on a CPU (1.4 times as fast), in 2D and 3D on a GPU (1.2 to 1.8 times, on an H100). Results differ by
+    instance and group norms, in 2D on a CPU (`benchmarks/bench_models.py`), in 2D and 3D on a GPU. Results differ by
     their rounding only. A network that depends on the order in memory (`Tensor.view`), or is traced, gets contiguous batches.
 
     Examples
